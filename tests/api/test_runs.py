@@ -210,7 +210,7 @@ def test_workspace_comes_from_config_file_then_variables(azure_config: Path, tmp
     with pytest.raises(FileNotFoundError, match="No workspace at"):
         get_workspace(workspace_config_path=azure_config / "code")
     write_files(azure_config, {"ws.json": '{"subscription_id": "s"}'})
-    with pytest.raises(BadUsage, match="does not say resource_group and workspace_name"):
+    with pytest.raises(BadUsage, match="lacks resource_group and workspace_name"):
         get_workspace(workspace_config_path=azure_config / "ws.json")
     for name, value in zip(("SUBSCRIPTION_ID", "RESOURCE_GROUP", "WORKSPACE_NAME"), OTHER.values(), strict=True):
         monkeypatch.setenv(f"HIML_{name}", value)

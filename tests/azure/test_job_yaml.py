@@ -184,7 +184,7 @@ def test_build_contexts_are_those_that_azure_ai_ml_sends(workspace: AzureWorkspa
     odd = cluster_spec(project / "odd", {"train.py": "", "new\nline.txt": ""})
     azure.stage.log.clear()
     for act in (job_yaml, lambda spec: workspace.submit(spec, notify=ignore)):
-        with pytest.raises(BadUsage, match=r"'new\\nline\.txt' cannot be sent with the code"):
+        with pytest.raises(BadUsage, match=r"cannot upload 'new\\nline\.txt' with the code"):
             act(odd)
     assert azure.requests() == []
     with pytest.raises(BadUsage, match="names no input"):

@@ -211,12 +211,12 @@ def test_what_cannot_run_is_refused_and_starts_no_run(lab: StagedWorkspace, himl
         ("train.py", "--identity", "user"): ("--identity user", "--sdk v1"),
         ("train.py", "--cluster", "serverless"): ("--cluster serverless", "--sdk v1"),
         ("train.py", "--environment", f"{ELSEWHERE}/x/versions/1"): (ELSEWHERE, "--sdk v1"),
-        ("train.py", "--vscode"): ("--vscode: not with --sdk v1.",),
-        ("train.py", "--instance_type", "x"): ("--instance_type: not with --sdk v1.",),
-        ("--command", "cat ${{inputs.a}}", "--input", "a=faces"): ("--command: with --sdk v1 it holds no placeholders.",),
-        ("-m", "score", *SWEPT): ("runs a Python script",),
-        ("train.py", *SWEPT, "--", "--rate", "${{search_space.lr}}"): ("given to the script as --NAME",),
-        ("train.py", *SWEPT, "--input", "d=faces", "--", "--in=${{inputs.d}}"): ("whole words only",),
+        ("train.py", "--vscode"): ("--sdk v1 does not support --vscode.",),
+        ("train.py", "--instance_type", "x"): ("--sdk v1 does not support --instance_type.",),
+        ("--command", "cat ${{inputs.a}}", "--input", "a=faces"): ("With --sdk v1, --command must not contain placeholders.",),
+        ("-m", "score", *SWEPT): ("must run a Python script",),
+        ("train.py", *SWEPT, "--", "--rate", "${{search_space.lr}}"): ("must be passed as --NAME",),
+        ("train.py", *SWEPT, "--input", "d=faces", "--", "--in=${{inputs.d}}"): ("must be whole arguments",),
     }
     write_files(project, {"score.py": ""})
     for options, words in cases.items():
@@ -246,7 +246,7 @@ def test_service_errors_are_retried_or_told_with_the_run_id(lab: StagedWorkspace
     # A lost answer does not lead to a second submission.
     [run_id] = lab.state.runs
     assert run_id in done.stdout
-    assert [words for words in ("The job was submitted, but then", "submitted without its tags") if words not in said(done)] == []
+    assert [words for words in ("The job was submitted, but a later request failed", "submitted without its tags") if words not in said(done)] == []
     lab.stage.faults.clear()
     lab.stage.faults.add(Status(404), r"POST .*(rundata|history).*runs|GET .*history.*/runs/[^/]*$", times=None)
     done = himl.ok(*SUBMIT, "--json", "train.py", "--", "--password", "hunter2")
@@ -278,7 +278,7 @@ def test_interrupted_submit_tells_whether_a_job_runs(lab: StagedWorkspace, himl:
     text = " ".join(messages.decode().split())
     assert process.returncode == 130, text
     if "snapshots" in held:
-        assert ("no job was submitted" in text, lab.state.runs) == (True, {})
+        assert ("No job was submitted" in text, lab.state.runs) == (True, {})
     else:
         [run_id] = lab.state.runs
         assert f"himl runs cancel {run_id}" in text
@@ -351,4 +351,4 @@ def test_what_azureml_refuses_is_a_usage_error_and_nobody_is_told() -> None:
     """The extra installs azureml-telemetry, which is on by default for some parts of azureml-core."""
     done = subprocess.run([str(client_python(HIML_V1)), "-c", REFUSES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "telemetry False\nBadUsage 2 azureml-core refuses the job: " in done.stdout, done.stdout + done.stderr
+    assert "telemetry False\nBadUsage 2 azureml-core rejected the job: " in done.stdout, done.stdout + done.stderr

@@ -210,4 +210,4 @@ def test_the_users_ssh_reaches_the_jobs_node(
         assert "You may not use service 'ssh' of this job" in refused.stderr
         run.services[0]["ssh"]["properties"]["ProxyEndpoint"] = "wss://ssh-1.example.org"
         elsewhere = himl("runs", "attach", run.run_id, "--stdio")
-        assert (elsewhere.code, "to Azure only, not to 'wss://ssh-1.example.org'" in elsewhere.stderr) == (5, True)
+        assert (elsewhere.code, "only to Azure, not to 'wss://ssh-1.example.org'" in elsewhere.stderr) == (5, True)

@@ -63,8 +63,8 @@ def test_deletion_that_broke_off_goes_on_when_it_is_repeated(himl: Himl, azure: 
     outcome = himl("runs", "delete", "sweep_1", "--yes")
     assert outcome.code == 5
     assert "'outputs/m.bin' in run 'sweep_1_0' is locked by a lease." in outcome.stderr
-    assert "of 12 files are deleted, and run 'sweep_1' is still there.\n" in outcome.stderr
-    assert "To go on: himl runs delete sweep_1" in outcome.stderr
+    assert "of 12 files, but not run 'sweep_1'.\n" in outcome.stderr
+    assert "To continue: himl runs delete sweep_1" in outcome.stderr
     left = [name for name in names(azure) if "sweep_10" not in name]
     assert "ExperimentRun/dcid.sweep_1_0/outputs/m.bin" in left
     assert {name.split("/")[1] for name in left if name.startswith("E")} >= {"dcid.sweep_1", "dcid.sweep_1_0"}, "a run's files go before those above it"
@@ -93,13 +93,13 @@ def test_who_may_not_delete_loses_nothing(himl: Himl, azure: StagedWorkspace) ->
     before = names(azure)
     identity = azure.state.datastores["workspaceartifactstore"]
     identity.credentials = "None"
-    for rights, what in (({Right.READ, Right.WRITE, Right.STORAGE_READ}, "0 of 4 files are deleted"), ({Right.READ, Right.WRITE}, "Not allowed to do this")):
+    for rights, what in (({Right.READ, Right.WRITE, Right.STORAGE_READ}, "himl deleted 0 of 4 files"), ({Right.READ, Right.WRITE}, "You may not do this")):
         outcome = himl("runs", "delete", "sweep_10", "--yes", env=azure.environment(azure.add_principal(rights)))
         assert (outcome.code, what in outcome.stderr, "Storage Blob Data Contributor" in outcome.stderr) == (4, True, True), outcome.stderr
     assert (names(azure), azure.state.runs["sweep_10"].hidden) == (before, False)
     reader = azure.environment(azure.add_principal({Right.READ, Right.STORAGE_READ, Right.STORAGE_WRITE}))
     outcome = himl("runs", "delete", "sweep_10", "--yes", env=reader)
-    assert (outcome.code, "4 of 4 files are deleted, and run 'sweep_10' is still there." in outcome.stderr) == (4, True), outcome.stderr
+    assert (outcome.code, "himl deleted 4 of 4 files, but not run 'sweep_10'." in outcome.stderr) == (4, True), outcome.stderr
 
 
 def test_runs_at_work_and_files_of_others_are_left(himl: Himl, azure: StagedWorkspace) -> None:
@@ -133,7 +133,7 @@ def test_outputs_go_with_them_unless_others_need_them(himl: Himl, azure: StagedW
     asked = himl("runs", "delete", "sweep_10", "--outputs").stderr
     place = f"container '{state.datastores[DEFAULT].container}' of storage account '{state.storage.account}'"
     assert f"Output 'own' of run 'sweep_10', azureml_sweep_10_output_data_own:1: 2 files, 3 B, in {place}." in asked
-    assert "Output 'scans' of run 'sweep_10', scans:2, is not deleted: version 1 of it lies in the same folder." in asked
+    assert "Output 'scans' of run 'sweep_10', scans:2, is not deleted: version 1 of it is in the same folder." in asked
     document = himl.ok("runs", "delete", "sweep_10", "--outputs", "--yes", "--json").json()
     assert (document["files"], [(each["asset"], each["files"], bool(each["kept"])) for each in document["outputs"]]) == (
         4,

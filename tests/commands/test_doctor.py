@@ -68,16 +68,16 @@ IN_AZURE: dict[str, tuple[Break, str, str]] = {
     "an unknown host": (
         lambda azure, _: {"AZURE_AUTHORITY_HOST": "login.himl.invalid", "NO_PROXY": "himl.invalid", "no_proxy": "himl.invalid"},
         "sign-in",
-        "The name login.himl.invalid is not known here (DNS).",
+        "This machine cannot resolve the host name login.himl.invalid (DNS).",
     ),
     "a clock behind": (lambda azure, _: azure.stage.faults.add(WrongDate(7200), times=None), "clock", "This machine's clock is 2 hours behind the service's."),
-    "a wrong name": (wrong("workspace_name", "no-such-workspace"), "workspace", "There is no workspace 'no-such-workspace'"),
+    "a wrong name": (wrong("workspace_name", "no-such-workspace"), "workspace", "Workspace 'no-such-workspace' does not exist"),
     "storage out of reach": (
         lambda azure, _: azure.stage.faults.add(Refuse(), re.escape(azure.state.storage.host), times=None),
         "datastore",
         "did not connect to",
     ),
-    "a closed firewall": (lambda azure, _: setattr(azure.state.storage, "is_open", False), "datastore", "does not let this machine in"),
+    "a closed firewall": (lambda azure, _: setattr(azure.state.storage, "is_open", False), "datastore", "blocks this machine"),
 }
 CONFIG = {"subscription_id": "00000000-1111-2222-3333-444444444444", "resource_group": "team", "workspace_name": "lab"}
 AZURE_CHECKS = ["curl", "sign-in", "clock", "workspace", "datastore"]
@@ -176,9 +176,9 @@ def test_workspace_in_azure_is_in_order_without_right_to_write(himl: Himl, confi
     outcome = himl.ok("doctor", env=rights)
     assert (states(outcome), outcome.stderr) == (["ok"] * 5, "")
     assert rights["HIML_SERVICE_PRINCIPAL_ID"][:8] in outcome.stdout
-    assert f"\t{configured.label} answers, in {configured.state.location}." in outcome.stdout
+    assert f"\t{configured.label} responds, in {configured.state.location}." in outcome.stdout
     assert f"{configured.label}, from '{project / 'config.json'}' (the nearest one upward)." in outcome.stdout
-    assert " can be listed.\n" in outcome.stdout
+    assert "\thiml can list " in outcome.stdout
     (project / "file.txt").write_text("content")
     upload = himl("datastore", "upload", "file.txt", "folder", env=rights)
     assert (upload.code, "Storage Blob Data Contributor" in upload.stderr) == (4, True)
@@ -267,10 +267,10 @@ def test_doctor_reports_unreadable_credential_file_as_failed(himl: Himl, configu
     outcome = himl("doctor")
     assert (outcome.code, states(outcome)) == (1, ["ok", "failed", "ok", "skipped", "skipped"])
     assert "failed\tsign-in\t" in outcome.stdout
-    assert f"cannot read '{path}', which AZURE_FEDERATED_TOKEN_FILE names: " in outcome.stdout
+    assert f"cannot read '{path}' from AZURE_FEDERATED_TOKEN_FILE: " in outcome.stdout
     assert outcome.stderr.startswith("error: Failed checks: sign-in.\n")
     shown = himl("workspace", "show")
-    assert (shown.code, f"cannot read '{path}', which AZURE_FEDERATED_TOKEN_FILE names: " in shown.stderr) == (4, True)
+    assert (shown.code, f"cannot read '{path}' from AZURE_FEDERATED_TOKEN_FILE: " in shown.stderr) == (4, True)
     assert f"  Subscription ID    {configured.state.subscription}" in shown.stdout.splitlines()
 
 
@@ -300,7 +300,7 @@ def test_search_for_configuration_says_what_it_found(himl: Himl, project: Path) 
     shown = himl("workspace", "show")
     assert (shown.code, shown.stdout, "himl doctor" in shown.stderr) == (3, "", True)
     partly = himl("doctor", env={"HIML_SUBSCRIPTION_ID": CONFIG["subscription_id"]})
-    assert (partly.code, "HIML_SUBSCRIPTION_ID is set, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME not." in partly.stdout) == (1, True)
+    assert (partly.code, "HIML_SUBSCRIPTION_ID is set, but not HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME." in partly.stdout) == (1, True)
     outcome = himl("doctor", "--json", env={"HIML_SUBMIT_NUM_NODES": "https://store/file?sig=abcdef123"})
     assert "sig=***" in the_check(outcome, "settings", "failed")["message"]
     assert "abcdef123" not in f"{outcome.stdout}{outcome.stderr}"
@@ -308,7 +308,7 @@ def test_search_for_configuration_says_what_it_found(himl: Himl, project: Path) 
     deep.mkdir(parents=True)
     (project / "config.json").write_text(json.dumps(CONFIG))
     env = {"PYTHONPATH": str(project / "sub")}
-    said = f"The search for config.json stopped at '{project / 'sub'}', which is on PYTHONPATH: '{project / 'config.json'}' was not looked at."
+    said = f"The search for config.json stopped at '{project / 'sub'}', which is on PYTHONPATH, so himl skipped '{project / 'config.json'}'."
     assert f"note\tconfiguration\t{said}\n" in himl("doctor", cwd=deep, env=env).stdout
     refused = himl("runs", "list", cwd=deep, env=env)
     assert (refused.code, said in refused.stderr) == (3, True)
@@ -318,5 +318,5 @@ def test_search_for_configuration_says_what_it_found(himl: Himl, project: Path) 
     write_files(project, {"config.json": json.dumps(CONFIG), "a/b/config.json": '{"subscription_id": "x"}', "a/config.json": "{broken"})
     write_files(project, {"a/b/.azureml/config.json": '{"model": "of another program"}'})
     noted = [check["message"] for check in checks(himl("doctor", "--json", cwd=project / "a" / "b"), "configuration", "note")]
-    for place, said in (("a/b", "does not say resource_group and workspace_name."), ("a", "line 1: ")):
+    for place, said in (("a/b", "lacks resource_group and workspace_name."), ("a", "line 1: ")):
         assert any(f"'{project / place / 'config.json'}'" in note and said in note for note in noted), noted

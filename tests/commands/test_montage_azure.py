@@ -77,8 +77,8 @@ def test_slides_that_cannot_be_brought_are_failed_ones(himl: Himl, lab: StagedWo
     assert made.code == 1
     label = f"folder 'scans' of datastore '{DEFAULT}'"
     reasons = {row["slide_id"]: row["reason"] for row in rows_of(project / "outputs")}
-    assert reasons == {"A": "it lies in the archive tier", "O": f"it leads out of {label}", "G": f"there is no such file in {label}", "B": ""}
-    assert "it lies in the archive tier" in made.stderr
+    assert reasons == {"A": "it is in the archive tier", "O": f"it leads out of {label}", "G": f"there is no such file in {label}", "B": ""}
+    assert "it is in the archive tier" in made.stderr
     before = contents(project / "outputs")
     refused = himl("montage", "scans", "--datastore", DEFAULT, env={"HIML_SLIDE_CACHE_GB": "some"})
     assert (refused.code, "HIML_SLIDE_CACHE_GB cannot be 'some'" in refused.stderr) == (2, True)
@@ -148,7 +148,7 @@ def test_what_no_job_could_do_is_refused_before_anything_is_sent(himl: Himl, lab
     lab.add_data("scans", f"azureml://datastores/{DEFAULT}/paths/scans")
     for dataset, datastore, said in (
         ("scans", "nowhere", DEFAULT),
-        ("scan", DEFAULT, "no folder 'scan' in datastore"),
+        ("scan", DEFAULT, "the folder 'scan' does not exist in datastore"),
         ("scans/gone.csv", DEFAULT, "There is no file 'scans/gone.csv'"),
     ):
         outcome = himl("montage", dataset, "--datastore", datastore, *CLUSTER)

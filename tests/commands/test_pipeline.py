@@ -178,7 +178,7 @@ def test_a_dotenv_names_cluster_and_storage(himl: Himl, lab: StagedWorkspace, fo
     assert "seismic" not in lab.state.datastores
     with lab.run_jobs():
         made = himl.ok("submit", "pipeline.json", *IMAGE, "--create_cluster", "--wait", "--json")
-    assert "Making cluster 'seismic-gpu': 0 to 2 nodes of Standard_NC6s_v3." in made.stderr
+    assert "Creating cluster 'seismic-gpu': 0 to 2 nodes of Standard_NC6s_v3." in made.stderr
     assert lab.state.datastores["seismic"].container == "field"
     read = children(himl, made.json()["id"])["read it"]
     assert kept(himl, folder, read["id"]) == "47"
@@ -202,7 +202,7 @@ def test_no_cluster_is_made_for_a_pipeline_that_is_refused(himl: Himl, lab: Stag
     new = ("--cluster", "newpool", "--create_cluster")
     change_step(folder, "step1", input_dataset_name="cleam")
     outcome = himl("submit", "pipeline.json", *new, *IMAGE)
-    assert (outcome.code, "'pipeline.json', step1: 'input_dataset_name' 'cleam': no " in outcome.stderr) == (3, True), outcome.stderr
+    assert (outcome.code, "'pipeline.json', step1: 'input_dataset_name' 'cleam': unknown data asset " in outcome.stderr) == (3, True), outcome.stderr
     change_step(folder, "step1", node_count=77)
     outcome = himl("submit", "pipeline.json", "--cluster", "cpu-cluster", *IMAGE)
     assert (outcome.code, "'pipeline.json', step1: 'node_count' 77: the compute" in outcome.stderr) == (2, True), outcome.stderr

@@ -154,7 +154,7 @@ def test_what_no_sweep_of_pipelines_can_be_is_refused(himl: Himl, project: Path)
         assert (refused.code, message in refused.stderr) == (2, True), refused.stderr
     assert not (project / ".himl").exists()
     told = himl.ok("submit", "pipe.json", *rate, *gpu, "--dry_run", env={"HIML_SUBMIT_MAX_CONCURRENT": "2"}).stdout
-    assert told.startswith("# the first of 2 pipelines, rate=1; the others differ in these values\n")
+    assert told.startswith("# the first of 2 pipelines, rate=1. The others differ in these values.\n")
     assert "--lr=1" in told
 
 
@@ -198,11 +198,11 @@ def test_a_sweep_on_azure_ml_is_canceled_and_ends_by_those_that_were_sent(himl: 
     stage.faults.add(Status(403, code="AuthorizationFailed", message="No."), r"^PUT .*/jobs/\w+_1\?")
     with lab.run_jobs():
         refused = himl("submit", "pipe.json", *ON_AZURE, "--sweep", "n=1,2,3")
-        assert (refused.code, "1 of 3 pipelines were sent and go on: himl runs show" in refused.stderr) == (4, True), refused.stderr
+        assert (refused.code, "1 of 3 pipelines were submitted and continue. 'himl runs show" in refused.stderr) == (4, True), refused.stderr
         half = himl.ok("runs", "list", "-q").stdout.split()[0]
         until(lambda: show(himl, half)["status"] == "Completed")
     assert (lab.state.runs[half].status, len(children(himl, half))) == ("Completed", 1)
     stage.faults.add(Status(403, code="AuthorizationFailed", message="No."), r"^PUT .*/jobs/\w+_0\?")
     assert himl("submit", "pipe.json", *ON_AZURE, "--sweep", "n=1,2,3").code == 4
     none = show(himl, himl.ok("runs", "list", "-q").stdout.split()[0])
-    assert (none["status"], none["reason"]) == ("Failed", "none of its pipelines could be sent")
+    assert (none["status"], none["reason"]) == ("Failed", "himl submitted none of its pipelines")

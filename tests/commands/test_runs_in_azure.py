@@ -30,7 +30,7 @@ CASES: list[tuple[list[str], int, str, str]] = [
     (["datastore", "list", "--datastore", "workspaceblob"], 3, "No datastore 'workspaceblob'", "workspaceblobstore"),
     (["datastore", "list", "--datastore", "workspacefilestore"], 2, "file share", "azcopy"),
     (["datastore", "list", "--datastore", "gone"], 3, "gone-container", ""),
-    (["runs", "list", "--config_file", "nope.json"], 3, "There is no file 'nope.json'", "config.json"),
+    (["runs", "list", "--config_file", "nope.json"], 3, "'nope.json' does not exist", "config.json"),
     (["submit", "x.py", "--config_file", "config.json"], 2, "this job runs locally", ".himl"),
 ]
 
@@ -93,7 +93,7 @@ def test_a_failure_is_one_line_a_hint_and_an_exit_code(himl: Himl, failing: Stag
     content = json.loads((project / "config.json").read_text()) | {"workspace_name": "nothing"}
     (project / "config.json").write_text(json.dumps(content))
     outcome = himl("runs", "list")
-    assert (outcome.code, outcome.stdout, "There is no workspace 'nothing'" in outcome.stderr) == (3, "", True)
+    assert (outcome.code, outcome.stdout, "Workspace 'nothing' does not exist" in outcome.stderr) == (3, "", True)
 
 
 def test_follow_goes_on_with_the_log_of_the_next_try(himl: Himl, seeded: StagedWorkspace) -> None:

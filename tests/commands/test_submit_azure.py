@@ -60,7 +60,7 @@ def test_submit_without_wait_prints_run_experiment_and_url(himl: Himl, azure_pro
     assert himl(*SUBMIT).code == 2
     document = himl.ok(*SUBMIT, "--json", "--config_file", "lab.json", *options).json()
     assert (document["experiment"], document["status"], document["url"][:26]) == ("train", "Queued", "https://ml.azure.com/runs/")
-    unchanged = "Code unchanged since an earlier submit: not uploaded again."
+    unchanged = "The code is unchanged. himl uses the earlier upload."
     assert (unchanged in outcome.stderr, unchanged in second.stderr) == (False, True)
     jobs = [run.job or {} for run in azure_project.state.runs.values()]
     assert [job["environmentVariables"]["API_TOKEN"] for job in jobs] == ["marked-secret"] * 3
@@ -101,7 +101,7 @@ def test_bad_options_and_clusters_are_refused(himl: Himl, azure_project: StagedW
     errors = [{"code": "ClusterCoreQuotaReached", "message": "The quota of this family is reached."}]
     azure_project.state.computes["cpu-cluster"] |= {"state": "Failed", "errors": errors}
     sent = himl.ok(*SUBMIT, "--", "--epochs", "3")
-    assert "The compute 'cpu-cluster' is in state Failed: The quota of this family is reached." in " ".join(sent.stderr.split())
+    assert "The compute target 'cpu-cluster' is in state Failed: The quota of this family is reached." in " ".join(sent.stderr.split())
     assert list(azure_project.state.runs) == sent.stdout.split()[:1]
     azure_project.state.computes["cpu-cluster"]["state"] = "Deleting"
     assert himl(*SUBMIT).code == 2
@@ -281,7 +281,7 @@ def test_interrupted_submit_leaves_nothing_and_follow_no_repeats(himl: Himl, azu
         sending.send_signal(signal.SIGTERM)
         _, said = sending.communicate(timeout=100)
     assert (sending.returncode, azure_project.state.runs) == (130, {})
-    assert "nothing runs" in said.decode()
+    assert "Nothing runs" in said.decode()
     assert not (project / "most_recent_run.txt").exists()
     write_files(project, {"train.py": LINES})
     with azure_project.run_jobs(whole_logs=True):
@@ -307,8 +307,8 @@ def test_job_that_ran_too_long_says_so(himl: Himl, azure_project: StagedWorkspac
         done = himl(*SUBMIT, "--max_run_duration", "5s", "--wait")
         said = " ".join(done.stderr.split())
         assert done.code == 1
-        assert "--max_run_duration is a minute at least on a cluster: 60 s, not 5 s." in said
-        assert "was canceled: it ran for as long as --max_run_duration let it (60 s)." in said
+        assert "--max_run_duration is at least 60 s on a cluster, not 5 s." in said
+        assert "was canceled: it ran for 60 s, the limit of --max_run_duration." in said
         ((run_id, run),) = azure_project.state.runs.items()
         assert (run.job or {})["limits"]["timeout"] == "PT1M"
         assert "--max_run_duration" in himl.ok("runs", "show", run_id, "--json").json()["reason"]

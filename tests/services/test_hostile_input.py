@@ -188,7 +188,7 @@ def test_nonsense_in_files_variables_and_answers_is_refused(tmp_path: Path, monk
         assert DatastoreRecord.from_json(RECORD_OF_STORE | odd) is None
     assert DatastoreRecord.from_arm({"name": "d", "properties": OF_ARM}).account == "a"
     for odd in ({"containerName": ""}, {"accountName": "a/b"}, {"accountName": "\ud800"}, {"endpoint": "x y"}):
-        with pytest.raises(ServiceFailed, match="the datastore has another form"), understood("https://management.azure.com", "the datastore"):
+        with pytest.raises(ServiceFailed, match="himl cannot read the datastore"), understood("https://management.azure.com", "the datastore"):
             DatastoreRecord.from_arm({"name": "d", "properties": OF_ARM | odd})
     for text in (DEEP, '{"x": ["/a"]}', '{"x": 1}', "[]", "9" * 5000):
         monkeypatch.setenv(submit_if_needed.DOWNLOADED_VARIABLE, text)
@@ -235,7 +235,7 @@ def test_server_of_nonsense_is_no_tensorboard_and_gives_no_token(tmp_path: Path,
         for body in (*answers, b'{"token": "a\\nb", "expires_on": 1}'):
             server.put(path, body)
             assert not serves(tmp_path, "127.0.0.1", port)
-            with pytest.raises(ClientAuthenticationError, match="gave no token"):
+            with pytest.raises(ClientAuthenticationError, match="returned no token"):
                 OnBehalfOf().get_token("https://storage.azure.com/.default")
 
 

@@ -137,7 +137,7 @@ def test_refused_entry_does_not_take_others_with_it(writer: RunWriter, azure: St
     azure.stage.faults.add(REFUSED, BATCH, times=refusals)
     lost = max(0, min(refusals - 2, 2))
     if lost:
-        with pytest.raises(HimlError, match="were refused"):
+        with pytest.raises(HimlError, match="Azure ML rejected"):
             writer.flush()
     else:
         writer.flush()
@@ -156,7 +156,7 @@ def test_refused_metric_among_others_is_named_in_warning(writer: RunWriter, azur
     writer.flush()
     assert (logged(azure), logged(azure, "accuracy")) == ([2.0], [1.0, 0.5])
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        f"Metric 'loss' of run '{RUN}' was refused: Metric loss is of another type."
+        f"Azure ML rejected metric 'loss' of run '{RUN}': Metric loss is of another type."
     ]
 
 

@@ -275,7 +275,7 @@ def test_dataset_of_one_file_other_version_or_target_folder(
     assert (contents(latest), latest == path.parent) == ({"labels.csv": b"a,b\n", "other.csv": b""}, False)
     register(azure_environment, "labels", "tables/", "3", kind="mltable")
     assert bring_dataset(workspace, DataSpec("k", "labels", "3"), None, ignore) != latest
-    with pytest.raises(NotFound, match=r"Input 'k': .* has no version '7'; there are: "):
+    with pytest.raises(NotFound, match=r"Input 'k': .* has no version '7'. It has: "):
         bring_dataset(workspace, DataSpec("k", "labels", "7"), None, ignore)
     monkeypatch.chdir(project)
     put(azure_environment, "scans")
@@ -290,7 +290,7 @@ def test_dataset_of_one_file_other_version_or_target_folder(
 
 
 def test_missing_dataset_and_service_errors(here: LocalWorkspace, azure_environment: StagedWorkspace, workspace: AzureWorkspace, stage: Stage) -> None:
-    with pytest.raises(NotFound, match=f"Input 'k': no data asset 'scans' in workspace .*, and no such folder in its datastore '{DEFAULT}'"):
+    with pytest.raises(NotFound, match=f"Input 'k': unknown data asset 'scans' in workspace .*, and no such folder in its datastore '{DEFAULT}'"):
         bring_inputs(job_with(SCANS), here, lambda: workspace, ignore)
     with pytest.raises(HimlError, match="No datastore 'no such store'"):
         bring_dataset(workspace, SCANS, "no such store", ignore)

@@ -74,14 +74,14 @@ def test_the_record_is_kept_until_it_proves_wrong(azure_environment: StagedWorks
 
 def test_an_answer_that_is_no_workspace_is_a_failure(azure: StagedWorkspace) -> None:
     for answer in (None, {}, {"properties": None}):
-        with pytest.raises(ServiceFailed, match="holds no workspace"):
+        with pytest.raises(ServiceFailed, match="contains no workspace"):
             WorkspaceRecord.from_arm(answer, address_of(azure))
 
 
 def test_unusable_discovery_address_is_a_failure(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
     for discovery in ("https://[eastus.api.azureml.ms/discovery", "https://", "https://host:port/discovery"):
         stage.faults.only(Page(json.dumps({"properties": {"discoveryUrl": discovery}}), content_type="application/json"), GET_WORKSPACE)
-        with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="Azure does not tell where the services of"):
+        with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match="Azure returned no address of the services of"):
             connection.record()
 
 
@@ -101,7 +101,7 @@ def test_services_whose_name_is_unknown_are_looked_for_anew(
 ) -> None:
     azure_environment.state.services_host = "nobody.invalid"
     set_all(monkeypatch, dict.fromkeys(("NO_PROXY", "no_proxy"), "nobody.invalid"))
-    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=r"nobody\.invalid is not known here"):
+    with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=r"cannot resolve the host name nobody\.invalid"):
         connection.rest.get(connection.service("history", "/runs/r"))
     azure_environment.state.services_host = ""
     with connected(azure_environment, project) as connection:
@@ -179,14 +179,14 @@ def test_a_proxy_in_the_way_is_named_without_its_password(azure_environment: Sta
     assert "s3cr3t" not in f"{error} {error.hint}"
     with answering(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as port:
         set_proxy(f"127.0.0.1:{port}")
-        assert str(failure(azure_environment, project)) == f"The proxy 127.0.0.1:{port} wants a user and a password."
+        assert str(failure(azure_environment, project)) == f"The proxy 127.0.0.1:{port} requires a user name and a password."
 
 
 def test_a_name_that_is_not_known_is_told_so(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_AUTHORITY_HOST", "login.himl.invalid")
     set_all(monkeypatch, dict.fromkeys(("NO_PROXY", "no_proxy"), "himl.invalid"))
     error = failure(azure_environment, project)
-    assert str(error) == "The name login.himl.invalid is not known here (DNS)."
+    assert str(error) == "This machine cannot resolve the host name login.himl.invalid (DNS)."
     assert (error.exit_code, "VPN" in error.hint) == (5, True)
 
 
@@ -213,7 +213,7 @@ def test_a_ca_bundle_that_is_unusable_or_goes_is_told(azure_environment: StagedW
     path = project / "ca.pem"
     path.write_text("nothing")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
-    assert str(failure(azure_environment, project)) == "REQUESTS_CA_BUNDLE names a file that holds no certificates."
+    assert str(failure(azure_environment, project)) == "The file of REQUESTS_CA_BUNDLE contains no certificates."
     path = project / "ca.pem"
     path.write_bytes(stage.ca_file.read_bytes())
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path))
@@ -224,12 +224,12 @@ def test_a_ca_bundle_that_is_unusable_or_goes_is_told(azure_environment: StagedW
         path.rename(project / "elsewhere.pem")
         with pytest.raises(ServiceFailed) as caught:
             connection.rest.get(url)
-        assert str(caught.value) == f"The certificate authorities in '{path}' (REQUESTS_CA_BUNDLE) are not there any more."
+        assert str(caught.value) == f"The file of certificate authorities '{path}' (REQUESTS_CA_BUNDLE) no longer exists."
         (project / "elsewhere.pem").rename(path)
         assert connection.rest.get(url)["runId"] == "run_1"
 
 
-FIREWALL = r"The firewall of workspace .* lets nobody in from this network \({} answered {}\)"
+FIREWALL = r"The firewall of workspace .* blocks this network \({} answered {}\)"
 
 
 def test_firewall_is_told_from_a_refused_sign_in(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
@@ -292,7 +292,7 @@ def test_run_token_reads_history_and_stays_from_resource_manager(connection: Con
     assert connection.sign_in().credential == "the job's run token"
     assert not [path for path in files_below(tmp_path / "home") if "tokens" in path.parts]
     stage.log.clear()
-    with pytest.raises(NotAllowed, match=r"the job's identity \(it runs without one") as caught:
+    with pytest.raises(NotAllowed, match=r"the job's identity \(none") as caught:
         connection.rest.get(connection.arm(), params=API)
     assert "--identity managed" in caught.value.hint
     assert not stage.log.all()
@@ -335,7 +335,7 @@ def test_the_submitters_identity_is_asked_at_its_endpoint(job: StagedWorkspace, 
     with opened(project) as connection, pytest.raises(NotAllowed, match="the submitter's identity"):
         connection.rest.get(connection.arm(), params=API)
     monkeypatch.setenv("AZUREML_OBO_ENABLED", "False")
-    with opened(project) as connection, pytest.raises(NotAllowed, match=r"the job's identity \(it runs without one"):
+    with opened(project) as connection, pytest.raises(NotAllowed, match=r"the job's identity \(none"):
         connection.rest.get(connection.arm(), params=API)
 
 
@@ -361,7 +361,7 @@ def test_an_answer_without_a_new_run_token_is_told(azure: StagedWorkspace, stage
     expires = '"expiryTimeUtc": "2090-01-01T00:00:00Z"}'
     for text in ("[]", '{"token": ""}', '{"token": "x", "expiryTimeUtc": "soon"}', '{"token": 3, ' + expires):
         stage.faults.only(Page(text, content_type="application/json"), "/token")
-        with opened(project) as connection, pytest.raises(NotAllowed, match=r"run token is no longer accepted, and there is no new one .*holds no"):
+        with opened(project) as connection, pytest.raises(NotAllowed, match=r"run token is no longer valid, and its renewal failed .*no (run )?token"):
             connection.rest.get(connection.service("history", "/runs/run_1"))
 
 
@@ -422,14 +422,14 @@ def test_unknown_and_unsupported_datastores_fail_with_reason(connection: Connect
         stores.open("workspacefilestore")
     nobody = job.add_principal(tenant="no tenant!")
     job.add_datastore("data", kind="AzureDataLakeGen2", credentials="ServicePrincipal", service_principal=nobody)
-    with pytest.raises(NotAllowed, match=r"datastore 'data' cannot sign in: its tenant 'no tenant!' is no id"):
+    with pytest.raises(NotAllowed, match=r"datastore 'data' cannot sign in: its tenant 'no tenant!' is not an id"):
         listed(Datastores(connection).open("data"))
 
 
 def test_datastore_without_a_secret_needs_the_identity(connection: Connection, job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job.add_datastore("open", credentials="None")
     job.put_blob("open", "a", b"1")
-    with pytest.raises(NotAllowed, match=r"the job's identity \(it runs without one") as caught:
+    with pytest.raises(NotAllowed, match=r"the job's identity \(none") as caught:
         listed(Datastores(connection).open("open"))
     assert "--identity managed" in caught.value.hint
     set_all(monkeypatch, job.identity_environment(job.add_principal()))

@@ -93,7 +93,7 @@ def test_a_wait_that_is_too_long_is_told_and_not_cut_short(connection: Connectio
     for asked_for in (3600, "Fri, 31 Dec 2099 23:59:59 GMT"):
         stage.log.clear()
         stage.faults.only(Status(429, retry_after=asked_for), RUN, times=None)
-        with pytest.raises(ServiceRefused, match=f"takes no more requests for now and asks to wait .*{asked_for}"):
+        with pytest.raises(ServiceRefused, match=f"accepts no more requests (for {asked_for} s|until {asked_for})"):
             get_run(connection)
         assert len(stage.log.find(RUN)) == 1
 
@@ -118,11 +118,11 @@ def test_refused_sign_in_with_clock_skew_reports_the_skew(connection: Connection
 
 def test_a_redirect_or_page_in_place_of_json_is_a_failure(connection: Connection, stage: Stage) -> None:
     stage.faults.add(Page("<html>Please sign in to this network.</html>"), RUN)
-    with pytest.raises(ServiceFailed, match=r"eastus\.api\.azureml\.ms answered with text/html that is no JSON") as caught:
+    with pytest.raises(ServiceFailed, match=r"eastus\.api\.azureml\.ms answered with text/html that is not JSON") as caught:
         get_run(connection)
     assert "proxy" in caught.value.hint
     stage.faults.add(Status(302, headers=(("Location", "https://login.example.org/page?a=b"),)), RUN)
-    with pytest.raises(ServiceFailed, match=r"sends us to login\.example\.org"):
+    with pytest.raises(ServiceFailed, match=r"redirects to login\.example\.org"):
         get_run(connection)
     assert {seen.host for seen in stage.log.find("GET")} <= {"eastus.api.azureml.ms", "management.azure.com", "login.microsoftonline.com"}
 
@@ -133,7 +133,7 @@ def test_a_token_goes_to_the_services_only(connection: Connection, stage: Stage)
         with pytest.raises(ServiceFailed, match="himl sends"):
             connection.rest.get(url)
     for url in ("https://[::1", "http://eastus.api.azureml.ms/x", "eastus.api.azureml.ms"):
-        with pytest.raises(ServiceFailed, match=r"sends no sign-in to '.*' without TLS"):
+        with pytest.raises(ServiceFailed, match=r"sends no credentials to '.*' without TLS"):
             connection.rest.get(url)
     assert not stage.log.all()
 
@@ -229,17 +229,17 @@ def test_codes_and_message_are_read_from_every_form() -> None:
 @pytest.mark.parametrize(
     ("body", "status", "kind", "words"),
     [
-        ({"error": {"code": "InvalidSubscriptionId", "message": "x"}}, 400, WorkspaceNotFound, "sees no subscription 's'"),
-        ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab' under …"}}, 404, WorkspaceNotFound, "no workspace 'lab'"),
+        ({"error": {"code": "InvalidSubscriptionId", "message": "x"}}, 400, WorkspaceNotFound, "cannot access the subscription 's'"),
+        ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab' under …"}}, 404, WorkspaceNotFound, "'lab' does not exist"),
         ({"error": {"code": "ResourceNotFound", "message": "The Resource '…/workspaces/lab/jobs/j' under …"}}, 404, ServiceNotFound, "has no /…/runs/r"),
-        ({"error": {"code": "ResourceGroupNotFound", "message": "x"}}, 404, WorkspaceNotFound, "no resource group 'team' in subscription 's'"),
+        ({"error": {"code": "ResourceGroupNotFound", "message": "x"}}, 404, WorkspaceNotFound, "Resource group 'team' does not exist in subscription 's'"),
         ({"error": {"code": "MissingSubscriptionRegistration", "message": "x"}}, 409, NotAllowed, "subscription 's' is not registered"),
         ({"error": {"code": "ReadOnlyDisabledSubscription", "message": "x"}}, 409, NotAllowed, "subscription 's' is disabled"),
         (DATA_PLANE, 404, ServiceNotFound, r"RunNotFound: Gone"),
-        ("<html>", 407, ServiceFailed, "proxy wants a user"),
+        ("<html>", 407, ServiceFailed, "proxy requires a user name"),
         ("", 502, ServiceRefused, "failed at GET /…/runs/r: 502"),
         ("", 418, ServiceRefused, "refused GET /…/runs/r: 418"),
-        ("", 401, NotAllowedNow, "does not accept the sign-in by Azure CLI"),
+        ("", 401, NotAllowedNow, "rejected the sign-in by Azure CLI"),
         ("", 403, NotAllowed, "Azure CLI is not allowed to do this"),
     ],
 )
@@ -283,7 +283,7 @@ def test_how_far_a_clock_is_off_is_said_in_one_unit() -> None:
 def test_reasons_of_sign_in_are_told_shortly_and_without_secrets() -> None:
     texts = {
         "Authentication failed: AADSTS99: The moon is wrong. More.\nTrace ID: 1": "AADSTS99: The moon is wrong. More",
-        "Failed to invoke the Azure CLI": "no answer in time",
+        "Failed to invoke the Azure CLI": "timed out",
         "": "Exception",
         "x" * 500: f"{'x' * 160}…",
         "boom client_secret=abc": "boom client_secret=***",
@@ -336,8 +336,8 @@ QUESTIONS: dict[str, tuple[str, Callable[[AzureWorkspace], object]]] = {
     "outputs": ("/rundata", lambda workspace: workspace.output_files("run_1", "data")),
     "an asset's place": ("batchGetResolvedUris", lambda workspace: workspace.output_files("run_1", "data")),
 }
-UNEXPECTED = r"^{} answered with something unexpected: "
-NO_JSON = r"^eastus\.api\.azureml\.ms answered with application/json that is no JSON: {}\.$"
+UNEXPECTED = r"^The response of {} is invalid: "
+NO_JSON = r"^eastus\.api\.azureml\.ms answered with application/json that is not JSON: {}\.$"
 HOST = r"eastus\.api\.azureml\.ms"
 UNMEANT = ["{}", "[]", "null", '{"value": [{}]}', '{"value": {}}', '{"value": [3]}', '{"run": null}']
 UNMEANT += ['{"value": [], "nextLink": {"x": 1}, "continuationToken": {"x": 1}}']
@@ -398,7 +398,7 @@ def test_list_that_names_the_same_page_again_is_a_failure(workspace: AzureWorksp
         columns = {"columns": {"loss": "Double"}} if question == "points of a metric" else {}
         azure.stage.log.clear()
         azure.stage.faults.only(page({"value": [], "continuationToken": "x", **columns}), match, times=None)
-        with pytest.raises(ServiceFailed, match=r"unexpected: its list of (runs|metrics) does not end"):
+        with pytest.raises(ServiceFailed, match=r"invalid: its list of (runs|metrics) does not end"):
             ask(workspace)
         assert len(azure.stage.log.find(match)) == 2
     azure.stage.faults.only(Status(404), "/index/", times=None)
@@ -438,13 +438,13 @@ def test_listing_that_cannot_be_read_is_a_failure_of_the_service() -> None:
     assert (found.name, found.size, found.md5, found.modified) == ("a", 3, None, None)
     assert listed_level(LISTING.format("<BlobPrefix><Name Encoded='true'>a%2F</Name></BlobPrefix><Blob/><Other/>").encode(), "") == ["a/", ""]
     for text in ("<", "<?xml version='1.0' encoding='nothing'?>" + blob):
-        with pytest.raises(ServiceFailed, match=r"^The list of blobs that storage sent cannot be read \("):
+        with pytest.raises(ServiceFailed, match=r"^Storage returned an invalid list of blobs \("):
             listed_level(text.encode(), "")
-    with pytest.raises(ServiceFailed, match="Storage does not tell how large 'a' is"):
+    with pytest.raises(ServiceFailed, match="Storage returned no size of 'a'"):
         properties_of(Head("Content-Length", "-5"), "a")
     for length in ("abc", "9" * 5000, "-5", "", "٣"):
         listing = LISTING.format(BLOB.format("models/a.pt", length, "", "")).encode()
-        with pytest.raises(ServiceFailed, match=r"^The list of blobs that storage sent has .{1,30} for the size of 'models/a\.pt'\.$") as caught:
+        with pytest.raises(ServiceFailed, match=r"^Storage's list of blobs has .{1,30} as the size of 'models/a\.pt'\.$") as caught:
             listed_page(listing, "")
         assert caught.value.hint
 

@@ -223,12 +223,12 @@ def test_occupied_input_target_is_left_and_ends_the_job(tmp_path: Path, require_
     for target in (folder, file, dangling):
         before = target.lstat().st_ino, target.lstat().st_mtime_ns
         ((code, said),) = laid_out(str(target), tmp_path, require_program("bash"))
-        assert (code, said) == (1, f"himl: the input one cannot lie at {target}: something else is there, or nothing may be written there.\n")
+        assert (code, said) == (1, f"himl: cannot link input one to {target}: the path exists or is not writable.\n")
         assert (target.lstat().st_ino, target.lstat().st_mtime_ns) == before
 
 
 def test_targets_that_cannot_be_links_are_refused() -> None:
-    reasons = {"/data /data/deep": "one would be inside the other", "./train.py": "the snapshot has files of its own there", "x/..": "target=. is refused"}
+    reasons = {"/data /data/deep": "one is inside the other", "./train.py": "the snapshot has files there", "x/..": "target=. is invalid"}
     for targets, why in reasons.items():
         inputs = [DataSpec(f"k{number}", "pictures", target=target) for number, target in enumerate(targets.split())]
         with pytest.raises(BadUsage, match=why):
@@ -279,6 +279,6 @@ def test_brought_files_and_folders_lie_in_place_for_all_ranks(tmp_path: Path, re
         rank = start()
         out, err = rank.communicate()
         assert (rank.returncode, out) == (1, "")
-        assert err.endswith("himl: cannot bring outputs/check points/.\n")
+        assert err.endswith("himl: cannot copy to outputs/check points/.\n")
         shutil.rmtree(tmp_path / "input/all", ignore_errors=True)
     assert copy_commands({}) == ""

@@ -144,7 +144,7 @@ def test_file_that_changes_while_it_is_sent_is_not_registered(azure: StagedWorks
             (snapshot.root / "train.py").write_text("print(2)\n")
             os.utime(snapshot.root / "train.py", (1, 1))
 
-    with pytest.raises(HimlError, match=r"'train\.py' changed while the code was being sent"):
+    with pytest.raises(HimlError, match=r"'train\.py' changed during the upload of the code"):
         ensured(connection, snapshot, write)
     assert registered(azure) == []
 
@@ -157,20 +157,20 @@ def test_file_that_changes_before_it_is_sent_is_not_registered(azure: StagedWork
         (code.root / "train.py").write_text("print('other')\n")
         if is_gone:
             (code.root / "train.py").unlink()
-        with pytest.raises(HimlError, match=r"'train\.py' changed while the code was being sent") as caught:
+        with pytest.raises(HimlError, match=r"'train\.py' changed during the upload of the code") as caught:
             job_code.make(ignore)
-        assert "no job was started" in str(caught.value)
+        assert "himl started no job" in str(caught.value)
     assert registered(azure) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
 def test_code_with_invalid_file_name_is_refused_before_upload(stage: Stage, connection: Connection, tmp_path: Path) -> None:
-    reasons = {"notes.": "drops the dot", "a\nb": "control character", os.fsdecode(b"bad\xff.py"): "no Unicode text"}
+    reasons = {"notes.": "drops the dot", "a\nb": "control character", os.fsdecode(b"bad\xff.py"): "not Unicode text"}
     for number, (name, why) in enumerate(reasons.items()):
         snapshot = write_code(tmp_path / str(number), {name: "x", "train.py": ""})
         with pytest.raises(BadUsage, match=why):
             ensured(connection, snapshot, ignore)
-    with pytest.raises(BadUsage, match="nothing to send"):
+    with pytest.raises(BadUsage, match="contains no files"):
         ensured(connection, Snapshot(tmp_path, (), 0), ignore)
     assert not stage.log.find("startPendingUpload")
 
@@ -243,7 +243,7 @@ def test_the_same_wheel_is_sent_once_and_another_one_again(workspace: AzureWorks
     events: list[Event] = []
     second = workspace.submit(cluster_spec(project, environment=with_wheel(project)), notify=events.append)
     assert azure.requests("^PUT (?!.*/jobs/)") == []
-    assert any("Environment unchanged" in event.text for event in events if isinstance(event, Notice))
+    assert any("environment is unchanged" in event.text for event in events if isinstance(event, Notice))
     third = workspace.submit(cluster_spec(project, environment=with_wheel(project, b"PK another")), notify=ignore)
     ids = [(azure.state.runs[run.id].job or {})["environmentId"] for run in (first, second, third)]
     assert ids[0] == ids[1] != ids[2]
@@ -264,7 +264,7 @@ def test_a_workspace_without_a_place_for_wheels_is_told_so(workspace: AzureWorks
     for kind in ("", "AzureFile"):
         if kind:
             azure.add_datastore("workspaceblobstore", kind=kind)
-        with pytest.raises(BadUsage, match="Files for an image go into the datastore 'workspaceblobstore'") as caught:
+        with pytest.raises(BadUsage, match="himl stores the files of an image in the datastore 'workspaceblobstore'") as caught:
             workspace.submit(cluster_spec(project, environment=environment), notify=ignore)
         assert "--environment" in caught.value.hint
     environment.wheels[0].unlink()
@@ -323,16 +323,16 @@ def test_a_registered_name_is_resolved_by_one_request(stage: Stage, azure: Stage
     assert resolve.notices == []
     stage.faults.add(Page('{"id": 1}', content_type="application/json"), "/data/", times=None)
     for version in ("latest", "2"):
-        with pytest.raises(ServiceFailed, match="another form"):
+        with pytest.raises(ServiceFailed, match="is invalid: himl cannot read"):
             resolve.inputs(DataSpec("k", "mnist", version))
 
 
 def test_an_unknown_version_names_those_there_are(azure: StagedWorkspace, resolve: Resolver) -> None:
     register(azure, "mnist", ["1", "2", "v3"])
-    with pytest.raises(NotFound, match=r"Input 'k': The data asset 'mnist' of workspace .* has no version '7'; there are: v3, 2, 1"):
+    with pytest.raises(NotFound, match=r"Input 'k': The data asset 'mnist' of workspace .* has no version '7'. It has: v3, 2, 1"):
         resolve.inputs(DataSpec("k", "mnist", "7"))
     register(azure, "mnist", [str(number) for number in range(1, 41)])
-    with pytest.raises(NotFound, match=r"there are: 40, 39, .*, 31, …\."):
+    with pytest.raises(NotFound, match=r"It has: 40, 39, .*, 31, …\."):
         resolve.inputs(DataSpec("k", "mnist", "77"))
     with pytest.raises(NotFound) as caught:
         resolve.inputs(DataSpec("k", "mnits"))
@@ -342,7 +342,7 @@ def test_an_unknown_version_names_those_there_are(azure: StagedWorkspace, resolv
 def test_unregistered_name_with_version_is_not_used_as_folder(azure: StagedWorkspace, resolve: Resolver) -> None:
     azure.put_blob(DEFAULT, "mnist/a", b"1")
     register(azure, "mnist2")
-    with pytest.raises(NotFound, match=r"no data asset 'mnist' in workspace .*, in any version") as caught:
+    with pytest.raises(NotFound, match=r"unknown data asset 'mnist' in workspace .*, in any version") as caught:
         resolve.inputs(DataSpec("k", "mnist", "1"))
     assert "'mnist2'" in caught.value.hint
     register(azure, "web", uri="https://example.org/data.csv?sig=secret", kind="uri_file")
@@ -366,7 +366,7 @@ def test_an_output_is_a_folder_that_is_registered_at_the_end(stage: Stage, resol
     assert resolve.outputs(DataSpec("k", "maps"))["k"].path == f"azureml://datastores/{store}/paths/maps/"
     nested = JobData(f"azureml://datastores/{store}/paths/team/maps/", "rw_mount", asset_name=None)
     assert resolve.outputs(DataSpec("k", "team/maps"))["k"] == nested
-    assert resolve.notices == ["Output 'k': no data asset can be called 'team/maps', so the folder is not registered."]
+    assert resolve.notices == ["Output 'k': 'team/maps' is not a valid name of a data asset, so Azure ML will not register the folder."]
 
 
 def test_an_output_that_must_be_new_and_is_not_is_refused(azure: StagedWorkspace, resolve: Resolver) -> None:
@@ -374,7 +374,7 @@ def test_an_output_that_must_be_new_and_is_not_is_refused(azure: StagedWorkspace
     azure.put_blob(DEFAULT, "plans/deep/a", b"1")
     there = {"maps": r"the data asset 'maps' exists \(version 3\)", "plans": f"the folder 'plans' of datastore '{DEFAULT}' exists"}
     for name, what in there.items():
-        with pytest.raises(BadUsage, match=f"Output 'k': {what}, and overwrite=false was given"):
+        with pytest.raises(BadUsage, match=f"Output 'k': {what}, but overwrite=false requires a new one"):
             resolve.outputs(DataSpec("k", name, overwrite=False))
         assert resolve.outputs(DataSpec("k", name))["k"].asset_name == name
     register(azure, "mnist", kind="uri_file")
@@ -382,7 +382,7 @@ def test_an_output_that_must_be_new_and_is_not_is_refused(azure: StagedWorkspace
     register(azure, "preds")
     given = resolve.outputs(*(DataSpec(name, name) for name in ("mnist", "table", "preds", "new")))
     assert {key: one.asset_name for key, one in given.items()} == {"mnist": None, "table": None, "preds": "preds", "new": "new"}
-    sentence = "Output '{0}': the data asset '{0}' is of type {1}, not uri_folder, so the folder is not registered."
+    sentence = "Output '{0}': the data asset '{0}' is of type {1}, not uri_folder, so Azure ML will not register the folder."
     assert resolve.notices == [sentence.format("mnist", "uri_file"), sentence.format("table", "mltable")]
 
 
@@ -408,7 +408,7 @@ def test_folder_input_ignores_registered_data_of_same_name(stage: Stage, azure: 
     given = resolve.inputs(*(DataSpec(name, name, datastore=DEFAULT, mode="mount", is_folder=True) for name in names))
     assert given == {name: JobData(f"azureml://datastores/{DEFAULT}/paths/{name}/", "ro_mount") for name in names}
     assert (resolve.notices, stage.log.find("/data/")) == ([], [])
-    for store, words in {DEFAULT: f"no folder 'gone' in datastore '{DEFAULT}'", "nowhere": "No datastore 'nowhere'"}.items():
+    for store, words in {DEFAULT: f"the folder 'gone' does not exist in datastore '{DEFAULT}'", "nowhere": "No datastore 'nowhere'"}.items():
         with pytest.raises(NotFound, match=words) as caught:
             resolve.inputs(DataSpec("k", "gone", datastore=store, is_folder=True))
         assert DEFAULT in f"{caught.value} {caught.value.hint}"
@@ -424,13 +424,13 @@ def test_a_folder_of_another_datastore_is_found_there(azure: StagedWorkspace, re
         assert azure.state.assets["data"][name]["1"]["dataUri"].endswith(f"/datastores/lake/paths/{name}/")
     register(azure, "maps")
     assert resolve.inputs(DataSpec("k", "maps", datastore="lake"))["k"].path == data_id(azure, "maps", "1")
-    said = f"Input 'k': the data asset 'maps' is registered and lies in datastore '{DEFAULT}'; 'datastore=lake' is passed over."
+    said = f"Input 'k': the data asset 'maps' is registered in datastore '{DEFAULT}'. himl ignored 'datastore=lake'."
     assert resolve.notices[-1] == said
 
 
 def test_a_name_that_goes_on_is_another_folder(azure: StagedWorkspace, resolve: Resolver) -> None:
     azure.put_blobs(DEFAULT, {"scans2/a": b"1", "scans": b"1", "team/scans/a.png": b"1"})
-    with pytest.raises(NotFound, match=f"Input 'k': no data asset 'scans' in workspace .*, and no such folder in its datastore '{DEFAULT}'") as caught:
+    with pytest.raises(NotFound, match=f"Input 'k': unknown data asset 'scans' in workspace .*, and no such folder in its datastore '{DEFAULT}'") as caught:
         resolve.inputs(DataSpec("k", "scans"))
     assert f"himl datastore upload FOLDER scans --datastore {DEFAULT}" in caught.value.hint
     assert resolve.inputs(DataSpec("k", "team/scans/"))["k"] == JobData(f"azureml://datastores/{DEFAULT}/paths/team/scans/", "download")
@@ -454,7 +454,7 @@ def test_an_empty_page_is_not_an_empty_folder(stage: Stage, azure: StagedWorkspa
 
 
 def test_what_is_no_folder_of_a_datastore_is_refused_unasked(stage: Stage, resolve: Resolver) -> None:
-    for name, why in {"": "names no dataset", "/": "names no dataset", "../up": "leaves the datastore", "a/../../b": "leaves"}.items():
+    for name, why in {"": "names no dataset", "/": "names no dataset", "../up": "outside the datastore", "a/../../b": "outside"}.items():
         for resolved in (resolve.inputs, resolve.outputs):
             with pytest.raises(BadUsage, match=why):
                 resolved(DataSpec("k", name, local="/data"))

@@ -67,13 +67,13 @@ def test_output_with_deleted_asset_is_found_by_run_definition(workspace: AzureWo
     azure.add_output(azure.add_run("root", run_type="azureml.PipelineRun"), "model", {"a": b""})
     azure.stage.faults.add(Status(404, code="UserError"), match="batchGetResolvedUris", times=None)
     assert contents_of(workspace.output_files("r1", "model")) == {"a": b"1"}
-    with pytest.raises(NotFound, match="gone"):
+    with pytest.raises(NotFound, match="was deleted"):
         workspace.output_files("root", "model")
 
 
 def test_pipeline_output_without_known_path_is_still_named(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     azure.add_run("root", status="Running", run_type="azureml.PipelineRun", definition={"JobType": "Pipeline", "Outputs": {"model": {"Uri": None}}})
-    with pytest.raises(NotFound, match="does not tell where output 'model' of run 'root' lies"):
+    with pytest.raises(NotFound, match="returned no location of output 'model' of run 'root'"):
         workspace.output_files("root", "model")
     with pytest.raises(NotFound, match=r"has no output 'nope'; it has: default, model\."):
         workspace.output_files("root", "nope")
@@ -132,7 +132,7 @@ def test_output_without_asset_is_found_by_run_definition(workspace: AzureWorkspa
         azure.add_run(f"r{number}", definition={"outputData": {"model": {"outputLocation": location, "mechanism": "Mount"}}})
         assert contents_of(workspace.output_files(f"r{number}", "model")) == {"a": b"1"}
     azure.add_run("lost", definition={"outputData": {"model": {"outputLocation": None}}})
-    with pytest.raises(NotFound, match="does not tell where output 'model' of run 'lost' lies"):
+    with pytest.raises(NotFound, match="returned no location of output 'model' of run 'lost'"):
         workspace.output_files("lost", "model")
     bindings = [
         {"Uri": store + "${{name}}/model/"},
@@ -253,7 +253,7 @@ def test_file_name_without_valid_link_fails_and_leaves_no_file(stage: Stage, azu
         result = download(workspace.run_files("run_1"), DownloadRequest(project / "out"))
     assert [path.name for path in (project / "out" / "outputs").iterdir()] == ["plain"]
     assert [one.name for one in result.failed] == odd
-    assert [one.message.startswith(f"'{one.name}' cannot be asked for: Azure Storage ") for one in result.failed] == [True, True]
+    assert [one.message.startswith(f"himl cannot request '{one.name}': Azure Storage ") for one in result.failed] == [True, True]
 
 
 BEST, LAST = "outputs/checkpoints/best epoch=3+.ckpt", "outputs/checkpoints/last.ckpt"
@@ -343,13 +343,13 @@ def test_user_who_may_not_sign_gets_the_services_link(azure: StagedWorkspace, pr
         assert is_about(found.expires, 8 / 24)
         with opened(azure, project) as workspace, pytest.raises(NotAllowed, match="own sign-in") as caught:  # it would be good for longer than asked for
             workspace.link(run, BEST, days=0.1)
-        assert "on the storage account; if you have it on the container alone, for 'Storage Blob Delegator'" in caught.value.hint
+        assert "on the storage account. If you have it on only the container, ask for 'Storage Blob Delegator'" in caught.value.hint
 
 
 def test_a_sas_of_the_datastore_is_never_given_away(azure: StagedWorkspace, project: Path, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
     azure.state.datastores["workspaceartifactstore"].credentials = "Sas"
     use(azure, monkeypatch, {Right.READ, Right.SECRETS})
-    with opened(azure, project) as workspace, pytest.raises(NotAllowed, match="is not given away: it opens all of its container"):
+    with opened(azure, project) as workspace, pytest.raises(NotAllowed, match=r"himl does not share the SAS of .* which covers its whole container"):
         workspace.link(run, BEST, days=0.1)
 
 

@@ -317,7 +317,7 @@ def test_nested_runs_where_mlflow_does_not_take_the_search(
     found = read(workspace, runs)
     assert {run_id: results.last["loss"] for run_id, results in found.items()} == {f"sweep_{index}": float(index) for index in range(5)}
     assert found["sweep_2"].last.get("fold") == (0.5 if route else None)
-    assert ("what they logged is missing" in caplog.text) is not bool(route)
+    assert ("so their metrics are missing" in caplog.text) is not bool(route)
 
 
 @pytest.mark.parametrize(("lacking", "whole"), [(["loss", "accuracy"], True), (["accuracy"], False)], ids=["all of them", "one"])
@@ -440,7 +440,7 @@ def test_metrics_cover_only_newest_nested_runs_with_warning(workspace: AzureWork
     with caplog.at_level(logging.WARNING):
         found = [metric.run for metric in workspace.metrics("top")]
     assert found == ["top", *(f"child_{number}" for number in range(41, MOST_NESTED + 40) if number % 50 in (40, 41))], "40 is left out"
-    assert [record.getMessage() for record in caplog.records] == [f"run 'top' has more than {MOST_NESTED} nested runs; the others' metrics are left out"]
+    assert [record.getMessage() for record in caplog.records] == [f"himl omits the metrics of nested runs of 'top' beyond the newest {MOST_NESTED}"]
     assert len(azure.requests("/children")) <= 4
 
 

@@ -66,7 +66,7 @@ def test_incomplete_service_principal_error_names_missing_keys(unsigned: StagedW
 def test_settings_that_cannot_be_meant_are_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused: list[tuple[dict[str, object], str, str]] = [
         ({"service_principal_password": "p"}, "himl.toml", r"himl\.toml', line 2: 'service_principal_password' is a secret"),
-        ({"cloud": "Moon"}, "himl.toml", r"himl\.toml', line 2: 'cloud' is no cloud that himl knows: 'Moon'"),
+        ({"cloud": "Moon"}, "himl.toml", r"himl\.toml', line 2: 'cloud' must be a known cloud, not 'Moon'"),
         ({"tenat_id": "t"}, "himl.private.toml", r"'tenat_id' is not known"),
         ({"tenant_id": 7}, "himl.private.toml", r"'tenant_id' must be text"),
     ]
@@ -91,8 +91,8 @@ def test_each_refusal_has_its_own_sentence(unsigned: StagedWorkspace, project: P
             "the client secret has expired",
             "az ad app credential reset",
         ),
-        ({"service_principal_id": NOBODY}, "no such application in this tenant", "service_principal_id"),
-        ({"tenant_id": NOBODY}, "no such tenant", "tenant_id"),
+        ({"service_principal_id": NOBODY}, "the application does not exist in this tenant", "service_principal_id"),
+        ({"tenant_id": NOBODY}, "the tenant does not exist", "tenant_id"),
         ({"tenant_id": "no tenant!"}, "tenant", "tenant_id"),
     ]
     for wrong, complaint, named in refusals:
@@ -194,7 +194,7 @@ def test_workspace_of_another_tenant_names_that_tenant(
 ) -> None:
     stranger = azure_environment.add_principal(tenant="11111111-2222-3333-4444-555555555555")
     set_all(monkeypatch, azure_environment.environment(stranger))
-    with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match="from another tenant") as caught:
+    with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match="belongs to a tenant other than") as caught:
         connection.record()
     assert f"az login --tenant {azure_environment.state.tenant}" in caught.value.hint
     assert f"HIML_TENANT_ID={azure_environment.state.tenant}" in caught.value.hint
@@ -350,7 +350,7 @@ def test_a_person_is_asked_in_a_terminal_once(himl: Himl, azure: StagedWorkspace
     azure.state.principal.claims_wanted = '{"access_token":{"acrs":{"essential":true,"value":"p1"}}}'
     refused = himl("runs", "list", env=environment)
     assert refused.code == 4
-    assert "Nothing here gives the stronger sign-in that the service wants. Tried: " in refused.stderr
+    assert "No credential provides the stronger sign-in that the service requires. Tried: " in refused.stderr
     for is_first in (True, False):
         terminal = Terminal(command, cwd=project, env=environment)
         assert terminal.finish() == 0

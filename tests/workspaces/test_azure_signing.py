@@ -77,7 +77,7 @@ def test_refused_signature_is_renewed_once_without_errors(stage: Stage, azure: S
 @pytest.mark.parametrize(
     ("credentials", "what", "way_out"),
     [
-        ("AccountKey", "a signature by the account's key", "out of date"),
+        ("AccountKey", "a signature by the account's key", "outdated"),
         ("Sas", "the datastore's SAS token", "revoked"),
         ("None", "your own sign-in", "tenant"),
     ],
@@ -93,7 +93,7 @@ def test_permanently_refused_signature_fails_after_few_renewals(
     assert {type(error) for error in sink.errors.values()} == {NotAllowed}
     assert len(sink.errors) == len(FILES)
     told = {str(error) for error in sink.errors.values()}
-    assert told == {f"Storage account '{account}' refuses {what}, also when it was got anew just now (AuthenticationFailed)."}
+    assert told == {f"Storage account '{account}' refuses {what}, even after its renewal (AuthenticationFailed)."}
     assert all(way_out in error.hint for error in sink.errors.values())
     assert len(stage.log.find(SECRETS)) <= 3
 
@@ -164,7 +164,7 @@ def test_a_refusal_of_storage_is_named(stage: Stage, azure: StagedWorkspace, pro
         listed(workspace.datastore())
     for fault, why in ((ExpireSas(), "expired"), (Status(403, code="AuthenticationFailed"), "not valid")):
         stage.faults.only(fault, "comp=list", times=None)
-        with pytest.raises(NotAllowed, match=f"says that the SAS token is {why}\\."):
+        with pytest.raises(NotAllowed, match=f"reports that the SAS token is {why}\\."):
             listed(hasty_store(azure))
     stage.faults.clear()
     use(azure, monkeypatch, {Right.READ})
@@ -223,7 +223,7 @@ def test_expired_datastore_sas_fails_with_its_end_time(stage: Stage, azure: Stag
     ended = datetime.fromtimestamp(time.time() - 100, timezone.utc)
     for _ in range(2):
         error = complaint(azure, project, "old")
-        assert re.fullmatch(rf"The SAS of datastore 'old' ended on {ended:%Y-%m-%d} at \d\d:\d\d UTC\.", str(error))
+        assert re.fullmatch(rf"The SAS of datastore 'old' expired on {ended:%Y-%m-%d} at \d\d:\d\d UTC\.", str(error))
         assert "Ask its owner to renew it" in error.hint
         assert error.exit_code == 4
     assert not stage.log.find(azure.state.storage.host)
@@ -245,7 +245,7 @@ def test_an_ended_sas_is_not_asked_about_for_each_file(stage: Stage, azure: Stag
         if is_listed_in_time:
             break
     assert len(sink.errors) == len(FILES)
-    assert all("The SAS of datastore 'signed' ended on" in str(error) for error in sink.errors.values())
+    assert all("The SAS of datastore 'signed' expired on" in str(error) for error in sink.errors.values())
     assert len(stage.log.find(SECRETS)) == 2
 
 
@@ -334,7 +334,7 @@ def test_uris_are_opened_as_folders_or_files_of_datastores(azure: StagedWorkspac
     with connected(azure, project) as connection:
         store = Datastores(connection).at_uri(f"https://{azure.state.storage.host}/shared/", "output 'x'")
         assert [blob.name for blob in listed(store)] == ["x"], "that with a secret is taken"
-        with pytest.raises(NotFound, match=r"No datastore .* container 'other'"):
+        with pytest.raises(NotFound, match=r"no datastore for container 'other'"):
             Datastores(connection).at_uri("https://acct.blob.core.windows.net/other/x", "output 'x'")
     azure.put_blobs(DEFAULT, {"data/a": b"1", "data/b/c": b"22", "data2/d": b"3", "data": b"4444"})
     container = azure.state.datastores[DEFAULT].container

@@ -34,8 +34,8 @@ from tests.support.azure_jobs import CONDA, FILES, MADE, cluster_spec, sent, sna
 from tests.support.folders import files_below, files_with
 from tests.support.running import Himl, until
 
-UNCHANGED_CODE = "Code unchanged since an earlier submit: not uploaded again."
-UNCHANGED_ENVIRONMENT = "Environment unchanged since an earlier submit: not registered again."
+UNCHANGED_CODE = "The code is unchanged. himl uses the earlier upload."
+UNCHANGED_ENVIRONMENT = "The environment is unchanged. himl uses the earlier registration."
 CHANGES = r"^(PUT|POST|PATCH|DELETE) (?!login\.)"
 
 
@@ -134,10 +134,10 @@ def test_what_cannot_work_is_refused_before_any_change(workspace: AzureWorkspace
     refused: list[tuple[dict[str, Any], str]] = [
         ({"arguments": ["--x", "${{inputs.y}}"]}, "names no input; there are: none"),
         ({"environment": None}, "needs an environment"),
-        ({"environment": EnvironmentSpec(image="x:1", conda="a: [")}, "no YAML"),
-        ({"environment": EnvironmentSpec("troch")}, "No environment 'troch'(?s:.*)'torch'"),
-        ({"environment": EnvironmentSpec("torch", "9")}, "no version '9'.*there are: 1, 2"),
-        ({"cluster": "cpu-clutser"}, r"No compute 'cpu-clutser'.*there are: cpu-cluster, gpu-cluster"),
+        ({"environment": EnvironmentSpec(image="x:1", conda="a: [")}, "not valid YAML"),
+        ({"environment": EnvironmentSpec("troch")}, "Unknown environment 'troch'(?s:.*)'torch'"),
+        ({"environment": EnvironmentSpec("torch", "9")}, "no version '9'.*It has: 1, 2"),
+        ({"cluster": "cpu-clutser"}, r"Unknown compute target 'cpu-clutser'.*It has cpu-cluster, gpu-cluster"),
         ({"inputs": [DataSpec("INPUT_0", "nowhere")]}, "nowhere"),
     ]
     for fields, words in refused:
@@ -202,7 +202,7 @@ def test_a_request_that_is_repeated_makes_no_second_job(hasty: AzureWorkspace, a
 
 def test_submit_with_unknown_outcome_reports_the_job_id(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     azure.stage.faults.add(Reset(), rf"{JOB}|{LOOK}", times=None)
-    with pytest.raises(ServiceFailed, match="It is not known whether job '") as caught:
+    with pytest.raises(ServiceFailed, match="It is unknown whether job '") as caught:
         hasty.submit(cluster_spec(project), notify=ignore)
     (run_id,) = azure.state.runs
     assert f"'{run_id}'" in str(caught.value)
@@ -225,7 +225,7 @@ def test_interrupt_before_job_creation_leaves_no_job_or_code(hasty: AzureWorkspa
         if isinstance(event, Moved):
             os.kill(os.getpid(), number)
 
-    with pytest.raises(Interrupted, match="nothing runs"):
+    with pytest.raises(Interrupted, match="Nothing runs"):
         hasty.submit(cluster_spec(project), notify=interrupt)
     assert azure.requests(JOB) == []
     assert not azure.state.assets["codes"]
@@ -234,7 +234,7 @@ def test_interrupt_before_job_creation_leaves_no_job_or_code(hasty: AzureWorkspa
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_while_the_job_is_created_says_its_id(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path, number: signal.Signals) -> None:
     azure.stage.faults.add(Meanwhile(lambda: os.kill(os.getpid(), number)), JOB)
-    with pytest.raises(Interrupted, match="was created before the interruption") as caught:
+    with pytest.raises(Interrupted, match="Interrupted after the creation of job") as caught:
         hasty.submit(cluster_spec(project), notify=ignore)
     (run_id,) = azure.state.runs
     assert caught.value.hint == f"To stop it: himl runs cancel {run_id}"
@@ -250,7 +250,7 @@ def test_an_interruption_does_not_wait_for_a_service_that_stalls(himl: Himl, azu
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 130
-    assert b"nothing runs" in said
+    assert b"Nothing runs" in said
 
 
 def test_a_failure_before_there_is_a_job_says_that_there_is_none(hasty: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
@@ -288,7 +288,7 @@ def test_compute_is_checked_by_one_request_and_may_have_failed(stage: Stage, con
     check_compute(connection, "gpu-cluster", nodes=2)
     assert [seen.path.rpartition("/")[2] for seen in stage.log.find(r"management\.azure\.com")] == ["gpu-cluster"]
     stage.faults.add(Page('{"name": "gpu-cluster"}', content_type="application/json"), "/computes/", times=None)
-    with pytest.raises(ServiceFailed, match="another form"):
+    with pytest.raises(ServiceFailed, match="is invalid: himl cannot read"):
         check_compute(connection, "gpu-cluster")
     stage.faults.clear()
     errors = [{"code": "ClusterResizeFailed", "message": "Quota of this family\nis used up."}]
@@ -296,7 +296,7 @@ def test_compute_is_checked_by_one_request_and_may_have_failed(stage: Stage, con
         azure_environment.state.computes["gpu-cluster"] |= {"state": "Failed", "errors": told}
         heard: list[Event] = []
         check_compute(connection, "gpu-cluster", notify=heard.append)
-        assert notices(heard) == [f"The compute 'gpu-cluster' is in state Failed{words}. The job is sent all the same, and may wait there."]
+        assert notices(heard) == [f"The compute target 'gpu-cluster' is in state Failed{words}. himl submits the job, which may wait in the queue."]
 
 
 def test_compute_that_cannot_run_the_job_is_refused(azure_environment: StagedWorkspace, connection: Connection) -> None:
@@ -304,8 +304,8 @@ def test_compute_that_cannot_run_the_job_is_refused(azure_environment: StagedWor
     azure_environment.add_compute("bricks", kind="Databricks")
     check_compute(connection, "desk")
     azure_environment.state.computes["cpu-cluster"]["state"] = "Deleting"
-    refused = [("gpu-cluster", 3, "--num_nodes 3: the compute 'gpu-cluster' has 2 nodes at most"), ("desk", 2, "has 1 node at most")]
-    refused += [("bricks", 1, "'bricks' is Databricks, which runs no such jobs"), ("cpu-cluster", 1, "'cpu-cluster' cannot be used: its state is Deleting")]
+    refused = [("gpu-cluster", 3, "--num_nodes 3: the compute target 'gpu-cluster' has at most 2 nodes"), ("desk", 2, "has at most 1 node")]
+    refused += [("bricks", 1, "'bricks' is Databricks, which cannot run himl's jobs"), ("cpu-cluster", 1, "'cpu-cluster' is unusable: its state is Deleting")]
     for name, nodes, complaint in refused:
         with pytest.raises(BadUsage, match=complaint):
             check_compute(connection, name, nodes=nodes)
@@ -314,17 +314,17 @@ def test_compute_that_cannot_run_the_job_is_refused(azure_environment: StagedWor
 def test_an_unknown_compute_names_those_there_are(azure_environment: StagedWorkspace, connection: Connection) -> None:
     azure_environment.state.page_size = 1
     azure_environment.add_compute("a100")
-    with pytest.raises(NotFound, match=r"No compute 'gpu-clutser' in workspace .*; there are: a100, cpu-cluster, gpu-cluster") as caught:
+    with pytest.raises(NotFound, match=r"Unknown compute target 'gpu-clutser' in workspace .*It has a100, cpu-cluster, gpu-cluster") as caught:
         check_compute(connection, "gpu-clutser")
     assert "'gpu-cluster'" in caught.value.hint
     azure_environment.state.computes.clear()
-    with pytest.raises(NotFound, match="it has none"):
+    with pytest.raises(NotFound, match="It has none"):
         check_compute(connection, "gpu")
 
 
 def test_what_cannot_be_a_computes_name_is_not_asked_for(stage: Stage, connection: Connection) -> None:
     for name in ("..", "a/b", "x?y"):
-        with pytest.raises(NotFound, match="No compute"):
+        with pytest.raises(NotFound, match="Unknown compute target"):
             check_compute(connection, name)
     assert all(seen.path.endswith("/computes") for seen in stage.log.find(r"management\.azure\.com"))
 
@@ -338,9 +338,9 @@ def test_a_cluster_is_made_once_and_can_take_jobs(workspace: AzureWorkspace, azu
     made = azure.state.computes["team-gpus"]
     assert (made["size"], made["min_nodes"], made["max_nodes"], made["priority"], made["state"]) == ("Standard_NC6", 1, 3, "LowPriority", "Succeeded")
     assert notices(events) == [
-        "Making cluster 'team-gpus': 1 to 3 nodes of Standard_NC6.",
+        "Creating cluster 'team-gpus': 1 to 3 nodes of Standard_NC6.",
         "Cluster 'team-gpus' is ready.",
-        "Cluster 'team-gpus' is there already: not made again.",
+        "Cluster 'team-gpus' already exists.",
     ]
     assert len(azure.requests("^PUT .*/computes")) == 1
     assert len(azure.requests("computeOperationsStatus.* -> 200")) == 2
@@ -351,8 +351,8 @@ def test_a_cluster_that_cannot_be_is_a_wrong_request(workspace: AzureWorkspace, 
         ClusterSpec("gpus", "Standard_NC6000"): "VM size 'Standard_NC6000' is not supported",
         ClusterSpec("gpus", "Standard_NC24s_v3", 0, 40): "exceeding quota limits of Core. Maximum allowed: 100, .* requested: 960",
         ClusterSpec("gpus", "Standard_NC6", 3, 2): "cannot have 3 to 2 nodes",
-        ClusterSpec("1gpu", "Standard_NC6"): "No cluster can be called '1gpu'",
-        ClusterSpec("gpus", "NC6; rm"): "'NC6; rm' is no size",
+        ClusterSpec("1gpu", "Standard_NC6"): "The cluster name '1gpu' is invalid",
+        ClusterSpec("gpus", "NC6; rm"): "'NC6; rm' is not a virtual machine size",
     }
     for spec, message in wrong.items():
         with pytest.raises(BadUsage, match=message) as caught:
@@ -382,7 +382,7 @@ def test_container_is_registered_once_and_its_key_stays_hidden(workspace: AzureW
 def test_a_container_without_good_name_or_key_is_not_registered(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     storage = azure.state.second_storage
     spec = ContainerSpec(storage.account, "seismic-data", storage.key, name="my-store")
-    with pytest.raises(BadUsage, match="No datastore can be called 'my-store'"):
+    with pytest.raises(BadUsage, match="The datastore name 'my-store' is invalid"):
         workspace.ensure_datastore(spec, notify=ignore)
     assert azure.requests("^PUT .*/datastores/") == []
     for wrong in (ContainerSpec("My_Account", "c-d"), ContainerSpec("account1", "Up")):
@@ -390,7 +390,7 @@ def test_a_container_without_good_name_or_key_is_not_registered(workspace: Azure
             workspace.ensure_datastore(wrong, notify=ignore)
     azure.add_datastore("seismic", container="volumes")
     assert workspace.ensure_datastore(replace(spec, account=azure.state.storage.account, container="volumes"), notify=ignore) == "seismic"
-    keys = {"": "there is no key to register it with", "no key!": "it is not base64", "d3Jvbmc=": "does not take container .* Unable to access data"}
+    keys = {"": "has no key to register one", "no key!": "is not base64", "d3Jvbmc=": "refused container .* Unable to access data"}
     for key, message in keys.items():
         with pytest.raises(BadUsage, match=message) as caught:
             workspace.ensure_datastore(ContainerSpec(storage.account, "seismic-data", key), notify=ignore)

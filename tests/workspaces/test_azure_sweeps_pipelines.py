@@ -94,7 +94,7 @@ def test_tags_of_sweeps_trials_and_pipelines_are_read() -> None:
 
 def test_invalid_hyperparameter_names_fail_before_any_request(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     for name in ("optimizer.lr", "1st", "größe", "a-b"):
-        with pytest.raises(BadUsage, match="Azure ML takes letters"):
+        with pytest.raises(BadUsage, match="must consist of letters"):
             workspace.submit(cluster_spec(project, sweep=SweepSpec({name: choice(1)})), notify=ignore)
     assert azure.requests() == []
 
@@ -139,11 +139,11 @@ def test_steps_of_same_folder_share_code_environment_and_inputs(workspace: Azure
 
 def test_invalid_step_fails_pipeline_before_any_change(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
     refused: list[tuple[dict[str, Any], type[HimlError], str]] = [
-        ({"cluster": "cpu-clutser"}, NotFound, "No compute 'cpu-clutser'"),
-        ({"nodes": 9}, BadUsage, "has 4 nodes at most"),
-        ({"environment": EnvironmentSpec("nowhere")}, NotFound, "^step2: No environment 'nowhere'"),
+        ({"cluster": "cpu-clutser"}, NotFound, "Unknown compute target 'cpu-clutser'"),
+        ({"nodes": 9}, BadUsage, "has at most 4 nodes"),
+        ({"environment": EnvironmentSpec("nowhere")}, NotFound, "^step2: Unknown environment 'nowhere'"),
         ({"environment": None}, BadUsage, "needs an environment"),
-        ({"inputs": [DataSpec("d", "nowhere")]}, NotFound, "^step2: Input 'd': no data asset 'nowhere'"),
+        ({"inputs": [DataSpec("d", "nowhere")]}, NotFound, "^step2: Input 'd': unknown data asset 'nowhere'"),
         ({"inputs": [DataSpec("d", "x", datastore="nowhere")]}, NotFound, "^step2: No datastore 'nowhere'"),
         ({"arguments": ["${{inputs.none}}"]}, BadUsage, "^step2: '.*inputs.none.*' names no input"),
     ]
@@ -151,7 +151,7 @@ def test_invalid_step_fails_pipeline_before_any_change(workspace: AzureWorkspace
         wrong = StepSpec("step2", "", step_job(tmp_path / "wrong", "print(1)", **fields))
         with pytest.raises(error, match=message) as caught:
             workspace.submit_pipeline(pipeline_of(prepare(tmp_path), wrong), notify=ignore)
-        assert str(caught.value.hint).endswith("--create_cluster makes it.") is ("cluster" in fields)
+        assert str(caught.value.hint).endswith("add --create_cluster.") is ("cluster" in fields)
     assert azure.requests("^PUT|startPendingUpload") == []
     assert azure.state.runs == {}
 
@@ -169,7 +169,7 @@ def test_what_the_workspace_has_lost_is_made_anew(workspace: AzureWorkspace, azu
 
 
 def test_interrupted_or_refused_pipeline_leaves_nothing(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted, match="nothing runs"):
+    with pytest.raises(Interrupted, match="Nothing runs"):
         workspace.submit_pipeline(pipeline_of(prepare(tmp_path)), notify=interrupt)
     azure.stage.faults.add(Status(400, code="UserError", message="The pipeline is too large."), "PUT .*/jobs/", times=None)
     with pytest.raises(HimlError, match="too large") as caught:
@@ -206,12 +206,12 @@ def test_steps_that_share_no_data_run_in_their_order(workspace: AzureWorkspace, 
 
 def test_missing_folder_is_refused_for_first_pipeline_step_only(workspace: AzureWorkspace, azure: StagedWorkspace, tmp_path: Path) -> None:
     reader = StepSpec("reader", "", step_job(tmp_path / "a", "print(1)", inputs=[DataSpec("d", "x", datastore="workspaceblobstore")]), waits_for=["step1"])
-    with pytest.raises(NotFound, match=r"^reader: Input 'd': no folder 'x' in datastore 'workspaceblobstore'"):
+    with pytest.raises(NotFound, match=r"^reader: Input 'd': the folder 'x' does not exist in datastore 'workspaceblobstore'"):
         workspace.submit_pipeline(pipeline_of(reader, prepare(tmp_path)), notify=ignore)
     assert azure.state.runs == {}
     events: list[Event] = []
     run = workspace.submit_pipeline(pipeline_of(prepare(tmp_path), reader), notify=events.append)
-    assert Notice("reader: there is no folder 'x' in datastore 'workspaceblobstore' yet; a step before it has to make it.") in events
+    assert Notice("reader: the folder 'x' does not exist in datastore 'workspaceblobstore' yet. An earlier step must create it.") in events
     assert sent(azure, run.id)["jobs"]["reader"]["inputs"]["d"]["uri"] == "azureml://datastores/workspaceblobstore/paths/x/"
 
 
@@ -323,8 +323,8 @@ def test_what_is_wrong_is_one_line_with_the_key(workspace: AzureWorkspace, azure
     wrong = {
         JOB.replace("command:", "cmd:"): "(cmd: Unknown field|command: Missing data for required field)",
         JOB + "resources: {instance_count: two}\n": "resources.instance_count: Not a valid integer",
-        JOB.replace("../src", "../nowhere"): "code: there is no '.*nowhere'",
-        PIPELINE.replace("make.yml", "none.yml"): "jobs.make.component: there is no '.*none.yml'",
+        JOB.replace("../src", "../nowhere"): "code: '.*nowhere' does not exist",
+        PIPELINE.replace("make.yml", "none.yml"): "jobs.make.component: '.*none.yml' does not exist",
         PIPELINE.replace("jobs.make.outputs", "jobs.mkae.outputs"): ".*jobs.mkae.outputs.made",
         "type: comand\ncommand: x\n": "Unsupported job type: comand",
         "a: [b\n": "Error while parsing yaml file.*line 1, column 4",
@@ -334,9 +334,9 @@ def test_what_is_wrong_is_one_line_with_the_key(workspace: AzureWorkspace, azure
         with pytest.raises(BadUsage, match=f"job.yml: {message}") as caught:
             workspace.submit_document(write_job(folder, text), DocumentChanges(), notify=ignore)
         assert "\n" not in str(caught.value)
-    with pytest.raises(NotFound, match="No compute 'cpu-clutser'"):
+    with pytest.raises(NotFound, match="Unknown compute target 'cpu-clutser'"):
         workspace.submit_document(write_job(folder, JOB.replace("cpu-cluster", "cpu-clutser")), DocumentChanges(), notify=ignore)
-    with pytest.raises(NotFound, match="No compute 'nowhere'"):
+    with pytest.raises(NotFound, match="Unknown compute target 'nowhere'"):
         workspace.submit_document(write_job(folder, PIPELINE), DocumentChanges(cluster="nowhere"), notify=ignore)
     assert azure.requests("^PUT|startPendingUpload") == []
 
@@ -348,7 +348,7 @@ def test_what_azure_ai_ml_finds_wrong_late_starts_nothing(workspace: AzureWorksp
         with pytest.raises(BadUsage, match=f"job.yml: {message}") as caught:
             workspace.submit_document(write_job(folder, JOB.replace(right, wrong)), DocumentChanges(), notify=ignore)
         assert not {"\n", "\x1b"} & set(str(caught.value))
-    with pytest.raises(Interrupted, match="nothing runs"):
+    with pytest.raises(Interrupted, match="Nothing runs"):
         workspace.submit_document(write_job(folder, JOB), DocumentChanges(), notify=interrupt)
     assert azure.state.runs == {}
 

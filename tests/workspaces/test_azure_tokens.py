@@ -64,7 +64,7 @@ def test_threads_share_one_sign_in_and_one_renewal(azure_environment: StagedWork
         records = list(pool.map(lambda _: connection.rest.get(connection.arm(), params=API), range(16)))
     assert (len(records), sign_ins(stage)) == (16, 2)
     azure_environment.state.principal.revoked_before = time.time() + 3600
-    with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match=r"does not accept the sign-in by service principal") as caught:
+    with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match=r"rejected the sign-in by service principal") as caught:
         connection.record(fresh=True)
     assert (sign_ins(stage), caught.value.exit_code) == (3, 4)
 
@@ -131,7 +131,7 @@ def test_valid_token_is_used_with_warning_if_renewal_fails(
         stage.faults.clear()
         assert time.time() > ends - 1  # tokens tell their end in whole seconds
         caplog.clear()
-    assert any("could not be renewed" in record.message for record in caplog.records)
+    assert any("cannot renew the sign-in" in record.message for record in caplog.records)
 
 
 SECOND_FACTOR = '{"access_token":{"acrs":{"essential":true,"value":"p1"}}}'
@@ -180,7 +180,7 @@ def test_a_claim_that_stays_unmet_is_told_as_one(workspace: StagedWorkspace, sta
     workspace.state.principal.claims_wanted = '{"access_token":{"nbf":{"value":"1"}},"id_token":{}}'
     challenge = f'Bearer error="insufficient_claims", claims="{ENCODED}"'
     stage.faults.add(Status(401, code="InvalidAuthenticationToken", message="x", headers=(("WWW-Authenticate", challenge),)), "runs/run_1", times=None)
-    with connected(workspace, project) as connection, pytest.raises(NotAllowed, match=r"wants a stronger sign-in than that by service principal") as caught:
+    with connected(workspace, project) as connection, pytest.raises(NotAllowed, match=r"requires a stronger sign-in than that by service principal") as caught:
         read(connection)
     assert "conditional access" in caught.value.hint
     assert len(stage.log.find("runs/run_1")) == 2
@@ -192,7 +192,7 @@ def test_claims_challenge_names_the_azure_cli_command(az: Az, workspace: StagedW
     for _ in range(2):
         with connected(workspace, project) as connection:
             assert read(connection) == "run_1"
-            with pytest.raises(NotAllowed, match=r"wants a stronger sign-in than that by Azure CLI") as caught:
+            with pytest.raises(NotAllowed, match=r"requires a stronger sign-in than that by Azure CLI") as caught:
                 write(connection)
             assert f"az login --claims-challenge {ENCODED}" in caught.value.hint
             assert "--scope https://management.azure.com/.default" in caught.value.hint

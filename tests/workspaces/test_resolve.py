@@ -63,15 +63,15 @@ def test_every_form_of_config_names_its_workspace(project: Path) -> None:
 def test_a_wrong_config_is_told_by_file_and_key(project: Path) -> None:
     for content, complaint in (
         ("{", r"config\.json', line 1: "),
-        ("[1]", r"config\.json' holds no JSON object"),
-        ({**KEYS, "workspace_name": ""}, r"config\.json' does not say workspace_name\."),
+        ("[1]", r"config\.json' contains no JSON object"),
+        ({**KEYS, "workspace_name": ""}, r"config\.json' lacks workspace_name\."),
         ("[" * 3000 + "]" * 3000, r"config\.json': it is nested too deeply\."),
         ('{"subscription_id": ' + "9" * 5000 + "}", r"config\.json': it contains a number that is too long\."),
-        ({**KEYS, "workspace_name": "lab\ud800"}, r"'workspace_name' is no name of a workspace"),
-        ({**KEYS, "resource_group": 7}, r"config\.json': 'resource_group' is no text: 7"),
+        ({**KEYS, "workspace_name": "lab\ud800"}, r"'workspace_name' is not a valid workspace name"),
+        ({**KEYS, "resource_group": 7}, r"config\.json': 'resource_group' must be text, not 7"),
         ({**KEYS, "workspace_name": "<YOUR_WORKSPACE>"}, r"'workspace_name' is still the placeholder <YOUR_WORKSPACE>"),
-        ({**KEYS, "subscription_id": "my subscription"}, r"'subscription_id' is no subscription id .*: 'my subscription'"),
-        ({**KEYS, "resource_group": "../other"}, r"'resource_group' is no name of a resource group: '\.\./other'"),
+        ({**KEYS, "subscription_id": "my subscription"}, r"'subscription_id' is not a subscription id .*: 'my subscription'"),
+        ({**KEYS, "resource_group": "../other"}, r"'resource_group' is not a valid resource group name: '\.\./other'"),
     ):
         with pytest.raises(BadUsage, match=complaint) as caught:
             address_from_config(put(project, content=content))
@@ -79,7 +79,7 @@ def test_a_wrong_config_is_told_by_file_and_key(project: Path) -> None:
     path = put(project, encoding="utf-16")
     with pytest.raises(BadUsage, match="not UTF-8"):
         address_from_config(path)
-    with pytest.raises(WorkspaceNotFound, match=r"There is no file '.*none\.json'"):
+    with pytest.raises(WorkspaceNotFound, match=r".*none\.json' does not exist"):
         address_from_config(path.with_name("none.json"))
 
 
@@ -112,7 +112,7 @@ def test_config_search_finds_the_nearest_valid_one(project: Path, monkeypatch: p
 def test_the_variables_name_a_workspace_together_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert address_from_environment() is None
     monkeypatch.setenv("HIML_RESOURCE_GROUP", "team")
-    with pytest.raises(BadUsage, match=r"HIML_RESOURCE_GROUP is set, HIML_SUBSCRIPTION_ID and HIML_WORKSPACE_NAME not\."):
+    with pytest.raises(BadUsage, match=r"HIML_RESOURCE_GROUP is set, but not HIML_SUBSCRIPTION_ID and HIML_WORKSPACE_NAME\."):
         address_from_environment()
     set_all(monkeypatch, BY_VARIABLES)
     address = address_from_environment()
@@ -178,10 +178,10 @@ def test_what_is_named_says_which_but_in_a_job(project: Path, tmp_path: Path, mo
     assert meant(project, spec=str(tmp_path / "elsewhere")) == (None, tmp_path / "elsewhere" / ".himl")
     with pytest.raises(BadUsage, match="both given"):
         meant(project, spec="local", config_file=str(other))
-    with pytest.raises(WorkspaceNotFound, match=r"There is no file '.*nope\.json'"):
+    with pytest.raises(WorkspaceNotFound, match=r".*nope\.json' does not exist"):
         meant(project, config_file=str(project / "nope.json"))
     (project / "odd.json").write_text('{"subscription_id": "x"}')
-    with pytest.raises(BadUsage, match=r"odd\.json' does not say resource_group and workspace_name"):
+    with pytest.raises(BadUsage, match=r"odd\.json' lacks resource_group and workspace_name"):
         meant(project, config_file=str(project / "odd.json"))
     set_all(monkeypatch, BY_JOB)
     assert not caplog.text
@@ -221,7 +221,7 @@ def test_a_cluster_needs_an_azure_workspace_and_gets_it(project: Path) -> None:
 
 
 def test_unusable_config_is_named_if_azure_is_required(project: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for content, said in (("{bad", "line 1"), ('{"workspace_name": "w"}', "does not say subscription_id and resource_group")):
+    for content, said in (("{bad", "line 1"), ('{"workspace_name": "w"}', "lacks subscription_id and resource_group")):
         write_files(project, {"config.json": content})
         for ask in (lambda: open_for_jobs(None, None, start=project, on_cluster=True), lambda: azure_to_record_in(None, None, start=project)):
             with pytest.raises(BadUsage, match=r"himl found no valid config\.json") as caught:
@@ -232,7 +232,7 @@ def test_unusable_config_is_named_if_azure_is_required(project: Path, caplog: py
     (project / ".himl").mkdir()
     caplog.clear()
     open_runs(None, None, start=project)
-    assert [record.getMessage().startswith(f"Passed over: '{project / 'config.json'}'") for record in caplog.records if record.levelname == "WARNING"] == [True]
+    assert [record.getMessage().startswith(f"himl skipped '{project / 'config.json'}'") for record in caplog.records if record.levelname == "WARNING"] == [True]
 
 
 def test_local_jobs_are_recorded_locally_despite_azure_config(project: Path) -> None:

@@ -149,7 +149,7 @@ def test_refusals_name_the_address_without_its_secret(web: FileServer, folder: P
         (404, NotFound, "No file at https://localhost"),
         (403, NotAllowed, "has expired or does not allow reading (403)"),
         (400, ServiceFailed, "refused the request"),
-        (503, ServiceFailed, "is too busy"),
+        (503, ServiceFailed, "is busy"),
         (500, ServiceFailed, "keeps failing (500)"),
     ):
         web.put("/last.ckpt", b"", status=status)

@@ -1,7 +1,7 @@
-"""What is configured for Azure ML: its clouds, the workspace to use (by a `config.json`, variables or the environment
-of an Azure ML job), who signs in, which certificate authorities count; and the versions of the services' routes.
+"""Configuration of Azure ML: the clouds, the workspace (from a `config.json`, environment variables or an Azure ML
+job), the credentials, and the versions of the services' routes.
 
-Imports nothing heavy and makes no request; the order of these places is decided in `workspaces/resolve.py`.
+Imports nothing heavy and sends no requests. `workspaces/resolve.py` decides the order of these sources.
 """
 
 from __future__ import annotations
@@ -24,41 +24,42 @@ from himl_cli.core.workspaces import HOW_TO_CONFIGURE, parse_workspace_id
 
 log = logging.getLogger(__name__)
 
-CLOUD_VARIABLE = "AZUREML_CURRENT_CLOUD"  # the vendor's SDKs read it too
+CLOUD_VARIABLE = "AZUREML_CURRENT_CLOUD"  # the vendor's SDKs read it
 
 
 class ApiVersion:
-    """The versions of routes that himl asks for: resource manager's where nothing else is said, stable ones as in
-    Azure/azure-rest-api-specs."""
+    """Versions of the routes that himl requests: of resource manager unless a comment says otherwise, and stable ones
+    as in Azure/azure-rest-api-specs."""
 
     JOBS = WORKSPACES = ENVIRONMENTS = COMPUTES = DATASTORES = "2024-10-01"
-    CODES = DATA = "2023-04-01"  # as azure-ai-ml asks for them
-    DATASTORE_SECRETS = "2025-12-01"  # the one in which the vendor's SDK lets a secret expire
+    CODES = DATA = "2023-04-01"  # as in azure-ai-ml
+    DATASTORE_SECRETS = "2025-12-01"  # as in the vendor's SDK, where a secret can expire
     RESOURCE_METRICS = "2024-02-01"  # of Azure Monitor
     ENDPOINTS = "2015-01-01"  # resource manager's page about the cloud
-    STORAGE = "2023-11-03"  # `x-ms-version`: tells names that XML cannot hold, and takes bearer tokens
-    MODELS = "1.0.0"  # the registry of models, as azure-ai-ml asks it
+    # `x-ms-version`: reports names that XML cannot represent, and accepts bearer tokens.
+    STORAGE = "2023-11-03"
+    MODELS = "1.0.0"  # the model registry, as in azure-ai-ml
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """Addresses of one cloud, without a slash at the end; scopes are what tokens are asked for."""
+    """The addresses of one cloud, without a trailing slash, and the scopes of its tokens."""
 
     name: str
     resource_manager: str
     authority: str
     storage_suffix: str
     studio: str
-    data_plane_suffix: str  # hosts of the Azure ML services end with it: eastus.api.azureml.ms
+    data_plane_suffix: str  # of the hosts of the Azure ML services: eastus.api.azureml.ms
 
     @property
     def management_scope(self) -> str:
-        """The scope of resource manager, which the Azure ML services accept as well."""
+        """The scope of resource manager, which the Azure ML services accept."""
         return f"{self.resource_manager}/.default"
 
     @property
     def jobs_scope(self) -> str:
-        """The scope of the token that a job runs with which acts as the user who sent it."""
+        """The scope of the token for a job that acts as the user who submitted it."""
         return f"https://ml.azure.{self.studio.rpartition('.')[2]}/.default"
 
     @property
@@ -94,10 +95,9 @@ CLOUDS = {cloud.name.lower(): cloud for cloud in (PUBLIC, US_GOVERNMENT, CHINA)}
 
 
 def current_cloud(name: str | None = None) -> Cloud:
-    """The cloud called *name*, else the one of AZUREML_CURRENT_CLOUD, else the public one.
+    """The cloud called *name*, or the one of AZUREML_CURRENT_CLOUD (default: the public cloud).
 
-    AZURE_AUTHORITY_HOST, which azure-identity reads too, replaces the place of sign-in. Raises BadUsage for a name that
-    is none.
+    AZURE_AUTHORITY_HOST, which azure-identity reads, replaces the sign-in service. Raises BadUsage for an unknown name.
     """
     chosen = name or os.environ.get(CLOUD_VARIABLE, "")
     cloud = CLOUDS.get(chosen.lower()) if chosen else PUBLIC
@@ -105,8 +105,8 @@ def current_cloud(name: str | None = None) -> Cloud:
         known = [one.name for one in CLOUDS.values()]
         where = "" if name else f" ({CLOUD_VARIABLE})"
         raise BadUsage(
-            f"'{chosen}'{where} is no cloud that himl knows.",
-            hint=did_you_mean(chosen, known) or f"There are {', '.join(known)}.",
+            f"Unknown cloud '{chosen}'{where}.",
+            hint=did_you_mean(chosen, known) or f"Use one of {', '.join(known)}.",
         )
     authority = os.environ.get("AZURE_AUTHORITY_HOST", "").strip().rstrip("/")
     if not authority:
@@ -114,13 +114,13 @@ def current_cloud(name: str | None = None) -> Cloud:
     return replace(cloud, authority=authority if "://" in authority else f"https://{authority}")
 
 
-# `WorkspaceAddress.source` of the workspace that the Azure ML job which we are in belongs to.
+# `WorkspaceAddress.source` for the workspace of the current Azure ML job.
 JOB_SOURCE = "the job's environment"
 
 
 @dataclass(frozen=True)
 class WorkspaceAddress:
-    """A workspace in a cloud, and where that was read (`source`: a file, the HIML_* variables, `JOB_SOURCE`)."""
+    """A workspace in a cloud, and its origin (`source`: a file, the HIML_* variables, or `JOB_SOURCE`)."""
 
     subscription_id: str
     resource_group: str
@@ -139,8 +139,8 @@ class WorkspaceAddress:
         return f"workspace {self.resource_group}/{self.name}"
 
     def studio_url(self, page: str = "", tenant_id: str = "") -> str:
-        """A page of the workspace in Studio, by its path (`runs/ID`, parts quoted)."""
-        # as Studio writes it
+        """The URL of a page of the workspace in Studio, by its path (`runs/ID`, parts quoted)."""
+        # Studio writes `resourcegroups` in lower case.
         place = f"/subscriptions/{self.subscription_id}/resourcegroups/{self.resource_group}/workspaces/{self.name}"
         tenant = f"&tid={quote(tenant_id, safe='')}" if tenant_id else ""
         return f"{self.cloud.studio}/{page}?wsid={quote(place)}{tenant}"
@@ -154,43 +154,42 @@ JOB_VARIABLES = ("AZUREML_ARM_SUBSCRIPTION", "AZUREML_ARM_RESOURCEGROUP", "AZURE
 _FORMS = {
     "subscription_id": (
         r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
-        "is no subscription id (8-4-4-4-12 hexadecimal digits)",
+        "is not a subscription id (8-4-4-4-12 hexadecimal digits)",
     ),
-    "resource_group": (r"[\w\-.()]{1,90}", "is no name of a resource group"),
-    "workspace_name": (r"[A-Za-z0-9][\w\-]{0,254}", "is no name of a workspace"),
+    "resource_group": (r"[\w\-.()]{1,90}", "is not a valid resource group name"),
+    "workspace_name": (r"[A-Za-z0-9][\w\-]{0,254}", "is not a valid workspace name"),
 }
 
 
 def find_config(folder: Path) -> Path | None:
-    """The nearest `config.json` (also in `.azureml/`) that names a workspace, in *folder* or a folder above.
+    """The nearest `config.json` or `.azureml/config.json` that names a workspace, in *folder* or a folder above it.
 
-    A file of that name that does not hold the workspace's keys is passed over. The search goes no higher than the last
-    folder above *folder* that is on PYTHONPATH; where none is, it goes to the root. hi-ml documents this rule.
+    Skips files without the workspace's keys. The search goes no higher than the topmost folder above *folder* that is
+    on PYTHONPATH, or to the root if none is. hi-ml documents this rule.
     """
     for path in _files_in(searched_folders(folder.absolute())):
         if names_workspace(path):
             return path
-        log.debug("passed over: %s names no Azure ML workspace", path)
+        log.debug("skipped %s, which names no Azure ML workspace", path)
     return None
 
 
 def address_from_config(path: Path, *, cloud: str | None = None) -> WorkspaceAddress:
-    """The workspace that the file names: the portal's keys, or the `Scope` of older files.
+    """The workspace that the file names, by the portal's keys or by the `Scope` of older files.
 
-    Raises WorkspaceNotFound where there is no file, BadUsage naming the file and the key that is wrong.
+    Raises WorkspaceNotFound for a missing file, BadUsage naming the file and the wrong key.
     """
     ids = _ids_in(read_config(path))
     missing = [key for key in CONFIG_KEYS if not ids[key]]
     if missing:
-        raise BadUsage(f"'{path}' does not say {with_and(missing)}.", hint=HOW_TO_CONFIGURE)
+        raise BadUsage(f"'{path}' lacks {with_and(missing)}.", hint=HOW_TO_CONFIGURE)
     return _address([_checked(key, ids[key], f"'{path}': '{key}'") for key in CONFIG_KEYS], cloud, str(path))
 
 
 def address_from_environment(*, cloud: str | None = None) -> WorkspaceAddress | None:
-    """The workspace that HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME name; None where none of
-    them is set.
+    """The workspace of HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME, or None if all are unset.
 
-    Raises BadUsage where some are missing or wrong.
+    Raises BadUsage if some are missing or wrong.
     """
     ids, names = ids_in_environment(), dict(zip(CONFIG_KEYS, VARIABLES, strict=True))
     if not ids:
@@ -198,21 +197,20 @@ def address_from_environment(*, cloud: str | None = None) -> WorkspaceAddress | 
     if len(ids) < len(names):
         given, missing = [names[key] for key in ids], [name for key, name in names.items() if key not in ids]
         raise BadUsage(
-            f"{with_and(given)} {'is' if len(given) == 1 else 'are'} set, {with_and(missing)} not.",
+            f"{with_and(given)} {'is' if len(given) == 1 else 'are'} set, but not {with_and(missing)}.",
             hint="Set all three, or none of them.",
         )
     return _address([_checked(key, ids[key], name) for key, name in names.items()], cloud, "HIML_* variables")
 
 
 def ids_in_environment() -> dict[str, str]:
-    """The keys of a workspace that HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME set, some or all,
-    unchecked."""
+    """The workspace keys that HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME set, unchecked."""
     values = {key: os.environ.get(name, "").strip() for key, name in zip(CONFIG_KEYS, VARIABLES, strict=True)}
     return {key: value for key, value in values.items() if value}
 
 
 def address_of_job(*, cloud: str | None = None) -> WorkspaceAddress | None:
-    """The workspace of the Azure ML job that we are in; None elsewhere, a job of a local workspace included."""
+    """The workspace of the current Azure ML job, or None outside one (including in jobs of a local workspace)."""
     values = [os.environ.get(name, "") for name in JOB_VARIABLES]
     if not os.environ.get("AZUREML_RUN_ID") or not all(values):
         return None
@@ -220,21 +218,23 @@ def address_of_job(*, cloud: str | None = None) -> WorkspaceAddress | None:
 
 
 def config_text(ids: Mapping[str, str], where: str) -> str:
-    """A `config.json` for the workspace with these keys. Raises BadUsage, beginning with *where*, for what is missing
-    or wrong."""
+    """A `config.json` for the workspace with these keys.
+
+    Raises BadUsage, beginning with *where*, for a missing or wrong key.
+    """
     missing = [key for key in CONFIG_KEYS if not ids.get(key)]
     if missing:
         raise BadUsage(
-            f"{where} does not say {with_and(missing)}.",
-            hint=f"Add {' '.join(f'--{key} ...' for key in missing)}, or a config.json of the portal.",
+            f"{where} lacks {with_and(missing)}.",
+            hint=f"Add {' '.join(f'--{key} ...' for key in missing)}, or the portal's config.json.",
         )
-    hint = "Studio shows it in the menu at its top right."
+    hint = "Studio shows it in the menu at the top right."
     checked = {key: _checked(key, ids[key], f"{where}: '{key}'", hint) for key in CONFIG_KEYS}
     return json.dumps(checked, indent=4) + "\n"
 
 
 def names_workspace(path: Path) -> bool:
-    """Whether the file has the keys of a workspace, be their values right or wrong."""
+    """Return whether the file has the keys of a workspace, with right or wrong values."""
     try:
         return all(isinstance(value, str) for value in _ids_in(read_config(path)).values())
     except (BadUsage, WorkspaceNotFound):
@@ -242,10 +242,9 @@ def names_workspace(path: Path) -> bool:
 
 
 def search_remarks(start: Path) -> Iterator[str]:
-    """A sentence for each such file that is nearer than the one that is used, and one for a search that PYTHONPATH cut
-    short.
+    """A sentence for each skipped file nearer than the one in use, and one for a search that PYTHONPATH cut short.
 
-    A `config.json` that has nothing of a workspace in it belongs to another program and is not worth a word.
+    A `config.json` without any of the keys belongs to another program, so it gets none.
     """
     searched = searched_folders(start.absolute())
     for path in _files_in(searched):
@@ -255,21 +254,21 @@ def search_remarks(start: Path) -> Iterator[str]:
             missing = [key for key, value in _ids_in(read_config(path)).items() if not isinstance(value, str)]
         except (BadUsage, WorkspaceNotFound) as err:
             if "no JSON object" not in str(err):
-                yield f"Passed over: {err}"
+                yield f"himl skipped a file: {err}"
         else:
             if len(missing) < len(CONFIG_KEYS):
-                yield f"Passed over: '{path}' does not say {' and '.join(missing)}."
+                yield f"himl skipped '{path}', which lacks {' and '.join(missing)}."
     beyond = [folder for folder in (start.absolute(), *start.absolute().parents) if folder not in searched]
     missed = next((path for path in _files_in(beyond) if names_workspace(path)), None)
     if missed is not None:
         yield (
-            f"The search for config.json stopped at '{searched[-1]}', which is on PYTHONPATH: '{missed}' was not "
-            "looked at."
+            f"The search for config.json stopped at '{searched[-1]}', which is on PYTHONPATH, so himl skipped "
+            f"'{missed}'."
         )
 
 
 def searched_folders(start: Path) -> list[Path]:
-    """*start* and those above it that are looked at, nearest first."""
+    """*start* and the folders above it that the search covers, the nearest first."""
 
     def comparable(path: str) -> str:
         return os.path.normcase(os.path.realpath(path))
@@ -285,26 +284,25 @@ def _files_in(folders: list[Path]) -> Iterator[Path]:
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """The JSON object in the file. Raises WorkspaceNotFound where there is no file, BadUsage for what is no JSON
-    object."""
+    """The JSON object in the file. Raises WorkspaceNotFound for a missing file, BadUsage for other contents."""
     try:
         content = read_json(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as err:
-        raise WorkspaceNotFound(f"There is no file '{path}'.", hint=HOW_TO_CONFIGURE) from err
+        raise WorkspaceNotFound(f"'{path}' does not exist.", hint=HOW_TO_CONFIGURE) from err
     except UnicodeDecodeError as err:
         raise BadUsage(f"'{path}' is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8.") from err
     except OSError as err:
         raise BadUsage(f"Cannot read '{path}': {err.strerror}.") from err
     except NotJson as err:
         line = f", line {err.line}" if err.line else ""
-        raise BadUsage(f"'{path}'{line}: {err}.", hint=f"The file is no valid JSON. {HOW_TO_CONFIGURE}") from err
+        raise BadUsage(f"'{path}'{line}: {err}.", hint=f"The file is not valid JSON. {HOW_TO_CONFIGURE}") from err
     if not isinstance(content, dict):
-        raise BadUsage(f"'{path}' holds no JSON object.", hint=HOW_TO_CONFIGURE)
+        raise BadUsage(f"'{path}' contains no JSON object.", hint=HOW_TO_CONFIGURE)
     return content
 
 
 def _ids_in(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The workspace's keys, unchecked; None for those that a config does not have."""
+    """The workspace's keys, unchecked, with None for missing ones."""
     scope = content.get("Scope")
     ids = parse_workspace_id(scope) if isinstance(scope, str) else None
     return dict(zip(CONFIG_KEYS, ids or map(content.get, CONFIG_KEYS), strict=True))
@@ -314,7 +312,7 @@ def _checked(key: str, value: Any, where: str, hint: str = HOW_TO_CONFIGURE) -> 
     text = value.strip() if isinstance(value, str) else ""
     form, complaint = _FORMS[key]
     if not isinstance(value, str):
-        complaint = f"is no text: {json.dumps(value)}"
+        complaint = f"must be text, not {json.dumps(value)}"
     elif text.startswith("<") and text.endswith(">"):
         complaint = f"is still the placeholder {text}"
     elif re.fullmatch(form, text):
@@ -340,7 +338,7 @@ SECRET = "service_principal_password"
 
 @dataclass(frozen=True)
 class AzureSettings:
-    """What was set, empty where nothing was; `places` maps a key to where it stands (a variable, or FILE:LINE)."""
+    """The settings, empty if unset. `places` maps a key to its origin (a variable, or FILE:LINE)."""
 
     tenant_id: str = ""
     service_principal_id: str = ""
@@ -350,7 +348,7 @@ class AzureSettings:
 
     @property
     def in_files(self) -> dict[str, str]:
-        """What was not set by its variable: the variable's name, and what to name instead (`tenant_id in
+        """For each setting from a file, its variable and the text that a hint uses instead (`tenant_id in
         FILE:LINE`)."""
         return {
             name: f"{key} in {self.places[key]}"
@@ -360,9 +358,9 @@ class AzureSettings:
 
 
 def azure_settings(start: Path) -> AzureSettings:
-    """The settings that count for *start*: each variable wins over the files, and himl.private.toml over himl.toml.
+    """The settings for *start*. Environment variables override the files, and himl.private.toml overrides himl.toml.
 
-    Raises BadUsage for a key that is not known, a value that is no text, and a password outside himl.private.toml.
+    Raises BadUsage for an unknown key, a value that is not text, and a password outside himl.private.toml.
     """
     values: dict[str, str] = {}
     places: dict[str, str] = {}
@@ -374,13 +372,13 @@ def azure_settings(start: Path) -> AzureSettings:
         if not isinstance(setting.value, str):
             raise setting.wrong("must be text.", hint="Write it in quotes.")
         if key == SECRET and setting.file.name != PRIVATE_FILE:
-            hint = f"Move it to {PRIVATE_FILE}, which is never sent."
-            raise setting.wrong("is a secret, and this file is sent with every job.", hint=hint)
+            hint = f"Move it to {PRIVATE_FILE}, which himl never uploads."
+            raise setting.wrong("is a secret, but this file is part of every snapshot.", hint=hint)
         if key == "cloud" and setting.value.lower() not in CLOUDS:
-            raise setting.wrong(f"is no cloud that himl knows: '{setting.value}'.", hint=f"There are {clouds}.")
+            raise setting.wrong(f"must be a known cloud, not '{setting.value}'.", hint=f"Use one of {clouds}.")
         values[key], places[key] = setting.value.strip(), setting.place
     if os.environ.get(CLOUD_VARIABLE):
-        values.pop("cloud", None)  # the variable wins; whoever chooses the cloud reads it
+        values.pop("cloud", None)  # `current_cloud` reads the variable
     for key, name in SIGN_IN_VARIABLES.items():
         text = os.environ.get(name, "").strip()
         if text:
@@ -389,7 +387,7 @@ def azure_settings(start: Path) -> AzureSettings:
 
 
 def settings_facts(start: Path) -> Sequence[tuple[str, str, str]]:
-    """Each key with its value and where that stands (`default` where it is not set); the secret's value is masked.
+    """Each key with its value and its origin (`default` if unset), with the secret masked.
 
     Raises what `azure_settings` raises.
     """

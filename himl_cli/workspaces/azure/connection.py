@@ -1,5 +1,4 @@
-"""The connection to one workspace: its record, its services, the tokens that open them, and what himl remembers of all
-that between calls."""
+"""The connection to one workspace: its record, its services, their tokens, and the cache of these on disk."""
 
 from __future__ import annotations
 
@@ -31,44 +30,43 @@ from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
 
 log = logging.getLogger(__name__)
 
-# Part of the folder's name: another layout gets another number, and old files are then never read.
+# Part of the folder's name. A new layout gets a new number, so that himl never reads old files.
 VERSION = "1"
 
-# No value lives longer, so that files older than this can be removed unread.
+# The longest lifetime of a value. Files older than this can be removed unread.
 LONGEST_SECONDS = 2 * 24 * 3600.0
 
 
 class DiskCache:
-    """What himl remembers between calls, by kind and key: tokens, workspace records, datastore secrets. Never raises
-    for what lies, or cannot lie, on the disk.
+    """The cache on disk, by kind and key, of tokens, workspace records and datastore secrets. Disk errors never raise.
 
-    One small JSON file a value, with an expiry, in the user's cache folder. The folder is the user's alone (0700) and
-    so is each file (0600) from the moment it exists; on Windows the access list of the user's profile does the same. A
-    folder that belongs to somebody else, a link in its place, a file that cannot be read or understood count as empty,
-    and nothing is then kept. Files are replaced whole, so that any number of processes may read and write at once; the
-    last one to write wins.
+    Each value is a small JSON file with an expiry, in the user's cache folder. Only the user can access the folder
+    (0700) and each file (0600, from its creation). On Windows the access list of the user's profile ensures this.
+    A folder of another owner, a link in its place, and an unreadable or invalid file count as empty, and himl then
+    stores nothing. Files are replaced as a whole, so any number of processes may read and write at once. The last
+    writer wins.
     """
 
     def __init__(self, folder: Path | None) -> None:
-        """Keep values below *folder*; nowhere with None."""
+        """Store values below *folder*, or nowhere if it is None."""
         self._folder = folder
         self._swept: set[Path] = set()
 
     @classmethod
     def of_user(cls) -> DiskCache:
-        """In the user's cache folder, or nowhere where HIML_NO_CACHE is set (to anything but 0)."""
+        """The cache in the user's cache folder, or an empty one if HIML_NO_CACHE is set to anything but 0."""
         if os.environ.get("HIML_NO_CACHE", "") not in ("", "0"):
             return cls(None)
         import platformdirs
 
         try:
             folder = platformdirs.user_cache_path("himl", appauthor=False) / "azure"
-        except RuntimeError:  # a user without a home folder; older platformdirs give a relative one
+        except RuntimeError:  # a user without a home folder (older platformdirs return a relative path)
             return cls(None)
         return cls(folder if folder.is_absolute() else None)
 
     def get(self, kind: str, key: str) -> Any | None:
-        """The value, or None where none is kept or its time is over."""
+        """The value, or None if it is missing or expired."""
         path = self._path(kind, key)
         if path is None or not _is_private(path.parent):
             return None
@@ -80,7 +78,7 @@ class DiskCache:
         return value if its_key == key and time.time() < expires else None
 
     def put(self, kind: str, key: str, value: Any, *, seconds: float = LONGEST_SECONDS) -> None:
-        """Keep a JSON *value* for so many seconds, two days at most."""
+        """Store a JSON *value* for *seconds*, at most two days."""
         path = self._path(kind, key)
         if path is None or seconds <= 0:
             return
@@ -90,17 +88,17 @@ class DiskCache:
             for level in (folder.parent.parent, folder.parent, folder):
                 level.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not _is_private(folder):
-                raise PermissionError(f"'{folder}' is open to others")
+                raise PermissionError(f"other users can access '{folder}'")
             with atomic_replacement(path, is_private=True) as temporary:
                 Path(temporary).write_text(content, encoding="ascii")
-            if folder not in self._swept:  # once is enough, with thousands of values
+            if folder not in self._swept:  # once suffices, even with thousands of values
                 self._swept.add(folder)
-                for old in folder.iterdir():  # values of other accounts, parts of processes that were killed
-                    with suppress(OSError):  # another process was faster, or has it open
+                for old in folder.iterdir():  # values of other accounts, partial files of killed processes
+                    with suppress(OSError):  # another process removed it, or has it open
                         if old.stat().st_mtime < now - LONGEST_SECONDS:
                             old.unlink()
         except OSError as err:
-            log.debug("nothing is kept in %s: %s", folder, err)
+            log.debug("cannot store anything in %s: %s", folder, err)
 
     def forget(self, kind: str, key: str) -> None:
         path = self._path(kind, key)
@@ -117,8 +115,8 @@ class DiskCache:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether *folder* and the two above it are real folders of this user that nobody else can enter; modes are
-    mended."""
+    """Return whether *folder* and the two above it are real folders that only this user can access, after fixing their
+    modes."""
     try:
         for level in (folder, folder.parent, folder.parent.parent):
             found = level.lstat()
@@ -134,11 +132,11 @@ def _is_private(folder: Path) -> bool:
     return True
 
 
-TOKENS = "tokens"  # in the cache
+TOKENS = "tokens"  # a kind in the cache
 
 
 class Tokens:
-    """One per connection. Threads share it: a token is fetched once, and the others wait for it."""
+    """The tokens of one connection, shared by its threads. One thread fetches a token while the others wait for it."""
 
     def __init__(self, issuer: Chain, kept: DiskCache) -> None:
         self._issuer, self._kept = issuer, kept
@@ -150,37 +148,35 @@ class Tokens:
         self._lock = threading.RLock()
 
     def get(self, scope: str) -> str:
-        """A token for *scope*, good for five minutes at least where the service gives such.
+        """A token for *scope*, valid for at least five minutes if the service issues such tokens.
 
-        Raises NotAllowed naming the credentials that were tried, ServiceFailed where the place of sign-in is out of
-        reach.
+        Raises NotAllowed naming the credentials that himl tried, ServiceFailed if it cannot reach the sign-in service.
         """
         return self._token(scope).text
 
     def renew(self, scope: str, rejected: str, claims: str = "") -> str:
-        """After a 401: get another token than the *rejected* one (unless another thread just did), with the *claims*
-        that the service asked for.
+        """After a 401, get a token other than *rejected*, with the *claims* that the service requested.
 
-        The rejected one is forgotten; but where claims are wanted that nobody can give, it stays: it may be good for
-        reading.
+        Returns the token of another thread that just renewed it. Discards the rejected token, unless the service
+        requested claims: if no credential can satisfy them, that token may still be valid for reading.
         """
         with self._lock:
             held = self._held.get(scope)
             if held is not None and held.text != rejected:
                 return held.text
-            log.debug("a token for %s was rejected; getting another", scope)
+            log.debug("the service rejected a token for %s; fetching another", scope)
             if not claims:
                 self._held.pop(scope, None)
                 self._kept.forget(TOKENS, self._key(scope))
             return self._fetched(scope, anew=True, claims=claims).text
 
     def credential_for(self, scope: str) -> str:
-        """What messages call the credential whose token is in use."""
+        """The name in messages of the credential whose token is in use."""
         held = self._held.get(scope)
         return held.credential if held is not None else "this sign-in"
 
     def sign_in(self, scope: str) -> Token:
-        """A token for *scope* got anew, past what is kept (unless that asked a person). Raises as `get` does."""
+        """A new token for *scope*, not from the cache unless the credential is interactive. Raises as `get`."""
         with self._lock:
             held = self._held.get(scope) or self._held_before(scope)
             if held is not None and self._issuer.is_for_once(held.credential):
@@ -191,7 +187,7 @@ class Tokens:
         with self._lock:
             held = self._held.get(scope)
             if held is None or time.time() >= held.renew_at:
-                held = self._held_before(scope) or held  # another process may have signed in meanwhile
+                held = self._held_before(scope) or held  # another process may have signed in
             if held is not None and time.time() < held.renew_at:
                 self._held[scope] = held
                 return held
@@ -201,7 +197,7 @@ class Tokens:
                 if held is None or not held.lasts():
                     raise
                 log.warning(
-                    "the sign-in could not be renewed (%s); it is good for %d s more", err, held.expires - time.time()
+                    "cannot renew the sign-in (%s); it is valid for another %d s", err, held.expires - time.time()
                 )
                 return held
 
@@ -226,11 +222,12 @@ class Tokens:
 
 @dataclass(frozen=True)
 class WorkspaceRecord:
-    """Of resource manager's answer for the workspace, what himl uses. In a job without an identity for that, what the
-    job is told.
+    """The part of resource manager's response for the workspace that himl uses, or its equivalent from a job's
+    environment.
 
-    `data_plane` is where run history and its kin answer, `https://REGION.api.azureml.ms` or a private address, without
-    a slash at the end; `storage_account` is the ARM id of the workspace's own account, "" unknown.
+    `data_plane` is the address of run history and the related services, without a trailing slash:
+    `https://REGION.api.azureml.ms` or a private address. `storage_account` is the ARM id of the workspace's own
+    account, or "" if unknown.
     """
 
     workspace_id: str
@@ -249,26 +246,26 @@ class WorkspaceRecord:
 
     @classmethod
     def from_arm(cls, answer: Any, address: WorkspaceAddress) -> WorkspaceRecord:
-        """From `GET {workspace}`. `data_plane` is empty where the answer does not tell it: discovery has to be asked.
+        """From `GET {workspace}`. `data_plane` is empty if the response lacks it, and comes from discovery then.
 
-        Raises ServiceFailed for an answer that is no workspace.
+        Raises ServiceFailed for another response.
         """
         properties = answer.get("properties") if isinstance(answer, Mapping) else None
         if not isinstance(properties, Mapping):
             raise ServiceFailed(
-                f"The answer for {address.label} holds no workspace.", hint="A proxy of this network may be in between."
+                f"The response for {address.label} contains no workspace.", hint="Check the proxy of this network."
             )
         names = ("workspaceId", "tenantId", "storageAccount", "discoveryUrl", "mlFlowTrackingUri")
         workspace_id, tenant_id, storage, discovery, tracking = (str(properties.get(name) or "") for name in names)
         host = parts_of(tracking).netloc
-        # behind a private link, say, discovery may lead elsewhere; the vendor's clients go by it
+        # Discovery may differ, for example behind a private link. The vendor's clients then use it.
         is_told = host and (not discovery or parts_of(discovery).netloc == host)
         data_plane = f"https://{host}" if is_told else ""
         return cls(workspace_id, str(answer.get("location") or ""), data_plane, tenant_id, storage, discovery)
 
     @classmethod
     def from_job(cls) -> WorkspaceRecord | None:
-        """From the environment of an Azure ML job; None where that does not tell the services' address."""
+        """From the environment of an Azure ML job, or None if it lacks the services' address."""
         env = os.environ
         told = env.get("AZUREML_SERVICE_ENDPOINT") or env.get("AZUREML_RUN_HISTORY_SERVICE_ENDPOINT") or ""
         data_plane = told.rstrip("/")
@@ -290,10 +287,10 @@ OPEN_PAGE = "/metadata/endpoints"  # of resource manager; needs no token
 SERVICES = {
     "artifact": "artifact/v2.0{}",
     "data": "data/v1.0{}",
-    "datastore": "datastore/v1.0{}",  # takes a job's run token
+    "datastore": "datastore/v1.0{}",  # accepts a job's run token
     "environment": "environment/v1.0{}",  # in the form of the vendor's older SDK
     "history": "history/v1.0{}",
-    "index": "index/v1.0{}",  # knows the runs of the whole workspace
+    "index": "index/v1.0{}",  # of the runs of the whole workspace
     "metric": "metric/v2.0{}",
     "mlflow": "mlflow/v2.0{}/api/2.0/mlflow",
     "modelregistry": "modelregistry/v1.0{}",
@@ -301,7 +298,7 @@ SERVICES = {
 
 
 class Connection(AbstractContextManager["Connection"]):
-    """Made without a request; the first call that needs one signs in."""
+    """Construction sends no request. The first call that needs a token signs in."""
 
     def __init__(
         self, address: WorkspaceAddress, issuer: Chain, kept: DiskCache, kept_tokens: DiskCache, policy: RetryPolicy
@@ -320,9 +317,9 @@ class Connection(AbstractContextManager["Connection"]):
     def open(
         cls, address: WorkspaceAddress, *, settings: AzureSettings, policy: RetryPolicy = CONTROL_PLANE
     ) -> Connection:
-        """Connect to *address*; *policy* says when requests are tried again.
+        """Connect to *address*, with the retries of *policy*.
 
-        Raises NotAllowed where a service principal is only partly set.
+        Raises NotAllowed for a service principal with missing parts.
         """
         kept, cloud = DiskCache.of_user(), address.cloud
         if address.source == JOB_SOURCE:
@@ -338,14 +335,13 @@ class Connection(AbstractContextManager["Connection"]):
 
     @property
     def has_run_token(self) -> bool:
-        """Whether the workspace's services are asked with a job's run token."""
+        """Return whether requests to the workspace's services use a job's run token."""
         return self.in_job and bool(os.environ.get("AZUREML_RUN_TOKEN"))
 
     def record(self, *, fresh: bool = False) -> WorkspaceRecord:
-        """What himl has to know of the workspace: from memory, from what was kept for a day, else from the service.
+        """The workspace's record: from memory, from the cache (one day), or from the service.
 
-        *fresh* asks the service in any case. In a job without an identity the environment tells it. Raises as
-        `HttpClient` does.
+        *fresh* always requests it. In a job without an identity it comes from the environment. Raises as `HttpClient`.
         """
         with self._lock:
             found = None if fresh else self._record or self._known_record()
@@ -353,28 +349,26 @@ class Connection(AbstractContextManager["Connection"]):
             return found
 
     def forget_record(self) -> None:
-        """Drop what was kept of the workspace: it proved wrong (the name of its services is not known any more,
-        say)."""
+        """Discard the stored record, which proved wrong (for example, if the services' host name has no address)."""
         self._record = None
         self.kept.forget(RECORDS, self.key(""))
 
     def arm(self, path: str = "") -> str:
-        """The URL in resource manager of the workspace, or of *path* below it; the caller gives `api-version` as a
-        parameter."""
+        """The URL of the workspace in resource manager, or of *path* below it. The caller adds `api-version`."""
         return f"{self.address.cloud.resource_manager}{quote(self.address.path)}{path}"
 
     def service(self, name: str, path: str = "") -> str:
-        """A URL of a service of the workspace, called as in SERVICES: *path* below the workspace."""
+        """The URL of *path* in a service of the workspace, by the service's name in SERVICES."""
         return f"{self.record().data_plane}/{SERVICES[name].format(quote(self.address.path))}{path}"
 
     def sign_in(self) -> Token:
-        """Sign in. Raises NotAllowed, or ServiceFailed where the place of sign-in is out of reach."""
+        """Sign in. Raises NotAllowed, or ServiceFailed if himl cannot reach the sign-in service."""
         return self.tokens.sign_in(self._data_plane_scope)
 
     def clock_skew(self) -> float | None:
-        """Seconds that this machine's clock is ahead of Azure's (negative: behind), to about a second; None unknown.
+        """Seconds by which this machine's clock is ahead of Azure's (negative if behind), to about one second, or None.
 
-        Asks resource manager for a page that needs no sign-in. Raises ServiceFailed where it cannot be reached.
+        Requests a page of resource manager that needs no sign-in. Raises ServiceFailed without a response.
         """
         url = f"{self.address.cloud.resource_manager}{OPEN_PAGE}"
         return responses.clock_skew(self.rest.send("GET", url, params={"api-version": ApiVersion.ENDPOINTS}).headers)
@@ -387,7 +381,7 @@ class Connection(AbstractContextManager["Connection"]):
         self.close()
 
     def key(self, what: str) -> str:
-        """The key under which *what* is kept that only this account may be told of this workspace in this cloud."""
+        """The cache key for *what*, which is private to this account, workspace and cloud."""
         return f"{self._issuer.identity} {self.address.cloud.name} {self.address.path.lower()} {what}"
 
     @property
@@ -406,8 +400,8 @@ class Connection(AbstractContextManager["Connection"]):
             data_plane = str(found.get("api") or "").rstrip("/")
             if not _is_service(data_plane):
                 raise ServiceFailed(
-                    f"Azure does not tell where the services of {self.address.label} are.",
-                    hint="Ask its owner whether it is still being created.",
+                    f"Azure returned no address of the services of {self.address.label}.",
+                    hint="Ask its owner whether its creation is complete.",
                 )
             record = replace(record, data_plane=data_plane)
         self.kept.put(RECORDS, self.key(""), asdict(record), seconds=RECORD_SECONDS)
@@ -417,8 +411,8 @@ class Connection(AbstractContextManager["Connection"]):
         parts, cloud = parts_of(url), self.address.cloud
         host = (parts.hostname or "").lower()
         if parts.scheme != "https":
-            raise ServiceFailed(f"himl sends no sign-in to '{host}' without TLS.")
-        if parts.path in (OPEN_PAGE, "/discovery"):  # the latter of the workspace's services; needs none either
+            raise ServiceFailed(f"himl sends no credentials to '{host}' without TLS.")
+        if parts.path in (OPEN_PAGE, "/discovery"):  # the latter is of the workspace's services and needs no token
             return None
         if host == urlsplit(cloud.resource_manager).hostname:
             return cloud.management_scope
@@ -426,20 +420,20 @@ class Connection(AbstractContextManager["Connection"]):
         is_data_plane = known is not None and host == parts_of(known.data_plane).hostname
         if is_data_plane or host.endswith(cloud.data_plane_suffix):
             return self._data_plane_scope
-        raise ServiceFailed(f"himl sends its sign-in to Azure only, not to '{host}'.")
+        raise ServiceFailed(f"himl sends its credentials only to Azure, not to '{host}'.")
 
     def _new_run_token(self, old: str) -> tuple[str, float]:
-        # Not by `record()`: whoever holds its lock may be waiting for a token
+        # Not `record()`: a thread that holds its lock may be waiting for a token.
         record = self._record or self._known_record()
         if record is None:
-            raise ServiceFailed("The job's environment does not tell where the workspace's services are.")
+            raise ServiceFailed("The job's environment lacks the address of the workspace's services.")
         experiment, run = os.environ.get("AZUREML_ARM_PROJECT_NAME", ""), os.environ.get("AZUREML_RUN_ID", "")
         history = f"{record.data_plane}/{SERVICES['history'].format(quote(self.address.path))}"
         url = f"{history}/experiments/{quote(experiment)}/runs/{quote(run)}/token"
         given = responses.object_of(self.rest.send("GET", url, token=old).body, url, "run token")
         text, ends = given.get("token"), responses.as_time(str(given.get("expiryTimeUtc") or ""))
         if not isinstance(text, str) or not text or ends is None:
-            raise ServiceFailed("The answer for a new run token holds none.")
+            raise ServiceFailed("The response for a new run token contains no token.")
         return text, ends.timestamp()
 
 

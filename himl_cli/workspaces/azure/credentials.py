@@ -1,12 +1,12 @@
-"""Signing in: the credentials that apply here are tried in order, and what each one said is told when none works.
+"""Signing in to Azure. himl tries the applicable credentials in order. If all fail, the error lists every reason.
 
-Order outside a job (`user_sources` has when each one applies): the service principal of himl's settings; the
-environment's, by azure-identity's own variables; workload identity; managed identity; Azure CLI; Azure Developer CLI;
-Azure PowerShell; a browser, or a device code where there is none.
+The order outside a job is below, and `user_sources` has the conditions: the service principal of himl's settings, that
+of azure-identity's environment variables, workload identity, managed identity, Azure CLI, Azure Developer CLI, Azure
+PowerShell, and a browser, or a device code if there is no browser.
 
-Inside an Azure ML job the run's own token opens the workspace's services: run history, metrics, artifacts, and
-datastores with their secrets. Resource manager, and storage that is opened so, want an identity: the submitter's,
-through the job's endpoint for that (`--identity user`), or the compute's managed one (`--identity managed`).
+In an Azure ML job, the run's own token gives access to the workspace's services: run history, metrics, artifacts, and
+datastores with their secrets. Resource manager, and storage without a datastore's secret, require an identity. This is
+the submitter's through the job's endpoint (`--identity user`), or the compute's managed one (`--identity managed`).
 """
 
 from __future__ import annotations
@@ -44,15 +44,14 @@ log = logging.getLogger(__name__)
 
 AZURE_CLI = "Azure CLI"
 HOW_TO_SIGN_IN = "Run 'az login', or set HIML_TENANT_ID, HIML_SERVICE_PRINCIPAL_ID and HIML_SERVICE_PRINCIPAL_PASSWORD."
-# A token is replaced when it has less than this left, as the vendor's clients do (one that never had twice as much:
-# at half of its life).
+# A token is replaced when it has less than this left, as in the vendor's clients. One that never had twice as much is
+# replaced at half of its lifetime.
 RENEW_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class Token:
-    """`expires` in seconds since 1970 by this machine's clock; `credential` is what messages call the one that gave
-    it."""
+    """`expires` is in seconds since 1970 by this machine's clock. `credential` names the token's source in messages."""
 
     text: str = field(repr=False)
     expires: float
@@ -61,14 +60,14 @@ class Token:
 
     @property
     def renew_at(self) -> float:
-        """When to get another: five minutes before its end, but not before half of its life is over."""
+        """The time of renewal: five minutes before expiry, but not before half of the lifetime is over."""
         return self.expires - min(RENEW_SECONDS, max(0.0, self.expires - self.obtained) / 2)
 
     def lasts(self, seconds: float = 0.0) -> bool:
         return time.time() + seconds < self.expires
 
     def claims(self) -> Mapping[str, Any]:
-        """What the token says of itself, unverified; nothing where it is no JWT."""
+        """The token's claims, unverified, or none if it is not a JWT."""
         try:
             part = self.text.split(".")[1]
             claims = read_json(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
@@ -89,20 +88,21 @@ class Token:
 
 @dataclass(frozen=True)
 class Source:
-    """A way to sign in. `make` gives an azure-identity credential (`get_token(scope, claims=…)`, perhaps `close()`)."""
+    """A way to sign in. `make` returns an azure-identity credential with `get_token(scope, claims=…)` and perhaps
+    `close()`."""
 
     name: str
     make: Callable[[], Any] = object
-    identity: str = ""  # all that decides whom it signs in
-    is_explicit: bool = False  # set on purpose: when it fails, no other is tried
+    identity: str = ""  # everything that determines the account
+    is_explicit: bool = False  # chosen by the user: if it fails, himl tries no other
     asks_a_person: bool = False
-    unusable: str = ""  # why it cannot be tried; then only named
-    settings: Mapping[str, str] = field(default_factory=dict)  # what hints name in place of himl's variables
-    file_variable: str = ""  # the variable that names the file it reads
+    unusable: str = ""  # why himl cannot try it, for the list of reasons
+    settings: Mapping[str, str] = field(default_factory=dict)  # names for hints to use instead of himl's variables
+    file_variable: str = ""  # the variable with the path of its file
 
 
 class Chain:
-    """Gives tokens from the first source that works, and stays with that one. Safe for threads."""
+    """Tokens from the first source that works, which serves all later requests. Thread-safe."""
 
     def __init__(self, sources: Sequence[Source], *, authority: str, hint: str = HOW_TO_SIGN_IN) -> None:
         self._sources, self._authority, self._hint = sources, authority, hint
@@ -117,24 +117,22 @@ class Chain:
 
     @property
     def identity(self) -> str:
-        """A digest of what decides who is signed in: a token kept for another identity is never used. Ways that ask a
-        person do not count: what they gave is kept for all of this."""
+        """A digest of everything that determines the account, so that no cached token serves another account.
+        Interactive sources do not count, because their tokens are cached under this digest."""
         sources = [one for one in self._sources if one.identity and not one.asks_a_person]
         parts = [self._authority, *(f"{source.name}\n{source.identity}" for source in sources)]
         return hashlib.sha256("\n\n".join(parts).encode()).hexdigest()
 
     def is_for_once(self, credential: str) -> bool:
-        """Whether the source of this name should not be asked again while its token is good: it wants somebody to type
-        or click."""
+        """Return whether the source is interactive, so that himl must not use it again while its token is valid."""
         return any(source.asks_a_person and source.name == credential for source in self._sources)
 
     def fetch(self, scope: str, *, anew: bool, claims: str = "") -> Token:
-        """A token for *scope*; *anew* drops what the credentials hold in memory (not those that would ask a person
-        again).
+        """A token for *scope*. *anew* discards what non-interactive credentials hold in memory.
 
-        *claims*, JSON of a service that wants a stronger sign-in, go to the credential; one that cannot give them ends
-        the search. Raises NotAllowed naming all that were tried, ServiceFailed where the place of sign-in cannot be
-        reached.
+        *claims*, the JSON of a service that requires a stronger sign-in, go to the credential. One that cannot satisfy
+        them ends the search. Raises NotAllowed naming the sources, ServiceFailed if himl cannot reach the sign-in
+        service.
         """
         with self._lock:
             if anew:
@@ -154,13 +152,13 @@ class Chain:
                     )
                 if claims and reason.text == STRONGER:
                     raise NotAllowedNow(
-                        f"The service wants a stronger sign-in than that by {source.name}: a second factor, or a "
-                        "device that the tenant trusts.",
+                        f"The service requires a stronger sign-in than that by {source.name}: a second factor, or a "
+                        "trusted device.",
                         hint=reason.hint,
                     )
-            stronger = "Nothing here gives the stronger sign-in that the service wants"
+            stronger = "No credential provides the stronger sign-in that the service requires"
             listed = ", ".join(f"{name} ({reason.text})" for name, reason in tried.items())
-            special = tried.get(AZURE_CLI, Reason("")).hint  # what most people sign in with
+            special = tried.get(AZURE_CLI, Reason("")).hint  # the credential of most users
             raise NotAllowedNow(
                 f"{stronger if claims else 'Not signed in to Azure'}. Tried: {listed or 'nothing'}.",
                 hint=special or self._hint,
@@ -206,23 +204,23 @@ class Chain:
         return Token(given.token, float(given.expires_on), source.name)
 
 
-# A place of sign-in that stalls is given up within some 40 s; somebody may be waiting for it.
+# himl abandons a sign-in service that stalls after about 40 s, because the user may be waiting.
 SIGN_IN = RetryPolicy(attempts=4, first=0.5, total=16.0, longest_asked=16.0, read_timeout=15.0)
 
 
 class Credential:
-    """A credential of azure-identity that makes its requests as himl does, and remembers when they are not answered."""
+    """A credential of azure-identity that sends requests through himl's transport and records failing statuses."""
 
     def __init__(self, name: str, *arguments: str, policy: RetryPolicy = SIGN_IN, **options: Any) -> None:
         import azure.identity
 
         self._transport = open_transport(policy)
-        retries = {"retry_total": 0}  # the transport tries again
+        retries = {"retry_total": 0}  # the transport retries
         self._inner = getattr(azure.identity, name)(*arguments, transport=self._transport, **retries | options)
 
     @property
     def failing_status(self) -> int:
-        """The status by which the place of sign-in said that it is busy or failing; 0 where it did not."""
+        """The status with which the sign-in service reported overload or failure, or 0."""
         return int(self._transport.failing_status)
 
     def get_token(self, scope: str, *, claims: str | None = None) -> Any:
@@ -234,14 +232,14 @@ class Credential:
         self._transport.close()
 
 
-PROCESS_SECONDS = 20  # for a program that gives tokens
+PROCESS_SECONDS = 20  # for a program that returns tokens
 
 
 class AzureCli:
-    """`az account get-access-token`, first for the workspace's subscription: that picks its account and its tenant.
+    """`az account get-access-token`, first for the workspace's subscription, which selects the account and the tenant.
 
-    An account that does not see the subscription (or an old `az`) is asked once more without it, so that the service
-    can say what is wrong in its own words.
+    If the account cannot access the subscription, or `az` is old, the second request omits it, so that the service
+    reports the reason.
     """
 
     def __init__(self, subscription_id: str, tenant_id: str) -> None:
@@ -250,12 +248,12 @@ class AzureCli:
         self._choices: list[dict[str, Any]] = [by_tenant] if tenant_id else [by_subscription, {}]
 
     def get_token(self, scope: str, *, claims: str | None = None) -> Any:
-        """An azure-core AccessToken. Raises azure-core's ClientAuthenticationError; for *claims* with the command that
+        """An azure-core AccessToken. Raises azure-core's ClientAuthenticationError, for *claims* with the command that
         gets them."""
         from azure.core.exceptions import ClientAuthenticationError
         from azure.identity import AzureCliCredential, CredentialUnavailableError
 
-        if claims:  # the tenant is named in the command
+        if claims:  # the command names the tenant
             return AzureCliCredential(process_timeout=PROCESS_SECONDS).get_token(
                 scope, claims=claims, tenant_id=self._tenant_id or None
             )
@@ -269,9 +267,9 @@ class AzureCli:
 
 
 def user_sources(settings: AzureSettings, cloud: Cloud, subscription_id: str) -> list[Source]:
-    """All that may sign in outside a job, in the order in which they are tried.
+    """The sources of tokens outside a job, in the order in which himl tries them.
 
-    Raises NotAllowed where a service principal is only partly set.
+    Raises NotAllowed for a service principal with missing parts.
     """
     principal = principal_source(settings, cloud)
     if principal is not None:
@@ -285,9 +283,9 @@ def user_sources(settings: AzureSettings, cloud: Cloud, subscription_id: str) ->
 
 
 def principal_source(settings: AzureSettings, cloud: Cloud) -> Source | None:
-    """The service principal of himl's settings; None where neither its id nor its password is set.
+    """The service principal of himl's settings, or None if neither its id nor its password is set.
 
-    Raises NotAllowed naming the parts that are missing.
+    Raises NotAllowed naming the missing parts.
     """
     parts = {key: getattr(settings, key) for key in SIGN_IN_VARIABLES}
     tenant_id, client_id, secret = parts.values()
@@ -299,7 +297,7 @@ def principal_source(settings: AzureSettings, cloud: Cloud) -> Source | None:
         raise NotAllowed(
             f"The service principal is only partly set: {given}, but no {' and no '.join(missing)}.",
             hint=f"Set {' and '.join(SIGN_IN_VARIABLES[key] for key in missing)}, or the keys in [azure] of "
-            f"{PRIVATE_FILE}; or unset the rest.",
+            f"{PRIVATE_FILE}. Otherwise unset the rest.",
         )
     make = partial(Credential, "ClientSecretCredential", tenant_id, client_id, secret, **_authority(cloud))
     shown = client_id if len(client_id) <= 12 else f"{client_id[:8]}…"
@@ -309,12 +307,12 @@ def principal_source(settings: AzureSettings, cloud: Cloud) -> Source | None:
 
 
 def managed_identity(client_id: str | None, *, is_explicit: bool = False) -> Source:
-    """The machine's identity, or its assigned one with *client_id*."""
+    """The machine's identity, or with *client_id* the one assigned to it."""
     endpoint = os.environ.get("IDENTITY_ENDPOINT") or os.environ.get("MSI_ENDPOINT") or "metadata endpoint"
-    # a metadata endpoint answers 404 and 410 while it starts
+    # A metadata endpoint answers 404 and 410 while it starts.
     retries: dict[str, Any] = {"retry_total": 3, "retry_connect": 0, "retry_read": 0}
     make = partial(Credential, "ManagedIdentityCredential", client_id=client_id or None, **retries)
-    identity = f"{platform.node()} {endpoint} {client_id}"  # home folders are shared
+    identity = f"{platform.node()} {endpoint} {client_id}"  # the node, because machines share home folders
     return Source("managed identity", make, identity, is_explicit=is_explicit)
 
 
@@ -349,7 +347,7 @@ def _of_tools(tenant_id: str, subscription_id: str) -> Iterator[Source]:
         return getattr(azure.identity, name)(tenant_id=tenant_id, process_timeout=PROCESS_SECONDS)
 
     def state(path: Path) -> str:
-        """Changes when the file does: signing in as somebody else rewrites it."""
+        """A digest of the file, which signing in with another account rewrites."""
         try:
             return _digest(path.read_bytes())
         except OSError:
@@ -407,8 +405,8 @@ def _has_browser() -> bool:
 
 
 def _authority(cloud: Cloud) -> dict[str, Any]:
-    """What azure-identity has to know of the place of sign-in: one that the user named is not looked up in Microsoft's
-    directory, which cannot know it."""
+    """The options of azure-identity for the sign-in service. It must not look up a user's own one in Microsoft's
+    directory, which does not list it."""
     return {
         "authority": cloud.authority,
         "disable_instance_discovery": all(cloud.authority != known.authority for known in CLOUDS.values()),
@@ -416,7 +414,7 @@ def _authority(cloud: Cloud) -> dict[str, Any]:
 
 
 def _is_azure_machine() -> bool:
-    """Whether this is a virtual machine of Azure's, by the chassis tag that cloud-init knows them by (Linux only)."""
+    """Return whether this is an Azure virtual machine, by the chassis tag that cloud-init checks (Linux only)."""
     try:
         tag = Path("/sys/class/dmi/id/chassis_asset_tag").read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
@@ -428,12 +426,12 @@ def _digest(content: str | bytes) -> str:
     return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:16]
 
 
-RUN_TOKEN = "run token"  # The scope by which `Tokens` is asked for a job's own token
-OWN_TOKEN = "the job's run token"  # what messages call it
+RUN_TOKEN = "run token"  # the scope in `Tokens` of a job's own token
+OWN_TOKEN = "the job's run token"  # its name in messages
 
 
 class JobIdentity(Chain):
-    """Tokens of a job. *renew* asks the service for a new run token, given the old one: `(text, expires)`."""
+    """The tokens of a job. *renew* requests a new run token, given the old one, and returns `(text, expires)`."""
 
     def __init__(self, settings: AzureSettings, cloud: Cloud, renew: Callable[[str], tuple[str, float]]) -> None:
         super().__init__(
@@ -444,11 +442,11 @@ class JobIdentity(Chain):
         self._renew = renew
         self._run_token, told = os.environ.get("AZUREML_RUN_TOKEN", ""), os.environ.get("AZUREML_RUN_TOKEN_EXPIRY", "")
         claimed = Token(self._run_token, 0, "").claims().get("exp")
-        self._expires = 0.0  # where nothing tells it
+        self._expires = 0.0  # if unknown
         if told.isdecimal():
             self._expires = float(told)
         elif isinstance(claimed, (int, float)):
-            self._expires = float(max(0, min(claimed, 1e12)))  # more would be no float
+            self._expires = float(max(0, min(claimed, 1e12)))  # a larger integer may not fit a float
 
     @property
     def identity(self) -> str:
@@ -458,8 +456,7 @@ class JobIdentity(Chain):
         return credential == OWN_TOKEN
 
     def fetch(self, scope: str, *, anew: bool, claims: str = "") -> Token:
-        """The run token for the scope `RUN_TOKEN`, else one of the job's identity. Raises NotAllowed where it has
-        none."""
+        """The run token for the scope `RUN_TOKEN`, or a token of the job's identity. Raises NotAllowed without one."""
         if scope != RUN_TOKEN:
             return super().fetch(scope, anew=anew, claims=claims)
         token = Token(self._run_token, self._expires, OWN_TOKEN)
@@ -470,7 +467,7 @@ class JobIdentity(Chain):
         except HimlError as err:
             if token.lasts() and not anew:
                 return token
-            raise NotAllowed(f"The job's run token is no longer accepted, and there is no new one ({err}).") from err
+            raise NotAllowed(f"The job's run token is no longer valid, and its renewal failed ({err}).") from err
         return Token(self._run_token, self._expires, OWN_TOKEN)
 
 
@@ -485,33 +482,34 @@ def _job_sources(settings: AzureSettings, cloud: Cloud) -> list[Source]:
     client_id = env.get("DEFAULT_IDENTITY_CLIENT_ID") or (env.get("AZUREML_IDENTITY_CLIENT_ID") if is_managed else None)
     if client_id or is_managed:
         sources.append(managed_identity(client_id))
-    return sources or [Source("the job's identity", unusable="it runs without one; its run token does not open this")]
+    return sources or [Source("the job's identity", unusable="none, and its run token gives no access to this")]
 
 
 class OnBehalfOf:
-    """Tokens in the name of whoever submitted the job, from the endpoint at OBO_ENDPOINT (as azure-ai-ml asks it)."""
+    """Tokens in the name of the job's submitter, from the endpoint at OBO_ENDPOINT (requested as in azure-ai-ml)."""
 
     def get_token(self, scope: str, *, claims: str | None = None) -> Any:
-        """An azure-core AccessToken; the endpoint knows no *claims*. Raises azure-core's ClientAuthenticationError."""
+        """An azure-core AccessToken. The endpoint takes no *claims*. Raises azure-core's ClientAuthenticationError."""
         from azure.core.credentials import AccessToken
         from azure.core.exceptions import ClientAuthenticationError
 
         url = f"{os.environ['OBO_ENDPOINT']}?{urlencode({'resource': scope.removesuffix('/.default')})}"
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the endpoint is on this machine
         try:
             with opener.open(url, timeout=30) as answer:
                 given = read_json(answer.read())
             token = given.get("access_token") or given["token"]
             if not token.isascii() or not token.isprintable():
-                raise ValueError("the token is no text")
+                raise ValueError("the token is not text")
             if "expires_on" in given:
                 expires = float(given["expires_on"])
             elif "expires_in" in given:
                 expires = time.time() + float(given["expires_in"])
             else:
-                expires = as_time(str(given["expiresOn"])).timestamp()  # type: ignore[union-attr]  # raises for no time
+                # Raises if the value is not a time.
+                expires = as_time(str(given["expiresOn"])).timestamp()  # type: ignore[union-attr]
             return AccessToken(token, int(expires))
         except (AttributeError, KeyError, OSError, OverflowError, TypeError, ValueError) as err:
             raise ClientAuthenticationError(
-                message=f"the endpoint for it gave no token ({type(err).__name__})"
+                message=f"the identity endpoint returned no token ({type(err).__name__})"
             ) from err

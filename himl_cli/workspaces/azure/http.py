@@ -1,7 +1,7 @@
-"""Requests to Azure's control plane and to the workspace's own services, by azure-core with himl's limits, certificates
-and retries: JSON in, JSON out, himl's errors; several at once.
+"""Requests to Azure's control plane and the workspace's services, through azure-core with himl's limits, certificates
+and retries. They send and return JSON and raise himl's errors, and several may run at once.
 
-Importing azure-core and requests takes 0.13 s of CPU: that is done when the first request is made.
+Importing azure-core and requests takes 0.13 s of CPU, so it happens at the first request.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
 BUSY, FAILING = {429, 503}, {408, 500, 502, 504}
-# Requests under way at once: enough to hide the way to the service, few enough not to be throttled.
+# Concurrent requests: enough to hide the latency, few enough not to be throttled.
 AT_ONCE = 8
-# Where thousands of small answers are read; as many connections are kept open.
+# Concurrent requests for thousands of small responses, and the number of connections that stay open.
 MANY_AT_ONCE = 32
 IMPORT_LOCK = threading.Lock()
 
@@ -56,8 +56,8 @@ Answer = TypeVar("Answer")
 
 
 def open_transport(policy: RetryPolicy) -> Any:
-    """azure-core's transport by requests, with himl's limits and retries; its `failing_status` is that of the last
-    answer that stayed busy or failing.
+    """azure-core's transport through requests, with himl's limits and retries. Its `failing_status` is that of the last
+    response that still reported overload or failure.
 
     An attempt ends after 10 s without a connection, and after the policy's `read_timeout` without a byte.
     """
@@ -66,15 +66,15 @@ def open_transport(policy: RetryPolicy) -> Any:
     from azure.core.exceptions import AzureError, ServiceRequestError
     from azure.core.pipeline.transport import RequestsTransport
 
-    class Transport(RequestsTransport):  # type: ignore[misc]  # made when it is asked for, untyped
+    class Transport(RequestsTransport):  # type: ignore[misc]  # untyped, created on demand
         failing_status = 0
 
         def send(self, request: Any, **options: Any) -> Any:
-            """The answer of azure-core's transport, sent again for what may pass: no or a broken connection, 408, 429,
-            5xx, but not where the network is closed to us.
+            """The response of azure-core's transport, with retries after a missing or broken connection, 408, 429 and
+            5xx, but not for a closed network.
 
-            Gives the last answer, or raises the last of azure-core's errors; ServiceFailed where the file of
-            certificate authorities is gone: it may be about to be replaced.
+            Returns the last response, or raises azure-core's last error. Raises ServiceFailed if the file of
+            certificate authorities is missing, because it may be about to be replaced.
             """
             state, host = RetryState(policy), urlsplit(request.url).hostname or ""
             for failures in count(1):
@@ -90,12 +90,12 @@ def open_transport(policy: RetryPolicy) -> Any:
                         is_unconnected=isinstance(err, ServiceRequestError) and not is_disconnect(err),
                         message=f"{host} did not answer",
                     )
-                except OSError as err:  # of requests itself, before anything was sent: azure-core passes it on
+                except OSError as err:  # from requests itself before it sent anything; azure-core does not wrap it
                     if Path(authorities).exists():
                         raise
                     raise ServiceFailed(
-                        f"The certificate authorities in '{authorities}' ({ca_source()}) are not there any more.",
-                        hint="Put the file back, or correct the variable that names it.",
+                        f"The file of certificate authorities '{authorities}' ({ca_source()}) no longer exists.",
+                        hint="Restore the file, or correct the variable.",
                     ) from err
                 pause = None if failure is None else state.pause(failures, failure)
                 if pause is None:
@@ -108,7 +108,7 @@ def open_transport(policy: RetryPolicy) -> Any:
             return response
 
     session, authorities = requests.Session(), ca_bundle()
-    session.auth = lambda prepared: prepared  # else requests would replace our token by what ~/.netrc has
+    session.auth = lambda prepared: prepared  # otherwise requests replaces himl's token by credentials of ~/.netrc
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.mount("https://", requests.adapters.HTTPAdapter(pool_connections=8, pool_maxsize=MANY_AT_ONCE))
     return Transport(
@@ -123,7 +123,7 @@ def _failure_of_answer(response: Any, host: str) -> Failure | None:
     status = response.status_code
     if status not in BUSY | FAILING:
         return None
-    # The body, of either of azure-core's two kinds of answers
+    # The body of either of azure-core's two kinds of responses.
     content = response.content if hasattr(response, "content") else response.body()
     return Failure(
         ServiceFailed(f"{host} answered {status}."),
@@ -134,12 +134,12 @@ def _failure_of_answer(response: Any, host: str) -> Failure | None:
 
 
 def load_azure_core() -> None:
-    """Import what requests need of azure-core, and let the vendor's loggers pass nothing below CRITICAL, unless
-    somebody set a level for them on purpose.
+    """Import azure-core's parts for requests, and silence the vendor's loggers below CRITICAL, unless the user set a
+    level for them.
 
-    One thread at a time: azure-core's modules import each other, so that two threads that began at different ends could
-    meet one half made. The loggers: azure-identity warns of every credential that does not apply, azure-core logs a
-    line a request, msal its cache: what they would log is told by our own errors.
+    One thread at a time, because azure-core's modules import each other, and two threads that start at different ends
+    could see an incomplete one. azure-identity warns of every credential that does not apply, azure-core logs a line
+    per request, and msal its cache. himl's own errors cover what they log.
     """
     with IMPORT_LOCK:
         from azure.core.pipeline.transport import RequestsTransport  # noqa: F401
@@ -154,20 +154,20 @@ class TokenSource(Protocol):
         """A token for *scope*."""
 
     def renew(self, scope: str, rejected: str, claims: str = "") -> str:
-        """After a 401: another token than the *rejected* one, with the *claims* that the service asked for."""
+        """After a 401, a token other than *rejected*, with the *claims* that the service requested."""
 
     def credential_for(self, scope: str) -> str:
-        """What messages call the credential whose token is in use."""
+        """The name in messages of the credential whose token is in use."""
 
 
 class HttpClient:
     """Sends requests with the right token, from any number of threads.
 
-    Requests are tried again by the transport. A 401 gets one more try with a new token, with the claims that the answer
-    asked for. Redirects are not followed, so that a token never goes to a host that it was not made for.
+    The transport retries requests. A 401 leads to one retry with a new token and the claims that the response requests.
+    Redirects are not followed, so that no token reaches a host for which it was not issued.
 
-    Every call raises ServiceNotFound for 404 (WorkspaceNotFound where subscription, group or workspace are missing),
-    NotAllowed for 401 and 403, and ServiceFailed for all else that is no success.
+    Every call raises ServiceNotFound for 404 (WorkspaceNotFound for a missing subscription, group or workspace),
+    NotAllowed for 401 and 403, and ServiceFailed for any other failure.
     """
 
     def __init__(
@@ -178,11 +178,11 @@ class HttpClient:
         lost: Callable[[], None],
         policy: RetryPolicy,
     ) -> None:
-        """*scope_of* says for which scope a URL's token is, None for no token; it raises for a host that gets none of
-        ours.
+        """*scope_of* returns the scope of a URL's token, or None for no token, and raises for a host that must not get
+        himl's token.
 
-        *lost* is called where the workspace, or a host of its services, is not there any more (a network that is down
-        is no sign of that). *policy* says when requests are tried again.
+        *lost* is called if the workspace, or a host of its services, no longer exists, but not for a network failure.
+        *policy* decides on retries.
         """
         self._tokens, self._address, self._policy = tokens, address, policy
         self._scope_of, self._lost = scope_of, lost
@@ -200,20 +200,20 @@ class HttpClient:
         return self.send("GET", url, params=params).body
 
     def get_object(self, url: str, what: str, *, params: Mapping[str, str] | None = None) -> Mapping[str, Any]:
-        """As `get`, for an answer that has to be a JSON object. Raises ServiceFailed, too, where it is none: it holds
+        """As `get`, for a response that must be a JSON object. Also raises ServiceFailed if it is none, and so contains
         no *what*."""
         return object_of(self.get(url, params=params), url, what)
 
     def find_object(self, url: str, what: str, *, params: Mapping[str, str] | None = None) -> Mapping[str, Any] | None:
-        """As `get_object`; None where there is nothing."""
+        """As `get_object`, or None for a missing resource."""
         try:
             return self.get_object(url, what, params=params)
         except ServiceNotFound:
             return None
 
     def resources(self, url: str, what: str, params: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
-        """The resources in resource manager's list of *what* at *url*, its pages asked for as they are consumed; a page
-        that lies elsewhere gets no sign-in."""
+        """The resources in resource manager's list of *what* at *url*. Requests each page when it is needed. A page on
+        another host gets no token."""
         for page in pages(lambda _: self.get(url, params=params), url, what, follow=self.get):
             yield from page.items
 
@@ -238,15 +238,15 @@ class HttpClient:
         token: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Any request, for callers that need the status or the headers (202 with a `Location`), send *headers* of their
-        own, or a *token* that is used as it is. It may be sent more than once."""
+        """Any request, for callers that need the status or headers (202 with a `Location`), or send their own *headers*
+        or a fixed *token*. It may be sent more than once."""
         full = f"{url}{'&' if '?' in url else '?'}{urlencode(params, quote_via=quote)}" if params else url
         scope = self._scope_of(full)
         used = token or (self._tokens.get(scope) if scope else None)
         answer = self._run(method, full, json, used, headers)
         if answer.status_code == 401 and scope and used and not token:
             text = answer.text()
-            # by another tenant, a new token would be refused too
+            # The service would reject a new token, too, because it is of the same wrong tenant.
             if "InvalidAuthenticationTokenTenant" not in text and not says_closed(text):
                 used = self._tokens.renew(scope, used, claims_of(answer.headers))
                 answer = self._run(method, full, json, used, headers)
@@ -299,11 +299,11 @@ class HttpClient:
 
 def _response(method: str, url: str, answer: Any) -> Response:
     status, headers = answer.status_code, {name.lower(): value for name, value in answer.headers.items()}
-    host, hint = urlsplit(url).hostname, "A proxy or a sign-in page of this network may be in between."
+    host, hint = urlsplit(url).hostname, "Check for a proxy or a sign-in page of this network."
     body: Any = None
     if 300 <= status < 400:
         target = parts_of(headers.get("location", "")).hostname or "nowhere"
-        raise ServiceFailed(f"{host} sends us to {target}, which himl does not follow with its sign-in.", hint=hint)
+        raise ServiceFailed(f"{host} redirects to {target}. himl does not send its token there.", hint=hint)
     try:
         if status >= 400:
             body = read_json(answer.content)
@@ -313,16 +313,16 @@ def _response(method: str, url: str, answer: Any) -> Response:
         if status < 300:
             kind = headers.get("content-type", "something").partition(";")[0]
             why = "" if err.line else f": {err}"
-            raise ServiceFailed(f"{host} answered with {kind} that is no JSON{why}.", hint=hint) from err
+            raise ServiceFailed(f"{host} answered with {kind} that is not JSON{why}.", hint=hint) from err
         body = answer.content.decode("utf-8", "replace")
     return Response(method, url.partition("?")[0], status, headers, body)
 
 
 def ask_all(ask: Callable[[Item], Answer], items: Sequence[Item], *, at_once: int = AT_ONCE) -> list[Answer]:
-    """What *ask* says to each of the *items*, in their order, by *at_once* threads; the first error is raised, and what
-    was not begun is dropped.
+    """The results of *ask* for each of the *items*, in their order, from *at_once* threads. Raises the first error, and
+    drops the items that have not started.
 
-    What is under way then is waited for, except by somebody who interrupts: a service that stalls would hold him up for
+    It waits for those in progress, except after an interruption, where a stalled service would delay the user for
     minutes.
     """
     if len(items) < 2:
@@ -331,15 +331,15 @@ def ask_all(ask: Callable[[Item], Answer], items: Sequence[Item], *, at_once: in
     outcomes: list[SimpleQueue[tuple[Answer | None, BaseException | None]]] = [SimpleQueue() for _ in items]
 
     def work() -> None:
-        with suppress(IndexError):  # none is left
+        with suppress(IndexError):  # no items remain
             while True:
                 number = waiting.popleft()
                 try:
                     outcomes[number].put((ask(items[number]), None))
-                except BaseException as err:  # noqa: BLE001  # raised by whoever waits for it
+                except BaseException as err:  # noqa: BLE001  # raised in the waiting thread
                     outcomes[number].put((None, err))
 
-    # daemons, for the interpreter waits for the threads of an executor, however it ends
+    # Daemons, because the interpreter waits for an executor's threads, however it ends.
     threads = [threading.Thread(target=work, name="himl-ask", daemon=True) for _ in range(min(at_once, len(items)))]
     for thread in threads:
         thread.start()

@@ -1,8 +1,8 @@
-"""What Azure Monitor keeps of the nodes that a job runs on: resource metrics of the workspace (learn.microsoft.com,
-"Supported metrics for Microsoft.MachineLearningServices/workspaces"), under the names of MLflow's system metrics.
+"""Azure Monitor's metrics of a job's nodes: resource metrics of the workspace (learn.microsoft.com, "Supported metrics
+for Microsoft.MachineLearningServices/workspaces"), under the names of MLflow's system metrics.
 
-Over several nodes the service gives the mean of percentages of use and the most of all else, unless it is asked for
-each node by itself; their names then have the node in them, as MLflow's have (`system/1/cpu_utilization_percentage`).
+Over several nodes the service returns the mean of utilization percentages and the maximum of all others, unless each
+node is requested separately. Names then contain the node, as in MLflow (`system/1/cpu_utilization_percentage`).
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ NAMES = {
 }
 KEPT_DAYS = 93
 POINTS = 400
-GRAINS = {1: "PT1M", 5: "PT5M", 15: "PT15M", 30: "PT30M", 60: "PT1H", 360: "PT6H"}  # by their minutes
+GRAINS = {1: "PT1M", 5: "PT5M", 15: "PT15M", 30: "PT30M", 60: "PT1H", 360: "PT6H"}  # by minutes
 DEVICE, NODE = "deviceid", "instanceid"
-SERIES = 1000  # the service gives ten where nothing is asked for
+SERIES = 1000  # the service's default is ten
 
 
 def read_resource_metrics(connection: Connection, run: Run, *, by_node: bool = False) -> list[Metric]:
-    """The metrics of the nodes of *run*, by name, for a request; a step is a time grain of the service. None where
-    there are none, where the account may not read them, or Azure Monitor fails: nothing depends on them. *by_node*:
-    where there are several nodes, each by itself."""
+    """The metrics of the nodes of *run*, by name, with one request. A step is a time grain of the service. None if
+    there are none, the account may not read them, or Azure Monitor fails, because nothing depends on them. With
+    *by_node*, several nodes are separate."""
     ended = run.ended or datetime.now(timezone.utc)
     is_kept = datetime.now(timezone.utc) - ended < timedelta(days=KEPT_DAYS)
     if run.started is None or not is_kept or RECORDED_FROM in run.tags or connection.has_run_token:
@@ -55,7 +55,7 @@ def read_resource_metrics(connection: Connection, run: Run, *, by_node: bool = F
         "$filter": f"RunId eq '{run.id}' and DeviceId eq '*'",
         "top": str(SERIES),
         "AutoAdjustTimegrain": "true",
-        "ValidateDimensions": "false",  # else DeviceId, which metrics of the CPU do not have, would be an error
+        "ValidateDimensions": "false",  # otherwise DeviceId, which CPU metrics lack, would be an error
     }
     if by_node:
         parameters["$filter"] += " and InstanceId eq '*'"
@@ -65,7 +65,7 @@ def read_resource_metrics(connection: Connection, run: Run, *, by_node: bool = F
         with understood(url, "a metric in it"):
             return _metrics(answer, run.id)
     except HimlError as err:
-        log.debug("no metrics of the machine: %s", err)
+        log.debug("no metrics of the nodes: %s", err)
         return []
 
 
@@ -94,6 +94,6 @@ def _metrics(answer: Mapping[str, Any], run_id: str) -> list[Metric]:
 
 
 def _numbers(ids: Iterable[str]) -> dict[str, str]:
-    """Numbers from 0 for what the service calls by ids, in their order."""
+    """Numbers from 0 for the service's ids, in their order."""
     ordered = sorted({each for each in ids if each}, key=lambda each: (len(each), each))
     return {each: str(number) for number, each in enumerate(ordered)}

@@ -1,5 +1,5 @@
-"""Responses of the services: their objects, pages, times, sizes, checksums and error codes, and one error for those of
-another form."""
+"""Responses of the services: their objects, pages, times, sizes, checksums and error codes, and one error for those in
+an unexpected form."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from urllib.parse import unquote, urlsplit
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.redaction import redact
 
-LONGEST_MESSAGE = 200  # of the service's own words that are shown
+LONGEST_MESSAGE = 200  # characters of the service's message that are shown
 
 
 @dataclass(frozen=True)
 class Response:
-    """An answer, `url` without its query; `headers` have lower-case names, `body` is the JSON value, None where there
-    was none, or the text where an error was no JSON.
+    """A response. `url` has no query, and `headers` have lower-case names. `body` is the JSON value, None if there was
+    none, or the text of an error that is not JSON.
 
-    Bodies of errors: resource manager's `{"error": {code, message, additionalInfo: [{type: InnerError, …}]}}`; the
-    Azure ML services' `{"error": {code, message, innerError: {code, innerError}}, "correlation": …}`; MLflow's
+    Bodies of errors: resource manager's `{"error": {code, message, additionalInfo: [{type: InnerError, …}]}}`, the
+    Azure ML services' `{"error": {code, message, innerError: {code, innerError}}, "correlation": …}`, and MLflow's
     `{error_code, message}`.
     """
 
@@ -59,13 +59,13 @@ class Response:
 
     @cached_property
     def message(self) -> str:
-        """What the service says, redacted, 20,000 characters of it at most; HTML pages count as silence."""
+        """The service's message, redacted, at most 20,000 characters, or "" for HTML pages."""
         text = self._error.get("message") if isinstance(self.body, Mapping) else self.body
         return redact(text[:20_000]) if isinstance(text, str) and not text.lstrip().startswith("<") else ""
 
     @property
     def in_brackets(self) -> str:
-        """` (CODE: first line of the message)`, as much of it as there is."""
+        """` (CODE: first line of the message)`, with the parts that exist."""
         line = (self.message.strip().splitlines() or [""])[0].rstrip(". ")
         line = line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}…"
         parts = ": ".join(filter(None, [*self.codes[:1], line]))
@@ -73,7 +73,7 @@ class Response:
 
     @property
     def request_id(self) -> str:
-        """The id under which the service logged the request; the Azure ML services tell it in the body only."""
+        """The id under which the service logged the request. The Azure ML services return it only in the body."""
         correlation = self.body.get("correlation") if isinstance(self.body, Mapping) else None
         found = correlation.get("request") if isinstance(correlation, Mapping) else None
         in_body = redact(found) if isinstance(found, str) else ""
@@ -94,37 +94,37 @@ def _codes(error: Any) -> Iterator[str]:
 
 
 def one_line(text: str, most: int = 300) -> str:
-    """*text* of a service in one line, without secrets, and no longer than *most* characters."""
+    """*text* of a service in one line, without secrets, and at most *most* characters long."""
     line = redact(" ".join(text.split()))
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def unexpected(url: str, what: str) -> ServiceFailed:
-    """The error for an answer of *url* in which *what* (`it holds no run`) is not as it should be."""
+    """The error for a response of *url* in an unexpected form, where *what* is the reason (`it has no run`)."""
     return ServiceFailed(
-        f"{urlsplit(url).hostname} answered with something unexpected: {what}.",
-        hint="A proxy of this network may be in between; else try again later, or with a newer himl.",
+        f"The response of {urlsplit(url).hostname} is invalid: {what}.",
+        hint="Check for a proxy of this network, try again later, or update himl.",
     )
 
 
 @contextmanager
 def understood(url: str, what: str) -> Iterator[None]:
-    """Where *what*, an answer of *url*, is taken apart: one of another form raises ServiceFailed. Holds no requests."""
+    """A context for reading *what*, a response of *url*. Raises ServiceFailed for another form. Sends no requests."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as err:
-        raise unexpected(url, f"{what} has another form than himl knows") from err
+        raise unexpected(url, f"himl cannot read {what}") from err
 
 
 def object_of(answer: Any, url: str, what: str) -> Mapping[str, Any]:
-    """*answer*, which has to be a JSON object. Raises ServiceFailed where it is none: it holds no *what*."""
+    """*answer*, which must be a JSON object with *what*. Raises ServiceFailed if it is not."""
     if not isinstance(answer, Mapping):
-        raise unexpected(url, f"it holds no {what}")
+        raise unexpected(url, f"it has no {what}")
     return answer
 
 
 class Page(NamedTuple):
-    """One page of a list, `answer` is all of it; `items` are JSON objects."""
+    """One page of a list. `answer` is the whole response, and `items` are JSON objects."""
 
     items: Sequence[Mapping[str, Any]]
     answer: Mapping[str, Any]
@@ -134,12 +134,12 @@ class Page(NamedTuple):
 def pages(
     ask: Callable[[Any], Any], url: str, what: str, *, follow: Callable[[str], Any] | None = None
 ) -> Iterator[Page]:
-    """The pages of the list of *what* at *url*, each asked for when it is wanted.
+    """The pages of the list of *what* at *url*, each requested when it is needed.
 
-    *ask* gets the first page (None), and each that follows by the `continuationToken` of the one before, a text, else
-    by its `nextSkip`, a number; *follow* gets those that a page names by a `nextLink`.
+    *ask* fetches the first page (None), and each later one by the `continuationToken` of the page before, a text, or by
+    its `nextSkip`, a number. *follow* fetches pages by a `nextLink`.
 
-    Raises ServiceFailed for a page that is none, and where a page is named a second time: that list would never end.
+    Raises ServiceFailed for an invalid page, and for a page that repeats, because that list would never end.
     """
     answer = ask(None)
     passed: set[str | int] = set()
@@ -148,12 +148,12 @@ def pages(
         token = answer.get("continuationToken") or answer.get("nextSkip") or ""
         link = (answer.get("nextLink") or "") if follow is not None else ""
         if not isinstance(token, str | int) or not isinstance(link, str):
-            raise unexpected(url, f"its list of {what} does not tell how it goes on")
+            raise unexpected(url, f"its list of {what} has no valid next page")
         items = [] if items is None else items
         if not isinstance(items, list) or not all(isinstance(item, Mapping) for item in items):
-            raise unexpected(url, f"it holds no list of {what}")
+            raise unexpected(url, f"it has no list of {what}")
         following = token or link
-        if isinstance(token, int) and not items:  # a number may be told behind the last page, too
+        if isinstance(token, int) and not items:  # a number may even follow the last page
             following = ""
         yield Page(items, answer, bool(following))
         if not following:
@@ -168,10 +168,10 @@ _MONTHS = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "O
 
 
 def as_time(text: str | None) -> datetime | None:
-    """A time of the service in UTC, which it is in where it names no zone; None for none, and for what is no time, or
-    none from 1970 to 9998.
+    """A time of the service in UTC, which is its default time zone. None for a missing or invalid time, and for one
+    outside of 1970 to 9998.
 
-    It writes up to seven digits after the point, which Python 3.10 does not read.
+    It has up to seven digits after the point, which Python 3.10 does not read.
     """
     if not text:
         return None
@@ -183,7 +183,7 @@ def as_time(text: str | None) -> datetime | None:
 
 
 def size_from(text: str) -> int | None:
-    """Bytes of a Content-Length or the like; None for what is none."""
+    """The bytes in a Content-Length or similar header, or None if invalid."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None  # 64 bits
 
 
@@ -196,34 +196,32 @@ def md5_from(text: str) -> bytes | None:
 
 
 def http_time(text: str | None) -> datetime | None:
-    """The moment in an HTTP date (RFC 9110, 5.6.7: `Fri, 20 Nov 2026 10:40:57 GMT` and its two old forms); None for
-    what is none, as above."""
+    """The time of an HTTP date (RFC 9110, 5.6.7: `Fri, 20 Nov 2026 10:40:57 GMT` and its two old forms), or None as in
+    `as_time`."""
     if not text:
         return None
     try:
-        if text.endswith(" GMT") and len(text) == 29:  # the form of all services; lists of blobs hold one each
+        if text.endswith(" GMT") and len(text) == 29:  # the form of all services; a list of blobs has one per blob
             clock = int(text[17:19]), int(text[20:22]), int(text[23:25])
             day = int(text[12:16]), _MONTHS.index(text[8:11]), int(text[5:7])
             return _in_utc(datetime(*day, *clock, tzinfo=timezone.utc))
         return _in_utc(parsedate_to_datetime(text))
-    except (LookupError, OverflowError, TypeError, ValueError):  # the library's, for texts that are far from a date
+    except (LookupError, OverflowError, TypeError, ValueError):  # the library's, for texts unlike any date
         return None
 
 
 def _in_utc(moment: datetime) -> datetime | None:
-    """*moment* in UTC, which it is in where it has no zone; None outside of the years that every system can show, such
-    as .NET's year 1 for no time."""
+    """*moment* in UTC, which is the default. None outside of the years that every system can show, such as .NET's year
+    1 for a missing time."""
     if not 1970 <= moment.year < 9999:
         return None
     return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def retry_after(header: Callable[[str], str | None]) -> float | None:
-    """The seconds that an answer asks to wait before another try, by whichever of its headers; None where it asks
-    nothing.
+    """The seconds to wait before a retry, from a response's headers, or None.
 
-    *header* gives the value of a header by its name in lower case. `Retry-After` is a number of seconds or an HTTP
-    date.
+    *header* returns the value of a header by its lower-case name. `Retry-After` is a number of seconds or an HTTP date.
     """
     for name, size in (("retry-after-ms", 1000), ("x-ms-retry-after-ms", 1000), ("retry-after", 1)):
         text = header(name) or ""
@@ -233,18 +231,18 @@ def retry_after(header: Callable[[str], str | None]) -> float | None:
     return max(0.0, moment.timestamp() - time.time()) if moment is not None else None
 
 
-# Entra ID and storage accept five minutes; beyond that tokens and signatures are refused.
+# Entra ID and storage accept five minutes. Beyond that they reject tokens and signatures.
 TOLERABLE_SECONDS = 300
 
 
 def clock_skew(headers: Mapping[str, str]) -> float | None:
-    """Seconds that this clock is ahead of the sender's (negative: behind), to about a second; None without a `Date`."""
+    """Seconds by which this clock is ahead of the sender's (negative if behind), or None without a `Date`."""
     theirs = http_time(next((value for name, value in headers.items() if name.lower() == "date"), ""))
     return time.time() - theirs.timestamp() if theirs is not None else None
 
 
 def describe_skew(seconds: float) -> str:
-    """`12 minutes ahead of`, `3 hours behind`: to be followed by whose."""
+    """`12 minutes ahead of` or `3 hours behind`, to be followed by the other clock."""
     units = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
     size, unit = next((one for one in units if abs(seconds) >= one[0]), units[-1])
     count = round(abs(seconds) / size)
@@ -252,7 +250,7 @@ def describe_skew(seconds: float) -> str:
 
 
 def clock_complaint(headers: Mapping[str, str]) -> str:
-    """A sentence about this clock where it is so far off that the service refuses what we send; else nothing."""
+    """A sentence about this clock if its error makes the service reject requests, or ""."""
     seconds = clock_skew(headers)
     if seconds is None or abs(seconds) <= TOLERABLE_SECONDS:
         return ""

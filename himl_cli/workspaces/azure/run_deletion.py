@@ -1,8 +1,8 @@
-"""Deleting runs with what they keep in storage: what that is, and the order in which it goes.
+"""Deletion of runs with their files in storage: which files these are, and the order of the steps.
 
-Files go first, in storage itself: Studio's deletion was seen to leave them where they are, and no route is known that
-takes them away for sure. A run goes once its own files are gone, the ones below it before it. So whatever breaks off is
-taken up by doing it again, and no files are left that nothing leads to.
+himl deletes the files first, directly in storage. Studio's deletion was seen to leave them, and no other route is known
+to delete them reliably. A run is deleted after its own files, and after its child runs. So an interrupted deletion can
+be repeated, and no files remain without a run.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from himl_cli.workspaces.azure.storage.datastores import ARTIFACT_STORE, Datasto
 log = logging.getLogger(__name__)
 
 RUNS_AT_ONCE, BLOBS_AT_ONCE = 4, 16
-LONGEST_WAIT = 120.0  # seconds for the service to say that a job is gone
+LONGEST_WAIT = 120.0  # seconds for the service to confirm that a job is deleted
 DATA_ASSET = re.compile(r"/data/([^/]+)/versions/([^/]+)$")
 _PARAMS = {"api-version": ApiVersion.DATA}
 
 
 class RunDeletion:
-    """*as_run* makes himl's record of what the run history tells."""
+    """*as_run* converts a raw run of the run history into himl's record."""
 
     def __init__(
         self, connection: Connection, history: RunHistory, datastores: Datastores, as_run: Callable[[RawRun], Run]
@@ -63,7 +63,7 @@ class RunDeletion:
         )
 
     def _below(self, run_id: str) -> Iterator[Run]:
-        """All runs below this one, parents before their children, archived ones too."""
+        """All child runs at any depth, parents before their children, including archived ones."""
         level = [run_id]
         while level:
             pages = ask_all(lambda parent: [*self._history.children(parent)], level)
@@ -72,9 +72,9 @@ class RunDeletion:
             level = [str(raw["runId"]) for raw in found]
 
     def _stores(self, run_id: str) -> list[AzureBlobs]:
-        """Where files of the run's own lie: its artifacts, and the archive that Studio makes of them for a download.
+        """The locations of the run's own files: its artifacts, and the archive that Studio creates for a download.
 
-        None for a step that took over another run's results: its files are that run's.
+        None for a step that reused another run's results, because its files belong to that run.
         """
         container = self._history.facts(run_id).container_id
         if container != f"dcid.{run_id}":
@@ -101,7 +101,7 @@ class RunDeletion:
             try:
                 uri, is_file = find_output(self._connection, self._history, (raw, definition), key)
             except NotFound as err:
-                log.debug("output '%s' of run '%s' has no place any more: %s", key, run.id, err)
+                log.debug("output '%s' of run '%s' has no location any more: %s", key, run.id, err)
                 continue
             kept = self._why_kept(name, version, uri)
             store = self._datastores.to_delete(uri, f"output '{key}' of run '{run.id}'", is_file=is_file)
@@ -110,7 +110,7 @@ class RunDeletion:
         return found
 
     def _why_kept(self, name: str, version: str, uri: str) -> str:
-        """Why the files of this version of a data asset stay: others need them; empty where they may go."""
+        """Why himl keeps the files of this version of a data asset, because others need them, or ""."""
         address = self._connection.address
         own = parse_data_uri(uri, address)
         if not own.path.strip("/"):
@@ -124,11 +124,11 @@ class RunDeletion:
             ):
                 one, two = (f"{each.path.strip('/')}/" for each in (own, place))
                 if one.startswith(two) or two.startswith(one):
-                    return f"version {other[0]} of it lies in the same folder"
+                    return f"version {other[0]} of it is in the same folder"
         return ""
 
     def _versions(self, name: str) -> list[tuple[str, str]]:
-        """The versions of a data asset that were not archived, each with its place."""
+        """The versions of a data asset that are not archived, each with its location."""
         url = self._connection.arm(f"/data/{quote(name, safe='')}/versions")
         try:
             found = [*self._connection.rest.resources(url, "versions", _PARAMS)]
@@ -167,39 +167,39 @@ class RunDeletion:
             empty(root)
             return self._delete_record(root)
         except HimlError as err:
-            err.args = (f"{err} {tally.deleted:,} of {total:,} files are deleted, and run '{root}' is still there.",)
-            err.hint = " ".join(filter(None, (err.hint, f"To go on: himl runs delete {root}")))
+            err.args = (f"{err} himl deleted {tally.deleted:,} of {total:,} files, but not run '{root}'.",)
+            err.hint = " ".join(filter(None, (err.hint, f"To continue: himl runs delete {root}")))
             raise
 
     def _delete_record(self, run_id: str) -> bool:
-        """Whether the service deletes the run; where it does not (it knows no job of this name, or refuses this one),
-        the run is archived."""
-        if not self._connection.in_job:  # where there is no resource manager
+        """Delete the run and return whether the service did. If it has no job of this name, or refuses, archive the
+        run."""
+        if not self._connection.in_job:  # a job has no access to resource manager
             url = self._connection.arm(f"/jobs/{quote(run_id, safe='')}")
             try:
                 self._wait(self._connection.rest.send("DELETE", url, params={"api-version": ApiVersion.JOBS}))
             except (ServiceNotFound, ServiceRefused) as err:
                 if err.status >= 500 or err.status == 429:
                     raise
-                log.debug("run '%s' is archived, for it is not deleted: %s", run_id, err)
+                log.debug("archived run '%s', because the service did not delete it: %s", run_id, err)
             else:
                 return True
         try:
-            self._history.get(run_id)  # a patch of one that is gone would make it anew
+            self._history.get(run_id)  # patching a deleted run would create it again
         except ServiceNotFound:
             return True
         self._history.archive(run_id)
         return False
 
     def _wait(self, reply: Response) -> None:
-        """Until a job that is being deleted is gone, for a while: it goes on by itself."""
+        """Wait for a job's deletion for a while. It continues in any case."""
         deadline = time.monotonic() + LONGEST_WAIT
         while reply.status == 202 and "location" in reply.headers and time.monotonic() < deadline:
             time.sleep(min(retry_after(reply.headers.get) or 1.0, 10.0))
             reply = self._connection.rest.send("GET", reply.headers["location"])
 
     def _archive_asset(self, asset: str) -> None:
-        """Hide the version of a data asset, as azure-ai-ml does: the service deletes none, by design."""
+        """Archive the version of a data asset, as azure-ai-ml does, because the service deletes none by design."""
         name, _, version = asset.rpartition(":")
         url = self._connection.arm(f"/data/{quote(name, safe='')}/versions/{quote(version, safe='')}")
         found = self._connection.rest.find_object(url, "data asset", params=_PARAMS)
@@ -210,7 +210,7 @@ class RunDeletion:
 
 
 class _Tally:
-    """Deletes what lies in stores, from several threads, and counts it."""
+    """Deletes the contents of stores from several threads, and counts them."""
 
     def __init__(self, notify: Notify, total: int) -> None:
         self.deleted = 0
@@ -227,7 +227,7 @@ class _Tally:
 
 
 def _count(store: AzureBlobs) -> tuple[str, int, int]:
-    """The place, how many files lie there, and their bytes."""
+    """The location, the number of its files, and their bytes."""
     files = size = 0
     for page in store.list():
         files += len(page)

@@ -1,8 +1,8 @@
-"""The run history: one run, the runs of an experiment in pages, the children of a run, and its stop; lists of runs over
-a whole workspace, by the index, with the conditions of a query in both services' languages.
+"""The run history: one run, pages of an experiment's runs, the children of a run, and its cancellation. Lists of the
+whole workspace come from the index. A query's conditions exist in both services' languages.
 
-The run history takes OData-like text. What is not sure to survive in it (quotes, other scripts, odd names of tags) is
-left out there, and every run that comes is checked here once more: a condition may cost a page, never a wrong run.
+The run history accepts OData-like text. himl omits conditions that may not survive in it (quotes, other scripts, odd
+tag names), and checks every run again. So a condition may cost a page, but never returns a wrong run.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRef
 
 log = logging.getLogger(__name__)
 
-PAGE = 500  # runs where all are wanted; what the vendor's SDK asks for
+PAGE = 500  # runs per page of a full list, as in the vendor's SDK
 BATCH = 100
 NEWEST_FIRST = "CreatedUtc desc"
-# The vendor's SDK orders runs by the second only, and a run without a start has no place in it
+# The vendor's SDK uses only the second order, in which a run without a start has no place.
 ORDERS = (NEWEST_FIRST, "StartTimeUtc desc", "")
-SIFTED = 100  # runs on a page where the conditions are checked here
-LOOKED_THROUGH = 100  # how many of the newest runs are looked through for similar ids
-LARGEST_PAGE = 100  # what the index gives at most
+SIFTED = 100  # runs per page when himl checks the conditions
+LOOKED_THROUGH = 100  # newest runs to search for similar ids
+LARGEST_PAGE = 100  # the index's limit
 _BY_ITSELF = (RunStatus.completed, RunStatus.failed)
 
-# Asks for a page by a filter, an order (both may be empty), a continuation token and a size
+# Fetches a page by a filter, an order (both may be empty), a continuation token and a size.
 Asks = Callable[[str, str, str | None, int], Any]
 
 
 def can_be_name(name: str) -> bool:
-    """Whether *name* can stand as one part of an address; others would lead elsewhere, and are not asked for."""
+    """Return whether *name* is valid as one part of an address. Others would lead elsewhere, so himl sends none."""
     return bool(name.strip(".")) and name.isprintable() and "/" not in name and "\\" not in name
 
 
@@ -70,7 +70,7 @@ def can_be_id(run_id: str) -> bool:
 
 
 class RunHistory:
-    """The service that records runs. Gives runs as it tells them."""
+    """The service that records runs. Returns raw runs."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -87,12 +87,12 @@ class RunHistory:
         return self._seen(self._connection.rest.get_object(url, "run"), url)
 
     def facts(self, run_id: str) -> RunFacts:
-        """What never changes in the run; no request where it was seen before. Raises ServiceNotFound."""
-        return self._facts.get(run_id) or _facts_of(self.get(run_id))  # `get` has seen to its form
+        """The constant facts of the run, without a request for a known one. Raises ServiceNotFound."""
+        return self._facts.get(run_id) or _facts_of(self.get(run_id))  # `get` has checked its form
 
     def data(self, run_id: str) -> tuple[RawRun, Mapping[str, Any]]:
-        """The run with its outputs, which `get` leaves out, and the definition of its job, empty where it has none.
-        Raises ServiceNotFound."""
+        """The run with its outputs, which `get` omits, and the definition of its job, or an empty one. Raises
+        ServiceNotFound."""
         url = self._connection.service("history", "/rundata")
         parts = ("selectRunMetadata", "selectRunDefinition", "selectJobSpecification")
         answer = self._connection.rest.post_object(url, "run", json={"runId": run_id, **dict.fromkeys(parts, True)})
@@ -102,8 +102,8 @@ class RunHistory:
         return self._seen(object_of(answer.get("runMetadata"), url, "run"), url), definition
 
     def tag(self, run_id: str, tags: Mapping[str, str | None]) -> RawRun:
-        """Set *tags*, remove those that are None, and leave others. The run must exist: a patch of one that does not
-        would make it."""
+        """Set *tags*, remove those that are None, and leave others. The run must exist, because a patch would create
+        it."""
         new = {name: value for name, value in tags.items() if value is not None}
         if len(new) == len(tags):
             return self._patch(run_id, {"tags": new})
@@ -112,7 +112,7 @@ class RunHistory:
         return self._patch(run_id, {"tags": new}) if new else self._seen(object_of(reply.body, url, "run"), url)
 
     def archive(self, run_id: str, *, restore: bool = False) -> RawRun:
-        """Hide the run, as Studio and azure-ai-ml archive one, or show it again. As with `tag`, it must exist."""
+        """Archive the run, as Studio and azure-ai-ml do, or restore it. As for `tag`, it must exist."""
         return self._patch(run_id, {"hidden": not restore})
 
     def _patch(self, run_id: str, change: Mapping[str, Any]) -> RawRun:
@@ -121,9 +121,9 @@ class RunHistory:
         return self._seen(object_of(answer, url, "run"), url)
 
     def of_experiment(self, experiment: str, *, filter: str, top: int) -> Iterator[Sequence[RawRun]]:
-        """Pages of the experiment's runs, newest first, *top* on the first and more on each that follows.
+        """Pages of the experiment's runs, newest first, with *top* runs on the first page and more on later ones.
 
-        No page where there is no such experiment.
+        No page for an unknown experiment.
         """
         if not can_be_name(experiment):
             return
@@ -136,7 +136,7 @@ class RunHistory:
         yield from self._newest_first(ask, url, filter, top)
 
     def children(self, run_id: str, *, filter: str = "", top: int = PAGE) -> Iterator[Sequence[RawRun]]:
-        """Pages of the run's children, as of_experiment gives them. No page where there is no such run."""
+        """Pages of the run's children, as in `of_experiment`. No page for an unknown run."""
         if not can_be_id(run_id):
             return
         url = self._url(run_id, "/children")
@@ -148,7 +148,7 @@ class RunHistory:
         yield from self._newest_first(ask, url, filter, top)
 
     def _newest_first(self, ask: Asks, url: str, filter: str, top: int) -> Iterator[Sequence[RawRun]]:
-        """Pages in the first of ORDERS that the service takes, which is then asked for first."""
+        """Pages in the first of ORDERS that the service accepts, which later calls try first."""
         for order in self._orders:
             found = self._in_order(ask, url, filter, order, top)
             try:
@@ -156,15 +156,14 @@ class RunHistory:
             except ServiceRefused as err:
                 if err.status != 400 or order == ORDERS[-1]:
                     raise
-                log.debug("the run history may not take the order '%s': %s", order, err)
+                log.debug("the run history may reject the order '%s': %s", order, err)
                 continue
             self._orders = ORDERS[ORDERS.index(order) :]
             yield from () if first is None else chain([first], found)
             return
 
     def _in_order(self, ask: Asks, url: str, filter: str, order: str, top: int) -> Iterator[Sequence[RawRun]]:
-        """Pages of runs, newest first. Those that *order* does not sort are read at once, and each page is sorted
-        here."""
+        """Pages of runs, newest first. Without an *order*, reads all runs at once and sorts each page."""
         if order == NEWEST_FIRST:
             yield from self._pages(ask, url, filter, order, top)
             return
@@ -179,7 +178,7 @@ class RunHistory:
         yield others
 
     def _pages(self, ask: Asks, url: str, filter: str, order: str, top: int) -> Iterator[Sequence[RawRun]]:
-        # Growing pages: few requests for whoever reads on, few runs for whoever does not
+        # Growing pages need few requests for a reader of everything, and few runs for one of the first page.
         sizes = chain((min(PAGE, top * 4**number) for number in range(5)), repeat(PAGE))
         found = pages(
             lambda token: ask(filter, order, token, next(sizes)), url, "runs", follow=self._connection.rest.get
@@ -192,8 +191,8 @@ class RunHistory:
             yield [self._seen(raw, url) for raw in page.items]
 
     def many(self, run_ids: Sequence[str]) -> list[RawRun]:
-        """The runs of these ids, in that order; those that are gone are left out. A request a hundred runs, and one for
-        each that did not come."""
+        """The runs of these ids, in that order, without deleted ones. Sends one request per hundred runs, and one for
+        each missing run."""
         found: dict[str, RawRun] = {}
         url = self._connection.service("history", "/batchrundata")
         for start in range(0, len(run_ids), BATCH):
@@ -202,7 +201,7 @@ class RunHistory:
             }
             try:
                 answer = self._connection.rest.post_object(url, "runs", json={"requests": requests})
-            except (ServiceNotFound, ServiceRefused) as err:  # a service without this route, or one that takes fewer
+            except (ServiceNotFound, ServiceRefused) as err:  # a service without this route, or with a lower limit
                 if err.status not in (400, 404):
                     raise
                 continue
@@ -222,13 +221,12 @@ class RunHistory:
         return [found[run_id] for run_id in run_ids if run_id in found]
 
     def cancel(self, run_id: str) -> bool:
-        """Ask the run, which had not ended a moment ago, to stop; nobody waits for it. False where it has ended
-        meanwhile.
+        """Request the cancellation of a run in progress, without waiting for it. Returns False if it has ended by now.
 
-        Resource manager stops jobs of every kind. What it does not know or refuses (a run that was logged from
-        anywhere), and any run inside a job, where there is no resource manager, is left to the run history.
+        Resource manager cancels jobs of every kind. The run history cancels runs that it does not have or refuses (such
+        as a run logged from elsewhere), and any run inside a job, which has no access to resource manager.
 
-        Raises HimlError for a run whose command has ended and that is being wound up: the service refuses to stop one.
+        Raises HimlError for a run whose command has ended, because the service does not cancel its last phase.
         """
         path = f"{quote(run_id, safe='')}/cancel"
         if not self._connection.in_job:
@@ -237,7 +235,7 @@ class RunHistory:
                     "POST", self._connection.arm(f"/jobs/{path}"), params={"api-version": ApiVersion.JOBS}
                 )
             except (ServiceNotFound, ServiceRefused) as err:
-                if err.status >= 500 or err.status == 429:  # it is about the service, not about the run
+                if err.status >= 500 or err.status == 429:  # a failure of the service, not of the run
                     raise
             else:
                 return reply.status == 202 or status_of(self.get(run_id).get("status") or "") not in _BY_ITSELF
@@ -257,7 +255,7 @@ class RunHistory:
         return self._connection.service("history", f"/runs/{quote(run_id, safe='')}{below}")
 
     def _seen(self, raw: RawRun, url: str) -> RawRun:
-        """Raises ServiceFailed where *raw*, an answer of *url*, does not have what every run has."""
+        """Raise ServiceFailed unless *raw*, a response of *url*, has the fields of every run."""
         with understood(url, "a run in it"):
             facts = _facts_of(raw)
         with self._lock:
@@ -272,8 +270,7 @@ def _sorted(runs: Iterable[RawRun]) -> list[RawRun]:
 
 
 def _facts_of(raw: RawRun) -> RunFacts:
-    """Raises KeyError or TypeError where one of the fields by which runs are told apart is missing or no text, or none
-    of names."""
+    """The constant facts of *raw*. Raises KeyError or TypeError for a missing or invalid field."""
     container_id = raw.get("dataContainerId") or f"dcid.{raw['runId']}"
     facts = RunFacts(raw["runId"], container_id, raw["experimentId"], starts_jobs(raw))
     texts = (raw.get(name) or "" for name in ("parentRunId", "status", "createdUtc"))
@@ -284,7 +281,7 @@ def _facts_of(raw: RawRun) -> RunFacts:
 
 
 def experiment_name(connection: Connection, experiment_id: str) -> str:
-    """The experiment's name; one request where it is not kept on disk. Its id, where it was deleted since."""
+    """The experiment's name, with one request unless it is cached, or its id if the experiment was deleted."""
     key = connection.key(experiment_id.lower())
     known = connection.kept.get("experiments", key)
     if isinstance(known, str):
@@ -293,22 +290,21 @@ def experiment_name(connection: Connection, experiment_id: str) -> str:
     try:
         name = connection.rest.get_object(url, "experiment").get("name")
     except ServiceNotFound:
-        return experiment_id  # its runs are there still
+        return experiment_id  # its runs still exist
     if not isinstance(name, str) or not name:
-        raise unexpected(url, "it holds no experiment")
+        raise unexpected(url, "it has no experiment")
     connection.kept.put("experiments", key, name)
     return name
 
 
 def _is_stopped(raw: RawRun) -> bool | None:
-    """Whether the run was stopped, or asked to, rather than ended by itself; None where it goes on. Raises HimlError
-    where it cannot be stopped."""
+    """Return whether the run was canceled or a request for it is pending (True) or it ended (False), or None while it
+    continues. Raises HimlError if it cannot be canceled."""
     state = str(raw.get("status") or "")
     if state.lower() == "finalizing":
         raise HimlError(
-            f"Run '{raw['runId']}' is in its last state, {state}: its command has ended, and Azure ML does not stop it "
-            "any more.",
-            hint=f"It ends by itself; 'himl runs show {raw['runId']}' tells when.",
+            f"Azure ML no longer cancels run '{raw['runId']}': its command has ended, and it is {state}.",
+            hint=f"Wait for its end. To see its status: himl runs show {raw['runId']}",
         )
     if state.lower() == "cancelrequested":
         return True
@@ -325,7 +321,7 @@ def fulfils(run: Run, query: RunQuery) -> bool:
 
 
 def plain_tags(query: RunQuery) -> dict[str, str]:
-    """The conditions on tags that the service can check itself."""
+    """The conditions on tags that the service itself can check."""
     return {
         name: value
         for name, value in query.tags.items()
@@ -334,7 +330,7 @@ def plain_tags(query: RunQuery) -> dict[str, str]:
 
 
 def history_filter(query: RunQuery) -> str:
-    """The conditions for the run history, as far as they can be said; "" for none."""
+    """The conditions for the run history, as far as its language allows, or ""."""
     is_any = query.parent or query.children
     conditions = ["" if is_any else "ParentRunId eq null", history_condition(query.statuses)]
     conditions += [f'Tags/{name} eq "{value}"' for name, value in plain_tags(query).items()]
@@ -350,13 +346,13 @@ def _equals(field: str, *values: str | None) -> dict[str, Any]:
     return {"field": field, "operator": "eq", "values": list(values)}
 
 
-# The filters of the index that give runs of their own
+# The index's filters for runs that are not child runs.
 ROOTS_IN_INDEX = [_equals("type", "runs"), _equals("properties/parentRunId", None)]
 
 
 def newest_ids(connection: Connection, query: RunQuery, *, top: int) -> Iterator[Sequence[str]]:
-    """Pages of ids of runs without a parent that may meet *query*, newest first, some twice; those that do not have to
-    be sorted out."""
+    """Pages of ids of runs without a parent that may match *query*, newest first, some of them twice. The caller must
+    check them."""
     conditions = index_conditions(query)
     shown = [] if query.archived is None else [_equals("annotations/archived", str(query.archived).lower())]
     everything = _of_index(connection, shown, LARGEST_PAGE if conditions else top)
@@ -366,7 +362,7 @@ def newest_ids(connection: Connection, query: RunQuery, *, top: int) -> Iterator
     except (ServiceNotFound, ServiceRefused) as err:
         if connection.in_job or err.status >= 500 or err.status == 429:
             raise
-        log.debug("the index does not answer as expected, listing jobs instead: %s", err)
+        log.debug("unexpected response of the index, listing jobs instead: %s", err)
     if newest is None or not (newest.items or newest.has_more or connection.in_job):
         url = connection.arm("/jobs")
         view = {False: "ActiveOnly", True: "ArchivedOnly", None: "All"}[query.archived]
@@ -384,15 +380,15 @@ def newest_ids(connection: Connection, query: RunQuery, *, top: int) -> Iterator
 def _picked(
     connection: Connection, conditions: Sequence[dict[str, Any]], newest: Page, query: RunQuery
 ) -> Iterator[Page] | None:
-    """Pages of the runs that the index picks by *conditions*; None where it refuses them, or misses all that it has
-    shown to meet them."""
+    """Pages of the runs that match *conditions* in the index, or None if it refuses them, or returns no run although a
+    list without them had matches."""
     picked = _of_index(connection, conditions, LARGEST_PAGE)
     try:
         first = next(picked)
     except ServiceRefused as err:
         if err.status != 400:
             raise
-        log.debug("the index refuses conditions, looking at all runs instead: %s", err)
+        log.debug("the index refuses conditions, checking all runs instead: %s", err)
         return None
     states, tags = states_of(query.statuses), plain_tags(query).items()
     expected = {
@@ -402,7 +398,7 @@ def _picked(
         and tags <= ((run.get("annotations") or {}).get("tags") or {}).items()
     }
     if expected and expected.isdisjoint(_ids(first.items)):
-        log.debug("the index does not know conditions, looking at all runs instead")
+        log.debug("the index ignores conditions, checking all runs instead")
         return None
     return chain([first], picked)
 
@@ -425,7 +421,7 @@ def _of_index(connection: Connection, conditions: Sequence[dict[str, Any]], top:
 
     for page in pages(ask, url, "runs"):
         with understood(url, "a run in it"):
-            "".join(_ids(page.items))  # raises TypeError for what is no text
+            "".join(_ids(page.items))  # raises TypeError if an id is not text
             for run in page.items:
                 ((run.get("annotations") or {}).get("tags") or {}).keys()
         yield page
@@ -436,13 +432,13 @@ def _ids(runs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def step_tags(connection: Connection, pipeline: str) -> dict[str, dict[str, str]]:
-    """The tags of each step of the *pipeline* by the name under which its run is shown. One request."""
+    """The tags of each step of the *pipeline*, by the display name of its run. One request."""
     url = connection.arm(f"/jobs/{quote(pipeline, safe='')}")
     answer = connection.rest.get_object(url, "job", params={"api-version": ApiVersion.JOBS})
     tags: dict[str, dict[str, str]] = {}
     with understood(url, "the pipeline"):
         jobs = answer["properties"].get("jobs") or {}
-        # The key of a step stands beside a node that himl made, since not every key may be a node's name
+        # A step's key is next to a node name from himl, because not every key is valid as one.
         keys = {node: str((given.get("tags") or {}).get(STEP) or node) for node, given in jobs.items()}
         shown = [given.get("display_name") or node for node, given in jobs.items()]
         for name, (node, given) in zip(shown, jobs.items(), strict=True):
@@ -456,20 +452,20 @@ def step_tags(connection: Connection, pipeline: str) -> dict[str, dict[str, str]
 
 
 class RunLists:
-    """Runs by their conditions, newest first, a page at a time as they are consumed; archived ones are left out, as in
-    Studio, or come alone where they are asked for."""
+    """Runs by their conditions, newest first. Requests each page when it is needed. Archived runs are omitted, as in
+    Studio, or listed alone on request."""
 
     def __init__(self, connection: Connection, history: RunHistory) -> None:
         self._connection = connection
         self._history = history
-        self._experiment = cache(partial(experiment_name, connection))  # each is asked for once
-        self._steps: dict[str, dict[str, dict[str, str]]] = {}  # tags by name, by pipeline: they never change
+        self._experiment = cache(partial(experiment_name, connection))  # one request each
+        self._steps: dict[str, dict[str, dict[str, str]]] = {}  # constant tags by name, by pipeline
         self._values: dict[str, str] = {}  # of trials
-        self._others: set[str] = set()  # runs with children that are called like trials, which are no sweeps
+        self._others: set[str] = set()  # runs with children named like trials that are not sweeps
 
     def record(self, raw: RawRun, page: dict[str, RawRun] | None = None) -> Run:
-        """The run as himl has it; a request where its experiment's name is not known yet, or a trial's values are
-        not. *page* are runs that came with it, by id; those that had to be asked for are added."""
+        """The run as himl's record. Sends a request for an unknown experiment name or a trial's unknown values. *page*
+        has runs of the same response by id, and receives those that it requests."""
         raw = self._with_values(raw, {raw["runId"]: raw} if page is None else page)
         name = self._experiment(raw["experimentId"])
         tenant_id = self._connection.record().tenant_id
@@ -482,7 +478,7 @@ class RunLists:
         left = query.limit
         if left is not None and left < 1:
             return
-        passed: set[str] = set()  # a run that is made meanwhile can push another onto the next page
+        passed: set[str] = set()  # a new run can push another one onto the next page
         for page in self._pages(query):
             wanted = [raw for raw in page if query.archived in (None, bool(raw.get("hidden")))]
             shown = {raw["runId"]: raw for raw in wanted if raw["runId"] not in passed}
@@ -498,10 +494,9 @@ class RunLists:
                     return
 
     def similar_ids(self, run_id: str) -> list[str]:
-        """Ids like this one among the newest of the experiment that it names, else of the workspace; none where they
-        cannot be had.
+        """Similar ids among the newest runs of the experiment in the id, or of the workspace, or none after an error.
 
-        Two requests; a third in a workspace whose index does not answer, which is looked through by its jobs.
+        Sends two requests, and a third if the index fails and himl lists the jobs.
         """
         experiment, found = implied_experiment(run_id), []
         try:
@@ -515,13 +510,13 @@ class RunLists:
         return [one for one in found if one != run_id]
 
     def _with_end(self, run: Run) -> Run:
-        """A sweep that nobody looks after, which has ended where its trials have: who sees that first records it."""
+        """End a sweep that no process manages once its trials have ended. The first reader to see this records it."""
         trials = list(chain.from_iterable(self._history.children(run.id)))
         statuses = [status_of(raw.get("status") or "") for raw in trials]
         if len(trials) < int(run.tags[TRIALS]) or not all(status.is_final for status in statuses):
             return run
         end = end_of_trials(statuses, len(trials))
-        with suppress(HimlError):  # whoever may only read sees the end all the same
+        with suppress(HimlError):  # a reader without write access still sees the end
             RunWriting(self._connection).end(run.id, end)
         ended = max((as_time(raw.get("endTimeUtc")) or run.created for raw in trials), default=run.created)
         return replace(run, status=end.status, reason=end.reason, ended=ended)
@@ -535,12 +530,12 @@ class RunLists:
                 if not self._connection.in_job:
                     self._steps[run.parent] = step_tags(self._connection, run.parent)
             except HimlError as err:  # a name is not worth an error
-                log.debug("the steps of %s are not known: %s", run.parent, err)
+                log.debug("cannot read the steps of %s: %s", run.parent, err)
         return replace(run, tags={**run.tags, **self._steps[run.parent].get(run.display_name, {})})
 
     def _with_values(self, raw: RawRun, known: dict[str, RawRun]) -> RawRun:
-        """A trial without values with tags for its values and its number, by what its sweep tells: that is one of
-        *known* or asked for, and added there."""
+        """A trial without values, with tags for its values and number from its sweep, which is one of *known* or
+        requested and added there."""
         tags, number = raw.get("tags") or {}, number_of(raw)
         if HYPERPARAMETERS in tags or SYSTEM_TAG + HYPERPARAMETERS in tags or not number:
             return raw
@@ -567,7 +562,7 @@ class RunLists:
         top = PAGE
         if query.limit is not None:
             is_plain = len(plain_tags(query)) == len(query.tags)
-            # Some are asked for beyond the limit: archived runs among the newest then cost no second page
+            # Requests a few beyond the limit, so that archived runs among the newest do not cost a second page.
             top = min(PAGE, max(query.limit + 5, 0 if is_plain else SIFTED))
         if query.parent is None and query.experiment is None:
             passed: set[str] = set()
@@ -587,5 +582,5 @@ class RunLists:
         except ServiceRefused as err:
             if err.status != 400 or full == simple:
                 raise
-            log.debug("the run history does not take a filter, looking at all runs instead: %s", err)
+            log.debug("the run history rejects a filter, checking all runs instead: %s", err)
             yield from filtered(simple, SIFTED)

@@ -1,9 +1,9 @@
-"""What runs logged: every point by the metric service (`metric/v2.0`), which has what azureml-core and MLflow logged
-alike; many runs at once, with parameters and last values, by Azure ML's MLflow routes.
+"""Logged data of runs. Every point comes from the metric service (`metric/v2.0`), which stores the data of azureml-core
+and MLflow alike. Parameters and last values of many runs at once come from Azure ML's MLflow routes.
 
-For the metric service a metric is a table: its columns are named, a row is a point with a step and a time. A scalar has
-one column. Of tables each column is a metric called `NAME/COLUMN`, also where there is only one. Texts are stored in
-the same way and told apart by the column's type; images and documents lie among the run's files.
+For the metric service a metric is a table: its columns have names, and a row is a point with a step and a time. A
+scalar has one column. Each column of a table is a metric `NAME/COLUMN`, even if there is only one. Texts are stored in
+the same way, and identified by the column's type. Images and documents are among the run's files.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 NUMBERS = {"double", "int", "bool", "float", "long"}
 TEXTS = {"string"}
 LIST, TABLE = "azureml.v1.list", "azureml.v1.table"
-ROWS_WITHOUT_STEPS = {LIST, TABLE}  # kinds whose rows are counted: azureml-core logs them at once, without steps
-# Each nested run takes requests of its own, for what is nested in it and for its metrics: beyond this, they are left
-# out, and that is said
+ROWS_WITHOUT_STEPS = {LIST, TABLE}  # kinds with counted rows, which azureml-core logs at once, without steps
+# Each nested run takes requests for its own nested runs and for its metrics. himl omits those beyond this number, with
+# a warning.
 MOST_NESTED = 500
 IDS_AT_ONCE = 100
-BULK_POINTS = 25_000  # of several runs at once, an answer that has no next page: what MLflow gives at most
+BULK_POINTS = 25_000  # of several runs, in one response without a next page, MLflow's limit
 PARENT, ROOT = "mlflow.parentRunId", "mlflow.rootRunId"
 HISTORY_FIELDS = {PARENT: "ParentRunId", ROOT: "RootRunId"}
 STATUSES = {
@@ -56,7 +56,7 @@ _Rows = list[tuple[int, float, float]]  # points: step, value, and time in secon
 
 @dataclass(frozen=True)
 class Listed:
-    """A metric that a run has: what it is called, its columns with their types in small letters, its kind."""
+    """A metric of a run: its name, its columns with their types in lower case, and its kind."""
 
     run: str
     name: str
@@ -66,8 +66,8 @@ class Listed:
 
 
 def read_values(connection: Connection, run_ids: Sequence[str], *, texts: bool = True) -> LoggedValues:
-    """The metrics of these runs, run by run, by name, points by step, then time; and the *texts*. A request a run, and
-    one a metric, several at once."""
+    """The metrics of these runs, by run and name, with points by step, then time, and the *texts*. Sends one request
+    per run and one per metric, several at once."""
     kinds = NUMBERS | (TEXTS if texts else set())
     wanted = [one for one in list_metrics(connection, run_ids) if kinds & set(one.columns.values())]
     order = {run_id: index for index, run_id in enumerate(run_ids)}
@@ -98,7 +98,7 @@ def _columns(found: Sequence[Page], run_id: str, name: str) -> Iterator[Metric |
         title = f"{name}/{column}" if is_table else name
         filled = [(row, step) for row, step in rows if (row.get("data") or {}).get(column) is not None]
         if kind in NUMBERS:
-            if len(columns) == 1:  # NaN comes as null
+            if len(columns) == 1:  # null is NaN
                 filled = [(row, step) for row, step in rows if column in (row.get("data") or {})]
             points = [MetricPoint(as_number(row["data"][column]), step, created_of(row)) for row, step in filled]
             if points:
@@ -109,8 +109,7 @@ def _columns(found: Sequence[Page], run_id: str, name: str) -> Iterator[Metric |
 
 
 def as_number(value: Any) -> float:
-    """A number as JSON may hold it: NaN and the infinities come as words or as null. NaN for what is no number that
-    floating point can say."""
+    """A number in JSON, where NaN and the infinities are words or null. NaN for a value that is not a valid float."""
     try:
         return float("nan" if value is None else value)
     except (OverflowError, TypeError, ValueError):
@@ -118,7 +117,7 @@ def as_number(value: Any) -> float:
 
 
 def as_step(value: Any) -> int:
-    """A step, 0 where none is told. Raises ValueError for what is no whole number of 64 bits."""
+    """A step, or 0 if missing. Raises ValueError for a value that is not a 64-bit integer."""
     step = int(value or 0)
     if step.bit_length() > 63:
         raise ValueError("no step")
@@ -129,7 +128,7 @@ def list_metrics(connection: Connection, run_ids: Sequence[str]) -> list[Listed]
     def listed(run_id: str) -> list[Listed]:
         try:
             found = [one for page in _pages(connection, run_id, "list", metricNamespace=None) for one in page.items]
-        except ServiceNotFound:  # the metric service has not heard of the run: nothing was logged
+        except ServiceNotFound:  # the metric service has no entry for a run without metrics
             return []
         with understood(connection.service("metric"), "a metric in it"):
             return [
@@ -157,7 +156,7 @@ def _pages(connection: Connection, run_id: str, what: str, **body: Any) -> Itera
 
 
 def read_results(connection: Connection, listed: Iterable[Listed], wanted: Wanted) -> dict[str, RunResults]:
-    """Those of *listed* of which the name (or that of a column) is wanted, by run; a request each."""
+    """Those of *listed* whose name (or a column's name) is wanted, by run, with one request each."""
     chosen = [
         one for one in listed if wanted(one.name) or any(wanted(f"{one.name}/{column}") for column in one.columns)
     ]
@@ -213,8 +212,7 @@ def _value(row: Mapping[str, Any], column: str, kind: str) -> Value:
 
 
 def _file_name(uri: str) -> str:
-    """The name among the run's files of what lies at `aml://artifactId/ORIGIN/CONTAINER/NAME`; a URI of another form
-    as it is."""
+    """The name among the run's files of `aml://artifactId/ORIGIN/CONTAINER/NAME`, or a URI of another form itself."""
     name = uri.removeprefix("aml://artifactId/")
     parts = name.split("/", 2)
     return parts[2] if name != uri and len(parts) == 3 and parts[1].startswith("dcid.") else name
@@ -227,9 +225,10 @@ def _series(rows: _Rows) -> Series:
 
 
 def with_nested(history: RunHistory, run: RunFacts) -> list[str]:
-    """The ids of the run and of the runs nested in it, oldest first on each level.
+    """The ids of the run and of its nested runs, oldest first on each level.
 
-    A request a run, `MOST_NESTED` runs at most: the newest of each parent. A warning says it where there are more.
+    Sends one request per run, for at most `MOST_NESTED` runs, the newest of each parent, with a warning if there are
+    more.
     """
     found = dict.fromkeys([run.id])
     parents = [] if run.starts_jobs else [run.id]
@@ -241,7 +240,7 @@ def with_nested(history: RunHistory, run: RunFacts) -> list[str]:
 
         parents = [child for some in ask_all(children, parents) for child in reversed(some) if child not in found]
         if len(parents) > left:
-            log.warning("run '%s' has more than %d nested runs; the others' metrics are left out", run.id, MOST_NESTED)
+            log.warning("himl omits the metrics of nested runs of '%s' beyond the newest %d", run.id, MOST_NESTED)
             return [*found, *parents[-left:]] if left else [*found]
         found |= dict.fromkeys(parents)
     return list(found)
@@ -249,8 +248,8 @@ def with_nested(history: RunHistory, run: RunFacts) -> list[str]:
 
 @dataclass(frozen=True)
 class MlflowRun:
-    """A run as MLflow has it: the last value of each metric and its step, parameters and tags, all by name. `status` is
-    None where MLflow has a word for it that is not known here."""
+    """A run in MLflow: the last value of each metric and its step, parameters and tags, all by name. `status` is None
+    for an unknown status of MLflow."""
 
     id: str
     last: Mapping[str, float] = field(default_factory=dict)
@@ -261,7 +260,7 @@ class MlflowRun:
 
 
 class ManyRuns:
-    """Reads what *runs* of one workspace logged."""
+    """Reads the logged data of *runs* of one workspace."""
 
     def __init__(self, connection: Connection, history: RunHistory, runs: Sequence[Run]) -> None:
         self._connection = connection
@@ -296,8 +295,7 @@ class ManyRuns:
         return {run.id: found[run.id] for run in self._runs}
 
     def current(self) -> dict[str, MlflowRun]:
-        """The runs as MLflow has them now, by id; those that it does not know are left out. One request for a hundred
-        of them."""
+        """The current runs in MLflow, by id, without unknown ones. Sends one request per hundred runs."""
         experiments = sorted({*self._experiments.values()})
         return {run.id: run for run in self._with_ids(experiments, [run.id for run in self._runs])}
 
@@ -315,10 +313,10 @@ class ManyRuns:
         return found
 
     def _nested(self, known: Mapping[str, MlflowRun]) -> dict[str, tuple[MlflowRun, str]]:
-        """Runs that scripts nested in the runs, each with the one that it belongs to: a search for all of one root, or
-        for one that logged nothing.
+        """Runs that scripts nested in the runs, each with its parent. Searches all runs of one root, or all children of
+        one that logged nothing.
 
-        A search cannot leave out the siblings: of tags the service takes `=` alone.
+        A search cannot exclude siblings, because the service supports only `=` for tags.
         """
         searches: dict[tuple[str, str, str], None] = {}
         for run in self._runs:
@@ -341,7 +339,7 @@ class ManyRuns:
         return nested
 
     def _below(self, experiment: str, tag: str, above: str) -> list[MlflowRun]:
-        """The runs below *above*; the run history names them where MLflow does not understand the question."""
+        """The runs below *above*, from the run history if MLflow rejects the search."""
         experiment_id = self._experiments[experiment]
         found = self._search([experiment_id], f"tags.{tag} = '{above}'")
         if found is not None:
@@ -352,21 +350,18 @@ class ManyRuns:
         except ServiceRefused as err:
             if err.status != 400:
                 raise
-            log.warning(
-                "Azure ML does not tell which runs are nested in '%s'; what they logged is missing (%s)", above, err
-            )
+            log.warning("Azure ML cannot list the runs nested in '%s', so their metrics are missing (%s)", above, err)
             return []
         return self._with_ids([experiment_id], [one for one in below if one != above and one not in self._ids])
 
     def _search(self, experiment_ids: Sequence[str], condition: str) -> list[MlflowRun] | None:
-        """The runs of the experiments that fulfil *condition*, archived ones too; None where MLflow does not understand
-        it."""
+        """The runs of the experiments that match *condition*, including archived ones, or None if MLflow rejects it."""
         url = self._connection.service("mlflow", "/runs/search")
         body = {
             "experiment_ids": [*experiment_ids],
             "filter": condition,
             "run_view_type": "ALL",
-            "max_results": 1000,  # what MLflow's own client asks for
+            "max_results": 1000,  # as in MLflow's own client
         }
 
         def ask(token: Mapping[str, str]) -> Any:
@@ -374,17 +369,17 @@ class ManyRuns:
 
         try:
             return _mlflow_items(ask, url, "runs", _as_run)
-        except ServiceNotFound:  # an experiment that MLflow does not know
+        except ServiceNotFound:  # an experiment that is unknown to MLflow
             return []
         except ServiceRefused as err:
             if err.status not in REFUSED_ROUTE:
                 raise
-            log.debug("MLflow's search does not take '%s': %s", condition, err)
+            log.debug("MLflow's search rejects '%s': %s", condition, err)
             return None
 
     def _with_ids(self, experiment_ids: Sequence[str], run_ids: Sequence[str]) -> list[MlflowRun]:
-        """The runs of these ids, as far as MLflow knows them. A request a hundred, and one for each that did not
-        come."""
+        """The runs of these ids, without those unknown to MLflow. Sends one request per hundred, and one for each
+        missing run."""
         found: dict[str, MlflowRun] = {}
         for start in range(0, len(run_ids) if len(run_ids) > 1 else 0, IDS_AT_ONCE):
             ids = ",".join(f"'{run_id}'" for run_id in run_ids[start : start + IDS_AT_ONCE] if _can_be_quoted(run_id))
@@ -405,7 +400,7 @@ class ManyRuns:
         *,
         whole: bool,
     ) -> dict[str, RunResults]:
-        """What MLflow does not tell, by run; runs of which it told nothing are asked for in any case."""
+        """The data that MLflow lacks, by run. Runs that MLflow lacks are requested in any case."""
         step = max(1, -(-len(run_ids) // 4))
         first = run_ids if whole else [*dict.fromkeys([*run_ids[::step], *silent])]
         listed = list_metrics(self._connection, first)
@@ -422,8 +417,8 @@ class ManyRuns:
     def _all_points(
         self, last: Mapping[str, Mapping[str, float]], others: Mapping[str, RunResults]
     ) -> dict[str, dict[str, Series]]:
-        """All points of what MLflow tells, by run and metric: a request a hundred runs and metric where the service
-        can, else one a run and metric."""
+        """All points that MLflow lists, by run and metric. Sends one request per hundred runs and metric if the service
+        supports it, otherwise one per run and metric."""
         by_name: dict[str, list[str]] = {}
         for run_id, values in last.items():
             for name in values:
@@ -435,7 +430,7 @@ class ManyRuns:
             for start in range(0, len(ids), IDS_AT_ONCE)
         ]
         found: dict[tuple[str, str], _Rows] = {}
-        chunks, waiting = waiting[:1], waiting[1:]  # whether the service can is seen by the first
+        chunks, waiting = waiting[:1], waiting[1:]  # the first one shows whether the service supports it
         while chunks:
             answers = ask_all(self._bulk, chunks)
             found.update(entry for rows in answers for entry in (rows or {}).items())
@@ -453,8 +448,8 @@ class ManyRuns:
         return series
 
     def _bulk(self, chunk: tuple[str, Sequence[str]]) -> dict[tuple[str, str], _Rows] | None:
-        """The points of one metric of several runs; nothing where the service has no such route, None where they are
-        more than fit into an answer."""
+        """The points of one metric of several runs. Nothing if the service has no such route, and None if the points
+        exceed one response."""
         name, run_ids = chunk
         query = [("metric_key", name), ("max_results", str(BULK_POINTS)), *(("run_id", run_id) for run_id in run_ids)]
         url = self._connection.service("mlflow", "/metrics/get-history-bulk")
@@ -474,7 +469,7 @@ class ManyRuns:
     def _points(self, one: tuple[str, str]) -> _Rows:
         run_id, name = one
         url = self._connection.service("mlflow", "/metrics/get-history")
-        # The service has refused 1,000 points and more
+        # The service has refused 1,000 points and more.
         query = {"run_id": run_id, "run_uuid": run_id, "metric_key": name, "max_results": "999"}
         return _mlflow_items(
             lambda token: self._connection.rest.get(url, params={**query, **token}), url, "metrics", _row
@@ -482,7 +477,7 @@ class ManyRuns:
 
 
 def read_parameters(connection: Connection, raw: RawRun) -> dict[str, str]:
-    """By name, as MLflow and as the run history have them; values that are not text are told as JSON. One request."""
+    """By name, as in MLflow and the run history, with other values than text as JSON. One request."""
     with understood(connection.service("history"), "the run's list of parameters"):
         found = {
             name: value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
@@ -505,7 +500,7 @@ def _get_run(connection: Connection, run_id: str) -> MlflowRun | None:
 
 
 def read_experiments(connection: Connection) -> dict[str, datetime]:
-    """As `Workspace.experiments`, by MLflow's search: the workspace's own services list none but by their names."""
+    """As `Workspace.experiments`, from MLflow's search, because the workspace's services list none without names."""
     url = connection.service("mlflow", "/experiments/search")
 
     def ask(token: Mapping[str, str]) -> Any:

@@ -1,4 +1,4 @@
-"""Where the named outputs of a run lie: as an asset, else by the definition of its job."""
+"""The locations of a run's named outputs, from their assets or from the definition of the job."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from himl_cli.workspaces.azure.run_history import RunHistory
 from himl_cli.workspaces.azure.run_records import RawRun
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
-DEFAULT_OUTPUT = "default"  # the output that the service adds to jobs: their artifacts
+DEFAULT_OUTPUT = "default"  # the output that the service adds to jobs, with their artifacts
 MODELS = ("custommodel", "mlflowmodel", "tritonmodel")
 
-OutputUri = tuple[str, bool]  # `azureml://…`, and whether it is that of one file
+OutputUri = tuple[str, bool]  # `azureml://…`, and whether it refers to one file
 
 
 def is_reused(raw: RawRun) -> bool:
-    """Whether the run is a step that took over the results of another run."""
+    """Return whether the run is a step that reused the results of another run."""
     properties: Mapping[str, Any] = raw.get("properties") or {}
     return bool(properties.get("azureml.reusedrunid")) and str(properties.get("azureml.isreused")).lower() == "true"
 
@@ -29,18 +29,18 @@ def is_reused(raw: RawRun) -> bool:
 def find_output(
     connection: Connection, history: RunHistory, data: tuple[RawRun, Mapping[str, Any]], key: str
 ) -> OutputUri:
-    """Where output *key* of the run lies, by its *data*; a request for the place of an asset, and one where the run
-    reused another's results.
+    """The location of output *key* of the run, from its *data*. Sends a request for an asset's location, and one if the
+    run reused another's results.
 
-    Raises NotFound naming the keys there are, or where its place is not told.
+    Raises NotFound naming the existing keys, or if the location is unknown.
     """
     raw, definition = data
     run_id = source = str(raw["runId"])
     if is_reused(raw):
-        source = raw["properties"]["azureml.reusedrunid"]  # its outputs are the step's, as the vendor's SDK has it
-        with suppress(ServiceNotFound):  # they can still lie there: at the same places, with its id in them
+        source = raw["properties"]["azureml.reusedrunid"]  # its outputs are the step's, as in the vendor's SDK
+        with suppress(ServiceNotFound):  # the files may still exist, at the same location with its id
             raw, definition = history.data(source)
-    with understood(connection.service("history"), "what it tells of outputs"):
+    with understood(connection.service("history"), "its list of outputs"):
         assets = {name: {**(asset or {})} for name, asset in (raw.get("outputs") or {}).items()}
         defined = _defined_outputs(definition, source)
     if key not in assets and key not in defined:
@@ -53,28 +53,27 @@ def find_output(
         return place
     if asset.get("assetId"):
         raise NotFound(
-            f"The asset '{asset['assetId']}' of this output is gone.",
-            hint="It was deleted; its files may still lie on their datastore.",
+            f"The asset '{asset['assetId']}' of this output was deleted.",
+            hint="Its files may still be in their datastore.",
         )
     raise NotFound(
-        f"Azure ML does not tell where output '{key}' of run '{run_id}' lies.",
-        hint="It may become known when the run has ended.",
+        f"Azure ML returned no location of output '{key}' of run '{run_id}'.",
+        hint="Try again after the run has ended.",
     )
 
 
 def _defined_outputs(definition: Mapping[str, Any], run_id: str) -> dict[str, OutputUri | None]:
-    """The outputs in *definition* by name, None where it names no place. *run_id* goes where the definition has a mark
-    for it.
+    """The outputs in *definition* by name, or None for one without a location. *run_id* replaces its placeholder.
 
-    Jobs and steps of pipelines have `outputData`; that of a pipeline itself is spelled in another way, and mostly names
-    no place. Batch scoring and steps of the older SDK have `dataReferences`, which does not tell outputs from inputs,
-    but for those that are downloaded.
+    Jobs and steps of pipelines have `outputData`. A pipeline's own has another spelling, and mostly no location. Batch
+    scoring and steps of the older SDK have `dataReferences`, which do not distinguish outputs from inputs, except for
+    those that are downloaded.
     """
     outputs, references = definition.get("outputData"), definition.get("dataReferences")
     places: dict[str, OutputUri | None] = {}
 
     def place(key: str, datastore: str | None, path: str | None) -> OutputUri | None:
-        """*datastore*: its name, or its id, which ends in the name."""
+        """*datastore* is its name, or its id, which ends in the name."""
         if not datastore or not path:
             return None
         name, path = datastore.rpartition("/")[2], _filled(path, run_id, key).lstrip("/")
@@ -102,8 +101,8 @@ def _defined_outputs(definition: Mapping[str, Any], run_id: str) -> dict[str, Ou
 
 
 def _filled(template: str, run_id: str, key: str) -> str:
-    """*template* with what stands for the run and the output in it, as jobs (`${{name}}`), steps (`{name}`) and
-    azureml-core (`{run-id}`) write it."""
+    """*template* with the placeholders of run and output replaced, as jobs (`${{name}}`), steps (`{name}`) and
+    azureml-core (`{run-id}`) write them."""
     marks = {
         **dict.fromkeys(("${{name}}", "{name}", "{run-id}"), run_id),
         **dict.fromkeys(("${{output_name}}", "{output_name}", "{output-name}"), key),
@@ -114,8 +113,8 @@ def _filled(template: str, run_id: str, key: str) -> str:
 
 
 def _place_of_asset(connection: Connection, asset: Mapping[str, Any], defined: OutputUri | None) -> OutputUri | None:
-    """Where the service has the asset; None where it does not know it (any more). What the job *defined* tells whether
-    a model is one file."""
+    """The asset's location, or None if the service does not have it (any more). The job's *defined* outputs determine
+    whether a model is one file."""
     asset_id, kind = asset.get("assetId"), str(asset.get("type")).lower()
     if not asset_id:
         return None
@@ -130,12 +129,12 @@ def _place_of_asset(connection: Connection, asset: Mapping[str, Any], defined: O
             raise
         return None
     with understood(url, "the asset in it"):
-        # The one asset that was asked for, under whatever spelling of its id
+        # The requested asset, in whatever spelling of its id.
         found = next(iter((answer["values"] or {}).values()), None) or {}
         place = found.get("path" if is_model else "uri")
         if not place:
             return None
         if not isinstance(place, str):
-            raise TypeError("its place is no text")
+            raise TypeError("its location is not text")
         is_file = str(found.get("type") or kind).lower() == "urifile"
         return place, (defined is not None and defined[1]) if is_model else is_file

@@ -1,5 +1,5 @@
-"""Records of runs: states, tags and limits of the service as those of himl; and what himl writes to runs, in the forms
-that azureml-core sends, so that all clients read them alike: begin and end, metrics, parameters."""
+"""Records of runs: translation of the service's states, tags and limits into himl's, and writing to runs. himl writes
+begin and end, metrics and parameters in the forms of azureml-core, so that all clients read them alike."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# The states that the run history's own client names; the run history is asked for no others, which it might refuse
+# The states in the run history's own client. himl requests no others, which the service might refuse.
 _OF_HISTORY = {
     RunStatus.queued: ("NotStarted", "Unapproved", "Starting", "Preparing", "Queued", "Paused"),
     RunStatus.running: ("Running", "Finalizing", "CancelRequested", "Pausing"),
@@ -43,11 +43,11 @@ _STATUSES = {
     state.lower(): status for states in (_OF_HISTORY, _OF_JOBS) for status, names in states.items() for state in names
 }
 
-LOCAL_TARGET = "local"  # where runs are said to be that have no job
+LOCAL_TARGET = "local"  # the target of runs without a job
 
 
 def status_of(state: str) -> RunStatus:
-    """What *state* is to us. One that we do not know counts as running: the ends of a run are all known."""
+    """The status for *state*. An unknown one counts as running, because all final ones are known."""
     return _STATUSES.get(state.lower(), RunStatus.running)
 
 
@@ -56,9 +56,9 @@ def states_of(statuses: Iterable[RunStatus]) -> list[str]:
 
 
 def history_condition(statuses: Iterable[RunStatus]) -> str:
-    """The condition by which the run history picks runs that are one of *statuses*; "" for all of them.
+    """The condition of the run history for runs with one of *statuses*, or "" for all.
 
-    Runs that have not ended are picked by what they are not, so that a state without a name here is not missed.
+    Runs in progress are selected by excluding other states, so that unknown ones are included.
     """
     wanted = set(statuses)
     if not wanted or wanted == set(RunStatus):
@@ -72,16 +72,16 @@ def history_condition(statuses: Iterable[RunStatus]) -> str:
     )
 
 
-# How the names of tags begin that the service writes for itself; Studio does not show them either
+# Prefixes of the service's own tags, which Studio hides as well.
 SYSTEM_TAG = "_aml_system_"
 _NUMBER = re.compile(r"_(\d+)")
 
 
 def own_names(raw: Mapping[str, Any]) -> set[str]:
-    """The names of the tags of *raw* that the service wrote for itself.
+    """The names of the tags of *raw* that the service wrote.
 
-    Of a sweep these are thousands of characters: its settings, written twice (with the prefix, and for older SDKs
-    without), and the values of every trial.
+    A sweep has thousands of characters of them: its settings twice (with the prefix, and without it for older SDKs),
+    and the values of every trial.
     """
     tags, run_id = raw.get("tags") or {}, str(raw.get("runId") or "")
     return {
@@ -95,8 +95,7 @@ def own_names(raw: Mapping[str, Any]) -> set[str]:
 
 
 def sweep_tags(raw: Mapping[str, Any]) -> dict[str, str]:
-    """himl's tags for what *raw* says of itself as a sweep, a trial or a pipeline in words of its own; empty for other
-    runs."""
+    """himl's tags for the service's properties of a sweep, a trial or a pipeline in *raw*, or none for other runs."""
     if str(raw.get("runType") or "").lower() == "azureml.pipelinerun":
         return {MANY: "pipeline"}
     found, tags, number = _of_sweep(raw.get("properties") or {}), raw.get("tags") or {}, number_of(raw)
@@ -128,7 +127,7 @@ def is_sweep(raw: Mapping[str, Any]) -> bool:
 
 
 def number_of(raw: Mapping[str, Any]) -> str:
-    """The number of a trial, which is in its id, `{sweep}_{number}`; empty for other ids."""
+    """The number of a trial from its id `{sweep}_{number}`, or "" for other ids."""
     run_id, parent = str(raw.get("runId") or ""), str(raw.get("parentRunId") or "")
     found = _NUMBER.fullmatch(run_id, len(parent)) if parent and run_id.startswith(parent) else None
     return found[1] if found else ""
@@ -139,32 +138,32 @@ SHORTEST = 60
 
 
 def limit_properties(max_seconds: float | None) -> dict[str, str]:
-    """The property of a job that may run for so long; none for one without a limit."""
+    """The property of a job with this time limit, or none without a limit."""
     return {} if max_seconds is None else {MAX_SECONDS: str(limit_of(max_seconds))}
 
 
 def limit_of(max_seconds: float) -> int:
-    """The limit as the service takes it: whole seconds, a minute at least, for what is less it takes for 60 days."""
+    """The limit in whole seconds, at least a minute, because the service treats a shorter one as 60 days."""
     return max(SHORTEST, math.ceil(max_seconds))
 
 
 def say_limits(limits: Iterable[float | None], notify: Notify) -> None:
-    """Tell where jobs may run for longer than was asked for, once for each limit."""
+    """Report jobs whose limit is longer than requested, once per limit."""
     for asked in dict.fromkeys(limits):
         if asked is not None and asked < SHORTEST:
-            notify(Notice(f"--max_run_duration is a minute at least on a cluster: {SHORTEST} s, not {asked:g} s."))
+            notify(Notice(f"--max_run_duration is at least {SHORTEST} s on a cluster, not {asked:g} s."))
 
 
-RawRun = Mapping[str, Any]  # A run as the run history gives it
+RawRun = Mapping[str, Any]  # a run in the run history's form
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Of a run, what never changes.
+    """The constant facts of a run.
 
-    `container_id` is where its artifacts lie: for a step of a pipeline that reused the results of an earlier one, that
-    one's. `starts_jobs`: its children are jobs of their own (a sweep, a pipeline, AutoML), not runs that its script
-    nested in it.
+    `container_id` is the container of its artifacts. For a pipeline step that reused the results of an earlier one, it
+    is that of the earlier one. `starts_jobs` is true if its children are separate jobs (a sweep, a pipeline, AutoML),
+    not runs nested by its script.
     """
 
     id: str
@@ -176,8 +175,8 @@ class RunFacts:
 def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id: str = "") -> Run:
     """The record of *raw*.
 
-    The run history's answer has the command of a job in himl's own tag only, and its exit code in the words of its
-    error; a command that completed ended with 0.
+    The run history has a job's command only in himl's own tag, and its exit code only in the error's message. A command
+    that completed has exit code 0.
     """
     status = status_of(raw.get("status") or "")
     reason = _reason(raw) if status in (RunStatus.failed, RunStatus.canceled) else ""
@@ -206,28 +205,28 @@ def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id
 
 
 def created_of(record: Mapping[str, Any]) -> datetime:
-    """When the run, or the row of a metric, was made; 1970 where that is not told."""
+    """The creation time of the run, or of a metric's row, or 1970 if missing."""
     return as_time(record.get("createdUtc")) or datetime.fromtimestamp(0, timezone.utc)
 
 
 def starts_jobs(raw: RawRun) -> bool:
-    """Whether the run's children are jobs of their own (a sweep, a pipeline, AutoML)."""
+    """Return whether the run's children are separate jobs (a sweep, a pipeline, AutoML)."""
     if TRIALS in (raw.get("tags") or {}):
         return True
     properties, new_kind = raw.get("properties") or {}, raw.get("runTypeV2") or {}
     template = (properties.get("runTemplate") or "").lower()
-    if "child" in template:  # AutoML's children carry the source of their parent
+    if "child" in template:  # AutoML's children have the source of their parent
         return False
     kinds = (raw.get("runType"), new_kind.get("orchestrator"), template, properties.get("azureml.runsource"))
-    # A step of a pipeline calls itself `azureml.StepRun`
+    # A pipeline's step calls itself `azureml.StepRun`.
     return any(
         word in (kind or "").lower() for kind in kinds for word in ("hyperdrive", "sweep", "pipelinerun", "automl")
     )
 
 
 def user_tags(raw: RawRun) -> dict[str, str]:
-    """The run's tags by name, without the service's own; those of MLflow stay, as in Studio. A sweep and its trials
-    have himl's tags for that as well."""
+    """The run's tags by name, without the service's own, but with MLflow's, as in Studio. A sweep and its trials
+    also have himl's tags."""
     tags = raw.get("tags") or {}
     own = own_names(raw)
     told = {name: "" if tags[name] is None else str(tags[name]) for name in tags if name not in own}
@@ -245,12 +244,12 @@ def _reason(raw: RawRun) -> str:
     limit = str((raw.get("properties") or {}).get(MAX_SECONDS) or "")
     started, ended = as_time(raw.get("startTimeUtc")), as_time(raw.get("endTimeUtc"))
     if not message and limit.isdecimal() and started and ended and (ended - started).total_seconds() >= int(limit):
-        message = f"it ran for as long as --max_run_duration let it ({int(limit):,} s)"
+        message = f"it ran for {int(limit):,} s, the limit of --max_run_duration"
     return one_line(message or "", 500)
 
 
 def _innermost(message: str) -> str:
-    """The message itself, where the service wrapped it in JSON (`{"NonCompliant": "..."}`, `{"error": {"message":
+    """The message itself, if the service wrapped it in JSON (`{"NonCompliant": "..."}`, `{"error": {"message":
     "..."}}`)."""
     if not message.lstrip().startswith("{"):
         return message
@@ -274,8 +273,8 @@ _TYPES = {bool: "bool", int: "int", float: "double"}
 
 
 def _forms(entries: Iterable[Logged], container_id: str) -> Iterator[dict[str, Any]]:
-    """The forms in the order of their first rows; one metric's rows stay in theirs, and those that follow each other
-    share a form. *container_id* is where the run's files lie."""
+    """The forms in the order of their first rows. One metric's rows stay in order, and consecutive ones share a form.
+    *container_id* is the container of the run's files."""
     open_forms: dict[tuple[str, str], dict[str, Any]] = {}
     for entry in entries:
         columns = {
@@ -314,21 +313,21 @@ def _written(value: Value, kind: str, container_id: str) -> Any:
         return None
     if kind == "string":
         return str(value)
-    # JSON has no such numbers; protocol buffers' words for them
+    # JSON has no such numbers, so these are the words of protocol buffers.
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return float(value) if kind == "double" else value
 
 
 class RunWriting:
-    """Sends what is written to runs. The run has to exist for all but `start`: the services would make some of it
-    up."""
+    """Writes to runs. The run must exist for all methods except `start`, because the services would otherwise create
+    parts of it."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def start(self, new: Run) -> None:
-        """Make the run, with its experiment where that is new, and let it begin."""
+        """Create the run, with its experiment if that is new, and start it."""
         experiment = self._connection.service("history", f"/experiments/{quote(new.experiment, safe='')}")
         try:
             self._connection.rest.get(experiment)
@@ -336,7 +335,7 @@ class RunWriting:
             try:
                 self._connection.rest.post(experiment)
             except ServiceRefused as err:
-                if err.status != 409:  # made by somebody else meanwhile, or by a try whose answer was lost
+                if err.status != 409:  # created meanwhile, or by a request whose response was lost
                     raise
         body: dict[str, Any] = {
             "runId": new.id,
@@ -356,57 +355,56 @@ class RunWriting:
         self._send_event(run_id, "Start", StartTime=_now())
 
     def end(self, run_id: str, end: RunEnd) -> None:
-        """Move the run to its end; *end.reason* becomes the error that people see of a failed one."""
+        """End the run. *end.reason* becomes the error of a failed one."""
         reason = redact(" ".join(end.reason.split()))[:2000]
         if end.status is RunStatus.failed and reason:
             self._send_event(run_id, "Error", ErrorResponse={"error": {"code": "UserError", "message": reason}})
         self._send_event(run_id, end.status.value, EndTime=_now())
 
     def log(self, run_id: str, entries: Sequence[Logged], container_id: str) -> None:
-        """Send *entries* in as few requests as the service takes. A metric that it will not have is named in a warning.
+        """Send *entries* in as few requests as possible. A warning names a metric that the service rejects.
 
-        Raises HimlError where it refuses a whole batch.
+        Raises HimlError if it rejects a whole batch.
         """
         url = self._connection.service("metric", f"/runs/{quote(run_id, safe='')}/batch")
         forms = _forms(entries, container_id)
-        while batch := list(islice(forms, 50)):  # as azureml-core has it
+        while batch := list(islice(forms, 50)):  # as in azureml-core
             try:
                 answer = self._connection.rest.post(url, json={"values": batch, "reportErrors": True})
             except ServiceRefused as err:
                 if err.status < 500 and err.status not in (408, 429):
-                    raise HimlError(f"Metrics of run '{run_id}' were refused: {err}", hint=err.hint) from err
+                    raise HimlError(f"Azure ML rejected metrics of run '{run_id}': {err}", hint=err.hint) from err
                 raise
             for error in answer.get("errors") or [] if isinstance(answer, Mapping) else []:
                 with understood(url, "an error in it"):
                     name = (error.get("metric") or {}).get("name") or "?"
                     why = ((error.get("errorResponse") or {}).get("error") or {}).get("message")
-                why = why or "the service does not say why"
-                log.warning("Metric '%s' of run '%s' was refused: %s", name, run_id, why)
+                why = why or "the service gives no reason"
+                log.warning("Azure ML rejected metric '%s' of run '%s': %s", name, run_id, why)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
-        """Raises BadUsage where one has another value already."""
+        """Log parameters. Raises BadUsage if one has another value."""
         url, pairs = self._connection.service("mlflow", "/runs/log-batch"), iter(parameters.items())
-        while some := [{"key": key, "value": value} for key, value in islice(pairs, 100)]:  # as MLflow allows
+        while some := [{"key": key, "value": value} for key, value in islice(pairs, 100)]:  # MLflow's limit
             try:
                 self._connection.rest.post(url, json={"run_id": run_id, "metrics": [], "params": some, "tags": []})
             except ServiceRefused as err:
                 if err.status != 400:
                     raise
                 raise BadUsage(
-                    f"Parameters of run '{run_id}' were refused: {err}",
-                    hint="A parameter keeps the value that it was logged with first.",
+                    f"Azure ML rejected parameters of run '{run_id}': {err}",
+                    hint="A parameter keeps its first value.",
                 ) from err
 
     def settle(self, run: RunFacts, seconds: float) -> None:
-        """Wait until the metric service has taken in what it was sent, *seconds* at most: what comes later is only seen
-        later."""
+        """Wait at most *seconds* until the metric service has processed its data. Later data appears later."""
         experiment, run_id = quote(run.experiment_id, safe=""), quote(run.id, safe="")
         url = self._connection.service("history", f"/experimentids/{experiment}/runs/{run_id}/metricsingest/wait")
         deadline = time.monotonic() + seconds
         try:
             while self._connection.rest.send("GET", url).status == 202 and (left := deadline - time.monotonic()) > 0:
                 time.sleep(min(1.0, left))
-        except ServiceNotFound:  # nothing was logged that it could wait for
+        except ServiceNotFound:  # nothing was logged
             return
 
     def _send_event(self, run_id: str, name: str, **data: Any) -> None:

@@ -1,5 +1,5 @@
-"""Interactive services of a job: which ones it was submitted with, where they answer on a node, and the way to its SSH
-server, bytes in a WebSocket."""
+"""Interactive services of a job: those of its submission, their addresses on a node, and the connection to its SSH
+server, which sends bytes through a WebSocket."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from himl_cli.workspaces.azure.responses import understood
 
 log = logging.getLogger(__name__)
 
-# Of every job, and nothing to attach to
+# Services of every job, which are not interactive.
 ALWAYS = {"tracking", "studio"}
-# The vendor's own clients append it to an SSH service's ProxyEndpoint
+# The vendor's own clients append it to the ProxyEndpoint of an SSH service.
 TUNNEL_PATH = "/nbip/v1.0/ws-tcp"
 PIECE = 64 * 1024
 OPEN_SECONDS = 60.0  # the first connection to a new node is slow
 
 
 def job_services(connection: Connection, run_id: str) -> JobServices | None:
-    """What the job was submitted with; None where resource manager does not tell, as of a pipeline's step."""
+    """The services of the job's submission, or None if resource manager lacks them, as for a pipeline's step."""
     url = connection.arm(f"/jobs/{quote(run_id, safe='')}")
     job = connection.rest.find_object(url, "job", params={"api-version": ApiVersion.JOBS}) or {}
     with understood(url, "the job"):
@@ -53,10 +53,10 @@ def job_services(connection: Connection, run_id: str) -> JobServices | None:
 
 
 def read_services(connection: Connection, run_id: str, node: int) -> list[RunService]:
-    """The services that run history knows on *node*; none where it does not know the node yet."""
+    """The services on *node* in the run history, or none if it does not list the node yet."""
     url = connection.service("history", f"/runs/{quote(run_id, safe='')}/serviceinstances/{node}")
     answer = connection.rest.find_object(url, "services") or {}
-    with understood(url, "what it tells of services"):
+    with understood(url, "its list of services"):
         return [
             RunService(
                 name,
@@ -76,8 +76,7 @@ def read_services(connection: Connection, run_id: str, node: int) -> list[RunSer
 def tunnel(
     connection: Connection, service: RunService, read: Callable[[], bytes], write: Callable[[bytes], None]
 ) -> None:
-    """Pass what *read* gives (nothing: its end) to the node's SSH server, and what comes from there to *write*, until
-    either side ends.
+    """Pass data from *read* (b"" at its end) to the node's SSH server, and its data to *write*, until either side ends.
 
     Raises NotAllowed, ServiceFailed.
     """
@@ -90,7 +89,7 @@ def tunnel(
     trusted = ssl.create_default_context(
         cafile=None if is_folder else authorities, capath=authorities if is_folder else None
     )
-    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # at DEBUG it logs the token
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # at DEBUG, it would log the token
     token = connection.tokens.get(scope)
     try:
         for is_last in (False, True):
@@ -112,11 +111,11 @@ def tunnel(
                 if status in (401, 403):
                     raise NotAllowed(
                         f"You may not use service '{service.name}' of this job: {host} answered {status}.",
-                        hint="Only who submitted a job may attach to it. Check the sign-in: himl doctor",
+                        hint="Only the job's submitter may attach to it. Check the sign-in: himl doctor",
                     ) from err
                 raise ServiceFailed(
-                    f"The way to service '{service.name}' is closed: {host} answered {status}.",
-                    hint="Azure ML may still be opening it: try again in a minute.",
+                    f"Service '{service.name}' is not reachable: {host} answered {status}.",
+                    hint="Azure ML may still be opening it. Try again in a minute.",
                 ) from err
         log.debug("connected to %s", host)
 
@@ -134,15 +133,15 @@ def tunnel(
         raise ServiceFailed(
             f"The connection to service '{service.name}' at {host} failed: "
             f"{str(err).rstrip('.') or type(err).__name__}.",
-            hint="Try again; HTTPS_PROXY and NO_PROXY say which proxy is used.",
+            hint="Try again, or check the proxy in HTTPS_PROXY and NO_PROXY.",
         ) from err
 
 
 def _tunnel_url(connection: Connection, service: RunService) -> tuple[str, str]:
-    """The WebSocket's address and its host. Raises ServiceFailed for one that gets no sign-in of ours."""
+    """The WebSocket's address and its host. Raises ServiceFailed for a host that must not get himl's token."""
     parts = parts_of(service.proxy)
     host = (parts.hostname or "").lower()
     domain = connection.address.cloud.data_plane_suffix.removeprefix(".api")
     if parts.scheme not in ("wss", "https") or not host.endswith(domain):
-        raise ServiceFailed(f"himl sends its sign-in to Azure only, not to '{service.proxy}'.")
+        raise ServiceFailed(f"himl sends its credentials only to Azure, not to '{service.proxy}'.")
     return f"wss://{parts.netloc}{parts.path.rstrip('/')}{TUNNEL_PATH}", host

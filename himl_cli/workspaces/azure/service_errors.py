@@ -1,9 +1,9 @@
-"""What failures of Azure's services come to: status, code, transport failure and sign-in code as a HimlError.
+"""Translation of Azure's failures into a HimlError: HTTP statuses, error codes, transport errors and sign-in codes.
 
 Codes are those of Azure Resource Manager
 (https://learn.microsoft.com/azure/azure-resource-manager/troubleshooting/common-deployment-errors), of the Azure ML
-services as recorded from the real ones, and of Entra ID. Causes that are not in a table get a general sentence with the
-service's own words. Storage has `storage/blob_responses.py`.
+services as recorded from the real ones, and of Entra ID. A cause that is in no table gets a general sentence with the
+service's own message. `storage/blob_responses.py` covers storage.
 """
 
 from __future__ import annotations
@@ -41,40 +41,39 @@ _CLOSED = re.compile(
     re.IGNORECASE,
 )
 
-# By the service's code in small letters: the error, its sentence and its hint, with the address filled in.
+# Error type, message and hint by the service's code in lower case. The placeholders take the workspace's address.
 _BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
     code: (kind, message, hint)
     for codes, kind, message, hint in (
         (
             "subscriptionnotfound invalidsubscriptionid",
             WorkspaceNotFound,
-            "The account that is signed in sees no subscription '{0.subscription_id}' ({0.source}).",
-            "Check the id, and that the right account and tenant are signed in: 'az account list' shows the "
-            "subscriptions there are.",
+            "The account cannot access the subscription '{0.subscription_id}' ({0.source}).",
+            "Check the id, the account and the tenant. To list the account's subscriptions: az account list",
         ),
         (
             "subscriptionnotregistered missingsubscriptionregistration",
             NotAllowed,
             "The subscription '{0.subscription_id}' is not registered for Azure Machine Learning.",
-            "Its owner can run: az provider register --namespace Microsoft.MachineLearningServices",
+            "Ask its owner to run: az provider register --namespace Microsoft.MachineLearningServices",
         ),
         (
             "resourcegroupnotfound",
             WorkspaceNotFound,
-            "There is no resource group '{0.resource_group}' in subscription '{0.subscription_id}' ({0.source}).",
-            "Check the name: 'az group list' shows those there are.",
+            "Resource group '{0.resource_group}' does not exist in subscription '{0.subscription_id}' ({0.source}).",
+            "List the resource groups: az group list",
         ),
         (
             "workspacenotfound",
             WorkspaceNotFound,
-            "There is no workspace '{0.name}' in resource group '{0.resource_group}' ({0.source}).",
-            "Check the name: 'az ml workspace list --resource-group {0.resource_group}' shows those there are.",
+            "Workspace '{0.name}' does not exist in resource group '{0.resource_group}' ({0.source}).",
+            "List the workspaces: az ml workspace list --resource-group {0.resource_group}",
         ),
         (
             "readonlydisabledsubscription disabledsubscription",
             NotAllowed,
             "The subscription '{0.subscription_id}' is disabled.",
-            "Its owner can enable it again in the Azure portal.",
+            "Ask its owner to enable it in the Azure portal.",
         ),
     )
     for code in codes.split()
@@ -82,13 +81,13 @@ _BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
 
 
 class ServiceNotFound(NotFound):
-    """The service has no such thing: HTTP 404."""
+    """HTTP 404: the resource does not exist."""
 
     status = 404
 
 
 class ServiceRefused(ServiceFailed):
-    """The service answered with an error status that has no kind of its own."""
+    """An error status without an exception class for it."""
 
     def __init__(self, message: str, *, hint: str = "", status: int) -> None:
         super().__init__(message, hint=hint)
@@ -97,21 +96,20 @@ class ServiceRefused(ServiceFailed):
 
 
 def says_closed(text: str) -> bool:
-    """Whether *text*, codes and message of an error or its whole body, speaks of a network that is closed to us: by a
-    firewall, or a private link.
+    """Return whether *text*, an error's codes and message or a whole body, reports a closed network (firewall, private
+    link).
 
-    The status tells nothing: 403 mostly, but the data plane says 401 to whoever comes from outside of a private link
-    (Azure/azure-cli-extensions#6294), and resource manager 502 (MicrosoftDocs/azure-docs#90426).
+    The status does not identify this case. It is mostly 403, but the data plane answers 401 to requests from outside a
+    private link (Azure/azure-cli-extensions#6294), and resource manager 502 (MicrosoftDocs/azure-docs#90426).
     """
     return _CLOSED.search(text) is not None
 
 
 def claims_of(headers: Mapping[str, str]) -> str:
-    """The claims that an answer with these headers asks for, as JSON text for `get_token`; nothing where it asks for
-    none.
+    """Return the claims that a response with these headers requests, as JSON text for `get_token`, or "".
 
-    By a 401 with them a service says that it wants a stronger sign-in: conditional access, continuous access evaluation
-    and the second factor that resource manager enforces for changes
+    With a 401 and claims, a service requires a stronger sign-in: for conditional access, for continuous access
+    evaluation, or for the second factor that resource manager enforces for changes
     (https://learn.microsoft.com/entra/identity-platform/claims-challenge).
     """
     challenge = next((value for name, value in headers.items() if name.lower() == "www-authenticate"), "")
@@ -122,23 +120,23 @@ def claims_of(headers: Mapping[str, str]) -> str:
     try:
         text = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True).decode()
         return text if isinstance(read_json(text), dict) else ""
-    except ValueError:  # no base64, no UTF-8, no JSON
+    except ValueError:  # not base64, UTF-8 or JSON
         return ""
 
 
 def refusal(response: Response, address: WorkspaceAddress, credential: str) -> HimlError:
-    """The error for a status of 400 and more; *credential* is what messages call the one that was used."""
+    """The error for a status of 400 or above. *credential* names the credential in messages."""
     status, host, details = response.status, response.host, response.in_brackets
     if says_closed(" ".join([*response.codes, response.message])):
         return NotAllowedNow(
-            f"The firewall of {address.label} lets nobody in from this network ({host} answered {status}).",
+            f"The firewall of {address.label} blocks this network ({host} answered {status}).",
             hint="Use a machine or VPN inside the workspace's network, or ask its owner to allow this one.",
         )
     codes = [code.lower() for code in response.codes]
     if "invalidauthenticationtokentenant" in codes:
         return _wrong_tenant(response, address)
     is_workspace = response.path.lower() == address.path.lower()
-    if "resourcenotfound" in codes:  # the workspace, or something in it
+    if "resourcenotfound" in codes:  # the workspace, or something inside it
         is_workspace |= f"workspaces/{address.name}'".lower() in response.message.lower()
     is_missing = is_workspace and (status == 404 or "resourcenotfound" in codes)
     known = next((code for code in codes if code in _BY_CODE), "workspacenotfound" if is_missing else "")
@@ -148,23 +146,23 @@ def refusal(response: Response, address: WorkspaceAddress, credential: str) -> H
     if status in (401, 403):
         return (_rejected if status == 401 else _forbidden)(response, address, credential)
     path = re.sub(re.escape(address.path), "/…", response.path, flags=re.IGNORECASE)
-    if status == 404:  # to a PUT not of what was sent, but of what it refers to
+    if status == 404:  # for a PUT, a resource that the body refers to is missing
         what = f"refused PUT {path}: 404" if response.method == "PUT" else f"has no {path}"
         return ServiceNotFound(f"{host} {what}{details}.")
     if status == 407:
         return ServiceFailed(
-            "The proxy wants a user and a password.",
+            "The proxy requires a user name and a password.",
             hint="Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT, or name the host in NO_PROXY.",
         )
     if status == 429:
-        seconds = response.headers.get("retry-after", "")
-        wait = f" and asks to wait {seconds} s" if seconds else ""
-        message, hint = f"{host} takes no more requests for now{wait} (429).", "Try again later."
+        after = response.headers.get("retry-after", "")
+        wait = f" for {after} s" if after.isdecimal() else f" until {after}" if after else ""
+        message, hint = f"{host} accepts no more requests{wait} (429).", "Try again later."
     else:
         what, hint = ("failed at", "Try again later. ") if status >= 500 else ("refused", "")
         message = f"{host} {what} {response.method} {path}: {status}{details}."
         if response.request_id:
-            hint += f"If it goes on, give the request id {response.request_id} to the service's support."
+            hint += f"If the error persists, contact the service's support with request id {response.request_id}."
     return ServiceRefused(message, hint=hint.strip(), status=status)
 
 
@@ -175,24 +173,24 @@ def _wrong_tenant(response: Response, address: WorkspaceAddress) -> HimlError:
     tenant = found[1] if found else ""
     named = f" '{tenant}'" if tenant else ""
     return NotAllowed(
-        f"The token is from another tenant than that of subscription '{address.subscription_id}'{named}.",
-        hint=f"Sign in there: 'az login --tenant {tenant or 'TENANT'}', or set "
+        f"The token belongs to a tenant other than that of subscription '{address.subscription_id}'{named}.",
+        hint=f"Sign in to that tenant: 'az login --tenant {tenant or 'TENANT'}', or set "
         f"HIML_TENANT_ID{'=' + tenant if tenant else ''}.",
     )
 
 
 def _rejected(response: Response, address: WorkspaceAddress, credential: str) -> HimlError:
     clock = clock_complaint(response.headers)
-    what = f"does not accept the sign-in by {credential}{response.in_brackets}."
-    hint = "Sign in again ('az login', or renew the service principal's secret)."
+    what = f"rejected the sign-in by {credential}{response.in_brackets}."
+    hint = "Sign in again with 'az login', or renew the service principal's secret."
     if clock:
-        what = f"does not accept the sign-in. {clock}"
-        hint = "Set the clock (switch on its synchronisation), then try again."
+        what = f"rejected the sign-in. {clock}"
+        hint = "Set the clock (enable its synchronisation), then try again."
     elif claims_of(response.headers):
-        what = f"wants a stronger sign-in than that by {credential}{response.in_brackets}."
+        what = f"requires a stronger sign-in than that by {credential}{response.in_brackets}."
         hint = (
-            "A conditional access rule wants more: sign in with a second factor, or from a device that the tenant "
-            "trusts, or ask its administrator."
+            "The tenant has a conditional access rule. Sign in with a second factor or from a trusted device, or ask "
+            "the administrator."
         )
     return NotAllowedNow(f"{response.host} {what}", hint=hint)
 
@@ -201,7 +199,7 @@ def _forbidden(response: Response, address: WorkspaceAddress, credential: str) -
     denied = re.search(r"perform action '([^']+)'", response.message)
     what, when = f"is not allowed to do this: {response.host} answered 403{response.in_brackets}", ""
     if denied:
-        what, when = f"lacks a role that allows '{denied[1]}'", "; a new role counts after a few minutes"
+        what, when = f"lacks a role that allows '{denied[1]}'", ". A new role takes a few minutes to apply"
     return NotAllowed(
         f"{credential[:1].upper()}{credential[1:]} {what}.",
         hint=f"Ask an owner of {address.label} for the role 'AzureML Data Scientist'{when}.",
@@ -211,24 +209,24 @@ def _forbidden(response: Response, address: WorkspaceAddress, credential: str) -
 # OpenSSL's reasons for a file without certificates.
 NO_CERTIFICATES = {"NO_CERTIFICATE_OR_CRL_FOUND", "NO_START_LINE", "BAD_END_LINE", "BAD_BASE64_DECODE"}
 _BROKEN = {"ConnectionResetError", "BrokenPipeError", "RemoteDisconnected", "IncompleteRead", "IncompleteReadError"}
-# By the class of an exception of requests, urllib3 or the system (urllib3 wraps several in `MaxRetryError`).
+# By exception class of requests, urllib3 or the system. urllib3 wraps several of them in `MaxRetryError`.
 _BY_CLASS = {
     name: (message, hint)
     for names, message, hint in (
         (
             _BROKEN,
-            "{host} broke the connection off.",
-            "Try again; if it goes on, a firewall or proxy may be in the way.",
+            "{host} closed the connection.",
+            "Try again. If the error persists, check the firewall and the proxy.",
         ),
         (
             ("NameResolutionError", "gaierror"),
-            "The name {host} is not known here (DNS).",
-            "Check the network; a private workspace is known inside its own network or VPN only.",
+            "This machine cannot resolve the host name {host} (DNS).",
+            "Check the network. The host of a private workspace resolves only inside its network or VPN.",
         ),
         (
             ("InvalidProxyURL",),
-            "The proxy that HTTPS_PROXY names is no URL, so {host} cannot be reached.",
-            "Write it as http://HOST:PORT.",
+            "HTTPS_PROXY is not a URL, so himl cannot reach {host}.",
+            "Set it to http://HOST:PORT.",
         ),
         (
             ("ConnectTimeout", "ConnectTimeoutError"),
@@ -237,8 +235,8 @@ _BY_CLASS = {
         ),
         (
             ("ContentDecodingError",),
-            "The answer of {host} came garbled.",
-            "Try again; if it goes on, a proxy may be in the way.",
+            "The response of {host} is corrupted.",
+            "Try again. If the error persists, check the proxy.",
         ),
         (("ReadTimeout", "ReadTimeoutError"), "{host} took too long to answer.", "Try again later."),
     )
@@ -247,7 +245,7 @@ _BY_CLASS = {
 
 
 def network_error(err: BaseException, url: str) -> HimlError:
-    """The error for a request that got no answer, from the exceptions of requests, urllib3 and OpenSSL."""
+    """The error for a request without a response, from an exception of requests, urllib3 or OpenSSL."""
     host, causes = urlsplit(url).hostname or url, causes_of(err)
     for inner in causes:
         kind = type(inner).__name__
@@ -264,48 +262,48 @@ def network_error(err: BaseException, url: str) -> HimlError:
             return ServiceFailed(message.format(host=host), hint=hint)
         if isinstance(inner, OSError) and inner.errno in (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH):
             return not_connected(host, inner.errno)
-    return ServiceFailed(f"{host} cannot be reached: {_first_line(err)}.", hint="Check the network, then try again.")
+    return ServiceFailed(f"himl cannot reach {host}: {_first_line(err)}.", hint="Check the network, then try again.")
 
 
 def _tls_error(err: ssl.SSLError, host: str) -> HimlError:
     if not isinstance(err, ssl.SSLCertVerificationError):
         if err.reason in NO_CERTIFICATES:
             return BadUsage(
-                f"{ca_source()} names a file that holds no certificates.",
-                hint="It has to be a file in PEM form (-----BEGIN CERTIFICATE-----).",
+                f"The file of {ca_source()} contains no certificates.",
+                hint="Use a file in PEM format (-----BEGIN CERTIFICATE-----).",
             )
         return ServiceFailed(
             f"No secure connection to {host}: {err.reason or _first_line(err)}.",
-            hint="A proxy or firewall on the way may break TLS.",
+            hint="Check the proxy and the firewall, which may interrupt TLS.",
         )
-    when = {9: "not valid yet", 10: "out of date"}.get(err.verify_code)  # by OpenSSL's codes
+    when = {9: "not valid yet", 10: "expired"}.get(err.verify_code)  # by OpenSSL's codes
     if when:
         return ServiceFailed(
             f"The certificate of {host} is {when}.",
-            hint="Check this machine's clock first; else whoever runs the service or the proxy has to renew it.",
+            hint="Check this machine's clock, or ask the owner of the service or the proxy to renew it.",
         )
     return ServiceFailed(
         f"The certificate of {host} is not trusted ({err.verify_message}; authorities from {ca_source()}).",
-        hint="Where a proxy inspects traffic, set REQUESTS_CA_BUNDLE to a file with your organisation's certificate "
+        hint="If a proxy inspects traffic, set REQUESTS_CA_BUNDLE to a file with your organisation's certificate "
         "authority.",
     )
 
 
 def proxy_failed(proxy: str, host: str, answered: str) -> ServiceFailed:
-    """The error for a *proxy* (HOST:PORT) that did not lead to *host*; *answered* is the status it gave, empty for
-    none."""
+    """The error for a *proxy* (HOST:PORT) that did not connect to *host*. *answered* is its status, or ""."""
     if answered == "407":
         return ServiceFailed(
-            f"The proxy {proxy} wants a user and a password.", hint="Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT."
+            f"The proxy {proxy} requires a user name and a password.",
+            hint="Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT.",
         )
     return ServiceFailed(
         f"The proxy {proxy} did not connect to {host}{f' (it answered {answered})' if answered else ''}.",
-        hint="Check HTTPS_PROXY (http://HOST:PORT), or name the host in NO_PROXY.",
+        hint="Check HTTPS_PROXY (http://HOST:PORT), or add the host to NO_PROXY.",
     )
 
 
 def not_connected(host: str, number: int) -> ServiceFailed:
-    """The error for *host* where the system says *number* (an `errno`, 0 for a time that ran out) to a connection."""
+    """The error for a failed connection to *host* with the system's *number* (an `errno`, or 0 for a timeout)."""
     if number in (errno.ENETUNREACH, errno.EHOSTUNREACH):
         return ServiceFailed(f"There is no network route to {host}.", hint="Check the network, VPN included.")
     if number == errno.ECONNREFUSED:
@@ -315,19 +313,18 @@ def not_connected(host: str, number: int) -> ServiceFailed:
 
 
 def is_network_error(err: BaseException) -> bool:
-    """Whether *err* (of a sign-in, say) comes from a connection that failed."""
+    """Return whether *err*, such as a failed sign-in, comes from a failed connection."""
     plain, kinds = (ssl.SSLError, ConnectionError, TimeoutError), {*_BY_CLASS, "ProxyError", "NewConnectionError"}
     return any(isinstance(inner, plain) or type(inner).__name__ in kinds for inner in causes_of(err))
 
 
 def is_unknown_host(err: BaseException) -> bool:
-    """Whether no machine has the host's name, which a network that is down does not tell."""
+    """Return whether DNS has no such host name. A network failure does not count."""
     return any(isinstance(inner, socket.gaierror) and inner.errno != socket.EAI_AGAIN for inner in causes_of(err))
 
 
 def is_permanent(err: BaseException) -> bool:
-    """Whether another attempt at once cannot help: certificates that are not trusted, a proxy that says no, a name that
-    nobody has."""
+    """Return whether a retry cannot help: an untrusted certificate, a refusing proxy, an unknown host name."""
     return is_unknown_host(err) or any(
         (isinstance(inner, ssl.SSLError) and inner.reason in NO_CERTIFICATES)
         or isinstance(inner, ssl.SSLCertVerificationError)
@@ -338,16 +335,16 @@ def is_permanent(err: BaseException) -> bool:
 
 
 def is_disconnect(err: BaseException) -> bool:
-    """Whether a connection broke that had been made: what was sent may have been carried out.
+    """Return whether an established connection broke, so that the service may have carried out the request.
 
-    Behind a proxy urllib3 calls that a ProxyError, as if nothing had been sent yet.
+    Behind a proxy, urllib3 reports this as a ProxyError, as if it had sent nothing yet.
     """
     return any(type(inner).__name__ in _BROKEN for inner in causes_of(err))
 
 
 def causes_of(err: BaseException) -> list[BaseException]:
-    """*err* and all that caused it, what tells most first: certificates, then a broken connection, then the proxy
-    (whose own cause would blame the host)."""
+    """*err* and all of its causes, the most specific first: certificates, a broken connection, then the proxy, whose
+    own cause would blame the host."""
     seen: list[BaseException] = []
     waiting: list[object] = [err]
     while waiting:
@@ -374,7 +371,7 @@ def _first_line(err: BaseException) -> str:
 
 @dataclass(frozen=True)
 class Reason:
-    """`text` completes `Azure CLI (…)`; `hint` is the next move where there is a special one."""
+    """`text` completes `Azure CLI (…)`. `hint` is a specific next step, or ""."""
 
     text: str
     hint: str = ""
@@ -385,34 +382,34 @@ _SECRET = "HIML_SERVICE_PRINCIPAL_PASSWORD"
 AADSTS = {
     code: Reason(text, hint)
     for hint, reasons in (
-        (f"Set {_SECRET} to the secret's value, not to its id.", {"7000215": "the client secret is wrong"}),
+        (f"Set {_SECRET} to the secret's value, not its id.", {"7000215": "the client secret is wrong"}),
         (
-            f"Make a new secret ('az ad app credential reset --id ID', or the portal), and set it as {_SECRET}.",
+            f"Create a secret ('az ad app credential reset --id ID', or the portal), and set {_SECRET} to it.",
             {"7000222": "the client secret has expired"},
         ),
         (
             "Check HIML_SERVICE_PRINCIPAL_ID (the application's client id) and HIML_TENANT_ID.",
-            {"700016": "no such application in this tenant"},
+            {"700016": "the application does not exist in this tenant"},
         ),
         (
-            "Register the certificate with the application, or use another.",
-            {"700027": "the certificate is not one of the application's"},
+            "Register the certificate with the application, or use another one.",
+            {"700027": "the certificate is not registered with the application"},
         ),
         (
-            "Renew the token that AZURE_FEDERATED_TOKEN_FILE names; with a certificate, set this machine's clock.",
+            "Renew the token in AZURE_FEDERATED_TOKEN_FILE. For a certificate, set this machine's clock.",
             dict.fromkeys(("700024", "500133"), "the assertion is not valid at this time"),
         ),
         (
             f"Check HIML_TENANT_ID{_OR_VENDORS}.",
-            {"90002": "no such tenant", "900023": "the tenant is no id and no domain"},
+            {"90002": "the tenant does not exist", "900023": "the tenant is not an id or a domain"},
         ),
         (
-            "Set AZUREML_CURRENT_CLOUD (AzureUSGovernment, AzureChinaCloud).",
+            "Set AZUREML_CURRENT_CLOUD to AzureUSGovernment or AzureChinaCloud.",
             {"900382": "the application belongs to another cloud"},
         ),
         (
             "Check HIML_TENANT_ID, and AZUREML_CURRENT_CLOUD for a sovereign cloud.",
-            {"500011": "the tenant does not know this service"},
+            {"500011": "the tenant does not have this service"},
         ),
         (
             "Ask an administrator of the tenant to enable it.",
@@ -420,22 +417,22 @@ AADSTS = {
         ),
         (
             "Sign in with another account: az login --tenant TENANT.",
-            dict.fromkeys(("50020", "50034"), "the user is not known in this tenant"),
+            dict.fromkeys(("50020", "50034"), "the user does not exist in this tenant"),
         ),
         (
             "Sign in again: az login.",
             {
-                "50126": "user name or password are wrong",
+                "50126": "the user name or the password is wrong",
                 "50173": "the sign-in was revoked",
                 **dict.fromkeys(("70043", "700082", "700084"), "the sign-in has expired"),
                 "50132": "the sign-in is no longer valid",
             },
         ),
         (
-            "Sign in again with 'az login --tenant TENANT', which asks for the second factor.",
+            "Sign in with a second factor: az login --tenant TENANT.",
             {
                 "50076": "a second factor is required",
-                "50079": "a second factor has to be set up",
+                "50079": "a second factor must be set up",
                 "50078": "the second factor has expired",
             },
         ),
@@ -443,7 +440,7 @@ AADSTS = {
             "Use a device or a network that the tenant's rules allow.",
             {
                 "53003": "a conditional access rule of the tenant blocks it",
-                "53000": "the tenant wants a managed device",
+                "53000": "the tenant requires a managed device",
             },
         ),
         (
@@ -454,32 +451,33 @@ AADSTS = {
     for code, text in reasons.items()
 }
 
-STRONGER = "the service wants a stronger sign-in"
+STRONGER = "the service requires a stronger sign-in"
 _CLAIMS_COMMAND = re.compile(
     r"(requires (?P<tool>[^)]+ or later)\): *)?(?P<command>(az login --claims-challenge|Connect-AzAccount "
     r"-ClaimsChallenge) \S.*)"
 )
 
-_PHRASES = {  # of MSAL, of azure-identity and of the programs that it runs
+# Messages of MSAL, of azure-identity and of the programs that it runs.
+_PHRASES = {
     "Unable to get authority configuration|invalid_tenant": AADSTS["90002"],
     "Invalid tenant id provided": AADSTS["900023"],
     "not found on path|not installed": Reason("not installed"),
     "Please run 'az login'|azd auth login|Connect-AzAccount": Reason("not signed in"),
-    "subscription of .* doesn't exist": Reason("its account does not see the workspace's subscription"),
-    "Failed to invoke the Azure|timed out|timeout": Reason("no answer in time"),
+    "subscription of .* doesn't exist": Reason("its account cannot access the workspace's subscription"),
+    "Failed to invoke the Azure|timed out|timeout": Reason("timed out"),
     "Identity not found|no (managed )?identity|ManagedIdentityCredential authentication unavailable|"
     "not available, no response": Reason("this machine has none"),
 }
 
 
 def reason_of(err: BaseException, settings: Mapping[str, str] | None = None, file_variable: str = "") -> Reason:
-    """The reason in *err*'s message; *file_variable* is what names the file that the source of tokens reads.
+    """The reason in *err*'s message. *file_variable* is the environment variable with the token source's file.
 
-    *settings* has what the hint should name in place of a variable, where that was set elsewhere.
+    *settings* maps a variable to the setting that the hint names in its place, for a value from elsewhere.
     """
     if isinstance(err, OSError) and err.filename and err.strerror:
-        named = f", which {file_variable} names" if file_variable else ""
-        hint = f"Let {file_variable} name a file that can be read, or unset it." if file_variable else ""
+        named = f" from {file_variable}" if file_variable else ""
+        hint = f"Set {file_variable} to a readable file, or unset it." if file_variable else ""
         return Reason(f"cannot read '{err.filename}'{named}: {err.strerror}", hint)
     message = redact(str(err))
     number, command = re.search(r"AADSTS(\d+)", message), _CLAIMS_COMMAND.search(message)

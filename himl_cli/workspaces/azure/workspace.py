@@ -1,4 +1,4 @@
-"""An Azure ML workspace behind the `Workspace` Protocol, and the lines that it gives to `himl doctor`."""
+"""An Azure ML workspace behind the `Workspace` Protocol, and its checks for `himl doctor`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-# What is looked at, in this order, and which others it needs: where one of them failed, it is passed over.
+# The checks in order, with their prerequisites. himl skips a check if a prerequisite failed.
 CHECKS = {
     "curl": (),
     "sign-in": (),
@@ -53,8 +53,8 @@ CHECKS = {
 
 
 class AzureWorkspace(CloudWorkspace):
-    """Runs, their files and datastores of one workspace. Making one sends nothing; `connection` is the way to its
-    services."""
+    """Runs, their files and datastores of one workspace. Construction sends no request. `connection` gives access to
+    the services."""
 
     poll_interval = (1.0, 5.0)
 
@@ -74,8 +74,8 @@ class AzureWorkspace(CloudWorkspace):
         return self._found(run_id, self._history.facts)
 
     def _found(self, run_id: str, ask: Callable[[str], Answer]) -> Answer:
-        """What *ask* says of the run. Raises RunNotFound, naming ids like this one; an id that cannot be one is not
-        asked for."""
+        """The result of *ask* for the run. Raises RunNotFound, naming similar ids. Sends no request for an id that is
+        not valid."""
         if not can_be_id(run_id):
             raise RunNotFound(run_id, self.label)
         try:
@@ -88,7 +88,7 @@ class AzureWorkspace(CloudWorkspace):
         return self.connection.address.label
 
     def close(self) -> None:
-        """Close all connections, to the services and to storage; a later request opens new ones."""
+        """Close all connections to the services and to storage. A later request opens new ones."""
         if "_datastores" in vars(self):
             self._datastores.close()
         self.connection.close()
@@ -113,7 +113,7 @@ class AzureWorkspace(CloudWorkspace):
         return self._lists.record(self._history.archive(run_id, restore=restore))
 
     def cancel(self, run_id: str) -> bool:
-        """A sweep that is no more than a record is canceled by its trials, and on record."""
+        """Cancel the run. A sweep that is only a record is canceled by its trials and in its record."""
         run = self.run(run_id)
         if run.status.is_final:
             return False
@@ -151,7 +151,7 @@ class AzureWorkspace(CloudWorkspace):
         return ManyRuns(self.connection, self._history, runs).results(wanted, whole=whole) if runs else {}
 
     def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
-        """One request for a hundred runs, to MLflow, and one more for those of another status than in *runs*."""
+        """Read current values, with one request to MLflow per hundred runs, and one for those whose status changed."""
         from himl_cli.workspaces.azure.run_metrics import ManyRuns
 
         known = ManyRuns(self.connection, self._history, runs).current() if runs else {}
@@ -180,7 +180,7 @@ class AzureWorkspace(CloudWorkspace):
         return read_parameters(self.connection, self._found(run_id, self._history.get))
 
     def run_files(self, run_id: str) -> BlobStore:
-        """The artifacts; no request of its own where the run was seen before."""
+        """The artifacts. Sends no request of its own for a run that himl has seen."""
         return self._datastores.artifacts(self._facts(run_id).container_id, f"run '{run_id}'")
 
     def artifact_location(self, run_id: str) -> tuple[str, str]:
@@ -230,8 +230,8 @@ class AzureWorkspace(CloudWorkspace):
         return find_dataset(self.connection, self._datastores, item, default_datastore)
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
-        """Start the job; it waits for a node when this returns. Interrupted earlier, nothing runs (the error says
-        it)."""
+        """Start the job and return while it waits for a node. An interruption before that leaves nothing running, as
+        the error states."""
         say_limits([spec.max_seconds], notify)
         if spec.sdk == "v1":
             from himl_cli.workspaces.azure.jobs.v1 import submit_v1 as submit
@@ -295,7 +295,7 @@ class AzureWorkspace(CloudWorkspace):
                 self._facts(new.parent)
             self._writing.start(new)
         else:
-            # What was made and never began: the moment between was cut short
+            # The run was created but never started, because something interrupted himl in between.
             if (found.get("status") or "").lower() != "notstarted" or found.get("target") != LOCAL_TARGET:
                 return self._lists.record(found)
             self._writing.begin(new.id)
@@ -319,13 +319,12 @@ class AzureWorkspace(CloudWorkspace):
         return self.run(run_id)
 
     def checks(self) -> Iterator[Check]:
-        """The library that moves bytes, signing in, the clock, the workspace, its default datastore, asked anew and not
-        from the cache."""
+        """The checks of pycurl, the sign-in, the clock, the workspace and its default datastore, past the cache."""
         failed: set[str] = set()
         for name, needs in CHECKS.items():
             cause = next((one for one in needs if one in failed), None)
             if cause:
-                check = Check.skipped(name, f"Not looked at: the {cause} failed.")
+                check = Check.skipped(name, f"himl skipped this check because the {cause} failed.")
             else:
                 check = tried(name, lambda: self._look(name))  # noqa: B023 - called at once
             if check.state is CheckState.failed:
@@ -333,8 +332,8 @@ class AzureWorkspace(CloudWorkspace):
             yield check
 
     def _look(self, name: str) -> Check:
-        """One of CHECKS. Raises HimlError where it fails. A job may well run without an identity: what wants one is
-        then out of its reach, and that is no failure."""
+        """Run one of CHECKS. Raises HimlError on failure. A job without an identity is valid, so a check that needs
+        one does not fail in it."""
         connection, label = self.connection, self.label
         if name == "curl":
             from himl_cli.workspaces.azure.storage.curl import load_pycurl
@@ -347,36 +346,37 @@ class AzureWorkspace(CloudWorkspace):
             tenant = f", tenant {token.tenant_id}" if token.tenant_id else ""
             minutes = max(0, round((token.expires - time.time()) / 60))
             left = f"{minutes} minutes" if minutes < 120 else f"{round(minutes / 60)} hours"
-            return Check.passed(name, f"{token.credential}{who}{tenant}; good for {left}.")
+            return Check.passed(name, f"{token.credential}{who}{tenant}; valid for {left}.")
         if name == "clock":
             ahead = connection.clock_skew()
             if ahead is None:
-                return Check.skipped(name, "The service did not say what time it is.")
+                return Check.skipped(name, "The service's response has no date.")
             if abs(ahead) <= responses.TOLERABLE_SECONDS:
                 return Check.passed(name, f"within {max(1, round(abs(ahead)))} s of the service's.")
             return Check.failed(
                 name,
                 f"This machine's clock is {responses.describe_skew(ahead)} the service's.",
-                "Set it, best by synchronising it: otherwise signatures are refused.",
+                "Synchronise the clock, because the service rejects its signatures.",
             )
         if name == "workspace":
             if not connection.in_job:
-                return Check.passed(name, f"{label} answers, in {connection.record(fresh=True).location}.")
-            run_id = os.environ["AZUREML_RUN_ID"]  # run history is asked: resource manager may not take a job's token
+                return Check.passed(name, f"{label} responds, in {connection.record(fresh=True).location}.")
+            # Request run history, because resource manager may reject a job's token.
+            run_id = os.environ["AZUREML_RUN_ID"]
             connection.rest.get(connection.service("history", f"/runs/{quote(run_id, safe='')}"))
-            return Check.passed(name, f"{label} answers, and knows this job's run '{run_id}'.")
+            return Check.passed(name, f"{label} responds, with this job's run '{run_id}'.")
         try:
             store = self.datastore()
-            next(store.list("himl-doctor/"), None)  # nothing has this prefix: one short answer
+            next(store.list("himl-doctor/"), None)  # nothing has this prefix, so the response is short
         except NotAllowed as err:
             if not connection.in_job:
                 raise
             return Check.note(name, str(err), err.hint)
-        return Check.passed(name, f"{store.label} can be listed.")
+        return Check.passed(name, f"himl can list {store.label}.")
 
     def describe(self) -> WorkspaceFacts:
-        """Its ids, place, default datastore and page in Studio; what a job cannot find out is "". Raises what the
-        requests for them raise."""
+        """The workspace's ids, region, default datastore and page in Studio, with "" for what a job cannot find out.
+        Raises as its requests do."""
         address, record = self.connection.address, self.connection.record()
         try:
             default = next((store.name for store in self.datastores() if store.is_default), "")

@@ -372,10 +372,10 @@ def test_a_slide_that_cannot_be_brought_fails_alone(azure_environment: StagedWor
     store = azure_store(azure_environment, [*NAMES[:4], "slides/a.mrxs", "slides/a/Data.dat", "slides/a/Slidedat.ini"])
     azure_environment.stage.faults.add(ARCHIVED, r"GET .*/slides/(03\.tif|a/Data\.dat)", times=None)
     with opened(store, expected=["00.tif", "02.tif", "03.tif", "a.mrxs"]) as place:
-        assert unreadable(place, "03.tif") == "it lies in the archive tier"
+        assert unreadable(place, "03.tif") == "it is in the archive tier"
         assert [read(place, name) for name in ("02.tif", "00.tif")] == [BODIES[NAMES[2]], BODIES[NAMES[0]]]
-        assert unreadable(place, "03.tif") == "it lies in the archive tier"
-        assert unreadable(place, "a.mrxs") == "'slides/a/Data.dat', which belongs to it: it lies in the archive tier"
+        assert unreadable(place, "03.tif") == "it is in the archive tier"
+        assert unreadable(place, "a.mrxs") == "'slides/a/Data.dat', which belongs to it: it is in the archive tier"
     requests = azure_environment.requests(r"GET .*/slides/\d\d")
     assert {line.partition("?")[0].rpartition("/")[2] for line in requests} == {"00.tif", "02.tif", "03.tif"}, "only what was expected"
 

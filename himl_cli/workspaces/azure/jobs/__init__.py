@@ -1,1 +1,1 @@
-"""Sending jobs to an Azure ML workspace: what they refer to, how they are built, how they are sent."""
+"""Submission of jobs to an Azure ML workspace: their resources, request bodies and requests."""

@@ -1,9 +1,10 @@
-"""The code and the environment of a job, each uploaded and registered only where the workspace has none with this
-content: what was made of it is cached, and made anew where the workspace has lost it.
+"""The code and the environment of a job. himl uploads and registers each only if the workspace has none with the same
+contents. It caches their ids, and creates them again if the workspace has lost them.
 
-A snapshot is known by Azure ML's own hash of code, so that files that anybody sent before are not sent again. The same
-bytes go through SHA-256 as in azure-ai-ml (`get_content_hash`, its version 202208): the number of files; then of each
-`#name#` and its size in decimal; then the content of each. Files are in the order of their names in lower case.
+A snapshot is identified by Azure ML's own hash of code, so that himl does not upload files that the workspace has. The
+hash is SHA-256 over the same bytes as in azure-ai-ml (`get_content_hash`, its version 202208): the number of files,
+then `#name#` and the size in decimal of each, then the content of each. Files are in the order of their lower-case
+names.
 """
 
 from __future__ import annotations
@@ -45,13 +46,12 @@ log = logging.getLogger(__name__)
 HASH_VERSION = "202208"
 _CODES = {"api-version": ApiVersion.CODES}
 FileState = tuple[int, int, int]  # size, time and inode
-# How the names of environments begin that lie in a registry or are ids already: the service looks for those itself.
+# Prefixes of environments in a registry and of resource ids, which the service resolves itself.
 ELSEWHERE = ("azureml://", "/subscriptions/")
-# The names under which environments are registered that have private wheels, or are built from a folder; their
-# versions are digests of their contents.
+# Names of registered environments with private wheels or from a build folder. Their versions are content digests.
 _WITH_WHEELS, _BUILT = "himl-private-wheels", "himl-build-context"
 _ENVIRONMENTS = {"api-version": ApiVersion.ENVIRONMENTS}
-ENVIRONMENT_VERSION = "2023-04-01-preview"  # of requests that register one
+ENVIRONMENT_VERSION = "2023-04-01-preview"  # of requests that register an environment
 ANONYMOUS_ENVIRONMENT = "CliV2AnonymousEnvironment"
 _CONDA_FILE, _CONTEXT, _PREFIX = "conda.yml", "/himl-environment", "/azureml-envs/himl"
 _WITH_CONDA = f"""\
@@ -64,11 +64,11 @@ ENV LD_LIBRARY_PATH={_PREFIX}/lib:$LD_LIBRARY_PATH
 
 
 class JobAsset(ABC):
-    """Code, an environment or a component: `id` is its resource id, empty before it is found or made; `is_cached` where
-    it is of an earlier submit, and may be gone since. `step` is the first step of a pipeline that refers to it."""
+    """Code, an environment or a component. `id` is its resource id, or "" before himl finds or creates it. `is_cached`
+    means that the id is from an earlier submission and may be lost. `step` is the first pipeline step that uses it."""
 
     kind = ""  # in the cache
-    unchanged = ""  # what people hear where it is of an earlier submit
+    unchanged = ""  # the notice for an asset from an earlier submission
 
     def __init__(self, connection: Connection, step: str = "") -> None:
         self.step = step
@@ -81,10 +81,10 @@ class JobAsset(ABC):
 
     @abstractmethod
     def _register(self, notify: Notify) -> str:
-        """Upload and register it, whatever is known, and give its id."""
+        """Upload and register it, regardless of the cache, and return its id."""
 
     def make(self, notify: Notify) -> None:
-        """Upload and register it, unless it was found, or another asset with the same contents was made."""
+        """Upload and register it, unless it was found, or another asset with the same contents was created."""
         if not self.id and not self._is_in_cache():
             self._remember(self._register(notify), is_cached=False)
 
@@ -93,7 +93,7 @@ class JobAsset(ABC):
         self._connection.kept.forget(self.kind, self._key)
 
     def drop_lost(self) -> bool:
-        """Forget what was cached and the service has lost since; whether that was so."""
+        """Forget a cached asset that the service has lost, and return whether it had."""
         url = f"{self._connection.address.cloud.resource_manager}{quote(self.id)}"
         is_lost = self.is_cached and self._connection.rest.find_object(url, "resource", params=_ENVIRONMENTS) is None
         if is_lost:
@@ -115,12 +115,12 @@ class JobAsset(ABC):
 class JobCode(JobAsset):
     """A snapshot as a code version of the workspace. Its files are read once.
 
-    Everything raises BadUsage for an empty snapshot and for a name that Azure Storage cannot hold, DiskFailed for a
-    file that cannot be read, HimlError for one that changes, and as `HttpClient` does.
+    Every method raises BadUsage for an empty snapshot and for a name that Azure Storage cannot store, DiskFailed for an
+    unreadable file, HimlError for a file that changes, and as `HttpClient`.
     """
 
     kind = "codes"
-    unchanged = "Code unchanged since an earlier submit: not uploaded again."
+    unchanged = "The code is unchanged. himl uses the earlier upload."
 
     def __init__(self, connection: Connection, snapshot: Snapshot, step: str = "") -> None:
         super().__init__(connection, step)
@@ -130,8 +130,8 @@ class JobCode(JobAsset):
     def _fingerprint(self) -> tuple[str, Mapping[str, FileState]]:
         if not self._snapshot.files:
             raise BadUsage(
-                f"There is nothing to send in '{self._snapshot.root}'.",
-                hint="Look in its ignore file, or give another --snapshot_root.",
+                f"The snapshot of '{self._snapshot.root}' contains no files.",
+                hint="Check the ignore file, or set another --snapshot_root.",
             )
         return fingerprint(self._snapshot)
 
@@ -140,37 +140,38 @@ class JobCode(JobAsset):
         return self._connection.key(f"code {HASH_VERSION} {self._fingerprint[0]}")
 
     def find(self) -> None:
-        """Look for it in the cache (no request), else in the workspace (one). Uploads and registers nothing."""
+        """Find it in the cache (no request) or in the workspace (one request). Uploads and registers nothing."""
         if self._is_in_cache():
             return
         sha256, _ = self._fingerprint
-        url = self._connection.arm(f"/codes/{uuid.uuid4()}/versions")  # the name does not matter to the service
+        url = self._connection.arm(f"/codes/{uuid.uuid4()}/versions")  # the service ignores the name
         query = {**_CODES, "hash": sha256, "hashVersion": HASH_VERSION}
         first = next(pages(lambda _: self._connection.rest.get(url, params=query), url, "code versions"))
         with understood(url, "the list of code versions"):
             for item in first.items:
                 properties = item["properties"]
-                found = (properties.get("properties") or {}).get("hash_sha256")  # who ignores the question lists others
+                # A service that ignores the query lists other versions.
+                found = (properties.get("properties") or {}).get("hash_sha256")
                 if found in (None, sha256) and properties.get("provisioningState") in (None, "Succeeded"):
                     self._remember(str(item["id"]), is_cached=True)
                     return
 
     def _register(self, notify: Notify) -> str:
-        """However it ends early, nothing is registered; *notify* hears of each file."""
+        """Upload and register the code, and report each file to *notify*. After a failure nothing is registered."""
         sha256, folder = self._fingerprint[0], folder_for(self._snapshot)
-        url = self._connection.arm(f"/codes/{uuid.uuid4()}/versions/1")  # code that nobody names has a new name
+        url = self._connection.arm(f"/codes/{uuid.uuid4()}/versions/1")  # anonymous code gets a new name
         uri, signed = self._container(url)
         try:
             _upload(signed, folder, self._snapshot, notify)
         except HimlError:
-            self._check_unchanged()  # says more than that some upload failed
+            self._check_unchanged()  # its error is more specific than a failed upload
             raise
         self._check_unchanged()
         details = {"hash_sha256": sha256, "hash_version": HASH_VERSION}
         body = {"properties": {"codeUri": f"{uri}/{folder}", "isAnonymous": True, "properties": details}}
         try:
             answer = self._connection.rest.send("PUT", url, params=_CODES, json=body).body
-        except ServiceRefused as err:  # also a repetition of the request, whose first answer was lost
+        except ServiceRefused as err:  # includes a retry of a request whose first response was lost
             if err.status >= 500:
                 raise
             try:
@@ -181,9 +182,9 @@ class JobCode(JobAsset):
             return str(answer["id"])
 
     def _container(self, url: str) -> tuple[str, str]:
-        """A container of its own for the upload: its address, which goes on record, and a URL that may be written to.
+        """A new container for the upload: its address for the record, and a URL with write access.
 
-        Asking twice, after an answer that was lost, leaves an empty container behind and nothing else.
+        A retry after a lost response leaves only an empty container behind.
         """
         what, body = "place for code", {"pendingUploadType": "TemporaryBlobReference"}
         answer = self._connection.rest.post_object(f"{url}/startPendingUpload", what, params=_CODES, json=body)
@@ -192,12 +193,12 @@ class JobCode(JobAsset):
             uri, signed = str(reference["blobUri"]).rstrip("/"), str(reference["credential"].get("sasUri") or "")
         if not signed:
             raise ServiceFailed(
-                "The workspace gives no signature (SAS) to upload code with.",
-                hint="Its storage account may forbid SAS tokens; ask the workspace's owner.",
+                "The workspace returned no signature (SAS) for the upload of the code.",
+                hint="Ask the workspace's owner whether its storage account allows SAS tokens.",
             )
         parts = parts_of(signed)
         if parts.scheme != "https" or not parts.hostname:
-            raise ServiceFailed(f"The workspace wants code at '{parts.hostname or ''}', which is no place behind TLS.")
+            raise ServiceFailed(f"The workspace's storage '{parts.hostname or ''}' for code does not use TLS.")
         return uri, signed
 
     def _check_unchanged(self) -> None:
@@ -207,19 +208,19 @@ class JobCode(JobAsset):
 
 
 def fingerprint(snapshot: Snapshot) -> tuple[str, Mapping[str, FileState]]:
-    """Read every file of *snapshot* once: SHA-256 in hex, and each file's state as it was then.
+    """Read every file of *snapshot* once. Returns the SHA-256 in hexadecimal, and each file's state at that time.
 
-    Raises BadUsage for a name that is no Unicode text, DiskFailed for a file that cannot be read, HimlError for one
-    that changes meanwhile.
+    Raises BadUsage for a name that is not Unicode text, DiskFailed for an unreadable file, HimlError for a file that
+    changes meanwhile.
     """
     wrong = next((name for name in snapshot.files if re.search("[\ud800-\udfff]", name)), None)
     if wrong is not None:
         shown = wrong.encode("utf-8", "backslashreplace").decode()
         raise BadUsage(
-            f"The name of '{shown}' is no Unicode text, which Azure ML does not take.",
+            f"The file name '{shown}' is not Unicode text, as Azure ML requires.",
             hint="Rename it, or exclude it.",
         )
-    # by lower case; names that differ in nothing else, which azure-ai-ml takes as the file system gives them, in order
+    # By lower case. Names that differ only in case are sorted, where azure-ai-ml uses the file system's order.
     names = sorted(snapshot.files, key=lambda name: (name.lower(), name))
     states = {name: _state(snapshot.root / name, name) for name in names}
     digest = hashlib.sha256(str(len(names)).encode())
@@ -232,9 +233,9 @@ def fingerprint(snapshot: Snapshot) -> tuple[str, Mapping[str, FileState]]:
 
 
 def folder_for(snapshot: Snapshot) -> str:
-    """The folder in the container: the snapshot's own name where that needs no quoting in an address.
+    """The folder in the container: the snapshot's name, or `code` if an address would have to quote it.
 
-    Raises BadUsage for a file that Azure Storage would give another name, or none.
+    Raises BadUsage for a file that Azure Storage would rename or reject.
     """
     from himl_cli.workspaces.azure.storage.signing import reason_not_to_store
 
@@ -245,17 +246,16 @@ def folder_for(snapshot: Snapshot) -> str:
         if reason:
             shown = f"'{name}'" if name.isprintable() else repr(name)
             raise BadUsage(
-                f"{shown} cannot be sent with the code: {reason}.",
+                f"himl cannot upload {shown} with the code: {reason}.",
                 hint="Rename it, or exclude it in an ignore file.",
             )
     return folder
 
 
 def _upload(signed_url: str, folder: str, snapshot: Snapshot, notify: Notify) -> None:
-    """Store the files of *snapshot* below *folder* of the container that *signed_url* may write to, the large ones
-    first.
+    """Store the files of *snapshot* below *folder* of the container of *signed_url*, the large ones first.
 
-    Raises the first error that a file met; what was stored by then stays, in a container that nothing refers to.
+    Raises the first error of a file. Files stored by then stay, in a container that nothing refers to.
     """
     from himl_cli.workspaces.azure.storage.container import AzureBlobs
     from himl_cli.workspaces.azure.storage.curl import CurlPool
@@ -290,7 +290,7 @@ def _state(path: Path, name: str) -> FileState:
 
 
 def _digest(path: Path, name: str, digest: hashlib._Hash) -> FileState:
-    """Feed the file to *digest* and give its state, with the number of bytes that were read for its size."""
+    """Feed the file to *digest* and return its state, with the number of bytes read as its size."""
     length = 0
     try:
         with open(path, "rb", buffering=0) as source:
@@ -305,8 +305,8 @@ def _digest(path: Path, name: str, digest: hashlib._Hash) -> FileState:
 
 def _changed(name: str) -> HimlError:
     return HimlError(
-        f"'{name}' changed while the code was being sent; no job was started.",
-        hint="Submit again when nothing writes to it, or exclude it in an ignore file.",
+        f"'{name}' changed during the upload of the code, so himl started no job.",
+        hint="Submit again when no program writes to it, or exclude it in an ignore file.",
     )
 
 
@@ -320,10 +320,10 @@ def _file_error(name: str, err: OSError) -> HimlError:
 
 
 class JobEnvironment(JobAsset):
-    """The environment of one job: one that is registered by a name, or one that is made from files."""
+    """The environment of one job, either registered under a name or created from files."""
 
     kind = "environments"
-    unchanged = "Environment unchanged since an earlier submit: not registered again."
+    unchanged = "The environment is unchanged. himl uses the earlier registration."
 
     def __init__(
         self, connection: Connection, datastores: Datastores, spec: EnvironmentSpec | None, step: str = ""
@@ -332,14 +332,14 @@ class JobEnvironment(JobAsset):
         if spec is None or not (spec.name or spec.image or spec.context):
             raise BadUsage(
                 "A job on a cluster needs an environment.",
-                hint="Name a conda file with --conda_env, or a registered environment with --environment.",
+                hint="Use a conda file with --conda_env, or a registered environment with --environment.",
             )
         self._datastores, self._spec = datastores, spec
 
     def find(self) -> None:
-        """A named environment is asked for, one made from files is in the cache or has to be registered.
+        """Request a named environment. One from files is in the cache or must be registered.
 
-        Raises NotFound for a name that is not there, BadUsage for files that cannot be used.
+        Raises NotFound for an unknown name, BadUsage for invalid files.
         """
         if self._spec.name:
             self.id = environment_id(self._connection, self._spec.name, self._spec.version)
@@ -348,8 +348,8 @@ class JobEnvironment(JobAsset):
             self._is_in_cache()
 
     def _register(self, notify: Notify) -> str:
-        """As azure-ai-ml does it: the same files give the same version, which may be there already; *notify* hears
-        so."""
+        """Register the environment as azure-ai-ml does: the same files give the same version. If it existed, report
+        this to *notify*."""
         request = self._request()
         begun = time.monotonic()
         reply = request.send(self._connection)
@@ -358,7 +358,7 @@ class JobEnvironment(JobAsset):
             id = str(reply.body["id"])
             created = as_time((reply.body.get("systemData") or {}).get("createdAt"))
         now = http_time(reply.headers.get("date"))
-        # the status does not tell whether it was there; the service's clocks do, which may differ by two seconds
+        # The status does not show whether it existed. The service's clocks do, but may differ by two seconds.
         if created is not None and now is not None and created < now - timedelta(seconds=seconds + 2.0):
             notify(Notice(self.unchanged))
         return id
@@ -374,21 +374,20 @@ class JobEnvironment(JobAsset):
         )
 
     def upload(self) -> str:
-        """Store the folder that the image is built from in USUAL_DATASTORE, and give its URL. That datastore is in the
-        workspace's own storage account, whatever the default one is: from others Azure ML may not be let read.
+        """Store the folder from which the image is built in USUAL_DATASTORE, and return its URL. That datastore is in
+        the workspace's own storage account, whereas Azure ML may have no read access to others, even to the default.
 
-        Raises BadUsage where the workspace has no such blob datastore, and for a file that cannot be read, and as
-        uploads do.
+        Raises BadUsage if the workspace has no such blob datastore, and for an unreadable file, and as uploads do.
         """
-        reason, cause = "which holds no blobs in this workspace", None
+        reason, cause = "which is not a blob datastore in this workspace", None
         try:
             record = self._datastores.find(USUAL_DATASTORE)
         except NotFound as err:
-            record, reason, cause = None, "which this workspace does not have", err
+            record, reason, cause = None, "which this workspace lacks", err
         if record is None or record.type != BLOB:
             raise BadUsage(
-                f"Files for an image go into the datastore '{USUAL_DATASTORE}', {reason}.",
-                hint="Register an environment that has what the job needs, and name it with --environment.",
+                f"himl stores the files of an image in the datastore '{USUAL_DATASTORE}', {reason}.",
+                hint="Register an environment with the job's packages, and use it with --environment.",
             ) from cause
         folder, sink, requests = f"himl-environments/{self._digest}", StoreOutcome(), []
         with tempfile.TemporaryDirectory(prefix="himl-") as staged:
@@ -405,9 +404,8 @@ class JobEnvironment(JobAsset):
 
     @cached_property
     def _files(self) -> Mapping[str, bytes | Path]:
-        """The files of the folder from which the image is built, by name: those of the user's folder, or a Dockerfile
-        with a conda file and private wheels, which pip finds beside it. Contents, those of wheels read once, or where
-        they lie."""
+        """The files of the build folder by name, as contents or paths: those of the user's folder, or a Dockerfile with
+        a conda file and private wheels beside it for pip. Wheels are read once."""
         spec = self._spec
         if isinstance(spec.context, Snapshot):
             folder_for(spec.context)
@@ -420,8 +418,7 @@ class JobEnvironment(JobAsset):
 
     @cached_property
     def _digest(self) -> str:
-        """Of what the image is built from, 64 hexadecimal digits; empty where that is an image and a conda file
-        alone."""
+        """The digest of the image's build folder, 64 hexadecimal digits, or "" for an image with only a conda file."""
         spec, digest = self._spec, hashlib.sha256()
         if not (spec.wheels or spec.context):
             return ""
@@ -444,8 +441,8 @@ class JobEnvironment(JobAsset):
 
 
 def image_request(image: str, conda: Mapping[str, Any] | None) -> PutRequest:
-    """The request that registers an environment without a name, under the one that azure-ai-ml gives it: the same for
-    the same contents."""
+    """The request that registers an anonymous environment under azure-ai-ml's name for it, which depends only on the
+    contents."""
     contents, digest = {"image": image}, hashlib.sha256(image.encode()).hexdigest()
     if conda:
         import yaml
@@ -458,7 +455,7 @@ def image_request(image: str, conda: Mapping[str, Any] | None) -> PutRequest:
 
 
 def build_request(name: str, version: str, context_url: str, dockerfile: str) -> PutRequest:
-    """The request that registers the environment which the file *dockerfile* at *context_url* makes."""
+    """The request that registers the environment from the file *dockerfile* at *context_url*."""
     contents = {"build": {"contextUri": context_url, "dockerfilePath": dockerfile}}
     return _environment_request(name, version, contents, is_anonymous=False)
 
@@ -476,24 +473,24 @@ def conda_contents(spec: EnvironmentSpec) -> Mapping[str, Any] | None:
     try:
         found = yaml.safe_load(spec.conda)
     except yaml.YAMLError as err:
-        raise BadUsage(f"The conda file is no YAML: {' '.join(str(err).split())}") from err
+        raise BadUsage(f"The conda file is not valid YAML: {' '.join(str(err).split())}") from err
     if not isinstance(found, dict):
-        raise BadUsage("The conda file holds no 'dependencies'.")
+        raise BadUsage("The conda file has no 'dependencies'.")
     return found
 
 
 def environment_id(connection: Connection, name: str, version: str | None) -> str:
-    """The resource id of version *version* (None: the latest) of environment *name*; one request.
+    """The resource id of *version* (None: the latest) of environment *name*, with one request.
 
-    Raises NotFound naming those that are near, or the versions that exist.
+    Raises NotFound naming similar names, or the existing versions.
     """
     is_latest = version in (None, LATEST)
     id = f"{connection.address.path}/environments/{name}/versions/"
     if name.startswith(ELSEWHERE):
         return name
-    if name.startswith("AzureML-"):  # Azure ML's own: no workspace has them, azure-ai-ml does not look for them either
+    if name.startswith("AzureML-"):  # Azure ML's own. No workspace lists them, and azure-ai-ml does not check them.
         return f"azureml:{name}@latest" if is_latest else f"{id}{version}"
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):  # it would mean something else in a URL
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):  # it would change the URL
         raise _unknown(connection, name)
     url, label = connection.arm(f"/environments/{quote(name, safe='')}"), connection.address.label
     below = "" if is_latest else f"/versions/{quote(str(version), safe='')}"
@@ -504,14 +501,14 @@ def environment_id(connection: Connection, name: str, version: str | None) -> st
         if not versions:
             raise _unknown(connection, name) from err
         listed = ", ".join(versions[:10]) + (", …" if len(versions) > 10 else "")
-        raise NotFound(f"The environment '{name}' has no version '{version}' in {label}; there are: {listed}.") from err
+        raise NotFound(f"The environment '{name}' has no version '{version}' in {label}. It has: {listed}.") from err
     with understood(url, "the environment"):
         if not is_latest:
             return str(answer["id"])
         latest = answer["properties"].get("latestVersion")
     if not latest:
         raise NotFound(
-            f"The environment '{name}' has no version in {label}.", hint=f"Name one: --environment {name}:VERSION"
+            f"The environment '{name}' has no version in {label}.", hint=f"Add one: --environment {name}:VERSION"
         )
     return f"{id}{latest}"
 
@@ -525,9 +522,9 @@ def _content(given: bytes | Path) -> bytes:
 
 def _unknown(connection: Connection, name: str) -> NotFound:
     names = sorted(_names(connection, connection.arm("/environments"), "environments"))
-    otherwise = "Make it from files instead (--conda_env FILE), or see Studio for those there are."
+    otherwise = "Create it from a file (--conda_env FILE), or see the list in Studio."
     return NotFound(
-        f"No environment '{name}' in {connection.address.label}.", hint=did_you_mean(name, names) or otherwise
+        f"Unknown environment '{name}' in {connection.address.label}.", hint=did_you_mean(name, names) or otherwise
     )
 
 

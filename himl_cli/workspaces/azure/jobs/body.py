@@ -1,8 +1,8 @@
-"""What a job is sent as: the requests that create jobs and components, written out field by field from a JobSpec.
+"""The request bodies of jobs and components, composed field by field from a JobSpec.
 
-The fields are those that azure-ai-ml 1.35 sends, which the tests compare; each request names the version of the service
-that its fields are of. Command jobs and sweeps have names in camel case. What a pipeline says of its nodes is passed on
-to another service, which has them in snake case.
+The fields are those that azure-ai-ml 1.35 sends, which the tests compare. Each request names the service's version of
+its fields. Command jobs and sweeps have camel-case names. A pipeline's nodes are passed on to another service, which
+uses snake case.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from himl_cli.workspaces.azure.responses import Response
 from himl_cli.workspaces.azure.run_records import limit_of, limit_properties
 
 COMMAND_VERSION = "2025-01-01-preview"
-VERSION = "2024-01-01-preview"  # of sweeps, pipelines and components; of a pipeline with a parent it is the other
+VERSION = "2024-01-01-preview"  # of sweeps, pipelines and components, except for a pipeline with a parent
 GIT_DIRTY = "azureml.git.dirty"
-# Tags of git's facts, and the properties under which Studio looks for the same.
+# Tags with git's state, and the properties under which Studio looks for the same.
 GIT_PROPERTIES = {
     "build_source_repository": "mlflow.source.git.repoURL",
     "build_branch": "mlflow.source.git.branch",
@@ -54,7 +54,7 @@ MODES = {"ro_mount": "ReadOnlyMount", "rw_mount": "ReadWriteMount", "download": 
 MODES |= {"direct": "Direct"}
 DISTRIBUTIONS = {"pytorch": "PyTorch", "mpi": "Mpi"}
 IDENTITIES = {"user": "UserIdentity", "managed": "Managed"}
-# The type of each service, and the property that its value is.
+# The type of each service, and the property with its value.
 SERVICES = {
     "vscode": ("VSCode", ""),
     "jupyterlab": ("JupyterLab", ""),
@@ -63,19 +63,19 @@ SERVICES = {
 }
 POLICIES = {"bandit": "Bandit", "median": "MedianStopping", "truncation": "TruncationSelection"}
 ANONYMOUS_COMPONENT = "azureml_anonymous"
-# What an input is called that a step has only to wait for another one, before the name of that; and the output that
-# it is bound to where there is no other.
+# The prefix of an input that only makes a step wait for another one, before that step's name, and the output that it
+# is bound to if the other step has none.
 _AFTER, _DONE = "himl_after_", "himl_done"
 
 
 def check_names(sweep: SweepSpec) -> None:
-    """Raises BadUsage for the name of a hyperparameter that Azure ML does not take."""
+    """Raise BadUsage for a hyperparameter name that Azure ML does not accept."""
     for name in sweep.space:
         if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
             other = re.sub(r"[^A-Za-z0-9_]", "_", name)
             raise BadUsage(
-                f"--sweep {name}: Azure ML takes letters, digits and _ in the names of hyperparameters, and no digit "
-                "in front.",
+                f"--sweep {name}: a hyperparameter's name must consist of letters, digits and _, and not begin with a "
+                "digit.",
                 hint=f"Pass it on from one with another name: --sweep {other}=… -- "
                 f"'--{name}=${{{{search_space.{other}}}}}'",
             )
@@ -83,7 +83,7 @@ def check_names(sweep: SweepSpec) -> None:
 
 @dataclass(frozen=True)
 class PutRequest:
-    """A PUT request: its path below the workspace, the version of the service, the JSON body."""
+    """A PUT request: its path below the workspace, the service's version, and the JSON body."""
 
     path: str
     api_version: str
@@ -96,11 +96,11 @@ class PutRequest:
 
 @dataclass(frozen=True)
 class PipelineNode:
-    """One step but for its code and environment. `node` is what the service calls it, `display_name` what people read:
-    no two steps of a pipeline are shown alike.
+    """One step without its code and environment. `node` is its name for the service, and `display_name` its name for
+    users, which is unique in a pipeline.
 
-    `inputs` say what each key is bound to: data, or `${{parent.jobs.NODE.outputs.KEY}}`; `outputs` are folders, None
-    where the service chooses. Among them are those that only keep the order: Azure ML knows none but that of data.
+    `inputs` maps each key to its source: data, or `${{parent.jobs.NODE.outputs.KEY}}`. `outputs` are folders, or None
+    if the service chooses. Some of them only keep the order, because Azure ML orders steps only by their data.
     """
 
     spec: StepSpec
@@ -116,12 +116,12 @@ class PipelineNode:
 
 
 def pipeline_nodes(spec: PipelineSpec, data: Mapping[tuple[str, str], JobData] | None = None) -> list[PipelineNode]:
-    """The steps of *spec*, whose own inputs were found to be *data*, by the step's key and theirs; without it, for
-    checks before the first request, they have no path.
+    """The steps of *spec*, with *data* for their own inputs, by the keys of step and input. Without *data*, for checks
+    before the first request, inputs have no path.
 
-    Raises BadUsage for a placeholder in a step's arguments that names nothing.
+    Raises BadUsage for an unknown placeholder in a step's arguments.
     """
-    nodes: dict[str, str] = {}  # by key: small letters, digits and `_`, a letter first, no name twice
+    nodes: dict[str, str] = {}  # unique names by key, of lower-case letters, digits and `_`, beginning with a letter
     for step in spec.steps:
         plain = re.sub(r"[^a-z0-9_]", "_", step.key.lower())
         name = plain = plain if plain[:1].isalpha() else f"step_{plain}"
@@ -153,12 +153,12 @@ def _pipeline_node(
     for item in step.job.outputs:
         datastore = item.datastore or step.job.default_datastore
         is_usual = not datastore or datastore == spec.default_datastore
-        # else anew for each run (`${{name}}` is the step's), below what the service would choose by itself
+        # Otherwise a new folder per run (`${{name}}` is the step's), below the service's default.
         folder = f"azureml://datastores/{datastore}/paths/azureml/${{{{name}}}}/{item.key}/"
         outputs[item.key] = None if is_usual else folder
     steps = {other.key: other for other in spec.steps}
     for key in awaited(step):
-        # the first output is there once the step is completed, whatever is in it
+        # The first output exists once the step is completed, with any contents.
         others = steps[key].job.outputs
         inputs[f"{_AFTER}{nodes[key]}"] = output_of(key, others[0].key if others else _DONE, "direct")
     if not outputs and any(step.key in awaited(other) for other in spec.steps):
@@ -179,7 +179,7 @@ def job_request(
     outputs: Mapping[str, JobData],
 ) -> PutRequest:
     """The request that creates *spec* as job *run_id*, with the resource ids of its code and environment, and its data
-    by key. Raises BadUsage for a placeholder that names nothing."""
+    by key. Raises BadUsage for an unknown placeholder."""
     resources = {
         "instanceCount": spec.nodes,
         "instanceType": spec.instance_type,
@@ -231,7 +231,7 @@ def job_request(
     if seconds is not None:
         properties["limits"] = {"jobLimitsType": "Command", "timeout": seconds}
     if spec.services:
-        # Else the first node alone has them
+        # Otherwise only the first node has them.
         everywhere = {"nodes": {"nodesValueType": "All"}} if spec.nodes > 1 else {}
         properties["services"] = {
             name: {"jobServiceType": SERVICES[name][0], **everywhere}
@@ -275,9 +275,9 @@ def _sweep(sweep: SweepSpec, trial_seconds: str | None) -> dict[str, Any]:
 
 
 def component_request(step: PipelineNode, code: str, environment: str) -> PutRequest:
-    """The request that registers what *step* runs, under the name and version that azure-ai-ml gives to its contents.
+    """The request that registers the component of *step*, under azure-ai-ml's name and version for its contents.
 
-    It takes inputs and outputs by their keys only: steps that run the same on other data are one component.
+    It contains only the keys of inputs and outputs, so steps that run the same on other data share one component.
     """
     job = step.spec.job
     contents: dict[str, Any] = {
@@ -311,8 +311,8 @@ def pipeline_request(
     steps: Sequence[tuple[PipelineNode, str]],
     parent: str = "",
 ) -> PutRequest:
-    """The request that creates the pipeline as job *run_id*, below the run *parent* where it has one; *steps* go with
-    the ids of their components."""
+    """The request that creates the pipeline as job *run_id*, as a child of run *parent* if given. *steps* have the ids
+    of their components."""
     settings: dict[str, Any] = {"continue_on_step_failure": False, "_source": "CLASS"}
     if spec.cluster:
         is_serverless = spec.cluster.lower() == SERVERLESS
@@ -335,7 +335,7 @@ def pipeline_request(
         properties["description"] = spec.description
     if parent:
         properties["parentJobName"] = parent
-    # The older version knows no parents
+    # The older version does not support parents.
     return PutRequest(f"/jobs/{run_id}", COMMAND_VERSION if parent else VERSION, {"properties": properties})
 
 
@@ -385,18 +385,18 @@ def _reference(id: str) -> str:
 
 
 def job_tags(spec: JobSpec) -> dict[str, str]:
-    """The tags of *spec*; those of a sweep say how its trials are compared."""
+    """The tags of *spec*. Those of a sweep include its primary metric."""
     return {**spec.tags, **(sweep_tags(spec.sweep) if spec.sweep else {})}
 
 
 def job_properties(spec: JobSpec) -> dict[str, str]:
-    """The facts of *spec* that go with the job beside its tags: of git, and how long it may run. A sweep as a whole has
-    no limit, its trials do."""
+    """The properties of *spec* beside its tags: git's state, and the time limit. A sweep as a whole has no limit, but
+    its trials do."""
     return {**git_properties(spec.tags), **limit_properties(spec.max_seconds if spec.sweep is None else None)}
 
 
 def git_properties(tags: Mapping[str, str]) -> dict[str, str]:
-    """The properties that azure-ai-ml makes of the folder it is called in; here of the snapshot's, from its tags."""
+    """The properties that azure-ai-ml derives from the current folder, here from the snapshot's tags."""
     found = {name: tags[tag] for tag, name in GIT_PROPERTIES.items() if tags.get(tag)}
     if GIT_DIRTY in found:
         found[GIT_DIRTY] = str(found[GIT_DIRTY] == "true")
@@ -404,8 +404,8 @@ def git_properties(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def wire_values(space: SearchRange) -> list[Scalar]:
-    """The values as they go to the service: numbers are numbers; truth values, which it does not know, are texts as
-    Python writes them."""
+    """The values in the service's form: numbers stay numbers, and Booleans, which it does not support, become texts
+    as in Python."""
     return [value_text(value) if isinstance(value, bool) else value for value in space.values]
 
 
@@ -415,8 +415,7 @@ def search_space(space: SearchRange) -> list[Any]:
 
 
 def max_concurrent(sweep: SweepSpec) -> int | None:
-    """How many trials may run at a time; None: all of them, which the service takes for more than it would take as a
-    number."""
+    """The number of concurrent trials, or None for all of them, because the service allows more without a number."""
     return None if sweep.max_concurrent is None else min(sweep.max_concurrent, sweep.max_trials)
 
 
@@ -425,7 +424,7 @@ def early_stop_fields(stop: EarlyStop) -> dict[str, int | float]:
 
 
 def iso_duration(seconds: int) -> str:
-    """*seconds*, at least one, as ISO 8601 has it: `P1DT1H30M`."""
+    """*seconds*, at least one, in ISO 8601: `P1DT1H30M`."""
     minutes, second = divmod(seconds, 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)

@@ -1,5 +1,5 @@
-"""The command of a job as bash runs it on a cluster: links to inputs, copies of files, the script, and what is kept of
-what it wrote."""
+"""The command of a job as bash runs it on a cluster: links to inputs, copies of files, the script, and the saving of
+files that it writes."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from himl_cli.core.jobs import (
     with_search_space,
 )
 
-# How the names of the variables begin in which a job finds its inputs, and a trial its values
+# Prefixes of the variables of a job's inputs, and of a trial's values.
 INPUT_VARIABLE, SWEEP_VARIABLE = "AZURE_ML_INPUT_", "AZUREML_SWEEP_"
 _STARTS = {EntryKind.script: ("python",), EntryKind.module: ("python", "-m"), EntryKind.shell: ("bash",)}
 _RANK = "${LOCAL_RANK:-${OMPI_COMM_WORLD_LOCAL_RANK:-0}}"
 
 
 def command_line(spec: JobSpec) -> str:
-    """The command as it is sent: links to inputs, copies of files, the script (`script_line`), what it keeps.
+    """The complete command: links to inputs, copies of files, the script (`script_line`), and the saving of its files.
 
-    Raises BadUsage for a placeholder that names no input or output of the job, and for links that cannot be.
+    Raises BadUsage for a placeholder that names no input or output of the job, and for impossible links.
     """
     line = script_line(spec)
     return _link_commands(spec) + copy_commands(spec.brought) + (_keeping(spec.keep, line) if spec.keep else line)
 
 
 def _keeping(globs: Sequence[str], line: str) -> str:
-    """*line*, and once it has ended copies of what it wrote outside of `outputs/` and `logs/` and *globs* match, which
-    bash reads as `core.files.Globs` does. The exit code is that of *line*."""
+    """*line*, and after its end copies of the files that it wrote outside of `outputs/` and `logs/` and that match
+    *globs*. bash reads the globs as `core.files.Globs` does. The exit code is that of *line*."""
     folders = [f"{glob}**" if glob.endswith("/") else glob for glob in globs]
     wholes = [glob[1:] if glob.startswith("/") else f"**/{glob}" for glob in folders]
     patterns = [re.sub(r"[^\w./*?\[\]!^-]", lambda found: shlex.quote(found[0]), glob) for glob in wholes]
@@ -51,10 +51,10 @@ def _keeping(globs: Sequence[str], line: str) -> str:
 
 
 def script_line(spec: JobSpec) -> str:
-    """`python SCRIPT ARGUMENTS`, each of them one word for bash; `${{inputs.KEY}}`, `${{outputs.KEY}}` and a trial's
-    values stay for the service to fill in.
+    """`python SCRIPT ARGUMENTS`, each one word for bash. `${{inputs.KEY}}`, `${{outputs.KEY}}` and a trial's values
+    stay for the service to replace.
 
-    An input that has a target is named by that. Raises BadUsage for a placeholder that names no input, output or
+    An input with a target is replaced by that. Raises BadUsage for a placeholder that names no input, output or
     hyperparameter of the job.
     """
     check_placeholders(spec)
@@ -62,9 +62,9 @@ def script_line(spec: JobSpec) -> str:
 
     def fill(kind: str, key: str) -> str:
         if kind == SEARCH_SPACE and sweep is not None:
-            # mostly the placeholder. The service is said to put `$AZUREML_SWEEP_NAME` in its place, not the value's
-            # text, so that no quotes round it are right for each value; where a choice needs them, the variable itself
-            # stands in them, which takes them all
+            # Mostly the placeholder. The service is said to replace it by `$AZUREML_SWEEP_NAME`, not by the value's
+            # text, so that no quotes are right for every value. If a choice needs quotes, the variable itself is
+            # quoted, which works for all values.
             space = sweep.space[key]
             texts = [value for value in space.values if isinstance(value, str)] if space.draw is Draw.choice else []
             is_plain = all(text and shlex.quote(text) == text for text in texts)
@@ -78,11 +78,11 @@ def script_line(spec: JobSpec) -> str:
 
 
 def shell_line(spec: JobSpec, fill: Callable[[str, str], str]) -> str:
-    """The command as a line for bash; *fill* gives what is to stand for a placeholder, from its kind (`inputs`, …) and
-    the key, quoted already.
+    """The command as a line for bash. *fill* returns the text for a placeholder, already quoted, from its kind
+    (`inputs` and so on) and key.
 
-    A line that the user wrote stays as it is, placeholders too: whoever wrote it has put quotes where they belong. So
-    do the words in place of `python`.
+    A line that the user wrote stays as it is, including placeholders, because the user has quoted them. So do the words
+    of *python*.
     """
     words = [_word(argument, fill) for argument in spec.arguments]
     if spec.entry.kind is EntryKind.command:
@@ -96,34 +96,31 @@ def script_name(spec: JobSpec) -> str:
 
 
 def _link_commands(spec: JobSpec) -> str:
-    """Commands that make each of the inputs' targets a link to its input, and what the input's variable says.
+    """Commands that make each input's target a link to the input, and set the input's variable.
 
-    All ranks of a node do it, maybe at once: making a link either works or finds one (`-n`: and does not go into it).
-    What is there and is something else stays as it is, and the job fails with a word in its log.
+    All ranks of a node run them, maybe at once. Creating a link either works or finds one (`-n` keeps it from going
+    into the link). Any other existing file stays, and the job fails with a message in its log.
 
-    Raises BadUsage for targets that cannot be links of their own: one within another, or where the snapshot has files
-    already.
+    Raises BadUsage for targets that cannot be separate links: one inside another, or one where the snapshot has files.
     """
     targets, text = _targets(spec.inputs), ""
     for (one, path), (other, other_path) in combinations(targets.items(), 2):
         if _is_within(path, other_path) or _is_within(other_path, path):
             raise BadUsage(
-                f"The inputs '{one}' and '{other}' cannot lie at '{path}' and '{other_path}': one would be inside the "
-                "other."
+                f"The targets '{path}' of input '{one}' and '{other_path}' of input '{other}' conflict: one is inside "
+                "the other."
             )
     for key, target in targets.items():
         reason = ""
         if target == ".":
-            reason = "target=. is refused: the data would cover the script's own folder."
+            reason = "target=. is invalid, because the data would replace the script's own folder."
         elif not target.startswith("/") and any(_is_within(name, target) for name in spec.snapshot.files):
-            reason = f"target={target} is refused: the snapshot has files of its own there."
+            reason = f"target={target} is invalid, because the snapshot has files there."
         if reason:
             raise BadUsage(f"Input '{key}': {reason}", hint="Name another folder.")
         source = f'"${{{{inputs.{key}}}}}"'
         link, parent = shlex.quote(target), shlex.quote(posixpath.dirname(target) or ".")
-        complaint = shlex.quote(
-            f"himl: the input {key} cannot lie at {target}: something else is there, or nothing may be written there."
-        )
+        complaint = shlex.quote(f"himl: cannot link input {key} to {target}: the path exists or is not writable.")
         text += (
             f"[ -e {link} ] || {{ mkdir -p {parent} && ln -sn {source} {link}; }} 2>/dev/null || true; "
             f"[ {link} -ef {source} ] || {{ echo {complaint} >&2; exit 1; }}; "
@@ -133,15 +130,15 @@ def _link_commands(spec: JobSpec) -> str:
 
 
 def copy_commands(files: Mapping[str, str]) -> str:
-    """Commands that copy each of *files*, by its place, out of an input: one rank of a node does, the others wait.
+    """Commands that copy each of *files*, by its destination, from an input. One rank per node copies, the others wait.
 
-    What is there stays, since it is another try's: a job that was pre-empted goes on from what it had reached. A copy
-    takes its name once it is whole. A place that ends with a slash is a folder: all files of its source go there, in
-    one command, however many they are; finding them or copying one may fail.
+    An existing file stays, because it is from an earlier attempt: a preempted job continues from its progress. A copy
+    gets its name when it is complete. A destination with a trailing slash is a folder: one command copies all files of
+    its source there, whatever their number. Finding or copying them may fail.
     """
     text = ""
     for place, source in files.items():
-        target, failing = shlex.quote(place), f"{{ echo {shlex.quote(f'himl: cannot bring {place}.')} >&2; exit 1; }}"
+        target, failing = shlex.quote(place), f"{{ echo {shlex.quote(f'himl: cannot copy to {place}.')} >&2; exit 1; }}"
         if place.endswith("/"):
             copying = f'mkdir -p "${{t%/*}}" && cp {_source(source)}"$f" "$t.part" && mv "$t.part" "$t" || exit 1'
             each = _by_one_rank('"$t"', copying)
@@ -166,8 +163,8 @@ def _source(source: str) -> str:
 
 
 def _targets(inputs: Iterable[DataSpec]) -> dict[str, str]:
-    """By key, where the inputs that have a `target=` are to lie: an absolute path, or one from the working folder of
-    the script; none that could be taken for an option."""
+    """The locations of the inputs with a `target=`, by key: an absolute path, or one in the script's working folder,
+    never one that looks like an option."""
     paths = {item.key: posixpath.normpath(item.target) for item in inputs if item.target}
     return {key: f"./{path}" if path.startswith("-") else path for key, path in paths.items()}
 
@@ -186,10 +183,10 @@ def _word(argument: str, fill: Callable[[str, str], str]) -> str:
 
 
 def _quoted(text: str, before: str) -> str:
-    """*text* quoted for bash; nothing for nothing, which stands beside something.
+    """*text* quoted for bash, or nothing for empty text, which is next to something else.
 
-    *before* is the kind of the placeholder before it: for a trial's value the service puts the name of a variable,
-    which must not go on with *text*.
+    *before* is the kind of the preceding placeholder. The service replaces a trial's value by the name of a variable,
+    which must not continue with *text*.
     """
     continues = before == SEARCH_SPACE and (text[:1] == "_" or text[:1].isalnum())
     return f"'{text}'" if continues and shlex.quote(text) == text else shlex.quote(text) if text else ""

@@ -1,4 +1,4 @@
-"""Computes that jobs are for: whether there is one, and whether it can take the job; clusters made on request."""
+"""Compute targets of jobs: whether one exists and can run the job, and the creation of clusters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.responses import one_line, understood
 from himl_cli.workspaces.azure.service_errors import ServiceRefused
 
-# Kinds of computes that run no command jobs, as sentences name them.
+# Kinds of compute targets that run no command jobs, with their names for messages.
 NO_JOBS = {
     "Databricks": "Databricks",
     "DataFactory": "a Data Factory",
@@ -26,47 +26,49 @@ NO_JOBS = {
     "HDInsight": "HDInsight",
     "SynapseSpark": "a Spark pool",
 }
-# A cluster without nodes is there within a minute; one with some waits for these.
+# A cluster without nodes is ready within a minute. One with nodes waits for them.
 CLUSTER_SECONDS = 20 * 60.0
 _COMPUTES = {"api-version": ApiVersion.COMPUTES}
 
 
 def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Notify = ignore) -> None:
-    """Look at the compute that a job of so many *nodes* is for; one request, none for `serverless`.
+    """Check the compute target of a job of *nodes* nodes, with one request, or none for `serverless`.
 
-    *notify* hears of one whose last change failed: the service takes jobs for it.
+    Reports a target whose last change failed to *notify*, because the service accepts jobs for it.
 
-    Raises NotFound naming those that exist, BadUsage for one that runs no such job, and as `HttpClient` does.
+    Raises NotFound naming the existing targets, BadUsage for one that cannot run the job, and as `HttpClient`.
     """
     if name.lower() == SERVERLESS:
         return
     found: Mapping[str, Any] | None = None
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):  # others would mean something else in a URL
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):  # any other name would change the URL
         found = connection.rest.find_object(_compute_url(connection, name), "compute", params=_COMPUTES)
     if found is None:
         computes = connection.rest.resources(connection.arm("/computes"), "computes", _COMPUTES)
         names = sorted(str(item.get("name")) for item in computes)
-        others = f"there are: {', '.join(names)}" if names else "it has none"
-        raise NotFound(f"No compute '{name}' in {connection.address.label}; {others}.", hint=did_you_mean(name, names))
+        others = f"It has {', '.join(names)}." if names else "It has none."
+        raise NotFound(
+            f"Unknown compute target '{name}' in {connection.address.label}. {others}", hint=did_you_mean(name, names)
+        )
     with understood(_compute_url(connection, name), "the compute"):
         properties = found["properties"]
         kind, state = str(properties["computeType"]), properties.get("provisioningState")
         settings = (properties.get("properties") or {}).get("scaleSettings") or {}
-        most = 1 if kind == "ComputeInstance" else settings.get("maxNodeCount")  # None: that is not told
+        most = 1 if kind == "ComputeInstance" else settings.get("maxNodeCount")  # None if unknown
         if kind in NO_JOBS:
             raise BadUsage(
-                f"The compute '{name}' is {NO_JOBS[kind]}, which runs no such jobs.",
-                hint="Name a compute cluster with --cluster.",
+                f"The compute target '{name}' is {NO_JOBS[kind]}, which cannot run himl's jobs.",
+                hint="Use a compute cluster: --cluster NAME",
             )
         if state in ("Deleting", "Canceled"):
             raise BadUsage(
-                f"The compute '{name}' cannot be used: its state is {state}.",
-                hint="Name another one with --cluster, or ask the workspace's owner.",
+                f"The compute target '{name}' is unusable: its state is {state}.",
+                hint="Use another one with --cluster, or ask the workspace's owner.",
             )
         if most is not None and nodes > int(most):
             raise BadUsage(
-                f"--num_nodes {nodes}: the compute '{name}' has {most} node{'s' * (int(most) != 1)} at most.",
-                hint="Ask for fewer, or name a larger one with --cluster.",
+                f"--num_nodes {nodes}: the compute target '{name}' has at most {most} node{'s' * (int(most) != 1)}.",
+                hint="Use fewer nodes, or a larger compute target with --cluster.",
             )
         if state == "Failed":
             errors = [one.get("error") or one for one in properties.get("provisioningErrors") or ()]
@@ -74,8 +76,8 @@ def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Not
             reason = f": {words.rstrip('.')}" if words else ""
             notify(
                 Notice(
-                    f"The compute '{name}' is in state Failed{reason}. The job is sent all the same, and may wait "
-                    "there."
+                    f"The compute target '{name}' is in state Failed{reason}. himl submits the job, which may wait in "
+                    "the queue."
                 )
             )
 
@@ -85,36 +87,35 @@ def has_cluster(connection: Connection, name: str) -> bool:
 
 
 def create_cluster(connection: Connection, spec: ClusterSpec, notify: Notify) -> None:
-    """Make the cluster and wait until it can take jobs; where there is one of its name, that is said, and nothing is
-    made.
+    """Create the cluster and wait until it accepts jobs. If it exists, report this and create nothing.
 
-    Raises BadUsage for a name or numbers that no cluster has, and for a size or nodes that the service refuses (its
-    quota); NotAllowed, ServiceFailed; Interrupted after Ctrl-C, when the cluster may be there.
+    Raises BadUsage for an invalid name or number of nodes, and for a size or number that the service refuses (because
+    of its quota). Raises NotAllowed, ServiceFailed, and after Ctrl-C Interrupted, when the cluster may exist.
     """
     name, size, nodes = spec.name, spec.size, f"{spec.min_nodes} to {spec.max_nodes} nodes"
     for is_right, text, hint in (
         (
             re.fullmatch(r"[A-Za-z](?!.*--)[A-Za-z0-9-]{1,22}[A-Za-z0-9]", name),
-            f"No cluster can be called '{name}'.",
-            "Take 3 to 24 letters, digits and '-', a letter first.",
+            f"The cluster name '{name}' is invalid.",
+            "Use 3 to 24 letters, digits and '-', beginning with a letter.",
         ),
         (
             re.fullmatch(r"[A-Za-z0-9_]+", size),
-            f"'{size}' is no size of a virtual machine.",
-            "Write it as Azure does: Standard_NC6s_v3",
+            f"'{size}' is not a virtual machine size.",
+            "Use an Azure name, such as Standard_NC6s_v3.",
         ),
         (
             0 <= spec.min_nodes <= spec.max_nodes >= 1,
             f"A cluster cannot have {nodes}.",
-            "The lower number is 0 at least, the upper one 1.",
+            "The lower number must be at least 0, and the upper one at least 1.",
         ),
     ):
         if not is_right:
             raise BadUsage(text, hint=hint)
     if has_cluster(connection, name):
-        notify(Notice(f"Cluster '{name}' is there already: not made again."))
+        notify(Notice(f"Cluster '{name}' already exists."))
         return
-    notify(Notice(f"Making cluster '{name}': {nodes} of {size}."))
+    notify(Notice(f"Creating cluster '{name}': {nodes} of {size}."))
     try:
         with terminations():
             operation = _request_cluster(connection, spec)
@@ -123,20 +124,20 @@ def create_cluster(connection: Connection, spec: ClusterSpec, notify: Notify) ->
                 if time.monotonic() > deadline:
                     raise ServiceFailed(
                         f"Cluster '{name}' is not ready after {CLUSTER_SECONDS / 60:.0f} minutes.",
-                        hint="Studio shows what it waits for.",
+                        hint="See its status in Studio.",
                     )
                 time.sleep(pause)
-                pause = min(5.0, pause * 1.5)  # the service does not tell how long to wait
+                pause = min(5.0, pause * 1.5)  # the service gives no interval
     except KeyboardInterrupt as err:
         raise Interrupted(
-            f"Interrupted while cluster '{name}' was being made: it may be there.",
-            hint=f"To remove it: az ml compute delete --name {name}",
+            f"Interrupted during the creation of cluster '{name}', which may exist.",
+            hint=f"To delete it: az ml compute delete --name {name}",
         ) from err
     notify(Notice(f"Cluster '{name}' is ready."))
 
 
 def _request_cluster(connection: Connection, spec: ClusterSpec) -> str:
-    idle = "PT2M"  # how long a node without a job is kept: the service's own choice
+    idle = "PT2M"  # the idle time before a node is released, as in the service's default
     nodes = {"minNodeCount": spec.min_nodes, "maxNodeCount": spec.max_nodes, "nodeIdleTimeBeforeScaleDown": idle}
     machines = {
         "vmSize": spec.size,
@@ -184,10 +185,10 @@ def _has_succeeded(spec: ClusterSpec, state: str, error: Mapping[str, Any] | Non
 
 
 def _no_cluster(spec: ClusterSpec, words: str, code: str = "") -> BadUsage:
-    hint = "'az ml compute list-sizes' shows the sizes of this region."
+    hint = "List the sizes of this region: az ml compute list-sizes"
     if "quota" in f"{code} {words}".lower():
-        hint = "Ask for fewer nodes or another size, or have the subscription's quota raised in the Azure portal."
-    return BadUsage(f"Azure ML makes no cluster '{spec.name}' of {spec.size}: {one_line(words)}", hint=hint)
+        hint = "Use fewer nodes or another size, or request a higher quota in the Azure portal."
+    return BadUsage(f"Azure ML cannot create cluster '{spec.name}' of {spec.size}: {one_line(words)}", hint=hint)
 
 
 def _compute_url(connection: Connection, name: str) -> str:

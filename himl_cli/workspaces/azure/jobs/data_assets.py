@@ -1,4 +1,4 @@
-"""The inputs and outputs of jobs on Azure ML: names become data assets, else folders of datastores."""
+"""The inputs and outputs of jobs on Azure ML. himl resolves their names to data assets or folders of datastores."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from himl_cli.workspaces.base import Dataset
 
 Answer = TypeVar("Answer")
 FOLDER, FILE = "uri_folder", "uri_file"
-LATEST = "latest"  # The word for the newest version of what has versions
+LATEST = "latest"  # the newest version of an asset
 INPUT_MODES = {"mount": "ro_mount", "download": "download"}
-# himl's words for how data reaches a job, and those of Azure ML's YAML.
+# himl's names for access to data, with those of Azure ML's YAML.
 OUTPUT_MODES = {"mount": "rw_mount", "upload": "upload"}
-EACH_TRIAL = "${{name}}"  # What the service puts the run's id in for, in the path of an output
+EACH_TRIAL = "${{name}}"  # the service replaces it with the run's id in the path of an output
 _PARAMS = {"api-version": ApiVersion.DATA}
 
 
 @dataclass(frozen=True)
 class JobData:
-    """One input or output. `path` is what goes into the request: the resource id of a version of a data asset, or
-    `azureml://datastores/D/paths/P/`; `mode` a value of INPUT_MODES or OUTPUT_MODES, or `direct` where only the address
-    counts; `type` is `uri_folder`, `uri_file` or `mltable`.
+    """One input or output. `path` is its value in the request: the resource id of a version of a data asset, or
+    `azureml://datastores/D/paths/P/`. `mode` is a value of INPUT_MODES or OUTPUT_MODES, or `direct` if only the address
+    matters. `type` is `uri_folder`, `uri_file` or `mltable`.
 
-    An output, always a folder, is registered at the job's end as the next version of the data asset `asset_name`; None
-    registers nothing.
+    At the job's end, an output, which is always a folder, is registered as the next version of the data asset
+    `asset_name`, unless that is None.
     """
 
     path: str
@@ -57,11 +57,11 @@ def resolve_inputs(
     default_datastore: str | None,
     notify: Notify,
 ) -> dict[str, JobData]:
-    """What each input is in the job, by key. `local=` counts for nothing here.
+    """The inputs in the job, by key. `local=` has no effect here.
 
-    NAME is a registered data asset, in the version that was asked for or the latest; else a folder of the datastore,
-    which is registered then. One that is said to be a folder is not looked for among the assets, and not registered.
-    Raises NotFound for what is neither, naming the versions, datastores or names that exist.
+    NAME is a registered data asset in the requested or latest version. Otherwise it is a folder of the datastore, which
+    himl registers. A name that the user marked as a folder is neither searched among the assets nor registered. Raises
+    NotFound for an unknown name, listing the existing versions, datastores or names.
     """
     finder = _DataFinder(connection, datastores)
     found = ask_all(lambda item: finder.asset_of(item, with_uri=bool(item.datastore)), specs)
@@ -85,7 +85,7 @@ def resolve_inputs(
 
 
 def _report_location(connection: Connection, item: DataSpec, asset: DataAsset, notify: Notify) -> None:
-    """A registered asset counts before any folder; that it lies elsewhere than was said is told."""
+    """Report an asset in a datastore other than the requested one. A registered asset has precedence over a folder."""
     try:
         datastore = parse_data_uri(asset.uri, connection.address).datastore
     except BadUsage:
@@ -94,8 +94,8 @@ def _report_location(connection: Connection, item: DataSpec, asset: DataAsset, n
         location = f"datastore '{datastore}'" if datastore else f"'{asset.uri.partition('?')[0]}'"
         notify(
             Notice(
-                f"Input '{item.key}': the data asset '{item.name}' is registered and lies in {location}; "
-                f"'datastore={item.datastore}' is passed over."
+                f"Input '{item.key}': the data asset '{item.name}' is registered in {location}. himl ignored "
+                f"'datastore={item.datastore}'."
             )
         )
 
@@ -109,12 +109,11 @@ def resolve_outputs(
     *,
     are_of_trials: bool = False,
 ) -> dict[str, JobData]:
-    """What each output is in the job, by key: the folder NAME of its datastore, registered at the job's end as data
-    asset NAME.
+    """The outputs in the job, by key: the folder NAME of its datastore, registered at the job's end as data asset NAME.
 
-    Where that cannot be, *notify* hears so, and the folder is written all the same. Each of many trials writes below a
-    folder of its own, and registers nothing. Raises NotFound naming the datastores that exist, BadUsage for an output
-    that must not exist and does.
+    If it cannot be registered, *notify* receives the reason, and the job only writes the folder. Each trial of a sweep
+    writes to its own subfolder and registers nothing. Raises NotFound naming the existing datastores, and BadUsage for
+    an output that must not exist but does.
     """
     finder = _DataFinder(connection, datastores)
     found = ask_all(lambda item: finder.asset(item.name, None), specs)
@@ -127,23 +126,23 @@ def resolve_outputs(
             there = f"the folder '{folder.path}' of {folder.datastore.label} exists"
         if there:
             raise BadUsage(
-                f"Output '{item.key}': {there}, and overwrite=false was given.",
-                hint="Choose another name, or leave overwrite=false out.",
+                f"Output '{item.key}': {there}, but overwrite=false requires a new one.",
+                hint="Choose another name, or omit overwrite=false.",
             )
         if not can_be_registered(item.name):
-            obstacle = f"no data asset can be called '{item.name}'"
+            obstacle = f"'{item.name}' is not a valid name of a data asset"
         elif asset is not None and asset.kind != FOLDER:
-            # all versions of an asset are of one type: the service would find out at the job's end, and tell nobody
+            # All versions of an asset have one type. The service would fail at the job's end without a message.
             obstacle = f"the data asset '{item.name}' is of type {asset.kind}, not {FOLDER}"
         if obstacle:
-            notify(Notice(f"Output '{item.key}': {obstacle}, so the folder is not registered."))
+            notify(Notice(f"Output '{item.key}': {obstacle}, so Azure ML will not register the folder."))
         mode = OUTPUT_MODES[item.mode or "mount"]
         outputs[item.key] = JobData(folder.uri, mode, asset_name=None if obstacle else item.name)
     if not are_of_trials or not outputs:
         return outputs
     notify(
         Notice(
-            "Each trial writes its outputs to folders of its own, NAME/<its run id>; they are not registered as data "
+            "Each trial writes its outputs to its own folder, NAME/<run id>. Azure ML does not register them as data "
             "assets."
         )
     )
@@ -151,17 +150,16 @@ def resolve_outputs(
 
 
 def trial_path(path: str) -> str:
-    """*path* with the run's id at its end, where it does not say already where that goes."""
+    """*path* with the run's id at its end, unless the path contains the id's placeholder."""
     return path if EACH_TRIAL in path else f"{path.rstrip('/')}/{EACH_TRIAL}/"
 
 
 def find_dataset(
     connection: Connection, datastores: Datastores, item: DataSpec, default_datastore: str | None
 ) -> Dataset:
-    """A dataset by the name that an input gives, looked for as for a job, for reading it elsewhere; nothing is
-    registered.
+    """The dataset of an input, resolved as for a job, to be read outside of one. himl registers nothing.
 
-    Raises NotFound, which names the input, for a dataset, version or folder that is not there.
+    Raises NotFound, naming the input, for a missing dataset, version or folder.
     """
     finder, label = _DataFinder(connection, datastores), f"dataset '{item.name}'"
     asset = finder.asset_of(item, with_uri=True)
@@ -175,12 +173,11 @@ def find_dataset(
 def pipeline_inputs(
     connection: Connection, datastores: Datastores, spec: PipelineSpec, notify: Notify
 ) -> dict[tuple[str, str], JobData]:
-    """What all steps read from outside, by the keys of step and input; looked for once however many read it.
+    """The data of all steps that come from outside the pipeline, by the keys of step and input, each resolved once.
 
-    With a datastore, NAME is a folder of that, whatever data asset is called so: who names both means the folder. A
-    NAME without any folder in it (`/`) is the whole datastore. Without one, it is looked for, and registered, as for
-    other jobs. Raises NotFound naming step and input; a folder that is not there is a Notice for all steps but the
-    first: one before it may make it.
+    With a datastore, NAME is a folder of it, even if a data asset has that name. A NAME of `/` is the whole datastore.
+    Without a datastore, himl resolves and registers NAME as for other jobs. Raises NotFound naming step and input. A
+    missing folder is only a Notice for steps after the first, because an earlier step may create it.
     """
     finder = _DataFinder(connection, datastores)
     found: dict[tuple[str, str], JobData] = {}
@@ -198,8 +195,8 @@ def pipeline_inputs(
                 raise _no_folder(item, folder)
             notify(
                 Notice(
-                    f"{step}: there is no folder '{folder.path}' in {folder.datastore.label} yet; a step before it has "
-                    "to make it."
+                    f"{step}: the folder '{folder.path}' does not exist in {folder.datastore.label} yet. An earlier "
+                    "step must create it."
                 )
             )
         return JobData(folder.uri, "")
@@ -207,7 +204,7 @@ def pipeline_inputs(
     for step in spec.steps:
         default = step.job.default_datastore or spec.default_datastore
         for item in step.job.inputs:
-            if item.key in step.takes:  # of another step
+            if item.key in step.takes:  # from another step
                 continue
             name = "" if is_whole_datastore(item) else item.name.strip("/")
             key = (name, item.version, item.datastore or default, bool(item.datastore))
@@ -218,12 +215,12 @@ def pipeline_inputs(
 
 
 def is_whole_datastore(item: DataSpec) -> bool:
-    """Whether the input names no folder, so that all of its datastore is meant."""
+    """Return whether the input names no folder and so refers to the whole datastore."""
     return not item.name.strip("/.")
 
 
 def of_step(step: str, act: Callable[[], Answer]) -> Answer:
-    """What *act* gives; what it finds wrong or missing is told with the key of the *step* before it."""
+    """The result of *act*, with the key of the *step* in front of BadUsage and NotFound errors."""
     try:
         return act()
     except (BadUsage, NotFound) as err:
@@ -233,15 +230,15 @@ def of_step(step: str, act: Callable[[], Answer]) -> Answer:
 
 
 def folder_path(item: DataSpec) -> str:
-    """The path in the datastore. Raises BadUsage for one that leaves it, or none."""
+    """The path in the datastore. Raises BadUsage for an empty one, or one outside of the datastore."""
     parts = [part for part in item.name.split("/") if part not in ("", ".")]
     if not parts:
         raise BadUsage(
-            f"'{item.key}' names no dataset, only what is for jobs that run here (local=).",
+            f"'{item.key}' names no dataset, but only a local folder (local=).",
             hint=f"Write {item.key}=NAME",
         )
     if ".." in parts:
-        raise BadUsage(f"'{item.name}' leaves the datastore.", hint="Name a folder inside it.")
+        raise BadUsage(f"'{item.name}' is outside the datastore.", hint="Use a folder inside it.")
     return "/".join(parts)
 
 
@@ -251,8 +248,8 @@ def can_be_registered(name: str) -> bool:
 
 @dataclass(frozen=True)
 class DataAsset:
-    """One version: `id` is its resource id; `kind` `uri_folder`, `uri_file` or `mltable`; `uri` is where it lies, empty
-    where that was not asked."""
+    """One version. `id` is its resource id, `kind` is `uri_folder`, `uri_file` or `mltable`, and `uri` is its location,
+    or "" if not requested."""
 
     version: str
     id: str
@@ -271,12 +268,11 @@ class DataFolder:
 
 
 class _DataFinder:
-    """The data assets and folders of one workspace, as they are now. Every call raises as `HttpClient` does. Safe for
-    several threads."""
+    """The current data assets and folders of one workspace. Every call raises as `HttpClient`. Thread-safe."""
 
     def __init__(self, connection: Connection, datastores: Datastores) -> None:
         self._connection, self._rest, self._datastores = connection, connection.rest, datastores
-        self._datastore = cache(datastores.find)  # each is asked for once
+        self._datastore = cache(datastores.find)  # one request each
 
     def asset_of(self, item: DataSpec, *, with_uri: bool) -> DataAsset | None:
         try:
@@ -285,12 +281,12 @@ class _DataFinder:
             raise NotFound(f"Input '{item.key}': {err}", hint=err.hint) from err
 
     def asset(self, name: str, version: str | None, *, with_uri: bool = False) -> DataAsset | None:
-        """The *version* of the asset called *name*, or its latest; None where nothing is called so. One request, or two
-        with the uri of the latest.
+        """The *version* of asset *name*, or its latest, or None if no asset has that name. Sends one request, or two
+        for the URI of the latest.
 
-        Raises NotFound, naming the versions there are, for one that is not there.
+        Raises NotFound for an unknown version, listing the existing ones.
         """
-        if re.search(r"[/\\\x00-\x1f\x7f]", name) or name in ("", ".", ".."):  # would mean something else in a URL
+        if re.search(r"[/\\\x00-\x1f\x7f]", name) or name in ("", ".", ".."):  # it would change the URL
             return None
         if version is None or version == LATEST:
             latest = self._latest(name)
@@ -300,14 +296,14 @@ class _DataFinder:
         if versions:
             listed = ", ".join(versions[:10]) + (", …" if len(versions) > 10 else "")
             raise NotFound(
-                f"The data asset '{name}' of {self._connection.address.label} has no version '{version}'; there are: "
+                f"The data asset '{name}' of {self._connection.address.label} has no version '{version}'. It has: "
                 f"{listed}.",
-                hint="Without a version the latest one is used.",
+                hint="To use the latest version, omit it.",
             )
         return asset
 
     def register(self, name: str, uri: str) -> DataAsset:
-        """Make the folder at *uri* version 1 of a new asset; where somebody else was quicker, that asset."""
+        """Register the folder at *uri* as version 1 of a new asset, or return the asset if it exists by now."""
         url = self._url(name, "1")
         properties = {"dataType": FOLDER, "dataUri": uri, "isAnonymous": False, "isArchived": False}
         try:
@@ -319,11 +315,11 @@ class _DataFinder:
             return found
 
     def folder(self, item: DataSpec, default: str | None) -> DataFolder:
-        path = folder_path(item)  # raises, before a request
+        path = folder_path(item)  # raises before any request
         return DataFolder(self._datastore(item.datastore or default), path)
 
     def existing_folder(self, item: DataSpec, default: str | None) -> DataFolder:
-        no_asset = f"Input '{item.key}': no data asset '{item.name}' in {self._connection.address.label}"
+        no_asset = f"Input '{item.key}': unknown data asset '{item.name}' in {self._connection.address.label}"
         if item.version not in (None, LATEST):
             raise NotFound(f"{no_asset}, in any version.", hint=self._near(item.name))
         folder = self.folder(item, default)
@@ -354,7 +350,7 @@ class _DataFinder:
             version, kind = str(properties.get("latestVersion") or ""), str(properties.get("dataType") or "")
             if version and kind:
                 return DataAsset(version, f"{answer['id']}/versions/{version}", kind)
-        newest = next(self._versions(name), None)  # an asset whose versions do not count up
+        newest = next(self._versions(name), None)  # for an asset whose versions are not numbers
         return _asset(newest, url) if newest is not None else None
 
     def _version(self, name: str, version: str) -> DataAsset | None:
@@ -384,6 +380,6 @@ def _asset(resource: Any, url: str) -> DataAsset:
 def _no_folder(item: DataSpec, folder: DataFolder) -> NotFound:
     target = f"{shlex.quote(folder.path)} --datastore {folder.datastore.name}"
     return NotFound(
-        f"Input '{item.key}': no folder '{folder.path}' in {folder.datastore.label}.",
-        hint=f"Put the data there: himl datastore upload FOLDER {target}",
+        f"Input '{item.key}': the folder '{folder.path}' does not exist in {folder.datastore.label}.",
+        hint=f"Upload the data: himl datastore upload FOLDER {target}",
     )

@@ -1,8 +1,7 @@
-"""Submitting jobs, pipelines and sweeps of pipelines to Azure ML: everything that they refer to is found or made, each
-thing once and in an order that wastes nothing, then one job is created.
+"""Submission of jobs, pipelines and sweeps of pipelines to Azure ML. himl first finds or creates everything that they
+refer to, once each and in an order that wastes no work, and then creates one job.
 
-It is created once, whatever the network does, and with a clear word where it is not known whether it was created or
-where nothing was.
+Network faults never cause a second job. An error states whether the job exists, does not exist, or may exist.
 """
 
 from __future__ import annotations
@@ -55,26 +54,26 @@ log = logging.getLogger(__name__)
 
 Composed = tuple[PutRequest, Mapping[str, str]]  # a request with its headers
 
-USER_TOKEN = "x-azureml-token"  # of the user whom a job is to act as
+USER_TOKEN = "x-azureml-token"  # of the user as whom the job acts
 NOTHING_RUNS = "No job was created."
 
 
 def submit_job(connection: Connection, datastores: Datastores, spec: JobSpec, notify: Notify) -> Run:
-    """Submit the job. Until the job itself is created, an interruption leaves nothing that runs; it raises Interrupted.
+    """Submit the job. An interruption before its creation leaves nothing running, and raises Interrupted.
 
-    Raises BadUsage for a job that no cluster could run, and for files that Azure Storage cannot hold; NotFound for a
-    compute, an environment or data that is not there, before anything is uploaded; NotAllowed, ServiceFailed.
+    Raises BadUsage for a job that no cluster can run, and for files that Azure Storage cannot store. Raises NotFound
+    for a missing compute target, environment or data before any upload. Also raises NotAllowed and ServiceFailed.
     """
     run_id, is_sweep = azure_run_id(spec.experiment), spec.sweep is not None
     code, environment = JobCode(connection, spec.snapshot), JobEnvironment(connection, datastores, spec.environment)
     if spec.sweep is not None:
         check_names(spec.sweep)
-    command_line(spec)  # raises for placeholders that name nothing
+    command_line(spec)  # raises for unknown placeholders
     folder_for(spec.snapshot)
     heard: list[Event] = []  # on another thread
     data = (connection, datastores)
     with before_creation():
-        # everything is asked for at once; nothing is uploaded or registered before all of it is known to be in order
+        # All requests run at once. himl uploads and registers nothing before all of them succeed.
         questions: list[Callable[[], Any]] = [
             lambda: check_compute(connection, spec.cluster, spec.nodes, heard.append),
             lambda: connection.record().tenant_id,
@@ -98,22 +97,22 @@ def submit_job(connection: Connection, datastores: Datastores, spec: JobSpec, no
 
 
 def submit_pipeline(connection: Connection, datastores: Datastores, spec: PipelineSpec, notify: Notify) -> Run:
-    """Submit the pipeline. Until its job is created, an interruption leaves nothing that runs; it raises Interrupted.
+    """Submit the pipeline. An interruption before its job's creation leaves nothing running, and raises Interrupted.
 
-    Raises BadUsage for a step that no cluster could run, and for files that Azure Storage cannot hold; NotFound for a
-    compute, an environment or data that is not there, before anything is uploaded; NotAllowed, ServiceFailed.
+    Raises BadUsage for a step that no cluster can run, and for files that Azure Storage cannot store. Raises NotFound
+    for a missing compute target, environment or data before any upload. Also raises NotAllowed and ServiceFailed.
     """
     run_id = spec.run_id or azure_run_id(spec.experiment)
     parts = _PipelineParts(connection, datastores, spec, notify)
     with before_creation():
         tenant_id, data = parts.find()
-        if spec.new_cluster is not None:  # it may cost money: nothing else may be left to be refused
+        if spec.new_cluster is not None:  # it may cost money, so everything that can fail comes first
             create_cluster(connection, spec.new_cluster, notify)
         _make(parts.assets.values(), notify)
 
     def compose() -> Composed:
         steps = parts.components(pipeline_nodes(spec, data))
-        # pipelines of azure-ai-ml always bring a token
+        # azure-ai-ml always sends a token with pipelines.
         return pipeline_request(connection.address, run_id, spec, steps), _user_token(connection)
 
     return submit_request(connection, run_id, compose, tenant_id, spec.experiment, redact(spec.command), parts.renew)
@@ -122,11 +121,11 @@ def submit_pipeline(connection: Connection, datastores: Datastores, spec: Pipeli
 def submit_sweep(
     connection: Connection, datastores: Datastores, spec: PipelineSpec, history: RunHistory, notify: Notify
 ) -> str:
-    """Submit the pipelines of a sweep, all at once, as children of a run that only records it, and give its id.
+    """Submit the pipelines of a sweep, all at once, as children of a run that only records it, and return its id.
 
-    Azure ML sweeps command jobs only. Nobody looks after the parent: it ends when it is seen that its trials have.
-    Raises as `submit_pipeline`; of an error between two pipelines the hint says that some were sent, and the run then
-    has no more trials than these.
+    Azure ML sweeps command jobs only. No process manages the parent: himl ends it when it finds that all trials ended.
+    Raises as `submit_pipeline`. After an error between two pipelines, the hint says how many were submitted, and the
+    run has only these trials.
     """
     assert spec.sweep is not None
     writing = RunWriting(connection)
@@ -134,7 +133,7 @@ def submit_sweep(
     for index in range(spec.sweep.max_trials):
         if (values := sampler(index, ())) is not None:
             trials.append(spec.trial(index, values))
-            pipeline_nodes(trials[-1])  # raises for a value that cannot stand in a command
+            pipeline_nodes(trials[-1])  # raises for a value that is invalid in a command
     parts = _PipelineParts(connection, datastores, replace(trials[0], new_cluster=spec.new_cluster), notify)
     tags = {**spec.tags, **sweep_tags(spec.sweep), TRIALS: str(len(trials))}
     parent = Run(
@@ -164,14 +163,14 @@ def submit_sweep(
             sent += 1
     except BaseException as err:
         with suppress(HimlError):
-            sent = max(sent, sum(map(len, history.children(run_id))))  # one may be there whose answer was lost
+            sent = max(sent, sum(map(len, history.children(run_id))))  # includes one whose response was lost
             if sent:
                 history.tag(run_id, {TRIALS: str(sent)})
             else:
-                writing.end(run_id, RunEnd(RunStatus.failed, "none of its pipelines could be sent"))
+                writing.end(run_id, RunEnd(RunStatus.failed, "himl submitted none of its pipelines"))
         if sent and isinstance(err, HimlError):
-            others = f"{sent} of {len(trials)} pipelines were sent and go on"
-            err.hint = f"{others}: himl runs show {run_id}; to stop them: himl runs cancel {run_id}"
+            others = f"{sent} of {len(trials)} pipelines were submitted and continue."
+            err.hint = f"{others} 'himl runs show {run_id}' shows them, and 'himl runs cancel {run_id}' stops them."
         raise
     return run_id
 
@@ -198,7 +197,7 @@ def _user_token(connection: Connection) -> dict[str, str]:
 class _PipelineParts:
     def __init__(self, connection: Connection, datastores: Datastores, spec: PipelineSpec, notify: Notify) -> None:
         self._connection, self._datastores, self._spec, self._notify = connection, datastores, spec, notify
-        self.assets: dict[str, JobCode | JobEnvironment] = {}  # by what they are made of
+        self.assets: dict[str, JobCode | JobEnvironment] = {}  # by their contents
         self._components: dict[str, _Component] = {}  # by their paths
         for step in spec.steps:
             self.assets.setdefault(
@@ -206,15 +205,15 @@ class _PipelineParts:
             )
         for step in spec.steps:
             self.assets.setdefault(repr(step.job.snapshot), JobCode(connection, step.job.snapshot, step.key))
-        pipeline_nodes(spec)  # raises for placeholders that name nothing
+        pipeline_nodes(spec)  # raises for unknown placeholders
         for step in spec.steps:
             of_step(step.key, partial(folder_for, step.job.snapshot))
 
     def find(self) -> tuple[str, Mapping[tuple[str, str], JobData]]:
-        """The tenant, and data from outside. Asks for everything at once; nothing is uploaded or registered before all
-        of it is known to be in order."""
+        """The tenant, and the data that is not from a step. All requests run at once. himl uploads and registers
+        nothing before all of them succeed."""
         spec, heard = self._spec, list[Event]()  # on another thread
-        nodes: dict[str, int] = {}  # by compute, the most that a step wants of it
+        nodes: dict[str, int] = {}  # the largest number that a step requests, by compute target
         stores: set[str | None] = set()
         for step in spec.steps:
             nodes[step.job.cluster] = max(step.job.nodes, nodes.get(step.job.cluster, 1))
@@ -236,15 +235,15 @@ class _PipelineParts:
         try:
             check_compute(self._connection, name, nodes, notify)
         except NotFound as err:
-            err.hint = f"{err.hint} --create_cluster makes it.".strip()
+            err.hint = f"{err.hint} To create it, add --create_cluster.".strip()
             raise
         except BadUsage as err:
             steps = (step for step in self._spec.steps if step.job.cluster == name and step.job.nodes >= nodes)
             raise BadUsage(str(err).replace("--num_nodes", f"{next(steps).key}: 'node_count'"), hint=err.hint) from err
 
     def components(self, steps: Sequence[PipelineNode]) -> list[tuple[PipelineNode, str]]:
-        """*steps* with the ids of their components: those that are not known are registered, the same contents once.
-        Raises as `HttpClient` does."""
+        """*steps* with the ids of their components. Registers unknown components, once per contents. Raises as
+        `HttpClient` does."""
         self._components.clear()
         paths: list[str] = []
         for step in steps:
@@ -262,7 +261,7 @@ class _PipelineParts:
 
 
 class _Component(JobAsset):
-    """What steps of a pipeline run; the service may know these contents under another version."""
+    """The component of pipeline steps. The service may store these contents under another version."""
 
     kind = "components"
 
@@ -281,22 +280,21 @@ class _Component(JobAsset):
 
 
 def azure_run_id(experiment: str) -> str:
-    """A new run id that the service takes as a job's name: it begins with a letter or digit, and has 255 characters at
-    most."""
+    """A new run id that is valid as a job's name: it begins with a letter or digit, and has at most 255 characters."""
     return new_run_id(re.sub(r"^[^A-Za-z0-9]+", "", experiment) or "job")
 
 
 @contextmanager
 def before_creation() -> Iterator[None]:
-    """Within it nothing can start a job: an interruption raises Interrupted, any other failure stays what it is, and
-    both say that nothing runs."""
+    """A context in which nothing can start a job. An interruption raises Interrupted, and any other failure passes
+    through. Both state that nothing runs."""
     try:
         with terminations():
             yield
     except KeyboardInterrupt as err:
-        raise Interrupted("Interrupted before the job was created: nothing runs.") from err
+        raise Interrupted("Interrupted before the job was created. Nothing runs.") from err
     except (BadUsage, NotFound):
-        raise  # nobody expects a job of what is wrong
+        raise  # for a usage error, the user expects no job
     except HimlError as err:
         note_nothing_runs(err)
         raise
@@ -304,13 +302,13 @@ def before_creation() -> Iterator[None]:
 
 @contextmanager
 def created_job(run_id: str) -> Iterator[None]:
-    """Within it job *run_id* is there, and nobody has heard of it yet. Raises Interrupted, which says its id, where
-    that is interrupted."""
+    """A context in which job *run_id* exists, but the user does not have its id. An interruption raises Interrupted
+    with the id."""
     try:
         yield
     except KeyboardInterrupt as err:
         raise Interrupted(
-            f"Job '{run_id}' was created before the interruption, and goes on.",
+            f"Interrupted after the creation of job '{run_id}', which continues.",
             hint=f"To stop it: himl runs cancel {run_id}",
         ) from err
 
@@ -324,11 +322,11 @@ def submit_request(
     command: str,
     renew: Callable[[], bool] = lambda: False,
 ) -> Run:
-    """Create job *run_id* by the request, with headers, that *compose* gives; a second time where the service refuses
-    it and *renew* made anew what it has lost.
+    """Create job *run_id* with the request and headers from *compose*. If the service refuses it and *renew* restored
+    something that the service had lost, create it a second time.
 
-    *experiment* and *command*, which holds no credentials, are what the run is shown with. Raises as `_create_job`;
-    ServiceFailed, which names the job, for an answer that is not understood.
+    The run is shown with *experiment* and *command*, which contains no credentials. Raises as `_create_job`, and
+    ServiceFailed naming the job for an invalid response.
     """
 
     def create() -> Mapping[str, Any]:
@@ -344,7 +342,7 @@ def submit_request(
         with before_creation():
             if not renew():
                 raise
-        log.debug("the service refuses the job (%s); what was remembered of it is made anew", refusal)
+        log.debug("the service refused the job (%s); creating its lost assets again", refusal)
         answer = create()
     try:
         with created_job(run_id), understood(connection.arm("/jobs"), "the job"):
@@ -370,14 +368,13 @@ def submit_request(
 def _create_job(
     connection: Connection, run_id: str, request: PutRequest, headers: Mapping[str, str]
 ) -> Mapping[str, Any]:
-    """Create job *run_id* and give what the service says of it.
+    """Create job *run_id* and return the service's response.
 
-    A request is repeated where its answer was lost: its id is the job's name, of which there is never a second one. The
-    service refuses the repetition then (400, the job is there), so that after any refusal, and where all tries failed,
-    the job is looked for. A signal waits until it is known whether there is one.
+    A request without a response is sent again. This is safe, because the id is the job's name and there is at most one
+    job of a name. If the first request succeeded, the service refuses the second (400, the job exists). So after any
+    refusal, and after the last retry, himl looks for the job. A signal waits until it is known whether the job exists.
 
-    Raises Interrupted after one, with the id of the job; ServiceFailed, too, where it stays unknown; and as
-    `HttpClient` does.
+    Raises Interrupted with the job's id after a signal, ServiceFailed if the outcome is unknown, and as `HttpClient`.
     """
     url, query = connection.arm(f"/jobs/{quote(run_id, safe='')}"), {"api-version": request.api_version}
     with interruptions() as signals:
@@ -386,7 +383,7 @@ def _create_job(
             created = object_of(reply.body, url, "job")
         except KeyboardInterrupt as err:
             raise Interrupted(
-                f"Interrupted while job '{run_id}' was being created: it may be there.", hint=lookup_hint(run_id)
+                f"Interrupted during the creation of job '{run_id}', which may exist.", hint=lookup_hint(run_id)
             ) from err
         except ServiceNotFound as err:
             note_nothing_runs(err)
@@ -409,11 +406,11 @@ def _find_job(
         note_nothing_runs(failure)
         raise failure from None
     except HimlError:
-        if isinstance(failure, NotAllowed):  # what is to be done about that comes first
+        if isinstance(failure, NotAllowed):  # its remedy comes first
             failure.hint = f"{failure.hint} {lookup_hint(run_id)}".strip()
             raise failure from None
         raise ServiceFailed(
-            f"It is not known whether job '{run_id}' was created: {failure}", hint=lookup_hint(run_id)
+            f"It is unknown whether job '{run_id}' was created: {failure}", hint=lookup_hint(run_id)
         ) from failure
 
 
@@ -423,4 +420,4 @@ def note_nothing_runs(err: HimlError) -> None:
 
 
 def lookup_hint(run_id: str) -> str:
-    return f"'himl runs show {run_id}' tells whether there is such a job, 'himl runs cancel {run_id}' stops it."
+    return f"'himl runs show {run_id}' shows whether the job exists, and 'himl runs cancel {run_id}' stops it."

@@ -1,5 +1,5 @@
-"""azure-ai-ml, for job YAML that users bring and for scripts that go on with it: loaded on demand, quiet, signed in as
-himl is. It reads a job's file and makes ready what that refers to, himl sends the job itself."""
+"""azure-ai-ml, for users' job YAML and for scripts that continue with it. It is loaded on demand, silenced, and signed
+in with himl's credentials. It reads a job's file and prepares the file's resources. himl submits the job itself."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 _HINT = (
-    "Azure ML's schema of jobs: https://aka.ms/ml-cli-v2-job-command-yaml-reference (and its neighbours for sweep "
-    "and pipeline)."
+    "Azure ML's schema of jobs: https://aka.ms/ml-cli-v2-job-command-yaml-reference (with links to sweeps "
+    "and pipelines)."
 )
 _MISSING_FILE = re.compile(
     r"(?:No such file or directory: |Can't find directory or file in resolved absolute path: "
@@ -56,10 +56,10 @@ _MISSING_FILE = re.compile(
 
 @contextmanager
 def silenced(*names: str) -> Iterator[None]:
-    """Within it, a vendor's SDK, whose loggers have *names* (azure-ai-ml's unless told), and what it stands on warn of
-    nothing: of what is experimental or deprecated in themselves. One thread at a time.
+    """A context in which a vendor's SDK with loggers of *names* (default: azure-ai-ml's) and its dependencies do not
+    warn of their own experimental or deprecated parts. One thread at a time.
 
-    Afterwards its loggers are as they were: a script that goes on with it hears what it has to say.
+    Afterwards the loggers are restored, so that a script that continues with the SDK gets its messages.
     """
     load_azure_core()
     names = names or ("azure.ai.ml", "azure.ai.ml._utils._experimental")
@@ -77,18 +77,18 @@ def silenced(*names: str) -> Iterator[None]:
 
 
 def load_sdk() -> None:
-    """Import azure-ai-ml, if it is not there yet. It lets its own logger speak on stderr when it is imported;
-    `silenced` undoes that."""
+    """Import azure-ai-ml unless it is loaded. At its import, it makes its own logger print to stderr, which `silenced`
+    undoes."""
     with silenced():
         import azure.ai.ml
         import azure.ai.ml.entities  # noqa: F401
 
 
 def client_for(connection: Connection, **options: Any) -> MLClient:
-    """A client that acts as who is signed in to *connection*, for scripts that go on with azure-ai-ml itself. Call it
-    after `load_sdk`.
+    """A client with the account of *connection*, for scripts that continue with azure-ai-ml itself. Call it after
+    `load_sdk`.
 
-    It leaves the variable of the cloud set, which azure-ai-ml reads again for its later requests.
+    The cloud's environment variable stays set, because azure-ai-ml reads it for later requests.
     """
     from azure.ai.ml import MLClient
 
@@ -111,8 +111,8 @@ class SdkCredential:
         self._tokens = connection.tokens
 
     def get_token(self, *scopes: str, **options: Any) -> AccessToken:
-        """A token for the first of *scopes*, with the claims that a service asked for; azure-ai-ml may hold it for ten
-        minutes before it asks again: himl itself knows when it ends."""
+        """A token for the first of *scopes*, with the claims that a service requested. azure-ai-ml may keep it for ten
+        minutes. himl itself checks its expiry."""
         from azure.core.credentials import AccessToken
 
         text = self._tokens.get(scopes[0])
@@ -123,8 +123,8 @@ class SdkCredential:
 
 @contextmanager
 def restored_variables(*names: str) -> Iterator[None]:
-    """Afterwards the environment variables *names* are as they were: azure-ai-ml sets that of the cloud for the whole
-    process, where another workspace may be in another cloud."""
+    """A context that restores the environment variables *names*. azure-ai-ml sets the cloud's for the whole process,
+    although another workspace may be in another cloud."""
     before = {name: os.environ.get(name) for name in names}
     try:
         yield
@@ -155,15 +155,15 @@ def sdk_view(connection: Connection, run_id: str) -> tuple[Any, Any]:
 
 
 def register_environment(connection: Connection, environment: Any) -> Any:
-    """azure-ai-ml's `Environment` of the same name and version (1 where it has none), registered where there is none.
-    Raises TypeError for what is no such object, and what azure-ai-ml raises."""
+    """azure-ai-ml's `Environment` of the same name and version (1 if it has none), registered if missing. Raises
+    TypeError for another object, and azure-ai-ml's errors."""
     load_sdk()
     from azure.ai.ml.entities import Environment
     from azure.core.exceptions import ResourceNotFoundError
 
     if not isinstance(environment, Environment):
         kind = type(environment).__qualname__
-        raise TypeError(f"An environment of azure-ai-ml is expected (azure.ai.ml.entities.Environment), not {kind}.")
+        raise TypeError(f"The environment must be an azure.ai.ml.entities.Environment, not {kind}.")
     with silenced():
         environments = client_for(connection).environments
         environment.version = environment.version or "1"
@@ -174,8 +174,8 @@ def register_environment(connection: Connection, environment: Any) -> Any:
 
 
 def sdk_data(connection: Connection, datastores: Datastores, item: DataSpec, is_output: bool, notify: Notify) -> Any:
-    """*item* as azure-ai-ml's `Input` or `Output`, for jobs that a script makes itself. Raises as `resolve_inputs` and
-    `resolve_outputs`."""
+    """*item* as azure-ai-ml's `Input` or `Output`, for jobs that a script creates itself. Raises as `resolve_inputs`
+    and `resolve_outputs`."""
     load_sdk()
     from azure.ai.ml import Input, Output
 
@@ -189,12 +189,10 @@ def sdk_data(connection: Connection, datastores: Datastores, item: DataSpec, is_
 
 
 def submit_document(connection: Connection, path: Path, changes: DocumentChanges, notify: Notify) -> Run:
-    """Start the job of the file. Code, environments and data that it names by paths are uploaded and registered by
-    azure-ai-ml.
+    """Start the job of the file. azure-ai-ml uploads and registers code, environments and data that it names by paths.
 
-    Until the job is created, an interruption leaves nothing that runs; it raises Interrupted. Raises BadUsage for what
-    is wrong with the file, NotFound for a compute that is not there, before anything is uploaded; NotAllowed,
-    ServiceFailed.
+    An interruption before the job's creation leaves nothing running, and raises Interrupted. Raises BadUsage for a
+    wrong file, and NotFound for a missing compute target, before any upload. Also raises NotAllowed and ServiceFailed.
     """
     with before_creation():
         load_sdk()
@@ -203,8 +201,8 @@ def submit_document(connection: Connection, path: Path, changes: DocumentChanges
         for name in _computes_of(job):
             check_compute(connection, name, notify=notify)
         tenant_id = connection.record().tenant_id
-        notify(Notice("azure-ai-ml uploads what the file names."))
-        # it prints blank lines on stderr, whatever it is told of progress
+        notify(Notice("azure-ai-ml uploads the files that the job refers to."))
+        # It prints blank lines to stderr, even with its progress disabled.
         with _complaints(path), silenced(), restored_variables(CLOUD_VARIABLE), redirect_stderr(StringIO()):
             sent = _compose(connection, job, changes.is_secret, notify)
     parts = urlsplit(sent.url)
@@ -225,7 +223,7 @@ def _complaints(path: Path) -> Iterator[None]:
     except (MlException, ValidationError) as err:
         raise BadUsage(f"{path.name}: {complaint_of(str(err))}", hint=_HINT) from err
     except FileNotFoundError as err:
-        raise BadUsage(f"{path.name}: there is no '{err.filename}'.") from err
+        raise BadUsage(f"{path.name}: '{err.filename}' does not exist.") from err
 
 
 def _read_job(path: Path, changes: DocumentChanges, run_id: str) -> Any:
@@ -237,7 +235,7 @@ def _read_job(path: Path, changes: DocumentChanges, run_id: str) -> Any:
     is_pipeline = isinstance(job, PipelineJob)
     job.display_name = changes.display_name or job.display_name or job.name or run_id
     job.name = run_id
-    # the service's word for the experiment of jobs that name none
+    # The service's name for the experiment of jobs without one.
     job.experiment_name = changes.experiment or job.experiment_name or "Default"
     job.description = changes.description or job.description
     job.tags = {**(job.tags or {}), **changes.tags, "run_recovery_id": f"{job.experiment_name}:{run_id}"}
@@ -265,19 +263,19 @@ def _computes_of(job: Any) -> list[str]:
 
 
 def _compose(connection: Connection, job: Any, is_secret: Callable[[str, str], bool], notify: Notify) -> Any:
-    """The request for *job* that azure-ai-ml composes; it stays here, while all that it asks, uploads and registers
-    before that is sent.
+    """The request for *job* that azure-ai-ml composes. himl holds it back, while azure-ai-ml's earlier requests,
+    uploads and registrations are sent.
 
-    Of folders of code the files that are secrets, by a folder and a path, are left out, and *notify* hears of them.
+    Secret files in code folders, by folder and path, are omitted, and reported to *notify*.
 
-    Raises what azure-ai-ml raises for a wrong job, and himl's errors for what the services refuse.
+    Raises azure-ai-ml's errors for a wrong job, and himl's errors for refusals by the services.
     """
     from azure.ai.ml.exceptions import MlException
     from azure.core.exceptions import AzureError, HttpResponseError
     from azure.core.pipeline.transport import RequestsTransport
 
     class Composed(Exception):
-        """The request for the job, which is himl's to send."""
+        """The request for the job, which himl sends itself."""
 
     class Transport(RequestsTransport):  # type: ignore[misc]
         def send(self, request: Any, **options: Any) -> Any:
@@ -288,31 +286,30 @@ def _compose(connection: Connection, job: Any, is_secret: Callable[[str, str], b
 
     try:
         client = client_for(connection, transport=Transport(connection_verify=ca_bundle()))
-        _leave_out_secrets(client._code, is_secret, notify)  # what uploads code, whoever asks for it
+        _leave_out_secrets(client._code, is_secret, notify)  # the uploader of all code
         client.jobs.create_or_update(job)
     except Composed as found:
         return found.args[0]
     except HttpResponseError as err:
         response = response_of(err)
         if response is None:
-            raise ServiceFailed(f"azure-ai-ml could not make the job ready: {redact(str(err.message))}") from err
+            raise ServiceFailed(f"azure-ai-ml could not prepare the job: {redact(str(err.message))}") from err
         raise refusal(response, connection.address, "azure-ai-ml's sign-in") from err
     except AzureError as err:
         if isinstance(err, MlException):
             raise
         raise network_error(err, connection.arm()) from err
-    raise RuntimeError("azure-ai-ml made no request for a job")
+    raise RuntimeError("azure-ai-ml sent no request for a job")
 
 
 def _leave_out_secrets(uploads: Any, is_secret: Callable[[str, str], bool], notify: Notify) -> None:
-    """Make azure-ai-ml pass over secrets: in the hash that it knows code by, and in what it uploads. There is no public
-    way to tell it."""
+    """Make azure-ai-ml skip secrets in its hash of code and in its uploads. It has no public interface for this."""
     from azure.ai.ml._utils._asset_utils import get_content_hash
 
     upload = uploads.create_or_update
 
     def without_secrets(code: Any) -> Any:
-        if not hasattr(code, "_ignore_file"):  # nothing of this machine
+        if not hasattr(code, "_ignore_file"):  # not from this machine
             return upload(code)
         folder, is_excluded, secrets = str(code.path), code._ignore_file.is_file_excluded, set[str]()
 
@@ -334,7 +331,7 @@ def _leave_out_secrets(uploads: Any, is_secret: Callable[[str, str], bool], noti
 
 
 def response_of(err: BaseException) -> Response | None:
-    """The service's answer in an error of a vendor's client: as JSON in the message, or as the response that it holds.
+    """The service's response in an error of a vendor's client: as JSON in the message, or as the error's response.
 
     The response is that of requests, or of azure-core, whose text is a function and whose address is the request's.
     """
@@ -361,16 +358,15 @@ def _json(text: str) -> Any:
 
 
 def complaint_of(text: str) -> str:
-    """The key and what is wrong there, as far as *text*, azure-ai-ml's own, tells: `resources.instance_count: Not a
-    valid integer.`
+    """The key and its fault, as far as azure-ai-ml's *text* has them: `resources.instance_count: Not a valid integer.`
 
-    It reports a tree: JSON within text, a page of advice behind it, and every form that a value could have had. What
-    people need is the first leaf.
+    azure-ai-ml reports a tree: JSON within text, a page of advice after it, and every possible form of a value. Users
+    need only the first leaf.
     """
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     path, words = next(_leaves(text, ()), ((), text))
     missing = _MISSING_FILE.search(text if not path else words)
-    reason = f"there is no '{missing[1]}'" if missing else _first_line(words)
+    reason = f"'{missing[1]}' does not exist" if missing else _first_line(words)
     keys = ".".join(path)
     return one_line(f"{keys}: {reason}" if keys.strip() else reason)
 
@@ -400,9 +396,9 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
 def _first_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     wrong = next((number for number, line in enumerate(lines) if line.startswith("(x)")), None)
-    if wrong is not None:  # a field, and in the next line what is wrong with it; or all of it in one
+    if wrong is not None:  # a field with its fault on the next line, or both on one line
         field, after = lines[wrong].removeprefix("(x)").strip(), lines[wrong + 1 : wrong + 2]
         return f"{field} {after[0].removeprefix('-').strip()}" if field.endswith(":") and after else field
     if lines and lines[0].startswith("Error while parsing"):
         return " ".join(lines[:4])
-    return lines[0] if lines else "it does not say what"
+    return lines[0] if lines else "no reason given"

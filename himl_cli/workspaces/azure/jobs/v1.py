@@ -1,8 +1,8 @@
-"""Jobs by azureml-core, the vendor's deprecated SDK: what `--sdk v1` submits, a ScriptRunConfig or the HyperDriveConfig
-round it. Reading such runs is the work of other packages.
+"""Submission through azureml-core, the vendor's deprecated SDK: the ScriptRunConfig and HyperDriveConfig of `--sdk v1`.
+Other packages read such runs.
 
-azureml-core is not part of every installation. It is imported in functions, kept quiet, signed in as himl is, and what
-it raises becomes the HimlError that fits.
+azureml-core is optional. himl imports it in functions, silences it, signs it in with its own credentials, and
+translates its exceptions into a HimlError.
 """
 
 from __future__ import annotations
@@ -78,24 +78,23 @@ from himl_cli.workspaces.azure.storage.datastores import Datastores
 log = logging.getLogger(__name__)
 
 SNAPSHOTS = "snapshots_v1"
-# How azureml-core writes a path into the arguments of a script that is known only in the job
+# azureml-core's prefix for a path in a script's arguments that is known only in the job.
 ARGUMENTS = {"inputs": "DatasetConsumptionConfig:", "outputs": "DatasetOutputConfig:"}
-# How the variables of paths begin in other jobs; azureml-core calls them as the data, or gives a prefix of its own
+# Prefixes of path variables in other jobs. azureml-core uses the data's name, or its own prefix.
 PREFIXES = {"inputs": "AZURE_ML_INPUT_", "outputs": "AZURE_ML_OUTPUT_"}
 MECHANISMS = {"ro_mount": "mount", "download": "download", "rw_mount": "mount", "upload": "upload"}
 VARIABLES = {
-    "AML_SNAPSHOT_NO_FILE_LIMIT": "1",  # azureml-core's own bound of 2,000 files does not count
-    "HBI_WORKSPACE_JOB": "true",  # azureml-telemetry then tells nobody what is submitted
+    "AML_SNAPSHOT_NO_FILE_LIMIT": "1",  # disables azureml-core's limit of 2,000 files
+    "HBI_WORKSPACE_JOB": "true",  # disables azureml-telemetry
 }
-_OTHERWISE = "Leave --sdk v1 out."
+_OTHERWISE = "Omit --sdk v1."
 
 
 def require_sdk(module: str = "azureml.core") -> None:
-    """Raises BadUsage with the command that installs azureml-core, where *module* of it is missing. Imports nothing of
-    it."""
+    """Raise BadUsage with the install command if *module* of azureml-core is missing. Imports nothing of it."""
     try:
         is_installed = find_spec(module) is not None
-    except ModuleNotFoundError:  # nothing called azureml at all
+    except ModuleNotFoundError:  # there is no azureml package at all
         is_installed = False
     if not is_installed:
         is_sweep = module != "azureml.core"
@@ -104,8 +103,8 @@ def require_sdk(module: str = "azureml.core") -> None:
 
 
 def sdk_run(connection: Connection, run_id: str) -> Any:
-    """The `azureml.core.Run` of that id, signed in as himl is. Raises BadUsage without azureml-core, NotFound, and as
-    `HttpClient` does."""
+    """The `azureml.core.Run` of *run_id*, with himl's sign-in. Raises BadUsage without azureml-core, NotFound, and as
+    `HttpClient`."""
     require_sdk()
     with quiet_sdk(), sdk_errors(connection):
         from azureml.core import Run as SdkRun
@@ -114,18 +113,18 @@ def sdk_run(connection: Connection, run_id: str) -> Any:
 
 
 def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, notify: Notify) -> Run:
-    """Submit *spec* and give the run, by what is known here: the run history may not tell of it yet. Raises HimlError;
-    nothing then runs, unless it says so.
+    """Submit *spec* and return the run from local knowledge, because the run history may lag behind. Raises HimlError.
+    Unless the error says otherwise, no job was created.
 
-    BadUsage comes first and without a request: azureml-core is missing, or cannot do what is asked for. Then NotFound
-    for what is not there, before anything is uploaded.
+    BadUsage comes first, without a request, if azureml-core is missing or cannot submit such a job. NotFound for
+    missing resources comes before any upload.
     """
     require_sdk()
     _check_possible(spec)
     notify(
         Notice(
-            "--sdk v1 uses azureml-core, which is deprecated and no longer maintained; without the option the job goes "
-            "by azure-ai-ml."
+            "--sdk v1 uses azureml-core, which is deprecated and no longer maintained. Without it, himl uses "
+            "azure-ai-ml's requests."
         )
     )
     run_id, image, context = azure_run_id(spec.experiment), spec.environment or EnvironmentSpec(), ""
@@ -135,7 +134,7 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
         default, is_sweep = spec.default_datastore, spec.sweep is not None
         inputs = resolve_inputs(connection, datastores, spec.inputs, default, notify)
         outputs = resolve_outputs(connection, datastores, spec.outputs, default, notify, are_of_trials=is_sweep)
-        if image.name:  # asked by himl itself first: azureml-core raises what tells nobody why
+        if image.name:  # requested before azureml-core does, whose error gives no reason
             environment_id(connection, image.name, image.version)  # raises
         if isinstance(image.context, str):
             context = image.context
@@ -160,7 +159,7 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
                 else:
                     run = experiment.submit(_hyperdrive_config(spec.sweep, config, run_id))
                 snapshot_id = str(run.properties.get("ContentSnapshotId") or "")
-            # azureml-core sends what differs from the last job's snapshot, and nothing where nothing does
+            # azureml-core uploads only the difference from the last job's snapshot.
             key = connection.key("snapshot of the last job")
             if snapshot_id and connection.kept.get(SNAPSHOTS, key) == snapshot_id:
                 notify(Notice(JobCode.unchanged))
@@ -184,11 +183,11 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
 
 
 def _check_submitted(connection: Connection, run_id: str, err: BaseException, notify: Notify) -> None:
-    """What *err* means for the run *run_id*, which is made by requests of which any may fail once the job has started:
-    the service may have carried out what it did not answer.
+    """Handle *err* for run *run_id*. Several requests create it, and any may fail after the job has started, because
+    the service may have carried out a request without responding.
 
-    A failure counts only where there is no such run; where there is one, the job was submitted, and *notify* hears what
-    failed. An interruption always ends in Interrupted, which says whether the job runs.
+    A failure counts only if the run does not exist. Otherwise the job was submitted, and *notify* receives the failure.
+    An interruption always raises Interrupted, which states whether the job runs.
     """
     is_known: bool | None = True
     try:
@@ -199,7 +198,7 @@ def _check_submitted(connection: Connection, run_id: str, err: BaseException, no
         is_known = None
     if isinstance(err, HimlError):
         if is_known:
-            notify(Notice(f"The job was submitted, but then: {err}"))
+            notify(Notice(f"The job was submitted, but a later request failed: {err}"))
             return
         if is_known is None:
             err.hint = f"{err.hint} {lookup_hint(run_id)}".strip()
@@ -208,17 +207,17 @@ def _check_submitted(connection: Connection, run_id: str, err: BaseException, no
         raise err
     if is_known is None:
         raise Interrupted(
-            f"Interrupted; it is not known whether the job {run_id} was submitted.", hint=lookup_hint(run_id)
+            f"Interrupted. It is unknown whether job '{run_id}' was submitted.", hint=lookup_hint(run_id)
         ) from err
     if not is_known:
-        raise Interrupted("Interrupted; no job was submitted.") from err
+        raise Interrupted("Interrupted. No job was submitted.") from err
     with created_job(run_id):
         raise err
 
 
 def _describe(connection: Connection, spec: JobSpec, run_id: str, notify: Notify) -> None:
-    """Give the run its names and tags, which a ScriptRunConfig cannot hold. The job runs by now: a failure is only
-    told."""
+    """Set the run's names and tags, which a ScriptRunConfig cannot contain. The job is running, so a failure is only a
+    Notice."""
     names = {"displayName": spec.display_name, "description": spec.description}
     change = {
         "runId": run_id,
@@ -250,49 +249,48 @@ def _check_possible(spec: JobSpec) -> None:
         "--cluster serverless": spec.cluster.lower() == SERVERLESS,
     }
     for option in (option for option, is_given in refused.items() if is_given):
-        hint = "Name a cluster, or leave --sdk v1 out." if "serverless" in option else _OTHERWISE
-        raise BadUsage(f"{option}: not with --sdk v1.", hint=hint)
+        hint = "Name a cluster, or omit --sdk v1." if "serverless" in option else _OTHERWISE
+        raise BadUsage(f"--sdk v1 does not support {option}.", hint=hint)
     if spec.entry.kind is EntryKind.command and PLACEHOLDER.search(spec.entry.target):
         raise BadUsage(
-            "--command: with --sdk v1 it holds no placeholders.",
-            hint="Write them as arguments behind --, or leave --sdk v1 out.",
+            "With --sdk v1, --command must not contain placeholders.",
+            hint="Write them as arguments after --, or omit --sdk v1.",
         )
 
 
 def _check_sweep(spec: JobSpec) -> None:
-    """Raises BadUsage where azureml-train-core is missing, and for trials that HyperDrive cannot start: it adds `--NAME
-    VALUE` to a script's arguments."""
+    """Raise BadUsage if azureml-train-core is missing, and for trials that HyperDrive cannot start. HyperDrive adds
+    `--NAME VALUE` to a script's arguments."""
     require_sdk("azureml.train.hyperdrive")
     if spec.entry.kind is not EntryKind.script:
-        raise BadUsage("With --sdk v1 a sweep runs a Python script, and no module or shell script.", hint=_OTHERWISE)
+        raise BadUsage("With --sdk v1, a sweep must run a Python script (no module or shell script).", hint=_OTHERWISE)
     for text in _without_values(spec.arguments):
         rule = ""
         if PLACEHOLDER.search(text) and not PLACEHOLDER.fullmatch(text):
-            rule = "the arguments of a sweep hold folders of data as whole words only"
+            rule = "placeholders of data must be whole arguments of a sweep"
         elif f"{SEARCH_SPACE}." in text:
-            rule = "a hyperparameter is given to the script as --NAME, and in no other way"
+            rule = "a hyperparameter must be passed as --NAME"
         if rule:
-            raise BadUsage(f"'{text}': with --sdk v1 {rule}.", hint=_OTHERWISE)
+            raise BadUsage(f"'{text}': with --sdk v1, {rule}.", hint=_OTHERWISE)
 
 
 def _without_values(arguments: Sequence[str]) -> list[str]:
-    """*arguments* without those that say what HyperDrive adds by itself: `--NAME ${{search_space.NAME}}`, as two words
-    or with `=`."""
+    """*arguments* without those that HyperDrive adds, `--NAME ${{search_space.NAME}}`, as two words or with `=`."""
     own = rf"\0--(\S+?)[=\0]\$\{{\{{\s*{SEARCH_SPACE}\.\1\s*\}}\}}(?=\0|$)"
     return re.sub(own, "", "\0".join(["", *arguments])).split("\0")[1:]
 
 
 def _script_run_config(spec: JobSpec, folder: Path, environment: Any) -> Any:
     """An `azureml.core.ScriptRunConfig` that runs *spec* from the files in *folder*: a script with its arguments, or a
-    line for the shell.
+    shell command.
 
-    The service fills a placeholder in only where it is a whole argument; within one, the shell does.
+    The service replaces a placeholder only if it is a whole argument. The shell replaces one within an argument.
     """
     from azureml.core import ScriptRunConfig
     from azureml.core.runconfig import DockerConfiguration, MpiConfiguration, PyTorchConfiguration
 
     def as_variable(kind: str, key: str) -> str:
-        missing = f"the job does not tell where its {kind[:-1]} lies"
+        missing = f"the job has no path of this {kind[:-1]}"
         return f'"${{{PREFIXES[kind]}{key}:-${{AZUREML_DATAREFERENCE_{key}:-${{{key}:?{missing}}}}}}}"'
 
     arguments = spec.arguments if spec.sweep is None else _without_values(spec.arguments)
@@ -308,7 +306,7 @@ def _script_run_config(spec: JobSpec, folder: Path, environment: Any) -> Any:
     processes = spec.processes or 1
     if spec.distribution == "mpi":
         options["distributed_job_config"] = MpiConfiguration(processes, spec.nodes)
-    elif spec.distribution == "pytorch":  # its number of processes is that of all nodes together
+    elif spec.distribution == "pytorch":  # its number of processes is the total of all nodes
         options["distributed_job_config"] = PyTorchConfiguration(
             process_count=processes * spec.nodes, node_count=spec.nodes
         )
@@ -348,7 +346,7 @@ def _hyperdrive_config(sweep: SweepSpec, trial: Any, run_id: str) -> Any:
         primary_metric_name=sweep.primary_metric,
         primary_metric_goal=sdk.PrimaryMetricGoal.from_str(sweep.goal),
         max_total_runs=sweep.max_trials,
-        # the service takes 100 at a time; without a number the SDK sends that of all trials
+        # The service accepts at most 100 at a time. Without a number, the SDK sends the number of all trials.
         max_concurrent_runs=max_concurrent(sweep) or min(sweep.max_trials, 100),
         custom_run_id=run_id,
         **limit,
@@ -356,10 +354,10 @@ def _hyperdrive_config(sweep: SweepSpec, trial: Any, run_id: str) -> Any:
 
 
 def _input(connection: Connection, item: DataSpec, given: JobData) -> Any:
-    """The `azureml.core.runconfig.Data`; a request where it is a registered asset.
+    """The `azureml.core.runconfig.Data`. Sends a request for a registered asset.
 
-    Data are named by where they lie, which the service takes for old and new data assets alike, but for a table, which
-    is more than a place; azureml-core's classes for datasets need another package that is not maintained either.
+    Data are named by their location, which the service accepts for old and new data assets alike. A table is named by
+    its asset, because it is more than a location. azureml-core's dataset classes need another unmaintained package.
     """
     from azureml.core.runconfig import Data, DataLocation, Dataset, Uri
 
@@ -373,7 +371,7 @@ def _input(connection: Connection, item: DataSpec, given: JobData) -> Any:
             with understood(url, "the data asset"):
                 uri = str((record.get("properties") or {}).get("dataUri") or "")
         if not uri:
-            raise NotFound(f"Azure ML does not tell where the data '{item.name}' lie.")
+            raise NotFound(f"Azure ML returned no location of the data '{item.name}'.")
         location = DataLocation(uri=Uri(uri, is_file=given.type == FILE))
     return Data(
         data_location=location,
@@ -403,7 +401,7 @@ def _environment(workspace: Any, spec: EnvironmentSpec, context: str) -> Any:
 
     if spec.name:
         return Environment.get(workspace, spec.name, None if spec.version == LATEST else spec.version)
-    # the same name for the same contents, so that the service finds the image that it built before
+    # The same contents get the same name, so that the service finds the image that it built before.
     contents = f"{context} {spec.dockerfile}" if context else f"{spec.image}\0{spec.conda}"
     name = f"himl-{hashlib.sha256(contents.encode()).hexdigest()[:16]}"
     if context:
@@ -421,7 +419,7 @@ def _environment(workspace: Any, spec: EnvironmentSpec, context: str) -> Any:
         environment = Environment(name)
         environment.python.user_managed_dependencies = True
     environment.docker.base_image = spec.image
-    environment.environment_variables = {}  # azureml-core begins with an example
+    environment.environment_variables = {}  # azureml-core's default has an example
     return environment
 
 
@@ -436,13 +434,13 @@ def _workspace(connection: Connection) -> Any:
 
 @contextmanager
 def _staged(snapshot: Snapshot) -> Iterator[Path]:
-    """A temporary folder with the snapshot's files (hard links where the disk allows it), gone afterwards: azureml-core
-    takes a folder, and would apply the ignore files at its root once more, without those of the folders below, which
-    may take something back in. Raises DiskFailed."""
+    """A temporary folder with the snapshot's files (hard links if the disk supports them). azureml-core needs a folder,
+    and would apply the ignore files at its root again, without those of subfolders, which may include files again.
+    Raises DiskFailed."""
     with tempfile.TemporaryDirectory(prefix="himl-snapshot-", ignore_cleanup_errors=True) as folder:
         try:
             for name in set(snapshot.files).difference((".amlignore", ".gitignore")):
-                # resolved: a link to a link would point to nowhere from the other folder
+                # Resolved, because a relative link to a link would be invalid in the other folder.
                 source, target = (snapshot.root / name).resolve(), Path(folder) / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:
@@ -450,14 +448,14 @@ def _staged(snapshot: Snapshot) -> Iterator[Path]:
                 except OSError:
                     shutil.copyfile(source, target)
         except OSError as err:
-            raise DiskFailed(f"The snapshot cannot be laid out: {err.strerror or err}: '{err.filename}'.") from err
+            raise DiskFailed(f"Cannot copy the snapshot: {err.strerror or err}: '{err.filename}'.") from err
         yield Path(folder)
 
 
 @contextmanager
 def quiet_sdk() -> Iterator[None]:
-    """Within it, what azureml-core prints, to both streams, goes to himl's debug log, and its warnings and logs
-    nowhere; its bound on snapshots (300 MB, where himl only warns) does not count."""
+    """A context that sends azureml-core's output to himl's debug log, discards its warnings and logs, and lifts its
+    limit on snapshots (300 MB, where himl only warns)."""
     printed = io.StringIO()
     try:
         with silenced("azureml"), restored_variables(*VARIABLES), redirect_stdout(printed), redirect_stderr(printed):
@@ -468,12 +466,12 @@ def quiet_sdk() -> Iterator[None]:
             yield
     finally:
         if printed.getvalue().strip():
-            log.debug("azureml-core said: %s", redact(printed.getvalue().strip()))
+            log.debug("azureml-core printed: %s", redact(printed.getvalue().strip()))
 
 
 @contextmanager
 def sdk_errors(connection: Connection) -> Iterator[None]:
-    """Within it, what azureml-core raises becomes the HimlError that fits; an error in himl stays what it is."""
+    """A context that translates azureml-core's exceptions into a HimlError. himl's own errors pass through."""
     from azure.core.exceptions import AzureError
     from azureml.exceptions import AzureMLException, UserErrorException
     from msrest.exceptions import ClientException, HttpOperationError
@@ -484,7 +482,7 @@ def sdk_errors(connection: Connection) -> Iterator[None]:
     except (AzureError, AzureMLException, ClientException, RequestException, OSError) as err:
         chain = causes_of(err)
         inner = next((one for one in chain if isinstance(one, HimlError)), None)
-        if inner is not None:  # himl's own failure to sign in, which azureml-core asked for and wrapped
+        if inner is not None:  # himl's failed sign-in, which azureml-core requested and wrapped
             raise inner from err
         response = next(filter(None, map(response_of, chain)), None)
         if response is not None:
@@ -495,14 +493,15 @@ def sdk_errors(connection: Connection) -> Iterator[None]:
         if isinstance(err, OSError) and not isinstance(err, RequestException):
             raise DiskFailed(
                 f"azureml-core cannot use a file: {err.strerror or err}: '{err.filename}'.",
-                hint="It keeps notes in ~/.azureml.",
+                hint="Check the folder ~/.azureml, which azureml-core uses.",
             ) from err
         line = redact(" ".join(str(getattr(err, "message", "") or err).split())[:300])
-        hyperdrive: Any = sys.modules.get("azureml.train.hyperdrive.exceptions")  # None where nobody has loaded it
+        # None if it is not loaded.
+        hyperdrive: Any = sys.modules.get("azureml.train.hyperdrive.exceptions")
         users = (UserErrorException, *([hyperdrive.HyperDriveConfigException] if hyperdrive else ()))
         if isinstance(err, users) and not isinstance(err, HttpOperationError):
-            raise BadUsage(f"azureml-core refuses the job: {line}") from err
+            raise BadUsage(f"azureml-core rejected the job: {line}") from err
         raise ServiceFailed(
             f"azureml-core failed: {line}",
-            hint="Try again; without --sdk v1 the job goes by azure-ai-ml, which is maintained.",
+            hint="Try again, or omit --sdk v1.",
         ) from err

@@ -1,8 +1,7 @@
 """A job, sweep or pipeline as YAML for Azure ML's own command line (`az ml job create`), by its documented schema.
 
-Written here and not by azure-ai-ml: what that dumps of a command job is a step of a pipeline, which it does not load
-again (1.35), and importing it takes a second. That it loads what is written here, and makes the same job of it, is
-tested.
+himl writes it without azure-ai-ml, which dumps a command job as a step of a pipeline that it cannot load again (1.35),
+and whose import takes a second. The tests check that azure-ai-ml loads himl's YAML and creates the same job.
 """
 
 from __future__ import annotations
@@ -66,11 +65,11 @@ POLICIES = {"bandit": "bandit", "median": "median_stopping", "truncation": "trun
 
 
 def job_yaml(spec: JobSpec) -> str:
-    """The job as it would be sent, as far as that is known without a request: names of data and environments stay
-    references.
+    """The job as `submit` would create it, as far as this is known without a request: names of data and environments
+    stay references.
 
-    Credentials are masked; what the schema cannot say stands in comments. Raises BadUsage as `submit` does before its
-    first request.
+    Credentials are masked, and comments contain what the schema cannot express. Raises BadUsage as `submit` does before
+    its first request.
     """
     if spec.cluster:
         folder_for(spec.snapshot)
@@ -79,14 +78,14 @@ def job_yaml(spec: JobSpec) -> str:
     inputs = {item.key: _input(item, spec.default_datastore) for item in spec.inputs}
     document = _job(spec, inputs, {item.key: _output(item, spec) for item in spec.outputs})
     if spec.sweep is not None:
-        is_sequential = spec.sweep.max_concurrent is None and not spec.cluster  # as it would run here
+        is_sequential = spec.sweep.max_concurrent is None and not spec.cluster  # as in a local run
         document = _sweep(document, replace(spec.sweep, max_concurrent=1) if is_sequential else spec.sweep)
     return _text(document, [spec])
 
 
 def pipeline_yaml(spec: PipelineSpec) -> str:
-    """The pipeline as it would be sent, as far as that is known without a request; of a sweep the first one.
-    Credentials are masked.
+    """The pipeline as `submit_pipeline` would create it, as far as this is known without a request, or the first one
+    of a sweep. Credentials are masked.
 
     Raises BadUsage as `submit_pipeline` does before its first request.
     """
@@ -94,7 +93,7 @@ def pipeline_yaml(spec: PipelineSpec) -> str:
     if spec.sweep is not None:
         count, values = spec.sweep.max_trials, make_sampler(spec.sweep)(0, ()) or {}
         spec = spec.trial(0, values)
-        remarks = [f"the first of {count} pipelines, {values_text(values)}; the others differ in these values"]
+        remarks = [f"the first of {count} pipelines, {values_text(values)}. The others differ in these values."]
     nodes = pipeline_nodes(spec)
     is_serverless = spec.cluster.lower() == SERVERLESS
     settings = {
@@ -121,7 +120,7 @@ def _text(document: Mapping[str, Any], jobs: Sequence[JobSpec], remarks: Sequenc
 
     text: str = yaml.safe_dump(mask_document(document), sort_keys=False, allow_unicode=True, width=1000)
     wheels = {wheel.name for spec in jobs if spec.environment is not None for wheel in spec.environment.wheels}
-    remarks = [*remarks, *(f"'{wheel}' is built into the image by himl submit" for wheel in sorted(wheels))]
+    remarks = [*remarks, *(f"'himl submit' builds '{wheel}' into the image" for wheel in sorted(wheels))]
     if MASK in text:
         remarks.append(f"values that are credentials are shown as {MASK}")
     return "".join(f"# {line}\n" for line in remarks) + text
@@ -176,7 +175,7 @@ def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _environment(spec: EnvironmentSpec | None) -> Any:
-    if spec is None:  # for a job that runs here: the schema wants one
+    if spec is None:  # for a local job, because the schema requires one
         return {"image": "mcr.microsoft.com/azureml/openmpi5.0-ubuntu24.04"}
     if spec.name.startswith(ELSEWHERE):
         return spec.name if spec.name.startswith("azureml:") else f"azureml:{spec.name}"
@@ -210,7 +209,7 @@ def _folder(item: DataSpec, default_datastore: str | None) -> str:
 
 
 def _sweep(trial: Mapping[str, Any], sweep: SweepSpec) -> dict[str, Any]:
-    """The document of a sweep, of that of the command job *trial*: what the trials share moves below `trial`."""
+    """The document of a sweep, from that of its command job *trial*, whose shared part moves below `trial`."""
     limits: dict[str, Any] = {
         "max_total_trials": sweep.max_trials,
         "max_concurrent_trials": max_concurrent(sweep),

@@ -1,5 +1,5 @@
-"""What storage's responses say: the properties of a blob, or of a failed request libcurl's number, the status and the
-service's code as a HimlError."""
+"""Translation of storage's responses: into a blob's properties, or a failed request's libcurl number, status and error
+code into a HimlError."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from himl_cli.workspaces.retry import Failure
 
 log = logging.getLogger(__name__)
 
-CHANGING_PROXY = "Is a proxy in between that changes answers?"
+CHANGING_PROXY = "Check for a proxy that changes responses."
 TRANSIENT = {408, 429, 500, 502, 503, 504, 509}
-FEW = 3  # attempts at what is most likely a wrong name or setting, and at what costs half a minute each
+FEW = 3  # attempts for what is probably a wrong name or setting, and for what takes half a minute each
 # libcurl's numbers: https://curl.se/libcurl/c/libcurl-errors.html
 NO_PROXY_NAME, NO_HOST, NO_CONNECTION, TIMED_OUT, TLS_FAILED, BAD_CERTIFICATE, BAD_BUNDLE = 5, 6, 7, 28, 35, 60, 77
 _HOPELESS = {1, 3, 4, 27, 48, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91}
@@ -40,34 +40,32 @@ _HOPELESS = {1, 3, 4, 27, 48, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91}
 _UNKNOWN_SIGN_IN = ("AuthenticationFailed", "InvalidAuthenticationInfo")
 
 ROLES = "Ask for the role 'Storage Blob Data Reader' to read, 'Storage Blob Data Contributor' to write."
-_WHO = "Is the right account signed in, and in the tenant of the storage account? 'himl doctor' says which it is."
-_CREDENTIALS = (
-    "Was the account's key changed, or the datastore's SAS token? Update the datastore's credentials in the workspace."
-)
-_UPDATE = "its owner should update the datastore's credentials in the workspace."
-# By the end of what signs; other ones are sign-ins
+_WHO = "Check that you are signed in to the storage account's tenant with the right account: himl doctor"
+_CREDENTIALS = "If the account's key or the datastore's SAS token changed, update the datastore's credentials."
+_UPDATE = "Its owner should update the datastore's credentials in the workspace."
+# By the end of the name of the signing method. All others are sign-ins.
 _CHANGED = {
-    "link": "Was the key of the workspace's storage account changed? Its owner should synchronise the workspace's "
+    "link": "The key of the workspace's storage account may have changed. Its owner should synchronise the workspace's "
     "keys.",
-    "key": f"The key that the workspace has of the account is probably out of date: {_UPDATE}",
-    "SAS token": f"It was probably revoked, or made for another container: {_UPDATE}",
+    "key": f"The workspace's key of the account is probably outdated. {_UPDATE}",
+    "SAS token": f"It was probably revoked, or is for another container. {_UPDATE}",
 }
 
 
 class BlocksUnsupported(ServiceFailed):
-    """This blob is not made of blocks; it can be replaced whole only."""
+    """The blob does not consist of blocks, so it can only be replaced as a whole."""
 
 
 class BlobNotFound(NotFound):
-    """The container is there, the blob is not."""
+    """The container exists, but not the blob."""
 
 
-# Error, message and hint by the service's code, or where it is not here, by the status
+# Error type, message and hint by the service's code, or else by the status.
 _BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
     "BlobArchived": (
         ServiceFailed,
-        "{blob} lies in the archive tier.",
-        "Set its access tier to Hot or Cool first; that takes hours.",
+        "{blob} is in the archive tier.",
+        "Set its access tier to Hot or Cool, which takes hours.",
     ),
     "BlobImmutableDueToPolicy": (
         NotAllowed,
@@ -76,63 +74,61 @@ _BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
     ),
     "BlobOperationNotSupported": (
         BlocksUnsupported,
-        "{blob} was made by a program that uses the lake's own interface (dfs): it cannot be replaced in blocks.",
-        "Delete it there first.",
+        "A program created {blob} through the lake's own interface (dfs), so himl cannot replace it in blocks.",
+        "Delete it first.",
     ),
     "InvalidBlobType": (
         ServiceFailed,
-        "{blob} is of another kind (an append or page blob).",
-        "Delete it there, or use another name.",
+        "{blob} is of another type (an append or page blob).",
+        "Delete it, or use another name.",
     ),
     "InvalidBlockList": (
         ServiceFailed,
-        "The parts of {blob} are not all there: another program is writing it too.",
-        "Run the command again when nothing else writes it.",
+        "Parts of {blob} are missing, because another program is writing it.",
+        "Run the command again when no other program writes it.",
     ),
-    "LeaseIdMissing": (ServiceFailed, "{blob} is locked by a lease.", "Whoever holds the lease has to release it."),
+    "LeaseIdMissing": (ServiceFailed, "{blob} is locked by a lease.", "The lease's owner must release it."),
     **dict.fromkeys(
         ("ContainerNotFound", "ContainerBeingDeleted", "FilesystemNotFound", "ResourceNotFound"),
         (
             NotFound,
             "{Storage} has no container '{container}' ({label}).",
-            "Was it deleted, or the datastore registered with a wrong name?",
+            "Check whether it was deleted, or the datastore has a wrong container.",
         ),
     ),
     **dict.fromkeys(
         RIGHT_MISSING,
-        (NotAllowed, "Not allowed to do this in container '{container}' of {storage}{with_sign_in}.", ROLES),
+        (NotAllowed, "You may not do this in container '{container}' of {storage}{with_sign_in}.", ROLES),
     ),
-    **dict.fromkeys(
-        NO_KEYS, (NotAllowed, "{Storage} takes no account keys, and the sign-in here was not enough.", ROLES)
-    ),
+    **dict.fromkeys(NO_KEYS, (NotAllowed, "{Storage} accepts no account keys, and your sign-in lacks a role.", ROLES)),
     **dict.fromkeys(
         ("AuthorizationFailure", "AuthorizationSourceIPMismatch", "IpAuthorizationFailed", "NetworkAclDenied"),
         (
             NotAllowed,
-            "The firewall of {storage} does not let this machine in, or the right to its data is missing ({code}).",
-            "Work from a network that its rules allow, or have this machine's address added; to read, the role "
-            "'Storage Blob Data Reader' is needed.",
+            "The firewall of {storage} blocks this machine, or you lack a role for its data ({code}).",
+            "Use a network that its rules allow, or have this machine's address added. To read, you need the role "
+            "'Storage Blob Data Reader'.",
         ),
     ),
-    "401": (NotAllowed, "{Storage} refuses the request ({reason}).", "'himl doctor' checks what is missing."),
-    "403": (NotAllowed, "{Storage} refuses the request ({reason}).", "'himl doctor' checks what is missing."),
+    "401": (NotAllowed, "{Storage} refuses the request ({reason}).", "Check the sign-in and the roles: himl doctor"),
+    "403": (NotAllowed, "{Storage} refuses the request ({reason}).", "Check the sign-in and the roles: himl doctor"),
     "404": (BlobNotFound, "No file {blob}.", ""),
     "412": (
         BlobChanged,
-        "'{name}' changed while it was read.",
-        "Run the command again when nothing writes to it.",
+        "'{name}' changed during the transfer.",
+        "Run the command again when no program writes to it.",
     ),
-    "416": (BlobChanged, "'{name}' is shorter than it was listed.", ""),
+    "416": (BlobChanged, "'{name}' is shorter than listed.", ""),
     "3xx": (
         ServiceFailed,
-        "{host} sends requests elsewhere (HTTP {status}); that is not Azure Storage.",
-        "Is a proxy or a log-in page in between?",
+        "{host} redirects requests (HTTP {status}), so it is not Azure Storage.",
+        "Check for a proxy or a sign-in page of this network.",
     ),
 }
 
 
 def failure_of(response: CurlResponse, endpoint: Endpoint, name: str) -> Failure:
-    """The failure of a request for *name* that did not end with what was asked for."""
+    """The failure of a request for *name*."""
     if response.failure is not None:
         return connection_failure(response.failure, endpoint)
     status, body = response.status, response.take() if len(response.chunks) < 64 else b""
@@ -148,13 +144,13 @@ def failure_of(response: CurlResponse, endpoint: Endpoint, name: str) -> Failure
 
 
 def transient_failure(response: CurlResponse, who: str, code: str = "") -> Failure:
-    """The failure for a status that may pass; *who* sent it."""
+    """The failure for a transient status from *who*."""
     status, wait = response.status, retry_after(lambda field: response.header(field.encode()))
     reason = f"{status} {code}".rstrip()
     if status not in (429, 503) and code != "ServerBusy":
         error = ServiceFailed(f"{who} keeps failing ({reason}).", hint="Try again later.")
     else:
-        what = f"asks to wait {wait:.0f} s" if wait is not None and wait >= 1 else "is too busy, also after waiting"
+        what = f"requests a wait of {wait:.0f} s" if wait is not None and wait >= 1 else "is busy, even after waiting"
         error = ServiceFailed(f"{who} {what} ({reason}).", hint="Try again later, or with fewer --workers.")
     return Failure(error, code, may_pass=True, retry_after=wait, message=f"{who} answered {status}")
 
@@ -168,7 +164,7 @@ def _error(status: int, code: str, endpoint: Endpoint, name: str) -> HimlError:
     fallback = ServiceFailed, "{Storage} refused the request for '{name}' ({reason}).", ""
     kind, message, hint = _BY_CODE.get(code) or _BY_CODE.get("3xx" if 300 <= status < 400 else f"{status}") or fallback
     if code in RIGHT_MISSING and endpoint.sign_in.endswith("SAS token"):
-        hint = "The SAS token has to allow reading and listing, to upload creating and writing, to delete deleting."
+        hint = "A SAS token needs permission to read and list, for uploads to create and write, and to delete files."
     message = message.format(
         blob=f"'{name}' in {endpoint.label}",
         name=name,
@@ -190,7 +186,7 @@ def _sign_in_error(response: CurlResponse, body: bytes, endpoint: Endpoint, code
     if off is not None and code in (*_UNKNOWN_SIGN_IN, "AuthorizationFailure", ""):
         return NotAllowed(
             f"{storage} refuses the sign-in, and this machine's clock is {describe_skew(off)} the service's.",
-            hint="Set the clock (or switch network time on), and run the command again.",
+            hint="Set the clock (or enable its synchronisation), and run the command again.",
         )
     if code not in _UNKNOWN_SIGN_IN and not (code == "AuthorizationFailure" and _is_over(endpoint)):
         return None
@@ -202,17 +198,17 @@ def _sign_in_error(response: CurlResponse, body: bytes, endpoint: Endpoint, code
     found = re.search(rb"<AuthenticationErrorDetail>([^<]*)</AuthenticationErrorDetail>", body)
     detail = (found[1] if found else body).decode("utf-8", "replace").lower()
     why = "expired" if "time frame" in detail or "expired" in detail else "not valid"
-    return NotAllowed(f"{storage} says that {endpoint.sign_in or 'the sign-in'} is {why}.", hint=hint)
+    return NotAllowed(f"{storage} reports that {endpoint.sign_in or 'the sign-in'} is {why}.", hint=hint)
 
 
 def _refused_again(response: CurlResponse, endpoint: Endpoint, code: str) -> NotAllowed | None:
-    """The error where what *endpoint* signs with was got anew and refused with *code* all the same; None where that
-    says nothing new."""
+    """The error for a new signature of *endpoint* that was refused with *code* again, or None if a retry adds no
+    information."""
     if code not in _UNKNOWN_SIGN_IN or _is_over(endpoint) or _clock_off(response) is not None:
         return None
     signs = endpoint.sign_in or "the sign-in"
     return NotAllowed(
-        f"{endpoint.storage.capitalize()} refuses {signs}, also when it was got anew just now ({code}).",
+        f"{endpoint.storage.capitalize()} refuses {signs}, even after its renewal ({code}).",
         hint=next((hint for end, hint in _CHANGED.items() if signs.endswith(end)), _WHO),
     )
 
@@ -222,19 +218,18 @@ def _is_over(endpoint: Endpoint) -> bool:
 
 
 def _clock_off(response: CurlResponse) -> float | None:
-    """Seconds that the clock here is ahead of the service's, where that matters."""
+    """Seconds by which this clock is ahead of the service's, if the difference matters."""
     off = clock_skew({"date": response.header(b"date")}) or 0.0
     return off if abs(off) > TOLERABLE_SECONDS else None
 
 
 def connection_failure(failure: tuple[int, str, int], endpoint: Endpoint) -> Failure:
-    """The failure of a request that got no whole response, as `CurlResponse` has it, and whether another attempt may
-    help."""
+    """The failure of a request without a complete response, from `CurlResponse`, and whether a retry may help."""
     number, text, os_errno = failure
     text, host = redact(text), endpoint.host
     log.debug("a request to %s broke: %d %s", host, number, text)
     proxy_status = re.search(r"CONNECT.*?(?:response|code) (\d{3})", text)
-    # No connection in time; of a request that gets nowhere libcurl says "Operation too slow"
+    # A connection timeout. For a stalled request libcurl reports "Operation too slow".
     is_late = number == TIMED_OUT and "too slow" not in text
     proxy = urlsplit(proxy_for(f"https://{host}", host))
     proxy_name = proxy.netloc.rpartition("@")[2] or proxy.path
@@ -254,14 +249,14 @@ def connection_failure(failure: tuple[int, str, int], endpoint: Endpoint) -> Fai
     if number == NO_HOST:
         of = f" of {endpoint.storage} ({endpoint.label})" if endpoint.account else ""
         error = ServiceFailed(
-            f"The name {host}{of} is not known here (DNS).",
-            hint="Is the name right, and this machine online? A private endpoint is found only inside its network.",
+            f"This machine cannot resolve the host name {host}{of} (DNS).",
+            hint="Check the name and the network. The host of a private endpoint resolves only inside its network.",
         )
         return Failure(error, may_pass=True, max_attempts=FEW)
     if number == BAD_BUNDLE:
         return Failure(
             ServiceFailed(
-                f"The file of certificate authorities cannot be used ({text}).",
+                f"The certificate authorities cannot be loaded ({text}).",
                 hint="Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE.",
             )
         )
@@ -269,20 +264,20 @@ def connection_failure(failure: tuple[int, str, int], endpoint: Endpoint) -> Fai
         return Failure(
             ServiceFailed(
                 f"The certificate of {host} is not trusted ({text}).",
-                hint="Behind a proxy that inspects TLS, set REQUESTS_CA_BUNDLE to its CA file.",
+                hint="If a proxy inspects TLS, set REQUESTS_CA_BUNDLE to its CA file.",
             )
         )
     if number == TIMED_OUT:
-        what = f"{host} sent nothing for too long"
+        what = f"{host} sent no data for too long"
         error = ServiceFailed(f"{what}, {FEW} times in a row.")
         return Failure(error, may_pass=True, max_attempts=FEW, message=what, was_slow=True)
-    what = f"{host} broke the connection off ({text})"
-    return Failure(ServiceFailed(f"{what}, also after several tries."), may_pass=number not in _HOPELESS, message=what)
+    what = f"{host} closed the connection ({text})"
+    return Failure(ServiceFailed(f"{what}, after several retries."), may_pass=number not in _HOPELESS, message=what)
 
 
 @dataclass(frozen=True, slots=True)
 class Properties:
-    """What a HEAD tells: the blob, whether it is only ever appended to, and since when it is there."""
+    """The properties from a HEAD: the blob, whether it is an append blob, and its creation time."""
 
     blob: BlobInfo
     is_append_blob: bool
@@ -291,10 +286,10 @@ class Properties:
 
 
 def properties_of(response: CurlResponse, name: str) -> Properties:
-    """Out of the response to a HEAD for *name*. Raises ServiceFailed for one that does not tell the size."""
+    """The properties in the response to a HEAD for *name*. Raises ServiceFailed without a size."""
     size = size_from(response.header(b"content-length"))
     if size is None:
-        raise ServiceFailed(f"Storage does not tell how large '{name}' is.", hint=CHANGING_PROXY)
+        raise ServiceFailed(f"Storage returned no size of '{name}'.", hint=CHANGING_PROXY)
     modified = http_time(response.header(b"last-modified"))
     is_folder = response.header(b"x-ms-meta-hdi_isfolder").lower() == "true"
     return Properties(
@@ -306,12 +301,12 @@ def properties_of(response: CurlResponse, name: str) -> Properties:
 
 
 def etag_of(response: CurlResponse) -> str:
-    """The ETag without quotes, as lists have it."""
+    """The ETag without quotes, as in lists."""
     return response.header(b"etag").strip('"')
 
 
 def whole_md5(response: CurlResponse) -> bytes | None:
-    """MD5 of the whole blob, as the response to a GET tells it: of a range, Content-MD5 would be that of the range."""
+    """MD5 of the whole blob, from the response to a GET. For a range, Content-MD5 is that of the range."""
     text = response.header(b"x-ms-blob-content-md5")
     return md5_from(text or (response.header(b"content-md5") if response.status == 200 else ""))
 

@@ -1,6 +1,6 @@
-"""Storing files: small ones in one request, large ones in blocks that a thread reads ahead, several at once.
+"""Uploads: small files in one request, large ones in blocks, several at once, which a thread reads ahead.
 
-Each file is read once and watched for changes; every request carries the MD5 of what it sends.
+Each file is read once and watched for changes. Every request carries the MD5 of its content.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from himl_cli.workspaces.azure.storage.signing import Endpoint, media_type, reas
 from himl_cli.workspaces.base import StoreSink
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
-SINGLE = 8 << 20  # bytes; up to here a file goes in one request
+SINGLE = 8 << 20  # bytes of the largest file in one request
 BLOCK = 4 << 20
-MOST_BLOCKS = 50_000  # in one blob, says the service
+MOST_BLOCKS = 50_000  # in one blob, the service's limit
 _CONFLICTS = {
     (409, "BlobAlreadyExists"),
     (412, "ConditionNotMet"),
@@ -81,13 +81,13 @@ class _Uploads:
                 self.sink.fail(
                     request,
                     HimlError(
-                        f"'{request.name}' cannot be stored in {self.endpoint.label}: {reason}.", hint="Rename it."
+                        f"himl cannot store '{request.name}' in {self.endpoint.label}: {reason}.", hint="Rename it."
                     ),
                 )
             elif request.size <= SINGLE:
                 while not self.memory.try_acquire(request.size):
                     yield None
-                yield _SmallFile(request, self)  # held by no variable here, nor are its bytes
+                yield _SmallFile(request, self)  # no variable here keeps it or its bytes
             else:
                 while len(self._large) >= 8:
                     yield None
@@ -109,8 +109,8 @@ class _FileTask(Task):
         self.uploads = uploads
 
     def put(self, *headers: str, md5: bytes, is_final: bool = True, **options: Any) -> CurlRequest:
-        """A request that sends what has this MD5. The service refuses one that *is_final* where something else was put
-        there since it was decided to store the file."""
+        """A request for content with this MD5. The service refuses an *is_final* one if other content was stored since
+        the decision to store the file."""
         replaces = self.file.replaces
         if is_final and replaces is not None:
             headers = (*headers, f'If-Match: "{replaces}"' if replaces else "If-None-Match: *")
@@ -120,10 +120,9 @@ class _FileTask(Task):
         return self.put("x-ms-blob-type: BlockBlob", f"Content-Type: {media_type(self.name)}", md5=md5, **options)
 
     def check_stored(self, response: CurlResponse) -> None:
-        """Raises AttemptFailed unless *response* says that what was put is stored.
+        """Raise AttemptFailed unless *response* confirms that the content is stored.
 
-        A digest that was made from the very bytes that were sent is right: where the service finds another, they were
-        damaged on the way.
+        A digest of the very bytes that were sent is right. If the service finds another, they were damaged on the way.
         """
         if not response.is_complete or response.status != 201:
             failure = self.failure(response)
@@ -131,8 +130,8 @@ class _FileTask(Task):
         self.progressed()
 
     def commit(self, request: CurlRequest, md5: bytes) -> Generator[CurlRequest, CurlResponse, BlobInfo]:
-        """Send the final *request*. Where it is refused for what was put there meanwhile, the blob is looked at: with
-        our content it is ours, stored by an attempt whose response was lost, or as good."""
+        """Send the final *request*. If the service refuses it because the blob changed meanwhile, check the blob. With
+        our content, an attempt without a response stored it, or an equal upload did."""
         response = yield request
         try:
             self.check_stored(response)
@@ -144,8 +143,8 @@ class _FileTask(Task):
             there = properties_of(response, self.name).blob if response.status == 200 else None
             if there is None or (there.size, there.md5) != (self.file.size, md5):
                 error = BlobChanged(
-                    f"'{self.name}' in {self.endpoint.label} was changed by somebody else meanwhile; it is left as it "
-                    "is.",
+                    f"Another program changed '{self.name}' in {self.endpoint.label} during the upload. himl did not "
+                    "replace it.",
                     hint="Run the command again.",
                 )
                 raise AttemptFailed(Failure(error)) from None
@@ -166,7 +165,7 @@ class _SmallFile(_FileTask):
             if (
                 failed.failure.code == "Md5Mismatch"
                 and hashlib.md5(self._body, usedforsecurity=False).digest() != self._md5
-            ):  # the file was not any more what had been digested when it was read
+            ):  # the file differed from its digest when it was read
                 raise AttemptFailed(Failure(_file_changed(self.file))) from None
             raise
         self.uploads.memory.release(self.file.size)
@@ -195,10 +194,10 @@ class _PartTask(_FileTask):
 
 
 class _LargeFile:
-    """A large file on its way up: blocks, several at once, then the list that makes them a blob.
+    """A large upload: blocks, several at once, then the list that makes them a blob.
 
-    Blocks that an earlier attempt left are not sent again. What had the name keeps it until the list of blocks is
-    stored. A blob that the service does not let be made of blocks is sent whole instead.
+    Blocks of an earlier attempt are not sent again. A blob of that name stays until the list of blocks is stored. If
+    the service does not accept blocks for a blob, the file is sent whole.
     """
 
     def __init__(self, file: StoreRequest, uploads: _Uploads) -> None:
@@ -208,13 +207,13 @@ class _LargeFile:
         self.is_over = self.is_reading = False
         self.tasks = self._tasks()
         self._state = _state_now(file)
-        self._left: frozenset[str] | None = None  # ids of blocks that an earlier attempt left, once they are known
+        self._left: frozenset[str] | None = None  # ids of blocks of an earlier attempt, once known
         self._ids: list[str] = []
         self._in_flight = self._advanced = 0
         self._is_in_blocks, self._is_whole_sent = True, False
 
     def _tasks(self) -> Iterator[Task | None]:
-        """The requests there are to make; None only while one is under way, or the file is being read."""
+        """The possible requests, or None only while one is in progress or the file is being read."""
         try:
             yield _PartTask(self, self._list_blocks, self._fail)
             while self._is_in_blocks and self._left is None:
@@ -222,12 +221,12 @@ class _LargeFile:
             if self._is_in_blocks:
                 self.reader, self.is_reading = BlockReader(self.file, self.uploads.memory), True
             while self.reader is not None and not self.reader.is_through:
-                yield self._next_block(self.reader)  # held by no variable here, nor are its bytes
+                yield self._next_block(self.reader)  # no variable here keeps it or its bytes
             self.is_reading = False
             while not self.is_over and self._in_flight:
                 yield None
             if self._is_in_blocks:
-                if _state_now(self.file) != self._state:  # no longer what was read
+                if _state_now(self.file) != self._state:  # the file changed since it was read
                     raise _file_changed(self.file)
                 yield _PartTask(self, self._put_list, self._fail)
             while self._is_in_blocks:
@@ -244,7 +243,7 @@ class _LargeFile:
             self._fail(error)
 
     def _list_blocks(self, task: _PartTask) -> Attempt:
-        """Ask which blocks an earlier attempt left; whoever may not read the list sends them all."""
+        """Request the blocks of an earlier attempt. Without permission to read the list, all are sent."""
         response = yield task.request(query="comp=blocklist&blocklisttype=uncommitted")
         task.check(response, 200, 403, 404)
         names = re.findall(rb"<Name>([^<]+)</Name>", response.take() if response.status == 200 else b"")
@@ -320,7 +319,7 @@ class _LargeFile:
 
 
 class MemoryBudget:
-    """So many bytes; what is larger has to be alone. For one thread."""
+    """A budget of bytes. A larger item must be alone. For one thread."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -338,7 +337,7 @@ class MemoryBudget:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Bytes to be sent under `id`, and their MD5."""
+    """The bytes for block `id`, and their MD5."""
 
     id: str
     body: bytes
@@ -350,25 +349,25 @@ def block_size(size: int) -> int:
 
 
 def block_id(index: int, md5: bytes) -> str:
-    """Tells a block's position and content, so that one that an earlier attempt left is known again; all are of one
+    """An id from a block's position and content, which identifies a block of an earlier attempt. All have one
     length."""
     return b64encode(index.to_bytes(4, "big") + md5 + b"himl").decode()
 
 
 class BlockReader:
-    """A thread that reads a file block by block: one waits for `next` while another is read.
+    """A thread that reads a file block by block, one while `next` waits for another.
 
-    `next` gives the blocks in order; then it `is_through`, and `md5` is that of the whole. Memory is taken before a
-    block is read; whoever gets the block releases it. Ctrl-C may strike within `next`: the queues are the
-    interpreter's own, which are never left locked then.
+    `next` returns the blocks in order. Then it `is_through`, and `md5` is that of the whole. Memory is reserved before
+    a block is read, and whoever receives the block releases it. Ctrl-C may arrive within `next`, so the queues are the
+    interpreter's own, which stay unlocked then.
     """
 
     def __init__(self, file: StoreRequest, memory: MemoryBudget) -> None:
         self._file = file
         self._memory = memory
-        self._left = file.size  # bytes that were not ordered yet
-        self._in_hand = 0  # bytes that were ordered, and not given by `next` yet
-        self._orders: SimpleQueue[bool] = SimpleQueue()  # True for each block that may be read, False for the end
+        self._left = file.size  # bytes that are not ordered yet
+        self._in_hand = 0  # bytes that are ordered, but not returned by `next` yet
+        self._orders: SimpleQueue[bool] = SimpleQueue()  # True for each block to read, False for the end
         self._read: SimpleQueue[Block | Exception | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="himl-blocks", daemon=True)
         self.md5 = b""
@@ -376,10 +375,9 @@ class BlockReader:
         self._thread.start()
 
     def next(self) -> Block | None:
-        """The next block; None when it is not ready yet, or there are no more.
+        """The next block, or None if it is not ready or there are no more.
 
-        Raises HimlError when the file is not what was promised, or cannot be read; whatever else ended the thread as
-        RuntimeError.
+        Raises HimlError if the file changed or is unreadable, and RuntimeError if the thread ended for another reason.
         """
         size = block_size(self._file.size)
         while self._left and self._in_hand <= size and self._memory.try_acquire(min(size, self._left)):
@@ -400,7 +398,7 @@ class BlockReader:
         return None
 
     def close(self) -> None:
-        """Stop reading; what was not given by `next` is dropped."""
+        """Stop reading, and drop the blocks that `next` has not returned."""
         self.is_through = True
         self._orders.put(False)
         self._thread.join()
@@ -408,8 +406,8 @@ class BlockReader:
         self._in_hand = 0
 
     def _work(self) -> None:
-        # Should nothing else be known
-        end: Exception | None = RuntimeError(f"reading '{self._file.path}' ended before its time")
+        # For an end without any other reason.
+        end: Exception | None = RuntimeError(f"reading '{self._file.path}' ended early")
         whole = hashlib.md5(usedforsecurity=False)
         try:
             size = block_size(self._file.size)
@@ -427,10 +425,10 @@ class BlockReader:
 
 
 def file_pieces(file: StoreRequest, length: int, may_read: Callable[[], bool] = lambda: True) -> Iterator[bytes]:
-    """The file in pieces of *length* bytes, the last one shorter; *may_read* is asked before each, and ends it all by
-    saying no.
+    """The file in pieces of *length* bytes, the last one shorter. Stops when *may_read*, called before each, returns
+    False.
 
-    Raises HimlError when it is not, or no longer, what was promised; DiskFailed.
+    Raises HimlError if the file has changed, and DiskFailed.
     """
     left = file.size
     try:
@@ -442,7 +440,7 @@ def file_pieces(file: StoreRequest, length: int, may_read: Callable[[], bool] = 
                     return
                 piece = source.read(wanted)
                 while 0 < len(piece) < wanted and (more := source.read(wanted - len(piece))):
-                    piece += more  # a network disk may give less at once
+                    piece += more  # a network disk may return less at once
                 if not piece:
                     break
                 left -= len(piece)
@@ -469,5 +467,5 @@ def _state(status: os.stat_result) -> tuple[int, int, int]:
 
 def _file_changed(file: StoreRequest) -> HimlError:
     return HimlError(
-        f"'{file.path}' changed while it was stored.", hint="Run the command again when nothing writes to it."
+        f"'{file.path}' changed during the upload.", hint="Run the command again when no program writes to it."
     )

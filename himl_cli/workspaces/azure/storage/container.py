@@ -1,9 +1,9 @@
-"""A container of Azure Storage as a `BlobStore`, or what lies below a folder of it, or one blob of it; what other
-stores have too is `BlobReader`, which reads blobs and fetches many at once, each checked and resumed.
+"""A container of Azure Storage, a folder of it or one blob, as a `BlobStore`. Other stores use `BlobReader`, which
+reads blobs and fetches many at once, with checks and resumption.
 
-`BlobStore.list` promises names in the order of plain strings. Accounts with a flat namespace list by code units;
-whether those are UTF-8's or UTF-16's is not documented. Accounts with a hierarchical namespace (ADLS Gen2) go through a
-folder before the names that continue its own, as if `/` came before all other signs: `a`, `a/x`, `a-b`
+`BlobStore.list` yields names in the order of plain strings. Accounts with a flat namespace list by code units, and it
+is undocumented whether those are UTF-8's or UTF-16's. Accounts with a hierarchical namespace (ADLS Gen2) list a folder
+before names that continue its name, as if `/` came before all other characters: `a`, `a/x`, `a-b`
 (https://github.com/Azure/azure-sdk-for-go/issues/24210).
 """
 
@@ -50,21 +50,21 @@ from himl_cli.workspaces.base import FetchSink, StoreSink
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
 _BY_NAME = attrgetter("name")
-_FIRST_APART = "\ud800"  # from here on UTF-16 and plain strings are ordered differently
-SMALL = 256 << 10  # bytes that come in one piece
+_FIRST_APART = "\ud800"  # from this character on, UTF-16 and plain strings have different orders
+SMALL = 256 << 10  # bytes in one piece
 READ_AT_ONCE = 4 << 20
-MOST_ERRORS = 20  # of deletions, after which no more are tried
+MOST_ERRORS = 20  # of deletions, after which himl stops
 
 
 class Download(Task):
-    """Brings the bytes of *request* to *sink*; never others than were asked for, and only of the ETag that was listed.
+    """Fetches the bytes of *request* into *sink*: only the requested ones, and only of the listed ETag.
 
-    Where the blob is only ever appended to (an append blob, or a name that *may_grow*), having grown since is no harm:
-    the bytes that were listed are still its first.
+    If the blob only grows (an append blob, or a name that *may_grow*), growth since the list is harmless, because the
+    listed bytes are still its first.
 
-    A request with `checked_each` is asked for in ranges of so many bytes, append blobs included, each held back until
-    it is all there and has the MD5 that the service told with it. A range that breaks off is resumed; its MD5 is what
-    the first response told.
+    A request with `checked_each` is split into ranges of that many bytes, including for append blobs. Each range is
+    held back until it is complete and matches the MD5 in the response. An interrupted range is resumed, with the MD5 of
+    its first response.
     """
 
     def __init__(
@@ -76,21 +76,20 @@ class Download(Task):
         self._may_grow = may_grow
         self._etag = request.blob.etag
         self._checked_each = min(request.checked_each, MOST_CHECKED)
-        self._held: list[bytes] = []  # of the range in hand
+        self._held: list[bytes] = []  # of the current range
         self._range_md5: bytes | None = None
-        # Where in the file the next byte belongs, the range in hand begins, and failures were last forgotten
+        # The next byte's position in the file, the start of the current range, and the position of the last reset of
+        # failures.
         self._position = self._start = self._proven = request.offset
-        # Where the request's bytes end, and those that are asked for now
+        # The end of the request's bytes, and of the bytes requested now.
         self._end = self._stop = request.offset + request.length
-        self._has_grown = self._is_changed = False  # changed: it has another ETag now, and was not looked at yet
+        self._has_grown = self._is_changed = False  # changed: it has another ETag, which is unchecked so far
         self._changes = 0
         self._md5: bytes | None = None
 
     def attempt(self) -> Attempt:
         if reason := reason_not_to_ask(self.name):
-            raise ServiceFailed(
-                f"'{self.name}' cannot be asked for: {reason}.", hint="Let whoever wrote it give it another name."
-            )
+            raise ServiceFailed(f"himl cannot request '{self.name}': {reason}.", hint="Ask its owner to rename it.")
         while True:
             if self._is_changed:
                 response = yield self.request(method="HEAD")
@@ -102,7 +101,7 @@ class Download(Task):
                 headers += self._range()
                 response = yield self.request(*headers, is_streamed=self._stop - self._position > SMALL)
             code = response.header(b"x-ms-error-code") if response.status == 412 else None
-            # It may grow between two requests, but not for ever
+            # It may grow between two requests, but not forever.
             if response.is_complete and code in ("ConditionNotMet", "") and self._changes < 5:
                 self._changes += 1
                 self._is_changed = True
@@ -115,14 +114,14 @@ class Download(Task):
                 yield None
                 self._deliver(response)
             if self._position != self._stop:
-                raise self._changed("is shorter than it was listed")
+                raise self._changed("is shorter than listed")
             self.progressed()
             if self._position == self._end:
                 self._sink.finish(self._request, self._md5)
                 return
 
     def _range(self) -> list[str]:
-        """Headers that ask for what comes next; none where that is all of a blob that is as it was listed."""
+        """Headers that request the next bytes, or none for a whole blob in its listed state."""
         if self._checked_each:
             self._stop = min(self._end, self._start + self._checked_each)
         elif not self._has_grown and self._position == 0 and self._end == self._request.blob.size:
@@ -144,20 +143,20 @@ class Download(Task):
         if status not in (200, 206) or (response.failure is not None and not response.chunks):
             raise AttemptFailed(self.failure(response))
         if self._etag and etag_of(response) not in ("", self._etag):
-            raise self._changed("changed while it was read")
+            raise self._changed("changed during the transfer")
         if self._position != self._end:
             start, _, total = response.header(b"content-range").removeprefix("bytes ").partition("/")
             if (start.partition("-")[0] != str(self._position)) if status == 206 else self._position != 0:
                 raise self._other_bytes()
             is_listed = bool(self._etag) and not self._has_grown
             if status == 206 and is_listed and total.isdecimal() and size_from(total) != self._request.blob.size:
-                raise self._changed("has another size than it was listed with")
+                raise self._changed("has another size than listed")
             if self._checked_each and not self._held:
                 self._range_md5 = md5_from(response.header(b"content-md5"))
             if self._checked_each and self._range_md5 is None:
                 error = ServiceFailed(
-                    f"{self.endpoint.host} told no checksum with the bytes of '{self.name}'.",
-                    hint="Is there a proxy in between that drops the header Content-MD5?",
+                    f"{self.endpoint.host} sent no checksum of '{self.name}'.",
+                    hint="Check for a proxy that drops the header Content-MD5.",
                 )
                 raise AttemptFailed(Failure(error, may_pass=True, max_attempts=FEW))
         if not self._has_grown:
@@ -171,7 +170,7 @@ class Download(Task):
         if start + len(data) > self._stop:
             raise self._other_bytes()
         self._position += len(data)
-        is_much = self._position - self._proven >= 1 << 20  # earlier failures are to be forgotten
+        is_much = self._position - self._proven >= 1 << 20  # so earlier failures no longer count
         if is_much:
             self._proven = self._position
         if not self._checked_each:
@@ -189,16 +188,16 @@ class Download(Task):
         if hashlib.md5(whole, usedforsecurity=False).digest() != self._range_md5:
             self._position = self._start
             error = IntegrityFailed(
-                f"'{self.name}' in {self.endpoint.label} came damaged time and again: its bytes do not match their "
+                f"'{self.name}' in {self.endpoint.label} arrived damaged several times: its bytes do not match their "
                 "checksum.",
-                hint="Something on the way changes data: a proxy, say. What came before is complete.",
+                hint="Check for a proxy that changes data. The bytes before are complete.",
             )
             raise AttemptFailed(Failure(error, may_pass=True, max_attempts=FEW))
         self._sink.write(self._request, self._start, whole)
         self._start = self._position
 
     def _other_bytes(self) -> AttemptFailed:
-        error = ServiceFailed(f"{self.endpoint.host} sent other bytes of '{self.name}' than were asked for.")
+        error = ServiceFailed(f"{self.endpoint.host} sent bytes of '{self.name}' that himl did not request.")
         return AttemptFailed(Failure(error, may_pass=True))
 
     def _compare(self, response: CurlResponse) -> None:
@@ -207,9 +206,9 @@ class Download(Task):
         now, blob = properties_of(response, self.name), self._request.blob
         has_grown = self._may_grow
         if now.is_append_blob and blob.modified is not None and now.created is not None:
-            has_grown = now.created <= blob.modified + timedelta(seconds=1)  # else it was deleted and begun anew
+            has_grown = now.created <= blob.modified + timedelta(seconds=1)  # else it was deleted and created again
         if not has_grown or now.blob.size < blob.size or blob.md5 is not None:
-            raise self._changed("changed while it was read", "Run the command again when nothing writes to it.")
+            raise self._changed("changed during the transfer", "Run the command again when no program writes to it.")
         self._has_grown, self._etag, self._md5 = True, now.blob.etag, None
 
     def fail(self, error: HimlError) -> None:
@@ -217,9 +216,9 @@ class Download(Task):
 
 
 class BlobReader(ABC):
-    """The reading part of a `BlobStore` in Azure Storage; the kinds of it differ in how they list.
+    """The reading part of a `BlobStore` in Azure Storage. Its subclasses differ in their lists.
 
-    Names that begin with one of *growing* are of files that are only ever appended to.
+    Names that begin with one of *growing* are files that only grow.
     """
 
     def __init__(self, endpoint: Endpoint, pool: CurlPool, policy: RetryPolicy, growing: Sequence[str] = ()) -> None:
@@ -236,8 +235,7 @@ class BlobReader(ABC):
         """As `BlobStore.list`."""
 
     def stat(self, name: str) -> BlobInfo | None:
-        """As `BlobStore.stat`: one request. Raises NotFound for a container that does not exist, NotAllowed,
-        ServiceFailed."""
+        """As `BlobStore.stat`, with one request. Raises NotFound for a missing container, NotAllowed, ServiceFailed."""
         if reason_not_to_ask(name):
             return None
         try:
@@ -250,12 +248,11 @@ class BlobReader(ABC):
         return Query(name, self._endpoint, self._policy, lambda found: properties_of(found, name), method="HEAD")
 
     def md5(self, blob: BlobInfo) -> bytes | None:
-        """As `BlobStore.md5`: what the service has on record. A blob is not read for it."""
+        """As `BlobStore.md5`, from the service's record, without reading the blob."""
         return blob.md5
 
     def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
-        """As `BlobStore.read`. Raises NotFound at once; BlobChanged while iterating, when the blob is replaced
-        meanwhile."""
+        """As `BlobStore.read`. Raises NotFound at once, and BlobChanged while iterating if the blob is replaced."""
         if reason_not_to_ask(name):
             raise NotFound(f"No file '{name}' in {self.label}.")
         piece, etag, size = self._read_range(name, offset, READ_AT_ONCE, "")
@@ -270,13 +267,13 @@ class BlobReader(ABC):
                 length = min(READ_AT_ONCE, size - offset)
                 piece, now, _ = self._read_range(name, offset, length, "" if may_grow else etag)
                 if not piece or (now != etag and not may_grow):
-                    raise BlobChanged(f"'{name}' changed while it was read.")
+                    raise BlobChanged(f"'{name}' changed during the transfer.")
 
         return pieces(piece, offset)
 
     def _read_range(self, name: str, offset: int, length: int, etag: str) -> tuple[bytes, str, int]:
         def parse(response: CurlResponse) -> tuple[bytes, str, int]:
-            if response.status == 416:  # nothing lies at the offset
+            if response.status == 416:  # there are no bytes at the offset
                 return b"", "", offset
             total = response.header(b"content-range").rpartition("/")[2]
             return response.take(), etag_of(response), int(total) if total.isdecimal() else offset
@@ -285,8 +282,8 @@ class BlobReader(ABC):
         return ask(Query(name, self._endpoint, self._policy, parse, *headers, statuses=(206, 416)), self._pool)
 
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
-        """As `BlobStore.fetch`: *workers* connections, one thread, the caller's; requests are taken as connections get
-        free."""
+        """As `BlobStore.fetch`, with *workers* connections in the caller's thread. Takes the next request when a
+        connection becomes free."""
         retries = RetryState(self._policy, self._endpoint.pauses)
         tasks = (
             Download(request, sink, self._endpoint, retries, may_grow=request.blob.name.startswith(self._growing))
@@ -302,7 +299,7 @@ class BlobReader(ABC):
 class AzureBlobs(BlobReader):
     """Blobs below *root* (empty, or ending in `/`) of the container at *url*.
 
-    `list` asks for pages of 5,000, the next one while the last is worked on. Not for several threads at once.
+    `list` requests pages of 5,000, each while the caller processes the one before. Not thread-safe.
     """
 
     def __init__(
@@ -320,9 +317,9 @@ class AzureBlobs(BlobReader):
         super().__init__(self._container, pool or CurlPool(), policy or RetryPolicy(), growing)
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
-        """As `BlobStore.list`. Raises NotFound for a container that does not exist, NotAllowed, ServiceFailed."""
+        """As `BlobStore.list`. Raises NotFound for a missing container, NotAllowed, ServiceFailed."""
         pages = self._pages(prefix)
-        first = next((page for page in pages if page.blobs), None)  # an empty page may come before others
+        first = next((page for page in pages if page.blobs), None)  # empty pages may come first
         if first is None:
             return
         blobs: Iterator[BlobInfo] = chain(first.blobs, (blob for page in pages for blob in page.blobs))
@@ -333,7 +330,7 @@ class AzureBlobs(BlobReader):
             yield page
 
     def has_any(self, prefix: str) -> bool:
-        """Whether a blob's name starts with *prefix*; one request, more only where the service gives empty pages.
+        """Return whether a blob's name starts with *prefix*, with one request unless the service returns empty pages.
         Raises as `list`."""
         marker = ""
         while True:
@@ -347,9 +344,9 @@ class AzureBlobs(BlobReader):
         return f"container '{self._container.container}' of {self._container.storage}"
 
     def delete(self, deleted: Callable[[], None], *, workers: int) -> None:
-        """Delete all that `list` gives, with snapshots; *deleted* hears of each blob. One that is gone is no failure.
+        """Delete all blobs of `list`, with snapshots, and report each to *deleted*. A missing blob is no failure.
 
-        Raises the first error once the others were tried; where many fail, no more are.
+        Raises the first error after trying the others, or after many errors at once.
         """
         errors: list[HimlError] = []
 
@@ -364,7 +361,7 @@ class AzureBlobs(BlobReader):
             raise errors[0]
 
     def _has_rivals(self, folder: str) -> bool:
-        """Whether some names go on after that of *folder* with a sign that comes before `/`."""
+        """Return whether some names continue that of *folder* with a character that comes before `/`."""
         query = Query(
             folder,
             self._container,
@@ -384,9 +381,7 @@ class AzureBlobs(BlobReader):
                     yield page
                     return
                 if page.marker == marker:
-                    raise ServiceFailed(
-                        f"The list of {self.label} does not end: the service gives the same page again."
-                    )
+                    raise ServiceFailed(f"The list of {self.label} does not end: the service returned a page twice.")
                 marker = page.marker
                 pending = PendingQuery(self._page_query(prefix, marker), self._pool)
                 self._pending.append(pending)
@@ -413,8 +408,7 @@ class AzureBlobs(BlobReader):
 
 
 class SingleBlob(AzureBlobs):
-    """Of the blobs in the folder *root* only the one called *name*, read-only: an output that is a file, not a
-    folder."""
+    """The blob *name* in the folder *root*, read-only, for an output that is a file."""
 
     def __init__(self, url: str, signer: Signer, *, root: str, name: str, label: str, pool: CurlPool) -> None:
         super().__init__(url, signer, root=root, label=label, pool=pool)
@@ -436,15 +430,15 @@ class SingleBlob(AzureBlobs):
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         for request in requests:
             hint = "Use a datastore: himl datastore upload LOCAL REMOTE_PREFIX"
-            sink.fail(request, HimlError(f"The files of {self.label} cannot be added to.", hint=hint))
+            sink.fail(request, HimlError(f"{self.label[:1].upper()}{self.label[1:]} is read-only.", hint=hint))
 
 
 @dataclass(frozen=True, slots=True)
 class ListedPage:
-    """A page: its blobs without directories; `marker` asks for the next one and is empty on the last.
+    """A page of blobs without directories. `marker` requests the next one, and is empty on the last.
 
-    `is_hierarchical` says that the account's namespace is (only such accounts tell what is a file and what a
-    directory).
+    `is_hierarchical` is true for an account with a hierarchical namespace. Only such accounts distinguish files and
+    directories.
     """
 
     blobs: Sequence[BlobInfo]
@@ -453,29 +447,26 @@ class ListedPage:
 
 
 def listed_page(xml: bytes, root: str) -> ListedPage:
-    """The page in a List Blobs response, names without *root*. Raises ServiceFailed for what is no such response."""
+    """The page in a List Blobs response, with names below *root*. Raises ServiceFailed for an invalid response."""
     tree, found = _entries(xml)
     blobs = [blob for one in found.iterfind("Blob") if (blob := _blob(one, root)) is not None]
     return ListedPage(blobs, tree.findtext("NextMarker") or "", found.find("Blob/Properties/ResourceType") is not None)
 
 
 def listed_level(xml: bytes, root: str) -> Sequence[str]:
-    """The names in a List Blobs response by folder: of blobs, and of folders with a slash at the end; without
-    *root*."""
+    """The names in a List Blobs response by folder, below *root*: blobs, and folders with a trailing slash."""
     return [_name(one, root) for one in _entries(xml)[1] if one.tag in ("Blob", "BlobPrefix")]
 
 
 def _entries(xml: bytes) -> tuple[ElementTree.Element, ElementTree.Element]:
     try:
         tree = ElementTree.fromstring(xml)
-    except (ElementTree.ParseError, LookupError, ValueError) as err:  # the last two for the encoding it claims
-        raise ServiceFailed(
-            f"The list of blobs that storage sent cannot be read ({err}).", hint=CHANGING_PROXY
-        ) from err
+    except (ElementTree.ParseError, LookupError, ValueError) as err:  # the last two for its declared encoding
+        raise ServiceFailed(f"Storage returned an invalid list of blobs ({err}).", hint=CHANGING_PROXY) from err
     found = tree.find("Blobs")
     if found is None:
         raise ServiceFailed(
-            "Storage sent something else than a list of blobs.", hint="Is a proxy or a log-in page in between?"
+            "Storage returned no list of blobs.", hint="Check for a proxy or a sign-in page of this network."
         )
     return tree, found
 
@@ -496,7 +487,7 @@ def _blob(one: ElementTree.Element, root: str) -> BlobInfo | None:
     if size is None:
         told = f"'{shorten(length, 20)}'" if length else "nothing"
         raise ServiceFailed(
-            f"The list of blobs that storage sent has {told} for the size of '{shorten(name)}'.", hint=CHANGING_PROXY
+            f"Storage's list of blobs has {told} as the size of '{shorten(name)}'.", hint=CHANGING_PROXY
         )
     etag, md5 = texts.get("Etag", "").strip('"'), texts.get("Content-MD5")
     return BlobInfo(name, size, etag, md5_from(md5) if md5 else None, http_time(texts.get("Last-Modified", "")))
@@ -510,10 +501,10 @@ def _name(one: ElementTree.Element, root: str) -> str:
 
 
 def in_plain_order(blobs: Iterable[BlobInfo]) -> Iterator[BlobInfo]:
-    """*blobs*, ordered by UTF-16 code units or as plain strings, ordered as plain strings.
+    """*blobs*, sorted by UTF-16 code units or as plain strings, in the order of plain strings.
 
-    The two differ for names that have a character above U+D7FF where they first differ. Such names are held back until
-    no other can come before them (all of them, where already their first characters are such); all others pass at once.
+    The orders differ for names with a character above U+D7FF where they first differ. Such names are held back until no
+    other can precede them, or to the end if their first characters are above it. All others pass at once.
     """
     held: list[BlobInfo] = []
     stem = ""
@@ -533,17 +524,17 @@ def in_plain_order(blobs: Iterable[BlobInfo]) -> Iterator[BlobInfo]:
 def out_of_folders(
     blobs: Iterable[BlobInfo], has_rivals: Callable[[str], bool], folder: str = "", held_at_most: int = 20_000
 ) -> Iterator[BlobInfo]:
-    """*blobs*, all of *folder* (empty, or ending in `/`), as a hierarchical account lists them, ordered as plain
+    """*blobs*, all of *folder* (empty, or ending in `/`) as a hierarchical account lists them, in the order of plain
     strings.
 
-    What lies in a folder is held back until the names are through that may have to come before it (`a-b` before `a/x`).
-    When that gets too much, *has_rivals* is asked whether there are any for a folder; mostly there are not, and then
-    only what lies in the folder's own last folder has to wait.
+    A folder's contents are held back until all names have passed that may precede them (`a-b` before `a/x`). If there
+    are too many, *has_rivals* checks whether a folder has such names at all. Mostly it has none, and then only the
+    contents of its last subfolder must wait.
     """
     held: list[BlobInfo] = []
-    # All names in hand begin with `free`, a folder without rivals; those held back begin with `base`
+    # All current names begin with `free`, a folder without rivals. Those held back begin with `base`.
     free, base = folder, ""
-    known = None  # the last folder that has rivals
+    known = None  # the last folder with rivals
     for blob in blobs:
         if held and not _may_precede(blob.name, base):
             yield from sorted(held, key=_BY_NAME)
@@ -567,11 +558,11 @@ def out_of_folders(
 
 
 def _folder_below(name: str, free: str) -> str:
-    """The first folder of *name* below *free*, without its slash; *name* itself where it lies right there."""
+    """The first folder of *name* below *free*, without its slash, or *name* itself if it is directly there."""
     end = name.find("/", len(free))
     return name if end < 0 else name[:end]
 
 
 def _may_precede(name: str, base: str) -> bool:
-    """Whether *name* is *base*, lies in it, or belongs between the two in plain order."""
+    """Return whether *name* is *base*, is in it, or belongs between the two in plain order."""
     return name.startswith(base) and name[len(base) : len(base) + 1] <= "/"

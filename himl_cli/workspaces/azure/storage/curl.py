@@ -1,6 +1,6 @@
-"""HTTP by libcurl: many requests at once from one thread, connections kept between them.
+"""HTTP through libcurl: many requests at once from one thread, with connections that stay open between them.
 
-`Curl.perform` would hold Ctrl-C back until a request ends; `CurlMulti` with select gives control back at once.
+`Curl.perform` would delay Ctrl-C until a request ends. `CurlMulti` with select returns control at once.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ UPLOAD = "PUT from a file"
 
 @dataclass(slots=True)
 class CurlRequest:
-    """`headers` as lines; `content` is what a PUT or POST sends; a PUT with `file` sends that, read as it goes.
+    """`headers` are lines. `content` is the body of a PUT or POST. A PUT with `file` sends the file while reading it.
 
-    A response that `is_streamed` is taken piece by piece.
+    A response that `is_streamed` is consumed piece by piece.
     """
 
     url: str = field(repr=False)
@@ -40,10 +40,10 @@ class CurlRequest:
 
 
 class CurlResponse:
-    """A request under way and what came back so far: header lines in `head`, body pieces in `chunks`.
+    """A request in progress and its response so far: header lines in `head`, body pieces in `chunks`.
 
-    In the end either it `is_complete` or there is a `failure`: libcurl's number for why, its words, and the system's
-    `errno`, 0 for none. Used again for another request once it is released.
+    At its end, it either `is_complete` or has a `failure`: libcurl's number and message, and the system's `errno` or 0.
+    After its release, it is reused for another request.
     """
 
     __slots__ = ("_curl", "_host", "_lowered", "_text", "chunks", "failure", "file", "handle", "head", "is_complete",
@@ -56,11 +56,11 @@ class CurlResponse:
         self.is_complete = False
         self.failure: tuple[int, str, int] | None = None
         self._host = ""
-        self._text = self._lowered = b""  # the head as one text, once it was asked for
+        self._text = self._lowered = b""  # the head as one text, once requested
         self.file: BinaryIO | None = None
 
     def start(self, request: CurlRequest, proxies: dict[str, str]) -> None:
-        """Set the handle up for *request*; *proxies* are the known ones by host. Raises DiskFailed."""
+        """Set up the handle for *request*. *proxies* are the known proxies by host. Raises DiskFailed."""
         host = request.url.split("/", 3)[2]
         if host != self._host:
             if host not in proxies:
@@ -97,10 +97,10 @@ class CurlResponse:
         return int(self.handle.getinfo(self._curl.RESPONSE_CODE))
 
     def header(self, name: bytes) -> str:
-        """The value of header *name* (in lower case); empty where there is none."""
+        """The value of header *name* (in lower case), or ""."""
         if not self._text:
             text = b"\n" + b"".join(self.head)
-            # What stood before the last status line was a proxy's response, or a `100 Continue`
+            # Lines before the last status line are a proxy's response, or a `100 Continue`.
             self._text = text[max(text.rfind(b"\nHTTP/"), 0) :]
             self._lowered = self._text.lower()
         start = self._lowered.find(b"\n" + name + b":")
@@ -116,8 +116,8 @@ class CurlResponse:
 
 
 class CurlClient:
-    """Requests that run at the same time. One owner and one thread at a time; see `CurlPool`. Raises HimlError where
-    libcurl cannot be loaded."""
+    """Concurrent requests, for one owner and one thread at a time (see `CurlPool`). Raises HimlError if libcurl cannot
+    be loaded."""
 
     def __init__(self, timeouts: tuple[float, float]) -> None:
         self._curl = curl = load_pycurl()
@@ -132,7 +132,7 @@ class CurlClient:
         self._is_performed = False  # nothing was sent since the last `perform`
 
     def send(self, request: CurlRequest) -> CurlResponse:
-        """Start a request. Raises DiskFailed for a file that cannot be opened."""
+        """Start a request. Raises DiskFailed for an unreadable file."""
         kind = request.method if request.file is None else UPLOAD
         response = self._idle[kind].pop() if self._idle[kind] else self._new(kind)
         response.start(request, self._proxies)
@@ -144,7 +144,7 @@ class CurlClient:
         return response
 
     def poll(self, seconds: float) -> Sequence[CurlResponse]:
-        """Go on with all requests and give those that ended; wait up to so long for one of them to move."""
+        """Continue all requests and return those that ended, waiting at most this long for one of them."""
         if seconds <= 0 or not self._is_performed:
             self.perform()
         ended = self._ended()
@@ -156,19 +156,19 @@ class CurlClient:
             due = self._multi.timeout()
             if due >= 0:
                 seconds = min(seconds, due / 1000)
-            # Without a socket select does not wait
+            # Without a socket, select does not wait.
             if seconds > 0 and self._multi.select(seconds) <= 0 and not any(self._multi.fdset()):
                 time.sleep(min(seconds, 0.02))
         self.perform()
         return self._ended()
 
     def perform(self) -> None:
-        """Do what can be done without waiting; what ends is given by the next `poll`."""
+        """Continue without waiting. The next `poll` returns requests that end."""
         self._multi.perform()
         self._is_performed = True
 
     def with_pieces(self) -> Sequence[CurlResponse]:
-        """The streamed responses of which enough is there to be worth taking: 16 times the 16 KiB of libcurl."""
+        """The streamed responses with enough data to be consumed: 16 times libcurl's 16 KiB."""
         return [one for one in self._streams if len(one.chunks) >= 16] if self._streams else ()
 
     def _ended(self) -> list[CurlResponse]:
@@ -185,7 +185,7 @@ class CurlClient:
         return ended
 
     def release(self, response: CurlResponse) -> None:
-        """Done with *response*, ended or not: it may be used for another request."""
+        """Release *response*, ended or not, to be reused for another request."""
         del self._busy[response.handle]
         self._streams.discard(response)
         self._multi.remove_handle(response.handle)
@@ -218,14 +218,14 @@ class CurlClient:
             (curl.PROTOCOLS, curl.PROTO_HTTP | curl.PROTO_HTTPS),
             (curl.HTTP_VERSION, curl.CURL_HTTP_VERSION_1_1),
             (curl.USERAGENT, f"himl/{__version__}"),
-            (curl.NOPROXY, ""),  # decided by proxy_for
+            (curl.NOPROXY, ""),  # proxy_for decides
             (curl.PROXYAUTH, curl.HTTPAUTH_ANY),
             (curl.TCP_KEEPALIVE, 1),
             (curl.CONNECTTIMEOUT_MS, int(self._timeouts[0] * 1000)),
             (curl.LOW_SPEED_LIMIT, 100),
             (curl.LOW_SPEED_TIME, max(1, round(self._timeouts[1]))),
             (curl.BUFFERSIZE, BUFFER),
-            (curl.WRITEFUNCTION, response.chunks.append),  # no Python frame a piece
+            (curl.WRITEFUNCTION, response.chunks.append),  # avoids a Python frame per piece
             (curl.HEADERFUNCTION, response.head.append),
             (curl.CAPATH if is_folder else curl.CAINFO, self._authorities),
             (curl.PROXY_CAPATH if is_folder else curl.PROXY_CAINFO, self._authorities),
@@ -244,10 +244,10 @@ class CurlClient:
 
 
 class CurlPool:
-    """Lends out clients, so that connections last from one use to the next, whichever thread or nesting asks.
+    """Lends clients, so that connections outlast one use, whichever thread or nested call needs them.
 
-    *connect* are the seconds for a connection to stand, *stall* those after which a request without progress (under
-    100 bytes a second) is given up.
+    *connect* is the limit in seconds for opening a connection. *stall* is the limit for a request without progress
+    (below 100 bytes per second).
     """
 
     def __init__(self, connect: float = 10.0, stall: float = 30.0) -> None:
@@ -258,7 +258,7 @@ class CurlPool:
 
     @contextmanager
     def client(self) -> Iterator[CurlClient]:
-        """A client of one's own for a while; requests that have not ended when it is over are given up."""
+        """Lend a client for the duration of the context, and abandon its unfinished requests at the end."""
         try:
             client = self._idle.pop()
         except IndexError:
@@ -270,18 +270,18 @@ class CurlPool:
             self._idle.append(client)
 
     def after_fork(self) -> None:
-        """The connections are still the parent's: they are neither used nor closed here."""
-        self._inherited.extend(self._idle)  # kept, for dropping them would close them
+        """Leave the parent's connections, neither using nor closing them."""
+        self._inherited.extend(self._idle)  # kept alive, because deleting them would close them
         self._idle = deque()
 
     def close(self) -> None:
-        """Close all connections that are not in use."""
+        """Close all unused connections."""
         while self._idle:
             self._idle.pop().close()
 
 
 def load_pycurl() -> Any:
-    """The module `pycurl`. Raises HimlError where it cannot be loaded, such as one that was built for another
+    """The module `pycurl`. Raises HimlError if it cannot be loaded, for example if it was built for another
     libcurl."""
     try:
         import pycurl
@@ -293,8 +293,8 @@ def load_pycurl() -> Any:
 
 
 def proxy_for(url: str, host: str) -> str:
-    """The proxy for *url* (on *host*, maybe with a port): HTTPS_PROXY and the like, less NO_PROXY, by the rules of
-    urllib and requests; empty for none."""
+    """The proxy for *url* (on *host*, maybe with a port) from HTTPS_PROXY and its relatives, except for NO_PROXY, by
+    the rules of urllib and requests, or ""."""
     proxies = getproxies()
     proxy = proxies.get(url.split(":", 1)[0]) or proxies.get("all") or ""
     return "" if not proxy or proxy_bypass(host) else proxy

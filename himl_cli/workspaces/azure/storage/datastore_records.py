@@ -1,11 +1,11 @@
-"""What the workspace says of its datastores: where they lie, and how requests to them are signed.
+"""The workspace's records of its datastores: their locations, and the signing of requests to them.
 
-Resource manager tells it. It takes no run token: in a job the workspace's datastore service does, by the requests of
-azureml-core (`azureml/data/datastore_client.py`), which reads datastores in a job in no other way.
+The records come from resource manager. It accepts no run token, so in a job himl uses the workspace's datastore service
+with the requests of azureml-core (`azureml/data/datastore_client.py`), which reads datastores in a job in no other way.
 
-Requests are signed by the secret that the workspace has for the datastore, else by the user's own sign-in. The secret
-of an account (its key) is never stored: a SAS for the one container is made of it, and that is cached until it ends.
-Links that are given away open one blob (`FileSigner`).
+Requests are signed with the workspace's secret for the datastore, or with the user's own sign-in. himl never stores an
+account's key: it derives a SAS for the one container, and caches this until it expires. Links for other people give
+access to one blob (`FileSigner`).
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ _SECRET_SIGN_INS = {"AccountKey": "a signature by the account's key", "Sas": "th
 UPDATE = "Update the datastore's credentials in the workspace."
 _WAYS_OUT = {
     "AzureFile": "Copy it to a blob datastore with azcopy, or mount it in a job on the cluster.",
-    "AzureDataLakeGen1": "Azure retired Gen1 in 2024: move the data to Gen2 and register that.",
-    "OneLake": "Copy what you need to a blob datastore, in Fabric or with azcopy.",
+    "AzureDataLakeGen1": "Azure retired Gen1 in 2024. Move the data to Gen2, and register a Gen2 datastore.",
+    "OneLake": "Copy the data to a blob datastore, in Fabric or with azcopy.",
 }
-# Where the datastore service's names differ from resource manager's
+# Names of the datastore service that differ from resource manager's.
 _JOB_NAMES = {"AzureDataLake": "AzureDataLakeGen1", "ClientCredentials": "ServicePrincipal"}
 
 _DELEGATION_FIELDS = {
@@ -81,10 +81,10 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class DatastoreRecord:
-    """A datastore; `credentials` is the kind of its secret, which is not in here.
+    """A datastore. `credentials` is the kind of its secret, which the record does not contain.
 
-    `tenant_id`, `client_id` and `authority` are those of its service principal, where it has one. Raises TypeError for
-    a field of another type, ValueError where its container of blobs cannot be part of an address.
+    `tenant_id`, `client_id` and `authority` are those of its service principal, if any. Raises TypeError for a field of
+    another type, ValueError for a blob container that is invalid in an address.
     """
 
     name: str
@@ -109,7 +109,7 @@ class DatastoreRecord:
 
     @classmethod
     def from_arm(cls, resource: Mapping[str, Any]) -> DatastoreRecord:
-        """Out of resource manager's form. Raises KeyError, AttributeError, TypeError, ValueError where it is none."""
+        """From resource manager's form. Raises KeyError, AttributeError, TypeError or ValueError for another one."""
         found = resource["properties"]
         signs = found.get("credentials") or {}
         container = found.get("containerName") or found.get("filesystem") or found.get("fileShareName")
@@ -139,7 +139,7 @@ class DatastoreRecord:
         return f"datastore '{self.name}'"
 
     def url(self, cloud: Cloud) -> str:
-        """Its container on the blob endpoint. Raises BadUsage for a type that has none."""
+        """Its container on the blob endpoint. Raises BadUsage for a type without one."""
         if self.type not in (BLOB, LAKE):
             what = "a file share" if self.type == "AzureFile" else KINDS.get(self.type, self.type)
             raise BadUsage(
@@ -147,7 +147,7 @@ class DatastoreRecord:
                 hint=_WAYS_OUT.get(self.type, "Register the data as a blob datastore."),
             )
         host = f"{self.account}.blob.{self.endpoint or cloud.storage_suffix}"
-        # Only an emulator on this machine is spoken to without TLS
+        # himl omits TLS only for an emulator on this machine.
         is_plain = self.protocol == "http" and host.partition(":")[0].endswith(".localhost")
         return f"{'http' if is_plain else 'https'}://{host}/{self.container}"
 
@@ -176,13 +176,13 @@ def read_default(connection: Connection) -> DatastoreRecord:
         lambda: next((one for one in _arm_records(connection, isDefault="true") if one.is_default), None),
     )
     if record is None:
-        raise NotFound(f"The {connection.address.label} has no default datastore.", hint="Name one with --datastore.")
+        raise NotFound(f"The {connection.address.label} has no default datastore.", hint="Select one with --datastore.")
     return record
 
 
 def read_all(connection: Connection) -> list[DatastoreRecord]:
     def from_job_service() -> list[DatastoreRecord]:
-        default = _job_default(connection).name  # no list tells which one it is
+        default = _job_default(connection).name  # the list does not mark it
         url = connection.service("datastore", "/datastores")
 
         def ask(token: str | None) -> Any:
@@ -196,9 +196,10 @@ def read_all(connection: Connection) -> list[DatastoreRecord]:
 
 
 def read_secret(connection: Connection, record: DatastoreRecord, *, as_it_is: bool = False) -> Mapping[str, Any]:
-    """What the workspace gives of the datastore's secret, in the fields of resource manager's `listSecrets`.
+    """The workspace's secret for the datastore, in the fields of resource manager's `listSecrets`.
 
-    *as_it_is*: the account's key, where others may be given a SAS made of it. Raises NotAllowed, ServiceFailed.
+    With *as_it_is*, the account's key itself, where the workspace may otherwise return a SAS derived from it. Raises
+    NotAllowed, ServiceFailed.
     """
     path = f"/datastores/{quote(record.name, safe='')}"
 
@@ -229,27 +230,27 @@ def read_secret(connection: Connection, record: DatastoreRecord, *, as_it_is: bo
 def readable_secret(
     connection: Connection, record: DatastoreRecord, *, as_it_is: bool = False
 ) -> Mapping[str, Any] | None:
-    """As `read_secret`; None where it may not be read. Raises ServiceFailed."""
+    """As `read_secret`, or None without permission. Raises ServiceFailed."""
     try:
         return read_secret(connection, record, as_it_is=as_it_is)
     except (NotAllowed, ServiceRefused, ServiceNotFound) as err:
         if isinstance(err, ServiceRefused) and (err.status >= 500 or err.status in (408, 429)):
-            raise  # it says nothing of rights
-        log.debug("the secret of %s may not be read (%s): going on with %s", record.label, err, OWN_SIGN_IN)
+            raise  # such an error is not about permissions
+        log.debug("no permission to read the secret of %s (%s); using %s", record.label, err, OWN_SIGN_IN)
         return None
 
 
 def _by_run_token(connection: Connection, ask: Callable[[], Answer], otherwise: Callable[[], Answer]) -> Answer:
-    """What *ask* gets with the run token; *otherwise*, by an identity, outside a job or where the run token is refused.
+    """The result of *ask* with the run token. Outside a job, or after a refusal, that of *otherwise* with an identity.
 
-    Raises what *ask* raised where there is no identity either.
+    Without an identity, raises the error of *ask*.
     """
     if not connection.has_run_token:
         return otherwise()
     try:
         return ask()
     except (NotAllowed, ServiceRefused) as err:
-        log.debug("the run token opens no datastores (%s): going on with the job's identity", err)
+        log.debug("the run token gives no access to datastores (%s); using the job's identity", err)
         try:
             return otherwise()
         except NotAllowed:
@@ -287,7 +288,7 @@ def _of_job_form(resource: Mapping[str, Any]) -> DatastoreRecord:
 
 
 def signer_for(connection: Connection, record: DatastoreRecord, *, deletes: bool = False) -> Signer:
-    """What signs requests to the container of *record*, such as delete blobs where it *deletes*. Asks nothing yet."""
+    """The signer of requests to the container of *record*, with *deletes* including deletions. Sends no request yet."""
     if record.credentials in _SECRET_SIGN_INS:
         return _SecretSigner(connection, record, deletes=deletes)
     if record.credentials == "ServicePrincipal" and record.client_id and record.tenant_id:
@@ -296,8 +297,8 @@ def signer_for(connection: Connection, record: DatastoreRecord, *, deletes: bool
 
 
 class _SecretSigner(BearerSigner):
-    """Signs with a SAS, by the datastore's secret; by the user's own sign-in where that may not be read, or keys do not
-    count. One that is good for deleting is not kept on disk."""
+    """Signs with a SAS from the datastore's secret, or with the user's own sign-in if the secret is unreadable or the
+    account accepts no keys. A SAS that permits deletion is not cached on disk."""
 
     def __init__(self, connection: Connection, record: DatastoreRecord, *, deletes: bool) -> None:
         super().__init__(
@@ -306,7 +307,7 @@ class _SecretSigner(BearerSigner):
         self._connection = connection
         self._record = record
         self._deletes = deletes
-        self._over: tuple[float, HimlError] | None = None  # the error to raise until then
+        self._over: tuple[float, HimlError] | None = None  # an error, and until when to raise it
         self._key = connection.key(f"secret {record.name.lower()} {record.account}/{record.container}")
 
     def _make(self, refused: Signature | None, code: str) -> Signature:
@@ -326,12 +327,12 @@ class _SecretSigner(BearerSigner):
             self.sign_in = OWN_SIGN_IN
             return super()._make(None, "")
         signature = Signature.of_sas(_container_sas(secret, self._record, deletes=self._deletes))
-        if 0 < signature.expires <= time.time():  # the workspace still hands it out
+        if 0 < signature.expires <= time.time():  # the workspace returned an expired SAS
             ended = datetime.fromtimestamp(signature.expires, timezone.utc)
             error = NotAllowed(
-                f"The SAS of {self._record.label} ended on {ended:%Y-%m-%d at %H:%M} UTC.",
-                hint="Ask its owner to renew it and to update the datastore's credentials in the workspace. (Not over "
-                "yet? Check this machine's clock.)",
+                f"The SAS of {self._record.label} expired on {ended:%Y-%m-%d at %H:%M} UTC.",
+                hint="Ask its owner to renew it and to update the datastore's credentials in the workspace. If this "
+                "time is in the future, check this machine's clock.",
             )
             self._over = time.time() + TOKEN_SECONDS, error
             raise error
@@ -345,7 +346,7 @@ def _container_sas(secret: Mapping[str, Any], record: DatastoreRecord, *, delete
     if token:
         return token
     if not key:
-        raise ServiceFailed(f"The workspace gives no secret for {record.label} that himl can use.", hint=UPDATE)
+        raise ServiceFailed(f"The workspace returned no usable secret for {record.label}.", hint=UPDATE)
     from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
     try:
@@ -354,15 +355,15 @@ def _container_sas(secret: Mapping[str, Any], record: DatastoreRecord, *, delete
             record.container,
             account_key=key,
             permission=ContainerSasPermissions(read=True, write=True, create=True, list=True, delete=deletes),
-            expiry=datetime.now(timezone.utc) + timedelta(hours=SAS_HOURS),  # no start: clocks differ
+            expiry=datetime.now(timezone.utc) + timedelta(hours=SAS_HOURS),  # no start, because clocks differ
             protocol="https,http" if record.protocol == "http" else "https",
         )
-    except ValueError as err:  # AzureSigningError is one of them where the key is no base64
-        raise HimlError(f"The account key of {record.label} is no key.", hint=UPDATE) from err
+    except ValueError as err:  # includes AzureSigningError, for a key that is not base64
+        raise HimlError(f"The account key of {record.label} is not valid.", hint=UPDATE) from err
 
 
 class _PrincipalSigner(Signer):
-    """Signs with tokens of the service principal that a datastore is registered with: held in memory only."""
+    """Signs with tokens of a datastore's service principal, which stay in memory."""
 
     sign_in = "the datastore's service principal"
 
@@ -378,8 +379,8 @@ class _PrincipalSigner(Signer):
         record, cloud = self._record, self._connection.address.cloud
         secret = str(read_secret(self._connection, record).get("clientSecret") or "")
         if not secret:
-            raise NotAllowed(f"The workspace gives no secret of the service principal of {record.label}.")
-        parts = parts_of(record.authority)  # some hold the tenant too, as their path
+            raise NotAllowed(f"The workspace returned no secret of the service principal of {record.label}.")
+        parts = parts_of(record.authority)  # some have the tenant as their path
         authority = f"https://{parts.netloc}" if parts.scheme == "https" and parts.netloc else cloud.authority
         try:
             with ClientSecretCredential(
@@ -388,14 +389,14 @@ class _PrincipalSigner(Signer):
                 token = credential.get_token(cloud.storage_scope)
         except ValueError as err:  # azure-identity's, for malformed ids
             raise NotAllowed(
-                f"The service principal of {record.label} cannot sign in: its tenant '{record.tenant_id}' is no id and "
-                "no domain.",
+                f"The service principal of {record.label} cannot sign in: its tenant '{record.tenant_id}' is not an id "
+                "or a domain.",
                 hint=UPDATE,
             ) from err
         except ClientAuthenticationError as err:
             raise NotAllowed(
                 f"The service principal of {record.label} ({record.client_id}) cannot sign in.",
-                hint=f"Has its secret expired? {UPDATE}",
+                hint=f"Check whether its secret expired. {UPDATE}",
             ) from err
         except AzureError as err:
             raise ServiceFailed(
@@ -405,11 +406,11 @@ class _PrincipalSigner(Signer):
 
 
 class FileSigner(Signer):
-    """Signs a link to give away: it opens one blob for reading and nothing else, for so many *days* at most.
+    """Signs a link for other people, with read access to one blob for at most *days*.
 
-    With the account's key, which is asked for then and stored nowhere; where that may not be read or does not count,
-    with a key for the user's own sign-in, which lives for a week at most. The SAS of a datastore is never given away:
-    it opens the whole container.
+    It signs with the account's key, which it requests for this and stores nowhere. If the key is unreadable or the
+    account accepts none, it signs with a key for the user's own sign-in, which is valid for at most a week. himl never
+    gives away a datastore's SAS, because this gives access to the whole container.
     """
 
     def __init__(
@@ -423,8 +424,8 @@ class FileSigner(Signer):
         self._url = url
         self._blob = blob
         lasts = timedelta(days=days)
-        # It is good from so long ago on, for clocks that are behind the one here; not longer, since an account may
-        # refuse what lasts longer than its policy says, counted from the start
+        # The link is valid from the past on, for machines whose clocks are behind. The interval is short, because an
+        # account's policy may limit the lifetime, which counts from the start.
         self._starts = datetime.now(timezone.utc) - min(timedelta(minutes=15), lasts / 10)
         self._ends = self._starts + lasts
 
@@ -439,12 +440,12 @@ class FileSigner(Signer):
         self.sign_in = "a signature by the account's key"
         try:
             return self._signed(self._ends, account_key=key)
-        except ValueError as err:  # no base64
-            raise HimlError(f"The account key of {self._record.label} is no key.", hint=UPDATE) from err
+        except ValueError as err:  # not base64
+            raise HimlError(f"The account key of {self._record.label} is not valid.", hint=UPDATE) from err
 
     def _by_own_sign_in(self) -> Signature:
         self.sign_in = OWN_SIGN_IN
-        ends = min(self._ends, self._starts + timedelta(days=7))  # so long the service lets such a key live
+        ends = min(self._ends, self._starts + timedelta(days=7))  # the service's limit for such a key
         signer = BearerSigner(self._connection.tokens, self._connection.address.cloud.storage_scope, OWN_SIGN_IN)
         endpoint = ContainerEndpoint(self._url, "", signer, "the storage account")
         start, expiry = (f"{moment:%Y-%m-%dT%H:%M:%SZ}" for moment in (self._starts, ends))
@@ -463,13 +464,13 @@ class FileSigner(Signer):
         except NotAllowed as err:
             if err.hint == ROLES:
                 err.hint = (
-                    "Ask for the role 'Storage Blob Data Reader' on the storage account; if you have it on the "
-                    "container alone, for 'Storage Blob Delegator' on the account."
+                    "Ask for the role 'Storage Blob Data Reader' on the storage account. If you have it on only the "
+                    "container, ask for 'Storage Blob Delegator' on the account."
                 )
             if self._record.credentials != "Sas":
                 raise
             raise NotAllowed(
-                f"The SAS of {self._record.label} is not given away: it opens all of its container. {err}",
+                f"himl does not share the SAS of {self._record.label}, which covers its whole container. {err}",
                 hint=err.hint,
             ) from err
         return self._signed(ends, user_delegation_key=key)
@@ -498,11 +499,11 @@ def _delegation_key_in(response: CurlResponse) -> Any:
         tree = ElementTree.fromstring(response.take())
     except ElementTree.ParseError as err:
         raise ServiceFailed(
-            "Storage sent something else than a key to sign links with.", hint="Is a proxy or a log-in page in between?"
+            "Storage returned no key for signing links.", hint="Check for a proxy or a sign-in page of this network."
         ) from err
     for tag, name in _DELEGATION_FIELDS.items():
         value = tree.findtext(tag)
         if not value:
-            raise ServiceFailed(f"The key to sign links with that storage sent has no {tag}.")
+            raise ServiceFailed(f"Storage's key for signing links has no {tag}.")
         setattr(key, name, value)
     return key

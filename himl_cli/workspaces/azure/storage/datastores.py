@@ -1,8 +1,8 @@
-"""The datastores of an Azure ML workspace, and what lies in them, as blob stores.
+"""The datastores of an Azure ML workspace and their contents, as blob stores.
 
-The artifacts of a run are read in the storage account where that may be listed, else by the links that the artifact
-service hands out, for which no right to the storage account is needed. They are stored by links alone: so the service
-learns their names, and Studio lists them.
+himl reads the artifacts of a run from the storage account if it may list it. Otherwise it uses the links of the
+artifact service, which require no role on the storage account. It stores artifacts only through links, so that the
+service registers their names and Studio lists them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ from himl_cli.workspaces.retry import RetryPolicy
 
 ARTIFACT_STORE = "workspaceartifactstore"
 RECORDS, RECORD_SECONDS = "datastores", 24 * 3600.0
-LONGEST_NAME = 50  # of a datastore that himl names: short enough to be read in lists; the service takes 255
+LONGEST_NAME = 50  # of a datastore that himl names, to be readable in lists (the service allows 255)
 GROWING = ("logs/", "user_logs/", "azureml-logs/", "system_logs/")
 ROUTES, BY_LINKS, ROUTE_SECONDS = "artifact_routes", "links", 3600.0
 _URI = re.compile(
@@ -77,7 +77,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class DataLocation:
-    """A path in a datastore, or (`account` set) in a container of an account."""
+    """A path in a datastore, or with `account` in a container of an account."""
 
     path: str
     datastore: str = ""
@@ -86,15 +86,15 @@ class DataLocation:
 
 
 def parse_data_uri(uri: str, address: WorkspaceAddress) -> DataLocation:
-    """What *uri* means: `azureml://datastores/D/paths/P` and its relatives. Raises BadUsage for one of another
-    workspace, and for what is no storage."""
+    """The location of *uri*: `azureml://datastores/D/paths/P` and its other forms. Raises BadUsage for another
+    workspace, and for a URI that is not in storage."""
     found = _URI.match(uri)
     if found is not None:
         there = WorkspaceIds(found["subscription"], found["group"], found["name"])
         own = WorkspaceIds(address.subscription_id, address.resource_group, address.name)
         if found["group"] is not None and not there.is_same(own):
             raise BadUsage(
-                f"'{uri}' lies in another workspace: {there.label}.", hint="Name that workspace with --workspace."
+                f"'{uri}' is in another workspace: {there.label}.", hint="Select that workspace with --workspace."
             )
         return DataLocation(found["path"] or "", datastore=found["store"])
     parts = parts_of(uri)
@@ -105,13 +105,13 @@ def parse_data_uri(uri: str, address: WorkspaceAddress) -> DataLocation:
         container, _, path = parts.path.lstrip("/").partition("/")
         return DataLocation(unquote(path), account=host["account"].lower(), container=container)
     raise BadUsage(
-        f"'{uri.partition('?')[0]}' lies where himl cannot read.",
-        hint="Data has to lie in a datastore of the workspace.",
+        f"himl cannot read '{uri.partition('?')[0]}'.",
+        hint="Use data in a datastore of the workspace.",
     )
 
 
 class LinkEndpoint(Endpoint):
-    """One link a file, asked for when it is needed, and again when its time is over or it is refused."""
+    """One link per file, requested when first used, and again when it expires or is refused."""
 
     def __init__(self, connection: Connection, container_id: str, label: str) -> None:
         super().__init__()
@@ -138,10 +138,9 @@ class LinkEndpoint(Endpoint):
         return True
 
     def names(self, folder: str) -> list[str]:
-        """The names of all files below *folder* (empty: of all), sorted; their links are remembered.
+        """The sorted names of all files below *folder* (empty: of the run). Stores their links.
 
-        Where the service does not take the empty prefix, which no public client sends, it lists the run's files without
-        links.
+        No public client sends the empty prefix. If the service rejects it, this lists the run's files without links.
         """
         with suppress(ServiceNotFound):
             return self._listed(self._url("/prefix/contentinfo", folder), has_links=True)
@@ -168,7 +167,7 @@ class LinkEndpoint(Endpoint):
         return sorted(names)
 
     def _new_link(self, name: str, *, is_first: bool) -> tuple[str, Signature]:
-        """A link to *name*; unless it *is_first*, new ones to all files of its folder: their time is over too."""
+        """A link to *name*. Unless *is_first*, renews those of all files in its folder, which have expired as well."""
         old = self._links.get(name)
         if not is_first:
             self.names(name.rpartition("/")[0])
@@ -183,7 +182,7 @@ class LinkEndpoint(Endpoint):
     def _remember(self, name: str, item: Any) -> tuple[str, Signature]:
         parts = parts_of(str(item.get("contentUri") or ""))
         if parts.scheme != "https" or not parts.hostname or parts.path.count("/") < 2:
-            raise ServiceFailed(f"The artifact service gives no link to '{name}'.")
+            raise ServiceFailed(f"The artifact service returned no link to '{name}'.")
         self.host, self.container = parts.hostname, parts.path.split("/")[1]
         self.account = self.host.split(".")[0]
         url = f"https://{parts.netloc}{quote(parts.path, safe=SAFE_IN_PATHS)}"
@@ -198,9 +197,9 @@ class LinkEndpoint(Endpoint):
 
 class WriteEndpoint(LinkEndpoint):
     def announced(self, requests: Iterator[StoreRequest], sink: StoreSink) -> Iterator[StoreRequest]:
-        """*requests*, once the service is told of their names; the links that it gives are remembered."""
+        """*requests*, after registering their names with the service. Stores the links that it returns."""
         url = self._url("/batch/metadata")
-        while some := [*islice(requests, 50)]:  # as azureml-core has it
+        while some := [*islice(requests, 50)]:  # as in azureml-core
             paths = [{"path": request.name} for request in some if not reason_not_to_store(request.name)]
             try:
                 answer = self._connection.rest.post_object(url, "links", json={"paths": paths})
@@ -208,7 +207,7 @@ class WriteEndpoint(LinkEndpoint):
                 for name, item in given.items():
                     self._remember(name, object_of(item, url, "link"))
             except HimlError as err:
-                # With 400 and 409 some of them are there already: each is asked for by itself then
+                # After 400 or 409 some of the names exist, so each link is requested separately.
                 if not isinstance(err, ServiceRefused) or err.status not in (400, 409):
                     for request in some:
                         sink.fail(request, err)
@@ -220,11 +219,11 @@ class WriteEndpoint(LinkEndpoint):
 
 
 class RunArtifacts(BlobReader):
-    """A run's artifacts as a `BlobStore`: from the storage account as *make_direct* opens it, else by links.
+    """A run's artifacts as a `BlobStore`: from the storage account of *make_direct*, or through links.
 
-    Listing the storage account takes one request for 5,000 files, with sizes and MD5s; the service tells neither, so
-    that a list by links costs a HEAD a file, but it needs no right to the storage account: a job's own run token is
-    enough. Which of the two works is found out once and kept for an hour.
+    Listing the storage account takes one request per 5,000 files, with sizes and MD5s. The service returns neither, so
+    a list through links takes one HEAD per file. But links need no role on the storage account, so that a job's run
+    token suffices. himl finds out once which of the two works, and caches it for an hour.
     """
 
     def __init__(
@@ -251,17 +250,17 @@ class RunArtifacts(BlobReader):
         yield from self._tried(begin)
 
     def _list_by_links(self, prefix: str) -> Iterator[Sequence[BlobInfo]]:
-        # Parts such as `..` would mean something else in a URL
+        # Parts such as `..` would change the URL.
         folders = [*takewhile(lambda part: part not in ("", ".", ".."), prefix.split("/")[:-1])]
         names = [name for name in self._links.names("/".join(folders)) if name.startswith(prefix)]
         for start in range(0, len(names), 500):
             some = names[start : start + 500]
             queries = [self._head(name) for name in some if not reason_not_to_ask(name)]
             run_tasks(self._pool, iter(queries), 16)
-            # A file that cannot be asked for is of some size, so that its download is tried, which fails and names it
+            # A file that cannot be requested gets some size, so that its download fails with an error that names it.
             found = [BlobInfo(name, 1) for name in some if reason_not_to_ask(name)]
             for query in queries:
-                with suppress(BlobNotFound):  # gone meanwhile
+                with suppress(BlobNotFound):  # deleted meanwhile
                     if not query.answer.is_directory:
                         found.append(query.answer.blob)
             if found:
@@ -280,44 +279,44 @@ class RunArtifacts(BlobReader):
         (direct.fetch if direct is not None else super().fetch)(requests, sink, workers=workers)
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        """As `BlobStore.store`, by links that the artifact service gives to whoever may write to the run.
+        """As `BlobStore.store`, through the artifact service's links, which require write access to the run.
 
-        Links for many files come in one request. A name that the service has already gets its link by another route;
-        its content is replaced then.
+        One request returns links for many files. For an existing name, another route returns the link, and the content
+        is replaced.
         """
         endpoint = WriteEndpoint(self._connection, self._container_id, self.label)
         requests = endpoint.announced(iter(requests), sink)
         store_blobs(requests, sink, endpoint, self._pool, self._policy, workers=workers)
 
     def _tried(self, ask: Callable[[AzureBlobs | None], Answer]) -> Answer:
-        """What *ask* says of the storage account, or where that is not allowed, of the service's links (None)."""
+        """The result of *ask* for the storage account, or without access to it, for the service's links (None)."""
         direct = self._chosen()
         if direct is None:
             return ask(None)
         try:
             return ask(direct)
         except NotAllowed as err:
-            log.debug("the storage account may not be read (%s): going on with the artifact service's links", err)
+            log.debug("no access to the storage account (%s); using the artifact service's links", err)
         self._direct = None
         answer = ask(None)
         self._connection.kept.put(ROUTES, self._connection.key("routes"), BY_LINKS, seconds=ROUTE_SECONDS)
         return answer
 
     def _chosen(self) -> AzureBlobs | None:
-        """The storage account, as far as is known; None where links are the way."""
+        """The storage account, unless himl knows that only links work (None)."""
         if not self._has_chosen and self._connection.kept.get(ROUTES, self._connection.key("routes")) != BY_LINKS:
             try:
                 self._direct = self._make_direct()
             except NotAllowed as err:
-                log.debug("the artifact datastore may not be looked at (%s): going on with links", err)
+                log.debug("no access to the artifact datastore (%s); using links", err)
         self._has_chosen = True
         return self._direct
 
 
 class Datastores:
-    """Asked for when they are needed, for they may be registered anew at any time.
+    """The datastores of a workspace, requested at each use, because they may change at any time.
 
-    Only where artifacts lie never changes: that is kept, so that a second download of artifacts asks nothing for it.
+    Only the location of artifacts never changes. It is cached, which saves a request when artifacts are downloaded.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -326,24 +325,24 @@ class Datastores:
         self._signers: dict[tuple[DatastoreRecord, bool], Signer] = {}
 
     def close(self) -> None:
-        """Close all connections to storage that are not in use; a later request opens new ones."""
+        """Close all unused connections to storage. A later request opens new ones."""
         self._pool.close()
 
     def infos(self) -> Sequence[DatastoreInfo]:
-        """All datastores as they are now, the default one first, the others by name."""
+        """All current datastores, the default one first, the others by name."""
         found = sorted(read_all(self._connection), key=lambda record: (not record.is_default, record.name))
         return [record.info(self._connection.address.cloud) for record in found]
 
     def open(self, name: str | None = None) -> BlobStore:
         """The datastore called *name*, or the default one.
 
-        Raises NotFound naming those that exist, BadUsage for a kind that himl does not support.
+        Raises NotFound naming the existing ones, BadUsage for an unsupported kind.
         """
         return self.of_record(self.find(name))
 
     def find(self, name: str | None = None) -> DatastoreRecord:
-        """The record of the datastore called *name*, or of the default one; of any kind. Raises NotFound naming those
-        that exist."""
+        """The record of the datastore called *name*, or of the default one, of any kind. Raises NotFound naming the
+        existing ones."""
         if name is None:
             return read_default(self._connection)
         address, cache = self._connection.address, self._connection.kept
@@ -351,7 +350,7 @@ class Datastores:
         if name == ARTIFACT_STORE and (known := DatastoreRecord.from_json(cache.get(RECORDS, key))) is not None:
             return known
         try:
-            if not re.fullmatch(r"[\w-]{1,255}", name):  # it would mean something else in a URL
+            if not re.fullmatch(r"[\w-]{1,255}", name):  # it would change the URL
                 raise ServiceNotFound(name)
             record = read_record(self._connection, name)
         except ServiceNotFound as err:
@@ -365,18 +364,18 @@ class Datastores:
         return record
 
     def of_record(self, record: DatastoreRecord) -> AzureBlobs:
-        """What lies in the datastore that `find` gave. Raises BadUsage for a kind that himl does not support."""
+        """The contents of a datastore from `find`. Raises BadUsage for an unsupported kind."""
         return self._blobs(record, "", record.label)
 
     def of_container(self, account: str, container: str) -> DatastoreRecord | None:
-        """The datastore of this container of blobs; one with a secret before one without, None where there is none."""
+        """A datastore of this blob container, preferably one with a secret, or None."""
         found = [
             one for one in read_all(self._connection) if one.account.lower() == account and one.container == container
         ]
         return min(found, key=lambda one: (one.credentials == "None", one.name), default=None)
 
     def artifacts(self, container_id: str, label: str) -> BlobStore:
-        """The artifacts kept under *container_id*, the `dataContainerId` of a run. Asks nothing yet."""
+        """The artifacts of *container_id*, the `dataContainerId` of a run. Sends no request yet."""
         return RunArtifacts(
             self._connection,
             self._pool,
@@ -386,11 +385,11 @@ class Datastores:
         )
 
     def artifact_link(self, container_id: str, label: str, name: str, *, days: float) -> SignedLink:
-        """A link to the artifact *name* kept under *container_id*.
+        """A link to the artifact *name* of *container_id*.
 
-        A link that is signed here was tried: the file is there, and the service accepts the signature. What is left
-        where none can be signed is the link that the artifact service makes, if it is for this one file and ends in
-        time. Raises NotFound where the file is not there, NotAllowed where no link can be made, ServiceFailed.
+        himl tests a link that it signs: the file exists, and the service accepts the signature. If himl cannot sign
+        one, it uses the link of the artifact service, provided that it is for this file only and expires in time.
+        Raises NotFound for a missing file, NotAllowed if neither works, and ServiceFailed.
         """
         if reason_not_to_ask(name):
             raise NotFound(f"No file '{name}' in {label}.")
@@ -413,19 +412,18 @@ class Datastores:
             is_narrow = terms.get("sp") == ["r"] and terms.get("sr") == ["b"]
             if not is_narrow or not 0 < ends - time.time() <= days * 86400:
                 raise
-            log.debug("no link can be signed here (%s): the artifact service made one", err)
+            log.debug("himl cannot sign a link (%s); using the artifact service's", err)
         return SignedLink(url, datetime.fromtimestamp(ends, timezone.utc))
 
     def at_uri(self, uri: str, label: str, *, is_file: bool = False) -> BlobStore:
-        """The folder at *uri* (`azureml://…`, or a URL of an account that a datastore is of); with *is_file*, the one
-        file there.
+        """The folder at *uri* (`azureml://…`, or a URL of a datastore's account), or with *is_file* the file there.
 
-        Raises NotFound, BadUsage for what himl cannot read.
+        Raises NotFound, and BadUsage for a location that himl cannot read.
         """
         return self._at_uri(uri, label, is_file=is_file)
 
     def to_delete(self, uri: str, label: str, *, is_file: bool = False) -> AzureBlobs:
-        """As `at_uri`, with a signature that is good for deleting."""
+        """As `at_uri`, with a signature that permits deletion."""
         return self._at_uri(uri, label, is_file=is_file, deletes=True)
 
     def _at_uri(self, uri: str, label: str, *, is_file: bool, deletes: bool = False) -> AzureBlobs:
@@ -433,9 +431,9 @@ class Datastores:
         record = self.find(place.datastore) if place.datastore else self.of_container(place.account, place.container)
         if record is None:
             raise NotFound(
-                f"No datastore of the {self._connection.address.label} is of container '{place.container}' of account "
+                f"The {self._connection.address.label} has no datastore for container '{place.container}' of account "
                 f"'{place.account}'.",
-                hint="Register one for it.",
+                hint="Register the container as a datastore.",
             )
         folder, slash, name = place.path.rpartition("/")
         if is_file and name:
@@ -454,19 +452,18 @@ class Datastores:
 
 
 def ensure_datastore(connection: Connection, datastores: Datastores, spec: ContainerSpec, notify: Notify) -> str:
-    """The name of the datastore that is the container; where there is none, one is registered with the account's key,
-    which goes nowhere else.
+    """The name of the container's datastore. If there is none, registers one with the account's key, which himl sends
+    nowhere else.
 
-    Raises BadUsage for names that no account, container or datastore has, for a missing or impossible key, and where
-    the service refuses it.
+    Raises BadUsage for invalid names, for a missing or invalid key, and if the service refuses it.
     """
     if not re.fullmatch(r"[a-z0-9]{3,24}", spec.account):
         raise BadUsage(
-            f"'{spec.account}' is no storage account.", hint="Its name has 3 to 24 small letters and digits."
+            f"The storage account name '{spec.account}' is invalid.", hint="Use 3 to 24 lower-case letters and digits."
         )
     if not re.fullmatch(r"[a-z0-9](?:[a-z0-9]|-(?=[a-z0-9])){2,62}", spec.container):
         raise BadUsage(
-            f"'{spec.container}' is no container.", hint="Its name has 3 to 63 small letters, digits and '-'."
+            f"The container name '{spec.container}' is invalid.", hint="Use 3 to 63 lower-case letters, digits and '-'."
         )
     known = datastores.of_container(spec.account, spec.container)
     if known is not None:
@@ -479,18 +476,18 @@ def ensure_datastore(connection: Connection, datastores: Datastores, spec: Conta
         digest = hashlib.sha256(f"{spec.account}/{spec.container}".encode()).hexdigest()
         name = f"{name[: LONGEST_NAME - 9]}_{digest[:8]}"
     if not DATASTORE_NAME.fullmatch(name):
-        raise BadUsage(f"No datastore can be called '{name}'.", hint="Take letters, digits and '_', 255 at most.")
+        raise BadUsage(f"The datastore name '{name}' is invalid.", hint="Use at most 255 letters, digits and '_'.")
     container = f"container '{spec.container}' of account '{spec.account}'"
     if not spec.key:
         raise BadUsage(
-            f"No datastore of the workspace is of {container}, and there is no key to register it with.",
+            f"The workspace has no datastore for {container}, and himl has no key to register one.",
             hint="Set BLOB_ACCOUNT_KEY, or register it as a datastore in Studio.",
         )
     try:
         base64.b64decode(spec.key, validate=True)
     except binascii.Error:
         raise BadUsage(
-            "The key of the storage account is none: it is not base64.",
+            "The storage account's key in BLOB_ACCOUNT_KEY is not base64.",
             hint="Copy BLOB_ACCOUNT_KEY again from the portal's 'Access keys'.",
         ) from None
     properties: dict[str, Any] = {
@@ -510,8 +507,8 @@ def ensure_datastore(connection: Connection, datastores: Datastores, spec: Conta
             raise
         words = shorten(redact(" ".join(str(err).replace(spec.key, "…").split())), 300)
         raise BadUsage(
-            f"Azure ML does not take {container} as datastore '{name}': {words}",
-            hint="Check BLOB_ACCOUNT_NAME, BLOB_CONTAINER_NAME and BLOB_ACCOUNT_KEY, unless it names something else.",
+            f"Azure ML refused {container} as datastore '{name}': {words}",
+            hint="Check BLOB_ACCOUNT_NAME, BLOB_CONTAINER_NAME and BLOB_ACCOUNT_KEY.",
         ) from err
     notify(Notice(f"Registered {container} as datastore '{name}'."))
     return name

@@ -1,7 +1,7 @@
-"""Requests that are repeated until they did what they should, many of them at once.
+"""Requests that are retried until they succeed, many of them at once.
 
-A task is written as a generator: it yields a request and gets its response; a task that yields None gets the same
-response again when more of it is there. A failure ends the attempt; the retry policy says whether there is another.
+A task is a generator that yields a request and gets its response. One that yields None gets the same response again
+when more of it has arrived. A failure ends the attempt, and the retry policy decides whether there is another.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from himl_cli.workspaces.azure.storage.curl import CurlClient, CurlPool, CurlReq
 from himl_cli.workspaces.azure.storage.signing import Endpoint, Signed, reason_not_to_ask
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
-LONGEST_STEP = 1.0  # seconds without a look at what the caller wants, such as Ctrl-C
+LONGEST_STEP = 1.0  # seconds without a check of the caller's wishes, such as Ctrl-C
 
 Answer = TypeVar("Answer")
 Attempt: TypeAlias = Generator[CurlRequest | None, CurlResponse, None]
 
 
 class AttemptFailed(Exception):
-    """The response so far is not what was asked for; the rest of it is not wanted."""
+    """The response so far is wrong, so its rest is not needed."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(str(failure.error))
@@ -36,7 +36,7 @@ class AttemptFailed(Exception):
 
 
 class Task(ABC):
-    """One request after the other until `name` is dealt with."""
+    """One request after the other until `name` is done."""
 
     def __init__(self, name: str, endpoint: Endpoint, retries: RetryState) -> None:
         self.name = name
@@ -48,18 +48,18 @@ class Task(ABC):
 
     @abstractmethod
     def attempt(self) -> Attempt:
-        """Do it; called again after a failure that may pass. Raises AttemptFailed; before its first request HimlError,
-        too."""
+        """Do the task. Called again after a transient failure. Raises AttemptFailed, and HimlError before its first
+        request."""
 
     @abstractmethod
     def fail(self, error: HimlError) -> None:
-        """It will not be done."""
+        """Report that the task has failed."""
 
     def request(
         self, *headers: str, query: str = "", sign: Callable[[], Signed] | None = None, **options: Any
     ) -> CurlRequest:
-        """A request for `name`, or for the URL that *sign* gives; *options* are CurlRequest's. Raises AttemptFailed
-        where it cannot be signed."""
+        """A request for `name`, or for the URL from *sign*. *options* are CurlRequest's. Raises AttemptFailed if it
+        cannot be signed."""
         try:
             self._signed = signed = sign() if sign is not None else self.endpoint.signed(self.name, query)
         except HimlError as error:
@@ -67,7 +67,7 @@ class Task(ABC):
         return CurlRequest(signed.url, [*signed.headers, *headers], **options)
 
     def check(self, response: CurlResponse, *statuses: int) -> None:
-        """Raises AttemptFailed unless *response* is whole and has one of *statuses*."""
+        """Raise AttemptFailed unless *response* is complete and has one of *statuses*."""
         if response.failure is not None or response.status not in statuses:
             raise AttemptFailed(self.failure(response))
 
@@ -75,13 +75,13 @@ class Task(ABC):
         return failure_of(response, self.endpoint, self.name)
 
     def progressed(self) -> None:
-        """What failed before counts no more."""
+        """Reset the count of failures."""
         self._failures, self._was_renewed = 0, False
         self._retries.is_given_up, self._retries.has_worked = False, True
         self.endpoint.worked()
 
     def retry(self, failure: Failure) -> float | None:
-        """Seconds until the next attempt; None where there is none, and the task has failed."""
+        """Seconds until the next attempt, or None if the task has failed."""
         try:
             if (
                 failure.is_refusal
@@ -101,10 +101,10 @@ class Task(ABC):
 
 
 class Scheduler:
-    """Carries out tasks, up to *workers* at once, in the caller's thread.
+    """Carries out tasks in the caller's thread, up to *workers* at once.
 
-    *next_task* gives the next one, None when there is none; while *is_preparing* says so, none *yet*. *on_step* is
-    called now and then, to go on with what else is under way.
+    *next_task* returns the next one or None, which means "not yet" while *is_preparing* returns True. *on_step* is
+    called regularly to continue other work.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Scheduler:
         self._on_step = on_step
         self._workers = max(1, workers)
         self._running: dict[CurlResponse, tuple[Task, Attempt]] = {}
-        self._waiting: list[tuple[float, int, Task]] = []  # for another attempt, by their time
+        self._waiting: list[tuple[float, int, Task]] = []  # for another attempt, by time
         self._numbers = count()
 
     def run(self) -> None:
@@ -130,7 +130,7 @@ class Scheduler:
             pass
 
     def step(self, longest: float) -> bool:
-        """Go on with what can be done, waiting up to so many seconds for something; False once all tasks have ended."""
+        """Continue, waiting at most this many seconds for an event. Returns False once all tasks have ended."""
         self._fill()
         if not self._running and not self._waiting and not self._is_preparing():
             return False
@@ -140,7 +140,8 @@ class Scheduler:
         if self._waiting:
             longest = min(longest, max(0.0, self._waiting[0][0] - time.monotonic()))
         ended = [(response, *self._running.pop(response)) for response in self._client.poll(longest)]
-        if ended:  # the next requests go out before these responses are dealt with, which may take a round trip's time
+        # The next requests go out before these responses are processed, which may take as long as a round trip.
+        if ended:
             self._fill()
             self._client.perform()
         for response, task, attempt in ended:
@@ -157,7 +158,7 @@ class Scheduler:
             self._go_on(task)
 
     def _go_on(self, task: Task, attempt: Attempt | None = None, response: CurlResponse | None = None) -> None:
-        """Let *attempt* go on with *response*; without them, begin another one. What it asks for next is sent."""
+        """Continue *attempt* with *response*, or begin another one without them. Sends its next request."""
         try:
             if attempt is None or response is None:
                 attempt = task.attempt()
@@ -180,7 +181,7 @@ class Scheduler:
             if seconds is not None:
                 heapq.heappush(self._waiting, (time.monotonic() + seconds, next(self._numbers), task))
         except HimlError as error:
-            if response is not None:  # the sink's own
+            if response is not None:  # an error of the sink itself
                 raise
             task.fail(error)
 
@@ -191,10 +192,9 @@ def run_tasks(pool: CurlPool, tasks: Iterator[Task], workers: int, *, on_step: C
 
 
 class Query(Task, Generic[Answer]):
-    """One request for what *parse* makes of the response; *statuses* are those that have it. Of a streamed one the
-    head is enough.
+    """One request, with *parse* applied to a response of one of *statuses*. For a streamed one, the head suffices.
 
-    It is for the blob called *name*; *options* are those of `Task.request`.
+    It is for the blob *name*. *options* are those of `Task.request`.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class Query(Task, Generic[Answer]):
         self.progressed()
         try:
             self._answer = self._parse(response)
-        except HimlError as error:  # it belongs to whoever asked, not to whoever is waiting for something else
+        except HimlError as error:  # for the caller of this query, not for one who waits for another task
             self._error = error
 
     def fail(self, error: HimlError) -> None:
@@ -234,7 +234,7 @@ class Query(Task, Generic[Answer]):
 
 
 class Deletion(Query[None]):
-    """Deletes the blob called *name*; *deleted* hears when it is gone, *errors* gets the reason why not."""
+    """Deletes the blob *name*. Reports the deletion to *deleted*, or the reason of a failure to *errors*."""
 
     def __init__(
         self,
@@ -250,7 +250,7 @@ class Deletion(Query[None]):
 
     def attempt(self) -> Attempt:
         if reason := reason_not_to_ask(self.name):
-            raise ServiceFailed(f"'{self.name}' cannot be deleted: {reason}.", hint="Delete it in Azure's portal.")
+            raise ServiceFailed(f"himl cannot delete '{self.name}': {reason}.", hint="Delete it in the Azure portal.")
         yield from super().attempt()
 
     def fail(self, error: HimlError) -> None:
@@ -258,7 +258,7 @@ class Deletion(Query[None]):
 
 
 class PendingQuery(Generic[Answer]):
-    """A query that is under way while other things move."""
+    """A query in progress while other requests run."""
 
     def __init__(self, query: Query[Answer], pool: CurlPool) -> None:
         self._query = query
@@ -274,7 +274,7 @@ class PendingQuery(Generic[Answer]):
             raise
 
     def poll(self) -> None:
-        """Do what can be done without waiting; only in the thread that asked."""
+        """Continue without waiting. Only for the thread that started it."""
         if not self._is_over and threading.get_ident() == self._thread and not self._scheduler.step(0):
             self.close()
 

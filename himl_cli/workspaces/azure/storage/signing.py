@@ -1,4 +1,4 @@
-"""Endpoints of storage: the names that blobs have there and in URLs, and how requests are signed: a SAS in the URL, or
+"""Endpoints of storage: the names of blobs in storage and in URLs, and the signing of requests with a SAS in the URL or
 a bearer token."""
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 VERSION_HEADER = f"x-ms-version: {ApiVersion.STORAGE}"
 RIGHT_MISSING = ("AuthorizationPermissionMismatch", "InsufficientAccountPermissions", "UnauthorizedBlobOverwrite")
 NO_KEYS = ("KeyBasedAuthenticationNotPermitted", "PublicAccessNotPermitted")
-EARLY = 300.0  # seconds before its end that a signature is replaced
+EARLY = 300.0  # seconds before its end when a signature is replaced
 TOKEN_SECONDS = 60.0
 
 
-LONGEST_NAME = 1024  # characters, says the service
+LONGEST_NAME = 1024  # characters, the service's limit
 MOST_PARTS = 254  # between slashes
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.~/-]*")
 _MEDIA_TYPES = {
@@ -45,20 +45,20 @@ _MEDIA_TYPES = {
 
 
 def quoted(name: str) -> str:
-    """*name* as the path of a URL: UTF-8, everything but `/` and what is never special percent-encoded."""
+    """*name* as a URL path: UTF-8, with everything but `/` and unreserved characters percent-encoded."""
     return name if _PLAIN_NAME.fullmatch(name) else quote(name, safe="/~")
 
 
 def reason_not_to_ask(name: str) -> str:
-    """Why no URL can mean exactly this name, so that another blob would be read or written; empty where one can."""
+    """Why no URL can refer to exactly this name, so that himl would read or write another blob, or ""."""
     if _PLAIN_NAME.fullmatch(name) and "." not in name and name[:1] not in ("", "/") and len(name) <= MOST_PARTS:
-        return ""  # most names
+        return ""  # for most names
     if not name or name[0] == "/" or "\0" in name:
-        return "it is no name"
+        return "it is not a name"
     if len(name) > LONGEST_NAME:
         return f"it is longer than {LONGEST_NAME:,} characters"
     if "\\" in name:
-        return "Azure Storage takes a backslash for a slash"
+        return "Azure Storage treats a backslash as a slash"
     parts = name.split("/")
     if len(parts) > MOST_PARTS:
         return f"it has more than {MOST_PARTS} folders"
@@ -67,12 +67,12 @@ def reason_not_to_ask(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        return "it is no Unicode text"
+        return "it is not Unicode text"
     return ""
 
 
 def reason_not_to_store(name: str) -> str:
-    """Why no new blob may get this name; empty where it may."""
+    """Why a new blob cannot have this name, or ""."""
     if not name:
         return "it is empty"
     if "" in name.split("/"):
@@ -83,13 +83,13 @@ def reason_not_to_store(name: str) -> str:
 
 
 def media_type(name: str) -> str:
-    """What the blob called *name* is stored as; Studio shows files by it."""
+    """The content type of the blob *name*, by which Studio shows files."""
     return _MEDIA_TYPES.get(name.rpartition(".")[2].lower(), "application/octet-stream")
 
 
 @dataclass(frozen=True)
 class Signature:
-    """`query` goes to the end of a URL, `headers` to the request; `expires` in seconds since 1970, 0 where unknown."""
+    """`query` is appended to a URL, and `headers` to the request. `expires` is in seconds since 1970, or 0."""
 
     query: str = field(default="", repr=False)
     headers: tuple[str, ...] = field(default=(), repr=False)
@@ -98,14 +98,14 @@ class Signature:
 
     @classmethod
     def of_sas(cls, sas: str) -> Signature:
-        """A SAS's query string; it is replaced before its own end, a short one at half its time."""
+        """A SAS's query string. It is replaced before its expiry, a short one at half of its lifetime."""
         expires = sas_expiry(sas)
         renew_at = expires - min(EARLY, max(expires - time.time(), 0.0) / 2) if expires else 0.0
         return cls(sas.lstrip("?"), expires=expires, renew_at=renew_at)
 
     @classmethod
     def of_token(cls, token: str, renew_at: float = 0.0) -> Signature:
-        """An access token; to be asked for again in a minute at the earliest, for it may be another by then."""
+        """An access token. It is requested again after a minute at the earliest, because it may have changed."""
         return cls(headers=(f"Authorization: Bearer {token}",), renew_at=max(renew_at, time.time() + TOKEN_SECONDS))
 
     @property
@@ -114,9 +114,9 @@ class Signature:
 
 
 def sas_expiry(sas: str) -> float:
-    """When a SAS ends, in seconds since 1970; 0 where it does not say, or not understandably.
+    """The expiry of a SAS in seconds since 1970, or 0 if it is missing or invalid.
 
-    The forms: https://learn.microsoft.com/rest/api/storageservices/formatting-datetime-values
+    Formats: https://learn.microsoft.com/rest/api/storageservices/formatting-datetime-values
     """
     found = re.search(r"(?:^|[?&])se=([^&]*)", unquote(sas))
     moment = as_time(found[1].replace(" ", "+")) if found is not None else None
@@ -124,24 +124,24 @@ def sas_expiry(sas: str) -> float:
 
 
 class Signer(ABC):
-    """Signs for one container. Thread-safe; a signature is made once, and renewed when its time is over or it is
+    """A signer for one container. Thread-safe. It creates a signature once, and renews it when it expires or is
     refused."""
 
-    sign_in: str  # how it signs, for messages: `your own sign-in`, `the datastore's SAS token`
+    sign_in: str  # its name in messages: `your own sign-in`, `the datastore's SAS token`
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._signature: Signature | None = None
-        self.is_unproven = False  # the signature was made in place of a refused one, and was not accepted yet
+        self.is_unproven = False  # the signature replaced a refused one, and has not been accepted yet
         register_after_fork(self)
 
     @abstractmethod
     def _make(self, refused: Signature | None, code: str) -> Signature:
-        """A signature; a new one after *refused*, which the service turned down with *code*, or that itself where none
-        would help. Raises HimlError."""
+        """A signature. After *refused*, which the service rejected with *code*, a new one, or that itself if none would
+        help. Raises HimlError."""
 
     def current(self) -> Signature:
-        """What to sign with now. Raises NotAllowed, or what else keeps it from being made."""
+        """A new signature. Raises NotAllowed, or another HimlError of its creation."""
         signature = self._signature
         if signature is not None and not signature.is_due:
             return signature
@@ -151,13 +151,13 @@ class Signer(ABC):
             return self._signature
 
     def renewed(self, refused: Signature, code: str) -> bool:
-        """Whether `current` gives a later signature than *refused*, so that trying again may help."""
+        """Return whether `current` gives a newer signature than *refused*, so that a retry may help."""
         if code in RIGHT_MISSING:
             return False
         with self._lock:
             if self._signature is not refused:
                 return True
-            if self.is_unproven:  # this one was new already
+            if self.is_unproven:  # this signature was new
                 return False
             made = self._make(refused, code)
             if made is refused:
@@ -167,11 +167,11 @@ class Signer(ABC):
 
     @property
     def expires(self) -> float:
-        """When the current signature ends, in seconds since 1970; 0 where that is not known."""
+        """The expiry of the current signature in seconds since 1970, or 0 if unknown."""
         return self._signature.expires if self._signature is not None else 0.0
 
     def after_fork(self) -> None:
-        """Another thread of the parent may have held the lock."""
+        """Replace the lock, which another thread of the parent may have held."""
         self._lock = threading.Lock()
 
     def worked(self) -> None:
@@ -190,7 +190,7 @@ class SasSigner(Signer):
 
 
 class BearerSigner(Signer):
-    """Signs with access tokens for storage; *tokens* refreshes them, and is asked once a minute."""
+    """Signs with access tokens for storage. *tokens* refreshes them, and is called once a minute."""
 
     def __init__(self, tokens: Tokens, scope: str, sign_in: str) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class BearerSigner(Signer):
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """A URL that may be requested, and the headers to send with it."""
+    """A signed URL, and the headers to send with it."""
 
     url: str = field(repr=False)
     headers: tuple[str, ...] = field(repr=False)
@@ -214,17 +214,17 @@ class Signed:
 
 
 class Endpoint(ABC):
-    """Where blobs lie: turns their names into signed URLs, and says what messages call it.
+    """The location of blobs: turns their names into signed URLs, and names itself in messages.
 
-    `signed` and `renewed` raise HimlError where that cannot be done.
+    `signed` and `renewed` raise HimlError on failure.
     """
 
-    label: str  # what the user asked for
+    label: str  # as the user named it
     origin: str  # as `BlobStore.origin`
 
     def __init__(self) -> None:
         self.account = self.container = self.host = ""
-        self.sign_in, self.expires, self.is_unproven = "", 0.0, False  # of the last signature, as of `Signer`
+        self.sign_in, self.expires, self.is_unproven = "", 0.0, False  # of the last signature, as in `Signer`
         self.pauses = PauseLog()  # of all requests of the store
 
     @property
@@ -233,14 +233,14 @@ class Endpoint(ABC):
 
     @abstractmethod
     def signed(self, name: str, query: str = "") -> Signed:
-        """The blob called *name*; *query* is what to do with it, such as `comp=block`."""
+        """The signed URL of the blob *name*, with *query* for the operation, such as `comp=block`."""
 
     @abstractmethod
     def renewed(self, name: str, refused: Signed, code: str) -> bool:
-        """Whether `signed` gives another signature after the service turned *refused* down."""
+        """Return whether `signed` gives another signature after the service rejected *refused*."""
 
-    def worked(self) -> None:  # noqa: B027  (most have nothing to learn from it)
-        """The service accepted what `signed` gave last."""
+    def worked(self) -> None:  # noqa: B027  (most subclasses ignore it)
+        """Record that the service accepted the last result of `signed`."""
 
 
 class ContainerEndpoint(Endpoint):
@@ -249,7 +249,7 @@ class ContainerEndpoint(Endpoint):
     def __init__(self, url: str, root: str, signer: Signer, label: str) -> None:
         super().__init__()
         parts = parts_of(url)
-        account, _, self.container = parts.path.strip("/").rpartition("/")  # an emulator has the account in the path
+        account, _, self.container = parts.path.strip("/").rpartition("/")  # an emulator's path includes the account
         self.host = parts.hostname or ""
         self.account = account or self.host.split(".")[0]
         self.label = label
@@ -263,8 +263,8 @@ class ContainerEndpoint(Endpoint):
         return self._with(f"{self._url}/{self._quoted_root}{quoted(name)}", query)
 
     def listing(self, prefix: str, marker: str = "", *, most: int = 0, is_flat: bool = True) -> Signed:
-        """One page of the blobs whose names begin with *prefix*, as long as the service likes, or *most* of them;
-        where it is not flat, what lies in that folder and no deeper."""
+        """One page of the blobs whose names begin with *prefix*, of the service's size or of *most* blobs. If not flat,
+        only those directly in that folder."""
         query = f"restype=container&comp=list&{'include=metadata' if is_flat else 'delimiter=%2F'}"
         query += f"&prefix={quote(self.root + prefix, safe='')}"
         query += f"&maxresults={most}" if most else ""
