@@ -156,7 +156,7 @@ class OpenedPage:
         until(is_so, f"cell {number} fills the window")
 
     def is_quiet(self) -> None:
-        """Check that the browser printed no messages and failed no requests, all within the montage's folder."""
+        """Check for no browser messages, no failed requests, and no requests outside of the folder."""
         assert (self.said, self.failed) == ([], [])
         own = self.montage.folder.as_uri() + "/"
         assert [url for url in self.requests if not url.startswith((own, "data:,"))] == []
