@@ -353,7 +353,7 @@ def test_metrics_of_children_and_of_one_run(caplog: pytest.LogCaptureFixture, wo
 
 
 def test_columns_are_called_as_in_hi_ml(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Columns of a cross-validation have strings as names, whoever submitted it.
+    """Columns of a cross-validation have strings as names, whichever client submitted it.
 
     Other columns have the values of the tags as names, unless two of these are equal.
     """
