@@ -1,4 +1,6 @@
-"""A project folder with recorded runs, which the tests of the Python functions work in, and what downloads leave."""
+"""Fixtures of the tests of the Python functions: a project folder with recorded runs, and the files that downloads
+leave.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ FILES = {"outputs/model.bin": "m" * 10, "outputs/checkpoints/last.ckpt": "last",
 
 @pytest.fixture
 def local_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> RecordedRuns:
-    """A local workspace with a run that has files, metrics, tags and children; its project is the current folder."""
+    """A local workspace with a run that has files, metrics, tags and child runs. Its project is the current folder."""
     runs = RecordedRuns(project)
     runs.add("train_1_aa", tags={"team": "blue"}, display_name="first", files=FILES)
     runs.add("train_2_bb", status=RunStatus.failed, exit_code=3, reason="exit code 3", tags={"team": "red"})
@@ -32,6 +34,6 @@ def local_runs(project: Path, monkeypatch: pytest.MonkeyPatch) -> RecordedRuns:
 
 
 def arrived(folder: Path) -> dict[str, str]:
-    """The files below *folder* by their names, with their text; without what himl keeps for itself."""
+    """Return the texts of the files below *folder* by name, without himl's internal files."""
     found = [path for path in files_below(folder) if not any(is_bookkeeping(part) for part in path.relative_to(folder).parts)]
     return {path.relative_to(folder).as_posix(): path.read_text() for path in sorted(found)}

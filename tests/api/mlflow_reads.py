@@ -1,4 +1,7 @@
-"""What programs do with MLflow's client over a workspace of himl's: each function is called in a process of its own, by the oldest MLflow and the newest."""
+"""Calls of MLflow's client on a workspace of himl.
+
+Each function runs in its own process, with the oldest and the newest MLflow.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ FILES |= {"user_logs/std_log.txt": b"hello\n"}
 
 
 def error_of(call: Any, *arguments: Any, **options: Any) -> tuple[str, str]:
-    """The code and the sentence of the error that the call raises."""
+    """Return the code and the message of the error that the call raises."""
     try:
         call(*arguments, **options)
     except MlflowException as error:
@@ -37,7 +40,7 @@ def client_of(uri: str) -> MlflowClient:
 
 
 def search(uri: str) -> str:
-    """Experiments and runs, by filters on whatever MLflow filters by, in orders and pages."""
+    """Search experiments and runs by every kind of filter that MLflow has, with orders and pages."""
     client = client_of(uri)
     numbers = {each.name: each.experiment_id for each in client.search_experiments()}
     assert set(numbers) == {"train", "other", "tuning"}, numbers
@@ -106,7 +109,8 @@ def read_files(uri: str) -> None:
     assert client.list_artifacts(TRAINED, "user_logs/std_log.txt") == client.list_artifacts(TRAINED, "none") == client.list_artifacts(OTHER) == []
     Path("to").mkdir()
     for name, content in FILES.items():
-        if "#" in name:  # of which MLflow cuts off the rest, wherever a run is kept
+        # MLflow cuts off the rest of such names, in any kind of workspace.
+        if "#" in name:
             continue
         assert Path(client.download_artifacts(TRAINED, name, "to")).read_bytes() == content, name
     whole = Path(mlflow.artifacts.download_artifacts(f"runs:/{TRAINED}/", dst_path="whole"))
@@ -125,14 +129,14 @@ def read_files(uri: str) -> None:
 
 
 def state(client: MlflowClient) -> Any:
-    """All that there is of experiments, runs and files."""
+    """Return all experiments, runs and files."""
     experiments = client.search_experiments()
     runs = client.search_runs([each.experiment_id for each in experiments])
     return [dict(each) for each in experiments], [run.to_dictionary() for run in runs], [client.list_artifacts(run.info.run_id) for run in runs]
 
 
 def refuse(uri: str) -> None:
-    """All that writes is refused with a sentence of himl's, and nothing is changed by it."""
+    """All calls that write are refused with himl's message, and change nothing."""
     client = client_of(uri)
     before = state(client)
     number = client.get_experiment_by_name("train").experiment_id
@@ -180,7 +184,7 @@ def change_tags(uri: str) -> None:
 
 
 def delete(uri: str, is_local: str) -> None:
-    """A sweep goes with its trials, which may be asked for as well; what Azure ML keeps is not deleted."""
+    """Deleting a sweep deletes its trials, which may also be deleted explicitly. Runs in Azure ML are not deleted."""
     client = client_of(uri)
     before = state(client)
     if not is_local:
@@ -190,15 +194,16 @@ def delete(uri: str, is_local: str) -> None:
         return
     client.delete_run(SWEEP)
     for trial in TRIALS:
-        client.delete_run(trial)  # as MLflow's page does of all rows that are chosen
-        assert client.get_run(trial).info.lifecycle_stage == "deleted"  # which the page asks then
+        client.delete_run(trial)  # as MLflow's page does for all selected rows
+        # MLflow's page requests the run afterwards.
+        assert client.get_run(trial).info.lifecycle_stage == "deleted"
     assert {path.name for path in Path(".himl/runs").iterdir()} == {TRAINED, FAILED, OTHER}
     assert error_of(client.delete_run, "nope")[0] == "RESOURCE_DOES_NOT_EXIST"
     assert [run["info"]["run_id"] for run in state(client)[1]] == [run["info"]["run_id"] for run in before[1] if SWEEP not in run["info"]["run_id"]]
 
 
 def open_places(places: Mapping[str, list[str]]) -> None:
-    """The runs that each URI shows."""
+    """Check which runs each URI shows."""
     for uri, expected in places.items():
         client = client_of(uri)
         found = [run.info.run_id for run in client.search_runs([each.experiment_id for each in client.search_experiments()])]
@@ -208,15 +213,16 @@ def open_places(places: Mapping[str, list[str]]) -> None:
 
 
 def miss_places(wrong: Mapping[str, tuple[str, str]]) -> None:
-    """The code and the sentence of the error of each URI that names nothing."""
+    """Check the code and the message of the error for each URI without a workspace."""
     for uri, (code, part) in wrong.items():
         found, text = error_of(client_of, uri)
         assert (found, part in text) == (code, True), (uri, found, text)
 
 
 def load_models(uri: str) -> None:
-    """What a job registered, by its versions and aliases, with their files."""
-    import mlflow.pyfunc  # which warns of itself, so that no test may import it
+    """Load the models that a job registered by versions and aliases, and their files."""
+    # This import warns, so that no test module may import it.
+    import mlflow.pyfunc
 
     client = client_of(uri)
     (model,) = client.search_registered_models()

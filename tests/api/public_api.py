@@ -1,6 +1,6 @@
-"""All that scripts and tools may import, as text: `python -m tests.api.public_api` writes `public_api.txt`, which a test compares.
+"""The public API as text. `python -m tests.api.public_api` writes `public_api.txt`, with which a test compares it.
 
-A line that goes or changes there breaks somebody's script: it needs a new major version, and a line in CHANGELOG.md.
+Removing or changing a line breaks users' scripts. It needs a new major version and a line in CHANGELOG.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from himl_cli.core import errors
 
 KEPT = Path(__file__).with_suffix(".txt")
 INNER = ("himl_cli.commands", "builtins", "typing", "collections")
-"""Where bases come from whose members are nobody's business."""
+"""Modules of base classes whose members are not public."""
 
 
 SET = re.compile(r"self\.([a-z]\w*)(?:: [^=\n]+)? = ")
@@ -36,14 +36,14 @@ class _Plain(str):
 
 
 def public_api() -> str:
-    """A line for each name, each method and property of a class, and each kind of error."""
+    """Return a line for each name, each method and property of a class, and each kind of error."""
     lines = [*_module_lines(himl_cli, himl_cli.__all__), *_module_lines(himl_cli.job, _own_names(himl_cli.job))]
     lines += [*_module_lines(himl_cli.cli, himl_cli.cli.__all__), *_error_lines()]
     return "".join(f"{line}\n" for line in lines)
 
 
 def kinds_of_errors() -> list[type[errors.HimlError]]:
-    """HimlError and what `core/errors.py` derives from it, in its order."""
+    """Return HimlError and its subclasses in `core/errors.py`, in the order of that module."""
     return [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.HimlError)]
 
 
@@ -77,7 +77,7 @@ def _lines(name: str, value: Any) -> Iterator[str]:
 
 
 def _member_lines(name: str, kind: type) -> Iterator[str]:
-    """Methods, properties, constants and what `__init__` sets, as far as they are public, inherited ones too."""
+    """Yield public methods, properties, constants and attributes that `__init__` sets, including inherited ones."""
     owners = [owner for owner in kind.__mro__ if not owner.__module__.startswith(INNER)]
     yield from (f"{name}.{member}: attribute" for member in sorted({each for owner in owners for each in _attributes(owner)}))
     for member in sorted({member for owner in owners for member in vars(owner) if not member.startswith("_")}):
@@ -112,7 +112,7 @@ def _option_text(option: Any) -> str:
 
 
 def _signature(function: Callable[..., Any]) -> str:
-    """The signature, annotations as they are written; of a class without what it returns."""
+    """Return the signature with annotations as written. A class has no return annotation."""
     signature = inspect.signature(function)
     if inspect.isclass(function):
         signature = signature.replace(return_annotation=inspect.Signature.empty)

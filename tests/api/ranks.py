@@ -1,4 +1,4 @@
-"""Starting the ranks of a script as launchers do: real processes, told apart by their environment alone."""
+"""Starting the ranks of a script as launchers do: real processes that differ only in their environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def said(call):
 
 
 def run_ranks(program: str, folder: Path, variables: Sequence[Mapping[str, str]], *, cwd: Path) -> list[list[object]]:
-    """What each rank of *program* printed, a JSON value a line; one process for each entry of *variables*, started in that order."""
+    """Run one process of *program* per entry of *variables*, started in that order.
+
+    Return each rank's output, which has one JSON value per line.
+    """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     running = [
         subprocess.Popen(

@@ -1,4 +1,6 @@
-"""Running scripts that use himl's functions, in processes of their own as users run them; what those sent that send themselves to Azure ML."""
+"""Running scripts that use himl's functions, each in its own process as users run them, and reading the jobs that they
+submit to Azure ML.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +27,22 @@ def say(**values):
 
 
 TOLERATED = "datetime.datetime.utcnow"
-"""What warns from Python 3.12 on: azure-ai-ml calls it whatever it is asked for."""
+"""Deprecated from Python 3.12 on. azure-ai-ml calls it in every use."""
 MODULES = ["himl_cli.api.submit_if_needed", "himl_cli.workspaces.azure.jobs.job_submission", "azure.storage.blob", "sklearn.svm", "sklearn.model_selection"]
 
 
 def run_script(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`python SCRIPT arguments`, in the script's folder unless told otherwise; a warning of Python's is an error, but for `TOLERATED`."""
+    """Run `python SCRIPT arguments`, in the script's folder by default.
+
+    Python's warnings are errors, except for `TOLERATED`.
+    """
     python = [sys.executable, "-W", "error", "-W", f"ignore:{TOLERATED}:DeprecationWarning"]
     done = fork_server.run(python, MODULES, [str(script), *arguments], cwd or script.parent, os.environ | dict(env or {}))
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 def said(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The last line that the script printed, as JSON; it must end with 0."""
+    """Return the last line of the script's output, as JSON. The script must exit with 0."""
     done = run_script(script, *arguments, cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -45,7 +50,11 @@ def said(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[st
 
 
 def write_script(folder: Path, name: str, call: str, after: str) -> Path:
-    """A script that calls `submit_to_azure_if_needed(`*call*`)`, has the answer as `info`, and goes on with *after*, where it may `say(key=value)`."""
+    """Write a script that calls `submit_to_azure_if_needed(`*call*`)`, stores the result in `info`, and continues with
+    *after*.
+
+    There it may call `say(key=value)`.
+    """
     imports = "import sys\nfrom pathlib import Path\nfrom himl_cli import DatasetConfig, submit_to_azure_if_needed"
     path = folder / name
     path.write_text(f"{SAY}\n{imports}\ninfo = submit_to_azure_if_needed({call})\n{after}\n")
@@ -59,7 +68,7 @@ HERE = 'print("this ran " + ("on Azure ML" if info.is_running_in_azure_ml else "
 
 @pytest.fixture
 def lab(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
-    """A workspace with a cluster; the project has its config.json and an environment.yml."""
+    """A workspace with a cluster. The project has its config.json and an environment.yml."""
     azure_environment.add_compute("cpu-cluster")
     azure_environment.write_config(project)
     (project / "environment.yml").write_text(CONDA)
@@ -85,7 +94,7 @@ def job_of(lab: StagedWorkspace) -> Mapping[str, Any]:
 
 
 def send(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the script with the flag; it has to end well, and before what comes after the call."""
+    """Run the script with --azureml. It must succeed, and end before the code after the call."""
     done = run_script(script, *arguments, "--azureml", cwd=cwd, env=env)
     assert done.returncode == 0, done.stderr
     assert "this ran" not in done.stdout

@@ -1,4 +1,6 @@
-"""Checkpoints as an argument of a script, fetched, changed, pushed and linked to from Python; the example that does it."""
+"""Tests of checkpoints in Python: as an argument of a script, fetched, changed, pushed and linked, and the example that
+does so.
+"""
 
 from __future__ import annotations
 
@@ -174,7 +176,7 @@ CHECKPOINTS = {"outputs/checkpoints/epoch=0-val_loss=0.5.ckpt": b"zero", "output
 
 @pytest.fixture(params=["local", "azure"])
 def place(request: pytest.FixtureRequest, project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, whose workspace, here or in Azure ML, has the run train_1_aa."""
+    """The current folder. Its workspace, local or in Azure ML, has the run train_1_aa."""
     monkeypatch.chdir(project)
     if request.param == "local":
         RecordedRuns(project).add("train_1_aa", files=CHECKPOINTS)

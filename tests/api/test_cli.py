@@ -1,4 +1,6 @@
-"""`from himl_cli import cli`: a tool of one's own, run as a program, has himl's options, formats, errors and exit codes."""
+"""Tests of `from himl_cli import cli`: a user's own tool, run as a program, has himl's options, formats, errors and
+exit codes.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,7 @@ class Name:
 class made:
     name = Name()
 """
-"""Ctrl-C while a class is made: Python 3.10 and 3.11 raise RuntimeError then."""
+"""Ctrl-C while a class is created. Python 3.10 and 3.11 raise RuntimeError in that case."""
 
 
 @pytest.mark.parametrize("kind", AROUND)

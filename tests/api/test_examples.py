@@ -1,4 +1,4 @@
-"""The examples for hi-ml's users do what they say: here, in a job here, and on Azure ML."""
+"""Tests of the examples for hi-ml's users, which run directly, in a local job, and on Azure ML."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def examples(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lab(azure_environment: StagedWorkspace, examples: Path) -> StagedWorkspace:
-    """A workspace with the cluster and the datastore that the examples name, where jobs run; its config.json is in the examples' folder."""
+    """A workspace that runs jobs, with the cluster and the datastore that the examples name.
+
+    Its config.json is in the examples' folder.
+    """
     azure_environment.add_compute("cpu-cluster")
     azure_environment.add_datastore("himldatasets")
     azure_environment.write_config(examples)
@@ -84,7 +87,7 @@ def test_a_dataset_that_another_script_writes(lab: StagedWorkspace, examples: Pa
     run(example, "inputs.py", "--azureml")
     assert lab.blob_names("himldatasets", "himl_sample6_input") == ["himl_sample6_input/X.csv", "himl_sample6_input/Y.csv"]
     assert not (example / "dataset").exists()
-    assert ACCURATE in run(example, "sample.py")  # here, with the dataset downloaded
+    assert ACCURATE in run(example, "sample.py")  # locally, with a downloaded dataset
     assert joblib.load(example / "outputs" / "model.joblib").kernel == "linear"
 
 

@@ -1,4 +1,7 @@
-"""Downloads and uploads from Python, with hi-ml's names, on a local workspace and on Azure ML, where all of a run reads as here."""
+"""Tests of downloads and uploads from Python under hi-ml's names, on a local workspace and on Azure ML.
+
+Files of a run have the same names in both.
+"""
 
 from __future__ import annotations
 
@@ -139,7 +142,7 @@ TEXTS = {name: content.decode() for name, content in AZURE_FILES.items()}
 
 @pytest.fixture
 def azure_run(azure_environment: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """A run in the workspace that the project's config.json names; the project is the current folder."""
+    """A run in the workspace that the project's config.json names. The project is the current folder."""
     azure = azure_environment
     run = azure.add_run("train_1_aa", "train", tags={"team": "blue"}, status="Completed", display_name="first")
     child = azure.add_run("child_a", "train", parent="train_1_aa", status="Completed")
@@ -197,7 +200,8 @@ def test_files_come_down_checked_and_with_few_requests(azure_run: Run, azure_env
         himl_cli.download_files_from_run_id("train_1_aa", tmp_path / folder)
         assert len(azure_environment.requests()) == 2 + len(AZURE_FILES)
         if folder == "again":
-            RecordedRuns(project).add("here_1_aa")  # a local workspace beside it costs no more
+            # An additional local workspace costs no requests.
+            RecordedRuns(project).add("here_1_aa")
     azure_environment.stage.faults.add(FlipByte(at=2), r"GET .*/outputs/model\.bin", times=None)
     for checked in (False, True):
         with pytest.raises(IntegrityFailed, match=r"model\.bin"):
@@ -272,7 +276,7 @@ def names_and_secrets(azure: StagedWorkspace) -> list[str]:
 
 
 def answers_of(python: str, program: str, given: list[str], *, cwd: Path) -> list[list[object]]:
-    """What *program* prints last: pairs of our answer and theirs."""
+    """Return the last line of *program*'s output: pairs of himl's answer and the SDK's."""
     command = [python, "-W", "ignore", "-c", program]
     done = subprocess.run(command, input=json.dumps(given), cwd=cwd, capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stderr
@@ -308,7 +312,8 @@ print(json.dumps(answers))
 """
 
 
-@pytest.mark.timeout(1800)  # the first use of a client builds its environment
+# The first use of a client builds its environment.
+@pytest.mark.timeout(1800)
 def test_objects_of_azureml_core_are_taken_and_agree_with_ours(azure_environment: StagedWorkspace, project: Path) -> None:
     azure = azure_environment
     run = azure.add_run("train_1_aa", "train", tags={"team": "blue"}, status="Completed", display_name="first")

@@ -1,4 +1,6 @@
-"""Functions of hi-ml's module beside `submit_to_azure_if_needed`, and `himl_cli.submit`: scripts that submit and go on with the run."""
+"""Tests of the other functions of hi-ml's module of `submit_to_azure_if_needed`, and of `himl_cli.submit`: scripts that
+submit and continue with the run.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,8 @@ except TypeError as err:
 def test_data_and_environments_are_those_of_azure_ai_ml(lab: StagedWorkspace, project: Path) -> None:
     lab.put_blob("workspaceblobstore", "faces/1.png", b"1")
     write_files(project, {"data.py": DATA})
-    done = subprocess.run([sys.executable, "data.py"], cwd=project, capture_output=True, text=True)  # with warnings of azure-ai-ml
+    # azure-ai-ml may print warnings.
+    done = subprocess.run([sys.executable, "data.py"], cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     data, local, environment, refused = map(json.loads, done.stdout.splitlines())
     assert (data["type"], data["mode"], data["out"], data["out_mode"]) == ("Input", "ro_mount", "Output", "rw_mount")

@@ -1,4 +1,6 @@
-"""`hyperparam_args=` and `hyperdrive_config=` become sweeps, by either SDK; datasets as scripts name them."""
+"""Tests of `hyperparam_args=` and `hyperdrive_config=`, which become sweeps with either SDK, and of dataset names in
+scripts.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,7 @@ def test_objects_of_azure_ai_ml_texts_and_lists_mean_the_same() -> None:
     found = sweep_of_args(given)
     assert (found.early_stop, found.max_seconds, found.max_concurrent, trial_seconds_of(given)) == (EarlyStop("median"), 7200, 2, 600)
     assert EARLY_TERMINATION_ARG == "early_termination_policy"
-    for most, trials in ((50, 3), (2, 2), (None, 3)):  # a grid has no more trials than points
+    for most, trials in ((50, 3), (2, 2), (None, 3)):  # a grid has only as many trials as points
         assert sweep_of_args({"parameter_sampling": SPACE, **({"max_total_trials": most} if most else {})}).max_trials == trials
     forms = {
         "a": (sdk.Choice([1, "x"]), [1, "x"], SearchRange(Draw.choice, (1, "x"))),
@@ -160,7 +162,7 @@ SAY = "(info.output_folder / 'said.json').write_text(json.dumps(sys.argv[1:])); 
 
 
 def by_v1(script: Path) -> str:
-    """What the script says that submits itself, run where azureml-train-core is."""
+    """Return the output of a script that submits itself, in an environment with azureml-train-core."""
     done = subprocess.run([str(client_python(HIML_V1)), str(script), "--azureml"], cwd=script.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -170,7 +172,8 @@ def said_by_trials(lab: StagedWorkspace) -> list[list[str]]:
     return [json.loads(lab.artifacts(run.run_id)["outputs/said.json"]) for run in lab.state.runs.values() if run.parent_id]
 
 
-@pytest.mark.timeout(1800)  # the first use of a client builds its environment
+# The first use of a client builds its environment.
+@pytest.mark.timeout(1800)
 def test_hyperdrive_config_is_sent_by_azure_ai_ml(lab: StagedWorkspace, project: Path) -> None:
     script = write_script(project, "train.py", f"{CLUSTER}, strictly_aml_v1=False, hyperdrive_config=config", HERE)
     script.write_text(SEEDS + script.read_text())
@@ -211,7 +214,8 @@ def test_a_cross_validation_runs_with_and_without_azureml(lab: StagedWorkspace, 
 
 def test_grids_and_cross_validations_are_sweeps() -> None:
     folds = sweep_of_config(create_crossval_hyperdrive_config(4, cross_val_index_arg_name="--fold", metric_name="auc"))
-    assert dict(folds.space) == {"fold": SearchRange(Draw.choice, ("0", "1", "2", "3"))}  # texts, as in hi-ml
+    # hi-ml also passes them as strings.
+    assert dict(folds.space) == {"fold": SearchRange(Draw.choice, ("0", "1", "2", "3"))}
     assert (folds.sampling, folds.max_trials, folds.primary_metric, folds.goal) == ("grid", 4, "auc", "minimize")
     with pytest.raises(ValueError, match="num_splits must be at least 1"):
         create_crossval_hyperdrive_config(0)

@@ -1,4 +1,6 @@
-"""`himl_cli.lightning` in trainings by the real PyTorch Lightning: in jobs here and on the double, on two ranks, resumed, and outside of a job."""
+"""Tests of `himl_cli.lightning` with the real PyTorch Lightning: in local jobs and on the double, on two ranks,
+resumed, and outside of a job.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,7 @@ def himl_with_lightning(himl: Himl, project: Path, lightning_packages: str, monk
 
 
 def steps(himl: Himl) -> dict[str, list[int]]:
-    """The steps of each metric of the latest run."""
+    """Return the steps of each metric of the latest run."""
     (run,) = himl("runs", "aggregate", "latest", "--json").json()["children"]
     return {name: found["steps"] for name, found in run["series"].items()}
 

@@ -1,4 +1,6 @@
-"""MLflow's client over a workspace of himl's, by himl's plugins: here, on Azure ML and side by side, with the oldest MLflow and the newest."""
+"""Tests of MLflow's client with himl's plugins, on local workspaces, on Azure ML and on both, with the oldest and the
+newest MLflow.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,11 @@ from tests.support.clients import HIML_OLDEST_MLFLOW, client_python, packages_of
 from tests.support.running import PROGRAM, Himl, write_files
 from tests.support.runs import RecordedRuns
 
-pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
+# The first use of a client builds its environment.
+pytestmark = pytest.mark.timeout(1800)
 IS_OLDEST = metadata.version("mlflow") == ".".join(map(str, OLDEST))
-OTHER_VERSION = "warning mlflow.utils.requirements_utils: detected one or more mismatches"  # of a model that another MLflow made
+# The warning about a model that another version of MLflow wrote.
+OTHER_VERSION = "warning mlflow.utils.requirements_utils: detected one or more mismatches"
 REGISTERS = """
 import mlflow, mlflow.pyfunc
 from mlflow.tracking import MlflowClient
@@ -50,7 +54,7 @@ def _load_pyfunc(path):
 
 
 def seed_local(folder: Path) -> dict[str, str]:
-    """The runs that the calls speak of, in the workspace of *folder*; the variables by which it is reached."""
+    """Record the runs that the calls read, in the workspace of *folder*. Return the variables that reach it."""
     runs = RecordedRuns(folder)
     runs.add(TRAINED, display_name="first", tags={"team": "blue"}, files=FILES)
     runs.add(FAILED, status=RunStatus.failed, exit_code=3, reason="exit code 3", tags={"team": "red"})
@@ -66,7 +70,7 @@ def seed_local(folder: Path) -> dict[str, str]:
 
 
 def seed_azure(staged: StagedWorkspace, folder: Path) -> dict[str, str]:
-    """The same runs on Azure ML."""
+    """Add the same runs to a workspace in Azure ML."""
     times = (datetime(2026, 3, 1, 12, tzinfo=timezone.utc) + timedelta(seconds=number) for number in range(9))
     trained = staged.add_run(
         TRAINED, "train", created=next(times), seconds=65, display_name="first", tags={"team": "blue"}, parameters={"lr": "0.1", "note": "größer"}
@@ -85,14 +89,14 @@ def seed_azure(staged: StagedWorkspace, folder: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Reader:
-    """What came of the calls of one MLflow, with the folders that they were made in."""
+    """The results of the calls with one version of MLflow, and the folders in which they ran."""
 
     called: Mapping[str, Called]
     folders: Mapping[str, Path]
     variables: Mapping[str, Mapping[str, str]]
 
     def check(self, name: str) -> Any:
-        """What the call returned, which succeeded and warned of nothing."""
+        """Return the result of a call, which must have succeeded without warnings."""
         called = self.called[name]
         assert (called.code, "warn" in called.errors.lower().replace(OTHER_VERSION, "")) == (0, False), called.errors
         return called.result
@@ -104,7 +108,7 @@ OF_BOTH = (calls.search, calls.read_runs, calls.read_files, calls.refuse, calls.
 
 @pytest.fixture(scope="module")
 def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a workspace whose job has registered a model."""
+    """The folder of a workspace in which a job has registered a model."""
     folder = tmp_path_factory.mktemp("registered")
     write_files(folder, {"register.py": REGISTERS, "doubling.py": DOUBLING})
     Himl(PROGRAM, folder).ok("submit", "register.py", "-q", env=variables_of_machine(folder / "home"))
@@ -196,7 +200,7 @@ print("logged by", mlflow.__version__)
 
 
 def test_an_older_mlflow_in_a_job_logs_and_warns_of_nothing(himl: Himl, project: Path) -> None:
-    """Which loads himl's plugins by itself, as soon as a script imports it."""
+    """MLflow loads himl's plugins automatically when a script imports it."""
     write_files(project, {"train.py": LOGS})
     run = himl.ok("submit", "train.py", "-q", env={"PYTHONPATH": packages_of("mlflow2"), "PYTHONWARNINGS": "error"}).stdout.strip()
     log = himl.ok("runs", "logs", run).stdout
@@ -212,7 +216,7 @@ print(json.dumps([*sys.modules]))
 
 
 def test_mlflow_imports_little_of_himl(tmp_path: Path) -> None:
-    """It imports all plugins at once, in each script that uses it."""
+    """MLflow imports all plugins in each script that uses it."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", IMPORTED], cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=100, check=True
     )

@@ -1,4 +1,4 @@
-"""What scripts and tools import stays as it is, is described, and costs nothing before it is asked for."""
+"""Tests of the public API: it stays as recorded, has descriptions, and is imported only when used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROW = re.compile(r"^\| (\d+) \|[^|]*\|([^|]*)\|$", re.MULTILINE)
 
 
 def test_the_public_api_is_the_one_on_record() -> None:
-    """Where a change is meant, `python -m tests.api.public_api` records it."""
+    """After an intended change, record it with `python -m tests.api.public_api`."""
     assert public_api().splitlines() == KEPT.read_text(encoding="utf-8").splitlines()
 
 
@@ -57,12 +57,13 @@ def test_imports_bring_nothing_heavy_along() -> None:
 
 
 def test_names_and_their_types_are_the_same() -> None:
-    """`__init__.pyi` is what type checkers read, `__init__.py` what runs."""
+    """Type checkers read `__init__.pyi`, and Python runs `__init__.py`."""
     stub = ast.parse((ROOT / "__init__.pyi").read_text())
     imported = {(alias.name, f"{node.module}.{alias.asname}") for node in stub.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     values = {name: getattr(himl_cli, name) for name in himl_cli.__all__ if name != "__version__"}
     assert {name for name, _ in imported} == {*values}
-    defined = {(name, f"{value.__module__}.{name}") for name, value in values.items() if hasattr(value, "__module__")}  # a constant does not tell
+    # Constants have no module.
+    defined = {(name, f"{value.__module__}.{name}") for name, value in values.items() if hasattr(value, "__module__")}
     assert defined <= imported
     assert all(getattr(import_module(home.rpartition(".")[0]), name) is values[name] for name, home in imported)
 

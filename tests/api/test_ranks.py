@@ -1,4 +1,7 @@
-"""Distributed scripts: one rank of a node downloads, the others get its outcome. Real processes, with PyTorch where it is installed."""
+"""Tests of distributed scripts: one rank per node downloads, and the others get its result.
+
+They use real processes, and PyTorch if it is installed.
+"""
 
 from __future__ import annotations
 
@@ -53,14 +56,16 @@ def test_one_rank_downloads_and_all_have_its_outcome(local_runs: RecordedRuns, t
 def test_self_started_ranks_do_not_wait_for_earlier_downloads(
     local_runs: RecordedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
-    """As PyTorch Lightning does it, also under MPI and SLURM: a script without LOCAL_RANK starts itself again with LOCAL_RANK 1, 2, …"""
+    """As in PyTorch Lightning, including under MPI and Slurm, a script without LOCAL_RANK restarts itself with
+    LOCAL_RANK 1, 2, …
+    """
     monkeypatch.setenv("PROGRAM", SAY + SELF_STARTED)
     said = run_ranks(SELF_STARTED, tmp_path / "out", [variables], cwd=local_runs.folder)
     assert said == [[["last.ckpt"]] * 3]
 
 
 def test_torchrun_ranks_wait_for_rank_0_despite_earlier_download(local_runs: RecordedRuns, tmp_path: Path) -> None:
-    """A notebook fetched the files, lost them, and starts torchrun."""
+    """A notebook downloads the files, loses them, and then starts torchrun."""
     out = tmp_path / "out"
     (first,) = run_ranks(DOWNLOAD + "say(os.environ['HIML_DONE_BEFORE_RANKS'])", out, [{}], cwd=local_runs.folder)
     (out / "outputs" / "checkpoints" / "last.ckpt").unlink()
@@ -113,7 +118,10 @@ for number, call in enumerate(json.loads(os.environ["CALLS"])):
 
 
 def at_barrier(folder: Path, calls: Sequence[str], variables: Sequence[Mapping[str, str]]) -> list[list[object]]:
-    """What each rank did and got, in a launch where ranks meet at a barrier made of files; a process for each of *variables*."""
+    """Run a process per entry of *variables*, in a launch whose ranks meet at a barrier made of files.
+
+    Return what each rank did and got.
+    """
     place = Path(tempfile.mkdtemp(dir=folder.parent))
     shared = {"SIZE": str(len(variables)), "BARRIER": str(place), "CALLS": json.dumps(calls)}
     return run_ranks(AT_BARRIER, folder, [{**own, **shared, "ME": str(number)} for number, own in enumerate(variables)], cwd=folder.parent)
@@ -161,7 +169,7 @@ def test_variables_of_several_nodes_follow_the_rule_of_hi_ml(monkeypatch: pytest
     for variables, expected in MULTI_NODE:
         with monkeypatch.context() as patch:
             for name in names:
-                patch.setenv(name, "")  # so that it is put back
+                patch.setenv(name, "")  # so that monkeypatch restores it
                 patch.delenv(name)
             for name, value in variables.items():
                 patch.setenv(name, value)
@@ -189,7 +197,7 @@ torch.distributed.destroy_process_group()
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> str:
-    """One that is free, where PyTorch is installed; the processes find it where this one does."""
+    """A free port. The processes import PyTorch from the same place as this one."""
     torch = importlib.util.find_spec("torch")
     if torch is None or torch.origin is None:
         pytest.skip("NEEDS PyTorch (pip install torch) for its distributed barrier")

@@ -1,4 +1,6 @@
-"""Runs that scripts write to: those that they start themselves, here and on Azure ML, and `RUN_CONTEXT` in jobs and outside."""
+"""Tests of runs that scripts write: those that they start, locally and on Azure ML, and `RUN_CONTEXT` in and outside of
+jobs.
+"""
 
 from __future__ import annotations
 
@@ -94,7 +96,7 @@ def test_what_is_logged_is_read_back(run: Run, himl: Himl) -> None:
     run.log_row("fruit", "a description", kind="fig", size=1.5)
     run.log_table("table", {"epoch": [1, 2], "accuracy": [0.7, 0.8]})
     run.log("Kernel type", "linear")
-    run.log("num", "3.5")  # as azureml-core does it, texts stay texts
+    run.log("num", "3.5")  # strings stay strings, as in azureml-core
     run.log("story", "once " * 1000)
     run.log_list("words", ["a", "b"])
     expected: dict[str, Any] = {"loss": [1.0, 0.5, 0.25], "accuracy": 0.9, "sizes": [1.0, 2.0, 3.0], "fruit/kind": ["lime", "fig"], "fruit/size": [3.0, 1.5]}
@@ -269,7 +271,7 @@ assert read()["ours"] == 0.125
 
 
 def in_job(azure: StagedWorkspace, project: Path, program: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """The program in a job on Azure ML, with nothing but the run's own token."""
+    """Run the program in a job on Azure ML that has only the run's token."""
     run = azure.state.runs.get("train_1_aa") or azure.add_run("train_1_aa", "train", status="Running")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HIML_", "AZURE_"))}
     command = [sys.executable, "-c", program]

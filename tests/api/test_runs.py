@@ -1,4 +1,6 @@
-"""`get_workspace`, himl's own `Workspace`, `Experiment` and `Datastore`; finding runs from Python, what a `Run` tells, and many runs side by side."""
+"""Tests of `get_workspace`, of himl's `Workspace`, `Experiment` and `Datastore`, of finding and reading runs from
+Python, and of comparing them.
+"""
 
 from __future__ import annotations
 
@@ -187,7 +189,7 @@ def names(workspace: Workspace) -> tuple[str, str, str]:
 
 @pytest.fixture
 def azure_config(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with a `config.json`; the current folder lies in it. Nothing here asks the service."""
+    """A project with a `config.json`. The current folder is in it. The tests with it use no service."""
     write_files(project, {"config.json": json.dumps(CONFIG), "elsewhere/ws.json": json.dumps(OTHER), "code/deep/x.py": ""})
     monkeypatch.chdir(project / "code" / "deep")
     return project
@@ -222,7 +224,8 @@ def test_workspace_comes_from_config_file_then_variables(azure_config: Path, tmp
 def test_inside_an_azure_ml_job_it_is_always_the_jobs_own(azure_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = get_workspace()
     assert (is_running_in_azure_ml(), is_running_in_azure_ml(object())) == (False, False)
-    monkeypatch.setenv("AZUREML_RUN_ID", "local_1_aa")  # as in a job that himl runs here
+    # As in a local job of himl.
+    monkeypatch.setenv("AZUREML_RUN_ID", "local_1_aa")
     assert not is_running_in_azure_ml()
     job = {"AZUREML_RUN_ID": "r", "AZUREML_ARM_SUBSCRIPTION": "s", "AZUREML_ARM_RESOURCEGROUP": "g", "AZUREML_ARM_WORKSPACE_NAME": "jobs"}
     for name, value in {**job, "AZUREML_SERVICE_ENDPOINT": "https://eastus.api.azureml.ms"}.items():
@@ -295,7 +298,7 @@ def scalars(name: str, values: Sequence[float]) -> list[Logged]:
 
 @pytest.fixture
 def workspace(project: Path, monkeypatch: pytest.MonkeyPatch) -> LocalWorkspace:
-    """A cross-validation with two folds as hi-ml's documents show it, the second one made first."""
+    """A cross-validation with two folds as in hi-ml's documentation. The second fold was created first."""
     found = RecordedRuns(project).workspace
     monkeypatch.chdir(project)
     found.start_run(RunRecord(PARENT, "crossval"))
@@ -350,7 +353,10 @@ def test_metrics_of_children_and_of_one_run(caplog: pytest.LogCaptureFixture, wo
 
 
 def test_columns_are_called_as_in_hi_ml(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a cross-validation by texts whoever submitted it, else as the tags have the values, unless two of these are equal."""
+    """Columns of a cross-validation have strings as names, whichever client submitted it.
+
+    Other columns have the values of the tags as names, unless two of these are equal.
+    """
     workspace = RecordedRuns(project).workspace
     monkeypatch.chdir(project)
     cases: list[tuple[str, Sequence[float | str], list[object]]] = [
@@ -412,5 +418,6 @@ def test_tables_images_texts_and_what_is_missing(workspace: LocalWorkspace) -> N
 def test_without_pandas_the_line_that_installs_it_is_said() -> None:
     program = "from himl_cli import aggregate_hyperdrive_metrics as f\ntry: f('x', run_id='y')\nexcept ImportError as err: print(err.hint)"
     sources = Path(himl_cli.__file__).parent.parent
-    done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, cwd=sources)  # himl alone
+    # -S excludes all installed packages.
+    done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, cwd=sources)
     assert done.stdout.strip() == f"Install it: pip install {shlex.quote(f'{sources}[frames]')}", done.stderr

@@ -1,4 +1,6 @@
-"""A script that sends itself to Azure ML: what is sent, what is refused, what is waited for; where its data are, outside of any job and in jobs."""
+"""Tests of scripts that submit themselves to Azure ML: what they send, refuse and wait for, and their data paths in and
+outside of jobs.
+"""
 
 from __future__ import annotations
 
@@ -120,12 +122,12 @@ def test_command_takes_the_place_of_script_in_known_environment(lab: StagedWorks
 
 
 def started(script: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """As `python SCRIPT --azureml`, with warnings that are none of himl's."""
+    """Run `python SCRIPT --azureml`. Packages other than himl may print warnings."""
     return subprocess.run([sys.executable, str(script), "--azureml", *arguments], cwd=cwd or script.parent, capture_output=True, text=True)
 
 
 def test_objects_of_the_sdk_are_taken(lab: StagedWorkspace, project: Path) -> None:
-    """A BuildContext, and a client that says which workspace; the process goes on with the SDK's job where that is wanted."""
+    """The script passes a BuildContext and a client that selects the workspace. It can continue with the SDK's job."""
     write_files(project, {"image/Dockerfile.gpu": "FROM python:3.11\n"})
     (project / "config.json").unlink()
     state = lab.state
@@ -287,7 +289,8 @@ def test_without_the_extra_one_line_says_how_to_get_it(v1_lab: StagedWorkspace, 
     assert v1_lab.requests() == []
 
 
-@pytest.mark.timeout(1800)  # the first use of a client builds its environment
+# The first use of a client builds its environment.
+@pytest.mark.timeout(1800)
 def test_v1_submission_returns_sdk_run_and_passes_data(v1_lab: StagedWorkspace, project: Path) -> None:
     v1_lab.put_blob("workspaceblobstore", "faces/1.txt", b"smile")
     call = """compute_cluster_name="cpu-cluster", strictly_aml_v1=True, wait_for_completion=True, input_datasets=["faces"], output_datasets=["made"],
@@ -365,7 +368,7 @@ READ = "say(found=[folder and {path.name: path.read_text() for path in folder.it
 
 @pytest.fixture
 def data_lab(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
-    """A workspace with two versions of a dataset and a folder of files; the project has its config.json."""
+    """A workspace with two versions of a dataset and a folder of files. The project has its config.json."""
     azure_environment.put_blobs("workspaceblobstore", {"v1/a.txt": b"one", "v2/a.txt": b"two", "faces/b.txt": b"b"})
     for version in ("1", "2"):
         azure_environment.add_data("digits", f"azureml://datastores/workspaceblobstore/paths/v{version}/", version)
@@ -401,7 +404,7 @@ def test_dataset_here_costs_no_request_and_unknown_has_no_path(data_lab: StagedW
 
 
 def test_self_started_ranks_reuse_downloaded_datasets(data_lab: StagedWorkspace, project: Path) -> None:
-    """As PyTorch Lightning does it: rank 0 has been through the call before it starts the others."""
+    """As in PyTorch Lightning, rank 0 makes the call before it starts the other ranks."""
     start = "subprocess.run([sys.executable, *sys.argv], env={**os.environ, 'LOCAL_RANK': '1'}, check=True)"
     again = f"import os, subprocess\nif 'LOCAL_RANK' not in os.environ:\n    {start}\n"
     done = run_script(write_script(project, "train.py", 'input_datasets=["faces"]', f"{again}{READ}"))
@@ -439,7 +442,7 @@ def test_job_gets_own_paths_and_arguments_at_no_cost(azure: StagedWorkspace, job
     given = json.loads(done.stdout)
     assert (given["inputs"], given["arguments"], given["torch"]) == (["/data/a", "/data/b", None], ["--epochs", "3"], ["10.0.0.4", "6000", "1"])
     assert "has no input dataset 'extra'" in done.stderr
-    for name in ("AZUREML_DATAREFERENCE_INPUT_0", "INPUT_0"):  # as the older SDK has it
+    for name in ("AZUREML_DATAREFERENCE_INPUT_0", "INPUT_0"):  # the older SDK's names
         assert said(script, env={**job, "AZURE_ML_INPUT_INPUT_0": "", name: "/v1/a"})["inputs"][0] == "/v1/a"
 
 
@@ -454,7 +457,7 @@ def test_a_job_of_amulet_keeps_its_output_folder(job: dict[str, str], project: P
 
 
 def test_datasets_are_found_by_all_service_variable_names(job: dict[str, str], project: Path) -> None:
-    """The exact key first, then the key in upper case, then the older SDK's; no variable that is somebody else's."""
+    """himl reads the exact key first, then the key in upper case, then the older SDK's. It ignores unrelated variables."""
     (project / "look.py").write_text(
         "import json\nfrom himl_cli.job import inputs, outputs\n"
         "found = [str(inputs().get(key)) for key in ('seen', 'Mixed', 'referred', 'old', 'older', 'HOME', 'LANG')]\n"
@@ -488,7 +491,7 @@ say(epochs=parser.parse_args().epochs, arguments=sys.argv[1:])
 
 
 def test_job_here_has_its_paths_and_does_not_send_itself(himl: Himl, job: dict[str, str], project: Path, tmp_path: Path) -> None:
-    """hi-ml: nobody's parser has to know the flag. What is written to the folders is kept with the run."""
+    """As in hi-ml, a script's parser need not define --azureml. Files in the output folders are saved with the run."""
     write_files(project, {"data/a/x": "1"})
     after = f"{PARSED}\n(info.output_folder / 'model.txt').write_text('m')\n(info.logs_folder / 'log.txt').write_text('l')\n{ALL}"
     write_script(project, "train.py", CALL.replace(", submit_to_azureml=True", ""), after)

@@ -1,4 +1,4 @@
-"""What himl says about itself to programs and agents: the skill file, and the schemas of JSON documents."""
+"""Tests of what himl publishes for programs and agents: the skill file, and the schemas of its JSON documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`himl runs attach` on the double of Azure ML: services waited for, shown and opened, and the user's ssh through a WebSocket to a real sshd."""
+"""Tests of `himl runs attach` on the double of Azure ML: waiting for services, showing and opening them, and ssh
+through a WebSocket to a real sshd.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ from tests.support.runs import RecordedRuns, posix
 
 WAITS = "import time\ntime.sleep(600)\n"
 SUBMIT = ("submit", "train.py", "--cluster", "cpu-cluster", "-q")
-BIG = bytes(range(256)) * 8192  # 2 MiB: many frames
+BIG = bytes(range(256)) * 8192  # 2 MiB, which takes many frames
 
 
 @pytest.fixture
@@ -126,7 +128,7 @@ def test_ctrl_c_ends_the_waiting_and_an_outage_does_not(himl: Himl, lab: StagedW
 
 
 def key_pair(folder: Path) -> Path:
-    """A private key, whose public half lies beside it."""
+    """Create a private key, with its public key in the same folder."""
     if shutil.which("ssh-keygen") is None:
         lacking("the program 'ssh-keygen'")
     key = folder / "id_of_lab"
@@ -136,13 +138,14 @@ def key_pair(folder: Path) -> Path:
 
 @contextmanager
 def ssh_server(folder: Path, public_key: Path) -> Iterator[int]:
-    """The port of an sshd of this user's own, on loopback, that lets *public_key* in."""
+    """Start an sshd on loopback that accepts *public_key*, as the current user. Yield its port."""
     program = shutil.which("sshd") or "/usr/sbin/sshd"
     if not Path(program).exists():
         lacking("OpenSSH's server, sshd")
     folder.mkdir(mode=0o700)
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where it separates privileges
+        # The folder that sshd uses for privilege separation.
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "host")], check=True)
     shutil.copy(public_key, folder / "authorized")
     with socket.socket() as probe:
@@ -175,7 +178,10 @@ Subsystem sftp internal-sftp
 def test_the_users_ssh_reaches_the_jobs_node(
     himl: Himl, lab: StagedWorkspace, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, require_program: Callable[[str], str]
 ) -> None:
-    """Commands, their output, exit codes and much input; scp through himl as its ProxyCommand; nobody but the owner."""
+    """Commands, their output, exit codes and large input, and scp through himl as its ProxyCommand.
+
+    Other users are refused.
+    """
     require_program("ssh")
     home = Path(os.environ["HOME"])
     (home / ".ssh").mkdir(mode=0o700, exist_ok=True)
@@ -195,7 +201,7 @@ def test_the_users_ssh_reaches_the_jobs_node(
         said = done.stderr.decode()
         line = f"{sys.executable} -m himl_cli runs attach {run.run_id} --stdio --node 0"
         assert f"Executing proxy command: exec {line}\n" in said.replace("\r", "")
-        assert "eyJ" not in said  # no token
+        assert "eyJ" not in said
         lab.stage.faults.add(Status(401), "GET ssh-.*/nbip/", times=1)
         proxy = f"ProxyCommand={himl.program} runs attach {run.run_id} --stdio"
         options = ("-o", proxy, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-i", str(key))

@@ -1,4 +1,4 @@
-"""`himl checkpoint`: fetched to here, pushed as a run of their own, and as links."""
+"""Tests of `himl checkpoint`: fetching checkpoints, pushing them as a new run, and links to them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_fetch_of_path_or_url_leaves_no_secret(himl: Himl, project: Path, web: F
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS POSIX signals")
 def test_ctrl_c_exits_with_130_and_the_next_call_goes_on(himl: Himl, web: FileServer, project: Path) -> None:
-    """In the midst of a file, whose server sends the first part and keeps the others back."""
+    """The interrupt arrives in the middle of a file. The server sends the first part and holds back the others."""
     body, go_on = os.urandom(36 << 20), Event()
     web.put("/large.ckpt", body)
     web.before = lambda asked: None if len(web.ranges) < 2 else _waited(go_on)
@@ -141,7 +141,7 @@ def kept(azure_environment: StagedWorkspace, project: Path) -> str:
 
 
 def test_changed_checkpoints_are_pushed_and_start_next_job(himl: Himl, project: Path) -> None:
-    """The round trip of hi-ml's documents, `Modifying checkpoints stored in an AzureML run`."""
+    """The round trip of hi-ml's documentation, "Modifying checkpoints stored in an AzureML run"."""
     write_files(project, JOBS)
     first = himl.ok("submit", "make.py", "-q").stdout.strip()
     folder = himl.ok("checkpoint", "fetch", f"{first}:outputs/checkpoints/").stdout.strip()
@@ -301,7 +301,8 @@ def test_link_alone_is_printed_and_opens_the_file(himl: Himl, project: Path, azu
         signature = parse_qs(urlsplit(outcome.stdout.strip()).query)["sig"][0]
         for secret in (signature, urllib.parse.quote(signature, safe=""), azure.state.storage.key, "eyJ"):
             assert secret not in outcome.stderr
-            assert secret == "eyJ" or files_with(tmp_path, secret) == []  # tokens are in the cache, for their user alone
+            # Tokens are in the cache, which only their user can read.
+            assert secret == "eyJ" or files_with(tmp_path, secret) == []
     assert got(outcome.stdout.strip()) == b"last"
     assert "The link is valid for less than 10 days" in outcome.stderr
     assert "less" not in himl.ok("checkpoint", "url", linked, "--expiry_days", "6").stderr

@@ -1,4 +1,4 @@
-"""`himl runs delete` on an Azure ML workspace: what is listed, what goes and what stays, and how it goes on after it broke off."""
+"""Tests of `himl runs delete` on an Azure ML workspace: what it lists, deletes and keeps, and interruptions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ BLOBS = r"DELETE .*\.blob\."
 
 @pytest.fixture
 def azure(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
-    """A sweep of two trials, each with three files and the archive that Studio makes of them; a run whose id goes on where the sweep's ends."""
+    """A sweep of two trials, and a run whose id starts with the id of the sweep.
+
+    Each has three files and the archive that Studio makes of them.
+    """
     azure_environment.write_config(project)
     add_sweep(azure_environment, "sweep_1", [{"lr": 0.1}, {"lr": 0.2}])
     azure_environment.add_run("sweep_10", "tuning")
@@ -58,7 +61,7 @@ def test_runs_go_with_their_files_and_nothing_else_does(himl: Himl, azure: Stage
 
 def test_deletion_that_broke_off_goes_on_when_it_is_repeated(himl: Himl, azure: StagedWorkspace) -> None:
     faults = azure.stage.faults
-    faults.add(Status(503, retry_after=0), BLOBS, times=3)  # passes
+    faults.add(Status(503, retry_after=0), BLOBS, times=3)  # a temporary failure
     faults.add(Status(409, code="LeaseIdMissing"), f"{BLOBS}.*dcid.sweep_1_0/outputs/m.bin", times=None)
     outcome = himl("runs", "delete", "sweep_1", "--yes")
     assert outcome.code == 5
@@ -113,7 +116,8 @@ def test_runs_at_work_and_files_of_others_are_left(himl: Himl, azure: StagedWork
     azure.add_run("again", "train", data_container_id="dcid.sweep_10", properties=reused)
     azure.add_output(azure.state.runs["again"], "data", {"x": b"x"})
     before = names(azure)
-    azure.stage.faults.add(Status(400, code="UserError"), "DELETE .*/jobs/again")  # a run that is no job, say
+    # The answer for a run that is not a job.
+    azure.stage.faults.add(Status(400, code="UserError"), "DELETE .*/jobs/again")
     stays = "Deleted the files of run 'again', 0 files, 0 B. Azure ML archived the run instead of deleting it.\n"
     assert himl.ok("runs", "delete", "again", "--outputs", "--yes").stdout == stays
     assert (names(azure), azure.state.runs["again"].hidden) == (before, True)

@@ -1,4 +1,4 @@
-"""`himl doctor` and `himl workspace show`: each line can fail, the others go on, and each says what to do."""
+"""Tests of `himl doctor` and `himl workspace show`: each check can fail without ending the others, and gives a remedy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.runs import RecordedRuns
 from tests.support.terminals import Terminal
 
 Break = Callable[[StagedWorkspace, Path], Mapping[str, str] | None]
-"""Makes something wrong, and gives the variables that a command needs for that."""
+"""Breaks something, and returns the variables that a command needs for that."""
 
 
 def record_by_a_newer_himl(project: Path) -> None:
@@ -89,7 +89,7 @@ def checks(outcome: Outcome, name: str, state: str) -> list[dict[str, Any]]:
 
 
 def the_check(outcome: Outcome, name: str, state: str) -> dict[str, Any]:
-    """The one check of that name and state; a failed one ends the command with 1, and nothing else does."""
+    """Return the only check of that name and state. The exit code must be 1 if a check failed, otherwise 0."""
     found = checks(outcome, name, state)
     assert len(found) == 1, outcome.stdout
     assert found[0]["remedy"]
@@ -275,7 +275,10 @@ def test_doctor_reports_unreadable_credential_file_as_failed(himl: Himl, configu
 
 
 def test_doctor_passes_inside_job_with_run_token_only(himl: Himl, azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run token opens datastores; one that wants an identity, which the job has not, is a note, and no failure."""
+    """The run token opens datastores.
+
+    A datastore that needs an identity, which the job does not have, gives a note instead of a failure.
+    """
     run = azure.add_run("job_1_aa", "train", status="Running")
     for name, value in azure.job_environment(run).items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""`himl download` and `himl datastore`, here and on Azure ML: what arrives, what is said, and the exit code."""
+"""Tests of `himl download` and `himl datastore`, locally and on Azure ML: files, messages and exit codes."""
 
 from __future__ import annotations
 

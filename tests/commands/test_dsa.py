@@ -1,4 +1,6 @@
-"""Annotations in a Digital Slide Archive, played by a double: what is sent to which item, what is skipped, and what each failure says."""
+"""Tests of annotations in a Digital Slide Archive, played by a double: what himl sends to which item, what it skips,
+and the message of each failure.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ def files(project: Path) -> Path:
 
 
 def documents(himl: Himl, *arguments: str) -> dict[str, Any]:
-    """What `--dry_run` prints, each a document that large_image takes."""
+    """Return the output of `--dry_run`. large_image must accept each document."""
     found: dict[str, Any] = himl.ok("dsa", "upload", *arguments, "--dry_run", env={"DSA_URL": "", "DSA_API_KEY": ""}).json()
     assert [error.message for document in found.values() for error in CHECK.iter_errors(document)] == []
     return found
@@ -109,11 +111,12 @@ def test_slides_are_found_by_id_and_sent_once(himl: Himl, files: Path, archive: 
 @pytest.mark.parametrize(
     ("arguments", "item"),
     [
-        (["one.csv"], "PANDA/slide_2.ome.tiff"),  # in all of the archive
+        (["one.csv"], "PANDA/slide_2.ome.tiff"),  # anywhere in the archive
         (["slide_10.geojson", "--id_filter", "10"], "PANDA/slide_10.svs"),
         (["one.csv", "--item", "slide_1", "--folder", "/collection/Biopsies/TCGA/"], "TCGA/slide_1.svs"),
         (["one.csv", "--item", "slide_1.svs", "--folder", "Biopsies/PANDA"], "PANDA/slide_1.svs"),
-        (["one.csv", "--item", "e_10", "--folder", "Biopsies/PANDA"], "PANDA/slide_10.svs"),  # a part of the name
+        # The folder and the item are parts of names.
+        (["one.csv", "--item", "e_10", "--folder", "Biopsies/PANDA"], "PANDA/slide_10.svs"),
         (["one.csv", "--item", "ID"], "TCGA/old/x.svs"),
     ],
 )
@@ -151,7 +154,7 @@ def test_slides_without_item_do_not_stop_the_others(himl: Himl, files: Path, arc
 
 @pytest.mark.parametrize("fault", [-1, 500])
 def test_annotation_is_stored_once_where_the_server_fails(himl: Himl, files: Path, archive: Archive, fault: int) -> None:
-    """The connection breaks off once it is stored; or the server fails before."""
+    """The connection breaks after the annotation is stored, or the server fails before that."""
     for arguments, status in (([], "uploaded"), (["--kind", "heatmap", "--overwrite"], "replaced")):
         archive.faults = [fault]
         (row,) = himl.ok("dsa", "upload", "one.csv", *arguments, "--json").json()["slides"]
@@ -235,7 +238,7 @@ def test_failure_says_what_to_do(himl: Himl, files: Path, archive: Archive, argu
 
 
 def test_key_and_token_stay_with_the_archive(started_himl: Himl, files: Path, archive: Archive) -> None:
-    """A redirection is not followed, the key is in no address, and neither is logged."""
+    """himl follows no redirection. The key is in no URL, and neither secret is logged."""
     with running_archive() as other:
         archive.moved_to = f"{other.address}/api/v1/system/version"
         done = started_himl("dsa", "upload", "one.csv")

@@ -1,4 +1,7 @@
-"""Every failure is one line and a hint on stderr, with the right exit code; the hint's command does what was meant; no secret is said or written."""
+"""Tests of failures: each prints an error line and a hint to stderr, with the right exit code.
+
+The hint's command works, and no secret is printed or written.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ from tests.support.folders import files_below
 from tests.support.running import Himl, Outcome, write_files
 from tests.support.runs import RecordedRuns
 
-NOBODY = "~nobody_at_all/x"  # in the home of somebody whom this machine does not know: taken as it is written
+# A path in the home of an unknown user, which himl uses literally.
+NOBODY = "~nobody_at_all/x"
 CASES: list[tuple[list[str], int, str]] = [
     (["dowload"], 2, "No such command 'dowload'. Did you mean 'download'?"),
     (["runs", "list", "--experimnt", "x"], 2, "No such option '--experimnt'. Did you mean '--experiment'?"),
@@ -111,7 +115,7 @@ def recorded(project: Path) -> RecordedRuns:
 
 @pytest.mark.usefixtures("recorded")
 def test_a_bug_is_one_line_and_its_traceback_comes_with_verbose(project: Path) -> None:
-    """A library that fails in its own way stands for whatever nobody thought of."""
+    """A library that raises an unexpected exception plays the bug."""
     write_files(project, {"libraries/sqlite3.py": "raise ValueError('exploded')"})
     short = _himl(project, "runs", "list", libraries="libraries")
     assert short.returncode == 1
@@ -121,7 +125,7 @@ def test_a_bug_is_one_line_and_its_traceback_comes_with_verbose(project: Path) -
 
 
 def _himl(folder: Path, *arguments: str, libraries: str = "") -> subprocess.CompletedProcess[str]:
-    """What comes of a real start, with the modules in *libraries* before all others."""
+    """Start himl in a new process, with the modules in *libraries* first on the path."""
     environment = {**os.environ, "PYTHONPATH": str(folder / libraries)} if libraries else None
     return subprocess.run([sys.executable, "-m", "himl_cli", *arguments], cwd=folder, capture_output=True, text=True, env=environment)
 
@@ -136,7 +140,7 @@ def test_no_workspace_or_current_folder_is_said(himl: Himl, tmp_path: Path, proj
 
 
 def commands_with(*options: str) -> list[list[str]]:
-    """The commands that have all of *options*; `runs tag` with the tag that it needs."""
+    """Yield the commands that have all of *options*. `runs tag` gets the tag that it requires."""
     found: list[list[str]] = []
     below = [app_shape(typer.main.get_command(app))]
     for each in below:
@@ -191,7 +195,8 @@ def test_record_that_no_version_writes_is_damage(project: Path) -> None:
 @ROOT_ONLY
 def test_user_without_home_runs_jobs_but_installs_no_completion(himl: Himl, require_program: Callable[[str], str], project: Path) -> None:
     rights = "+dac_read_search,+dac_override"
-    as_nobody = ("--reuid=54321", "--clear-groups", f"--inh-caps={rights}", f"--ambient-caps={rights}")  # as containers are run
+    # Containers often run as a user with such rights.
+    as_nobody = ("--reuid=54321", "--clear-groups", f"--inh-caps={rights}", f"--ambient-caps={rights}")
     without_home = (require_program("setpriv"), *as_nobody, "env", "--unset=HOME", "--unset=XDG_DATA_HOME")
     for shell in ("bash", "zsh", "fish"):
         outcome = himl("completion", shell, "--install", prefix=without_home)
@@ -349,7 +354,7 @@ def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace
 
 
 def secrets_of(azure: StagedWorkspace) -> dict[str, bytes]:
-    """What must not be seen, by what it is."""
+    """The secrets that must not appear, by description."""
     lake = azure.state.datastores["lake"].service_principal
     assert lake is not None
     return {"password": azure.state.principal.secret.encode(), "account key": azure.state.storage.key.encode(), "datastore's password": lake.secret.encode()}
@@ -375,7 +380,8 @@ def test_no_secret_is_said_or_written(himl: Himl, seeded: StagedWorkspace, proje
         assert outcome.stderr, "nothing was logged"
         found += leaks(" ".join(command), said(outcome), seeded)
     assert found + found_in_files(seeded, project) == []
-    if sys.platform != "win32":  # where the access list of the user's profile protects it
+    # On Windows, the access list of the user's profile protects the folder.
+    if sys.platform != "win32":
         kept = files_below(cache_folder())
         assert {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o600}
         assert {stat.S_IMODE(folder.stat().st_mode) for path in kept for folder in path.parents if cache_folder() in folder.parents} == {0o700}

@@ -1,4 +1,6 @@
-"""The frame around all commands: help, names, spellings and streams; what a person sees of each in terminals of all widths, with colours and without."""
+"""Tests of what all commands share: help, names, spellings and streams, and their output in terminals of all widths,
+with and without colours.
+"""
 
 from __future__ import annotations
 
@@ -59,12 +61,14 @@ AZURE_VIEWS = {
 }
 TILES = b"slide_id,left,top,right,bottom,bag_attn\nslide_1,0,0,9,9,0.5\n"
 PLAIN = {"0", "1", "2"}  # bold and dim
-# The codes that may be used. Red, green, yellow and cyan are as the user's theme has them: whoever chose a background chose those to be read on it.
+# The escape codes that himl may use. Red, green, yellow and cyan come from the user's theme, where they are readable on
+# its background.
 STYLES: dict[str, set[str]] = {"with colours": PLAIN | {"31", "32", "33", "36"}, "without colour": PLAIN, "and dumb": set()}
 WISHES = {"with colours": {}, "without colour": {"NO_COLOR": "1"}, "and dumb": {"TERM": "dumb"}}
 WIDTHS = (60, 80, 200)
 NARROW = (60, "with colours")
-# Each width with each wish, in three of which each view that is laid out is seen, all widths and wishes among them; the narrow one has all views.
+# Each width is combined with each wish. Each view with a layout appears in three of these combinations, which cover all
+# widths and wishes. The narrow one shows all views.
 SEATS: dict[tuple[int, str], list[str]] = {
     (columns, wish): [name for name in VIEWS if (columns, wish) == NARROW or (name in LAID_OUT and LAID_OUT.index(name) % 3 == (row + column) % 3)]
     for row, columns in enumerate(WIDTHS)
@@ -87,7 +91,7 @@ for folder, words in json.loads(sys.argv[1]):
         os._exit(code or 0)
     print(end=f"\\0{os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])}\\0", flush=True)
 """
-"""One process for many commands, each in a copy of it, which has the imports behind it."""
+"""One process for many commands. Each runs in a fork of it, which has the imports already."""
 
 
 def rows_of(help_text: str) -> dict[str, list[str]]:
@@ -209,7 +213,7 @@ def given(views: Sequence[View], folders: Sequence[Path]) -> list[str]:
 
 
 def check(views: Sequence[View], folders: Sequence[Path], columns: int, wish: str) -> None:
-    """No line is wider than the terminal but those that the view names, and no code is used that its user does not want."""
+    """Check that only the lines that the view names are wider than the terminal, and that no unwanted code is used."""
     terminal = Terminal(given(views, folders), cwd=folders[0], columns=columns, env=WISHES[wish])
     assert terminal.finish(200) == 0, terminal.screen
     *parts, end = terminal.screen.split("\0")
@@ -262,7 +266,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def labs(himl: Himl, world: Path, tmp_path: Path, views: Sequence[View]) -> list[Path]:
-    """A copy of the world for each view: none sees what the commands of others left."""
+    """Copy the world once per view, so that commands of one view do not affect another."""
     folders = [Path(shutil.copytree(world, tmp_path / f"lab{number}")) for number in range(len(views))]
     for view, folder in zip(views, folders, strict=True):
         if view.after:

@@ -1,4 +1,6 @@
-"""Hints never lead into a wall: the parser takes each command that a text of himl names, and there is each option; old forms are answered by new ones."""
+"""Tests of hints: the parser accepts each command that a text of himl names, with its options, and an error names the
+new form of an old command.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from tests.support.parsing import FILLED, complaint, wrong_with
 
 
 def variants(node: ast.AST) -> list[str]:
-    """The texts that an expression may be, with FILLED for what is not known here."""
+    """Return the possible values of a text expression, with FILLED for parts that are computed at run time."""
     if isinstance(node, ast.Constant):
         return [node.value] if isinstance(node.value, str) else [FILLED]
     if isinstance(node, ast.JoinedStr):
@@ -27,7 +29,7 @@ def variants(node: ast.AST) -> list[str]:
 
 
 def texts_of(path: Path) -> Iterator[tuple[str, str, bool]]:
-    """Each text in a module but docstrings, with its place, and whether it is one of a hint."""
+    """Yield each text of a module except docstrings, with its position, and whether it is part of a hint."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node) if part is not node}

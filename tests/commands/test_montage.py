@@ -1,4 +1,4 @@
-"""`himl montage` with real slides: pictures are opened and compared by their pixels; what it refuses; that it may be stopped."""
+"""Tests of `himl montage` on real slides: the pixels of its pictures, what it refuses, and interruptions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def slides(project: Path) -> Path:
 
 
 def test_a_folder_becomes_two_pictures_and_a_record(himl: Himl, project: Path, slides: Path) -> None:
-    """No workspace is asked: neither a broken configuration nor being inside a job of Azure ML makes a difference."""
+    """The command uses no workspace, so a broken configuration or being inside an Azure ML job makes no difference."""
     write_files(project, {"config.json": "{", "himl.toml": '[submit]\ncluster = "gpu"'})
     before, job = set(project.iterdir()), {"AZUREML_RUN_ID": "run_1", "AZUREML_ARM_SUBSCRIPTION": "x", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
     done = himl.ok("montage", "slides", "--width", "900", env=job)
@@ -84,7 +84,10 @@ def test_hi_ml_option_names_work_and_cluster_ones_are_noted(himl: Himl, project:
 
 
 def test_without_a_width_pictures_are_as_large_as_they_are(himl: Himl, project: Path, slides: Path) -> None:
-    """Four times 400 x 300 pixels are 1,300 pixels wide, not 60,000. Enlarging them is told where it is much, and which width would do."""
+    """Four times 400 x 300 pixels make a picture of 1,300 pixels, not 60,000.
+
+    himl warns if it enlarges slides a lot, and suggests a width.
+    """
     for seed in range(4):
         (project / "four").mkdir(exist_ok=True)
         Image.fromarray(slide_picture(seed, (400, 300))).save(project / "four" / f"{seed}.png")
@@ -199,7 +202,7 @@ def test_without_the_extra_it_is_said_how_to_get_it(project: Path) -> None:
 
 @pytest.fixture
 def long(project: Path) -> Path:
-    """A project with a CSV whose montage takes long: one slide, many times."""
+    """A project with a CSV file whose montage takes long: one slide, many times."""
     write_tiff(project / "slide.tiff", slide_picture(1, (800, 600)), levels=2)
     write_files(project, {"long.csv": "image,slide_id\n" + "".join(f"slide.tiff,s{number}\n" for number in range(150))})
     return project
@@ -207,7 +210,7 @@ def long(project: Path) -> Path:
 
 @contextmanager
 def in_the_middle(himl: Himl, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A himl that has written some of a picture, and not all; it is killed at the end, if it is still there."""
+    """Start himl, and wait until it has written a part of a picture. The process is killed at the end if it still runs."""
 
     def is_begun() -> bool:
         assert process.poll() is None, "it ended before it could be stopped"

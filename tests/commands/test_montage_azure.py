@@ -1,4 +1,7 @@
-"""`himl montage` of slides in a datastore, here and as a job: the double of Azure ML runs the jobs, Azurite holds the slides."""
+"""Tests of `himl montage` on slides in a datastore, locally and as a job.
+
+The double of Azure ML runs the jobs, and Azurite stores the slides.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def kept_slides() -> list[str]:
 
 
 def test_datastore_slides_give_same_montage_as_local_ones(himl: Himl, lab: StagedWorkspace, project: Path, slides: Path) -> None:
-    """Only the files that the dataset names are downloaded; also where the cache holds one of them at a time."""
+    """himl downloads only the files that the dataset names, even if the cache has space for only one of them at a time."""
     write_files(project / ".himl" / "datastores" / "lab" / "scans", contents(slides))
     himl.ok("montage", slides, WIDTH, "--output_path", "here")
     himl.ok("montage", "scans", "--datastore", "lab", WIDTH, "--output_path", "local", "--workspace", "local")
@@ -107,7 +110,10 @@ def downloaded(himl: Himl, run_id: str) -> Path:
 
 
 def test_a_job_takes_the_lists_and_the_options_along(himl: Himl, running: StagedWorkspace, project: Path, slides: Path) -> None:
-    """The montage is that which is made here. Its data is a dataset that is registered, or a CSV of it."""
+    """The job makes the same montage as a local command.
+
+    Its data is a registered dataset or a CSV file of that dataset.
+    """
     write_files(project, {"ids/some.txt": "a.tiff\nd.tiff\n", "train.py": "print('not sent')"})
     options = ("--exclude_by_slide_id", "ids/some.txt", "--image_glob", "**/*.[tps]*", "--layout", "hi-ml", "--level", "auto", "--image_format", "png,jpg")
     running.add_data("digitised", f"azureml://datastores/{DEFAULT}/paths/scans", version="3")
@@ -120,7 +126,7 @@ def test_a_job_takes_the_lists_and_the_options_along(himl: Himl, running: Staged
 
 
 def test_strict_job_with_broken_slide_fails_but_keeps_montage(himl: Himl, running: StagedWorkspace) -> None:
-    """The option `--datastore` selects a folder over a dataset of that name. It is sent no width where none was given."""
+    """`--datastore` selects a folder over a dataset of the same name. The job gets no width if none was given."""
     running.put_blob(DEFAULT, "broken/a.tiff", b"no slide at all")
     running.put_blob(DEFAULT, "broken/b.svs", running.get_blob(DEFAULT, "scans/b.svs"))
     running.add_data("broken", f"azureml://datastores/{DEFAULT}/paths/scans")

@@ -1,4 +1,4 @@
-"""The page of a montage as its reader meets it: opened from the disk in a real browser."""
+"""Tests of a montage's page, opened from the disk in a real browser."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ from tests.support.running import until
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]
-LARGEST = 8  # pixels of the screen for one of the montage
-MARGIN = 12  # pixels of the screen that the page leaves around what it zooms to
-TOLERANCE = 10  # of a colour, for JPEG and smoothing
-ABORTED = "net::ERR_ABORTED"  # what a reload ends, and nothing is wrong with
+LARGEST = 8  # screen pixels per pixel of the montage
+# The margin around a zoomed cell, in screen pixels.
+MARGIN = 12
+TOLERANCE = 10  # per colour channel, for JPEG and smoothing
+ABORTED = "net::ERR_ABORTED"  # the harmless error of requests that a reload cancels
 TRUNCATED = "The file ends in the middle of level 0."
 HOSTILE = ["<script>alert(1)</script>", "<img src=x onerror=alert(2)>", "</script><svg onload=alert(3)>", "a\"b'c&amp;d", "🔬 probe 7", "שקופית 12"]
 HOSTILE += ["\u202ereversed", "two\nlines", "a/b?c#d&nth=9", "50 %41", "bad\udcffname"]
@@ -48,7 +49,7 @@ class PageOnDisk:
 
 
 def page_on_disk(folder: Path, cells: Sequence[CellOutcome], *, columns: int, cell: tuple[int, int], title: str = "Montage") -> PageOnDisk:
-    """Write it, pyramid and page. Places and boxes of *cells* are filled in."""
+    """Write a page and its pyramid. Positions and boxes of *cells* are computed."""
     across, down = cell
     pixels: NDArray[np.uint8] = np.full((-(-len(cells) // columns) * down, columns * across, 3), 255, np.uint8)
     placed, colours = [], []
@@ -73,7 +74,7 @@ def cell(slide_id: str, label: str | None = None, *, level: int | None = 1, reas
 
 
 def ordinary() -> list[CellOutcome]:
-    """24 slides: two failed, one mask failed, one read at another level, two of one id."""
+    """24 slides: two that failed, one whose mask failed, one read at another level, and two with the same id."""
     cells = [cell(f"slide-{number:02d}", ("benign", "tumour", None)[number % 3]) for number in range(24)]
     cells[5] = cell("slide-05", "tumour", level=None, reason=TRUNCATED)
     cells[9] = cell("slide-09", None, level=None, reason="No file is there.")
@@ -90,7 +91,7 @@ def is_colour(screen: NDArray[np.uint8], place: Point, colour: Colour) -> bool:
 
 @dataclass
 class OpenedPage:
-    """A page that was opened, and all that the browser said about it."""
+    """An open page, with all messages of the browser about it."""
 
     page: Page
     montage: PageOnDisk
@@ -112,7 +113,7 @@ class OpenedPage:
         return Box(*(round(found[name]) for name in ("x", "y", "width", "height")))
 
     def place_of(self, number: int) -> Point:
-        """The middle of a cell on the screen, where the whole montage is shown."""
+        """Return the middle of a cell on the screen when the page shows the whole montage."""
         frame, box = self.frame, self.montage.cells[number].box
         scale = min((frame.width - 2 * MARGIN) / self.montage.width, (frame.height - 2 * MARGIN) / self.montage.height, LARGEST)
         left = frame.x + (frame.width - self.montage.width * scale) / 2
@@ -123,7 +124,7 @@ class OpenedPage:
         return np.asarray(Image.open(BytesIO(self.page.screenshot(scale="css"))).convert("RGB"))
 
     def has(self, places: Mapping[int, Point]) -> bool:
-        """Whether each of these cells, by number, has its colour at that place of the screen."""
+        """Check that each of these cells, by number, has its colour at its position on the screen."""
         screen = self.screen()
         return all(is_colour(screen, place, self.montage.colours[number]) for number, place in places.items())
 
@@ -137,7 +138,7 @@ class OpenedPage:
         self.shows({number: self.place_of(number) for number in (0, len(self.montage.cells) - 1)})
 
     def fills(self, number: int) -> None:
-        """Soon the cell is in the middle of the window, above what tells of it, as large as it may be."""
+        """Wait until the cell is in the middle of the window, above its description, and as large as possible."""
         covering = self.page.locator("#chosen").bounding_box()
         assert covering is not None, "the chosen slide is not told"
         frame, box, colour = self.frame, self.montage.cells[number].box, self.montage.colours[number]
@@ -155,7 +156,7 @@ class OpenedPage:
         until(is_so, f"cell {number} fills the window")
 
     def is_quiet(self) -> None:
-        """It said nothing, all that it asked for was there, and all of that lies in its folder."""
+        """Check for no browser messages, no failed requests, and no requests outside of the folder."""
         assert (self.said, self.failed) == ([], [])
         own = self.montage.folder.as_uri() + "/"
         assert [url for url in self.requests if not url.startswith((own, "data:,"))] == []
@@ -340,6 +341,7 @@ def test_whatever_an_id_holds_is_text(page: Page, tmp_path: Path) -> None:
     for hostile, text in zip(HOSTILE, shown, strict=True):
         written = hostile.replace("\udcff", "\\xff")
         query(page).fill(written.split("\n")[0])
+        # The search finds exactly this slide.
         until(lambda text=text: found(page) == [text], lambda: f"it is found: {found(page)}")  # type: ignore[misc]
         query(page).press("Enter")
         assert page.locator("#chosen p").all_text_contents()[:3] == [text, text, f"Failed: {text}"]

@@ -1,5 +1,6 @@
-"""`himl submit --notify`: what a webhook is told of runs, sweeps and pipelines that ended, by whom, how it is told where it answers badly, and that its address
-stays a secret."""
+"""Tests of `himl submit --notify`: what a webhook receives when runs, sweeps and pipelines end, who sends it, retries,
+and that its URL stays secret.
+"""
 
 from __future__ import annotations
 
@@ -52,14 +53,14 @@ def webhook(project: Path) -> Iterator[WebhookServer]:
 
 
 def notified(himl: Himl, run: str) -> str:
-    """What the record says of the notification, once it is settled."""
+    """Wait for the notification's outcome, and return its tag."""
     until(lambda: show(himl, run)["tags"]["himl.notification"].partition(":")[0] in ("sent", "failed"), "the webhook was told")
     text: str = show(himl, run)["tags"]["himl.notification"]
     return text
 
 
 def secrets(folder: Path, *outcomes: Outcome) -> list[Any]:
-    """Where the address is to be read."""
+    """Return the files and outputs that contain the webhook's key."""
     return [*files_with(folder, KEY), *(text for each in outcomes for text in (each.stdout, each.stderr) if KEY in text)]
 
 

@@ -1,4 +1,6 @@
-"""Pipelines and job files of `himl submit`, here and on Azure ML: order, data from step to step, what a failing step leaves; YAML runs again."""
+"""Tests of pipelines and job files of `himl submit`, locally and on Azure ML: order, data between steps, failures, and
+resubmitted YAML.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,7 @@ def submit_pipe(himl: Himl, *options: str, code: int = 0, **env: str) -> str:
 
 
 def test_failing_step_stops_the_rest_and_is_resumed(himl: Himl, project: Path, tmp_path: Path) -> None:
-    """Steps run the files that were submitted, also where a step before has changed the project; those that are completed are not run again."""
+    """Steps use the submitted files even if an earlier step changed the project. Completed steps do not run again."""
     notes = notes_folder(tmp_path)
     changes = NOTING + "\n(notes.parent / 'project' / 'two.py').write_text('raise SystemExit(1)')\n"
     breaks = NOTING + "\nprint('no such luck') if (notes / 'broken').exists() else exit()\nraise SystemExit(7)\n"
@@ -168,7 +170,8 @@ def test_a_dotenv_names_cluster_and_storage(himl: Himl, lab: StagedWorkspace, fo
     other = lab.state.second_storage
     lab.add_datastore("seeded", container="field", account=other)
     lab.put_blobs("seeded", {"raw/seed.txt": b"40"})
-    del lab.state.datastores["seeded"]  # the container is there, and the workspace knows nothing of it
+    # The container exists, but is not registered in the workspace.
+    del lab.state.datastores["seeded"]
     step = {**STEPS["step2"], "input_datareference_path": "raw", "input_dataset_name": "seismic"}
     (folder / "pipeline.json").write_text(json.dumps({**STEPS, "step2": step}))
     blobs = f"BLOB_ACCOUNT_NAME={other.account}\nBLOB_CONTAINER_NAME=field\nBLOB_ACCOUNT_KEY={other.key}\n"

@@ -1,4 +1,7 @@
-"""Sweeps of pipelines: each trial is a pipeline whose steps get the values. Here: how they end, stopped and resumed ones; on Azure ML: a parent's record."""
+"""Tests of sweeps over pipelines, in which each trial is a pipeline whose steps get the values.
+
+Local sweeps end, stop and resume. On Azure ML, the tests read the record of the parent run.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,7 @@ def test_each_trial_is_a_pipeline_with_values_in_its_steps(himl: Himl, project: 
     assert not {"himl.trial", "hyperparameters", "himl.sweep"} & {name for run in steps for name in run["tags"]}
     assert himl.ok("runs", "logs", steps[0]["id"]).stdout == "made 2 0.01\n"
     assert "--lr=0.01" in steps[1]["command"]
-    # The best one is that with the best value at any step; the table has last values
+    # The best trial has the best value at any step. The table shows last values.
     assert show(himl, sweep["id"])["primary_metric"]["best"] == f"{sweep['id']}_3"
     told = himl.ok("runs", "aggregate", sweep["id"], "--json").json()["children"]
     assert [each["label"] for each in told] == ["rate=0.1, n=2", "rate=0.1, n=1", "rate=0.01, n=2", "rate=0.01, n=1"]

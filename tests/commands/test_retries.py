@@ -1,4 +1,6 @@
-"""`himl submit --retries N` here: each try is another attempt of the run; canceled and killed ones; trials, folds and steps."""
+"""Tests of `himl submit --retries N` for local jobs: attempts of a run, canceled and killed runs, and retries of
+trials, folds and steps.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from tests.support.running import Himl, until, write_files
 from tests.support.runs import latest, posix
 from tests.support.sweeps import children, show, statuses
 
-# Fails unless it is the try that its argument says, and tells which one it is; what it found of earlier tries is in its log.
+# Fails unless it is the attempt that its argument names. Its log has its number and what it found of earlier attempts.
 FLAKY = """
 import os, pathlib, sys
 from himl_cli import RUN_CONTEXT
@@ -55,7 +57,8 @@ def test_a_failed_job_is_tried_again_in_its_folder(himl: Himl, started_himl: Him
     assert himl("submit", "flaky.py", "--retries", "1", "--", "9").code == 1
     run = latest(himl)
     assert (run["status"], run["exit_code"], run["reason"]) == ("Failed", 12, "exit code 12")
-    assert himl("submit", "--resume", "latest").code == 1  # with as many retries anew
+    # A resumed run has all of its retries again.
+    assert himl("submit", "--resume", "latest").code == 1
     assert latest(himl)["tags"]["himl.try"] == "4"
 
 
@@ -85,11 +88,12 @@ def test_trials_and_steps_are_tried_again_by_themselves(himl: Himl, project: Pat
     fields = {"type": "PythonScriptStep", "script": "flaky.py", "source_directory": "."}
     document = {"step1": {**fields, "arguments": [2]}, "step2": {**fields, "arguments": [1]}}
     write_files(project, {"flaky.py": FLAKY, "pipe.json": json.dumps(document)})
-    looks = ("--early_stop", "bandit(slack_factor=100,delay_evaluation=50)")  # at metrics between the tries; nothing is stopped
+    # The policy reads metrics between the attempts, but stops no trial.
+    looks = ("--early_stop", "bandit(slack_factor=100,delay_evaluation=50)")
     himl.ok("submit", "flaky.py", "--sweep", "wanted=1,2", "--retries", "1", "--max_concurrent", "2", *looks)
     sweep = latest(himl)
     assert [run["tags"].get("himl.try") for run in children(himl, sweep["id"])] == [None, "2"]
-    # The first try of the second trial logged 1, which would be the best, and does not count
+    # The first attempt of the second trial logged 1, which would be the best value, but does not count.
     assert show(himl, sweep["id"])["primary_metric"]["best"] == f"{sweep['id']}_0"
     himl.ok("submit", "pipe.json", "--retries", "1")
     assert [run["tags"].get("himl.try") for run in children(himl, latest(himl)["id"])] == ["2", None]

@@ -1,4 +1,6 @@
-"""`himl runs` here: lists, a run in full, logs, runs with many children and their metrics side by side; following a run, canceling, tagging and deleting it."""
+"""Tests of `himl runs` in the local workspace: lists, details, logs, metrics of many child runs, following, canceling,
+tagging and deleting.
+"""
 
 from __future__ import annotations
 
@@ -338,7 +340,7 @@ def test_runs_of_both_workspaces_at_once(himl: Himl, workspace: LocalWorkspace, 
 
 
 def said(done: Outcome) -> list[str]:
-    """What himl told; matplotlib tells there of its font cache, where building that takes long."""
+    """Return himl's messages, without matplotlib's notice that it is building its font cache."""
     return [line for line in done.stderr.splitlines() if "font cache" not in line]
 
 

@@ -1,4 +1,6 @@
-"""`himl runs` on an Azure ML workspace, and failures there; jobs that run here and are recorded there, also without network, right or patience."""
+"""Tests of `himl runs` on an Azure ML workspace, including failures, and of local jobs that are recorded in Azure ML,
+including without network or permission.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from tests.support.running import Himl, until, write_files
 from tests.support.runs import RecordedRuns, posix
 
 proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes by /proc")
-NOON = datetime(2025, 2, 1, 12, 0, 0, tzinfo=timezone.utc)  # of an earlier year: such days take the same room whenever the tests run
+# A date in an earlier year, because all such dates have the same width whenever the tests run.
+NOON = datetime(2025, 2, 1, 12, 0, 0, tzinfo=timezone.utc)
 CASES: list[tuple[list[str], int, str, str]] = [
     (["runs", "show", "train_1_ab"], 3, "No run 'train_1_ab' in workspace", "train_1_aa"),
     (["runs", "show", "other:train_1_aa"], 3, "belongs to experiment 'train', not 'other'", "train:train_1_aa"),
@@ -97,7 +100,7 @@ def test_a_failure_is_one_line_a_hint_and_an_exit_code(himl: Himl, failing: Stag
 
 
 def test_follow_goes_on_with_the_log_of_the_next_try(himl: Himl, seeded: StagedWorkspace) -> None:
-    """Each try's log in a folder of its own, or in the place of the one before, also where it is longer than that one was."""
+    """Each attempt's log has its own folder, or replaces the previous log, which may be shorter."""
     places = {"train_4_dd": "user_logs/retry_001/std_log.txt", "train_5_ee": "user_logs/std_log.txt"}
     seeded.add_run("train_5_ee", "train", status="Running")
     runs = [seeded.state.runs[name] for name in places]
@@ -266,7 +269,8 @@ def test_a_service_that_goes_on_failing_is_exit_5(himl: Himl, failing: StagedWor
     outcome = himl("runs", "list", "--json")
     assert (outcome.code, outcome.stdout) == (5, "")
     assert ("retrying in" in outcome.stderr, "WARNING" in outcome.stderr) == (True, False)
-    error = json.loads(outcome.stderr.splitlines()[-1])["error"]  # after the notice of a pause
+    # The error follows a notice about the retry.
+    error = json.loads(outcome.stderr.splitlines()[-1])["error"]
     assert (error["code"], "--workspace local" in error["hint"]) == ("service_failed", True)
     himl.ok("runs", "list", "-w", "local")
 
@@ -308,7 +312,7 @@ def azure_project(azure_environment: StagedWorkspace, project: Path) -> StagedWo
 
 @pytest.fixture
 def go(azure_project: StagedWorkspace, project: Path, tmp_path: Path) -> Iterator[Path]:
-    """train.py logs, prints `up`, and goes on once this file is there."""
+    """train.py logs, prints `up`, and continues once this file exists."""
     path = tmp_path / "go"
     write_files(project, {"train.py": WAITING.format(go=str(path))})
     yield path
@@ -340,7 +344,7 @@ def wait_until_told(project: Path) -> None:
 
 
 def kill(project: Path, module: str) -> None:
-    """The process that was started as *module* for a run of *project*."""
+    """Kill the process of *module* that serves a run of *project*."""
     os.kill(processes_below(project, module)[0], signal.SIGKILL)
 
 
@@ -501,7 +505,8 @@ def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azu
     with azure_project.stage.holding("POST .*/history/.*/events"), himl.start(*SUBMIT) as submitting:
         until(lambda: azure_project.state.runs)
         os.kill(submitting.pid, signal.SIGINT)
-        os.kill(submitting.pid, signal.SIGTERM)  # a second SIGINT may be one with the first
+        # A second SIGINT could merge with the first.
+        os.kill(submitting.pid, signal.SIGTERM)
         printed, said = submitting.communicate(timeout=100)
     run_id = the_run(azure_project).run_id
     assert (submitting.returncode, printed) == (130, b"")
@@ -514,7 +519,7 @@ def test_who_will_not_wait_for_the_run_there_leaves_a_failed_one(himl: Himl, azu
 
 
 def test_refused_files_and_metrics_are_told_and_sent_later(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
-    """They keep nothing else back; it is too early for another try until a while has passed."""
+    """Everything else is sent. The next attempt is only due after a while."""
     azure_project.stage.faults.add(Status(403, code="AuthorizationFailed", message="You shall not write."), "/metric/|/artifact/", times=None)
     outcome = himl.ok(*SUBMIT)
     assert (outcome.stdout, "ot all of the run is in" in outcome.stderr) == ("trained\n", True)
@@ -577,5 +582,6 @@ def test_damaged_note_or_setting_puts_the_recording_off(himl: Himl, azure_projec
         until(lambda: "Not recorded" in himl.ok("runs", "show", run_id).stdout)
         until(lambda: not is_held(path.with_suffix(".lock")))
         assert (log.read_text().count("is damaged"), "Traceback" in log.read_text()) == (1, False)
-    kept = [f"{run_id}.broken"]  # and perhaps what the killed one was about to write, under a hidden name
+    # A hidden file may remain, which the killed process was about to write.
+    kept = [f"{run_id}.broken"]
     until(lambda: [file.name for file in path.parent.glob("[!.]*")] == kept, lambda: [*path.parent.iterdir()])

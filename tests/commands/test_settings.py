@@ -1,4 +1,6 @@
-"""Options of `submit` from settings files and variables; `himl init`: files for a workspace, written where there are none."""
+"""Tests of options of `submit` from settings files and environment variables, and of `himl init`, which writes files
+that do not exist.
+"""
 
 from __future__ import annotations
 

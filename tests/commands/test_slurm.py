@@ -1,4 +1,6 @@
-"""Jobs that a real Slurm runs: what submit sends, how runs are told of, canceled, started again, and what happens when Slurm or himl is away."""
+"""Tests of jobs on a real Slurm cluster: submitting, showing, canceling and restarting runs, and what happens when
+Slurm or himl is not available.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +37,13 @@ SCRIPTS = {
     "sleep.py": "import sys, time\nprint('asleep', flush=True)\ntime.sleep(float(sys.argv[1]))\n",
 }
 IS_LARGE = bool(os.environ.get("HIML_TEST_LARGE"))
-"""`.ci/run` has that: 200 trials and 30 kills in place of a few."""
+"""`.ci/run` sets it, for 200 trials and 30 kills in place of a few."""
 Run = dict[str, Any]
 
 
 @pytest.fixture
 def send(himl: Himl, project: Path, slurm: Slurm) -> Callable[..., str]:
-    """Submits to the partition `gpu` and gives the run's id."""
+    """Return a function that submits to the partition `gpu` and returns the run's id."""
     write_files(project, {name: text.encode() for name, text in SCRIPTS.items()})
 
     def call(*arguments: str) -> str:
@@ -58,7 +60,7 @@ def shown(himl: Himl, run_id: str) -> Run:
 
 
 def ended(himl: Himl, run_id: str) -> Run:
-    """The run, once it has ended."""
+    """Wait until the run has ended, and return it."""
     until(lambda: shown(himl, run_id)["status"] not in ("Queued", "Running"), lambda: f"it ends: {shown(himl, run_id)}")
     return shown(himl, run_id)
 
@@ -99,6 +101,7 @@ def test_a_queued_run_tells_why_it_waits_and_is_canceled(himl: Himl, slurm: Slur
 def test_a_running_run_is_canceled_here_or_in_slurm(himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
     here, there = send("sleep.py", "--", "600"), send("sleep.py", "--", "600")
     for run_id in (here, there):
+        # The script has started.
         until(lambda run_id=run_id: "asleep" in himl("runs", "logs", run_id).stdout, "it runs")  # type: ignore[misc]
     assert himl("runs", "cancel", here).code == 0
     slurm("scancel", job_of(shown(himl, there)))
@@ -140,7 +143,10 @@ def test_a_failed_job_is_started_again_as_often_as_asked(himl: Himl, project: Pa
 
 
 def _hurry(slurm: Slurm, name: str) -> bool:
-    """Have what was requeued begin in two seconds: Slurm waits for two minutes, and a node refuses what begins within the second in which it ended."""
+    """Start requeued jobs in two seconds.
+
+    Slurm waits for two minutes. A node refuses a job that starts within the second in which it ended.
+    """
     for line in slurm("squeue", "-h", "-t", "PENDING", "-n", name, "-o", "%A %S").splitlines():
         number, start = line.split()
         if start != "N/A" and datetime.fromisoformat(start) - datetime.now() > timedelta(seconds=30):
@@ -326,7 +332,7 @@ def test_a_controller_that_is_away_loses_nothing(himl: Himl, project: Path, slur
 
 
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, programs: dict[str, str]) -> None:
-    """Put shell scripts in the place of Slurm's programs of these names."""
+    """Replace programs of Slurm by shell scripts."""
     for name, text in programs.items():
         program = folder / "stand_ins" / name
         program.parent.mkdir(exist_ok=True)
@@ -339,7 +345,7 @@ def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, programs: dict[str, 
 def test_what_a_site_with_accounts_refuses(
     himl: Himl, project: Path, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[..., str], what: str
 ) -> None:
-    """They need a database of accounts, which the cluster of the tests has not."""
+    """These refusals need an accounting database, which the test cluster does not have."""
     refusal = f"cat >/dev/null\necho 'sbatch: error: Batch job submission failed: {what}' >&2\nexit 1\n"
     stand_in(tmp_path, monkeypatch, {"sbatch": f"[ $1 = --help ] && exec {slurm.programs}/sbatch --help\n{refusal}"})
     done = himl("submit", "hello.py", "--cluster", "slurm:gpu", "--sbatch", "account=none", "--sbatch", "qos=high")
@@ -351,7 +357,10 @@ def test_what_a_site_with_accounts_refuses(
 def test_how_jobs_ended_that_slurm_has_forgotten(
     himl: Himl, project: Path, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[..., str]
 ) -> None:
-    """squeue forgets a job after some minutes (MinJobAge); a stand-in for it forgets at once, one for sacct knows how they ended."""
+    """squeue forgets a job after some minutes (MinJobAge).
+
+    A stand-in for it forgets at once, and a stand-in for sacct prints how the jobs ended.
+    """
     runs = {state: send("sleep.py", "--sbatch", "begin=now+1hour", "--", "1") for state in ("TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "CANCELLED by 0", "")}
     numbers = {state: job_of(shown(himl, run_id)) for state, run_id in runs.items()}
     for number in numbers.values():
@@ -390,7 +399,8 @@ def test_a_submit_that_is_killed_leaves_one_run_or_none(project: Path, himl: Him
 
     until(have_all_ended, lambda: f"all have ended: {known}")
     told = slurm("squeue", "-h", "-t", "all", "-o", "%j %F %Z").splitlines()
-    jobs = [line.split()[0] for line in {line for line in told if str(project) in line}]  # the tasks of an array are alike
+    # The tasks of an array have equal lines.
+    jobs = [line.split()[0] for line in {line for line in told if str(project) in line}]
     assert len(set(jobs)) == len(jobs), jobs
     assert {name for name, run in known.items() if run["status"] == "Completed"} <= set(jobs) <= known.keys()
     assert not list((project / ".himl" / "runs").glob(".*"))

@@ -1,4 +1,6 @@
-"""A job of `himl submit` in the local workspace: what it is given, what is sent, what it leaves; full disks; interrupted and killed submits."""
+"""Tests of jobs of `himl submit` in the local workspace: what they get, the snapshot, what they leave, full disks, and
+interrupted and killed submits.
+"""
 
 from __future__ import annotations
 
@@ -148,7 +150,7 @@ def test_command_runs_from_a_snapshot_and_keeps_no_secret(himl: Himl, project: P
         assert himl.ok("submit", "--command", line, "--", "--lr", "$X").stdout == f"{said}\n"
         run = latest(himl)
         assert (run["experiment"], run["status"], run["tags"]["command_line"].partition(" ")[0]) == (experiment, "Completed", "--command")
-    if sys.platform != "win32":  # a program there is no text file
+    if sys.platform != "win32":  # not a text file on Windows
         other = project / "other-python"
         other.write_text(f'#!/bin/sh\necho this one\nexec {sys.executable} "$@"\n')
         other.chmod(0o755)
@@ -219,7 +221,8 @@ def test_event_files_count_as_logs_and_what_is_kept_as_outputs(himl: Himl, proje
 
 @posix
 def test_what_is_piped_in_reaches_the_script_alone(started_himl: Himl, project: Path, himl: Himl) -> None:
-    himl = started_himl  # jobs get its own standard input
+    # Jobs of this himl get its standard input.
+    himl = started_himl
     write_files(project, {"count.py": COUNT, "read.py": "import sys; print(text := sys.stdin.read()); sys.exit(text != 'good')"})
     assert himl("submit", "count.py", input=b"x" * 3_000_000).stdout == "3000000 bytes \n"
     run = himl("submit", "count.py", "--no_wait", "-q", input=b"hi\n").stdout.strip()
@@ -266,7 +269,8 @@ def test_large_snapshot_warning_names_folders_and_ignore_file(himl: Himl, projec
     warning = next(line for line in himl.ok(*DRY).stderr.splitlines() if "The snapshot is large" in line)
     assert warning.index("data (") < warning.index("models (")
     assert f"'{project / named}'" in warning
-    write_files(project, {named: "/data/\n/models/\n\\\n[\n!\n"})  # and rules that git passes over
+    # The last lines are rules that git ignores.
+    write_files(project, {named: "/data/\n/models/\n\\\n[\n!\n"})
     outcome = himl.ok(*DRY)
     assert ("The snapshot is large" in outcome.stderr, "3 files" in outcome.stderr) == (False, True)
 
@@ -346,7 +350,7 @@ def test_a_disk_that_fills_while_the_job_runs(himl: Himl, small_disk: SmallDisk)
 
 
 def test_a_job_that_is_refused_for_want_of_space_leaves_nothing(himl: Himl, small_disk: SmallDisk) -> None:
-    """Room for the workspace and the run's folder, none for what recording the end would need."""
+    """There is space for the workspace and the run's folder, but not for recording the end of the run."""
     begin = "printf 'print(1)' > train.py; mkdir -p .himl/runs; dd if=/dev/zero of=fill bs=1k 2>/dev/null; truncate -s -60K fill"
     done = on_disk(himl, small_disk, f"{begin}; himl submit train.py; echo code $?; ls .himl/runs | wc -l")
     assert done.stdout.split() == ["code", "1", "0"], done.stdout + done.stderr
@@ -356,7 +360,8 @@ def test_a_job_that_is_refused_for_want_of_space_leaves_nothing(himl: Himl, smal
 def test_a_full_disk_takes_jobs_again_and_is_read(himl: Himl, small_disk: SmallDisk) -> None:
     begin = """printf "print(1); open('outputs/model', 'wb').write(bytes(500_000))" > train.py; cat /dev/zero > fill 2>/dev/null"""
     refused = "himl submit train.py; echo code $?; rm fill; himl runs list --json; himl submit train.py -q >/dev/null; echo code $?"
-    settle = "while [ -e .himl/workspace.db-wal ]; do sleep 0.05; done; dd if=/dev/zero of=fill bs=1k 2>/dev/null"  # an ending supervisor gives room back
+    # An ending supervisor frees space.
+    settle = "while [ -e .himl/workspace.db-wal ]; do sleep 0.05; done; dd if=/dev/zero of=fill bs=1k 2>/dev/null"
     look = "himl runs list --json; himl runs logs latest; himl runs delete latest --yes; echo code $?; himl runs list --json"
     done = on_disk(himl, small_disk, f"{begin}; {refused}; {settle}; {look}")
     lines = done.stdout.splitlines()
@@ -482,7 +487,10 @@ def test_submits_at_once_are_all_recorded(himl: Himl, project: Path) -> None:
 @posix
 @pytest.mark.parametrize(("number", "quiet", "group"), [(signal.SIGTERM, True, False), (signal.SIGINT, False, True)])
 def test_interrupting_waiting_submit_cancels_the_job(himl: Himl, project: Path, number: signal.Signals, quiet: bool, group: bool) -> None:
-    """Also a signal to its whole group, which the supervisor is not in. A quiet one prints its id all the same."""
+    """One case sends the signal to the whole process group, which excludes the supervisor.
+
+    With --quiet, himl still prints the run's id.
+    """
     write_files(project, {"train.py": "import time\ntry:\n    print('up', flush=True); time.sleep(600)\nexcept KeyboardInterrupt:\n    print('saved')\n"})
     process = started(himl, project, *(["-q"] if quiet else []))
     (os.killpg if group else os.kill)(process.pid, number)
@@ -522,7 +530,10 @@ def test_closed_terminal_or_killed_submit_leaves_job_running(himl: Himl, project
 
 
 def test_interrupt_once_a_run_is_made_says_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever waits for the file may interrupt at once: Python then raises it where the file has just got its name."""
+    """A user who waits for the file may interrupt at once.
+
+    Python then raises the exception just after the file is renamed.
+    """
 
     def interrupted(*runs: Run) -> None:
         with naming_once_made() as made:
@@ -532,7 +543,8 @@ def test_interrupt_once_a_run_is_made_says_its_id(tmp_path: Path, monkeypatch: p
     with pytest.raises(Interrupted, match="'train_7' goes on") as caught:
         interrupted(RUN)
     assert caught.value.hint == "To cancel it: himl runs cancel train_7"
-    with pytest.raises(KeyboardInterrupt):  # before that, whoever knows what was under way handles it
+    # Before that, the caller handles the interruption.
+    with pytest.raises(KeyboardInterrupt):
         interrupted()
     with pytest.raises(Interrupted, match="Interrupted after the creation of job 'train_7'") as caught, created_job("train_7"):
         raise KeyboardInterrupt
@@ -551,7 +563,10 @@ def test_interrupt_once_a_run_is_made_says_its_id(tmp_path: Path, monkeypatch: p
 
 @posix
 def test_second_ctrl_c_stops_waiting_for_run_to_end(himl: Himl, project: Path) -> None:
-    """SIGTERM follows the SIGINT that the script ignores, and lets rank 0 say its last words; SIGKILL ends rank 1, which ignores that too."""
+    """SIGTERM follows the SIGINT that the script ignores, and lets rank 0 print its last lines.
+
+    SIGKILL ends rank 1, which ignores both.
+    """
     ignores = "import os, signal, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     stubborn = "signal.signal(signal.SIGTERM, signal.SIG_IGN if os.environ['RANK'] == '1' else lambda *_: sys.exit('told to'))\n"
     write_files(project, {"train.py": f"{ignores}{stubborn}print('up', flush=True)\ntime.sleep(600)\n"})

@@ -1,4 +1,6 @@
-"""`himl submit --cluster` on the double of Azure ML: what is sent and refused; jobs that run, waited for or followed, interrupted, with data and limits."""
+"""Tests of `himl submit --cluster` on the double of Azure ML: requests and refusals, waiting, following, interruptions,
+data and limits.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,7 @@ def test_what_a_job_may_be_given_reaches_the_service(himl: Himl, azure_project: 
 
 
 def test_a_lock_file_is_the_environment_and_what_it_lacks_is_said(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
-    """The one that lies there, that of a variable, and that of an option; a job that runs here passes over it."""
+    """The lock file is the one in the project, in a variable, or in an option. A local job ignores it."""
     lock = Path(__file__).parents[1] / "services" / "locks" / "uv.lock"
     write_files(project, {"uv.lock": lock.read_bytes(), "packages/core/core.py": "", ".python-version": "3.11", "id.pub": KEY})
     write_files(project, {"other/pylock.toml": "what", "pyproject.toml": '[project]\nname = "lungs"\nrequires-python = ">=3.12"\n'})
@@ -261,7 +263,7 @@ def test_a_build_that_fails_is_told_by_its_log(himl: Himl, azure_project: Staged
 @posix
 @pytest.mark.parametrize("options", [("--follow",), ("--wait", "-q")], ids=" ".join)
 def test_ctrl_c_leaves_job_running_and_says_how_to_cancel(himl: Himl, held: JobRunner, azure_project: StagedWorkspace, options: tuple[str, ...]) -> None:
-    """`run=$(himl submit -q --wait ...)` has the id then, and can go on with the job."""
+    """`run=$(himl submit -q --wait ...)` then has the id, and can continue with the job."""
     with himl.start(*SUBMIT, *options, "--", "--epochs", "3") as waiting:
         until(lambda: azure_project.requests("GET .*/history/.*/runs/"))
         os.kill(waiting.pid, signal.SIGINT)
@@ -291,7 +293,8 @@ def test_interrupted_submit_leaves_nothing_and_follow_no_repeats(himl: Himl, azu
 def test_a_job_of_a_cluster_keeps_what_is_asked_for(himl: Himl, running: StagedWorkspace, project: Path) -> None:
     own = "import os\nos.makedirs('outputs', exist_ok=True)\nopen('outputs/x.csv', 'w').write('own')\nraise SystemExit(7 * ('RANK' not in os.environ))"
     write_files(project, {"models/a b/sent.pt": "not new", "train.py": f"{WRITES}\n{own}"})
-    for options, code in (((), 1), (("--processes_per_node", "2"), 0)):  # a launcher ends the other ranks of one that failed
+    # When a rank fails, the launcher ends the others.
+    for options, code in (((), 1), (("--processes_per_node", "2"), 0)):
         done = himl(*SUBMIT, *options, "--wait", "-q", "--keep", "models/a b/,/x.csv")
         assert done.code == code, done.stderr
         files = himl.ok("download", done.stdout.strip(), "--list", "--json").json()
@@ -301,7 +304,10 @@ def test_a_job_of_a_cluster_keeps_what_is_asked_for(himl: Himl, running: StagedW
 
 
 def test_job_that_ran_too_long_says_so(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
-    """The service reads a limit below a minute as 60 days: it is raised to one. One that was canceled before says nothing of the limit."""
+    """himl raises a limit below a minute to a minute, because the service reads it as 60 days.
+
+    The error of a run that was canceled earlier does not mention the limit.
+    """
     write_files(project, {"train.py": "import time\nprint('begun', flush=True)\ntime.sleep(600)\n"})
     with azure_project.run_jobs(minute=1.0):
         done = himl(*SUBMIT, "--max_run_duration", "5s", "--wait")

@@ -1,4 +1,6 @@
-"""Options of `himl submit` for a job that runs here, what is refused, what it tells of its job and why that failed; `--checkpoint`, here and on Azure ML."""
+"""Tests of options of `himl submit` for local jobs, of refusals and messages, and of `--checkpoint`, locally and on
+Azure ML.
+"""
 
 from __future__ import annotations
 

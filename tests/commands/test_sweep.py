@@ -1,4 +1,6 @@
-"""Sweeps: which trials there are, how the whole ends, what is refused; canceled, interrupted or killed ones, and `himl submit --resume`."""
+"""Tests of sweeps: their trials, their outcome, refusals, canceled, interrupted and killed sweeps, and `himl submit
+--resume`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from tests.support.sweeps import script as script
 
 ARGUMENTS = "import json, os, sys\nopen('outputs/seen.json', 'w').write(json.dumps([sys.argv[1:], dict(os.environ), open('data.txt').read()]))\n"
 LOSS_OF_LR = "import sys\nfrom himl_cli import RUN_CONTEXT\nlr = float(sys.argv[2])\nfor step in range(3):\n    RUN_CONTEXT.log('val/loss', lr * (3 - step))\n"
-# A trial whose loss is high logs and then waits to be stopped.
+# A trial with a high loss logs it, then waits until it is stopped.
 POOR_ONES_WAIT = """
 import sys, time
 from himl_cli import RUN_CONTEXT
@@ -48,7 +50,8 @@ if args.name == "fails":
 """
 BY_SCORE = ("--cluster", "cpu-cluster", "--primary_metric", "score", "--goal", "maximize")
 POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX, /proc")
-# The first try of a trial logs 100 at steps 0 to 3 and fails; the next one goes on from $FROM, and logs its argument times the step's number.
+# The first attempt of a trial logs 100 at steps 0 to 3 and fails. The next one continues from step $FROM, and logs its
+# argument times the step's number.
 TWO_TRIES = """
 import os, sys
 from pathlib import Path
@@ -215,7 +218,10 @@ def test_wait_exits_1_for_failed_trial_of_completed_sweep(lab: StagedWorkspace, 
 
 
 def test_sweep_in_settings_takes_lists_and_options_override_it(himl: Himl, project: Path) -> None:
-    """--crossval and --in_place take its place; in a variable, each line is one hyperparameter. It cannot be recorded in Azure, whoever says so."""
+    """--crossval and --in_place replace the sweep. In an environment variable, each line is one hyperparameter.
+
+    A sweep cannot be recorded in Azure ML, wherever that setting comes from.
+    """
 
     def arguments(*options: str, **env: str) -> list[str]:
         parent = himl.ok("submit", "train.py", "-q", *options, env=env).stdout.strip()
@@ -283,7 +289,10 @@ def test_resume_takes_same_options_again_and_refuses_others(himl: Himl, project:
 
 
 def held_sweep(himl: Himl, project: Path, tmp_path: Path, *options: str, at_work: int = 2) -> tuple[str, Path]:
-    """The run of a sweep whose first trials are at work until `hold` is removed from the folder of their notes, and that folder."""
+    """Start a sweep whose first trials run until `hold` is removed from the folder of their notes.
+
+    Return its id and that folder.
+    """
     write_files(project, {"train.py": NOTING})
     notes = notes_folder(tmp_path, holds=True)
     himl.ok("submit", "train.py", "--no_wait", "--max_concurrent", str(at_work), *options, env={"NOTES": str(notes)})
@@ -297,7 +306,8 @@ def test_sweep_cancel_stops_others_and_retries_stuck_trial(himl: Himl, project: 
     stuck = project / ".himl" / "runs" / f"{parent}_0" / "go"
     supervisors = pids(project, SUPERVISOR)
     for pid in supervisors:
-        os.kill(pid, signal.SIGSTOP)  # that the file is gone for a moment must not be seen
+        # The supervisors must not see that the file is missing for a moment.
+        os.kill(pid, signal.SIGSTOP)
     stuck.unlink()
     stuck.mkdir()
     for pid in supervisors:
@@ -415,7 +425,7 @@ def test_failed_restart_on_resume_does_not_repeat_old_error(himl: Himl, project:
     run = latest(himl)
     log = project / f".himl/runs/{children(himl, run)[-1]['id']}/supervisor.log"
     log.unlink()
-    log.mkdir()  # nothing can be written there
+    log.mkdir()  # so that himl cannot write there
     resumed = himl("submit", "--resume", run)
     assert (resumed.code, "could not be started: Cannot start the job" in resumed.stdout) == (1, True), resumed.stdout
     assert resumed.stdout.count("exit code 9") == (1 if many == "trial" else 0), resumed.stdout
@@ -424,7 +434,7 @@ def test_failed_restart_on_resume_does_not_repeat_old_error(himl: Himl, project:
 @POSIX
 @pytest.mark.parametrize("who", ["keeper", "all"])
 def test_resume_after_killed_sweep_loses_no_result(himl: Himl, project: Path, tmp_path: Path, who: str) -> None:
-    """Trials whose supervisor lives end by themselves, and are run once; the end of a trial that is on record stays."""
+    """Trials whose supervisor is still alive end normally and run once. A recorded end of a trial stays."""
     waits = NOTING.replace('(notes / "hold").exists()', '(notes / "hold").exists() and int(sys.argv[2]) > 2')
     write_files(project, {"train.py": waits})
     notes = notes_folder(tmp_path, holds=True)
@@ -450,7 +460,10 @@ def test_resume_after_killed_sweep_loses_no_result(himl: Himl, project: Path, tm
 
 @pytest.mark.parametrize(("begin", "end", "earlier", "best"), [(2, 6, [100.0, 100.0], 0), (0, 2, [], 1)])
 def test_later_try_replaces_metrics_from_its_first_step_on(himl: Himl, project: Path, begin: int, end: int, earlier: list[float], best: int) -> None:
-    """Of a script that begins anew nothing of the first try is left, of one that goes on the steps before that; also where the best trial is chosen."""
+    """If the script starts from the beginning, no metrics of the first attempt remain.
+
+    If it continues, earlier steps remain. The choice of the best trial uses the same values.
+    """
     write_files(project, {"train.py": TWO_TRIES.replace("6)", f"{end})")})
     env = {"FROM": str(begin)}
     first = himl("submit", "train.py", "--sweep", "n=1,2", "--primary_metric", "acc", "--goal", "maximize", env=env)

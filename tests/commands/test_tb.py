@@ -1,4 +1,4 @@
-"""`himl tb`: the installed program, the real TensorBoard as its child."""
+"""Tests of `himl tb`: the installed program, with the real TensorBoard as its child process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ writer.close()
 VALUES = [1.0, 0.5, 0.25]
 RUN = "train_1_aa"
 LAST = "Press Ctrl-C to stop it.\n"
-"""Said once TensorBoard is up, after its address."""
+"""himl prints it after TensorBoard's address."""
 
 
 @posix
@@ -96,7 +96,8 @@ def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: St
         trial = add_trial(seeded.state, seeded.state.runs["hunt"], 2, {"lr": 0.5})
         trial.status = "Running"
         seeded.put_artifact(trial, f"logs/{NAME}", SHORT)
-        board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25])  # and half a record, which TensorBoard waits for the rest of
+        # The file also has half a record, whose rest TensorBoard waits for.
+        board.shows("Going_on-train_2_bb", [1.0, 0.5, 0.25])
         refused = len(seeded.requests(r"POST .*/oauth2/v2.0/token.*401"))
         until(lambda: len(seeded.requests(r"POST .*/oauth2/v2.0/token.*401")) > refused + 1, "it is tried again")
         seeded.stage.faults.clear()
@@ -127,7 +128,7 @@ def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, proje
 
 @posix
 def test_file_is_shown_while_the_rest_of_it_comes(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
-    """It comes in ranges of 4 MiB, each shown once it is proved to be right. Other runs go on growing."""
+    """The file arrives in ranges of 4 MiB. TensorBoard shows each range once it is verified. Other runs keep growing."""
     seeded.put_artifact(seeded.state.runs["train_1_aa"], f"logs/{NAME}", SHORT + event_bytes([0.0] * 500, tag="long" * 3000) + LONG[len(SHORT) :])
     seeded.stage.faults.add(Stall(60.0), rf"GET .*train_1_aa/logs/{NAME}", times=None, skip=1)
     with serving(himl, tmp_path, "train_1_aa", "train_2_bb") as board:
@@ -167,7 +168,7 @@ def test_bad_options_are_exit_2(himl: Himl, project: Path) -> None:
 
 @pytest.fixture
 def mark(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
-    """What the processes of this test have in their environment; none of them may be left."""
+    """The mark in the environment of this test's processes. None of them may remain."""
     own = f"{os.environ[MARK]}-{request.node.name}"
     monkeypatch.setenv(MARK, own)
     yield own
@@ -202,7 +203,7 @@ def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: s
 @pytest.mark.usefixtures("recorded")
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes by /proc")
 def test_dead_data_server_is_restarted_and_dead_tensorboard_told(himl: Himl, tmp_path: Path, mark: str) -> None:
-    """The data server has all that was read in memory: it is what is killed first where that runs out."""
+    """The data server holds all data in memory, so the system kills it first when memory runs out."""
 
     def kill(part: str) -> None:
         for line in (line for line in processes_marked(mark, patience=0) if part in line):

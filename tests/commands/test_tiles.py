@@ -1,4 +1,6 @@
-"""`himl tiles` as a program: what it prints and refuses; killed and resumed; slides of a datastore, and as a job of the double of Azure ML."""
+"""Tests of the command `himl tiles`: output, refusals, interruptions, slides of a datastore, and jobs on the double of
+Azure ML.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""`himl ui`: the installed program, MLflow's server as its child, its pages in a browser; with the oldest MLflow and with that of the tests.
+"""Tests of `himl ui` in a headless browser: the installed program, with MLflow's server as its child process.
 
-Texts and roles are those that both have. Where the oldest has not what the newest shows, a test says so.
+They run with the oldest supported MLflow and the installed one, and use texts and roles that both have. A test says
+where the oldest MLflow lacks a feature of the newest.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from tests.support.running import PROGRAM, Himl, until, validator, write_files
 from tests.support.runs import RecordedRuns, posix
 from tests.support.tensorboard import Board, is_closed, serving
 
-pytestmark = [posix, pytest.mark.timeout(1800)]  # the first use of a client builds its environment
+# The first use of a client builds its environment.
+pytestmark = [posix, pytest.mark.timeout(1800)]
 OLDEST_TEXT = ".".join(map(str, OLDEST))
 PATIENT = 60_000  # milliseconds, for a page on a busy machine
 TRAINS = """
@@ -76,7 +78,7 @@ log(2, 3, 47)
 wait("end")
 """
 LOSS, USE = [1.0, 0.5, 1 / 3], [0.0, 10.0, 20.0]
-"""What a run here and one on Azure ML logged."""
+"""The values that a local run and one in Azure ML logged."""
 HOSTILE = {
     "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
     "MLFLOW_REGISTRY_URI": "http://127.0.0.1:9",
@@ -88,11 +90,11 @@ HOSTILE = {
     "MLFLOW_DEPLOYMENTS_TARGET": "http://127.0.0.1:9",
     "MLFLOW_STATIC_PREFIX": "/elsewhere",
 }
-"""What a user may have set for MLflow elsewhere."""
+"""Settings that a user may have for MLflow elsewhere."""
 
 
 def ask(port: int, path: str, document: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
-    """The status and the answer of MLflow's REST API; what is sent is sent by POST."""
+    """Return the status and the answer of MLflow's REST API. A document is sent by POST."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         body = None if document is None else json.dumps(document)
         sent = {"Content-Type": "application/json", **(headers or {})}
@@ -104,7 +106,7 @@ def ask(port: int, path: str, document: Any = None, headers: Mapping[str, str] |
 
 @dataclass(frozen=True)
 class World:
-    """A folder that sees runs here and on Azure ML, the variables by which it does, and the server over them."""
+    """A folder with runs in the local workspace and in Azure ML, the variables that reach them, and a server."""
 
     folder: Path
     variables: Mapping[str, str]
@@ -119,7 +121,7 @@ class World:
         return ask(self.board.port, f"/ajax-api/2.0/mlflow/{path}", document, headers)
 
     def address(self, name: str, tab: str = "") -> str:
-        """The page of the run that is called so, or of its experiment."""
+        """Return the URL of the run or experiment of that name."""
         experiments = {each["name"]: each["experiment_id"] for each in self.ask("experiments/search", {"max_results": 100})[1]["experiments"]}
         if name in experiments:
             return f"{self.board.url}#/experiments/{experiments[name]}/runs{tab}"
@@ -136,7 +138,7 @@ def submit(himl: Himl, variables: Mapping[str, str], *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def jobs(shared_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A folder with runs here, which jobs made, and a run like them on Azure ML; its variables."""
+    """A folder with local runs of jobs and a similar run in Azure ML, and the variables that reach them."""
     folder, home = tmp_path_factory.mktemp("ui"), tmp_path_factory.mktemp("home")
     variables, himl = variables_of_machine(home), Himl(PROGRAM, folder)
     write_files(folder, {"train.py": TRAINS, "trial.py": TRIES, "grow.py": GROWS, "fail.py": "import sys; sys.exit(3)"})
@@ -164,7 +166,7 @@ def jobs(shared_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module", params=["newest", "oldest"])
 def world(request: pytest.FixtureRequest, jobs: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """With a run that goes on and grows once there is a file `grow` in its place, and ends once there is `end`."""
+    """A world with a run in progress, which grows once a file `grow` exists in its folder, and ends once `end` does."""
     version = metadata.version("mlflow") if request.param == "newest" else OLDEST_TEXT
     if request.param == "oldest" and metadata.version("mlflow") == OLDEST_TEXT:
         pytest.skip("the environment of the tests has the oldest MLflow itself")
@@ -182,7 +184,7 @@ def world(request: pytest.FixtureRequest, jobs: tuple[Path, dict[str, str]], tmp
 
 @pytest.fixture
 def shown(page: Page) -> Iterator[Page]:
-    """A page that asks nobody but this machine, and whose program does not fail."""
+    """A page that connects only to this machine, and whose scripts raise no errors."""
     page.set_default_timeout(PATIENT)
     expect.set_options(timeout=PATIENT)
     foreign, errors = list[str](), list[str]()
@@ -239,13 +241,13 @@ def test_values_and_files_of_a_run_are_shown(world: World, shown: Page, name: st
 
 
 def curves(page: Page) -> dict[tuple[str, str], list[float]]:
-    """The values of each curve that is drawn, by the run's name and the metric."""
+    """Return the values of each drawn curve, by run name and metric."""
     drawn = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data.filter(each => each.type.startsWith('scatter')))"
     return {(name, metric): values for name, metric, values in page.evaluate(f"{drawn}.map(each => [each.name, each.metricKey, each.y])")}
 
 
 def draws(page: Page, expected: Mapping[tuple[str, str], list[float]]) -> None:
-    """Wait until the page has these curves and no others."""
+    """Wait until the page shows exactly these curves."""
     until(lambda: curves(page) == expected, lambda: f"{curves(page)} becomes {expected}")
 
 
@@ -257,7 +259,7 @@ def test_a_failed_run_says_why(world: World, shown: Page) -> None:
 
 
 def test_a_curve_grows_while_it_is_looked_at(world: World, shown: Page, request: pytest.FixtureRequest) -> None:
-    """The page asks for more every 30 seconds, which are over at once here."""
+    """The page refreshes every 30 seconds. The test moves its clock forward."""
     growing = f"Growing {request.node.callspec.params['world']}"
     shown.clock.install()
     shown.goto(world.address(growing, "/model-metrics"))
@@ -308,7 +310,7 @@ def test_runs_that_go_on_or_are_elsewhere_are_not_deleted(world: World, shown: P
         choose(shown, name)
         shown.get_by_role("button", name="Delete", exact=True).click()
         shown.get_by_role("dialog").get_by_role("button", name="Delete selected").click()
-        if world.version == OLDEST_TEXT:  # which keeps the sentence for itself
+        if world.version == OLDEST_TEXT:  # this version does not show the sentence
             expect(shown.get_by_text("an error occurred")).to_be_visible()
         else:
             expect(shown.get_by_text(sentences[name])).to_be_visible()
@@ -320,7 +322,7 @@ def test_runs_that_go_on_or_are_elsewhere_are_not_deleted(world: World, shown: P
 
 @pytest.mark.parametrize("name", ["Near", "Far"])
 def test_tags_that_are_set_in_the_page_arrive_in_himl(world: World, shown: Page, name: str) -> None:
-    key = f"seen_with_{world.version.replace('.', '_')}"  # the oldest takes no dot
+    key = f"seen_with_{world.version.replace('.', '_')}"  # the oldest MLflow refuses dots in keys
     shown.goto(world.address(name))
     shown.get_by_role("button", name=re.compile("(Add|Edit) tags")).first.click()
     dialog = shown.get_by_role("dialog")
@@ -365,7 +367,7 @@ def recorded(project: Path) -> RecordedRuns:
 
 @pytest.fixture
 def mark(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
-    """What the processes of this test have in their environment; none of them may be left."""
+    """The mark in the environment of this test's processes. None of them may remain."""
     own = f"{os.environ[MARK]}-{request.node.name}"
     monkeypatch.setenv(MARK, own)
     yield own
@@ -390,7 +392,7 @@ def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: s
 
 @pytest.mark.usefixtures("mark")
 def test_who_is_let_in_is_said_and_a_taken_port_moves_on(himl: Himl, tmp_path: Path, recorded: RecordedRuns, read_only: Callable[[Path], Path]) -> None:
-    """Over a workspace that cannot be written, which is shown all the same."""
+    """The workspace is read-only. MLflow still shows it."""
     read_only(recorded.folder / ".himl")
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
@@ -414,7 +416,7 @@ def test_who_is_let_in_is_said_and_a_taken_port_moves_on(himl: Himl, tmp_path: P
 
 @pytest.mark.parametrize("installed", [None, "3.4.0"])
 def test_without_the_full_mlflow_the_command_that_installs_it_is_named(tmp_path: Path, project: Path, installed: str | None) -> None:
-    """In an environment that has what this one has, without MLflow or with an older one."""
+    """The environment has the packages of this one, except that MLflow is missing or older."""
     packages = tmp_path / "packages"
     packages.mkdir()
     for path in Path(sysconfig.get_path("purelib")).iterdir():

@@ -1,4 +1,6 @@
-"""`himl runs list --watch` and `himl runs show --watch`: in terminals and through a pipe, while runs grow here and on the double of Azure ML."""
+"""Tests of `himl runs list --watch` and `himl runs show --watch`, in terminals and through a pipe, while runs grow
+locally and on the double of Azure ML.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,12 @@ print("done")
 sys.exit(int(sys.argv[2]))
 """
 FINAL = "\x1b[?1049l"
-"""Behind it a terminal has its own lines again."""
+"""The sequence after which a terminal shows its own lines again."""
 
 
 @pytest.fixture
 def go(project: Path, tmp_path: Path) -> Path:
-    """The script lies in the project; it goes on once this file is there."""
+    """Write the script to the project. It continues once the returned file exists."""
     (project / "train.py").write_text(SCRIPT)
     return tmp_path / "go"
 
@@ -93,7 +95,7 @@ def test_pipe_gets_a_line_for_each_change_and_the_exit_code_of_the_run(himl: Him
         assert (process.returncode, run_id in err.decode()) == (1, True)
     again = himl("runs", "show", run_id, "--watch")
     assert (again.code, "exit code 3" in again.stderr) == (1, True)
-    assert himl("runs", "list", "--watch").code == 0  # none of them was to be waited for
+    assert himl("runs", "list", "--watch").code == 0  # because no run is in progress
 
 
 @posix

@@ -1,4 +1,6 @@
-"""What names of checkpoints say, and which of a run's checkpoints is taken: the last, that of an epoch, or the best by name or by what was logged."""
+"""Tests of choosing a run's checkpoint: the last one, that of an epoch, or the best one, by file names or logged
+metrics.
+"""
 
 from __future__ import annotations
 
@@ -137,7 +139,7 @@ STARTED_FROM = {FROM_RUN: "old"}
     (["epoch=1-val_loss=0.1.ckpt", f"{RETRY}/epoch=1-val_loss=0.1.ckpt"], {"select": "best"}, f"{RETRY}/epoch=1-val_loss=0.1.ckpt"),
 ])  # fmt: skip
 def test_checkpoint_is_chosen_by_names(runs: RecordedRuns, names: list[str], options: dict[str, Any], taken: str) -> None:
-    """What a run began with is not what it reached, unless it was pushed."""
+    """A checkpoint that a run started from is not a result of it, unless it was pushed."""
     add(runs, *names, tags=options.get("tags"))
     assert name(runs, *(options.get(key) for key in ("select", "metric", "goal"))) == taken
 
@@ -208,7 +210,7 @@ def test_missing_best_is_refused_and_equal_content_is_one(runs: RecordedRuns) ->
 
 
 class WithoutMd5s(ListedFiles):
-    """Files of a service that has no MD5 of them on record."""
+    """Files of a service without recorded MD5s."""
 
     def md5(self, blob: BlobInfo) -> None:
         return None
@@ -216,7 +218,7 @@ class WithoutMd5s(ListedFiles):
 
 @pytest.mark.parametrize(("size", "taken"), [(8, "epoch=3-val_loss=0.12.ckpt"), (9, None)])
 def test_best_without_md5_prefers_name_with_metric_value(runs: RecordedRuns, size: int, taken: str | None) -> None:
-    """Only where the sizes are equal; otherwise both count as the best, which is an error."""
+    """This applies only if the sizes are equal. Otherwise both count as the best, which is an error."""
     runs.add(RUN)
     sizes = {"best.ckpt": size, "epoch=2-val_loss=0.20.ckpt": 8, "epoch=3-val_loss=0.12.ckpt": 8}
     blobs = [BlobInfo(f"{HERE}/{each}", number, "etag", None, None) for each, number in sizes.items()]
@@ -246,7 +248,7 @@ def test_best_by_value_logged_for_epoch(runs: RecordedRuns) -> None:
 
 
 def test_step_in_name_matches_epoch_logged_with_it(runs: RecordedRuns) -> None:
-    """As Lightning names and logs them."""
+    """With the names and metrics of Lightning."""
     add(runs, "epoch=0-step=10.ckpt", "epoch=1-step=20.ckpt", "epoch=2-step=25.ckpt", "epoch=2-step=30.ckpt")
     log(runs, "epoch", {9: 0, 19: 1, 24: 2, 29: 2})
     log(runs, "val_loss", {9: 0.5, 19: 0.3, 24: 0.1, 29: 0.2})
@@ -284,7 +286,7 @@ def test_values_of_one_step_need_epochs(runs: RecordedRuns) -> None:
 
 
 def test_conflicting_metric_is_refused_at_checkpoint_step(runs: RecordedRuns) -> None:
-    """At a step without a checkpoint, or with equal values, it does no harm."""
+    """At a step without a checkpoint, or with equal values, a conflict has no effect."""
     add(runs, "epoch=0.ckpt", "epoch=1.ckpt")
     log(runs, "val_loss", {0: 0.9, 1: 0.1, 2: 0.3})
     runs.log(RUN, [("val_loss", 0.05, 2, 5)])

@@ -1,4 +1,6 @@
-"""Which files a SOURCE names, fetching them into a cache or folder, starting a job from them, and `himl checkpoint push`."""
+"""Tests of checkpoint sources: which files one names, fetching them into a cache or folder, starting a job from them,
+and `himl checkpoint push`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ def runs(project: Path) -> RecordedRuns:
 
 
 def unasked(address: str = "") -> NoReturn:
-    """A workspace, or the store of an address, where none is needed."""
+    """Fail if the code opens a workspace or a store that it does not need."""
     raise AssertionError(address)
 
 
@@ -191,7 +193,7 @@ def test_push_is_refused_before_a_run_is_made(source_run: RecordedRuns, project:
 
 
 class EndFails(LocalWorkspace):
-    """A workspace whose service is away once the files are stored."""
+    """A workspace whose service fails after the files are stored."""
 
     def end_run(self, run_id: str, end: RunEnd) -> Run:
         raise ServiceFailed("The service is away.", hint="Try again later.")

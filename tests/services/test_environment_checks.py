@@ -1,4 +1,6 @@
-"""What himl says of an environment before it is sent: MLflow and azureml-mlflow, services, Pythons."""
+"""Tests of the messages about an environment before it is submitted: MLflow and azureml-mlflow, services, and Python
+versions.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ def environment(*pip: str, conda: tuple[str, ...] = ("python=3.11",), image: str
 
 
 @pytest.mark.parametrize(("mlflow", "plugin", "problem"), [
-    ("mlflow", "azureml-mlflow", "log_artifact will fail"),  # what pip makes of it: 3.17.2 with 1.60.0
+    ("mlflow", "azureml-mlflow", "log_artifact will fail"),  # pip installs 3.17.2 with 1.60.0
     ("mlflow==3.17.2", "azureml-mlflow>=1.57", "log_artifact will fail"),
     ("mlflow-skinny==3.2.0", "azureml-mlflow==1.60.0", "log_artifact will fail"),
     (f"mlflow==3.17.2 --hash=sha256:{'0' * 64}", f"azureml_mlflow==1.60.0 --hash=sha256:{'0' * 64}", "log_artifact will fail"),
@@ -30,10 +32,11 @@ def environment(*pip: str, conda: tuple[str, ...] = ("python=3.11",), image: str
     ("mlflow>=3", "azureml-mlflow==1.60.0.post1", "the image cannot be built"),
     ("mlflow==3.15.0", "azureml-mlflow==1.62.0.post6", ""),
     ("mlflow==3.15.0", "azureml-mlflow", ""),
-    ("mlflow", "azureml-mlflow>=1.61", ""),  # pip takes the newest MLflow that goes with it
+    # pip chooses the newest MLflow that is compatible.
+    ("mlflow", "azureml-mlflow>=1.61", ""),
     ("mlflow==3.1.1", "azureml-mlflow==1.60.0", ""),
     ("mlflow<3", "azureml-mlflow", ""),
-    ("mlflow==9.0", "azureml-mlflow==9.0", ""),  # of versions to come nothing is known
+    ("mlflow==9.0", "azureml-mlflow==9.0", ""),  # future versions are not checked
     ("mlflow; sys_platform == 'win32'", "azureml-mlflow", ""),
     ("mlflow @ https://files.example/mlflow.zip", "azureml-mlflow", ""),
     ("tqdm", "azureml-mlflow", ""),

@@ -1,4 +1,4 @@
-"""Which environment a job gets: what is named, what is found, conda and requirements files, and what is refused before anything is sent."""
+"""Tests of a job's environment: named and found ones, conda and requirements files, and refusals before submission."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ def test_nearest_conda_file_is_chosen_or_options_are_named(project: Path) -> Non
     assert (spec.image, spec.name, spec.wheels) == (DEFAULT_IMAGE, "", ())
     assert remarks == [f"Environment of the job: '{project / 'environment.yaml'}'."]
     assert conda(chosen(project, project / "c"))["dependencies"] == ["python=3.12"]
-    with pytest.raises(BadUsage, match=r"no environment\.yml"):  # what lies above the snapshot root is not taken
+    # himl uses no environment.yml above the snapshot root.
+    with pytest.raises(BadUsage, match=r"no environment\.yml"):
         choose_environment(SubmitRequest(cwd=project / "a"), project / "a", project / "a", {})
 
 
@@ -190,7 +191,7 @@ def test_unusable_conda_file_is_named(tmp_path: Path, content: str, complaint: s
 
 
 def test_missing_files_encodings_and_lines_of_pip(project: Path) -> None:
-    """As Windows shells write them."""
+    """The files have the encoding of Windows shells."""
     with pytest.raises(BadUsage, match=r"--conda_env: there is no file '.*nowhere\.yml'"):
         read_conda_file(project / "nowhere.yml")
     assert "--requirements: there is no file" in refused(project, requirements="requirements.txt")[0]

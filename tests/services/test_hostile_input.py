@@ -1,4 +1,6 @@
-"""What people and programs write, as broken as it can be: every parser stands it. What `stress/fuzz` broke, and paths as Windows writes them."""
+"""Tests of parsers on broken input from users and programs, including inputs that `stress/fuzz` found, and Windows
+paths.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,7 @@ TEXTS: dict[str, tuple[Parser, tuple[str, ...]]] = {
     "patterns": (lambda text: Pattern(text[:1000]).matches("a" * 60), ("@", "*a" * 25 + "@", "**/" * 20 + "@", "[@]", "[!@")),
     "names of checkpoints": (parse_name, ("epoch=@", "epoch=1-loss=@-v1.ckpt", "a-v@.ckpt", "best_@", "step @")),
 }
-"""By what they are: a parser of texts, and frames with `@` where the hostile text goes."""
+"""By kind of text: a parser, and frames with `@` at the position of the hostile text."""
 
 FILES: dict[str, tuple[Parser, str, tuple[str, ...]]] = {
     "InnerEye": (lambda folder: read_innereye(folder / "settings.yml", folder), "settings.yml", ("@", "variables:\n  cluster: @")),
@@ -112,8 +114,9 @@ FILES: dict[str, tuple[Parser, str, tuple[str, ...]]] = {
     )),
     "checkpoints": (lambda folder: is_whole(folder / "a.safetensors"), "a.safetensors", ("@",)),
 }  # fmt: skip
-"""A parser of a file of this name; it gets the folder."""
-SLOW = ("YAML", "prepared jobs", "environments", "InnerEye")  # they get no long texts, which others read as well
+"""By kind of file: a parser that gets the folder, the name of the file, and frames."""
+# These get no long texts, which other parsers cover.
+SLOW = ("YAML", "prepared jobs", "environments", "InnerEye")
 
 
 @pytest.mark.parametrize("name", [*TEXTS, *FILES])
@@ -139,7 +142,7 @@ DAMAGED_RECORD = r"workspace\.db' is damaged: it has invalid values\.$"
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> LocalWorkspace:
-    """One that has a run with a metric."""
+    """A workspace that has a run with a metric."""
     with closing(Database(tmp_path / "workspace.db", create=True)) as database:
         store = RunStore(database)
         store.add(Run(KEPT, "exp", display_name="n", tags={"a": "b"}), status=RunStatus.running, started=1700000000000)

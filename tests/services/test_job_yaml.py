@@ -1,4 +1,6 @@
-"""Azure ML's YAML as a job that runs here: what each key becomes, what is refused by its key, and YAML that stands for too much."""
+"""Tests of Azure ML's YAML as a local job: the effect of each key, refusals that name the key, and aliases that expand
+to too much.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Packages of a job from lock files: what uv wrote (`locks/`), other forms of the same, hashes as pip checks them, and what is refused in one line."""
+"""Tests of a job's packages from lock files: uv's (`locks/`) and other formats, hashes as pip checks them, and
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ COMMON = ["linkify-it-py==2.2.0", "markdown-it-py==4.3.0", "mdurl==0.1.2", "psut
 
 
 def submitted(project: Path, python: str = "3.11", script_folder: Path | None = None, **options: Any) -> tuple[list[str], list[str]]:
-    """The lines of pip that a job gets, and what is said of them."""
+    """Return the requirements that a job passes to pip, and himl's remarks."""
     write_files(project, {".python-version": python})
     spec, remarks = choose_environment(SubmitRequest(cwd=project, **options), script_folder or project, project, {})
     dependencies = yaml.safe_load(spec.conda)["dependencies"]
@@ -50,7 +52,7 @@ def pins(lines: Sequence[str]) -> list[str]:
 
 
 def wheel(folder: Path, name: str, *needs: str) -> str:
-    """A wheel that pip installs; its hash."""
+    """Create a wheel that pip installs, and return its hash."""
     path, info = folder / f"{name}-1.0-py3-none-any.whl", f"{name}-1.0.dist-info"
     metadata = "".join(f"Requires-Dist: {need}\n" for need in needs)
     with zipfile.ZipFile(path, "w") as archive:
@@ -62,13 +64,13 @@ def wheel(folder: Path, name: str, *needs: str) -> str:
 
 
 def locked(name: str, *, digest: str = HASH, source: str = PYPI, file: str = "", more: str = "") -> str:
-    """A package of a uv.lock."""
+    """Return the lines of a package in a uv.lock."""
     files = f'wheels = [{{ url = "https://files.example/{file or f"{name}-1.0-py3-none-any.whl"}", hash = "{digest}" }}]\n' if digest else ""
     return f'[[package]]\nname = "{name}"\nversion = "1.0"\n{source}\n{files}{more}\n'
 
 
 def lock_of(*packages: str, needs: str = "", more: str = "") -> str:
-    """A uv.lock of a project that *needs* lines of its own."""
+    """Return a uv.lock of a project that *needs* its own dependencies."""
     return f'version = 1\n{more}\n[[package]]\nname = "mine"\nsource = {{ virtual = "." }}\ndependencies = [{needs}]\n\n{"".join(packages)}'
 
 
@@ -79,7 +81,7 @@ def lock_of(*packages: str, needs: str = "", more: str = "") -> str:
     ("3.13", "uv.lock[new, dev]", ["iniconfig==2.1.0", "pluggy==1.7.0", "six==1.17.0"]),
 ])  # fmt: skip
 def test_uv_lock_gives_the_packages_that_uv_would_install(project: Path, python: str, lock: str | None, more: list[str]) -> None:
-    """As `uv export --no-default-groups`, with the same extras and groups, has them for Linux and that Python."""
+    """`uv export --no-default-groups` gives the same packages for these extras and groups, Linux and that Python."""
     write_files(project, {"uv.lock": UV, "packages/core/src/core/__init__.py": ""})
     lines, remarks = submitted(project, python, lock=lock)
     assert pins(lines) == sorted([*COMMON, *more])
@@ -166,7 +168,7 @@ def test_sources_of_uv_other_than_an_index(project: Path) -> None:
 
 
 def test_extras_that_conflict_decide_between_versions(project: Path) -> None:
-    """The marks of markers are those of uv: of an extra or group, with the length of its package's name."""
+    """The markers are those of uv, with an extra or group and the length of its package's name."""
     old, new = "extra == 'extra-4-mine-old'", "extra != 'extra-4-mine-old' and python_full_version >= '3.8'"
     other = locked("b", source='source = { registry = "https://index.example" }')
     needs = [f'{{ name = "b", {PYPI}, marker = "{old}" }}', f'{{ name = "b", source = {{ registry = "https://index.example" }}, marker = "{new}" }}']
@@ -200,7 +202,7 @@ def test_conda_files_and_images_go_before_locks_that_nobody_named(project: Path)
 
 
 def test_hashes_hold_for_pip_with_a_private_wheel(project: Path) -> None:
-    """Pip itself takes the lines of a lock and of a hashed requirements file, checks them, and misses what has no hash."""
+    """The real pip checks the lines of a lock file and a hashed requirements file. It refuses packages without hashes."""
     a, b = wheel(project, "a", "b"), wheel(project, "b")
     wheel(project, "own", "a>=1; python_version > '3'", "never; extra == 'x'")
     files = {"uv.lock": lock_of(locked("a", digest=a, more='dependencies = [{ name = "b" }]'), locked("b", digest=b), needs='{ name = "a" }')}

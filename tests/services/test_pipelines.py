@@ -1,4 +1,6 @@
-"""Sweeps and pipelines: what options and JSON files mean, what is refused by which words, step and key, and what is said before they start."""
+"""Tests of sweeps and pipelines: options and JSON files, refusals that name the step and key, and messages before they
+start.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,7 @@ def test_ignored_fields_are_told_and_options_reach_every_step(folder: Path) -> N
     assert "step1: ignored, because it does not apply to this step: node_count." in remarks
     assert "step2: ignored, because it does not apply to this step: input_datareference_path." in remarks
     assert "step2: 1 node instead of 3 on this machine." in remarks
-    assert "step3 names no input" not in remarks  # step2, before it, makes nothing
+    assert "step3 names no input" not in remarks  # step2, before it, has no output
     assert "Ignored: record_in = azure. himl records local runs of a pipeline file in the local workspace only." in found.remarks
     assert found.spec.steps[0].job.nodes == 1
     options: dict[str, Any] = {"env_vars": {"A": "1"}, "tags": {"team": "blue"}, "max_run_duration": "2h"}

@@ -1,4 +1,6 @@
-"""Mirroring a local run to Azure ML: what arrives, once; what is not taken; and how both runs end, whatever fails meanwhile."""
+"""Tests of mirroring a local run to Azure ML: everything arrives once, refused files, and the end of both runs despite
+failures.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ QUICK = Timing(look=0.01, start=0.3, longest_pause=0.1, refused=0.05)
 
 @dataclass
 class Recording:
-    """A run that is mirrored from `here` to `there`; `file` is its note."""
+    """A run that is mirrored from `here` to `there`. `file` stores the progress."""
 
     runs: RecordedRuns
     here: LocalWorkspace
@@ -54,14 +56,14 @@ class Recording:
 
     @contextmanager
     def recording(self, timing: Timing = QUICK, there: AzureWorkspace | None = None) -> Iterator[threading.Thread]:
-        """It goes on meanwhile, and has ended afterwards."""
+        """Mirror the run in a thread during the block, and wait for its end."""
         thread = threading.Thread(target=self.record, args=(timing, there))
         thread.start()
         yield thread
         thread.join(60)
 
     def start(self, *logged: float) -> None:
-        """A run that goes on, with values of `loss`."""
+        """Start a run with these values of `loss`."""
         self.here.start_run(Run(ID, "train"))
         for value in logged:
             self.here.log(ID, [writing.scalar("loss", value)])
@@ -78,7 +80,7 @@ class Recording:
 
 @pytest.fixture
 def recording(azure_environment: StagedWorkspace, project: Path) -> Iterator[Recording]:
-    """One that has just begun."""
+    """A recording that has just begun."""
     runs = RecordedRuns(project)
     file = MirrorFile(runs.workspace.folder, ID)
     with opened(azure_environment, project) as there:
@@ -165,7 +167,7 @@ class Clock:
 
 
 def mirror_of(recording: Recording, file: str, text: str) -> tuple[FileMirror, Clock, Path]:
-    """Of a run that has this file."""
+    """Return a mirror of a run that has this file."""
     recording.runs.add(ID, files={file: text})
     clock, folder = Clock(), recording.here.folder / "runs" / ID
     return FileMirror(recording.here, recording.there, ID, SentRun(), clock), clock, folder / ("" if file.startswith("user_logs") else "code") / file
@@ -265,7 +267,7 @@ def test_refused_recording_is_due_again_later(project: Path) -> None:
     assert state.is_due()
     put_off(here, state, "No.")
     assert (state.is_due(), state.away) == (False, "No.")
-    state.not_before += 24 * 3600  # by a clock that was wrong
+    state.not_before += 24 * 3600  # set by a clock that was wrong
     assert state.is_due()
 
 

@@ -1,4 +1,4 @@
-"""Which values may be logged, and gathering and sending them to services that fail meanwhile."""
+"""Tests of logging: valid values, and gathering and sending them to services that fail meanwhile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REFUSED = Status(400, code="UserError", message="No such metric.")
 
 
 class Several:
-    """As a tensor with several elements."""
+    """A stand-in for a tensor with several elements."""
 
     def item(self) -> Any:
         raise ValueError("can only convert a tensor of size 1")
@@ -93,7 +93,7 @@ def test_lists_take_iterables_and_tables_equal_columns() -> None:
 
 @pytest.fixture
 def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWorkspace]:
-    """A workspace whose requests are tried once only, with a run that a program keeps."""
+    """A workspace that sends each request only once, with a run that a program writes."""
     state = azure_environment.state
     address = WorkspaceAddress(state.subscription, state.group, state.name, PUBLIC, "a test")
     with Connection.open(address, settings=azure_settings(project), policy=RetryPolicy(attempts=1)) as connection:
@@ -131,7 +131,10 @@ def test_outage_loses_nothing_and_is_bridged_automatically(writer: RunWriter, az
 
 @pytest.mark.parametrize("refusals", [1, 3])
 def test_refused_entry_does_not_take_others_with_it(writer: RunWriter, azure: StagedWorkspace, refusals: int) -> None:
-    """Of four entries in one batch: the batch, its first half and that one's first entry are refused; then the second entry; then the other half."""
+    """A batch has four entries, of which one is refused.
+
+    The service refuses the batch, its first half and that half's first entry, then accepts the other entries.
+    """
     for number in range(4):
         writer.add(writing.scalar(f"m{number}", float(number)))
     azure.stage.faults.add(REFUSED, BATCH, times=refusals)

@@ -1,4 +1,4 @@
-"""How runs may be written, which ones a selection means, their logs; many beside each other: labels, statistics, CSV and Parquet."""
+"""Tests of runs: names, selections and logs, and the comparison of many, with labels, statistics, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_latest_run_file_is_used_or_named_where_corrupt(recorded: RecordedRuns) 
 
 
 def test_unknown_run_or_experiment_suggests_similar_ones(recorded: RecordedRuns) -> None:
-    """Those of a named experiment first: among all runs, others are nearer."""
+    """Runs of the named experiment come first, although other runs have more similar ids."""
     with pytest.raises(RunNotFound, match="No run 'old_1_ab'") as caught:
         found(recorded, RunSelection(runs=["old_1_ab"]))
     assert "old_1_aa" in caught.value.hint
@@ -166,7 +166,7 @@ def test_implied_run_is_refused_where_none_is_or_must_be_named(runs: RecordedRun
 
 
 def read(runs: RecordedRuns, name: str | None = None, *, attempt: int | None = None) -> bytes:
-    """A log of an ended run, read and followed: once and alike."""
+    """Return a log of an ended run. Reading and following it must give the same content."""
     content = b"".join(read_log(runs.workspace, "train_1_aa", name, attempt=attempt))
     assert b"".join(follow_log(runs.workspace, "train_1_aa", name, attempt=attempt)) == content
     return content

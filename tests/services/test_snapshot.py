@@ -1,4 +1,6 @@
-"""A project: what goes into a snapshot, what `himl doctor` says of the installation, and what `himl init` takes from files of other tools."""
+"""Tests of projects: snapshots, the installation checks of `himl doctor`, and other tools' files that `himl init`
+reads.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ FILES |= {"nested/deep/secrets", "doc/a/b/c.tmp", "doc/c.tmp", "doc/readme", "sr
 
 def test_ignore_files_match_what_git_itself_lists(project: Path, git: Callable[..., str]) -> None:
     git(project, "init", "-q")
-    git(project, "config", "core.ignorecase", "false")  # as on Linux, whatever the disk
+    git(project, "config", "core.ignorecase", "false")  # as on Linux, on any disk
     examples: list[tuple[set[str], str, dict[str, str]]] = [
         (FILES, RULES["."], {"nested": RULES["nested"]}),
         ({"a/x.py", "a/b/x.py", "b.log"}, "/*\n!/a\n/a/*\n!/a/b\n", {}),
@@ -329,7 +331,7 @@ def test_values_not_taken_are_named_with_a_reason(project: Path) -> None:
     ("prod.env.sample", "SUBSCRIPTION_ID=s\n", "is not a supported kind of file"),
 ])  # fmt: skip
 def test_unusable_settings_file_is_refused(project: Path, name: str, content: str, complaint: str) -> None:
-    """Samples are sent with jobs, so they must not hold settings."""
+    """Samples are part of the snapshot, so they must not hold settings."""
     with pytest.raises(BadUsage) as caught:
         taken(project, {name: content}, name)
     assert complaint in str(caught.value)

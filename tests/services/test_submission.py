@@ -1,4 +1,6 @@
-"""From options to a job, without running or sending it; and the datasets of jobs that run here, from folders or an Azure ML workspace."""
+"""Tests of preparing a job from options, without running or submitting it, and of datasets of local jobs, from folders
+or an Azure ML workspace.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ from tests.support.running import write_files
 
 @pytest.fixture
 def local(project: Path) -> SubmitRequest:
-    """A job that runs here."""
+    """A local job."""
     write_files(project, {"pyproject.toml": "", "src/train.py": "", "run.sh": "", "notes.txt": ""})
     return SubmitRequest(cwd=project, target="src/train.py")
 
@@ -236,7 +238,10 @@ def test_local_folders_and_datastores_need_no_azure(here: LocalWorkspace) -> Non
 
 
 def test_cache_follows_the_dataset(stage: Stage, azure_environment: StagedWorkspace, workspace: AzureWorkspace) -> None:
-    """Files that were changed or removed there are so here: a job must not train on what is gone. Others are not brought again."""
+    """Files that change or disappear in the dataset do so in the cache, so that no job trains on deleted files.
+
+    himl does not download the others again.
+    """
     put(azure_environment, "scans")
     events: list[Event] = []
     folder = bring_dataset(workspace, DataSpec("k", "scans", mode="mount"), None, events.append)

@@ -1,4 +1,4 @@
-"""Event files of runs for TensorBoard: which they are, copies that only ever grow by what is new, and what becomes of damaged or replaced originals."""
+"""Tests of event files for TensorBoard: finding them, copies that grow only by new data, and damaged or replaced ones."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_local_runs_are_served_where_they_lie(project: Path, tmp_path: Path) -> 
 
 @pytest.fixture
 def source(azure: StagedWorkspace, workspace: AzureWorkspace, tmp_path: Path) -> EventSource:
-    """That of a running run whose first bytes were copied."""
+    """The source of a run in progress, whose first bytes were copied."""
     azure.add_run(RUN, "train", status="Running")
     append(azure, SHORT)
     source = source_of(workspace, tmp_path)
@@ -207,7 +207,7 @@ def test_file_that_changes_at_each_read_is_an_error(azure: StagedWorkspace, sour
 
 
 def bring(copy: GrowingCopy, content: bytes, etag: str, *, modified: datetime | None = THEN) -> int | None:
-    """One look at an original of this *content*: how many bytes were requested."""
+    """Update the copy from an original with this *content*, and return how many bytes it requested."""
     blob = BlobInfo(NAME, len(content), etag, modified=modified)
     request = copy.request(blob)
     if request is None:
@@ -227,7 +227,7 @@ def test_copy_equals_original_however_that_grew(tmp_path_factory: pytest.TempPat
     path, original, requested = tmp_path_factory.mktemp("copy") / "sub" / NAME, b"", 0
     for piece in pieces:
         original += piece
-        copy = GrowingCopy(path)  # as a himl that was started anew
+        copy = GrowingCopy(path)  # as after a restart of himl
         request = copy.request(BlobInfo(NAME, len(original)))
         if request is None:
             continue
@@ -291,7 +291,10 @@ def test_names_of_copies_are_stable_and_distinct() -> None:
 
 
 def test_shown_copies_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows, on two disks and without the right to make links; a file that TensorBoard reads cannot be removed."""
+    """This is the case on Windows, across two disks, and without the right to create links.
+
+    A file that TensorBoard reads cannot be removed.
+    """
 
     def refused(*args: object, **options: object) -> None:
         raise PermissionError(13, "refused")

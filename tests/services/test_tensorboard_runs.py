@@ -1,4 +1,4 @@
-"""Which runs a selection stands for in TensorBoard, what joins them while it runs, and how few requests that takes."""
+"""Tests of runs for TensorBoard: selections, runs that join while it is open, and few requests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[Azu
         azure_environment.stage.faults.clear()
         for thread in threading.enumerate():
             if thread.name == "himl-tb":
-                thread.join(60)  # or a look that was held up asks after the workspace in a later test
+                # Otherwise a delayed poll would use the workspace during a later test.
+                thread.join(60)
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def runs(project: Path) -> RecordedRuns:
 
 @pytest.fixture
 def alive(project: Path) -> Iterator[Callable[[str], str]]:
-    """Call it with the id of a local run to let it go on: somebody holds its lock."""
+    """Return a function that keeps a local run in progress by holding its lock. It takes the run's id."""
     locks: list[ProcessLock] = []
 
     def hold(run_id: str) -> str:
@@ -60,7 +61,7 @@ def alive(project: Path) -> Iterator[Callable[[str], str]]:
 
 
 class Selection:
-    """Selected runs as `himl tb` has them: what is shown, and what is still looked at."""
+    """Selected runs as in `himl tb`: those that it shows, and those that it still polls."""
 
     def __init__(self, workspace: Workspace, folder: Path, **selection: Any) -> None:
         self.selected = SelectedRuns(workspace, RunSelection(**selection), folder, "logs", folder / "copies")
@@ -79,7 +80,7 @@ class Selection:
         return [source.run.id for source in self.selected.sources if not source.run.status.is_final]
 
     def renew(self) -> list[str]:
-        """The ids of the runs that are gone."""
+        """Fetch changes, and return the ids of deleted runs."""
         change = self.selected.fetch_changes(self.open)
         self.selected.apply(change)
         return [*change.gone]
@@ -178,7 +179,7 @@ def test_run_submitted_later_joins(runs: RecordedRuns, project: Path, alive: Cal
     runs.add("train_1")
     submit(project, "train_1")
     selection = Selection(runs.workspace, project, **named)
-    (project / LATEST_RUN_FILE).write_text("")  # just being written
+    (project / LATEST_RUN_FILE).write_text("")  # being written at this moment
     selection.renew()
     alive(runs.add("train_2", status=RunStatus.running))
     submit(project, "train_2")
@@ -228,7 +229,7 @@ def test_run_names_are_readable_short_and_distinct(runs: RecordedRuns) -> None:
 
 
 def listed_folders(azure: StagedWorkspace, finder: EventFinder, looks: int) -> Sequence[str]:
-    """The folders below the run that were listed."""
+    """Return the folders of the run that were listed."""
     lines = requests(azure, lambda: [finder.find() for _ in range(looks)])
     return [line.partition("_1%2F")[2].partition("&")[0].partition(" ")[0].replace("%2F", "/") for line in lines if "comp=list" in line]
 
@@ -251,7 +252,7 @@ def test_only_folder_with_event_files_is_listed(azure: StagedWorkspace, workspac
 
 
 class Watch:
-    """A watch over the runs of a selection, without a TensorBoard."""
+    """A poller for the runs of a selection, without a TensorBoard."""
 
     def __init__(self, workspace: Workspace, folder: Path, **selection: Any) -> None:
         self.events: list[Event] = []

@@ -1,4 +1,4 @@
-"""Fixtures of the tests on workspaces."""
+"""Fixtures of the tests of workspaces."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.workspaces.tracking.tracked_job import TrackedJob, tracked_job
 
 @pytest.fixture
 def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWorkspace]:
-    """The workspace `azure` of the double, opened; nothing was asked of it yet."""
+    """The double's workspace `azure`, opened. No request was sent yet."""
     with opened(azure_environment, project) as opened_workspace:
         yield opened_workspace
 
@@ -29,7 +29,7 @@ def connection(azure_environment: StagedWorkspace, project: Path) -> Iterator[Co
 
 @pytest.fixture
 def unsigned(azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> StagedWorkspace:
-    """The workspace, reachable, with nothing set that signs in, and no vendor's tool on PATH."""
+    """The reachable workspace, without any credentials and without vendors' tools on PATH."""
     for name in SIGN_IN:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", "")
@@ -38,7 +38,7 @@ def unsigned(azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def az(tmp_path: Path, unsigned: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> Az:
-    """The program `az` is all that signs in."""
+    """The program `az`, as the only way to sign in."""
     program = Az(tmp_path / "programs")
     program.answer(token_of(unsigned.state.principal))
     monkeypatch.setenv("PATH", str(program.folder))
@@ -47,6 +47,6 @@ def az(tmp_path: Path, unsigned: StagedWorkspace, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[TrackedJob]:
-    """One with a tracking server; its folder's name has what has to be encoded in an artifact URI."""
+    """A job with a tracking server. The name of its folder has characters that an artifact URI must encode."""
     with tracked_job(tmp_path / "runs with space #1") as running:
         yield running

@@ -1,4 +1,6 @@
-"""Blobs in Azure Storage: nothing is lost in lists, names or ranges, uploads overwrite nothing of others, faults bring nothing wrong to a file or a blob."""
+"""Tests of blobs in Azure Storage: complete lists, names and ranges, uploads that overwrite no other files, and faults
+that corrupt no file or blob.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,8 @@ from tests.support.stores import Received, Stored, listed, named, sending
 
 ODD_NAMES = ["a", "a/b", "a b/ c ", "100%", "%41", "a%2Fb", "q?x=1&y", "h#ash", "plus+plus", "ümlaut/größe", "日本/語", "\U0001f600/smile", "\uff08wide"]
 ODD_NAMES += ["Case", "case", "~tilde;=@$,!'()*", 'quo"te', "x" * 1024]
-MINUTES = RetryPolicy(attempts=50)  # all of these tries take that long, three of them less than a second
+# All attempts together take minutes. Three attempts take less than a second.
+MINUTES = RetryPolicy(attempts=50)
 BODY = bytes(range(256)) * 8_000
 LARGE = random.Random(8).randbytes(3 * BLOCK + 17)
 BIG, UP = "GET .*/big", "PUT .*/up"
@@ -48,13 +51,13 @@ BIG, UP = "GET .*/big", "PUT .*/up"
 
 @pytest.fixture
 def staged(azure_environment: StagedWorkspace) -> StagedWorkspace:
-    """With a blob that has an MD5 on record."""
+    """A workspace with a blob whose MD5 is recorded."""
     azure_environment.put_blob(DEFAULT, "big", BODY)
     return azure_environment
 
 
 def fetched(staged: StagedWorkspace, *, store: AzureBlobs | None = None, workers: int = 1) -> Received:
-    """What a sink is given of the whole blob."""
+    """Return what a sink receives for the whole blob."""
     sink, blob = Received(), named(hasty_store(staged), "big")
     (store or hasty_store(staged)).fetch([FetchRequest(blob, 0, blob.size)], sink, workers=workers)
     return sink
@@ -171,7 +174,10 @@ def test_a_large_folder_without_rivals_is_not_held_back() -> None:
 
 
 def test_names_that_a_url_cannot_mean_are_not_asked_for(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
-    """Storage drops dots at the end of folders and names, and takes backslashes for slashes: another file would be overwritten."""
+    """Azure Storage drops dots at the end of folders and names, and reads backslashes as slashes.
+
+    It would overwrite another file.
+    """
     for name in ("", "..", "a/./b", "/a", "a\0", "\ud800", "x" * 1025):
         assert reason_not_to_ask(name)
     azure_environment.put_blobs(DEFAULT, {"file": b"1", "dir/x": b"1", "a/b": b"1"})
@@ -182,7 +188,7 @@ def test_names_that_a_url_cannot_mean_are_not_asked_for(stage: Stage, azure_envi
     assert {name: reason in str(sink.errors[name]) for name, reason in reasons.items()} == dict.fromkeys(reasons, True)
     assert {azure_environment.get_blob(DEFAULT, one) for one in azure_environment.blob_names(DEFAULT)} == {b"1"}
     assert [store.stat(name) for name in climbing] == [None] * 3
-    assert not stage.log.find(azure_environment.state.storage.host)  # it is not even asked
+    assert not stage.log.find(azure_environment.state.storage.host)  # himl sends no request
 
 
 def test_wrong_bundle_and_untrusted_certificate_are_told(azure_environment: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +211,8 @@ def test_what_does_not_connect_is_told_without_a_password(azure_environment: Sta
     set_all(monkeypatch, dict.fromkeys(("HTTPS_PROXY", "https_proxy"), "http://user:hidden@127.0.0.1:9"))
     with pytest.raises(ServiceFailed) as caught:
         listed(hasty_store(azure_environment, retries=MINUTES))
-    assert str(caught.value) == f"The proxy 127.0.0.1:9 did not connect to {azure_environment.state.storage.host}."  # as a resource manager out of reach
+    # The same message as for a resource manager out of reach.
+    assert str(caught.value) == f"The proxy 127.0.0.1:9 did not connect to {azure_environment.state.storage.host}."
     assert "HTTPS_PROXY" in caught.value.hint
     assert "hidden" not in str(caught.value)
 
@@ -252,7 +259,7 @@ def test_what_arrived_before_a_break_is_not_asked_for_again(stage: Stage, staged
 
 
 def test_other_bytes_than_were_asked_for_are_not_passed_on() -> None:
-    answers = [  # content, range, whether its MD5 is told, whether it has to be
+    answers = [  # body, range, whether the answer has its MD5, bytes per check
         (b"1234", "", True, 0), (b"1234", "bytes 0-3/8", True, 0), (b"12345678", "bytes 4-11/8", True, 0),
         (b"1234", "bytes 4-7/8", True, MOST_CHECKED), (b"1234", "bytes 4-7/8", False, MOST_CHECKED), (b"12345", "bytes 4-7/8", True, MOST_CHECKED),
     ]  # fmt: skip
@@ -280,7 +287,8 @@ def test_ctrl_c_ends_a_transfer_that_hangs(stage: Stage, staged: StagedWorkspace
     stage.faults.add(Stall(120), BIG, times=None)
     store = hasty_store(staged)
     blob = named(store, "big")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
+    # The process that runs the tests may ignore SIGINT.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
@@ -321,7 +329,7 @@ def test_service_outage_limits_retries_across_blobs(stage: Stage, staged: Staged
     stage.faults.add(Status(500), "GET .*/many/", times=None)
     store.fetch([FetchRequest(blob, 0, 1) for blob in blobs], sink, workers=4)
     assert len(sink.errors) == 40
-    at_work = 8 + 3  # the other workers' are, when the eighth has failed
+    at_work = 8 + 3  # requests of other workers are in flight when the eighth fails
     assert len(stage.log.find("GET .*/many/")) <= at_work * HASTY_STORE.attempts + (40 - at_work) * 2
 
 
@@ -348,7 +356,8 @@ def test_permanent_fault_fails_after_all_retries_or_three_stalls(stage: Stage, s
         sink = fetched(staged)
         assert isinstance(sink.errors["big"], ServiceFailed)
         assert (sink.bodies, sink.md5s) == ({}, {})
-        assert HASTY_STORE.attempts <= len(stage.log.find(BIG)) <= HASTY_STORE.attempts + 1  # libcurl repeats by itself what it sent on a closed connection
+        # libcurl repeats a request that it sent on a closed connection.
+        assert HASTY_STORE.attempts <= len(stage.log.find(BIG)) <= HASTY_STORE.attempts + 1
     stage.faults.only(FlipByte(1000), BIG, times=None)
     result = download(hasty_store(staged), DownloadRequest(tmp_path))
     assert ([one.code for one in result.failed], (tmp_path / "big").exists()) == (["integrity_failed"], False)
@@ -359,7 +368,7 @@ WHOLE = random.Random(8).randbytes(2 * MOST_CHECKED + 1_000_000)
 
 @pytest.fixture
 def appended(azure_environment: StagedWorkspace) -> StagedWorkspace:
-    """With a blob that has no MD5 on record."""
+    """A workspace with a blob whose MD5 is not recorded."""
     container = azure_environment.state.datastores[DEFAULT].container
     for start in range(0, len(WHOLE), MOST_CHECKED):
         azure_environment.state.storage.append(container, "big", WHOLE[start : start + MOST_CHECKED])
@@ -367,7 +376,7 @@ def appended(azure_environment: StagedWorkspace) -> StagedWorkspace:
 
 
 def fetched_checked(staged: StagedWorkspace, offset: int = 0) -> Received:
-    """All of the blob from *offset* on, checked."""
+    """Return what a sink receives for the blob from *offset* on, with checks."""
     store, sink = hasty_store(staged), Received()
     blob = named(store, "big")
     store.fetch([FetchRequest(blob, offset, blob.size - offset, checked_each=MOST_CHECKED)], sink, workers=2)
@@ -496,7 +505,7 @@ def test_blocks_are_no_more_than_the_service_takes_and_have_ids() -> None:
 
 
 def first_of(reader: BlockReader) -> Block:
-    """Its first block, waited for."""
+    """Wait for the reader's first block."""
     ends = time.monotonic() + 60
     while (block := reader.next()) is None and time.monotonic() < ends:
         time.sleep(0.01)

@@ -1,4 +1,6 @@
-"""A connection to a workspace: what is known of it and what that costs; proxies, certificates and firewalls in the way; what a run token opens in a job."""
+"""Tests of the connection to a workspace: its record and the requests for it, proxies, certificates and firewalls, and
+the rights of a job's run token.
+"""
 
 from __future__ import annotations
 
@@ -143,7 +145,7 @@ CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CE
 
 
 def failure(staged: StagedWorkspace, project: Path) -> HimlError:
-    """What the first request of a connection says."""
+    """Return the error of the first request of a connection."""
     with connected(staged, project) as connection, pytest.raises(HimlError) as caught:
         connection.record()
     assert "\n" not in str(caught.value)
@@ -152,7 +154,7 @@ def failure(staged: StagedWorkspace, project: Path) -> HimlError:
 
 @contextmanager
 def answering(answer: bytes) -> Iterator[int]:
-    """A port that answers each connection with the same bytes."""
+    """Yield a port that sends the same bytes on each connection."""
 
     class Handler(BaseRequestHandler):
         def handle(self) -> None:
@@ -259,7 +261,7 @@ API = {"api-version": "2024-10-01"}
 
 @pytest.fixture
 def job(azure: StagedWorkspace, monkeypatch: pytest.MonkeyPatch) -> StagedWorkspace:
-    """This process is the run `run_1` of the workspace, with no identity but its run token."""
+    """This process is the run `run_1` of the workspace. Its run token is its only identity."""
     set_job(azure, monkeypatch)
     return azure
 
@@ -388,7 +390,7 @@ def test_run_token_renewal_does_not_deadlock_with_a_record(azure: StagedWorkspac
 
 @contextmanager
 def on_behalf_of(principal: Principal) -> Iterator[str]:
-    """The address of a server that gives tokens of *principal*, in the field names of Azure ML's endpoint."""
+    """Yield the URL of a server that issues tokens of *principal*, with the field names of Azure ML's endpoint."""
     text, seconds = make_token(principal, "https://management.azure.com")
     answer = {"token": text, "expiresOn": time.strftime("%Y-%m-%dT%H:%M:%S.1234567+00:00", time.gmtime(time.time() + seconds))}
     with serving_files(None) as server:

@@ -1,4 +1,6 @@
-"""Requests to the services: what is tried again, what is said of refusals and of answers of another form, and where no token goes."""
+"""Tests of requests to the services: retries, messages of refusals and malformed answers, and where himl sends no
+token.
+"""
 
 from __future__ import annotations
 
@@ -167,7 +169,8 @@ with ThreadPoolExecutor(3) as pool:
 """
 
 
-def test_threads_import_azure_core_at_once() -> None:  # from different ends they fail, unless load_azure_core comes first
+# Importing parts of azure.core in several threads fails unless load_azure_core comes first.
+def test_threads_import_azure_core_at_once() -> None:
     subprocess.run([sys.executable, "-c", AT_ONCE], check=True)
 
 
@@ -408,14 +411,14 @@ def test_list_that_names_the_same_page_again_is_a_failure(workspace: AzureWorksp
     assert len(azure.stage.log.find("/more")) == 1
 
 
-# One sample of each kind of text and value that breaks parsers; stress/fuzz tries many more.
+# One sample of each kind of text and value that breaks parsers. stress/fuzz tries many more.
 
 LISTING = "<EnumerationResults><Blobs>{}</Blobs><NextMarker/></EnumerationResults>"
 BLOB = "<Blob><Name>{}</Name><Properties><Content-Length>{}</Content-Length><Last-Modified>{}</Last-Modified><Content-MD5>{}</Content-MD5></Properties></Blob>"
 
 
 class Head(CurlResponse):
-    """The head of an answer with one header."""
+    """The head of a response with one header."""
 
     def __init__(self, name: str, value: str) -> None:
         super().__init__(pycurl.Curl(), "GET", pycurl)

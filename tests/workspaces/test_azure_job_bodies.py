@@ -1,4 +1,4 @@
-"""What a job is sent as: whole request bodies against golden files, and what bash on a node makes of its command."""
+"""Tests of the requests that submit a job: whole bodies against golden files, and how bash on a node reads the command."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _seeded(azure: StagedWorkspace) -> None:
 
 
 def bodies(azure: StagedWorkspace, run_id: str) -> dict[str, Any]:
-    """What was put since the last call, by address: ids that are new each time replaced."""
+    """Return the bodies of PUT requests since the last call, by URL. Generated ids are replaced."""
     seen = azure.stage.log.find(r"^PUT management.*/(jobs|environments|components|data)/")
     azure.stage.log.clear()
     found: dict[str, Any] = {}
@@ -175,7 +175,7 @@ def spec_of(arguments: Sequence[str], *, kind: EntryKind = EntryKind.script, tar
 
 
 def seen_by_script(text: str, folder: Path, bash: str) -> list[str]:
-    """What `python` in the command is given, once the service has filled the placeholders in."""
+    """Return the arguments of `python` in the command, after the service has filled in the placeholders."""
     filled = text.replace("${{inputs.one}}", "/in/one").replace("${{outputs.out}}", "/out")
     program = folder / "python"
     program.write_text('#!/bin/sh\nfor one in "$@"; do printf \'%s\\0\' "$one"; done\n')
@@ -191,7 +191,10 @@ def test_bash_gives_the_script_each_argument_as_it_was(tmp_path: Path, require_p
 
 
 def laid_out(target: str, folder: Path, bash: str, ranks: int = 1) -> list[tuple[int, str]]:
-    """Exit code and output of ranks that begin together in *folder* with an input whose files lie in `given`."""
+    """Return the exit codes and outputs of ranks that start together in *folder*.
+
+    They have an input whose files are in `given files`.
+    """
     given = folder / "given files"
     given.mkdir(exist_ok=True)
     (given / "a.txt").write_text("A")

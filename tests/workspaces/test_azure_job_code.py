@@ -1,4 +1,4 @@
-"""What a job brings and names: its code, the folder its image is built from, its data and outputs."""
+"""Tests of a job's code, the build context of its image, and its data and outputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.azure_jobs import cluster_spec, ensured
 from tests.support.running import write_files
 
 FILES: dict[str, str | bytes] = {"train.py": "print(1)\n", "lab/model.py": "x = 1\n", "lab/__init__.py": b"", "größe ü #1.txt": "ß"}
-LARGE = 9 << 20  # more than goes in one request
+LARGE = 9 << 20  # more than himl sends in one request
 
 
 def write_code(folder: Path, files: dict[str, str | bytes]) -> Snapshot:
@@ -49,7 +49,7 @@ def registered(azure: StagedWorkspace) -> list[dict[str, object]]:
 
 
 def uploaded(azure: StagedWorkspace) -> dict[str, bytes]:
-    """The files at the one registered code's place, by their names in the snapshot."""
+    """Return the files of the only registered code, by their names in the snapshot."""
     (properties,) = registered(azure)
     container, _, folder = str(properties["codeUri"]).split(":443/")[1].partition("/")
     storage = azure.state.storage
@@ -61,7 +61,7 @@ def contents(snapshot: Snapshot) -> dict[str, bytes]:
 
 
 def found(connection: Connection, snapshot: Snapshot) -> str:
-    """The id of the snapshot's code version; empty where there is none."""
+    """Return the id of the snapshot's code version, or an empty string."""
     code = JobCode(connection, snapshot)
     code.find()
     return code.id
@@ -90,7 +90,7 @@ def test_uploaded_code_is_found_again(stage: Stage, azure: StagedWorkspace, conn
     second = ensured(connection, code, ignore)
     assert (second.id, second.is_cached) == (first.id, True)
     assert stage.log.all() == []
-    JobCode(connection, code).forget()  # as if somebody else had uploaded it
+    JobCode(connection, code).forget()  # as if another user had uploaded it
     assert found(connection, code) == ensured(connection, code, ignore).id == first.id
     assert [seen.method for seen in stage.log.find(r"management\.azure\.com")] == ["GET"]
     assert len(registered(azure)) == 1
@@ -207,7 +207,7 @@ def with_wheel(folder: Path, content: bytes = b"PK wheel", conda: bool = True) -
 
 
 def registered_wheels(azure: StagedWorkspace, run_id: str) -> dict[str, Any]:
-    """The environment of the run, as it is registered_wheels."""
+    """Return the registered environment of the run."""
     job = azure.state.runs[run_id].job
     assert job is not None
     name, version = job["environmentId"].rpartition("/environments/")[2].split("/versions/")
@@ -215,7 +215,7 @@ def registered_wheels(azure: StagedWorkspace, run_id: str) -> dict[str, Any]:
 
 
 def context_files(azure: StagedWorkspace, environment: dict[str, Any]) -> dict[str, bytes]:
-    """What lies in the folder that the image is built from, by name."""
+    """Return the files in the build context of the image, by name."""
     container = azure.state.datastores[DEFAULT].container
     place, _, prefix = environment["build"]["contextUri"].partition(f"/{container}/")
     assert place == f"https://{azure.state.storage.host}"
@@ -276,7 +276,7 @@ def test_a_workspace_without_a_place_for_wheels_is_told_so(workspace: AzureWorks
 
 
 class Resolver:
-    """The two functions on one workspace, keeping what is said."""
+    """The two functions on one workspace. It records their notices."""
 
     def __init__(self, connection: Connection, default: str | None = None) -> None:
         self.connection = connection
@@ -300,7 +300,7 @@ def resolve(connection: Connection) -> Resolver:
 
 
 def register(azure: StagedWorkspace, name: str, versions: Sequence[str] = ("1",), *, kind: str = "uri_folder", uri: str = "") -> None:
-    """Data assets as somebody registered them, the last one being the latest."""
+    """Register versions of a data asset as another user would. The last one is the latest."""
     state = azure.state
     place = uri or f"azureml://subscriptions/{state.subscription}/resourcegroups/{state.group}/workspaces/{state.name}/datastores/{DEFAULT}/paths/{name}/"
     for version in versions:

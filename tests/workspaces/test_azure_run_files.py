@@ -1,4 +1,6 @@
-"""Files of runs of an Azure ML workspace: artifacts, outputs, links to them, and downloads of blobs that have no MD5 on record."""
+"""Tests of files of runs in an Azure ML workspace: artifacts, outputs, links, and downloads of blobs without a recorded
+MD5.
+"""
 
 from __future__ import annotations
 
@@ -272,7 +274,7 @@ def link(azure: StagedWorkspace, folder: Path, run: str, name: str = BEST, days:
 
 
 def open_url(url: str, method: str = "GET", body: bytes | None = None) -> tuple[int, bytes]:
-    """Status and body, as anybody gets them who only has the link."""
+    """Return the status and the body that a client with only the link gets."""
     request = urllib.request.Request(url, body, {"x-ms-blob-type": "BlockBlob"} if body else {}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
@@ -341,7 +343,8 @@ def test_user_who_may_not_sign_gets_the_services_link(azure: StagedWorkspace, pr
         found = link(azure, project, run)
         assert open_url(found.url) == (200, b"best")
         assert is_about(found.expires, 8 / 24)
-        with opened(azure, project) as workspace, pytest.raises(NotAllowed, match="own sign-in") as caught:  # it would be good for longer than asked for
+        # The link would be valid for longer than requested.
+        with opened(azure, project) as workspace, pytest.raises(NotAllowed, match="own sign-in") as caught:
             workspace.link(run, BEST, days=0.1)
         assert "on the storage account. If you have it on only the container, ask for 'Storage Blob Delegator'" in caught.value.hint
 

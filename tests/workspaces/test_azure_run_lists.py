@@ -1,4 +1,4 @@
-"""Lists of runs of an Azure ML workspace and what these logged: which come, in which order, and how many requests that takes."""
+"""Tests of lists of runs in an Azure ML workspace and their metrics: selection, order, and the number of requests."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def test_filter_refused_by_run_history_is_applied_locally(workspace: AzureWorksp
     add_many(azure, 150)
     azure.add_run("wanted", "many", status="Failed", tags={"fold": "1"}, parent=query.parent)
     azure.add_run("other", "many", tags={"fold": "2"}, parent=query.parent)
-    orders = 3  # the order may be what is not taken
+    # The service may refuse the order, so himl tries other orders before it filters itself.
+    orders = 3
     azure.stage.faults.add(Status(400, code="UserError"), match="runs:query|/children", times=orders)
     assert ids(workspace, query) == ["wanted"]
     azure.stage.faults.add(Status(400, code="UserError"), match="runs:query|/children", times=None)
@@ -125,11 +126,12 @@ def test_deleted_workspace_raises_workspace_not_found(workspace: AzureWorkspace,
 
 @pytest.mark.parametrize("seed", range(2))
 def test_any_query_gives_what_it_says(workspace: AzureWorkspace, azure: StagedWorkspace, seed: int) -> None:
-    """Against the plain meaning of each query, over runs and queries made by chance."""
+    """Compare random queries over random runs with the plain meaning of each query."""
     chance = random.Random(seed)
     azure.state.page_size = chance.choice([3, 7, 500])
     states = [(RunStatus[status], state) for status, names in STATES.items() for state in names.split()]
-    known: list[tuple[str, str, RunStatus, dict[str, str], str | None, bool]] = []  # oldest first
+    # The oldest run comes first.
+    known: list[tuple[str, str, RunStatus, dict[str, str], str | None, bool]] = []
     for number, time in zip(range(60), times(), strict=False):
         (status, state), experiment = chance.choice(states), chance.choice(["a", "b c"])
         tags = {name: chance.choice(["x", 'y"', "ü"]) for name in chance.sample(["k", "odd name", "mlflow.user"], chance.randint(0, 3))}
@@ -254,7 +256,7 @@ def read(workspace: AzureWorkspace, runs: Sequence[Run], *, whole: bool = False)
 
 
 def requests_since(azure: StagedWorkspace) -> list[str]:
-    """The requests to the workspace's services, since the last time."""
+    """Return the requests to the workspace's services since the last call."""
     found = azure.requests(SERVICES)
     azure.stage.log.clear()
     return found
@@ -272,7 +274,8 @@ def test_bulk_history_takes_one_request_per_metric(azure: StagedWorkspace, works
     requests = requests_since(azure)
     assert sum("get-history-bulk" in line for line in requests) == (len(NAMES) if in_bulk else 1), "where it cannot, that is asked once"
     assert sum("get-history?" in line for line in requests) == (0 if in_bulk else 5 * len(NAMES))
-    assert len(requests) <= (60 + len(NAMES) + 4 if in_bulk else 100)  # whether a run has tables is a request a run
+    # Each run takes a request that finds out whether it has tables.
+    assert len(requests) <= (60 + len(NAMES) + 4 if in_bulk else 100)
 
 
 def test_more_points_than_fit_into_an_answer_all_come(azure: StagedWorkspace, workspace: AzureWorkspace) -> None:
@@ -292,7 +295,7 @@ def test_a_search_that_takes_no_lists_of_ids_is_done_without(azure: StagedWorksp
 
 
 def nest(azure: StagedWorkspace, parent: str, name: str, metric: str = "fold") -> None:
-    """A run that a script nested in its own, with a metric."""
+    """Add a run with a metric, as a script that nests runs does."""
     azure.add_metric(azure.add_run(name, "tuning", parent=parent), metric, [0.5])
 
 
@@ -300,7 +303,8 @@ def test_what_scripts_nested_in_trials_counts_for_these(azure: StagedWorkspace, 
     swept(azure, 5, ["loss"])
     nest(azure, "sweep_2", "child")
     nest(azure, "child", "grandchild", "deep")
-    found = read(workspace, children(workspace)[:4])  # 4, 3, 2, 1: the siblings that are left out stay out
+    # Runs 4, 3, 2 and 1. The result must not include their siblings.
+    found = read(workspace, children(workspace)[:4])
     assert {run_id: dict(results.last) for run_id, results in found.items() if len(results.last) > 1} == {"sweep_2": {"loss": 2.0, "fold": 0.5, "deep": 0.5}}
     assert len(found) == 4
 
@@ -447,6 +451,7 @@ def test_metrics_cover_only_newest_nested_runs_with_warning(workspace: AzureWork
 @pytest.mark.parametrize("fault", [Status(404, code="RESOURCE_DOES_NOT_EXIST"), Status(400, code="UserError")])
 def test_parameters_come_from_run_history_if_mlflow_lacks_run(workspace: AzureWorkspace, azure: StagedWorkspace, fault: Status) -> None:
     run = azure.add_run("r1", parameters={"lr": "0.1"})
-    run.parameters |= {"layers": [1, 2], "none": None}  # type: ignore[dict-item]  # what a client may have sent as JSON
+    # Other clients may send such values as JSON.
+    run.parameters |= {"layers": [1, 2], "none": None}  # type: ignore[dict-item]
     azure.stage.faults.add(fault, match="/runs/get")
     assert workspace.parameters("r1") == {"layers": "[1, 2]", "lr": "0.1", "none": ""}

@@ -1,4 +1,4 @@
-"""Runs of an Azure ML workspace: what is read of a record, tagged, stopped, started, logged and ended."""
+"""Tests of records of runs in an Azure ML workspace: reading, tagging, canceling, starting, logging and ending."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ ADDRESS = WorkspaceAddress("sub", "team", "lab", PUBLIC, "a test")
 
 
 def raw_record(**fields: Any) -> dict[str, Any]:
-    """A run as the run history tells it."""
+    """Return a run in the format of the run history."""
     return {"runId": "r1", "experimentId": "e", "status": "Completed", "createdUtc": "2026-03-01T12:00:00.1234567+00:00"} | fields
 
 
@@ -246,7 +246,7 @@ PLACE = f"ExperimentRun/dcid.{RUN}"
 
 @pytest.fixture
 def started(workspace: AzureWorkspace, azure: StagedWorkspace) -> AzureWorkspace:
-    """With a run to write to."""
+    """A workspace with a run to write to."""
     workspace.start_run(Run(RUN, "train"))
     azure.stage.log.clear()
     return workspace

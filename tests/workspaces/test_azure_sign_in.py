@@ -1,4 +1,4 @@
-"""Signing in: who is signed in by what, and what is said when it fails."""
+"""Tests of signing in: the account that each kind of credentials gives, and the messages of failures."""
 
 from __future__ import annotations
 
@@ -263,13 +263,13 @@ def test_azure_cli_token_is_kept_until_another_account(az: Az, azure: StagedWork
 
 @pytest.fixture
 def principal(azure_environment: StagedWorkspace) -> Principal:
-    """An application whose secret nobody here knows."""
+    """An application whose secret is not available to himl."""
     return azure_environment.add_principal(secret="unknown to all")
 
 
 @pytest.fixture
 def token_file(principal: Principal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The platform's token where the three variables say; nothing else that signs in."""
+    """A file with the platform's token, to which the three variables point. There are no other credentials."""
     path = tmp_path / "federated_token"
     path.write_text(principal.new_assertion())
     for name in SIGN_IN:
@@ -323,7 +323,7 @@ def test_workload_identity_names_missing_variables(azure_environment: StagedWork
 
 @pytest.fixture
 def environment(azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, str]:
-    """What lets himl reach the workspace; nothing in it signs in, and there is no display."""
+    """The variables that reach the workspace, without credentials and without a display."""
     azure.write_config(project)
     azure.add_run("run_1", "exp")
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER"):

@@ -1,4 +1,6 @@
-"""Datastores, and what lets himl into their storage: signatures and tokens, their renewal, and what is said of a refusal."""
+"""Tests of datastores and the access to their storage: signatures and tokens, their renewal, and the messages of
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("azure_environment")
 
 
 def fetched(azure: StagedWorkspace, folder: Path, name: str, *, workers: int = 4) -> Received:
-    """All blobs of the datastore *name*, as they arrive."""
+    """Download all blobs of the datastore *name*."""
     sink = Received()
     with opened(azure, folder) as workspace:
         store = workspace.datastore(name)
@@ -48,7 +50,8 @@ def test_cache_keeps_datastore_signature_but_not_account_key(stage: Stage, azure
     assert is_complete(fetched(azure, project, DEFAULT))
     stage.log.clear()
     assert is_complete(fetched(azure, project, DEFAULT))
-    assert [seen.method for seen in stage.log.find("management.azure.com")] == ["GET"]  # what the datastore is, for that may change
+    # himl requests the datastore's record each time, because it may change.
+    assert [seen.method for seen in stage.log.find("management.azure.com")] == ["GET"]
     kept = files_with(tmp_path / "home", "sig=")
     assert kept
     assert files_with(tmp_path / "home", azure.state.storage.key) == []
@@ -160,7 +163,8 @@ def test_a_refusal_of_storage_is_named(stage: Stage, azure: StagedWorkspace, pro
     assert "clock is 2 hours ahead of" in str(complaint(azure, project))
     stage.faults.only(Status(429, retry_after=3600), SECRETS, times=None)
     monkeypatch.setenv("HIML_NO_CACHE", "1")
-    with opened(azure, project) as workspace, pytest.raises(ServiceFailed):  # a resource manager that is busy is no refusal
+    # A busy resource manager does not count as a refusal.
+    with opened(azure, project) as workspace, pytest.raises(ServiceFailed):
         listed(workspace.datastore())
     for fault, why in ((ExpireSas(), "expired"), (Status(403, code="AuthenticationFailed"), "not valid")):
         stage.faults.only(fault, "comp=list", times=None)
@@ -201,7 +205,8 @@ def test_fresh_signature_refused_at_once_is_not_renewed_again() -> None:
     signer = Counting()
     first = signer.current()
     assert signer.renewed(first, "AuthenticationFailed")
-    assert signer.renewed(first, "AuthenticationFailed")  # somebody else's request: there is a newer one already
+    # A refusal of another request, for which a newer signature exists already.
+    assert signer.renewed(first, "AuthenticationFailed")
     assert not signer.renewed(signer.current(), "AuthenticationFailed")
     signer.worked()
     assert signer.renewed(signer.current(), "AuthenticationFailed")
@@ -232,14 +237,14 @@ def test_expired_datastore_sas_fails_with_its_end_time(stage: Stage, azure: Stag
 def test_an_ended_sas_is_not_asked_about_for_each_file(stage: Stage, azure: StagedWorkspace, project: Path) -> None:
     signed = azure.add_datastore("signed", credentials="Sas", sas_permissions="rl")
     azure.put_blobs("signed", FILES)
-    for seconds in (2, 40):  # the second for a machine that is too slow for the first
+    for seconds in (2, 40):  # 40 seconds for a machine that is too slow for 2
         stage.log.clear()
         sink, signed.sas_seconds = Received(), seconds
         with opened(azure, project) as workspace:
             store = workspace.datastore("signed")
             blobs = listed(store)
             is_listed_in_time = len(stage.log.find(SECRETS)) == 1
-            signed.sas_seconds = -100  # nobody renewed it
+            signed.sas_seconds = -100  # not renewed
             time.sleep(seconds / 2 + 0.1)
             store.fetch([FetchRequest(blob, 0, blob.size) for blob in blobs], sink, workers=1)
         if is_listed_in_time:

@@ -1,4 +1,6 @@
-"""Submitting a job: the requests it takes, what is refused before any change, what faults leave; clusters and containers that are made for it."""
+"""Tests of submitting a job: its requests, refusals before any change, the effects of faults, and the clusters and
+containers that himl creates.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ CHANGES = r"^(PUT|POST|PATCH|DELETE) (?!login\.)"
 
 
 def short_requests(azure: StagedWorkspace) -> list[str]:
-    """Methods and paths below the workspace, or in storage, without ids that are made up; no sign-in."""
+    """Return methods and paths relative to the workspace or in storage, without generated ids and without sign-in."""
     lines = [line.rpartition(" -> ")[0] for line in azure.requests() if " login." not in line]
     short = [line.replace(f"management.azure.com{azure.state.path}", "").partition("?")[0] for line in lines]
     return [re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27,36}|[0-9a-f]{64}|himl[0-9a-z]+\.", "*", line) for line in short]
@@ -115,7 +117,7 @@ def test_only_what_changed_is_sent_again(workspace: AzureWorkspace, azure: Stage
 def test_an_environment_that_somebody_else_registered_is_shared(
     workspace: AzureWorkspace, azure: StagedWorkspace, project: Path, made: timedelta, is_said: bool
 ) -> None:
-    """The service answers 201 whether it is new or not: the time at which it was made tells."""
+    """The service answers 201 for new and existing environments. Only the creation time differs."""
     first = workspace.submit(cluster_spec(project), notify=ignore)
     name, version = sent(azure, first.id)["environmentId"].rpartition("/environments/")[2].split("/versions/")
     azure.state.assets["environments"][name][version]["_created"] = time_text(now() + made)
@@ -153,7 +155,8 @@ def test_azure_ai_ml_shows_the_job_that_was_sent(workspace: AzureWorkspace, azur
     job, client = workspace.sdk_view(run.id)
     assert (job.name, job.display_name, job.status) == (run.id, "seen", "Starting")
     assert client.jobs.get(run.id).experiment_name == "sent"
-    assert logging.getLogger("azure.ai.ml").level == logging.NOTSET  # the script may want to hear it
+    # The script may need the messages of azure-ai-ml.
+    assert logging.getLogger("azure.ai.ml").level == logging.NOTSET
 
 
 LOADED = """
@@ -184,7 +187,7 @@ LOOK = r"GET .*/jobs/"
 
 @pytest.fixture
 def hasty(azure_environment: StagedWorkspace, project: Path) -> Iterator[AzureWorkspace]:
-    """The workspace `azure`, opened with short waits between tries."""
+    """The workspace `azure`, opened with short waits between attempts."""
     with opened(azure_environment, project, HASTY) as workspace:
         yield workspace
 

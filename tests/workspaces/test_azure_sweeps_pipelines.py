@@ -1,4 +1,6 @@
-"""Sweeps and pipelines on Azure ML: values that reach trials, records of trials, steps, their data and their order."""
+"""Tests of sweeps and pipelines on Azure ML: the values of trials, records of trials, and steps with their data and
+order.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +38,12 @@ def choice(*values: str | float | bool) -> SearchRange:
 
 
 def as_text(name: str, value: str) -> str:
-    """What stands for a placeholder where the service fills the value in itself."""
+    """Return the replacement of a placeholder that the service fills in."""
     return value
 
 
 def as_variable(name: str, value: str) -> str:
-    """What stands for it where the shell does, as public traces have it."""
+    """Return the replacement of a placeholder that the shell fills in, as in public traces."""
     return f"$AZUREML_SWEEP_{name}"
 
 
@@ -51,7 +53,7 @@ BOTH_WAYS = pytest.mark.parametrize("stands_for", [as_text, as_variable])
 def given_to_trial(
     folder: Path, bash: str, values: Mapping[str, SearchRange], stands_for: Callable[[str, str], str], *, at: int = 0, **fields: Any
 ) -> list[str]:
-    """The arguments that the script of a trial gets: with the values at this place in each list."""
+    """Return the arguments of a trial's script, with the values at index *at* of each list."""
     text, variables = command_line(cluster_spec(folder / "code", sweep=SweepSpec(values), **fields)), ""
     for name, one in values.items():
         value = value_text(one.values[at])
@@ -66,7 +68,8 @@ def test_each_choice_reaches_the_script_as_one_word(tmp_path: Path, require_prog
     for at, word in enumerate(WORDS):
         given = given_to_trial(tmp_path, require_program("bash"), values, stands_for, at=at, arguments=["--x", "a b"])
         assert given == ["--x", "a b", "--name", word, "--lr", str(at)]
-    values = {"a": choice(1), "b": choice(2)}  # what stands behind a value is no part of its name
+    # Text after a placeholder is not part of its name.
+    values = {"a": choice(1), "b": choice(2)}
     arguments = ["${{search_space.a}}_x", "${{search_space.a}}${{search_space.b}}0", "é${{search_space.a}}é a", "${{search_space.b}}"]
     assert given_to_trial(tmp_path, require_program("bash"), values, stands_for, arguments=arguments) == ["1_x", "120", "é1é a", "2"]
 

@@ -1,4 +1,6 @@
-"""Tokens and what else himl remembers: how long, for whom alone, how a stronger token is got, and that no secret appears anywhere."""
+"""Tests of tokens and of himl's cache: lifetimes, separation by account, stronger tokens, and that no secret appears
+anywhere.
+"""
 
 from __future__ import annotations
 
@@ -118,7 +120,7 @@ def test_user_without_home_folder_runs_without_cache() -> None:
 def test_valid_token_is_used_with_warning_if_renewal_fails(
     azure_environment: StagedWorkspace, stage: Stage, project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for seconds in (2, 30):  # the second for a machine that is too slow for the first
+    for seconds in (2, 30):  # 30 seconds for a machine that is too slow for 2
         ends = time.time() + seconds
         azure_environment.state.principal.token_seconds = seconds
         with connected(azure_environment, project) as connection:
@@ -129,7 +131,7 @@ def test_valid_token_is_used_with_warning_if_renewal_fails(
                 connection.record(fresh=True)
                 break
         stage.faults.clear()
-        assert time.time() > ends - 1  # tokens tell their end in whole seconds
+        assert time.time() > ends - 1  # tokens give their end in whole seconds
         caplog.clear()
     assert any("cannot renew the sign-in" in record.message for record in caplog.records)
 
@@ -198,7 +200,7 @@ def test_claims_challenge_names_the_azure_cli_command(az: Az, workspace: StagedW
             assert "--scope https://management.azure.com/.default" in caught.value.hint
             assert caught.value.exit_code == 4
             assert read(connection) == "run_1"
-    assert len(az.asked) == 1  # the token that is good for reading was kept
+    assert len(az.asked) == 1  # the cached token still allows reading
 
 
 def challenge(claims: str, error: str = "insufficient_claims") -> Mapping[str, str]:
@@ -385,7 +387,7 @@ def test_many_writers_and_readers_never_see_half_a_value(folder: Path) -> None:
 
 
 def names(azure: StagedWorkspace, folder: Path, run: str = "") -> list[str]:
-    """The files of a datastore, or of *run*'s artifacts."""
+    """Return the names of files of a datastore, or of *run*'s artifacts."""
     with opened(azure, folder) as workspace:
         return [blob.name for blob in listed(workspace.run_files(run) if run else workspace.datastore(DEFAULT))]
 
@@ -423,7 +425,7 @@ KINDS: dict[str, Callable[[Connection], str]] = {
 
 
 def answer_with(stage: Stage, word: str) -> None:
-    """Let workspaces say that they are at the place *word*, and experiments that this is their name."""
+    """Make workspaces report the location *word*, and experiments the name *word*."""
     record = {"location": word, "properties": {"workspaceId": "w", "mlFlowTrackingUri": "azureml://eastus.api.azureml.ms/mlflow"}}
     stage.faults.only(Page(json.dumps(record), content_type="application/json"), r"GET management\.", times=None)
     stage.faults.add(Page(json.dumps({"name": word}), content_type="application/json"), f"/experimentids/{EXPERIMENT}", times=None)
@@ -442,7 +444,7 @@ def test_cache_is_separate_per_account_workspace_and_cloud(
     tenant = azure_environment.add_principal(tenant="11111111-2222-3333-4444-555555555555")
     accounts = [first, azure_environment.environment(azure_environment.add_principal()), azure_environment.environment(tenant)]
     askers = [partial(value_for, variables) for variables in [*accounts, {**first, "AZUREML_CURRENT_CLOUD": "AzureUSGovernment"}]]
-    if kind != "tokens":  # these belong to an account, whatever it looks at
+    if kind != "tokens":  # tokens belong to an account, not to a workspace
         places = {"name": "other", "resource_group": "other", "subscription_id": "99999999-2222-3333-4444-555555555555"}
         askers += [partial(value_for, first, **{name: value}) for name, value in places.items()]
     given = []

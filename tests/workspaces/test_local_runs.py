@@ -1,4 +1,6 @@
-"""A local workspace: its database, the files of its runs and datastores, and what a job's command line and folders come to."""
+"""Tests of a local workspace: its database, the files of its runs and datastores, and the command line and folders of a
+job.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,7 @@ def test_run_files_are_removed_in_inode_order(tmp_path: Path) -> None:
     inodes = [{path.name: path.stat().st_ino for path in (tmp_path / "run" / folder).iterdir()} for folder in "01"]
     (tmp_path / "run" / "link").symlink_to(tmp_path / "outside")
     gone: list[str] = []
-    is_heard = True  # no hook can be taken away
+    is_heard = True  # hooks cannot be removed
     sys.addaudithook(lambda event, found: gone.append(os.path.basename(found[0])) if is_heard and event == "os.remove" else None)
     RunFolder(tmp_path / "run").remove()
     is_heard = False
@@ -135,7 +137,7 @@ def line(text: str, **more: Any) -> JobSpec:
 
 
 def pass_over(event: Event) -> None:
-    """Nobody listens."""
+    """Ignore an event."""
 
 
 def test_arguments_stand_behind_the_line_for_bash_as_on_azure_ml(tmp_path: Path) -> None:
@@ -193,7 +195,7 @@ LINE = "${{inputs.x}}"
 
 
 def words_printed(line: str, value: str) -> list[str]:
-    """What bash prints for *line* with *value* in it, as the words between zero bytes."""
+    """Return the words, separated by zero bytes, that bash prints for *line* with *value* in it."""
     done = subprocess.run(["bash", "-c", fill_command(line, {"inputs": {"x": value}})], capture_output=True, check=True)
     assert done.stderr == b""
     return done.stdout.decode().split("\0")
@@ -400,7 +402,7 @@ def test_listing_unreadable_folder_raises_disk_failed(datastore: DatastoreFolder
     locked.mkdir()
     locked.chmod(0)
     is_root = os.geteuid() == 0
-    if is_root:  # whom no mode stops
+    if is_root:  # modes do not stop this user
         os.seteuid(65534)
     try:
         with pytest.raises(DiskFailed, match="Cannot read"):
@@ -420,7 +422,7 @@ def test_walking_sorts_names_as_plain_strings(tmp_path: Path, names: set[str], p
     folder = Path(tempfile.mkdtemp(dir=tmp_path))
     made: set[str] = set()
     for name in sorted(names):
-        with suppress(OSError):  # a name that is a file and a folder
+        with suppress(OSError):  # a name that is both a file and a folder
             write_files(folder, {name: ""})
             made.add(name)
     assert [found.name for found in walk_files(str(folder))] == sorted(made)

@@ -1,4 +1,4 @@
-"""Sweeps that run here: the values of their trials, which of these are stopped early, and the children that run them."""
+"""Tests of local sweeps: the values of trials, early stopping, and the child runs that execute them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_cancel_is_repeated_for_child_that_starts_late(tmp_path: Path) -> None:
     children.add_ended("r_0", "")
     children.cancel("r_0", "a verdict")
     assert (folder.is_cancel_asked(), folder.why_canceled()) == (True, "a verdict")
-    folder.allow_to_run()  # as its supervisor does when it takes the run up
+    folder.allow_to_run()  # as the supervisor does when it starts the run
     assert children.stopping == stopping
     assert folder.is_cancel_asked()
 
@@ -158,7 +158,7 @@ def stopped(policy: EarlyStop, goal: str, *metrics: Sequence[float], over: Seque
 
 def test_bandit_compares_best_values_at_the_same_interval() -> None:
     for goal, best, kept, beyond in (
-        ("maximize", 0.8, 0.67, 0.66),  # 0.8 / 1.2 is 0.667: the example of Azure ML's documentation
+        ("maximize", 0.8, 0.67, 0.66),  # 0.8 / 1.2 is 0.667, as in Azure ML's documentation
         ("minimize", 0.5, 0.6, 0.61),
         ("minimize", -1.0, -0.84, -0.83),
         ("maximize", -1.0, -1.19, -1.21),
@@ -262,7 +262,8 @@ def test_random_values_match_mean_and_deviation() -> None:
         values = draws(SearchRange(draw, arguments), 4000)
         assert fmean(values) == pytest.approx(mean, abs=4 * deviation / math.sqrt(4000))
         assert stdev(values) == pytest.approx(deviation, rel=0.06)
-    for draw, arguments in ((Draw.loguniform, (-6, -2)), (Draw.lognormal, (-4, 1))):  # exponents
+    # The arguments are exponents.
+    for draw, arguments in ((Draw.loguniform, (-6, -2)), (Draw.lognormal, (-4, 1))):
         assert fmean(math.log(value) for value in draws(SearchRange(draw, arguments), 4000)) == pytest.approx(-4, abs=0.08)
 
 
@@ -280,7 +281,7 @@ def distances(found: Sequence[Trial]) -> list[float]:
 
 
 def searched(space: dict[str, SearchRange], trials: int, stop_at: int | None = None, past: list[Trial] | None = None, goal: str = "minimize") -> list[Trial]:
-    """The trials of a Bayesian search, one after another, up to *stop_at*, going on from *past*."""
+    """Return the trials of a Bayesian search, run one after another up to *stop_at*, continuing from *past*."""
     sampler, trial_list = make_sampler(spec("bayesian", space, trials, goal=goal)), past or []
     for index in range(len(trial_list), trials if stop_at is None else stop_at):
         values = sampler(index, trial_list)

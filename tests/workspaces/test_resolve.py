@@ -1,4 +1,4 @@
-"""Which workspace is meant: what config files, variables and jobs say, in which order they count, and two workspaces behind one."""
+"""Tests of the choice of workspace by config files, variables and jobs, their precedence, and two joined workspaces."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def put(folder: Path, file: str = "config.json", content: Any = KEYS, encoding: 
 
 
 def meant(start: Path, spec: str | None = None, config_file: str | None = None) -> tuple[str | None, Path | None]:
-    """The name of the Azure ML workspace that is meant, and the folder of the local one."""
+    """Return the name of the selected Azure ML workspace, and the folder of the local one."""
     found = find_workspaces(spec, config_file, start=start)
     return (found.azure.name if found.azure else None), found.local
 
@@ -265,7 +265,7 @@ def far(tmp_path: Path) -> RecordedRuns:
 
 @pytest.fixture
 def both(near: RecordedRuns, far: RecordedRuns) -> JoinedWorkspace:
-    """Made in turns: near_1, far_1 (the same second), near_2, far_2, ..."""
+    """Two joined workspaces with alternating runs: near_1, far_1 (the same second), near_2, far_2, ..."""
     for number in (1, 2, 3):
         near.add(f"near_{number}", tags={"place": "near"}, files={"outputs/x": f"near {number}"})
         far.add(f"far_{number}", experiment="other" if number == 3 else "train", tags={"place": "far"}, files={"outputs/x": f"far {number}"})

@@ -1,4 +1,4 @@
-"""What a job takes of its machine: sampled while it runs, gone on with when it is resumed, and never to its harm."""
+"""Tests of a job's system metrics: sampled while it runs, continued when it is resumed, and harmless to it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Points = dict[str, list[tuple[int, float]]]
 
 
 def system_metrics(project: Path) -> Points:
-    """What the newest run has of them, by name: step and value in their order."""
+    """Return the system metrics of the newest run: steps and values by name, in order."""
     from himl_cli.core.runs import RunQuery
     from himl_cli.workspaces.local.workspace import LocalWorkspace
 
@@ -40,7 +40,7 @@ def system_metrics(project: Path) -> Points:
 
 
 def run_until(himl: Himl, project: Path, enough: Callable[[Points], bool], *arguments: str, code: int = 0, env: Mapping[str, str] | None = None) -> Points:
-    """What there is of a job that goes on until there is enough of it, and then ends with *code*."""
+    """Run a job until it has enough samples, then end it with *code*. Return its system metrics."""
     place = project / "over"
     place.unlink(missing_ok=True)
     write_files(project, {"busy.py": BUSY.replace("PLACE", repr(str(place)))})
@@ -113,7 +113,7 @@ time.sleep(1)
 
 @pytest.fixture
 def nvml(tmp_path: Path, require_program: Callable[[str], str]) -> dict[str, str]:
-    """Variables with which programs find a driver of NVIDIA."""
+    """The variables with which programs find an NVIDIA driver."""
     if sys.platform != "linux":
         pytest.skip("NEEDS Linux, where LD_LIBRARY_PATH says where libraries are")
     source, library = Path(himl_cli.__file__).parents[1] / "tests" / "support" / "nvml.c", tmp_path / "driver" / "libnvidia-ml.so.1"

@@ -1,4 +1,6 @@
-"""Files on the web as a store of one blob: whole whatever the server can, resumed, checked, and never telling the address's secret."""
+"""Tests of files on the web, as a store of one blob: complete with any server, resumed, checked, and without showing
+secrets of the URL.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ def fetch(address: str, folder: Path) -> TransferResult:
 
 
 def failure(address: str, folder: Path) -> HimlError:
-    """What it comes to; nothing has the final name."""
+    """Return the download's error. No file may have the final name."""
     try:
         problem = fetch(address, folder).problem()
     except HimlError as error:
@@ -113,7 +115,7 @@ def test_unresumable_broken_download_restarts_from_zero(web: FileServer, folder:
 
 @pytest.mark.parametrize("how", [{}, {"etag": "", "if_range": False}], ids=lambda how: "-".join(how) or "plain")
 def test_two_states_of_a_file_are_never_put_together(web: FileServer, folder: Path, how: dict[str, object]) -> None:
-    size = 6 * MIB if how else 36 * MIB  # the larger one comes in many parts
+    size = 6 * MIB if how else 36 * MIB  # the larger file comes in many parts
     first, second = os.urandom(size), os.urandom(size)
     web.put("/last.ckpt", first, **how)
     web.cuts = [MIB]
@@ -140,7 +142,7 @@ def test_a_wrong_md5_is_said_and_leaves_nothing(web: FileServer, folder: Path, b
 def test_one_that_ends_too_early_is_said(web: FileServer, folder: Path) -> None:
     web.put("/last.ckpt", SMALL, headers={"Content-Range": f"bytes 0-0/{len(SMALL) + 5}"})
     web.before = lambda asked: web.files["/last.ckpt"].headers.clear() if asked.range != "bytes=0-0" else None
-    web.files["/last.ckpt"].length = False  # the answer says itself where it ends
+    web.files["/last.ckpt"].length = False  # the response ends with the connection
     assert isinstance(failure(web("/last.ckpt"), folder), IntegrityFailed)
 
 

@@ -1,4 +1,4 @@
-"""The whole way from slides to files, against pictures that are put together by hand."""
+"""Tests of whole montages, from slides to files, against pictures that the tests put together."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SIZES = [(600, 430), (430, 600), (900, 300), (500, 500), (300, 200)]
 
 @dataclass
 class Slides:
-    """Slides in a folder, what their level 1 shows, the montages that are made of them, and all that is told of these."""
+    """Slides in a folder, the pixels of their level 1, montages of them, and the events of these."""
 
     folder: Path
     entries: list[SlideEntry] = field(default_factory=list)
@@ -108,7 +108,7 @@ def test_each_slide_lies_in_its_cell_with_its_proportions(slides: Slides) -> Non
 
 @pytest.mark.parametrize(("style", "width"), [(LayoutStyle.fit, 2500), (LayoutStyle.himl, 300)])
 def test_the_number_of_workers_changes_no_byte(style: LayoutStyle, width: int, slides: Slides) -> None:
-    """Nor the number of cores: a montage that a job makes is the one that is made here."""
+    """The number of cores makes no difference either. A job's montage equals one made locally."""
     entries = [*slides.entries, SlideEntry("broken", write_broken("zeroed-some", slides.folder).name), SlideEntry("gone", "gone.tiff")]
     formats, out = tuple(ImageFormat), slides.folder.parent / "out"
     one, files = slides.montage(width, entries, layout=style, workers=1, formats=formats), contents(out)
@@ -150,7 +150,7 @@ def test_a_level_is_chosen_for_the_cell_and_a_missing_one_told_once(slides: Slid
 
 @pytest.mark.parametrize("level", [0, 1, None])
 def test_without_a_width_no_slide_is_enlarged(level: int | None, slides: Slides) -> None:
-    """The masks of those that are smaller than their cells are as large as they are, and not as large as the cells."""
+    """Masks of slides that are smaller than their cells keep the size of the slides."""
     labels = write_mask(slides.folder / "mask.tiff", seed=4, size=(150, 100), levels=1)
     result = slides.montage(None, [*slides.entries[:4], replace(slides.entries[4], mask="mask.tiff")], level=level)
     picture, small = pixels(result), result.cells[4]
@@ -202,7 +202,7 @@ def test_masks_are_drawn_beside_slides_in_label_colours(slides: Slides, labels: 
 
 
 def test_the_predecessors_missing_masks_are_green(slides: Slides, labels: NDArray[np.uint8]) -> None:
-    """In hi-ml-cpath 0.5.2, `default_mask_color` of `_make_thumbnail`."""
+    """The colour is `default_mask_color` of `_make_thumbnail` in hi-ml-cpath 0.5.2."""
     entries = [replace(each, mask=mask) for each, mask in zip(slides.entries, ("mask.tiff", "gone.tiff", None), strict=False)]
     result = slides.montage(entries=entries, layout=LayoutStyle.himl)
     shown = [cut(pixels(result), cell.box)[:, cell.box.width // 2 :] for cell in result.cells]
@@ -214,13 +214,17 @@ def test_the_predecessors_missing_masks_are_green(slides: Slides, labels: NDArra
 
 
 STREAMED = (700, 500)
-WIDTH = 6_000  # so wide that the picture has several bands, and no slide of it is resized in one go
+# The picture has several bands, and each slide is resized in more than one step.
+WIDTH = 6_000
 
 
 def painted(
     folder: Path, entries: list[SlideEntry], most_held: int, style: LayoutStyle = LayoutStyle.fit, *, width: int = WIDTH, band_bytes: int = BAND_BYTES
 ) -> tuple[Pixels, list[CellOutcome]]:
-    """The montage of level 0, where a picture may hold *most_held* bytes; others are read while they are painted."""
+    """Return the montage of level 0, with each slide's outcome.
+
+    A picture may hold *most_held* bytes in memory. Larger ones are read while they are painted.
+    """
     request, place = MontageRequest(folder, width, level=0, layout=style, formats=(ImageFormat.png,)), LocalFolder(folder)
     has_masks = any(entry.mask for entry in entries)
     with Pool(2) as pool:
@@ -278,7 +282,10 @@ def test_a_slide_that_fails_in_the_middle_is_marked_from_there(folder: Path) -> 
 
 
 class FetchedFolder(LocalFolder):
-    """A place whose files come at a cost: each may be asked for once, and only if it was expected. It cannot bring the one called *lacking*, and ends there."""
+    """A folder whose files are expensive to fetch: each may be requested once, and only if it was expected.
+
+    It raises an error for the file *lacking*.
+    """
 
     is_rereadable = False
 
@@ -335,7 +342,10 @@ def test_fetched_slides_are_opened_once_and_errors_leave_nothing(slides: Slides,
 
 
 def test_after_an_error_no_slide_is_in_use(tmp_path: Path) -> None:
-    """One that is read while it is painted is open as the next one fails; who looks at the error keeps all of its frames alive."""
+    """A slide that is read while it is painted is open when the next one fails.
+
+    The caught error keeps all frames alive.
+    """
     size = (8_000, 6_000)
     assert 3 * size[0] * size[1] > HELD_BYTES // 2
     write_giant(tmp_path / "giant.tiff", size, tile=512, compression="deflate")
@@ -430,7 +440,10 @@ print(after(500, 1, "small.tiff"), after(500, 1, "giant.tiff"), after(9_000, 150
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_memory_is_independent_of_slide_count_and_size(tmp_path: Path) -> None:
-    """The giant has 76 MB of pixels, the many in their cells 137. The first montage is of one small slide: what is imported for it is not counted."""
+    """The giant slide has 76 MB of pixels, and the many slides in their cells have 137.
+
+    A montage of one small slide comes first, so that imports do not count.
+    """
     write_giant(tmp_path / "giant.tiff", (6_000, 4_200), tile=512, compression="deflate")
     write_tiff(tmp_path / "small.tiff", np.full((600, 800, 3), 255, np.uint8), compression="deflate")
     ran = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)

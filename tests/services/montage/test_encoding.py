@@ -1,4 +1,6 @@
-"""Pictures resized in strips are what Pillow makes of the whole; encoded in pieces they are ordinary ones. Deep Zoom pyramids, and their page."""
+"""Tests of pictures that are resized in strips and encoded in pieces, against Pillow and other decoders, and of Deep
+Zoom pyramids and their page.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ assert all(max(source[0] * source[1], target[0] * target[1]) > resampling.WHOLE 
 
 
 def picture(size: Size, seed: int = 0) -> NDArray[np.uint8]:
-    """Noise with hard edges: what shows a difference most."""
+    """Return noise with hard edges, which shows differences most."""
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     pixels[size[1] // 3 : size[1] // 2] = 255
@@ -63,7 +65,7 @@ def cut(pixels: NDArray[np.uint8], heights: list[int]) -> Iterator[NDArray[np.ui
 
 
 def by_pillow(pixels: NDArray[np.uint8], target: Size) -> NDArray[np.uint8]:
-    """Bicubic, first along x: in this order Pillow resizes wherever the height does not shrink much more than the width."""
+    """Resize bicubically, first along x. Pillow uses this order unless the height shrinks much more than the width."""
     image = Image.fromarray(pixels)
     return np.asarray(image.resize((target[0], image.height), Image.Resampling.BICUBIC).resize(target, Image.Resampling.BICUBIC))
 
@@ -75,7 +77,7 @@ def fed(resampler: Resampler, strips: Iterator[NDArray[np.uint8]]) -> NDArray[np
 
 
 def pull(rows: Rows, size: Size) -> NDArray[np.uint8]:
-    """The next of *rows*: *size* is their width, and how many."""
+    """Return the next rows of *rows*. *size* is their width and their number."""
     made: NDArray[np.uint8] = np.empty((size[1], size[0], 3), np.uint8)
     rows.fill(made)
     return made
@@ -88,7 +90,7 @@ def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
 
 @pytest.mark.parametrize(("source", "target"), [*SIZES, *LARGE], ids=str)
 def test_streamed_pictures_equal_pillows(source: Size, target: Size) -> None:
-    """Large ones are one grey level off at most. The quick way differs in its rounding."""
+    """Large pictures differ by at most one grey level. The quick method rounds differently."""
     pixels = picture(source)
     expected = by_pillow(pixels, target)
     for heights in ([1000], [7, 1, 32, 300]):
@@ -111,7 +113,7 @@ def test_a_part_is_resized_with_what_surrounds_it(target: Size) -> None:
 
 
 def test_where_the_quick_package_is_missing_pillow_resizes() -> None:
-    """There are no builds of it for some systems, such as Linux on ARM."""
+    """Some systems, such as Linux on ARM, have no builds of the quick package."""
     program = "import sys; sys.modules['cykooz_resizer'] = None; from himl_cli.services.montage.resampling import *; print(quick() is as_pillow)"
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "True\n"
 
@@ -191,7 +193,7 @@ both_kinds = pytest.mark.parametrize("kind", [PngFile, JpegFile])
 
 
 def shades(size: Size) -> NDArray[np.uint8]:
-    """A picture with slopes, a plain field, hard edges and noise, different in each row."""
+    """Return a picture with slopes, a plain field, hard edges and noise, which differ in each row."""
     width, height = size
     x, y = (np.arange(side).astype(np.uint8)[:, None] * np.array(steps, np.uint8) for side, steps in ((width, (1, 2, 3)), (height, (3, 1, 2))))
     pixels: NDArray[np.uint8] = x[None] + y[:, None]
@@ -202,7 +204,7 @@ def shades(size: Size) -> NDArray[np.uint8]:
 
 
 def put(sink: PngFile | JpegFile | DeepZoom, pixels: NDArray[np.uint8], heights: Sequence[int] = (33,)) -> None:
-    """All of *pixels* in bands of these heights, over and over, and the end."""
+    """Write *pixels* in bands of these heights, repeated in turn, and finish."""
     top = 0
     for height in cycle(heights):
         sink.write(pixels[top : top + height])
@@ -219,7 +221,7 @@ def by_vips(path: Path) -> NDArray[np.uint8]:
 
 @contextmanager
 def busy_pool() -> Iterator[Pool]:
-    """A pool whose thread has something else to do until the end."""
+    """Yield a pool whose thread is busy until the end."""
     begun, may_end = Barrier(2), Event()
     with Pool(1) as pool:
         pool.submit(lambda: (begun.wait(), may_end.wait()))
@@ -262,7 +264,10 @@ def test_pictures_have_the_pixels_of_one_go(kind: Kind, size: Size, tmp_path: Pa
 
 
 def test_strips_are_joined_by_restart_markers(tmp_path: Path, pool: Pool) -> None:
-    """Of a whole number of rows of blocks each, numbered 0 to 7 over and over, as the header says."""
+    """Each strip is a whole number of rows of blocks.
+
+    Markers count from 0 to 7 repeatedly, and the header has the interval.
+    """
     size, path = (65_500, 32 * 10 + 5), tmp_path / "x.jpg"
     put(JpegFile(path, size, pool), np.tile(shades((655, size[1])), (1, 100, 1)), (100,))
     content = path.read_bytes()
@@ -286,7 +291,8 @@ def test_a_jpeg_that_would_be_too_long_is_scaled_to_fit(size: Size, tmp_path: Pa
     scaled = in_one_go(np.concatenate([*Resampler(size, JpegFile.size_for(size)).stream(pixels)]))
     made = decoded((tmp_path / "montage.jpg").read_bytes())
     assert made.shape[1::-1] == JpegFile.size_for(size)
-    difference = np.abs(made.astype(int) - scaled)  # where the resized one is a grey level off, a block of the JPEG differs a little
+    # If the resized picture differs by a grey level, its block of the JPEG file differs a little.
+    difference = np.abs(made.astype(int) - scaled)
     assert difference.mean() < 0.1
     assert difference.max() < 25
 
@@ -323,7 +329,7 @@ def test_a_picture_that_cannot_be_written_or_is_given_up_is_closed(kind: Kind, t
         sink.write(pixels[:700])
         sink.abort()
         left = path.read_bytes()
-        path.unlink()  # which Windows refuses for a file that is open
+        path.unlink()  # which Windows refuses for an open file
         sink.abort()
     assert len(left) < pixels.nbytes
     assert not path.exists()
@@ -345,7 +351,7 @@ def test_a_new_picture_replaces_what_had_its_name(kind: Kind, tmp_path: Path, po
 
 
 def halved(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Means of what there is in each 2 x 2 pixels, by floats."""
+    """Return the means of all blocks of 2 x 2 pixels, computed with floats."""
     height, width, _ = pixels.shape
     padded = np.full((height + height % 2, width + width % 2, 3), np.nan)
     padded[:height, :width] = pixels
@@ -401,7 +407,7 @@ HOSTILE = ["</script><script>alert(1)</script>", "<!--<script>", "\u2028\u2029",
 
 
 def page_of(path: Path, text: str, title: str = "Montage") -> tuple[str, str]:
-    """The page of one cell, whose texts are *text*: its data, and the rest of it without that and its title."""
+    """Return the data of a page with one cell, whose texts are *text*, and the rest of the page without data and title."""
     texts: Any = {"image": f"{text}.tiff", "label": text, "backend": "openslide", "reason": text, "remark": text}
     write_page(path, Tiling((900, 600)), [CellOutcome(text, column=0, row=0, box=Box(0, 0, 300, 200), picture=None, level=None, is_ok=False, **texts)], title)
     page = path.read_text(encoding="utf-8")

@@ -1,9 +1,11 @@
-"""Where slides lie in the picture, in both layouts; captions, legible and never cut, in any script; and the mark of what could not be read.
+"""Tests of layouts, captions and failure marks: positions of slides in both layouts, and legible, complete captions in
+any script.
 
-`golden/*.png` were made by `make_montage` of hi-ml-cpath 0.5.2 with its pinned Pillow 10.0.1, through OpenSlide, from level 1 of the slides and masks beside
-them, with the arguments of MADE; its command makes the same `seven.png` of `dataset.csv`. To make them anew, in an environment of Python 3.9:
+`golden/*.png` were made by `make_montage` of hi-ml-cpath 0.5.2 with its pinned Pillow 10.0.1, through OpenSlide, from
+level 1 of the slides and masks in the same folder, with the arguments of MADE. Its command makes the same `seven.png`
+of `dataset.csv`. To create them again, in an environment of Python 3.9:
 
-    pip install hi-ml-cpath==0.5.2 openslide-bin openslide-python "marshmallow<4"
+pip install hi-ml-cpath==0.5.2 openslide-bin openslide-python "marshmallow<4"
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ MADE = [
     ("two_masks", 0, 2, 300, False, True),
     ("three", 0, 3, 290, False, False),
 ]
-"""Name, first and last slide, width, whether there were labels, and masks."""
+"""Name, first and last slide, width, labels, and masks."""
 REASON = "Level 1 is damaged: tile 17 of 96 holds no JPEG data; the file may have been cut off."
 GROUND = 200
 ODD_TEXTS = ["TCGA-3C-AALI-01Z-00-DX1", "W" * 300, "e\u0301" * 40, "a" + "\u0301\u0316" * 40, "שלום עולם", "العربية 12", "切片01", "😀 👩\u200d🔬", "…", " "]
@@ -92,7 +94,7 @@ def test_every_cell_has_its_place(aspects: Sequence[float | None], has_masks: bo
 
 
 def test_cells_and_picture_have_usual_forms_and_few_are_empty() -> None:
-    """7 x 5 cells are a little nearer to 16:9 than 8 x 4, and leave five of them empty."""
+    """7 x 5 cells are a little nearer to 16:9 than 8 x 4, but leave five of them empty."""
     for count, aspect, has_masks in ((12, 1.0, False), (50, 0.5, True), (200, 2.5, False), (200, 2.5, True), (1000, 4 / 3, True)):
         width, height = fit_layout([aspect] * count, has_masks=has_masks, width=20_000).size
         assert 0.75 < width / height / (16 / 9) < 1.3
@@ -132,7 +134,7 @@ def test_layouts_refuse_no_slides_and_too_small_a_width() -> None:
 
 @both_masks
 def test_default_width_shows_slides_of_median_size_one_to_one(has_masks: bool) -> None:
-    """Those of the benchmark have 2,000 x 1,500 pixels at level 1; small ones have cells in which captions can be read."""
+    """The benchmark's slides have 2,000 x 1,500 pixels at level 1. Small slides get cells with legible captions."""
     for count, size in ((1, (2000, 1500)), (2, (333, 500)), (30, (1180, 1000)), (7, (5000, 400))):
         layout = fit_layout([size[0] / size[1]] * count, has_masks=has_masks, sizes=[size] * count)
         assert layout.size[0] < DEFAULT_WIDTH
@@ -218,7 +220,7 @@ def cell_of(style: LayoutStyle, width: int, *, has_masks: bool = False) -> Cell:
 
 
 def painted(what: FailureMark | Inscription, cell: Cell, step: int | None = None, ground: int = GROUND) -> NDArray[np.uint8]:
-    """The cell's pixels with it, painted *step* rows at a time."""
+    """Return the cell's pixels with the mark or caption, painted *step* rows at a time."""
     rows: NDArray[np.uint8] = np.full((cell.box.height, cell.box.width, 3), ground, np.uint8)
     for top in range(0, len(rows), step or len(rows)):
         what.paint(rows[top : top + (step or len(rows))], top)
@@ -284,7 +286,7 @@ def test_failure_mark_says_why_as_far_as_there_is_room(style: LayoutStyle) -> No
 
 
 def cell_with(caption: tuple[int, int]) -> Cell:
-    """A cell of the montage that has a caption of that size below its image, which is 40 pixels high."""
+    """Return a cell with a caption of that size below its image, which is 40 pixels high."""
     box = Box(1000, 2000, caption[0], 40 + caption[1])
     return Cell(0, 0, 0, box, Box(1000, 2000, caption[0], 40), None, Box(1000, 2040, *caption))
 
@@ -313,7 +315,7 @@ def shown(slide_id: str, label: str | None = None, room: tuple[int, int] = (400,
 
 @given(slide_id=TEXTS, label=st.none() | TEXTS, width=st.integers(8, 500), height=st.integers(16, 60), step=st.integers(1, 70))
 def test_no_caption_is_cut(slide_id: str, label: str | None, width: int, height: int, step: int) -> None:
-    """What is drawn on a larger ground is all within the room, also in rows; there are no letters below the least size."""
+    """On a larger ground, all drawn pixels are within the caption's space. Letters are never below the minimum size."""
     made = caption(slide_id, label, (width, height))
     if made is None:
         assert not any(captions.caption_parts(entry(slide_id, label))) or width < 80
@@ -364,7 +366,7 @@ def test_a_caption_is_one_readable_line() -> None:
 
 
 def test_the_font_of_captions_tells_what_it_cannot_draw() -> None:
-    """DejaVu 2.37: the predecessor drew its captions with this version."""
+    """DejaVu 2.37, the version that the predecessor used."""
     assert [has_glyph(letter) for letter in "éש 瘤"] == [True, True, True, False]
     assert undrawable([entry("切片", "瘤 a"), entry("片1"), entry("\n\u202e\udcff", "tumour…")]) == "切片瘤"
     folder = files("himl_cli.services.montage").joinpath("fonts")
@@ -374,7 +376,7 @@ def test_the_font_of_captions_tells_what_it_cannot_draw() -> None:
 
 @pytest.mark.parametrize(("text", "is_right"), [("שיייי", True), ("ייייש", False)])
 def test_caption_is_written_from_right_to_left(text: str, is_right: bool) -> None:
-    """The first letter, which is heavy, stands at the right end; at the left where Pillow finds no FriBiDi."""
+    """The first letter, which is heavy, is at the right end, or at the left if Pillow finds no FriBiDi."""
     ink = (drawn(text) != GROUND).any(2).sum(0)
     columns = np.nonzero(ink)[0]
     middle = (columns[0] + columns[-1]) // 2

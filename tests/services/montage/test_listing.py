@@ -1,4 +1,6 @@
-"""Which slides a montage shows: those of a folder, of a pattern, or of a CSV, less those that a list of ids leaves out."""
+"""Tests of the slides of a montage: those of a folder, a pattern or a CSV file, without those that a list of ids
+excludes.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from tests.support.hostile_texts import SECONDS, within
 
 @dataclass
 class Folder:
-    """A dataset folder, and what was said while its slides were listed."""
+    """A dataset folder, and the events of listing its slides."""
 
     root: Path
     said: list[str] = field(default_factory=list)
@@ -224,7 +226,7 @@ def read(text: str) -> list[tuple[str, ...]]:
 
 @given(slides, st.sampled_from(",;\t"), st.sampled_from(["\n", "\r\n", "\r"]), st.permutations([*COLUMNS, "site"]), st.booleans())
 def test_a_csv_that_is_written_is_read_back(rows: list[tuple[str, ...]], separator: str, line_end: str, columns: list[str], is_quoted: bool) -> None:
-    # The fewest quotes that csv writes leave out those around line ends of other systems.
+    # With minimal quoting, the csv module does not quote line ends of other systems.
     quoting: Literal[0, 1] = csv.QUOTE_ALL if is_quoted or line_end != "\r\n" else csv.QUOTE_MINIMAL
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, restval="elsewhere", delimiter=separator, lineterminator=line_end, quoting=quoting)
@@ -311,7 +313,8 @@ def test_empty_lists_and_unknown_ids_are_named(folder: Folder, lists: Folder) ->
 
 
 def test_what_is_no_list_is_refused(folder: Folder, lists: Folder) -> None:
-    gone = Folder(folder.root / "gone")  # lists are looked at before the folder
+    # himl reads the lists before the folder.
+    gone = Folder(folder.root / "gone")
     with pytest.raises(BadUsage, match=r"--include_by_slide_id: there is no file '.*no'"):
         gone.slides(include=lists.root / "no")
     with pytest.raises(BadUsage, match=r"--exclude_by_slide_id: cannot read"):
@@ -350,7 +353,7 @@ def test_headers_and_what_only_looks_like_one() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there, and there are no pipes")
 def test_links_are_followed_loops_end_broken_ones_listed(folder: Folder, tmp_path: Path) -> None:
-    """They, and pipes named as slides, become slides that fail, so that they are not missed without a word."""
+    """Links with a loop, broken links, and pipes with a slide's name become failed slides, so that users notice them."""
     folder.lay("a/1.tiff", "notes.txt", ".himl/runs/r/outputs/montage.png", ".hidden/x.tiff", ".a.tiff.himl-part")
     other = Folder(tmp_path / "other").lay("2.tiff").root
     links = {"linked.tiff": other / "2.tiff", "broken.tiff": tmp_path / "gone", "dead.txt": Path("nowhere"), "others": other, "a/up": folder.root}

@@ -1,4 +1,6 @@
-"""The files of a montage: what is in its folder before, during and after it, however it ends; that nothing is replaced which is no montage's; its record."""
+"""Tests of a montage's files: its folder before, during and after the command, however that ends, its record, and files
+that it must not replace.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,7 @@ def slide(folder: Path, name: str) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where both the slides and the montage are; it has one slide."""
+    """A folder for both the slides and the montage, with one slide."""
     return slide(tmp_path / "data", "a.png").parent
 
 
@@ -135,7 +137,7 @@ def test_new_montage_removes_files_of_earlier_montage(folder: Path, tmp_path: Pa
 
 @pytest.mark.parametrize(("name", "formats"), [("montage.png", ALL), ("montage.jpg", PNG), ("montage_files/mine.png", PNG), ("montage_files/3/mine.png", ALL)])
 def test_slide_named_like_montage_file_is_refused_and_kept(name: str, formats: Sequence[ImageFormat], folder: Path) -> None:
-    """Also where this montage has no such file: the next one would take it for a part of this."""
+    """himl refuses even if this montage has no such file. The next one would assume that it belongs to this one."""
     slide(folder, name)
     (folder / "montage.dzi").write_text("<Image/>")
     assert refused(folder, folder, formats) == f"'{folder / name}' is a slide or a mask of this montage, and the montage's own files have that name."
@@ -179,7 +181,7 @@ def test_a_folder_in_the_place_of_a_file_is_kept(folder: Path) -> None:
 
 
 def test_foreign_page_and_tile_folder_are_never_overwritten(folder: Path) -> None:
-    """What an earlier montage with a montage.dzi wrote there is replaced."""
+    """himl only replaces these files if an earlier montage with a montage.dzi wrote them."""
     tiles, page = folder / "montage_files", folder / "index.html"
     tiles.write_text("mine")
     assert "montage_files' is a file, and a montage has a folder of that name." in refused(folder, folder, DZI)
@@ -206,7 +208,8 @@ def test_a_pipe_that_is_called_as_the_record_is_not_waited_for(folder: Path) -> 
     thread.start()
     thread.join(60)
     with suppress(OSError):
-        os.close(os.open(folder / "montage.csv", os.O_WRONLY | os.O_NONBLOCK))  # whoever waits goes on
+        # Releases the thread if it waits for the pipe.
+        os.close(os.open(folder / "montage.csv", os.O_WRONLY | os.O_NONBLOCK))
     assert found == [([], ["montage.jpg"])]
 
 

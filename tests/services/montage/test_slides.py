@@ -1,4 +1,4 @@
-"""Slides of all kinds: what reads them, which levels they have, that their pixels are seen as they were meant; damaged ones are refused with a reason."""
+"""Tests of slides of all kinds: readers, levels and intended colours, and the reasons for refusing damaged ones."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def test_every_kind_shows_what_was_put_in(tmp_path: Path, kind: str) -> None:
 
 
 def test_only_reductions_are_levels(tmp_path: Path) -> None:
-    """Also those below the first page, where OpenSlide finds none. Pages that are not called reductions, of another focus say, may follow."""
+    """Levels may be below the first page, where OpenSlide finds none.
+
+    Other pages that are not marked as reductions, such as another focus, may follow.
+    """
     path = tmp_path / "slide.tiff"
     made = write_tiff(path, slide_picture(1), levels=3, subifds=True, compression="deflate")
     assert (facts(path)[1], facts(path, Backend.openslide)[1]) == (sizes(made), [SIZE])
@@ -78,7 +81,7 @@ def test_only_reductions_are_levels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("compression", "below"), [(None, True), ("deflate", False)])
 def test_a_first_page_in_strips_may_have_levels_in_tiles(tmp_path: Path, compression: str | None, below: bool) -> None:
-    """A thumbnail in strips among them is none; of strips alone all are levels."""
+    """A thumbnail in strips is not a level of a tiled pyramid. If all pages are in strips, all are levels."""
     made = slides.pyramid(slide_picture(1), 3, 2)
     path, strips = tmp_path / "slide.tiff", tmp_path / "strips.tiff"
     with tifffile.TiffWriter(path) as file:
@@ -192,7 +195,7 @@ def most(value: int) -> dict[str, Any]:
     ],
 )
 def test_samples_are_scaled_by_range_or_as_the_file_says(tmp_path: Path, samples: NDArray[Any], options: dict[str, Any], expected: list[int]) -> None:
-    """MaxSampleValue is taken for the range of few bits only where it is that of a number of bits."""
+    """MaxSampleValue gives the range only if it is the maximum of a number of bits."""
     path = write_grey(tmp_path / "slide.tiff", np.repeat(samples[None], 64, axis=0), **options)
     assert (read_slide(path) == np.array(expected)[None, :, None]).all()
 
@@ -211,8 +214,9 @@ def test_twelve_packed_bits_are_read_and_wide_integers_need_a_range(tmp_path: Pa
 
 
 def test_cmyk_tiff_and_jpeg_of_photoshop_and_of_others(tmp_path: Path) -> None:
-    """In a JPEG with an Adobe marker inks are stored inverted; without it they are not."""
-    inks: NDArray[np.uint8] = np.full((64, 64, 4), (255, 0, 0, 51), np.uint8)  # cyan, a fifth of black
+    """A JPEG file with an Adobe marker stores inverted inks. Other JPEG files do not."""
+    # Cyan, with a fifth of black.
+    inks: NDArray[np.uint8] = np.full((64, 64, 4), (255, 0, 0, 51), np.uint8)
     tiff, adobe, plain = (tmp_path / name for name in ("slide.tiff", "adobe.jpg", "plain.jpg"))
     write_tiff(tiff, inks, photometric="separated", compression="deflate")
     Image.fromarray(inks, "CMYK").save(adobe, quality=95)
@@ -225,7 +229,7 @@ def test_cmyk_tiff_and_jpeg_of_photoshop_and_of_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compression", [33003, 33005])
 def test_jpeg_2000_of_aperio_scanners(tmp_path: Path, compression: int) -> None:
-    """33003 holds YCbCr without saying so; OpenSlide is the judge."""
+    """Compression 33003 holds YCbCr without a mark for it. OpenSlide is the reference."""
     picture = slide_picture(0, (512, 256))
     stored = np.asarray(Image.fromarray(picture).convert("YCbCr")) if compression == 33003 else picture
     tiles = (imagecodecs.jpeg2k_encode(np.ascontiguousarray(stored[:, left : left + 256]), codecformat="j2k", mct=False) for left in (0, 256))
@@ -258,7 +262,8 @@ def test_masks_keep_their_labels(tmp_path: Path) -> None:
 
 def test_all_turns_of_exif(tmp_path: Path) -> None:
     picture, path = slide_picture(0, (48, 32)), tmp_path / "turned.png"
-    back = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # how Pillow undoes each: its numbers of Image.Transpose
+    # The numbers of Image.Transpose with which Pillow undoes each orientation.
+    back = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}
     for orientation, method in back.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -324,7 +329,10 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, kind: str, capfd: pytest.C
 
 
 def in_a_process(path: Path) -> tuple[str, str]:
-    """How many levels it has, or why it cannot be read, and what goes to standard error. What never ends fails the test."""
+    """Read the slide in another process.
+
+    Return its number of levels or the reason for a failure, and stderr. A process that hangs fails the test.
+    """
     code = "import sys; from pathlib import Path; from himl_cli.core.montage import Backend\nfrom himl_cli.services.montage.slides import open_slide\n"
     code += "try: print(len(open_slide(Path(sys.argv[1]), Backend.auto).levels))\nexcept Exception as err: print(err)"
     ran = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=False, timeout=100)
@@ -332,7 +340,7 @@ def in_a_process(path: Path) -> tuple[str, str]:
 
 
 def test_pages_that_form_a_ring_end_and_libraries_say_nothing(tmp_path: Path) -> None:
-    """In a process of its own: pytest listens to what is logged."""
+    """The slides are read in another process, because pytest captures log messages."""
     assert in_a_process(write_broken("truncated-tags", tmp_path)) == ("there is no picture in it", "")
     path = tmp_path / "slide.tiff"
     for levels in (1, 3):
@@ -347,7 +355,7 @@ def test_pages_that_form_a_ring_end_and_libraries_say_nothing(tmp_path: Path) ->
 
 
 def test_half_a_tile_or_one_of_another_size_is_no_tile(tmp_path: Path) -> None:
-    """Nor is the grey that libjpeg covers the end of half a tile with."""
+    """The grey with which libjpeg fills the end of a partial tile is also refused."""
     path = tmp_path / "slide.tiff"
     for compression in ("jpeg", "deflate", "lzw", "zstd", "jpeg2000", "packbits"):
         write_tiff(path, slide_picture(0), compression=compression)
@@ -391,7 +399,10 @@ def test_flat_colours_are_not_taken_for_damage(tmp_path: Path, compression: str 
 
 
 def test_zeros_in_and_behind_tiles_are_no_damage(tmp_path: Path) -> None:
-    """A lossless JPEG takes a bit for a pixel that is as its neighbour; older versions of imagecodecs wrote zeros behind JPEG 2000."""
+    """A lossless JPEG uses one bit for a pixel that equals its neighbour.
+
+    Older imagecodecs wrote zeros after JPEG 2000 data.
+    """
     path = tmp_path / "slide.tiff"
     picture = np.random.default_rng(0).integers(100, 140, (512, 512, 3), dtype=np.uint8)
     picture[200:210] = 120
@@ -456,9 +467,13 @@ def test_pixels_of_unknown_meaning_are_refused(tmp_path: Path) -> None:
 
 
 def test_plain_pictures_have_limits_of_their_own(tmp_path: Path) -> None:
-    """More than Pillow's are read, and more than 400 million pixels refused; for WebP, Pillow 13 has one, older ones see the damage when they decode it."""
+    """himl reads larger pictures than Pillow's limit, and refuses more than 400 million pixels.
+
+    For WebP, Pillow 13 has a limit, and older versions find the damage when they decode the picture.
+    """
     path = tmp_path / "slide.png"
-    Image.new("1", (9_500, 9_500), 1).save(path)  # 90 million pixels: Pillow warns at 89 million, and warnings fail a test
+    # This has 90 million pixels. Pillow warns from 89 million, and warnings fail a test.
+    Image.new("1", (9_500, 9_500), 1).save(path)
     with closing(open_slide(path, Backend.auto)) as slide:
         assert slide.levels == [(9_500, 9_500)]
         first = next(slide.strips(0, None))
@@ -490,7 +505,7 @@ def test_a_single_level_of_any_size_comes_in_strips(tmp_path: Path) -> None:
 
 
 def test_tiles_may_lie_anywhere_and_many_are_decoded_by_threads(tmp_path: Path) -> None:
-    """Backwards, also with so much between them that a row of them is not read in one go."""
+    """Tiles are stored backwards, or with so much data between them that a row of them takes several reads."""
     path, pixels = tmp_path / "slide.tiff", slide_picture(1, (600, 400))
     for gap in (0, 1 << 20):
         write_tiff(path, pixels, compression="deflate")

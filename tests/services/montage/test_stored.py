@@ -1,4 +1,6 @@
-"""Slides of a datastore: downloaded to the user's cache, and what becomes of those that do not come; or a montage where they are, as a job on a cluster."""
+"""Tests of slides of a datastore, downloaded to the user's cache with failures of single files, and of montages as jobs
+on a cluster.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ from tests.support.stores import ListedFiles
 
 @pytest.fixture(autouse=True)
 def from_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if himl had been installed from an index, where others can have it too."""
+    """Simulate a himl installation from a package index, which a cluster can also use."""
     monkeypatch.syspath_prepend(write_record(tmp_path / "installed", None))
 
 
@@ -65,7 +67,7 @@ def test_the_job_is_the_same_command_on_mounted_data(project: Path) -> None:
 
 
 def test_what_names_the_data(project: Path) -> None:
-    """With a datastore, a folder of the same name on this machine, which was uploaded perhaps, does not matter."""
+    """With a datastore, a local folder of the same name makes no difference. It may be the uploaded original."""
     spec = partial(DataSpec, "slides", mode="mount")
     folder = partial(spec, datastore="lab", is_folder=True)
     for dataset, expected, argument in (
@@ -89,7 +91,7 @@ UPLOAD = "Upload the folder of the slides: himl datastore upload FOLDER slides -
 
 
 def test_data_of_this_machine_is_refused(project: Path) -> None:
-    """Nobody is told to upload a home or a disk."""
+    """No hint suggests uploading a home folder or a whole disk."""
     write_files(project, dict.fromkeys(("here/a.tif", "my slides/list.csv", "list.csv", "my list.txt"), "a"))
     own = {
         "here": "Upload it: himl datastore upload here here --datastore NAME; then name 'here' and --datastore NAME.",
@@ -165,7 +167,10 @@ def dependencies(job: PreparedJob) -> str:
 
 
 def test_default_environment_installs_this_himl_version(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or that of an address, or of a wheel; one of this machine needs a wheel. A conda file of the project is not used unless it is named."""
+    """himl may also come from a URL or a wheel. A local installation needs a wheel.
+
+    A conda file of the project is used only if it is named.
+    """
     write_files(project, {"environment.yml": "dependencies:\n- python=3.9\n- pandas\n"})
     job = prepared(project)
     assert f"himl-cli[montage]=={__version__}" in dependencies(job)
@@ -210,12 +215,12 @@ def cache() -> Path:
 
 
 def cached() -> dict[str, bytes]:
-    """What slides the cache holds, by file name; those that go, or get another name, while it is looked at are left out."""
+    """Return the slides in the cache by file name, without those that disappear or are renamed meanwhile."""
     return {PurePosixPath(name).name: content for name, content in contents(cache()).items() if name.endswith((".tif", ".dcm", ".himl-part"))}
 
 
 def size() -> int:
-    """Bytes of slides in the cache. A file that gets another name meanwhile counts once."""
+    """Return the bytes of slides in the cache. A file that is renamed meanwhile counts once."""
     found = {}
     for path in files_below(cache()):
         with suppress(FileNotFoundError):
@@ -237,7 +242,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def store(folder: Path, database: Database) -> BlobStore:
-    """The ten slides as a store that does not say where they lie."""
+    """The ten slides, in a store that does not give their location."""
     write_files(folder, BODIES)
     return listed(folder, database)
 
@@ -249,7 +254,7 @@ def listed(folder: Path, database: Database) -> BlobStore:
 
 @contextmanager
 def opened(store: BlobStore, limit: int = LARGE, expected: Sequence[str] = (), events: list[Event] | None = None) -> Iterator[SlideFolder]:
-    """The place `slides`; *expected* are names in it, all of them by default."""
+    """Yield the folder `slides`. *expected* are names in it, all by default."""
     with open_stored(store, "slides", limit, ignore if events is None else events.append) as (place, _):
         place.expect(expected or [*place.names()])
         yield place
@@ -285,9 +290,12 @@ def test_whether_all_of_it_stays_is_known_once_it_is_expected(store: BlobStore) 
 
 def test_the_cache_takes_no_more_than_its_limit(store: BlobStore) -> None:
     for limit, names, most in (
-        (0, NAMES, 200 * KB),  # one that is waited for comes all the same, and the next one may be there by now
-        (250 * KB, [*NAMES, *NAMES], 250 * KB),  # what was used once may be used again
-        (350 * KB, NAMES[::-1], 450 * KB),  # what is waited for comes beside what was downloaded ahead
+        # A requested slide is always downloaded, and the next one may be in the cache already.
+        (0, NAMES, 200 * KB),
+        # Slides that were used once may be used again.
+        (250 * KB, [*NAMES, *NAMES], 250 * KB),
+        # A requested slide is added to those that were downloaded ahead.
+        (350 * KB, NAMES[::-1], 450 * KB),
     ):
         with opened(store, limit) as place:
             for name in names:
@@ -299,7 +307,8 @@ def test_the_cache_takes_no_more_than_its_limit(store: BlobStore) -> None:
 def test_slides_come_ahead_and_shared_files_stay_while_in_use(store: BlobStore, folder: Path, database: Database) -> None:
     with opened(store, 350 * KB) as place, place.local_path("00.tif"):
         until(lambda: {"01.tif", "02.tif"} <= set(cached()))
-        with ExitStack() as hands:  # one thread may have more open than the limit
+        # One thread may open more slides than the limit allows.
+        with ExitStack() as hands:
             paths = [hands.enter_context(place.local_path(name.removeprefix("slides/"))) for name in NAMES]
             assert [path.read_bytes() for path in paths] == [*BODIES.values()]
     write_files(folder, {f"slides/{name}.dcm": name.encode() * 10 for name in "abc"})

@@ -1,4 +1,6 @@
-"""Tiles of real slides: their pixels, places and shares of foreground against the slides themselves; what fails, what is left alone, and memory."""
+"""Tests of tiles of real slides: pixels, positions and occupancy compared with the slides, failures, files that stay
+untouched, and memory.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ Row = dict[str, str]
 
 
 def cut(folder: Path, *entries: SlideEntry | str, **options: Any) -> TilesResult:
-    """The tiles of slides in *folder*, in `out` beside it, and all of them unless *options* say otherwise."""
+    """Return the tiles of slides in *folder*, cut to the folder `out` next to it, with all tiles kept by default."""
     found = [SlideEntry(each, each) if isinstance(each, str) else each for each in entries]
     request = TilesRequest(folder.parent / "out", **{"occupancy": 0.0, "workers": 2, **options})
     return cut_slides(request, found, LocalFolder(folder), options.get("notify", ignore))
@@ -58,7 +60,10 @@ def slides(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tiles_cover_the_level_of_every_kind_of_slide(kind: str, slides: Path) -> None:
-    """Its own pixels to the last, white beyond the edge; each place is read at the level's downsample."""
+    """Tiles have all pixels of the level, with white beyond its edge.
+
+    Each position is read with the level's downsample.
+    """
     path, level = write_kind(kind, slides, seed=3), KINDS[kind].levels - 1
     shown = read_slide(path, level=level)
     result = cut(slides, path.name, level=level, tile_size=64, overlap=20)
@@ -97,7 +102,7 @@ def test_tiles_are_the_regions_that_openslide_reads_there(resolution: dict[str, 
 
 
 def test_occupancy_is_the_share_of_dark_pixels_or_of_the_mask(slides: Path) -> None:
-    """A mask may be of another size; where it is given, what is dark does not count."""
+    """A mask may have a different size. If there is one, dark pixels do not count."""
     picture: NDArray[np.uint8] = np.full((200, 300, 3), 240, np.uint8)
     picture[:50, :100] = picture[150:, 250:] = (150, 60, 120)
     write_tiff(slides / "a.tiff", picture, levels=2, compression="deflate", tile=64)
@@ -122,7 +127,7 @@ def test_occupancy_is_the_share_of_dark_pixels_or_of_the_mask(slides: Path) -> N
 
 
 def test_slides_without_tissue_have_no_tiles(slides: Path) -> None:
-    """Noise has a threshold of Otsu's too; what is transparent is white."""
+    """Noise has an Otsu threshold, but no tissue. Transparent pixels are white."""
     noise = np.random.default_rng(1).integers(236, 248, (300, 400, 1), np.uint8).repeat(3, axis=2)
     pictures = {"white": np.full((300, 400, 3), 255, np.uint8), "noise": noise, "black": np.zeros((300, 400, 3), np.uint8)}
     for name, picture in pictures.items():
@@ -169,7 +174,10 @@ def test_slides_that_fail_are_named_and_leave_nothing(slides: Path) -> None:
 
 
 def test_what_is_complete_is_not_cut_again(slides: Path) -> None:
-    """Other options, another file, a folder that is gone: those are. The lists are the same bytes, whatever was done."""
+    """Slides are cut again for other options, a changed file, or a missing folder.
+
+    The lists always have the same bytes.
+    """
     names = [write_kind("jpeg-pyramid", slides, seed=seed, name=str(seed)).name for seed in range(3)]
     first = cut(slides, *names, tile_size=100, overview=True)
     made = contents(first.dataset.parent)
@@ -271,7 +279,10 @@ print(after("one", "small.tiff"), after("giant", "giant.tiff", "giant.tiff"), af
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
 def test_memory_is_that_of_a_few_rows_of_tiles(tmp_path: Path) -> None:
-    """The giant has 430 MB of pixels, of which a row of tiles has 9 MB; two are cut at once. What is imported for the first slide is not counted."""
+    """The giant slide has 430 MB of pixels, and a row of its tiles has 9 MB. Two slides are cut at once.
+
+    Imports for the first slide do not count.
+    """
     write_giant(tmp_path / "giant.tiff", (12_000, 12_000), tile=256, compression="deflate")
     write_tiff(tmp_path / "small.tiff", np.full((600, 800, 3), 255, np.uint8), compression="deflate")
     ran = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)

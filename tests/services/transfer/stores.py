@@ -1,4 +1,4 @@
-"""A store that keeps blobs in memory and can be told to misbehave, for the transfer tests, and what a download left in a folder."""
+"""A store for the transfer tests that keeps blobs in memory and can misbehave, and helpers for a download's files."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ def md5_bytes(body: bytes) -> bytes:
 
 @dataclass
 class MemoryStore:
-    """Blobs in memory. ETags are versions, so that changing a blob is `put`.
+    """Blobs in memory. ETags are versions, so that `put` changes a blob.
 
-    `md5_in` says where an MD5 is told: "list", "finish", "ask" (by `md5`) or "" (nowhere). `damage` gives how many of the next
-    fetches of a blob arrive with a wrong byte; `cut` how many without their end; `broken` are blobs whose fetch fails, and those
-    whose fetch is not allowed in the words of `refusal` (`{name}` in it is the blob's), where there are any. With
-    `shuffle`, requests are served side by side, their pieces in any order between them. `before_piece` is called before each piece.
+    `md5_in` says where the store gives an MD5: "list", "finish", "ask" (by `md5`) or "" (nowhere). `damage` is the
+    number of the next fetches of a blob that arrive with a wrong byte, and `cut` of those that arrive without their
+    end. Fetches of the blobs in `broken` fail. If `refusal` is set, they fail as not allowed, with that message, in
+    which `{name}` is the blob's name. With `shuffle`, requests are served concurrently, with their pieces in any order.
+    `before_piece` is called before each piece.
     """
 
     bodies: dict[str, bytes] = field(default_factory=dict)
@@ -127,19 +128,19 @@ class MemoryStore:
 
 
 def bodies(count: int, size: int = 100) -> Mapping[str, bytes]:
-    """*count* different blobs."""
+    """Return *count* different blobs."""
     return {f"outputs/{number:05d}.bin": (b"%d " % number) * (size // 2) for number in range(count)}
 
 
 @lru_cache
 def pattern(size: int) -> bytes:
-    """Bytes that differ everywhere, so that a piece in the wrong place is noticed."""
+    """Return bytes that differ everywhere, so that a misplaced piece is noticed."""
     block = random.Random(size).randbytes(1 << 20)
     return b"".join(bytes([number % 251]) + block for number in range(size // (1 << 20) + 1))[:size]
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Everything that is there, but for the home of the test (himl's cache is in it), which lies in the folder where that is the test's own."""
+    """Return all files except those in `home`, the test's home folder with himl's cache."""
     names = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name.as_posix(): path.read_bytes() for name, path in names.items() if name.parts[0] != "home"}
 
@@ -149,14 +150,14 @@ def numbers(result: TransferResult) -> tuple[int, int, int]:
 
 
 def rewrite_unnoticeably(path: Path, body: bytes) -> None:
-    """Other bytes of the same size and time."""
+    """Replace the content by bytes of the same length, and restore the file's time."""
     before = path.stat()
     path.write_bytes(body)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def stop_at(size: int, error: BaseException) -> Callable[[FetchRequest, int], None]:
-    """For `before_piece`: raises *error* from that offset on."""
+    """Return a `before_piece` that raises *error* from that offset on."""
 
     def stop(request: FetchRequest, offset: int) -> None:
         if offset >= size:
@@ -166,4 +167,4 @@ def stop_at(size: int, error: BaseException) -> Callable[[FetchRequest, int], No
 
 
 def let_through(request: FetchRequest, offset: int) -> None:
-    """For `before_piece`: nothing happens."""
+    """A `before_piece` that does nothing."""

@@ -1,4 +1,6 @@
-"""A download or upload brings every chosen file whole and checked, goes on with what is there, and says which files it could not bring; names and globs."""
+"""Tests of downloads and uploads: every selected file arrives complete and checked, transfers resume, failures name
+their files, and names and globs.
+"""
 
 from __future__ import annotations
 
@@ -224,7 +226,8 @@ def test_unusable_partial_file_is_fetched_anew(tmp_path: Path, change: str) -> N
         store.put("big", pattern(3 * SMALL))
     assert download(store, DownloadRequest(tmp_path)).problem() is None
     assert files_in(tmp_path) == store.bodies
-    assert store.moved == 3 * SMALL  # of a damaged one the missing half, then the whole
+    # A damaged file costs its missing half, then the whole file.
+    assert store.moved == 3 * SMALL
 
 
 def test_download_renews_grown_source_but_keeps_other_files(tmp_path: Path) -> None:
@@ -314,7 +317,7 @@ def test_files_are_chosen_and_other_requests_refused(local: Path) -> None:
 
 
 class ChangingStore(MemoryStore):
-    """Appends to a file while it is being sent, before or after its bytes are read, a number of times."""
+    """A store in which a file grows while it is uploaded, before or after its bytes are read, a number of times."""
 
     def disturb(self, path: Path, times: int, *, before: bool) -> None:
         self.path, self.times, self.is_before = path, times, before

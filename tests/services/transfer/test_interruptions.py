@@ -1,4 +1,6 @@
-"""Downloads that are killed or run out of disk, and those of several ranks, in processes of their own; where their state lies, is lost or cannot be kept."""
+"""Tests of downloads in separate processes: killed ones, full disks, and several ranks, and where their progress is
+stored, lost or cannot be saved.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def script(body: str) -> list[str]:
 
 
 def killed(folder: Path, store: str, name: str, offset: int = 0) -> None:
-    """A download of *store* to *folder* in a process that is killed as it comes to that offset of the blob *name*."""
+    """Download *store* to *folder* in a process that is killed when it reaches that offset of the blob *name*."""
     source = f"""
     def tell(request, offset):
         if request.blob.name == "{name}" and offset >= {offset}:
@@ -151,7 +153,7 @@ def test_full_disk_is_an_error_and_leaves_no_half_file(small_disk: SmallDisk) ->
 
 
 def interrupt_repeatedly(act: Callable[[], object]) -> None:
-    """Call *act* over and over, until a signal has broken that off 300 times, each at another point."""
+    """Call *act* repeatedly, until a signal has interrupted it 300 times, each time at a different point."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -170,7 +172,7 @@ def interrupt_repeatedly(act: Callable[[], object]) -> None:
 
 
 def ends(act: Callable[[], object]) -> bool:
-    """Whether *act* comes back on a thread of its own."""
+    """Check that *act* returns, on a separate thread."""
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
     thread.join(60)
@@ -243,7 +245,8 @@ def test_state_of_folders_long_gone_is_removed(tmp_path: Path) -> None:
             os.utime(entry / "target", (old, old))
         if name.startswith("gone"):
             shutil.rmtree(tmp_path / name)
-    another = script('download(MemoryStore({"a": b"1"}), DownloadRequest(folder))')  # a process looks once
+    # Each process cleans up once.
+    another = script('download(MemoryStore({"a": b"1"}), DownloadRequest(folder))')
     subprocess.run([*another, str(tmp_path / "new")], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     assert {name for name, entry in entries.items() if entry.exists()} == {"stays", "gone", "elsewhere"}
 
@@ -283,7 +286,7 @@ for number, order in enumerate(orders):
         process.wait()
     print(json.dumps(said))
 """
-"""Asks how ranks ended only when all have: one that was done before another one was started is known as long as nobody has asked."""
+"""It collects exit codes after all ranks have ended. A process that ended remains visible until its code is collected."""
 
 
 X = {"steps": [{"say": "x", "key": "k"}]}
@@ -293,7 +296,10 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="NEEDS /
 def launches(
     folder: Path, orders: Sequence[Sequence[int]], plan: Mapping[str, Any], *, pause: float = 0.0, variables: Mapping[str, str] = MappingProxyType({})
 ) -> list[dict[str, list[list[Any]]]]:
-    """What each rank said, of one launcher that starts ranks in these *orders*, each once all of the one before have ended; LAUNCH is its number."""
+    """Run a launcher that starts ranks in these *orders*, each after all ranks of the previous one have ended.
+
+    Return the output of each rank. LAUNCH is the number of the order.
+    """
     command = [sys.executable, "-c", LAUNCHER, json.dumps(orders), str(pause), sys.executable, "-c", RANK, str(folder), json.dumps(plan)]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What training scripts do with MLflow's client in a job: each function is called in a process of its own, by any version of the client."""
+"""Calls of MLflow's client in training scripts. Each function runs in its own process, with any version of the client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import git  # noqa: F401 - with the next three, what MLflow imports late: once here, before this process is copied for each call
+# This module and the next three are imported late by MLflow. Here they load once, before the process is forked.
+import git  # noqa: F401
 import mlflow
 import mlflow.pyfunc
 import mlflow.tracking.request_header.registry
@@ -25,7 +26,8 @@ if "MLFLOW_IS_FULL" in os.environ:
     from mlflow.models import infer_signature
     from sklearn.linear_model import LinearRegression, Ridge
     from sklearn.model_selection import GridSearchCV
-gc.freeze()  # nor do the copies look at it again
+# The forked processes need not scan these objects again.
+gc.freeze()
 
 
 def code_of(call: Any, *arguments: Any) -> str:
@@ -37,7 +39,7 @@ def code_of(call: Any, *arguments: Any) -> str:
 
 
 def log_values() -> str:
-    """MLflow's plain functions, and the client's own view of what they logged; returns its version."""
+    """Log with MLflow's plain functions, check the client's view of the values, and return the client's version."""
     client = MlflowClient()
     with mlflow.start_run() as run:
         for step, value in enumerate([0.5, math.nan, math.inf, -math.inf, 0.25]):
@@ -68,9 +70,10 @@ def log_values() -> str:
 
 
 def exit_with_three(how: str) -> None:
-    """A failure without an exception: MLflow's exit hook still says that the run has finished."""
+    """Fail without an exception. MLflow's exit hook still reports that the run has finished."""
     mlflow.start_run()
-    mlflow.log_metric("loss", 2.0 if how else 1.0)  # the same value at the same moment would be the same one, sent again
+    # An equal value at the same time would count as a repeated request.
+    mlflow.log_metric("loss", 2.0 if how else 1.0)
     if how == "hard":
         os._exit(3)
     sys.exit(3)
@@ -79,7 +82,8 @@ def exit_with_three(how: str) -> None:
 def nest_runs() -> None:
     client = MlflowClient()
     with mlflow.start_run(run_name="renamed") as parent:
-        mlflow.set_tag("mlflow.runName", "renamed")  # MLflow 2 does not send the name of a run that exists
+        # MLflow 2 does not send the name of an existing run.
+        mlflow.set_tag("mlflow.runName", "renamed")
         for number in range(2):
             with mlflow.start_run(run_name=f"fold {number}", nested=True):
                 mlflow.log_metric("score", number / 10)
@@ -149,7 +153,7 @@ def log_async() -> None:
 
 
 def own_client() -> None:
-    """A logger with a client of its own, as Lightning's: it looks its experiment up by name, creates a run, and ends it."""
+    """Use a logger with its own client, as Lightning does: it finds its experiment by name, creates a run, and ends it."""
     client = MlflowClient()
     experiment = client.get_experiment_by_name("lightning_logs")
     assert experiment is not None
@@ -163,7 +167,7 @@ def own_client() -> None:
 
 
 def meet_refusals() -> None:
-    """A parameter that changes is refused, as by MLflow's own server, and so is what the job's server does not offer."""
+    """Meet the refusals of the job's server: a changed parameter, as on MLflow's own server, and unsupported requests."""
     with mlflow.start_run() as run:
         for _ in range(2):
             mlflow.log_param("rate", 0.1)
@@ -264,7 +268,8 @@ def register_models() -> None:
 
 
 def autolog_grid() -> None:
-    sys.executable = "none"  # which MLflow would start to look at what a model needs
+    # MLflow would start this program to infer a model's requirements.
+    sys.executable = "none"
     mlflow.sklearn.autolog(max_tuning_runs=None)
     features = np.arange(40.0).reshape(20, 2)
     GridSearchCV(Ridge(), {"alpha": [0.1, 1.0, 10.0]}, cv=2).fit(features, features[:, 0])
@@ -273,7 +278,8 @@ def autolog_grid() -> None:
 def log_model() -> None:
     features = np.array([[1.0], [2.0], [3.0]])
     model = LinearRegression().fit(features, [2.0, 4.0, 6.0])
-    options: Any = {"pip_requirements": ["scikit-learn"], "serialization_format": "cloudpickle"}  # neither such a look nor skops
+    # These options avoid the inference of requirements, and skops.
+    options: Any = {"pip_requirements": ["scikit-learn"], "serialization_format": "cloudpickle"}
     with mlflow.start_run() as run:
         mlflow.log_input(from_numpy(features, name="numbers"), context="training")
         signature = infer_signature(features, model.predict(features))

@@ -1,4 +1,7 @@
-"""Real MLflow clients, old and new, full and skinny, log to a job's server; what they logged is looked up in the database."""
+"""Tests of real MLflow clients, old and new, full and skinny, which log to a job's server.
+
+The tests check the database.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from tests.support import clients
 from tests.support.client_calls import Call, Called, call_all, variables_of_machine
 from tests.workspaces.tracking.tracked_job import JOB, TrackedJob, tracked_job
 
-pytestmark = pytest.mark.timeout(1800)  # the first use of a client builds its environment
+# The first use of a client builds its environment.
+pytestmark = pytest.mark.timeout(1800)
 
 ALONE = ("log_values", "nest_runs", "search_runs", "log_async", "own_client", "meet_refusals", "register_models", "trace_calls")
 RANKS, COUNT = 3, 20
@@ -33,14 +37,14 @@ CREDENTIALS = {
 
 @dataclass(frozen=True)
 class Client:
-    """What came of the calls of one client, and the jobs that they were made in."""
+    """The results of the calls of one client, and the jobs in which they ran."""
 
     name: str
     jobs: dict[str, TrackedJob]
     called: dict[str, Called]
 
     def job(self, name: str) -> TrackedJob:
-        """That of the call, which must have succeeded."""
+        """Return the job of the call, which must have succeeded."""
         assert self.called[name].code == 0, self.called[name].errors
         return self.jobs[name]
 
@@ -121,7 +125,8 @@ def test_nested_and_later_runs_become_children_of_the_job(client: Client) -> Non
     child = job.children()["lightning"]
     assert (child.parent, child.status, len(job.parameters(child.id))) == (JOB, RunStatus.failed, 150)
     assert len(job.values("loss", child.id)) == 1501
-    for call in ("set_experiment", "experiment of the shell"):  # another experiment changes nothing
+    # A different experiment changes nothing.
+    for call in ("set_experiment", "experiment of the shell"):
         assert (client.job(call).values("loss"), client.job(call).children()) == ([1.0], {})
 
 

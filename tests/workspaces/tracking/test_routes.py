@@ -1,4 +1,6 @@
-"""What the routes answer where the clients' tests do not look: errors, edge values, pages, limits, filters, orders, and whatever else is sent."""
+"""Tests of the routes beyond those of the clients: errors, edge values, pages, limits, filters, orders, and arbitrary
+requests.
+"""
 
 from __future__ import annotations
 
@@ -415,7 +417,7 @@ WRONG = (b"", b"{", b"[]", b"null", b"5", b'"x"', b"\xff\xfe", b"[" * 100_000, b
 
 
 def test_whatever_is_sent_is_answered_and_stays_readable(job: TrackedJob) -> None:
-    """`stress/fuzz` sends more to the routes of runs."""
+    """`stress/fuzz` sends more requests to the routes of runs."""
     model = job.post("logged-models", name="model").body["model"]["info"]["model_id"]
     job.post("registered-models/create", name="model")
     job.post("model-versions/create", name="model", source=f"models:/{model}")

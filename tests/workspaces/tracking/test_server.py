@@ -1,4 +1,4 @@
-"""The server as a network peer: what a job is told of it, who is let in, what is too much, many at once, strangers, and its end."""
+"""Tests of the server on the network: a job's variables, access, limits, concurrency, strangers, and shutdown."""
 
 from __future__ import annotations
 
@@ -80,13 +80,14 @@ GET_RUN = f"{API}runs/get?run_id={JOB}"
 
 
 def raw(job: TrackedJob, request: bytes) -> bytes:
-    """What comes back for bytes sent as they are, until the server closes."""
+    """Return the response to raw bytes, up to the server's close."""
     with socket.create_connection(("127.0.0.1", job.server.port), timeout=60) as client:
         found = b""
-        with suppress(OSError):  # the server may have ended it already, by a reset where it left bytes unread
+        # The server may have closed already, with a reset if it left bytes unread.
+        with suppress(OSError):
             client.sendall(request)
             client.shutdown(socket.SHUT_WR)
-        with suppress(OSError):  # what came before a reset is there to be read
+        with suppress(OSError):  # data from before a reset can still be read
             while piece := client.recv(65536):
                 found += piece
     return found
@@ -113,14 +114,16 @@ def test_other_hosts_two_hosts_and_two_lengths_are_refused(job: TrackedJob) -> N
         assert raw(job, head(job, *hosts, token)).startswith(b"HTTP/1.1 403 ")
     body = json.dumps({"run_id": JOB, "key": "k", "value": "v"})
     lengths = (f"Content-Length: {len(body)}", "Content-Length: 2")
-    for wrong in (lengths, (f"Content-Length: {len(body) + 9}",)):  # of the last the end never comes
+    # The second request is incomplete.
+    for wrong in (lengths, (f"Content-Length: {len(body) + 9}",)):
         assert raw(job, head(job, host, token, *wrong, line=SET_TAG) + body.encode()).startswith(b"HTTP/1.1 400 ")
     assert "k" not in job.run().tags
 
 
 def test_it_listens_on_the_loopback_interface_only(job: TrackedJob) -> None:
     with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing: it only picks the interface that leads outside
+        # It sends nothing, but selects the interface that leads outside.
+        probe.connect(("192.0.2.1", 9))
         outside = probe.getsockname()[0]
     if outside.startswith("127."):
         pytest.skip("NEEDS a second network interface")
@@ -167,7 +170,7 @@ def test_one_connection_serves_many_requests_also_after_errors(job: TrackedJob) 
 
 
 def test_the_token_stands_in_no_answer_and_no_log(job: TrackedJob, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
-    """Clients print what they are told, and what they print is in the job's log."""
+    """Clients print the server's messages, and their output is in the job's log."""
     with caplog.at_level(logging.DEBUG):
         assert job.send("GET", f"/{job.secret}{GET_RUN}").status == 200
         for line in ("GET /{}/x y HTTP/1.1", "GET /{} HTTP/9.9", "BREW /{} HTTP/1.1", "{} / HTTP/1.1", "GET /x/{} HTTP/1.1"):
@@ -179,7 +182,8 @@ def test_the_token_stands_in_no_answer_and_no_log(job: TrackedJob, caplog: pytes
 
 
 def test_a_parameter_set_by_all_at_once_has_one_value(job: TrackedJob) -> None:
-    for number in range(20):  # once is too seldom: the moment between looking and writing is short
+    # One attempt is not enough, because the moment between reading and writing is short.
+    for number in range(20):
         with ThreadPoolExecutor(8) as pool:
             codes = list(pool.map(lambda value, name=f"p{number}": job.post("runs/log-parameter", run_id=JOB, key=name, value=str(value)).status, range(8)))
         assert sorted(codes) == [200] + [400] * 7
@@ -202,7 +206,7 @@ def test_closing_answers_what_arrived_and_refuses_the_rest(job: TrackedJob, tmp_
     silent = connect(job)
     until(lambda: len(kept) >= 20)
     job.server.close()
-    job.server.close()  # once more changes nothing
+    job.server.close()  # closing twice is harmless
     thread.join(100)
     assert job.values("m") == kept
     with closing(silent):
@@ -225,7 +229,7 @@ SET_TAG = f"POST {API}runs/set-tag HTTP/1.1"
 
 @pytest.fixture
 def hasty(tmp_path: Path) -> Iterator[TrackedJob]:
-    """A job that soon leaves whoever is silent."""
+    """A job whose server soon drops silent clients."""
     with tracked_job(tmp_path / "runs", HASTY) as running:
         yield running
 
@@ -235,7 +239,7 @@ def head(job: TrackedJob, *lines: str, line: str = f"GET {GET_RUN} HTTP/1.1") ->
 
 
 def ours(job: TrackedJob) -> tuple[str, str]:
-    """Lines of a request that is let in."""
+    """Return the lines of an authorized request."""
     return f"Host: 127.0.0.1:{job.server.port}", f"Authorization: Bearer {job.secret}"
 
 
@@ -260,7 +264,10 @@ def test_a_connection_that_showed_the_token_is_left_open(hasty: TrackedJob) -> N
 
 
 def admitted(job: TrackedJob, stack: ExitStack) -> socket.socket:
-    """A connection that showed the token; another one where this took so long that it was left before."""
+    """Return a connection that has sent the token.
+
+    It opens another one if the server dropped the connection first on a slow machine.
+    """
     while not is_answered(job, client := stack.enter_context(closing(connect(job)))):
         pass
     return client
@@ -283,16 +290,19 @@ def test_a_stranger_who_falls_silent_is_left(hasty: TrackedJob, capfd: pytest.Ca
 
 def test_of_strangers_little_is_read_and_nothing_awaited(tmp_path: Path) -> None:
     sent, threads = 0, threading.active_count()
-    with tracked_job(tmp_path / "runs", replace(HASTY, silence=600)) as job, idle(job, 60):  # of whom few have a turn
+    # The server serves only a few of the strangers at a time.
+    with tracked_job(tmp_path / "runs", replace(HASTY, silence=600)) as job, idle(job, 60):
         with closing(connect(job)) as client, suppress(ConnectionError):
             client.sendall(head(job, ours(job)[0], f"Content-Length: {1 << 30}", line=SET_TAG))
             while sent < 200 << 20:
                 sent += client.send(bytes(1 << 20))
         assert sent < 100 << 20
         assert job.send("GET", GET_RUN).status == 200
-        until(lambda: threading.active_count() - threads <= HASTY.most + 2)  # those whose turn is over have to end yet
+        # Threads of dropped strangers may still have to end.
+        until(lambda: threading.active_count() - threads <= HASTY.most + 2)
     with tracked_job(tmp_path / "j", Limits(most=4, grace=600, silence=600)) as job, idle(job, 20):
-        job.server.close()  # waits for no stranger, else the test takes too long
+        # If it waited for strangers, the test would take too long.
+        job.server.close()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS a limit on the handles of a process")
@@ -309,7 +319,8 @@ def test_where_handles_run_out_strangers_go_first(job: TrackedJob) -> None:
             os.close(free)
             resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
             try:
-                last.connect(("127.0.0.1", job.server.port))  # there may be a handle already for the next one that comes
+                # The server may have one free handle, which this connection uses up.
+                last.connect(("127.0.0.1", job.server.port))
                 mine.connect(("127.0.0.1", job.server.port))
                 mine.sendall(head(job, *ours(job)))
                 assert mine.recv(65536).startswith(b"HTTP/1.1 200 ")

@@ -1,4 +1,4 @@
-"""A recorded job with its tracking server, and plain requests that talk to it."""
+"""A recorded job with its tracking server, and plain requests to it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class TrackedJob:
-    """`store` and `metric_store` read what the server has kept."""
+    """`store` and `metric_store` read the data that the server saved."""
 
     server: TrackingServer
     folder: Path
@@ -55,7 +55,7 @@ class TrackedJob:
         return found
 
     def children(self, parent: str = JOB) -> dict[str, Run]:
-        """The runs below *parent* by display name."""
+        """Return the child runs of *parent* by display name."""
         runs = [self.run(run_id) for run_id in self.store.descendants(parent) if run_id != parent]
         return {run.display_name: run for run in runs}
 
@@ -70,7 +70,7 @@ class TrackedJob:
         return self.server.environment({})["MLFLOW_TRACKING_TOKEN"]
 
     def send(self, method: str, target: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
-        """One request as it is given, with the job's token unless *headers* has its own."""
+        """Send one request, with the job's token unless *headers* has another one."""
         with closing(http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)) as connection:
             connection.request(method, target, body, {"Authorization": f"Bearer {self.secret}", **(headers or {})})
             response = connection.getresponse()
@@ -83,14 +83,14 @@ class TrackedJob:
         return self.send("GET", API + route_and_query)
 
     def new_child(self, name: str = "", tags: Mapping[str, str] | None = None, **fields: object) -> str:
-        """The id of a nested run that is made as clients do."""
+        """Create a nested run as clients do, and return its id."""
         pairs = [{"key": key, "value": value} for key, value in (tags or {}).items()]
         reply = self.post("runs/create", experiment_id="1", run_name=name, tags=pairs, **fields)
         assert reply.status == 200, reply
         return str(reply.body["run"]["info"]["run_id"])
 
     def found(self, filter: str = "", order_by: Sequence[str] = (), **fields: object) -> list[str]:
-        """Names of the runs that a search finds."""
+        """Return the names of the runs that a search finds."""
         experiment = self.server.environment({})["MLFLOW_EXPERIMENT_ID"]
         reply = self.post("runs/search", experiment_ids=[experiment], filter=filter, order_by=list(order_by), **fields)
         assert reply.status == 200, reply
@@ -99,7 +99,7 @@ class TrackedJob:
 
 @contextmanager
 def tracked_job(folder: Path, limits: Limits = Limits()) -> Iterator[TrackedJob]:  # noqa: B008 - it is frozen
-    """A running job whose runs lie below *folder*, and its server."""
+    """Yield a running job, whose runs are in *folder*, with its server."""
     folder.mkdir(parents=True, exist_ok=True)
     database = Database(folder / "workspace.db", create=True)
     RunStore(database).add(Run(JOB, "train", display_name="the job", tags={"git": "abc"}), status=RunStatus.running, started=now_ms())
