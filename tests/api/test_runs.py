@@ -88,7 +88,7 @@ def test_runs_are_found_by_recovery_id_and_file_or_named(local_runs: RecordedRun
     assert "train_1_aa" in caught.value.hint
     with pytest.raises(NotFound, match="belongs to experiment 'train', not 'other'"):
         fetch_run(get_workspace(), "other:train_1_aa")
-    with pytest.raises(BadUsage, match="is no run"):
+    with pytest.raises(BadUsage, match="is not a run"):
         fetch_run(get_workspace(), "a:b:c")
     write_files(local_runs.folder, {"most_recent_run.txt": "train:train_2_bb\n", "empty.txt": "", "gone.txt": "train:train_9_99"})
     assert get_most_recent_run(local_runs.folder / "most_recent_run.txt", get_workspace()).id == "train_2_bb"
@@ -101,7 +101,7 @@ def test_runs_are_found_by_recovery_id_and_file_or_named(local_runs: RecordedRun
         get_most_recent_run(Path("nope.txt"), get_workspace())
     assert split_recovery_id("exp:run") == ("exp", "run")
     assert split_recovery_id("exp_123") == ("exp", "exp_123")
-    with pytest.raises(ValueError, match="is no recovery id"):
+    with pytest.raises(ValueError, match="is not a recovery id"):
         split_recovery_id("foo_bar")
 
 

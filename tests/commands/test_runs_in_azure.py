@@ -125,7 +125,7 @@ def test_follow_goes_on_with_the_log_of_the_next_try(himl: Himl, seeded: StagedW
     for watcher, (name, place) in zip(watchers, places.items(), strict=True):
         printed, said = watcher.communicate(timeout=100)
         assert (watcher.returncode, printed) == (0, b"second try begins\nand ends\n")
-        assert f"Another try of run '{name}' has begun; its log: {place}" in said.decode()
+        assert f"Another attempt of run '{name}' has begun. Its log: {place}" in said.decode()
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def test_runs_are_listed_and_shown_with_page_in_studio(himl: Himl, seeded: Stage
         assert himl.ok("runs", "show", *words.split(), "-q").stdout == f"{found}\n"
     outcome = himl("runs", "show", "https://ml.azure.com/runs/train_3_cc?wsid=/subscriptions/s/resourcegroups/else/workspaces/where")
     assert (outcome.code, outcome.stdout) == (3, "")
-    assert outcome.stderr.startswith(f"error: The address names a run of workspace else/where, and {seeded.label} is open.\n")
+    assert outcome.stderr.startswith(f"error: The URL belongs to workspace else/where, but {seeded.label} is open.\n")
 
 
 def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:

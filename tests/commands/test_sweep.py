@@ -260,7 +260,7 @@ def test_resume_takes_same_options_again_and_refuses_others(himl: Himl, project:
     assert outcome.code == 1
     assert outcome.stderr.splitlines()[-2:] == [
         f"error: Run '{run}' failed: 1 of 3 trials failed.",
-        f"hint: What went wrong: himl runs logs {run}_1; to do what is missing: himl submit --resume {run}",
+        f"hint: Show the cause: himl runs logs {run}_1; run the missing parts: himl submit --resume {run}",
     ]
     without = himl("submit", "--resume", run)
     assert (without.code, "--env_var MARKS=" in without.stderr) == (2, True), without.stderr
