@@ -142,7 +142,7 @@ def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: 
     hint = hint_of(himl, "jobs/train.py")
     assert f"; 'tools' is in '{project}', outside the snapshot: add --snapshot_root . --env_var PYTHONPATH=." in hint
     himl.ok("submit", "jobs/train.py", "--snapshot_root", ".", "--env_var", "PYTHONPATH=.")
-    assert "not sent" not in hint_of(himl, "jobs/train.py", "--in_place")
+    assert "the snapshot" not in hint_of(himl, "jobs/train.py", "--in_place")
     hint = hint_of(himl, "jobs/train.py", "--snapshot_root", ".")
     assert f"'tools' is in '{project}', which is not on Python's path: add --env_var PYTHONPATH=." in hint
     (project / "tools" / "net.py").unlink()

@@ -341,7 +341,7 @@ def test_killed_keeper_leaves_trials_running_and_cancelable(himl: Himl, project:
     assert run["reason"].endswith(f"what it had started goes on to its end; to do what is missing: himl submit --resume {parent}")
     assert statuses(himl, parent) == ["Running", "Running"]
     refused = himl("runs", "delete", parent, "--yes")
-    assert (refused.code, "is running; nothing was deleted." in refused.stderr) == (2, True)
+    assert (refused.code, "is running. Nothing was deleted." in refused.stderr) == (2, True)
     himl.ok("runs", "cancel", f"{parent}_0")
     until(lambda: statuses(himl, parent) == ["Canceled", "Running"])
     both = [himl.start("submit", "--resume", parent, "--no_wait", env={"NOTES": str(notes)}) for _ in range(2)]
