@@ -86,7 +86,7 @@ def test_what_has_no_services_is_refused(himl: Himl, lab: StagedWorkspace, proje
         assert second == sent.services[1]["jupyterlab"]["endpoint"].replace("<nodeIndex>", "1")
         assert sent.job is not None
         del sent.job["services"]["jupyterlab"]["nodes"]  # as other clients send it
-        refused(served.run_id, "--node", "1", code=3, message="Only the first node of run, hint="nodes: all")
+        refused(served.run_id, "--node", "1", code=3, message="Only the first node of run", hint="nodes: all")
         jobs.cancel(served)
         lab.wait_for(served.run_id, "Canceled")
     refused(served.run_id, code=1, message="has ended (Canceled), so its services have stopped.", hint=f"himl runs show {served.run_id}")
