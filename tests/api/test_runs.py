@@ -344,7 +344,7 @@ def test_metrics_of_children_and_of_one_run(caplog: pytest.LogCaptureFixture, wo
     assert f"The name of the argument comes first: aggregate_hyperdrive_metrics('child_run_index', '{PARENT}')?" in swapped.value.hint
     with pytest.raises(BadUsage, match="None of the runs has a hyperparameter, tag, parameter or argument 'fold'") as unknown:
         aggregate_hyperdrive_metrics("fold", run_id=PARENT)
-    assert unknown.value.hint == "There are: child_run_index."
+    assert unknown.value.hint == "Available: child_run_index."
     with pytest.raises(ValueError, match=f"Run '{PARENT}_0' has no children"):
         aggregate_hyperdrive_metrics("child_run_index", run_id=f"{PARENT}_0")
 

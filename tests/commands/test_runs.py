@@ -398,7 +398,7 @@ def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, works
     done = himl("runs", "aggregate", SWEEP, "--child_arg", "depth")
     assert done.code == 2
     assert "None of the runs has a hyperparameter, tag, parameter or argument 'depth'" in done.stderr
-    assert "There are: lr." in done.stderr
+    assert "Available: lr." in done.stderr
     found = himl.ok("runs", "aggregate", "--run", SWEEP, "--json").json()
     assert found["metrics"] == ["acc", "val/loss", "word"]
     assert found["statistics"]["val/loss"] == {"mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0, "median": 2.0, "count": 3}

@@ -285,9 +285,9 @@ def test_the_csv_of_a_folder_is_read_from_there(workspace: Workspace) -> None:
 def test_what_is_not_there_is_told_with_what_is(workspace: Workspace) -> None:
     for dataset, said, hint in (
         ("slide", "There is no folder 'slide' with files in ", "Did you mean 'slides'?"),
-        ("slides/a.tif", "There is no folder 'slides/a.tif' with files in ", "There is: "),
+        ("slides/a.tif", "There is no folder 'slides/a.tif' with files in ", "Available: "),
         ("slides/datasets.csv", "There is no file 'slides/datasets.csv' in ", "Did you mean 'slides/dataset.csv'?"),
-        ("nowhere/dataset.csv", "There is no file 'nowhere/dataset.csv' in ", "There is: "),
+        ("nowhere/dataset.csv", "There is no file 'nowhere/dataset.csv' in ", "Available: "),
     ):
         with pytest.raises(NotFound) as caught, opened(workspace, dataset):
             pass

@@ -169,7 +169,7 @@ def test_end_reports_what_is_left_and_missing_run_is_an_error(workspace: AzureWo
     with caplog.at_level(logging.WARNING):
         lost.add(writing.scalar("loss", 2.0))
         lost.end()
-    assert "1 entries that were logged to run 'train_1_aa' are lost" in caplog.text
+    assert "Lost 1 entries that were logged to run 'train_1_aa'" in caplog.text
     azure.stage.faults.clear()
     lost.flush()
     writer = RunWriter(workspace, "nope_1_aa")

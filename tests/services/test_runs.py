@@ -104,7 +104,7 @@ def test_selected_runs(recorded: RecordedRuns, selection: RunSelection, expected
 @pytest.mark.parametrize(("selection", "message"), [
     (RunSelection(experiment="my_exp", latest_run_file="x"), "--experiment and --latest_run_file cannot be combined"),
     (RunSelection(runs=["old_1_aa"], tags={"a": "b"}), "--tags requires an experiment"),
-    (RunSelection(statuses=[RunStatus.failed], num_runs=3), "--num_runs and --status select among"),
+    (RunSelection(statuses=[RunStatus.failed], num_runs=3), "--num_runs and --status require an experiment"),
     (RunSelection(experiment="my_exp", num_runs=0), "--num_runs must be at least 1"),
 ])  # fmt: skip
 def test_contradicting_selections_are_refused(recorded: RecordedRuns, selection: RunSelection, message: str) -> None:
@@ -198,7 +198,7 @@ def test_log_of_last_try_is_read_by_default(runs: RecordedRuns) -> None:
     runs.add("other_1_aa", files={"logs/one/b.log": "1", "user_logs/two/b.log": "2"})
     with pytest.raises(NotFound) as ambiguous:
         read_log(runs.workspace, "other_1_aa", "b.log")
-    assert ambiguous.value.hint == "There are: user_logs/two/b.log, logs/one/b.log."
+    assert ambiguous.value.hint == "Its logs: user_logs/two/b.log, logs/one/b.log."
     with pytest.raises(NotFound) as caught:
         read_log(runs.workspace, "train_1_aa", attempt=3)
     assert (str(caught.value), caught.value.hint) == ("Run 'train_1_aa' has no log of attempt 3.", "Attempts with logs: 1, 2, 11.")
@@ -264,7 +264,7 @@ def test_child_argument_labels_runs_that_have_it() -> None:
     assert labels(*runs, child_arg="fold") == ["0 [0]", "0 [1]", "third"]
     with pytest.raises(BadUsage, match="None of the runs has a hyperparameter, tag, parameter or argument 'nope'") as caught:
         labels(*runs, child_arg="nope")
-    assert caught.value.hint == "There are: lr, fold."
+    assert caught.value.hint == "Available: lr, fold."
     assert unique(["a", "b", "a"]) == ["a [0]", "b", "a [2]"]
 
 

@@ -423,7 +423,7 @@ def test_slides_that_fail_each_for_itself_do_not_end_it(azure_environment: Stage
 def test_a_name_that_no_disk_takes_fails_alone() -> None:
     with storage_that_lists(["slides/a.tif", "slides/b\\..\\..\\c.tif"], b"body") as store, opened(store, expected=["a.tif", "b\\..\\..\\c.tif"]) as place:
         assert read(place, "a.tif") == b"body"
-        assert unreadable(place, "b\\..\\..\\c.tif") == "it cannot be kept here: it has '.' or '..' in it"
+        assert unreadable(place, "b\\..\\..\\c.tif") == "it cannot be kept here: it contains '.' or '..'"
 
 
 def test_stop_ends_waiting_reader_and_leaves_no_half_file(azure_environment: StagedWorkspace) -> None:
