@@ -195,7 +195,7 @@ def test_job_starts_from_checkpoint_and_says_so(himl: Himl, project: Path) -> No
         ("nothing", 3, "No run 'nothing'"),
         ("http://example.org/a.ckpt", 2, "http://example.org/a.ckpt is a plain http address"),
         (f"{made}:final.ckpt", 3, "outputs/checkpoints/best.pt, outputs/checkpoints/recovery_epoch=12.ckpt"),
-        (idle, 3, "It kept nothing in outputs/."),
+        (idle, 3, "It has no files in outputs/."),
         (f"{made} --in_place", 2, "--checkpoint does not go with --in_place"),
     ]:
         outcome = himl("submit", "look.py", "--checkpoint", *source.split())

@@ -141,7 +141,7 @@ def test_the_best_by_what_was_logged_and_two_of_an_epoch(place: Place) -> None:
     assert place.fetch("train_1_aa", "epoch=7").path.read_bytes() == b"seven"
     with pytest.raises(BadUsage, match="2 checkpoints of epoch 8") as caught:
         place.fetch("train_1_aa", "epoch=8")
-    assert caught.value.hint == "Name one: train_1_aa:epoch=8-step=81.ckpt, train_1_aa:epoch=8-step=82.ckpt"
+    assert caught.value.hint == "Give one: train_1_aa:epoch=8-step=81.ckpt, train_1_aa:epoch=8-step=82.ckpt"
 
 
 def test_a_folder_comes_whole_alone_and_keeps_its_names(place: Place) -> None:
@@ -164,7 +164,7 @@ def test_changed_local_file_is_replaced_only_on_overwrite(place: Place) -> None:
     assert f"{HERE}/epoch=0.ckpt" in missing.value.hint
     with pytest.raises(NotFound) as nothing:
         place.fetch("empty_1_aa")
-    assert nothing.value.hint == "It kept nothing in outputs/."
+    assert nothing.value.hint == "It has no files in outputs/."
     assert not place.folder.exists()
     path = place.fetch("train_1_aa:epoch=1.ckpt").path
     path.write_bytes(b"my own work")
@@ -176,12 +176,12 @@ def test_changed_local_file_is_replaced_only_on_overwrite(place: Place) -> None:
 
 def test_truncated_checkpoint_is_error_and_stays_on_disk(place: Place) -> None:
     for _ in range(2):
-        with pytest.raises(IntegrityFailed, match="is as it lies in the run, but was not written to its end"):
+        with pytest.raises(IntegrityFailed, match="is the same as in the run, but is incomplete"):
             place.fetch("sharded_1_aa:last.ckptx")
     assert (place.folder / "checkpoints/sharded_1_aa/last.ckptx").read_bytes() == b""
     write_files(place.folder, {"half.pt": b"PK\x03\x04 no more", "none.ckpt": ""})
     for name in ("half.pt", "none.ckpt"):
-        with pytest.raises(IntegrityFailed, match=f"'{name}' was not written to its end"):
+        with pytest.raises(IntegrityFailed, match=f"'{name}' is incomplete"):
             place.fetch(name)
 
 

@@ -293,7 +293,7 @@ def test_any_other_end_of_a_call_is_lost() -> None:
 
     assert why_again(None) == "the next call hangs"
     assert why_again(REFUSED) == "the next call: exit code 5: himl: The service did not answer."
-    assert why_again(Ended(0, "", "Another himl process is writing to 'x'. Waiting for it.")) == "the next call waits: Another himl process is writing to 'x'. Waiting for it."
+    assert why_again(Ended(0, "", "Another himl writes 'x'. Waiting for it.")) == "the next call waits: Another himl writes 'x'. Waiting for it."
     assert why_again(DONE, "'a.bin' is lacking") == "the next call: 'a.bin' is lacking"
     assert why_again(DONE, orphans=["7 x"]) == "after the next call 1 processes go on: 7 x"
 

@@ -109,7 +109,7 @@ def test_repeated_refusal_ends_the_transfer(tmp_path: Path) -> None:
     each_by_itself = MemoryStore(dict(files), broken={*files}, refusal="'{name}' is locked.")
     assert len(download(each_by_itself, DownloadRequest(tmp_path / "locked")).failed) == 200
     write_files(tmp_path / "here", {f"{number:03d}": "x" for number in range(100)})
-    with pytest.raises(NotAllowed, match="The first 64 files failed like this. The others were not tried"):
+    with pytest.raises(NotAllowed, match=r"The first 64 files failed like this\. The others were not tried"):
         upload(MemoryStore(refusal="You may not write here."), UploadRequest(tmp_path / "here", "p"))
 
 
