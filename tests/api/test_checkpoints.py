@@ -74,7 +74,7 @@ def test_invalid_checkpoint_or_choice_is_one_line_without_secret(capsys: pytest.
         "must be last, best, or epoch=N, not 'bst'": {"select": "bst"},
         "no goal 'up'": {"goal": "up"},
         "^metric got an empty value": {"metric": " "},
-        "^metric and goal choose the best checkpoint": {"metric": "loss", "select": "last"},
+        "^metric and goal select the best checkpoint": {"metric": "loss", "select": "last"},
     }
     for said, choice in wrongs.items():
         with pytest.raises(ValueError, match=said) as caught:

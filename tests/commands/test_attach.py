@@ -78,8 +78,8 @@ def test_what_has_no_services_is_refused(himl: Himl, lab: StagedWorkspace, proje
         plain, served = submitted(himl, lab), submitted(himl, lab, "--jupyter", "--num_nodes", "2")
         sent = lab.state.runs[served.run_id]
         refused(plain.run_id, code=3, message="has no services.", hint="--vscode, --jupyter or --ssh_key FILE")
-        refused(served.run_id, "--service", "vscode", code=3, message="has no service 'vscode'; it has: jupyterlab.", hint="")
-        refused(served.run_id, "--ssh", code=3, message="has no service 'ssh'; it has: jupyterlab.", hint="--ssh_key FILE")
+        refused(served.run_id, "--service", "vscode", code=3, message="has no service 'vscode', only jupyterlab.", hint="")
+        refused(served.run_id, "--ssh", code=3, message="has no service 'ssh', only jupyterlab.", hint="--ssh_key FILE")
         refused(served.run_id, "--node", "2", code=2, message="--node 2: run", hint="has 2 nodes, counted from 0.")
         refused(served.run_id, "--", "-l", "ada", code=2, message="'-l' stands after --, which is for ssh.", hint="Add --ssh")
         second = himl.ok("runs", "attach", served.run_id, "--node", "1", "-q").stdout.strip()

@@ -246,7 +246,7 @@ def test_an_interrupted_push_leaves_no_run_that_goes_on(
     assert (pushing.returncode, printed, run.status) == (130, b"", status), said
     assert (b"Interrupted" in said, b"has all files, and" in said) == (True, status == "Completed")
     if request_line.startswith("PUT"):
-        assert f"run '{run.run_id}' is missing files, and ended as Canceled".encode() in said
+        assert f"Run '{run.run_id}' is missing files, and ended as Canceled".encode() in said
 
 
 def got(url: str) -> bytes:
@@ -274,7 +274,7 @@ def test_link_alone_is_printed_and_opens_the_file(himl: Himl, project: Path, azu
     write_files(project, {"here.ckpt": "x"})
     for arguments, code, words in (
         ((linked, "--expiry_days", "0.0005"), 2, "--expiry_days must be a number from 0.001 to 365, not 0.0005."),
-        ((linked, "--expiry_days", "nan"), 2, "got nan."),
+        ((linked, "--expiry_days", "nan"), 2, "not nan."),
         ((f"{linked}:outputs/checkpoints/",), 2, "is a folder with 3 files, but a link leads to one file."),
         ((f"{linked}:none.ckpt",), 3, "none.ckpt"),
         (("nothing",), 3, "No run 'nothing'"),

@@ -85,7 +85,7 @@ def test_slides_that_cannot_be_brought_are_failed_ones(himl: Himl, lab: StagedWo
     lab.stage.faults.clear()
     lab.stage.faults.add(Status(403, code="AuthorizationFailure", message="Not from here."), r"GET .*/scans/.*(tiff|svs)", times=None)
     outcome = himl("montage", "scans", "--datastore", DEFAULT, WIDTH)
-    assert (outcome.code, "None of the 3 slides came from datastore" in outcome.stderr) == (4, True), outcome.stderr
+    assert (outcome.code, "None of the 3 slides could be fetched from datastore" in outcome.stderr) == (4, True), outcome.stderr
     assert contents(project / "outputs") == before
 
 

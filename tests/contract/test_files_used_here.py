@@ -190,9 +190,9 @@ def test_fetch_names_local_files_that_run_no_longer_has(place: Place) -> None:
     request = CheckpointRequest("sharded_1_aa:last.ckpt/", root=place.folder)
     for _ in range(2):
         fetched = fetch_checkpoint(request, lambda: place.workspace, no_address, place.folder, notify=said.append)
-        assert ([event.text for event in said if isinstance(event, Notice) and "any more" in event.text] == []) == (not (fetched.path / "old").exists())
+        assert ([event.text for event in said if isinstance(event, Notice) and "does not have" in event.text] == []) == (not (fetched.path / "old").exists())
         write_files(fetched.path, {"old/model.pt": "of an earlier save"})
-    assert any(isinstance(event, Notice) and event.text.endswith("(any more): old/model.pt.") for event in said), said
+    assert any(isinstance(event, Notice) and event.text.endswith("does not have: old/model.pt.") for event in said), said
 
 
 @contextmanager
@@ -255,9 +255,9 @@ def test_what_cannot_be_had_is_told_slide_by_slide(workspace: Workspace) -> None
         "deep": f"there is no such file in {label}",
         "../other/z.tif": f"it leads out of {label}",
         "deep/../../other/z.tif": f"it leads out of {label}",
-        "/other/z.tif": f"an absolute path; here they are relative to the CSV, and mean files of {label}",
-        "C:\\slides\\a.tif": f"an absolute path; here they are relative to the CSV, and mean files of {label}",
-        "": "no image is named",
+        "/other/z.tif": f"its path is absolute, but must be relative to the CSV, for a file of {label}",
+        "C:\\slides\\a.tif": f"its path is absolute, but must be relative to the CSV, for a file of {label}",
+        "": "the path of its image is empty",
     }
     with opened(workspace, "slides", [*wrong, "a.tif"]) as place:
         assert {name: reason(place, name) for name in wrong} == wrong

@@ -167,9 +167,9 @@ def test_ambiguous_epoch_or_invalid_choice_is_refused(runs: RecordedRuns) -> Non
         found(runs, "epoch=5")
     assert "Epochs in names: 3, 4." in missing.value.hint
     invalid: dict[str, tuple[str | None, str | None, str | None]] = {
-        "select by 'epoch=-1'": ("epoch=-1", None, None),
+        "epoch=N, not 'epoch=-1'": ("epoch=-1", None, None),
         "--metric and --goal select the best": ("epoch=1", "loss", None),
-        "--select last another one": ("last", None, "minimize"),
+        "cannot be combined with --select last": ("last", None, "minimize"),
         "no goal 'least'": ("best", "loss", "least"),
         "--metric got an empty value": (None, " ", None),
     }

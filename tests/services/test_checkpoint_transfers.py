@@ -110,7 +110,7 @@ def test_cache_drops_only_what_was_unused_for_long() -> None:
         assert not unnoted.exists()
     shutil.rmtree(new.parent)
     new.parent.write_text("a file")
-    with pytest.raises(DiskFailed, match="Cannot create himl's cache folder"), cache_folder("new"):
+    with pytest.raises(DiskFailed, match="Cannot make himl's cache folder"), cache_folder("new"):
         pass
 
 

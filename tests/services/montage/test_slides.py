@@ -118,10 +118,10 @@ def test_openslide_reads_in_strips_and_fractional_downsamples_exactly(tmp_path: 
 
 def test_an_explicit_backend_stands_alone(tmp_path: Path) -> None:
     for kind, backend, reason in (
-        ("striped", Backend.openslide, "OpenSlide knows no such format"),
-        ("png", Backend.openslide, "OpenSlide knows no such format"),
+        ("striped", Backend.openslide, "OpenSlide does not support its format"),
+        ("png", Backend.openslide, "OpenSlide does not support its format"),
         ("jpeg2000", Backend.openslide, "compression"),
-        ("png", Backend.tifffile, "it is no TIFF"),
+        ("png", Backend.tifffile, "it is not a TIFF"),
     ):
         with pytest.raises(SlideUnreadable, match=reason):
             open_slide(write_kind(kind, tmp_path), backend)
@@ -272,8 +272,8 @@ def test_the_level_asked_for_or_the_coarsest_that_fills() -> None:
     asked += [(None, (2000, 1500), 1), (None, (2001, 1500), 0)]
     for requested, wanted, level in asked:
         assert level_for([(8000, 6000), (2000, 1500), (500, 375)], requested, wanted) == (level, "")
-    assert level_for([(80, 60), (40, 30), (20, 15)], 7, (1, 1)) == (2, "level 7 is missing (levels 0 to 2 are there): level 2 was read")
-    assert level_for([(80, 60)], 1, (1, 1)) == (0, "level 1 is missing (level 0 is the only one): level 0 was read")
+    assert level_for([(80, 60), (40, 30), (20, 15)], 7, (1, 1)) == (2, "level 7 is missing (it has levels 0 to 2), and level 2 was read")
+    assert level_for([(80, 60)], 1, (1, 1)) == (0, "level 1 is missing (it has only level 0), and level 0 was read")
 
 
 def test_one_segment_for_all_comes_in_parts(tmp_path: Path) -> None:
@@ -290,11 +290,11 @@ REASONS = {
     "missing": "it does not exist",
     "empty": "it is empty",
     "folder": "it is a folder",
-    "unreadable": "it may not be read",
-    "garbage": "it is no picture of a known format",
-    "garbage-svs": "it is no picture of a known format",
+    "unreadable": "permission denied",
+    "garbage": "it is not an image of a known format",
+    "garbage-svs": "it is not an image of a known format",
     "header-only": "there is no picture in it",
-    "garbled-png": "it is no picture of a known format: broken PNG file",
+    "garbled-png": "it is not an image of a known format: broken PNG file",
     "garbled-strips": "strip 1 of 27 of level 0 cannot be decoded",
     "garbled-tiles": "tile 1 of 6 of level 0",
     "zeroed": "tile 1 of 6 of level 0 is damaged: .* bytes of zeros",
@@ -469,13 +469,13 @@ def test_plain_pictures_have_limits_of_their_own(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:18] + struct.pack("<ii", 20_000, 20_001) + content[26:])
     assert LARGEST == 400_000_000
-    with pytest.raises(SlideUnreadable, match="it is 20000 x 20001 pixels in one piece; more than 400 million"):
+    with pytest.raises(SlideUnreadable, match="it is an untiled image of 20000 x 20001 pixels, and more than 400 million"):
         open_slide(path, Backend.auto)
     path = tmp_path / "slide.webp"
     Image.new("RGB", (10, 10)).save(path)
     content = path.read_bytes()
     path.write_bytes(content[:26] + struct.pack("<HH", 16_000, 12_500) + content[30:])
-    reason = "it has more pixels than are read of its format: " if Version(PIL.__version__) >= Version("13") else "it is damaged: failed to read next frame"
+    reason = "it has too many pixels for its format: " if Version(PIL.__version__) >= Version("13") else "it is damaged: failed to read next frame"
     with pytest.raises(SlideUnreadable, match=reason), closing(open_slide(path, Backend.auto)) as slide:
         list(slide.strips(0, None))
 

@@ -375,7 +375,7 @@ def test_a_slide_that_cannot_be_brought_fails_alone(azure_environment: StagedWor
         assert unreadable(place, "03.tif") == "it lies in the archive tier"
         assert [read(place, name) for name in ("02.tif", "00.tif")] == [BODIES[NAMES[2]], BODIES[NAMES[0]]]
         assert unreadable(place, "03.tif") == "it lies in the archive tier"
-        assert unreadable(place, "a.mrxs") == "'slides/a/Data.dat', which belongs to it: it lies in the archive tier"
+        assert unreadable(place, "a.mrxs") == "its file 'slides/a/Data.dat': it lies in the archive tier"
     requests = azure_environment.requests(r"GET .*/slides/\d\d")
     assert {line.partition("?")[0].rpartition("/")[2] for line in requests} == {"00.tif", "02.tif", "03.tif"}, "only what was expected"
 
@@ -388,7 +388,7 @@ def test_once_nothing_is_to_be_had_the_rest_is_not_tried(azure_environment: Stag
         assert read(place, names[0]) == b"x"
         reasons = [unreadable(place, name) for name in names[1:]]
         assert len({*reasons}) == 2
-        assert reasons[-1] == f"{reasons[0]}. So it was for the slides before it; this one was not tried"
+        assert reasons[-1] == f"{reasons[0]}. The slides before it failed like this. This one was not tried"
     tried = {line.partition("?")[0] for line in azure_environment.requests(r"GET .*/slides/\d")}
     assert HOPELESS <= len(tried) < 100
 
@@ -403,7 +403,7 @@ def read_all(place: SlideFolder) -> None:
 def test_a_store_that_gives_nothing_ends_it(azure_environment: StagedWorkspace, fault: Status, kind: type[HimlError], limit: int) -> None:
     store, faults = azure_store(azure_environment, NAMES[:3]), azure_environment.stage.faults
     faults.add(fault, r"GET .*/slides/\d", times=None)
-    with opened(store, limit) as place, pytest.raises(kind, match=f"^None of the 3 slides came from {store.label}: .*[.]$"):
+    with opened(store, limit) as place, pytest.raises(kind, match=f"^None of the 3 slides could be fetched from {store.label}: .*[.]$"):
         read_all(place)
     faults.add(fault, "comp=list", times=None)
     with pytest.raises(kind), opened(store, limit):
@@ -423,7 +423,7 @@ def test_slides_that_fail_each_for_itself_do_not_end_it(azure_environment: Stage
 def test_a_name_that_no_disk_takes_fails_alone() -> None:
     with storage_that_lists(["slides/a.tif", "slides/b\\..\\..\\c.tif"], b"body") as store, opened(store, expected=["a.tif", "b\\..\\..\\c.tif"]) as place:
         assert read(place, "a.tif") == b"body"
-        assert unreadable(place, "b\\..\\..\\c.tif") == "it cannot be kept here: it contains '.' or '..'"
+        assert unreadable(place, "b\\..\\..\\c.tif") == "it cannot be stored locally: it contains '.' or '..'"
 
 
 def test_stop_ends_waiting_reader_and_leaves_no_half_file(azure_environment: StagedWorkspace) -> None:
@@ -485,5 +485,5 @@ def test_cache_limit_variable_overrides_setting_and_default(project: Path, monke
     (project / "himl.toml").unlink()
     for text in ("much", "-1", "nan", "1e300"):
         monkeypatch.setenv("HIML_SLIDE_CACHE_GB", text)
-        with pytest.raises(BadUsage, match=f"The variable HIML_SLIDE_CACHE_GB cannot be '{text}'"):
+        with pytest.raises(BadUsage, match=f"The environment variable HIML_SLIDE_CACHE_GB cannot be '{text}'"):
             cache_limit(project)

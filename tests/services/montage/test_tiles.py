@@ -157,8 +157,8 @@ def test_slides_that_fail_are_named_and_leave_nothing(slides: Path) -> None:
     assert str(result.problem) == "10 slides were not cut into tiles, and --strict was given."
     others: dict[str, tuple[SlideEntry, dict[str, Any], str]] = {
         "no mask": (masked[0], {"masks": True}, "it has no mask"),
-        "broken mask": (masked[1], {"masks": True}, "mask: it is no picture of a known format"),
-        "level": (masked[2], {"level": 3}, "level 3 is missing (levels 0 to 2 are there)"),
+        "broken mask": (masked[1], {"masks": True}, "mask: it is not an image of a known format"),
+        "level": (masked[2], {"level": 3}, "level 3 is missing (it has levels 0 to 2)"),
         "magnification": (masked[2], {"magnification": 10.0}, "it does not tell its magnification: choose a level by --level"),
     }
     write_svs(slides / "a.svs", slide_picture(5, (640, 480)))
@@ -227,7 +227,7 @@ def test_nothing_that_is_not_himls_is_replaced(slides: Path) -> None:
     tiled = cut_slides(TilesRequest(slides / "out", occupancy=0.0), entries, LocalFolder(slides), ignore)
     (slides / "dataset.csv").unlink()
     assert [entry.image for entry in list_slides(LocalFolder(slides), SlideQuery(), ignore)] == ["a.png"], "tiles are no slides"
-    with pytest.raises(BadUsage, match=r"'slides[.]csv' tells of tiles"):
+    with pytest.raises(BadUsage, match=r"'slides[.]csv' describes tiles"):
         list_slides(LocalFolder(tiled.record.parent), SlideQuery(csv="slides.csv"), ignore)
 
 

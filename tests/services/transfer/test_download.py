@@ -94,7 +94,7 @@ def test_changed_blob_is_fetched_anew_failed_ones_stop_nothing(tmp_path: Path) -
     assert files_in(tmp_path) == {"log": store.bodies["log"]}
     failed = {"bad": "service_failed", "gone": "not_found", "large": "service_failed", "restless": "service_failed"}
     assert {failure.name: failure.code for failure in result.failed} == failed
-    assert "3 times" in {failure.name: failure.message for failure in result.failed}["restless"]
+    assert "each of 3 downloads" in {failure.name: failure.message for failure in result.failed}["restless"]
     assert isinstance(result.problem(), ServiceFailed)
 
 
