@@ -147,7 +147,7 @@ def test_reader_logs_and_slide_levels_show_only_if_verbose(himl: Himl, project: 
     (project / "two").mkdir()
     write_broken("header-only", project / "two")
     write_tiff(project / "two" / "a.tiff", slide_picture(1, (60, 40)), levels=2)
-    assert himl.ok("montage", "two", "--image_format", "png").stderr == "not read: 'header-only.tiff': there is no picture in it\n"
+    assert himl.ok("montage", "two", "--image_format", "png").stderr == "not read: 'header-only.tiff': it contains no image\n"
     verbose = himl.ok("montage", "two", "--image_format", "png", "-v").stderr
     assert "tifffile: <tifffile.TiffPages" in verbose
     assert "'a.tiff': tifffile, level 1 of 2, 30 x 20 pixels" in verbose

@@ -155,7 +155,7 @@ def test_what_no_job_could_do_is_refused_before_anything_is_sent(himl: Himl, lab
         assert (outcome.code, said in outcome.stderr, "Environment of the job" in outcome.stderr) == (3, True, False), outcome.stderr
     write_files(project, {"scans/a.tiff": "a"})
     for arguments, said in (
-        (("scans",), "'scans' lies on this machine, where cluster 'cpu-cluster' cannot see it"),
+        (("scans",), "'scans' is on this machine, which cluster 'cpu-cluster' cannot access"),
         (("scans", "--datastore", DEFAULT, "--output_path", "elsewhere"), "--output_path is for files that are made here"),
         (("scans", "--datastore", DEFAULT, "--conda_env", "gone.yml"), "gone.yml"),
     ):

@@ -79,7 +79,7 @@ def write(folder: Path, name: str, text: str) -> Path:
         (("slides", "--occupancy", "5"), 2, "--occupancy takes a number from 0 to 1, got 5.0."),
         (("slides", "--magnification", "nan"), 2, "--magnification takes a number above 0, such as 20, got nan."),
         (("slides", "--image_format", "jpeg"), 2, "--image_format cannot be 'jpeg'."),
-        (("slides", "--output_path", "taken"), 2, "'taken/a.tiff' is no folder of tiles, and would be replaced."),
+        (("slides", "--output_path", "taken"), 2, "'taken/a.tiff' is not a folder of tiles, and would be replaced."),
         (
             ("slides", "--cluster", "cpu", "--output_path", "taken"),
             2,

@@ -206,7 +206,7 @@ def test_twelve_packed_bits_are_read_and_wide_integers_need_a_range(tmp_path: Pa
     assert read_slide(path)[0, :4, 0].tolist() == [0, 128, 255, 1]
     for dtype in (np.uint32, np.uint64):
         write_grey(path, np.zeros((64, 64), dtype))
-        with pytest.raises(SlideUnreadable, match=r"its samples have \d\d bits, and no MaxSampleValue says which numbers are used"):
+        with pytest.raises(SlideUnreadable, match=r"its samples have \d\d bits, but no MaxSampleValue defines the range of values"):
             read_slide(path)
 
 
@@ -293,19 +293,19 @@ REASONS = {
     "unreadable": "permission denied",
     "garbage": "it is not an image of a known format",
     "garbage-svs": "it is not an image of a known format",
-    "header-only": "there is no picture in it",
+    "header-only": "it contains no image",
     "garbled-png": "it is not an image of a known format: broken PNG file",
     "garbled-strips": "strip 1 of 27 of level 0 cannot be decoded",
     "garbled-tiles": "tile 1 of 6 of level 0",
     "zeroed": "tile 1 of 6 of level 0 is damaged: .* bytes of zeros",
     "zeroed-deflate": "tile 1 of 6 of level 0 is damaged: .* bytes of zeros",
     "zeroed-some": "tile 6 of 20 of level 0 is damaged",
-    "truncated": "the file is cut short: it ends at byte .*, and tile 4 of 6 of level 0 at",
-    "truncated-tags": "there is no picture in it",
+    "truncated": "the file is truncated: it ends at byte .*, but tile 4 of 6 of level 0 at",
+    "truncated-tags": "it contains no image",
     "truncated-png": "it is damaged: image file is truncated",
     "truncated-jpeg": "it is damaged: image file is truncated",
-    "truncated-svs": "the file is cut short",
-    "lying-size": "it is 3000000 x 3000000 pixels, for which 137334961 tiles are needed; it has 6",
+    "truncated-svs": "the file is truncated",
+    "lying-size": "has 3000000 x 3000000 pixels, for which 137334961 tiles are needed, but only 6",
     "lying-tile": "the tiles of level 0 are 60000 x 60000 pixels, 10,299 MB each",
 }
 
@@ -333,7 +333,7 @@ def in_a_process(path: Path) -> tuple[str, str]:
 
 def test_pages_that_form_a_ring_end_and_libraries_say_nothing(tmp_path: Path) -> None:
     """In a process of its own: pytest listens to what is logged."""
-    assert in_a_process(write_broken("truncated-tags", tmp_path)) == ("there is no picture in it", "")
+    assert in_a_process(write_broken("truncated-tags", tmp_path)) == ("it contains no image", "")
     path = tmp_path / "slide.tiff"
     for levels in (1, 3):
         write_tiff(path, slide_picture(0), levels=levels)
@@ -352,7 +352,7 @@ def test_half_a_tile_or_one_of_another_size_is_no_tile(tmp_path: Path) -> None:
     for compression in ("jpeg", "deflate", "lzw", "zstd", "jpeg2000", "packbits"):
         write_tiff(path, slide_picture(0), compression=compression)
         change_tiles(path, [3], lambda stored: stored[: len(stored) // 2] + bytes(len(stored) - len(stored) // 2))
-        reason = " is damaged: the picture in it has no end" if compression == "jpeg" else ""
+        reason = " is damaged: its image has no end" if compression == "jpeg" else ""
         with pytest.raises(SlideUnreadable, match=f"tile 4 of 6 of level 0{reason}"):
             read_slide(path)
     path, picture = tmp_path / "slide.tiff", slide_picture(0, (128, 128))
@@ -362,7 +362,7 @@ def test_half_a_tile_or_one_of_another_size_is_no_tile(tmp_path: Path) -> None:
     for compression, stored in (("jpeg", jpeg), ("jpeg2000", jpeg_2000)):
         write_tiff(path, slide_picture(0), compression=compression, tile=128)
         move_tile(path, 0, bytes(stored))
-        with pytest.raises(SlideUnreadable, match="tile 1 of 20 of level 0 is damaged: it is 60000 x 60000 pixels, in a place of 128 x 128"):
+        with pytest.raises(SlideUnreadable, match="tile 1 of 20 of level 0 is damaged: it has 60000 x 60000 pixels in an area of 128 x 128"):
             read_slide(path)
 
 
@@ -430,7 +430,7 @@ def test_a_damaged_level_leaves_the_others_readable(tmp_path: Path) -> None:
     made = write_tiff(path, slide_picture(0), levels=2, compression="deflate")
     slides.overwrite_tags(path, {"TileWidth": 16}, page=1)
     assert mean_difference(read_slide(path), made[0]) == 0
-    with pytest.raises(SlideUnreadable, match="level 1 says it is 300 x 215 pixels, for which 19 tiles are needed; it has 2"):
+    with pytest.raises(SlideUnreadable, match="level 1 has 300 x 215 pixels, for which 19 tiles are needed, but only 2"):
         read_slide(path, level=1)
     with closing(open_slide(write_broken("zeroed-some", tmp_path), Backend.auto)) as slide:
         strips = slide.strips(0, None)
@@ -440,11 +440,11 @@ def test_a_damaged_level_leaves_the_others_readable(tmp_path: Path) -> None:
 
 
 def test_pixels_of_unknown_meaning_are_refused(tmp_path: Path) -> None:
-    path, not_read = tmp_path / "slide.tiff", "pixels are of a kind that is not read"
+    path, not_read = tmp_path / "slide.tiff", "pixels have an unsupported format"
     kinds: list[tuple[type, dict[str, Any], dict[str, object], str]] = [
-        (np.int16, {"compression": None}, {}, r"its samples are of a kind that is not read \(INT\)"),
+        (np.int16, {"compression": None}, {}, r"its samples have an unsupported format \(INT\)"),
         (np.uint8, {"photometric": "cielab", "compression": "lzw"}, {}, rf"its {not_read} \(CIELAB"),
-        (np.uint8, {"compression": "deflate"}, {"BitsPerSample": (8, 8, 16)}, "of a kind that is not read"),
+        (np.uint8, {"compression": "deflate"}, {"BitsPerSample": (8, 8, 16)}, "have an unsupported format"),
         (np.uint8, {"compression": "deflate"}, {"ImageLength": 0}, "has no pixels"),
     ]
     for dtype, options, tags, reason in kinds:

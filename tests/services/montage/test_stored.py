@@ -85,19 +85,19 @@ def test_what_names_the_data(project: Path) -> None:
         assert (job.inputs, job.arguments[1]) == ([expected], "${{inputs.slides}}" + argument)
 
 
-UPLOAD = "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME; then name 'slides' and --datastore NAME."
+UPLOAD = "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME. Then use 'slides' and --datastore NAME."
 
 
 def test_data_of_this_machine_is_refused(project: Path) -> None:
     """Nobody is told to upload a home or a disk."""
     write_files(project, dict.fromkeys(("here/a.tif", "my slides/list.csv", "list.csv", "my list.txt"), "a"))
     own = {
-        "here": "Upload it: himl datastore upload here here --datastore NAME; then name 'here' and --datastore NAME.",
-        "./here": "Upload it: himl datastore upload ./here here --datastore NAME; then name 'here' and --datastore NAME.",
-        "my slides/list.csv": "Upload it: himl datastore upload 'my slides' 'my slides' --datastore NAME; then name 'my slides/list.csv' and --datastore NAME.",
+        "here": "Upload it: himl datastore upload here here --datastore NAME. Then use 'here' and --datastore NAME.",
+        "./here": "Upload it: himl datastore upload ./here here --datastore NAME. Then use 'here' and --datastore NAME.",
+        "my slides/list.csv": "Upload it: himl datastore upload 'my slides' 'my slides' --datastore NAME. Then use 'my slides/list.csv' and --datastore NAME.",
     }
     for dataset, hint in {**dict.fromkeys((".", "..", "/", "~", "list.csv", "my list.txt", "here/a.tif"), UPLOAD), **own}.items():
-        with pytest.raises(BadUsage, match="lies on this machine, where cluster 'cpu' cannot see it") as caught:
+        with pytest.raises(BadUsage, match="is on this machine, which cluster 'cpu' cannot access") as caught:
             prepared(project, dataset)
         assert caught.value.hint == hint
 
@@ -106,7 +106,7 @@ def test_a_path_that_is_not_there_is_told_so(project: Path) -> None:
     for dataset in ("./gone", "../gone", "/gone/slides", "~/gone", "C:\\slides"):
         with pytest.raises(NotFound) as caught:
             prepared(project, dataset)
-        assert str(caught.value) == f"There is no '{dataset}' here, and on a cluster the slides are those of a datastore."
+        assert str(caught.value) == f"There is no local '{dataset}', and a cluster needs slides in a datastore."
         assert "himl montage FOLDER --datastore NAME --cluster cpu" in caught.value.hint
     for dataset in (".x/..", "list.csv", "/"):
         with pytest.raises(BadUsage):
@@ -181,7 +181,7 @@ def test_default_environment_installs_this_himl_version(project: Path, tmp_path:
     monkeypatch.syspath_prepend(write_record(tmp_path / "address", json.dumps(record)))
     job = prepared(project)
     assert "- himl-cli[montage] @ https://example.org/himl_cli.whl\n" in dependencies(job)
-    assert [remark for remark in job.remarks if "himl-cli[montage] @ https://example.org/himl_cli.whl, which pip has to find" in remark]
+    assert [remark for remark in job.remarks if "himl-cli[montage] @ https://example.org/himl_cli.whl, which pip installs" in remark]
     monkeypatch.syspath_prepend(write_record(tmp_path / "folder", json.dumps({"url": project.as_uri(), "dir_info": {}})))
     with pytest.raises(BadUsage, match="from where no other machine can install it") as caught:
         prepared(project)
