@@ -214,7 +214,7 @@ def test_job_starts_from_checkpoint_and_says_so(himl: Himl, project: Path) -> No
         outcome = himl.ok("submit", "look.py", "--checkpoint", source)
         assert outcome.stdout == f"{printed}\n"
         assert himl.ok("runs", "show", "--json").json()["tags"][FROM_RUN] == told
-        goes = f"Checkpoint outputs/checkpoints/recovery_epoch=12.ckpt of run {made} goes to outputs/checkpoints/last.ckpt."
+        goes = f"The job starts with checkpoint outputs/checkpoints/recovery_epoch=12.ckpt of run {made} in outputs/checkpoints/last.ckpt."
         assert (goes in outcome.stderr) is (source == made)
 
 

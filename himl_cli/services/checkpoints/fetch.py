@@ -60,7 +60,7 @@ OpenAddress = Callable[[str], BlobStore]
 
 @contextmanager
 def cache_folder(key: str) -> Iterator[Path]:
-    """Cache folder for *key*, which himl keeps while it is in use, and for `KEPT_DAYS` after. Raises BadUsage without a
+    """Cache folder for *key*. himl deletes it `KEPT_DAYS` after its last use. Raises BadUsage without a
     home folder, DiskFailed."""
     from filelock import FileLock
 

@@ -321,7 +321,8 @@ def _best(candidates: Candidates, choice: Choice) -> Checkpoint:
         metric = one.parsed.best_of
         if metric is not None:
             declared.setdefault(plain_metric(metric), []).append(one)
-    called_best = [one for alike in declared.values() for one in _newest_attempt(alike)]  # one per metric
+    # One per metric.
+    called_best = [one for alike in declared.values() for one in _newest_attempt(alike)]
     if choice.metric is not None:
         return _best_by(choice.metric, choice.goal, candidates, named, metrics, called_best)
     if len(metrics) > 1:

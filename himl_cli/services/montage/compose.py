@@ -293,7 +293,8 @@ def _layout(request: MontageRequest, found: Sequence[Sources]) -> Layout:
     if request.layout is LayoutStyle.himl:
         return himl_layout(len(found), has_masks=has_masks, width=request.width or DEFAULT_WIDTH)
     width = request.width
-    if width is None and any(not image.levels and not image.reason for image, _ in found):  # unopened, so maybe large
+    # Unopened slides may be large.
+    if width is None and any(not image.levels and not image.reason for image, _ in found):
         width = DEFAULT_WIDTH
     aspects = [image.levels[0][0] / image.levels[0][1] if image.levels else None for image, _ in found]
     levels = [image.levels for image, _ in found if image.levels]

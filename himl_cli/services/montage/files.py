@@ -181,7 +181,7 @@ def output_folder(path: Path, staging_name: str = STAGING) -> Iterator[Path]:
         yield staging / NEW
     finally:
         if is_locked:
-            with suppress(OSError):  # Windows does not delete an open file, but filelock deletes it there
+            with suppress(OSError):  # Windows does not delete an open file, but filelock does later
                 _remove_staged(staging)
                 (staging / LOCK).unlink()  # while it is held. A process that opens it later creates a new one.
         lock.release()

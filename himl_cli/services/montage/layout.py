@@ -15,14 +15,14 @@ WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 AS_GOOD = 0.05
 # Aspect (width by height) of cells for unknown slides, and limits against a few unusual slides.
 USUAL, NARROWEST, WIDEST = 4 / 3, 1 / 4, 4.0
-LEAST = 4  # minimum width of a slide's room, in pixels
+LEAST = 4  # minimum width of a slide, in pixels
 LEAST_CELL = 320  # minimum width of a cell, in pixels, if the image's width is free
 GAPS_PER_CELL = 60
 # Sizes of caption letters in pixels per em. Capitals of size 11 are 8 pixels high.
 LEAST_LETTERS, LARGEST_LETTERS = 11, 256
 # Widths in ems of a cell, a cell with a mask, the image, and the narrowest cell with a caption.
 LETTERS_PER_CELL, LETTERS_PER_PAIR, LETTERS_PER_PICTURE, LETTERS_AT_LEAST = 16, 24, 40, 8
-LINE = 1.4  # height of a caption's room, in ems
+LINE = 1.4  # height of a caption, in ems
 HIML_LINE = 2  # pixels between and around hi-ml's cells
 # Largest letters of hi-ml's captions, and the position of their middle, relative to the cell's height.
 HIML_LETTERS, HIML_MIDDLE = 48, 0.9

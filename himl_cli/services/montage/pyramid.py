@@ -181,7 +181,8 @@ def write_page(path: Path, tiling: Tiling, cells: Sequence[CellOutcome], title: 
     """Write a page that shows the pyramid of *tiling*, whose tiles are beside *path*, and searches *cells*. Raises
     DiskFailed."""
     script = "".join(asset(name) for name in ("cells.js", "view.js", "panels.js", "page.js"))
-    viewer = asset("openseadragon.min.js").partition("//# sourceMappingURL=")[0]  # the map is not included
+    # The package does not include the source map.
+    viewer = asset("openseadragon.min.js").partition("//# sourceMappingURL=")[0]
     library = f"/*\n{asset('openseadragon-LICENSE.txt')}*/\n{viewer}"
     digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in (library, script)]
     hashes = " ".join(f"'sha256-{digest}'" for digest in digests)

@@ -174,7 +174,7 @@ class Setting:
         return self.layout.style is LayoutStyle.fit
 
     def box(self, room: Box, size: Size) -> Box:
-        """Part of its room that a slide of *size* fills. hi-ml's layout stretches it."""
+        """Part of *room* that a slide of *size* fills. hi-ml's layout stretches it."""
         return fitted(room, size) if self.is_fit else room
 
 

@@ -234,7 +234,7 @@ class Level:
         self._rows = page.tilelength if page.is_tiled else page.rowsperstrip
         self._columns = page.tilewidth if page.is_tiled else page.imagewidth
         if min(*self._size, self._rows, self._columns) < 1:
-            raise SlideUnreadable(f"level {level}, or its {self._kind}s, have no pixels")
+            raise SlideUnreadable(f"level {level} has no pixels, or its {self._kind}s have none")
         self.across = -(-page.imagewidth // self._columns)
         self.down = -(-page.imagelength // self._rows)
         self._planes = page.samplesperpixel if int(page.planarconfig) == 2 else 1

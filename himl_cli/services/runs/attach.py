@@ -173,5 +173,5 @@ def _private_keys(public_keys: Sequence[str]) -> list[Path]:
 def own_command(run: Run, node: int, options: Sequence[str]) -> list[str]:
     """himl as the ProxyCommand for *run*. *options* select the workspace."""
     if not sys.executable:
-        raise HimlError("Python cannot find the path of its own program.")
+        raise HimlError("Python cannot find the path of its executable.")
     return [sys.executable, "-m", "himl_cli", "runs", "attach", run.id, "--stdio", "--node", str(node), *options]

@@ -1,4 +1,4 @@
-"""Logs of runs: read them, follow them while they grow, handle Ctrl-C meanwhile, and explain failures."""
+"""Logs of runs: read them, follow them until the run ends or the user presses Ctrl-C, and explain failures."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def follow_log(
                     # The log is complete. Later changes belong to another attempt.
                     is_requeued = True
             elif now is not status and not now.is_final and not is_here:
-                notify(Notice(f"Run '{run_id}' is {now.value.lower()}; it has no log yet."))
+                notify(Notice(f"Run '{run_id}' is {now.value.lower()}, and has no log yet."))
             status = now
             outage.succeeded()
         except ServiceFailed as err:

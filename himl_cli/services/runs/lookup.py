@@ -162,7 +162,7 @@ def check_selection(selection: RunSelection, *, explicit: bool = False) -> None:
     if lonely:
         raise BadUsage(
             f"{' and '.join(lonely)} require{'s' * (len(lonely) == 1)} an experiment.",
-            hint="Add --experiment NAME; 'himl runs list' filters all runs.",
+            hint="Add --experiment NAME, or filter all runs: himl runs list",
         )
     if selection.num_runs is not None and selection.num_runs < 1:
         raise BadUsage(f"--num_runs must be at least 1, not {selection.num_runs}.")

@@ -307,7 +307,7 @@ class PartialFile:
         """Ranges of this exact blob from an earlier transfer. If there are none, restart the partial file."""
         if os.path.lexists(self._part):
             status = os.lstat(self._part)
-            is_file = stat.S_ISREG(status.st_mode)  # otherwise, someone put a link there
+            is_file = stat.S_ISREG(status.st_mode)  # a user may have replaced it with a link
             ranges = self._state.ranges(self.planned.target, self._identity) if self.planned.blob.etag else []
             if ranges and is_file and status.st_size <= self.planned.blob.size:
                 if not self._comes_in_pieces:
