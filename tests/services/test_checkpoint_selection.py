@@ -184,7 +184,7 @@ def test_ambiguous_epoch_or_invalid_choice_is_refused(runs: RecordedRuns) -> Non
     (["best_a.ckpt", f"{RETRY}/best_b.ckpt"], None, "2 checkpoints with a name that marks the best", f"{RUN}:{RETRY}/best_b.ckpt"),
     (["a-val_loss=0.1.ckpt", "b-val_loss=0.2.ckpt"], "val_loss", "2 metrics that match 'val_loss': a-val_loss, b-val_loss", "--metric a-val_loss"),
     (["epoch=1-score=0.1.ckpt"], None, "'score' does not show whether to minimize or maximize", "--goal maximize"),
-    (["epoch=1-val_loss=0.1.ckpt"], "score", "whether 'score'", "--goal"),
+    (["epoch=1-val_loss=0.1.ckpt"], "score", "'score' does not show whether", "--goal"),
 ])  # fmt: skip
 def test_ambiguous_best_is_refused(runs: RecordedRuns, names: list[str], metric: str | None, message: str, hint: str) -> None:
     add(runs, *names)

@@ -352,7 +352,7 @@ def _level(levels: Sequence[Size], request: TilesRequest, path: Path) -> int:
     wanted = request.magnification
     if wanted is None:
         if request.level >= len(levels):
-            raise SlideUnreadable(level_for(levels, request.level, levels[0])[1].partition(":")[0])
+            raise SlideUnreadable(level_for(levels, request.level, levels[0])[1].partition(", and ")[0])
         return request.level
     power = objective_power(path)
     if power is None:

@@ -130,7 +130,7 @@ def test_new_montage_removes_files_of_earlier_montage(folder: Path, tmp_path: Pa
     assert sorted(os.listdir(out)) == ["index.html", "montage.csv", "montage.dzi", "montage.jpg", "montage.png", "montage_files"]
     (said,) = made(out, folder)
     assert left_in(out) == ["montage.csv", "montage.png"]
-    assert said.startswith("montage.jpg, index.html, montage.dzi and montage_files of an earlier montage were removed")
+    assert said.startswith("Removed montage.jpg, index.html, montage.dzi and montage_files of an earlier montage")
 
 
 @pytest.mark.parametrize(("name", "formats"), [("montage.png", ALL), ("montage.jpg", PNG), ("montage_files/mine.png", PNG), ("montage_files/3/mine.png", ALL)])

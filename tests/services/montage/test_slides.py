@@ -128,7 +128,7 @@ def test_an_explicit_backend_stands_alone(tmp_path: Path) -> None:
     for backend in (Backend.auto, Backend.tifffile, Backend.openslide):
         check_backend(backend)
     if importlib.util.find_spec("cucim") is None:
-        with pytest.raises(BadUsage, match="Backend 'cucim' needs a package that cannot be loaded here") as caught:
+        with pytest.raises(BadUsage, match="Backend 'cucim' needs a package that cannot be loaded") as caught:
             check_backend(Backend.cucim)
         assert "pip install cucim-cu12" in caught.value.hint
 

@@ -129,7 +129,7 @@ def test_what_the_job_would_refuse_is_refused(project: Path) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
         ({"lists": {"--exclude_by_slide_id": Path("gone.txt")}}, "--exclude_by_slide_id: there is no file 'gone.txt'"),
         ({"lists": {"--exclude_by_slide_id": Path("here")}}, "--exclude_by_slide_id: there is no file 'here'"),
-        ({"lists": {"--include_by_slide_id": Path("here/blank.txt")}}, "'here/blank.txt' has no ids, so that no slide remains"),
+        ({"lists": {"--include_by_slide_id": Path("here/blank.txt")}}, "'here/blank.txt' has no ids, so that no slides remain"),
         ({"lists": {"--include_by_slide_id": Path("here/latin.txt")}}, "is not UTF-8 text"),
         ({"dataset": "slides/list.csv", "image_glob": "*.tif"}, "is a CSV"),
         ({"image_glob": "../*"}, "leaves the folder"),
@@ -279,8 +279,8 @@ def test_whether_all_of_it_stays_is_known_once_it_is_expected(store: BlobStore) 
         with opened(store, limit, events=events) as place:
             assert place.is_rereadable == (not said)
         texts = [event.text for event in events if isinstance(event, Notice)]
-        assert [text.partition(":")[0] for text in texts] == said
-        assert all("HIML_SLIDE_CACHE_GB=1 " in text for text in texts)
+        assert [text.partition(". Each is deleted after use.")[0] for text in texts] == said
+        assert all("HIML_SLIDE_CACHE_GB=1, " in text for text in texts)
 
 
 def test_the_cache_takes_no_more_than_its_limit(store: BlobStore) -> None:
