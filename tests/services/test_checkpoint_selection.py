@@ -199,7 +199,7 @@ def test_missing_best_is_refused_and_equal_content_is_one(runs: RecordedRuns) ->
     with pytest.raises(NotFound, match="no checkpoint with a name that marks the best") as caught:
         found(runs, "best")
     assert "--metric NAME" in caught.value.hint
-    with pytest.raises(NotFound, match="'val/loss' in its name, and did not log it") as unlogged:
+    with pytest.raises(NotFound, match="'val/loss' was not logged by run") as unlogged:
         found(runs, "best", "val/loss")
     assert unlogged.value.hint == "It logged no metrics."
     runs.add("equal_1_aa", files={f"{HERE}/best.ckpt": "same", f"{HERE}/resnet-val_loss=0.1.ckpt": "same"})

@@ -60,8 +60,8 @@ OpenAddress = Callable[[str], BlobStore]
 
 @contextmanager
 def cache_folder(key: str) -> Iterator[Path]:
-    """Cache folder for *key*. himl deletes it `KEPT_DAYS` after its last use. Raises BadUsage without a
-    home folder, DiskFailed."""
+    """Cache folder for *key*, which himl deletes `KEPT_DAYS` after its last use. Raises BadUsage without a home folder,
+    DiskFailed."""
     from filelock import FileLock
 
     top = cache_of("checkpoints", "for checkpoints", "Download the checkpoint, and give its path.")

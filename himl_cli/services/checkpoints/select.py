@@ -441,7 +441,7 @@ def _logged_values(metrics: Sequence[Metric], name: str, run: Run, attempts: int
         more = ", …" if len(known) > METRICS_SHOWN else ""
         shown = ", ".join(near_matches(name, known) or known[:METRICS_SHOWN])
         raise NotFound(
-            f"Run '{run.id}' has no checkpoint with '{name}' in its name, and did not log it.",
+            f"'{name}' was not logged by run '{run.id}', and is in no name of its checkpoints.",
             hint=f"Its metrics: {shown}{more}." if known else "It logged no metrics.",
         )
     found = next((metric for metric in alike if metric.name == name), alike[0])

@@ -183,9 +183,9 @@ class PixelRule:
 def _sample_range(page: TiffPage, *, as_labels: bool) -> tuple[float, float]:
     """Values for black and white.
 
-    By default, they are the limits of the bits, or 0 to 1 for floats. MaxSampleValue = 2^n - 1 means that wider samples
-    use n bits, and tags may define other limits. Samples of 32 bits or more hardly ever use all values, so that the
-    file must define the limits, unless the values are labels. Raises SlideUnreadable.
+    These are the limits of the bits, or 0 to 1 for floats, unless tags define others. MaxSampleValue = 2^n - 1 means
+    that wider samples use n bits. Samples of 32 bits or more hardly ever use all values, so that the file must define
+    the limits, unless the values are labels. Raises SlideUnreadable.
     """
     bits, kind = page.bitspersample, int(page.sampleformat)
     if page.dtype is None or not isinstance(bits, int):

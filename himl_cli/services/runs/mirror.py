@@ -22,7 +22,7 @@ from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
 
 log = logging.getLogger(__name__)
 
-DELETED = "its record was deleted on the machine where it ran, before all of it was mirrored"
+DELETED = "its record was deleted on the machine where it ran, before all of it was sent"
 # Refusals in a row that end a mirror. A single one may be a glitch, or a permission that was granted just now.
 REFUSALS = 3
 WORKERS = 8
@@ -92,7 +92,7 @@ class Mirror:
                         put_off(self._source, self._state, str(err))
                         self._write()
                     elif is_refused:
-                        log.warning("The mirror has stopped: %s", err)
+                        log.warning("The recording has stopped: %s", err)
                         note_stopped(self._source, self._state.run_id, str(err))
                         return self._file.remove()
                     is_late = time.monotonic() - failing_since > self._timing.patience
@@ -241,7 +241,7 @@ def note_stopped(source: Workspace, run_id: str, why: str) -> None:
     try:
         source.tag(run_id, {STOPPED: redact(why)})
     except HimlError as err:
-        log.warning("Cannot record why the mirror stopped: %s", err)
+        log.warning("Cannot store why the recording stopped: %s", err)
 
 
 def _may_pass(failure: HimlError) -> bool:

@@ -262,8 +262,8 @@ class RankBarrier:
         self._sign(0, number)
 
     def _was_going_on(self, number: int) -> bool:
-        """Whether call *number* was not over for all ranks when this rank started, or one of its ranks belongs to this
-        launcher. Older calls belong to an earlier launch, because one launcher may start ranks twice."""
+        """Whether call *number* was not over for all ranks when this rank started, or a process that made it still
+        runs. Older calls belong to an earlier launch, because one launcher may start ranks twice."""
         if is_held(self.file("lock", number)):
             return True
         for path in self._folder.glob(f"[0-9]*-{number}"):
