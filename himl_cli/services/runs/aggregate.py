@@ -131,8 +131,8 @@ def unique(labels: Sequence[str]) -> list[str]:
 
 
 def _distinguishing(all_values: Sequence[Values], *, most: int | None = None) -> list[str]:
-    """Labels from the values that differ between the runs, or from the value alone if one name differs. Empty if nothing
-    differs, or more than *most* names do."""
+    """Labels from the values that differ between the runs, or from the value alone if one name differs. Empty if
+    nothing differs, or more than *most* names do."""
     if len(all_values) < 2:
         return [values_text(values) for values in all_values if values and most is None]
     names = [*dict.fromkeys(name for values in all_values for name in values)]
