@@ -320,7 +320,7 @@ def test_fetched_slides_are_opened_once_and_errors_leave_nothing(slides: Slides,
     assert place.is_stopped
     assert not (tmp_path / "out").exists()
     for style in LayoutStyle:
-        with pytest.raises(BadUsage, match="no room"):
+        with pytest.raises(BadUsage, match="is too narrow for"):
             slides.montage(2, layout=style)
     for kind in (Notice, Counting, Counted):
 

@@ -145,7 +145,7 @@ def test_one_colour_stays_that_colour_however_long_the_sums(source: Size, target
 def test_wrong_numbers_of_rows_are_refused() -> None:
     resampler = Resampler((2500, 2000), (1000, 800))
     list(resampler.stream(np.zeros((1999, 2500, 3), np.uint8)))
-    with pytest.raises(ValueError, match="Only 1999 of 2000 rows came"):
+    with pytest.raises(ValueError, match="Got only 1999 of 2000 rows"):
         resampler.finish()
     with pytest.raises(ValueError, match="Got 2001 rows instead of 2000"):
         list(resampler.stream(np.zeros((2, 2500, 3), np.uint8)))
@@ -303,7 +303,7 @@ def test_what_does_not_fit_is_refused_and_checksums_put_together(tmp_path: Path,
     with pytest.raises(ValueError, match="Got 21 rows instead of 20"):
         jpeg.write(np.zeros((21, 30, 3), np.uint8))
     jpeg.write(np.zeros((19, 30, 3), np.uint8))
-    with pytest.raises(ValueError, match="Only 19 of 20 rows came"):
+    with pytest.raises(ValueError, match="Got only 19 of 20 rows"):
         jpeg.finish()
     jpeg.abort()
     for first, second in ((b"", b""), (b"", b"abc"), (b"abc", b""), (b"\xff" * 70_000, b"\xff" * 200_003), (b"\x00" * 65_521, b"a" * 65_521)):
