@@ -345,7 +345,7 @@ def test_last_of_best_trial_is_used_but_folds_have_no_best_run(runs: RecordedRun
     taken = found(runs, "best", source="sweep_1_aa")
     assert taken.names == [f"{HERE}/last.ckpt"]
     assert taken.why == ("Run 'sweep_1_aa' is a sweep. Using its best trial 'sweep_1_aa_0'. No name marks the best checkpoint. Using the last one.")
-    with pytest.raises(NotFound, match="did not log it"):
+    with pytest.raises(NotFound, match="was not logged by run"):
         found(runs, "best", "val_loss", source="sweep_1_aa")
     with pytest.raises(NotFound, match="a name that marks the best"):
         found(runs, "best", source="sweep_1_aa_0")

@@ -110,7 +110,7 @@ def test_local_folders_give_paths_and_texts_or_say_what_is_wrong(folder: Folder)
     with pytest.raises(BadUsage, match=r"plain\.csv' is not UTF-8 text \(byte 0\)\."):
         place.text("plain.csv")
     folder.write("plain.csv", gzip.compress(b"image,slide_id"))
-    with pytest.raises(BadUsage, match=r"plain\.csv' is packed by gzip\.") as packed:
+    with pytest.raises(BadUsage, match=r"plain\.csv' is compressed with gzip\.") as packed:
         place.text("plain.csv")
     assert packed.value.hint == "Decompress it first."
     with pytest.raises(DiskFailed, match=rf"Cannot read '{folder.root}': "):
