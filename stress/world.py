@@ -305,7 +305,7 @@ def judge_again(first: Verdict, ended: Ended | None, problems: Sequence[str], or
         return lost("the next call hangs")
     if ended.code != 0:
         return lost(f"the next call: exit code {ended.code}: {last_line(ended.stderr)}")
-    if "waiting for it" in ended.stderr:
+    if "Waiting for it" in ended.stderr:
         return lost(f"the next call waits: {ended.stderr.strip()[:300]}")
     if problems:
         return lost(f"the next call: {'; '.join(problems[:NAMED])}")

@@ -73,10 +73,10 @@ def test_invalid_checkpoint_or_choice_is_one_line_without_secret(capsys: pytest.
         assert "h.example" not in str(caught.value)
         assert SECRET not in f"{caught.value}{caught.value.__cause__}"
     wrongs: dict[str, dict[str, str]] = {
-        "no checkpoint to select by 'bst'": {"select": "bst"},
+        "must be last, best, or epoch=N, not 'bst'": {"select": "bst"},
         "no goal 'up'": {"goal": "up"},
         "^metric got an empty value": {"metric": " "},
-        "^metric and goal choose the best checkpoint": {"metric": "loss", "select": "last"},
+        "^metric and goal select the best checkpoint": {"metric": "loss", "select": "last"},
     }
     for said, choice in wrongs.items():
         with pytest.raises(ValueError, match=said) as caught:
@@ -113,7 +113,7 @@ def test_checkpoints_of_a_run_are_fetched_once_and_chosen(local_runs: RecordedRu
     for text, wanted in {"train_3_cc": "good", "train:train_3_cc": "good", "train_3_cc:last.ckpt": "later"}.items():
         assert CheckpointParser(text, select="best").get_or_download_checkpoint(tmp_path).read_text() == wanted
     assert CheckpointParser("train_3_cc", select="epoch=2").get_or_download_checkpoint(tmp_path).name == "epoch=2-val_loss=0.7.ckpt"
-    with pytest.raises(BadUsage, match="no checkpoint to select by 'worst'"):
+    with pytest.raises(BadUsage, match="must be last, best, or epoch=N, not 'worst'"):
         CheckpointParser("train_3_cc", select="worst")
     changed = Path(checkpoint("train_1_aa"))
     changed.write_text("mine")
@@ -207,7 +207,7 @@ def test_changed_checkpoints_become_a_run(place: Path) -> None:
     assert fetch_checkpoint(run.id, "weights", select="best").read_text() == "zero"
     assert fetch_checkpoint("train_1_aa", overwrite=True).read_text() == "one"
     assert fetch_checkpoint(folder / "last.ckpt") == folder / "last.ckpt"
-    with pytest.raises(BadUsage, match="one can be selected, and the source is a path here"):
+    with pytest.raises(BadUsage, match="can be selected, but the source is a local path"):
         fetch_checkpoint(str(folder), select="best")
 
 
@@ -221,7 +221,7 @@ def test_a_link_reads_the_file_and_only_that(azure_environment: StagedWorkspace,
     assert "sig=" in link
     with pytest.raises(NotFound):
         checkpoint_url("train_1_aa:none.ckpt")
-    with pytest.raises(BadUsage, match=r"takes a number from 0\.001"):
+    with pytest.raises(BadUsage, match=r"must be a number from 0\.001"):
         checkpoint_url("train_1_aa", 0)
 
 

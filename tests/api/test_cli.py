@@ -42,7 +42,7 @@ FOUND: dict[str, list[str]] = {
 }
 REFUSED: dict[str, tuple[int, str]] = {
     "--run nope": (3, "error: No run 'nope' in local workspace"),
-    "--run train_1_aa --experiment train": (2, "error: Two selections at once: --run and --experiment."),
+    "--run train_1_aa --experiment train": (2, "error: --run and --experiment cannot be combined."),
     "-w local --config_file config.json": (2, "error: --workspace and --config_file cannot be used together."),
     "--run train_1_aa -q --json": (2, '{"error": {"code": "usage"'),
     "--bogus": (2, "error: No such option '--bogus'."),
@@ -122,7 +122,7 @@ def test_how_a_tool_ends(project: Path, kind: str) -> None:
         "from interrupted import made": (130, "error: Interrupted.\n"),
         "raise typer.Abort": (1, "error: Aborted.\n"),
         "raise SystemExit(7)": (7, ""),
-        "cli.Runs().find(explicit=True)": (2, "error: Say which run is meant."),
+        "cli.Runs().find(explicit=True)": (2, "error: No run was given."),
         "cli.Runs().find()": (3, "error: No workspace: "),
         "print('data'); raise SystemExit": (0, ""),
     }.items():

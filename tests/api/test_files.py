@@ -93,7 +93,7 @@ def test_what_is_not_there_is_file_not_found_and_himls_error(tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadUsage, match="is a file, not a folder"):
         upload_to_datastore("local", tmp_path / "file.txt", "x")
-    with pytest.raises(FileNotFoundError, match="There is nothing to upload"):
+    with pytest.raises(FileNotFoundError, match="There are no files to upload"):
         upload_to_datastore("local", tmp_path / "empty", "x")
     with pytest.raises(FileNotFoundError, match="There is no file or folder"):
         upload_to_datastore("local", tmp_path / "nope", "x")

@@ -142,8 +142,8 @@ def test_outcome_of_earlier_launch_is_not_taken_for_this_ones(tmp_path: Path) ->
     for old in meetings().rglob("outcome-*"):
         old.with_name(f"{old.name}.part").mkdir()
     first, second = at_barrier(out, ["x"], variables)
-    assert "Cannot tell the other ranks" in str(first)
-    assert "left no word" in str(second)
+    assert "Cannot share the result with the other ranks" in str(first)
+    assert "left no result" in str(second)
 
 
 def test_ranks_without_a_cache_or_variables_act_each_and_still_meet(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_runs_are_found_by_recovery_id_and_file_or_named(local_runs: RecordedRun
     assert "train_1_aa" in caught.value.hint
     with pytest.raises(NotFound, match="belongs to experiment 'train', not 'other'"):
         fetch_run(get_workspace(), "other:train_1_aa")
-    with pytest.raises(BadUsage, match="is no run"):
+    with pytest.raises(BadUsage, match="is not a run"):
         fetch_run(get_workspace(), "a:b:c")
     write_files(local_runs.folder, {"most_recent_run.txt": "train:train_2_bb\n", "empty.txt": "", "gone.txt": "train:train_9_99"})
     assert get_most_recent_run(local_runs.folder / "most_recent_run.txt", get_workspace()).id == "train_2_bb"
@@ -103,7 +103,7 @@ def test_runs_are_found_by_recovery_id_and_file_or_named(local_runs: RecordedRun
         get_most_recent_run(Path("nope.txt"), get_workspace())
     assert split_recovery_id("exp:run") == ("exp", "run")
     assert split_recovery_id("exp_123") == ("exp", "exp_123")
-    with pytest.raises(ValueError, match="is no recovery id"):
+    with pytest.raises(ValueError, match="is not a recovery id"):
         split_recovery_id("foo_bar")
 
 
@@ -347,7 +347,7 @@ def test_metrics_of_children_and_of_one_run(caplog: pytest.LogCaptureFixture, wo
     assert f"The argument's name comes first: aggregate_hyperdrive_metrics('child_run_index', '{PARENT}')?" in swapped.value.hint
     with pytest.raises(BadUsage, match="None of the runs has a hyperparameter, tag, parameter or argument 'fold'") as unknown:
         aggregate_hyperdrive_metrics("fold", run_id=PARENT)
-    assert unknown.value.hint == "There are: child_run_index."
+    assert unknown.value.hint == "Available: child_run_index."
     with pytest.raises(ValueError, match=f"Run '{PARENT}_0' has no child runs"):
         aggregate_hyperdrive_metrics("child_run_index", run_id=f"{PARENT}_0")
 

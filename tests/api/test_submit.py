@@ -277,7 +277,7 @@ def test_ctrl_c_while_waiting_leaves_the_run_alone(lab: StagedWorkspace, project
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=100)
         assert process.returncode == 130, said
-        assert f"Stopped watching; run '{run_id}' goes on. To cancel it: himl runs cancel {run_id}" in said
+        assert f"Stopped following run '{run_id}'. The run continues. To cancel it: himl runs cancel {run_id}" in said
         assert sent(lab).status == "Queued"
 
 

@@ -225,4 +225,4 @@ def test_logs_of_each_try_are_found_in_retry_folders(himl: Himl, azure_environme
     assert himl.ok("runs", "logs", run_id, *of_rank, "--try", "1").stdout == "try 1\n"
     assert himl("runs", "logs", run_id, "--try", "0").code == 2
     missing = himl("runs", "logs", run_id, "--try", "3")
-    assert (missing.code, "has no log of try 3. " in missing.stderr.replace("\n", " ")) == (3, True)
+    assert (missing.code, "has no log of attempt 3. " in missing.stderr.replace("\n", " ")) == (3, True)

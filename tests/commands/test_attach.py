@@ -49,7 +49,7 @@ def test_services_are_waited_for_and_shown(himl: Himl, lab: StagedWorkspace) -> 
         assert f"To connect to vscode, jupyterlab: himl runs attach {run.run_id}\n" in sent.stderr
         with himl.start("runs", "attach", run.run_id, "--json") as waiting:
             assert waiting.stderr is not None
-            assert waiting.stderr.readline().decode() == f"Run '{run.run_id}' is queued; its services start with it.\n"
+            assert waiting.stderr.readline().decode() == f"Run '{run.run_id}' is queued. Its services start with it.\n"
             held.release()
             assert waiting.stderr.readline() == b"Waiting for vscode (starting), jupyterlab (starting).\n"
             run.services[0]["vscode"]["status"] = "Running"
@@ -79,24 +79,24 @@ def test_what_has_no_services_is_refused(himl: Himl, lab: StagedWorkspace, proje
     with lab.run_jobs() as jobs:
         plain, served = submitted(himl, lab), submitted(himl, lab, "--jupyter", "--num_nodes", "2")
         sent = lab.state.runs[served.run_id]
-        refused(plain.run_id, code=3, message="was submitted without services", hint="--vscode, --jupyter or --ssh_key FILE")
-        refused(served.run_id, "--service", "vscode", code=3, message="has no service 'vscode'; it has: jupyterlab.", hint="")
-        refused(served.run_id, "--ssh", code=3, message="has no service 'ssh'; it has: jupyterlab.", hint="--ssh_key FILE")
+        refused(plain.run_id, code=3, message="has no services.", hint="--vscode, --jupyter or --ssh_key FILE")
+        refused(served.run_id, "--service", "vscode", code=3, message="has no service 'vscode', only jupyterlab.", hint="")
+        refused(served.run_id, "--ssh", code=3, message="has no service 'ssh', only jupyterlab.", hint="--ssh_key FILE")
         refused(served.run_id, "--node", "2", code=2, message="--node 2: run", hint="has 2 nodes, counted from 0.")
         refused(served.run_id, "--", "-l", "ada", code=2, message="'-l' after -- is an argument for ssh.", hint="Add --ssh")
         second = himl.ok("runs", "attach", served.run_id, "--node", "1", "-q").stdout.strip()
         assert second == sent.services[1]["jupyterlab"]["endpoint"].replace("<nodeIndex>", "1")
         assert sent.job is not None
         del sent.job["services"]["jupyterlab"]["nodes"]  # as other clients send it
-        refused(served.run_id, "--node", "1", code=3, message="on the first node only", hint="nodes: all")
+        refused(served.run_id, "--node", "1", code=3, message="Only the first node of run", hint="nodes: all")
         jobs.cancel(served)
         lab.wait_for(served.run_id, "Canceled")
-    refused(served.run_id, code=1, message="has ended (Canceled), and its services with it.", hint=f"himl runs show {served.run_id}")
+    refused(served.run_id, code=1, message="has ended (Canceled), so its services have stopped.", hint=f"himl runs show {served.run_id}")
     local = RecordedRuns(project)
     local.add("here_1_aa")
     local.add("there_1_bb", tags={"himl.slurm_job": "77"})
-    refused("here_1_aa", code=2, message="Run 'here_1_aa' is none of Azure ML", hint="")
-    refused("there_1_bb", code=2, message="Run 'there_1_bb' is none of Azure ML", hint="srun --jobid=77 --overlap --pty bash")
+    refused("here_1_aa", code=2, message="Run 'here_1_aa' is not an Azure ML job", hint="")
+    refused("there_1_bb", code=2, message="Run 'there_1_bb' is not an Azure ML job", hint="srun --jobid=77 --overlap --pty bash")
 
 
 @posix
@@ -111,12 +111,12 @@ def test_ctrl_c_ends_the_waiting_and_an_outage_does_not(himl: Himl, lab: StagedW
             waiting.send_signal(signal.SIGINT)
             printed, said = waiting.communicate(timeout=100)
         assert (waiting.returncode, printed) == (130, b"")
-        assert f"Stopped watching; run '{run.run_id}' goes on." in said.decode()
+        assert f"Stopped following run '{run.run_id}'. The run continues." in said.decode()
         with himl.start("runs", "attach", run.run_id, "--open", env={"BROWSER": f"{browser / 'browser'} %s"}) as waiting:
             assert waiting.stderr is not None
             waiting.stderr.readline()
             lab.stage.faults.add(Status(503, retry_after=300), "GET .*/serviceinstances/", times=1)
-            assert b"Still trying; the run goes on meanwhile." in waiting.stderr.readline()
+            assert b"himl keeps trying. The run continues." in waiting.stderr.readline()
             for each in run.services[0].values():
                 each["status"] = "Running"
             printed, said = waiting.communicate(timeout=100)

@@ -52,13 +52,13 @@ def recorded(project: Path) -> RecordedRuns:
 def test_bad_source_is_said_and_else_the_path_alone_is_printed(himl: Himl, recorded: RecordedRuns, project: Path) -> None:
     recorded.add("other_2_bb")
     for arguments, code, said in [
-        (("",), 2, "The checkpoint's source is empty."),
-        ((f"{RUN}:/",), 2, "names no file or folder of the run."),
+        (("",), 2, "The checkpoint source is empty."),
+        ((f"{RUN}:/",), 2, "contains no file or folder name."),
         ((RUN, "--output_dir", "~nosuchuser/x"), 3, "There is no folder '~nosuchuser/x'"),
         (("nothing",), 3, "No run 'nothing'"),
         ((RUN, "--run", RUN), 2, "SOURCE and options that select a run cannot be used together."),
-        (("--run", f"{RUN},other_2_bb"), 2, "2 runs are selected, and a checkpoint is that of one."),
-        ((RUN, "--select", "newest"), 2, "Give last, best, or epoch=N"),
+        (("--run", f"{RUN},other_2_bb"), 2, "A checkpoint comes from one run, but 2 are selected."),
+        ((RUN, "--select", "newest"), 2, "must be last, best, or epoch=N"),
     ]:
         outcome = himl("checkpoint", "fetch", *arguments)
         assert (outcome.code, outcome.stdout) == (code, ""), outcome.stderr
@@ -217,12 +217,12 @@ def test_an_upload_that_fails_leaves_a_run_that_failed(himl: Himl, project: Path
     outcome = himl("checkpoint", "push", "new", "--from", kept)
     (run,) = (run for run in azure.state.runs.values() if run.run_id != kept)
     assert (outcome.code, outcome.stdout, run.status) == (4, "", "Failed"), outcome.stderr
-    assert f"Run '{run.run_id}' has not all of the files, and ended as Failed." in outcome.stderr
-    assert "Push again: that makes another run." in outcome.stderr
+    assert f"Run '{run.run_id}' is missing files, and ended as Failed." in outcome.stderr
+    assert "Push again, which creates another run." in outcome.stderr
     assert "Not all files could be stored" in str(run.error)
     azure.stage.faults.add(Status(403, code="AuthorizationFailed"), r"POST .*/events$", skip=1, times=None)
     outcome = himl("checkpoint", "push", "new", "--from", kept)
-    assert (outcome.code, "could not be ended: it may go on as Running" in outcome.stderr) == (4, True), outcome.stderr
+    assert (outcome.code, "could not be ended and may stay Running" in outcome.stderr) == (4, True), outcome.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -244,9 +244,9 @@ def test_an_interrupted_push_leaves_no_run_that_goes_on(
         printed, said = pushing.communicate(timeout=100)
     (run,) = (run for run in azure.state.runs.values() if run.run_id != kept)
     assert (pushing.returncode, printed, run.status) == (130, b"", status), said
-    assert (b"Interrupted" in said, b"all files are in run" in said) == (True, status == "Completed")
+    assert (b"Interrupted" in said, b"has all files, and" in said) == (True, status == "Completed")
     if request_line.startswith("PUT"):
-        assert f"run '{run.run_id}' has not all of the files, and ended as Canceled".encode() in said
+        assert f"Run '{run.run_id}' is missing files, and ended as Canceled".encode() in said
 
 
 def got(url: str) -> bytes:
@@ -261,7 +261,7 @@ def test_a_run_of_this_machine_has_none_and_the_way_out_is_said(himl: Himl, proj
     assert (outcome.code, outcome.stdout) == (2, "")
     assert f"himl checkpoint push FILE --from {run_id} --workspace config.json" in outcome.stderr
     himl.ok("runs", "tag", run_id, "himl.recorded_in=workspace team/lab")
-    assert "It is recorded in workspace team/lab too: name that by --workspace config.json." in himl("checkpoint", "url", run_id).stderr
+    assert "It is also recorded in workspace team/lab. To use that, add --workspace config.json." in himl("checkpoint", "url", run_id).stderr
 
 
 def test_link_alone_is_printed_and_opens_the_file(himl: Himl, project: Path, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
@@ -273,12 +273,12 @@ def test_link_alone_is_printed_and_opens_the_file(himl: Himl, project: Path, azu
     linked = run.run_id
     write_files(project, {"here.ckpt": "x"})
     for arguments, code, words in (
-        ((linked, "--expiry_days", "0.0005"), 2, "--expiry_days takes a number from 0.001 to 365, got 0.0005."),
-        ((linked, "--expiry_days", "nan"), 2, "got nan."),
-        ((f"{linked}:outputs/checkpoints/",), 2, "is a folder with 3 files, and a link is to one file."),
+        ((linked, "--expiry_days", "0.0005"), 2, "--expiry_days must be a number from 0.001 to 365, not 0.0005."),
+        ((linked, "--expiry_days", "nan"), 2, "not nan."),
+        ((f"{linked}:outputs/checkpoints/",), 2, "is a folder with 3 files, but a link leads to one file."),
         ((f"{linked}:none.ckpt",), 3, "none.ckpt"),
         (("nothing",), 3, "No run 'nothing'"),
-        (("https://example.org/a.ckpt",), 2, "This is the address of a file already."),
+        (("https://example.org/a.ckpt",), 2, "The source is already an address."),
         (("here.ckpt",), 2, "'here.ckpt' is on this machine"),
         ((linked, "--run", linked), 2, ""),
         ((), 2, ""),

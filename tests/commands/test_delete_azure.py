@@ -85,7 +85,7 @@ def test_ctrl_c_leaves_the_run_to_be_deleted_again(himl: Himl, azure: StagedWork
     until(lambda: azure.requests(f"{BLOBS}.*user_logs"))
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=100)
-    assert (process.returncode, b"To go on: himl runs delete sweep_10" in said) == (130, True)
+    assert (process.returncode, b"To continue: himl runs delete sweep_10" in said) == (130, True)
     assert "sweep_10" in azure.state.runs
     azure.stage.faults.clear()
     himl.ok("runs", "delete", "sweep_10", "--yes")

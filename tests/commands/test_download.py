@@ -159,7 +159,7 @@ def test_folder_goes_up_and_comes_back(himl: Himl, project: Path, store: Path) -
 def test_bad_input_is_said_in_a_line_and_leaves_nothing(himl: Himl, project: Path) -> None:
     for arguments, code, said in [
         (["upload", "data", "x", "--datastore", "nope"], 3, "there are: local, shared"),
-        (["download", "nothing", "back"], 3, "holds no files"),
+        (["download", "nothing", "back"], 3, "contains no files"),
     ]:
         outcome = himl("datastore", *arguments)
         assert (outcome.code, outcome.stdout) == (code, "")
@@ -172,7 +172,7 @@ def test_names_with_line_breaks_are_refused_or_escaped(himl: Himl, project: Path
     write_files(project / "odd", {"plain": b"1", "C:\\x": b"2", "two\nlines": b"3"})
     up = himl("datastore", "upload", "odd", "odd")
     assert files_in(store) == {"odd/plain": b"1"}
-    assert (up.code, "it is an absolute path on Windows" in up.stderr, "it has control characters in it" in up.stderr) == (1, True, True), up.stderr
+    assert (up.code, "it is an absolute path on Windows" in up.stderr, "it contains control characters" in up.stderr) == (1, True, True), up.stderr
     write_files(store, {"a b": b"", "two\nlines": b"", "z\u2028\r": b""})
     assert himl.ok("datastore", "list", "-q").stdout.splitlines() == ["a b", "odd/plain", "two\\nlines", "z\\u2028\\r"]
     assert himl.ok("datastore", "list", "--null").stdout == "a b\0odd/plain\0two\nlines\0z\u2028\r\0"
@@ -234,6 +234,6 @@ def test_datastore_in_azure_is_listed_read_and_written(himl: Himl, seeded: Stage
     write_files(project / "many", {f"{number:03d}.txt": "x" for number in range(300)})
     outcome = himl("datastore", "upload", "many", "up", "--datastore", "readable", "--workers", "4")
     error, *hint = outcome.stderr.splitlines()
-    assert (outcome.code, outcome.stdout, "files; the others were not tried." in error) == (4, "", True)
+    assert (outcome.code, outcome.stdout, "files failed like this. The others were not tried." in error) == (4, "", True)
     assert [line.startswith("hint: ") and "Run the command again" not in line for line in hint] == [True]
     assert len(stage.log.find(r"PUT .*/up/")) < 150

@@ -42,8 +42,8 @@ CASES: list[tuple[list[str], int, str]] = [
     (["runs", "show", "--experiment", "train", "--status", "queued"], 3, "No run of experiment 'train' is Queued."),
     (["runs", "show", "--run", ""], 2, "--run got an empty value."),
     (["tb", "--experiment", "train", "--tags", "a=b", "--tags", "c=d", "--sync_only"], 3, "No run of experiment 'train' is a=b and c=d."),
-    (["runs", "show"], 3, "No run was named, and there is no most_recent_run.txt in"),
-    (["runs", "show", "train_1_aa", "--children"], 3, "No children: train_1_aa."),
+    (["runs", "show"], 3, "No run was given, and there is no most_recent_run.txt in"),
+    (["runs", "show", "train_1_aa", "--children"], 3, "No child runs: train_1_aa."),
     (["runs", "cancel", ""], 2, "RUN got an empty value."),
     (["runs", "delete", "train_1_aa"], 2, "himl cannot ask this without a terminal."),
     (["runs", "logs", "train_1_aa"], 3, "Run 'train_1_aa' ended without a log."),
@@ -151,14 +151,14 @@ def commands_with(*options: str) -> list[list[str]]:
 
 
 WITHOUT_A_WORKSPACE = [
-    *(([*command, "--run", "a", "--experiment", "b"], "Two selections at once: --run and --experiment.") for command in commands_with("--run", "--experiment")),
-    *(([*command, "--num_runs", "2"], "--num_runs selects among the runs of an experiment.") for command in commands_with("--run", "--num_runs")),
-    *(([*command, "--run", "a:b:c"], "'a:b:c' is no run.") for command in commands_with("--run")),
+    *(([*command, "--run", "a", "--experiment", "b"], "--run and --experiment cannot be combined.") for command in commands_with("--run", "--experiment")),
+    *(([*command, "--num_runs", "2"], "--num_runs requires an experiment.") for command in commands_with("--run", "--num_runs")),
+    *(([*command, "--run", "a:b:c"], "'a:b:c' is not a run.") for command in commands_with("--run")),
     *(([*command, "x", "y", "--workers", "0"], "--workers must be") for command in commands_with("--workers", "--include")),
     *(([*command, "--include", "[b-a]"], "Not a glob: [b-a]") for command in commands_with("--run", "--include")),
-    (["runs", "delete"], "Say which run is meant."),
+    (["runs", "delete"], "No run was given."),
     (["runs", "logs", "a", "--follow", "--json"], "--follow and --json cannot be used together"),
-    (["submit", "--resume", "a:b:c"], "'a:b:c' is no run."),
+    (["submit", "--resume", "a:b:c"], "'a:b:c' is not a run."),
     (["submit", "--resume", "a", "--max_concurrent", "0"], "--max_concurrent must be a positive integer, not 0."),
 ]
 

@@ -51,7 +51,7 @@ def test_a_folder_becomes_two_pictures_and_a_record(himl: Himl, project: Path, s
     assert [line.split()[0] for line in lines[:3]] == [os.path.join("outputs", f"montage.{suffix}") for suffix in ("png", "jpg", "csv")]
     assert f"900 x {montage.shape[0]:,}" in lines[0]
     assert lines[3].startswith("4 slides in ")
-    assert done.stderr == "Level 1 is missing in one slide: the nearest one was read. The column 'remark' of montage.csv tells which.\n"
+    assert done.stderr == "Level 1 is missing in one slide, for which the nearest one was read. See the column 'remark' of montage.csv.\n"
 
 
 def test_a_csv_has_labels_masks_and_its_own_order(himl: Himl, project: Path, slides: Path) -> None:
@@ -99,12 +99,12 @@ def test_without_a_width_pictures_are_as_large_as_they_are(himl: Himl, project: 
         left, upper, right, lower = picture_box(row)
         assert np.array_equal(montage[upper:lower, left:right], slide_picture(seed, (400, 300)))
     wide = himl.ok(*command, "--width", "4000").stderr
-    assert wide.startswith("The median slide is enlarged 3.3 times in width and height, which shows nothing more of it. Without --width none is enlarged.\n")
+    assert wide.startswith("The median slide is enlarged 3.3 times in width and height, which shows no more detail. To avoid that, omit --width.\n")
     assert himl.ok(*command, "--width", "2400").stderr == ""
     layout = ("montage", "slides", "--layout", "hi-ml", "--image_format", "png")
     said = re.search(r"enlarged [\d.]+ times .* --width (\d+) shows as much", (done := himl.ok(*layout, "--width", "3000")).stderr)
     assert said is not None
-    assert "--level auto reads finer levels" in done.stderr
+    assert "For finer levels, use --level auto." in done.stderr
     assert {int(row["picture_width"]) / int(row["picture_height"]) for row in rows_of(project / "outputs")} == {2}
     assert not pixels_of(project / "outputs" / "montage.png")[:2].any(), "grid lines are black"
     assert "enlarged" not in himl.ok(*layout, "--width", said[1]).stderr
@@ -150,7 +150,7 @@ def test_reader_logs_and_slide_levels_show_only_if_verbose(himl: Himl, project: 
     (project / "two").mkdir()
     write_broken("header-only", project / "two")
     write_tiff(project / "two" / "a.tiff", slide_picture(1, (60, 40)), levels=2)
-    assert himl.ok("montage", "two", "--image_format", "png").stderr == "not read: 'header-only.tiff': there is no picture in it\n"
+    assert himl.ok("montage", "two", "--image_format", "png").stderr == "not read: 'header-only.tiff': it contains no image\n"
     verbose = himl.ok("montage", "two", "--image_format", "png", "-v").stderr
     assert "tifffile: <tifffile.TiffPages" in verbose
     assert "'a.tiff': tifffile, level 1 of 2, 30 x 20 pixels" in verbose

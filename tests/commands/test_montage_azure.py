@@ -88,7 +88,7 @@ def test_slides_that_cannot_be_brought_are_failed_ones(himl: Himl, lab: StagedWo
     lab.stage.faults.clear()
     lab.stage.faults.add(Status(403, code="AuthorizationFailure", message="Not from here."), r"GET .*/scans/.*(tiff|svs)", times=None)
     outcome = himl("montage", "scans", "--datastore", DEFAULT, WIDTH)
-    assert (outcome.code, "None of the 3 slides came from datastore" in outcome.stderr) == (4, True), outcome.stderr
+    assert (outcome.code, "None of the 3 slides could be fetched from datastore" in outcome.stderr) == (4, True), outcome.stderr
     assert contents(project / "outputs") == before
 
 
@@ -161,7 +161,7 @@ def test_what_no_job_could_do_is_refused_before_anything_is_sent(himl: Himl, lab
         assert (outcome.code, said in outcome.stderr, "Environment of the job" in outcome.stderr) == (3, True, False), outcome.stderr
     write_files(project, {"scans/a.tiff": "a"})
     for arguments, said in (
-        (("scans",), "'scans' lies on this machine, where cluster 'cpu-cluster' cannot see it"),
+        (("scans",), "'scans' is on this machine, which cluster 'cpu-cluster' cannot access"),
         (("scans", "--datastore", DEFAULT, "--output_path", "elsewhere"), "--output_path is only for local use"),
         (("scans", "--datastore", DEFAULT, "--conda_env", "gone.yml"), "gone.yml"),
     ):

@@ -47,7 +47,7 @@ def test_a_failed_job_is_tried_again_in_its_folder(himl: Himl, started_himl: Him
     done = started_himl("submit", "flaky.py", "--retries", "3", "--", "3", input=b"piped")
     assert done.code == 0, done.stderr
     assert done.stdout == "try 1 after None piped\ntry 2 after recovery_epoch=1.ckpt \ntry 3 after recovery_epoch=2.ckpt \n"
-    assert done.stderr.count("Another try of run") == 2
+    assert done.stderr.count("Another attempt of run") == 2
     run = latest(himl)
     assert (run["status"], run["exit_code"], run["tags"]["himl.try"]) == ("Completed", 0, "3")
     assert "\nAttempts      3; " in himl.ok("runs", "show", "latest").stdout

@@ -74,7 +74,7 @@ def test_archived_runs_are_passed_over_until_they_are_restored(himl: Himl, proje
     assert himl.ok("runs", "archive", "--experiment", "train", "--num_runs", "all").stdout == "Archived run 'train_3_cc'.\nArchived run 'train_2_bb'.\n"
     assert ids(himl.ok("runs", "list", "--json")) == ["base_1_aa"]
     assert himl.ok("runs", "show", "latest", "-q").stdout == "base_1_aa\n"
-    assert "No run of an experiment 'train'" in himl("runs", "show", "--experiment", "train").stderr
+    assert "Experiment 'train' has no runs" in himl("runs", "show", "--experiment", "train").stderr
     listed = himl.ok("runs", "list", "--archived", "--json").json()
     assert [(run["id"], run["archived"]) for run in listed] == [("train_3_cc", True), ("train_2_bb", True)]
     assert ids(himl.ok("runs", "list", "--archived", "--status", "Failed", "--json")) == ["train_2_bb"]
@@ -400,7 +400,7 @@ def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, works
     done = himl("runs", "aggregate", SWEEP, "--child_arg", "depth")
     assert done.code == 2
     assert "None of the runs has a hyperparameter, tag, parameter or argument 'depth'" in done.stderr
-    assert "There are: lr." in done.stderr
+    assert "Available: lr." in done.stderr
     found = himl.ok("runs", "aggregate", "--run", SWEEP, "--json").json()
     assert found["metrics"] == ["acc", "val/loss", "word"]
     assert found["statistics"]["val/loss"] == {"mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0, "median": 2.0, "count": 3}

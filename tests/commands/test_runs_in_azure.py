@@ -128,7 +128,7 @@ def test_follow_goes_on_with_the_log_of_the_next_try(himl: Himl, seeded: StagedW
     for watcher, (name, place) in zip(watchers, places.items(), strict=True):
         printed, said = watcher.communicate(timeout=100)
         assert (watcher.returncode, printed) == (0, b"second try begins\nand ends\n")
-        assert f"Another try of run '{name}' has begun; its log: {place}" in said.decode()
+        assert f"Another attempt of run '{name}' has begun. Its log: {place}" in said.decode()
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_runs_are_listed_and_shown_with_page_in_studio(himl: Himl, seeded: Stage
         assert himl.ok("runs", "show", *words.split(), "-q").stdout == f"{found}\n"
     outcome = himl("runs", "show", "https://ml.azure.com/runs/train_3_cc?wsid=/subscriptions/s/resourcegroups/else/workspaces/where")
     assert (outcome.code, outcome.stdout) == (3, "")
-    assert outcome.stderr.startswith(f"error: The address names a run of workspace else/where, and {seeded.label} is open.\n")
+    assert outcome.stderr.startswith(f"error: The URL belongs to workspace else/where, but {seeded.label} is open.\n")
 
 
 def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
@@ -243,7 +243,7 @@ def test_cancel_asks_once_tags_are_kept_and_runs_of_both_are_deleted(himl: Himl,
     assert himl.ok("runs", "show", "train_2_bb", "--json").json()["tags"] == {"team": "red", "note": "a=b ü"}
     assert "Outcome       CUDA out of memory" in himl.ok("runs", "show", "train_2_bb").stdout
     outcome = himl("runs", "delete", "here_1_aa", "train_4_dd", "--yes")
-    assert (outcome.code, outcome.stdout, "Run 'train_4_dd' is running; nothing was deleted." in outcome.stderr) == (2, "", True)
+    assert (outcome.code, outcome.stdout, "Run 'train_4_dd' is running. Nothing was deleted." in outcome.stderr) == (2, "", True)
     gone = "Deleted run 'here_1_aa'.\nDeleted run 'train_2_bb': 0 files, 0 B.\n"
     assert himl.ok("runs", "delete", "here_1_aa", "train_2_bb", "--yes").stdout == gone
     assert [himl("runs", "show", name).code for name in ("here_1_aa", "train_2_bb")] == [3, 3]
@@ -403,7 +403,7 @@ def test_ctrl_c_after_job_end_leaves_upload_to_background(himl: Himl, azure_proj
         os.kill(waiting.pid, signal.SIGINT)
         printed, said = waiting.communicate(timeout=100)
     assert (waiting.returncode, printed) == (130, b"trained\n"), said
-    assert b"goes on in the background" in said
+    assert b"himl sends the rest in the background" in said
     wait_until_told(project)
     run = the_run(azure_project)
     assert (run.status, azure_project.artifacts(run.run_id)["outputs/deep/best.txt"]) == ("Completed", b"0.9")

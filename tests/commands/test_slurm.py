@@ -92,7 +92,7 @@ def test_a_queued_run_tells_why_it_waits_and_is_canceled(himl: Himl, slurm: Slur
     assert "Waits for     BeginTime" in himl("runs", "show", run_id).stdout
     done = himl("runs", "delete", run_id, "--yes")
     assert done.code == 2
-    assert f"error: Run '{run_id}' is queued; nothing was deleted." in done.stderr
+    assert f"error: Run '{run_id}' is queued. Nothing was deleted." in done.stderr
     assert himl("runs", "cancel", run_id).code == 0
     assert (shown(himl, run_id)["status"], shown(himl, run_id)["reason"]) == ("Canceled", "canceled")
     assert not slurm("squeue", "-h", "-n", run_id)

@@ -38,7 +38,7 @@ REFUSED = {
     ("--dockerfile", "{home}/Dockerfile"): "The build context would be all of '{home}'.",
 }
 LOCKED = ("linkify-it-py==2.2.0", "markdown-it-py==4.3.0", "mdurl==0.1.2", "psutil==7.2.2")
-OLD_NAME = "No run is of an experiment 'lab-exp'; this is experiment 'lab_exp'.\n"
+OLD_NAME = "Experiment 'lab-exp' has no runs. Using experiment 'lab_exp'.\n"
 LINES = "import sys, time, pathlib\nfor n in range(4):\n    print('line', n, flush=True); time.sleep(0.3)\n"
 LOOK = """
 import sys
@@ -192,7 +192,7 @@ def test_waiting_says_how_it_went_and_why_it_failed(himl: Himl, running: StagedW
     outcome = himl.ok(*SUBMIT, "--wait", "--", "--epochs", "3")
     run_id = outcome.stdout.splitlines()[0]
     assert "epochs" not in outcome.stdout + outcome.stderr
-    assert (f"Details: himl runs show {run_id}" in outcome.stderr, outcome.stderr.count("Still trying")) == (True, 1)
+    assert (f"Details: himl runs show {run_id}" in outcome.stderr, outcome.stderr.count("himl keeps trying")) == (True, 1)
     assert himl.ok(*SUBMIT, "--wait", "--json", "--", "--epochs", "3").json()["status"] == "Completed"
     quiet = himl.ok(*SUBMIT, "--wait", "-q", "--", "--epochs", "3")
     assert (quiet.stdout.strip() in running.state.runs, quiet.stderr) == (True, "")
@@ -227,7 +227,7 @@ def test_queued_job_is_waited_for_and_canceled(himl: Himl, held: JobRunner, azur
         held.release(second)
         printed, said = watcher.communicate(timeout=100)
     assert (watcher.returncode, printed) == (0, b"epochs 3 blue\n")
-    assert (said.count(b"Still trying; the run goes on meanwhile."), said.count(b"The service answers again.")) == (1, 1)
+    assert (said.count(b"himl keeps trying. The run continues."), said.count(b"The service responds again.")) == (1, 1)
 
 
 def test_log_of_the_image_build_comes_before_the_jobs_own(himl: Himl, azure_project: StagedWorkspace) -> None:
@@ -240,13 +240,13 @@ def test_log_of_the_image_build_comes_before_the_jobs_own(himl: Himl, azure_proj
             azure_project.wait_for(run.run_id, "Queued")
             now = himl.ok("runs", "logs", run.run_id)
             assert now.stdout == "Step 1/2 : FROM base\n"
-            assert now.stderr == f"Run '{run.run_id}' has no log of its own; this is that of its image's build: {build}\n"
+            assert now.stderr == f"Run '{run.run_id}' has no log yet. This is the log of its image build: {build}\n"
             azure_project.append_log(run, "Step 2/2 : RUN pip\n", name=build)
             held.release()
             printed, said = watcher.communicate(timeout=100)
         assert (watcher.returncode, printed) == (0, b"Step 2/2 : RUN pip\nepochs 3 blue\n"), said
-        assert said.decode().count(f"image's build: {build}\n") == 1
-        assert f"The image is there; the log of run '{run.run_id}' itself: user_logs/std_log_process_0.txt\n" in said.decode()
+        assert said.decode().count(f"image build: {build}\n") == 1
+        assert f"The image is ready. The log of run '{run.run_id}': user_logs/std_log_process_0.txt\n" in said.decode()
         ended = himl.ok("runs", "logs", run.run_id)
         assert (ended.stdout, ended.stderr) == ("epochs 3 blue\n", "")
         assert himl.ok("runs", "logs", run.run_id, "--file", "20_image_build_log.txt").stdout == "Step 1/2 : FROM base\nStep 2/2 : RUN pip\n"
@@ -270,7 +270,7 @@ def test_ctrl_c_leaves_job_running_and_says_how_to_cancel(himl: Himl, held: JobR
         printed, said = waiting.communicate(timeout=100)
     (run_id,) = azure_project.state.runs
     assert (waiting.returncode, printed.decode().partition("\n")[0]) == (130, "" if "--follow" in options else run_id), said
-    assert f"Stopped watching; run '{run_id}' goes on." in said.decode()
+    assert f"Stopped following run '{run_id}'. The run continues." in said.decode()
     assert f"himl runs cancel {run_id}" in said.decode()
     held.release(run_id)
     azure_project.wait_for(run_id, "Completed")
@@ -339,11 +339,11 @@ def test_inputs_lie_at_their_targets_for_every_rank(himl: Himl, running: StagedW
 def test_unsent_file_and_module_get_hints_that_work(himl: Himl, running: StagedWorkspace, project: Path) -> None:
     write_files(project, {"train.py": "print(open('outputs/a.txt').read())", "outputs/a.txt": "there", "jobs/environment.yml": "dependencies:\n- pip\n"})
     hint = himl(*SUBMIT, "--wait").stderr.splitlines()[-1]
-    assert "make it data of the job, himl datastore upload outputs outputs, then --input outputs, and read it in the folder that" in hint
+    assert "make it an input of the job, himl datastore upload outputs outputs, then --input outputs, and read it from the folder in" in hint
     himl.ok("datastore", "upload", "outputs", "outputs")
     write_files(project, {"train.py": "import os; print(open(os.environ['AZURE_ML_INPUT_INPUT_0'] + '/a.txt').read())"})
     assert himl.ok(*SUBMIT, "--input", "outputs", "--follow").stdout == "there\n"
     write_files(project, {"jobs/train.py": "import tools", "tools.py": ""})
     submit = ("submit", "jobs/train.py", "--cluster", "cpu-cluster", "--follow")
-    assert f"'tools' lies in '{project}', which is not sent: add --snapshot_root . --env_var PYTHONPATH=." in himl(*submit).stderr
+    assert f"'tools' is in '{project}', outside the snapshot: add --snapshot_root . --env_var PYTHONPATH=." in himl(*submit).stderr
     himl.ok(*submit, "--snapshot_root", ".", "--env_var", "PYTHONPATH=.")

@@ -63,19 +63,19 @@ def test_bad_input_is_one_line_a_hint_and_nothing_made(himl: Himl, project: Path
 def test_failed_job_is_explained_by_a_hint(himl: Himl, project: Path) -> None:
     write_files(project, {"lacks.py": "import pathlib\npathlib.Path('../job.json').write_text('{')\n" + LACKS})
     outcome = himl("submit", "lacks.py")
-    assert outcome.stderr.splitlines()[-1] == f"hint: Its output: himl runs logs {latest(himl)['id']}"
+    assert outcome.stderr.splitlines()[-1] == f"hint: Show the log: himl runs logs {latest(himl)['id']}"
     write_files(project, {"lacks.py": LACKS, "raises.py": "raise ValueError('ModuleNotFoundError: no')"})
     hint = himl("submit", "lacks.py", "--different_seeds", "2", env={"VIRTUAL_ENV": sys.prefix}).stderr.splitlines()[-1]
     assert "; it ran with '" in hint
-    assert "--python names another; to do what is missing: himl submit --resume" in hint
-    assert hint_of(himl, "raises.py") == f"hint: Its output: himl runs logs {latest(himl)['id']}"
+    assert "use --python for another one; run the missing parts: himl submit --resume" in hint
+    assert hint_of(himl, "raises.py") == f"hint: Show the log: himl runs logs {latest(himl)['id']}"
     script = f"import os, time\nif os.environ['RANK'] == '1':\n    print('boom', flush=True)\n    {LACKS}\ntime.sleep(600)\n"
     write_files(project, {"lacks.py": script})
     outcome = himl("submit", "lacks.py", "--processes_per_node", "2", "--python", sys.executable)
     assert (outcome.code, latest(himl)["exit_code"]) == (1, 1)
     assert "rank 1: exit code 1" in outcome.stderr
     assert "boom" in outcome.stderr
-    assert outcome.stderr.splitlines()[-1].endswith(f" --file std_log_process_1.txt; it ran with '{sys.executable}', --python names another")
+    assert outcome.stderr.splitlines()[-1].endswith(f" --file std_log_process_1.txt; it ran with '{sys.executable}', use --python for another one")
     write_files(project, {"train.py": "import time; time.sleep(600)"})
     outcome = himl("submit", "train.py", "--max_run_duration", "1s")
     assert outcome.code == 1
@@ -116,11 +116,11 @@ def test_file_or_folder_that_is_not_sent_gets_hint_that_works(himl: Himl, projec
     write_files(project, {".gitignore": "data/\n", **dict.fromkeys(["outputs/a.txt", "data/raw/a.txt", "a.env"], "there")})
     for path, name in {"Path(__file__).parent / 'outputs' / 'a.txt'": "a.txt", "'./data/raw/a.txt'": "a.txt", "'a.env'": "a.env"}.items():
         write_files(project, {"train.py": READS.format(path)})
-        assert f"{name}' lies in '{project}', and is not sent: --in_place runs the job where it lies" in hint_of(himl, "train.py")
+        assert f"{name}' is in '{project}', but not in the snapshot: add --in_place to run the job in its folder" in hint_of(himl, "train.py")
     assert himl.ok("submit", "train.py", "--in_place").stdout == "there\n"
     write_files(project, {"train.py": READS.format("'none.txt'"), "moved.py": "import os; os.chdir('..'); open('a.txt')", "a.txt": ""})
     for words in (["train.py"], ["moved.py", "--in_place"]):
-        assert hint_of(himl, *words) == f"hint: Its output: himl runs logs {latest(himl)['id']}"
+        assert hint_of(himl, *words) == f"hint: Show the log: himl runs logs {latest(himl)['id']}"
     write_files(project, {"train.py": "import os; print(os.listdir(os.environ['AZURE_ML_INPUT_images']))", "faces/a.txt": ""})
     for path in ("./faces", f"{project}/faces"):
         hint = hint_of(himl, "train.py", "--input", f"images={path}")
@@ -130,7 +130,7 @@ def test_file_or_folder_that_is_not_sent_gets_hint_that_works(himl: Himl, projec
 
 def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: Path) -> None:
     for name, code, told in [
-        ("no.such", 1, "-m takes a module that Python finds in '{}' or is installed; a script is named by its path: himl submit PATH.py"),
+        ("no.such", 1, "-m takes a module in '{}' or an installed one. For a script, give its path: himl submit PATH.py"),
         ("lab.trian", 2, "hint: Did you mean -m lab.train?"),
         ("lab", 2, "hint: Did you mean -m lab.train?"),
         ("lab.deep.none", 2, "hint: Create '{}/lab/deep/none.py', or correct the name."),
@@ -142,16 +142,16 @@ def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: 
             himl.ok("submit", "-m", works, "--dry_run")
     write_files(project, {"jobs/train.py": "from tools import net", "tools/net.py": "", "jobs/pyproject.toml": ""})
     hint = hint_of(himl, "jobs/train.py")
-    assert f"; 'tools' lies in '{project}', which is not sent: add --snapshot_root . --env_var PYTHONPATH=." in hint
+    assert f"; 'tools' is in '{project}', outside the snapshot: add --snapshot_root . --env_var PYTHONPATH=." in hint
     himl.ok("submit", "jobs/train.py", "--snapshot_root", ".", "--env_var", "PYTHONPATH=.")
-    assert "not sent" not in hint_of(himl, "jobs/train.py", "--in_place")
+    assert "the snapshot" not in hint_of(himl, "jobs/train.py", "--in_place")
     hint = hint_of(himl, "jobs/train.py", "--snapshot_root", ".")
-    assert f"'tools' lies in '{project}', where Python does not look for it: add --env_var PYTHONPATH=." in hint
+    assert f"'tools' is in '{project}', which is not on Python's path: add --env_var PYTHONPATH=." in hint
     (project / "tools" / "net.py").unlink()
-    assert "--python names another" in hint_of(himl, "jobs/train.py")
+    assert "use --python for another one" in hint_of(himl, "jobs/train.py")
     write_files(project, {"lab/train.py": "", "lab/pyproject.toml": ""})
     outcome = himl("submit", "-m", "lab.train", cwd=project / "lab")
-    assert f"'lab' lies in '{project}', which is not sent: add --snapshot_root .." in outcome.stderr
+    assert f"'lab' is in '{project}', outside the snapshot: add --snapshot_root .." in outcome.stderr
     himl.ok("submit", "-m", "lab.train", "--snapshot_root", "..", cwd=project / "lab")
     show = ("--cluster", "gpu", "--docker_image", "me/train", "--dry_run")
     assert f"Module 'no.such' is not in '{project}', so the job's environment must provide it." in himl.ok("submit", "-m", "no.such", *show).stderr
@@ -197,7 +197,7 @@ def test_job_starts_from_checkpoint_and_says_so(himl: Himl, project: Path) -> No
         ("nothing", 3, "No run 'nothing'"),
         ("http://example.org/a.ckpt", 2, "http://example.org/a.ckpt is a plain http address"),
         (f"{made}:final.ckpt", 3, "outputs/checkpoints/best.pt, outputs/checkpoints/recovery_epoch=12.ckpt"),
-        (idle, 3, "It kept nothing in outputs/."),
+        (idle, 3, "It has no files in outputs/."),
         (f"{made} --in_place", 2, "--checkpoint cannot be used with --in_place"),
     ]:
         outcome = himl("submit", "look.py", "--checkpoint", *source.split())
@@ -216,7 +216,7 @@ def test_job_starts_from_checkpoint_and_says_so(himl: Himl, project: Path) -> No
         outcome = himl.ok("submit", "look.py", "--checkpoint", source)
         assert outcome.stdout == f"{printed}\n"
         assert himl.ok("runs", "show", "--json").json()["tags"][FROM_RUN] == told
-        goes = f"Checkpoint outputs/checkpoints/recovery_epoch=12.ckpt of run {made} goes to outputs/checkpoints/last.ckpt."
+        goes = f"The job starts with checkpoint outputs/checkpoints/recovery_epoch=12.ckpt of run {made} in outputs/checkpoints/last.ckpt."
         assert (goes in outcome.stderr) is (source == made)
 
 

@@ -266,7 +266,7 @@ def test_resume_takes_same_options_again_and_refuses_others(himl: Himl, project:
     assert outcome.code == 1
     assert outcome.stderr.splitlines()[-2:] == [
         f"error: Run '{run}' failed: 1 of 3 trials failed.",
-        f"hint: What went wrong: himl runs logs {run}_1; to do what is missing: himl submit --resume {run}",
+        f"hint: Show the cause: himl runs logs {run}_1; run the missing parts: himl submit --resume {run}",
     ]
     without = himl("submit", "--resume", run)
     assert (without.code, "--env_var MARKS=" in without.stderr) == (2, True), without.stderr
@@ -351,7 +351,7 @@ def test_killed_keeper_leaves_trials_running_and_cancelable(himl: Himl, project:
     assert run["reason"].endswith(f"its child runs continue; to do what is missing: himl submit --resume {parent}")
     assert statuses(himl, parent) == ["Running", "Running"]
     refused = himl("runs", "delete", parent, "--yes")
-    assert (refused.code, "is running; nothing was deleted." in refused.stderr) == (2, True)
+    assert (refused.code, "is running. Nothing was deleted." in refused.stderr) == (2, True)
     himl.ok("runs", "cancel", f"{parent}_0")
     until(lambda: statuses(himl, parent) == ["Canceled", "Running"])
     both = [himl.start("submit", "--resume", parent, "--no_wait", env={"NOTES": str(notes)}) for _ in range(2)]

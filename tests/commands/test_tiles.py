@@ -81,7 +81,7 @@ def write(folder: Path, name: str, text: str) -> Path:
         (("slides", "--occupancy", "5"), 2, "--occupancy must be a number from 0 to 1, not 5.0."),
         (("slides", "--magnification", "nan"), 2, "--magnification must be a positive number, such as 20, not nan."),
         (("slides", "--image_format", "jpeg"), 2, "--image_format cannot be 'jpeg'."),
-        (("slides", "--output_path", "taken"), 2, "'taken/a.tiff' is no folder of tiles, and would be replaced."),
+        (("slides", "--output_path", "taken"), 2, "'taken/a.tiff' is not a folder of tiles, and would be replaced."),
         (
             ("slides", "--cluster", "cpu", "--output_path", "taken"),
             2,

@@ -143,7 +143,7 @@ def test_the_best_by_what_was_logged_and_two_of_an_epoch(place: Place) -> None:
     assert place.fetch("train_1_aa", "epoch=7").path.read_bytes() == b"seven"
     with pytest.raises(BadUsage, match="2 checkpoints of epoch 8") as caught:
         place.fetch("train_1_aa", "epoch=8")
-    assert caught.value.hint == "Name one: train_1_aa:epoch=8-step=81.ckpt, train_1_aa:epoch=8-step=82.ckpt"
+    assert caught.value.hint == "Give one: train_1_aa:epoch=8-step=81.ckpt, train_1_aa:epoch=8-step=82.ckpt"
 
 
 def test_a_folder_comes_whole_alone_and_keeps_its_names(place: Place) -> None:
@@ -166,7 +166,7 @@ def test_changed_local_file_is_replaced_only_on_overwrite(place: Place) -> None:
     assert f"{HERE}/epoch=0.ckpt" in missing.value.hint
     with pytest.raises(NotFound) as nothing:
         place.fetch("empty_1_aa")
-    assert nothing.value.hint == "It kept nothing in outputs/."
+    assert nothing.value.hint == "It has no files in outputs/."
     assert not place.folder.exists()
     path = place.fetch("train_1_aa:epoch=1.ckpt").path
     path.write_bytes(b"my own work")
@@ -178,12 +178,12 @@ def test_changed_local_file_is_replaced_only_on_overwrite(place: Place) -> None:
 
 def test_truncated_checkpoint_is_error_and_stays_on_disk(place: Place) -> None:
     for _ in range(2):
-        with pytest.raises(IntegrityFailed, match="is as it lies in the run, but was not written to its end"):
+        with pytest.raises(IntegrityFailed, match="is the same as in the run, but is incomplete"):
             place.fetch("sharded_1_aa:last.ckptx")
     assert (place.folder / "checkpoints/sharded_1_aa/last.ckptx").read_bytes() == b""
     write_files(place.folder, {"half.pt": b"PK\x03\x04 no more", "none.ckpt": ""})
     for name in ("half.pt", "none.ckpt"):
-        with pytest.raises(IntegrityFailed, match=f"'{name}' was not written to its end"):
+        with pytest.raises(IntegrityFailed, match=f"'{name}' is incomplete"):
             place.fetch(name)
 
 
@@ -192,9 +192,9 @@ def test_fetch_names_local_files_that_run_no_longer_has(place: Place) -> None:
     request = CheckpointRequest("sharded_1_aa:last.ckpt/", root=place.folder)
     for _ in range(2):
         fetched = fetch_checkpoint(request, lambda: place.workspace, no_address, place.folder, notify=said.append)
-        assert ([event.text for event in said if isinstance(event, Notice) and "any more" in event.text] == []) == (not (fetched.path / "old").exists())
+        assert ([event.text for event in said if isinstance(event, Notice) and "does not have" in event.text] == []) == (not (fetched.path / "old").exists())
         write_files(fetched.path, {"old/model.pt": "of an earlier save"})
-    assert any(isinstance(event, Notice) and event.text.endswith("(any more): old/model.pt.") for event in said), said
+    assert any(isinstance(event, Notice) and event.text.endswith("does not have: old/model.pt.") for event in said), said
 
 
 @contextmanager
@@ -258,9 +258,9 @@ def test_what_cannot_be_had_is_told_slide_by_slide(workspace: Workspace) -> None
         "deep": f"there is no such file in {label}",
         "../other/z.tif": f"it leads out of {label}",
         "deep/../../other/z.tif": f"it leads out of {label}",
-        "/other/z.tif": f"an absolute path; here they are relative to the CSV, and mean files of {label}",
-        "C:\\slides\\a.tif": f"an absolute path; here they are relative to the CSV, and mean files of {label}",
-        "": "no image is named",
+        "/other/z.tif": f"its path is absolute, but must be relative to the CSV, for a file of {label}",
+        "C:\\slides\\a.tif": f"its path is absolute, but must be relative to the CSV, for a file of {label}",
+        "": "the path of its image is empty",
     }
     with opened(workspace, "slides", [*wrong, "a.tif"]) as place:
         assert {name: reason(place, name) for name in wrong} == wrong
@@ -288,9 +288,9 @@ def test_the_csv_of_a_folder_is_read_from_there(workspace: Workspace) -> None:
 def test_what_is_not_there_is_told_with_what_is(workspace: Workspace) -> None:
     for dataset, said, hint in (
         ("slide", "There is no folder 'slide' with files in ", "Did you mean 'slides'?"),
-        ("slides/a.tif", "There is no folder 'slides/a.tif' with files in ", "There is: "),
+        ("slides/a.tif", "There is no folder 'slides/a.tif' with files in ", "Available: "),
         ("slides/datasets.csv", "There is no file 'slides/datasets.csv' in ", "Did you mean 'slides/dataset.csv'?"),
-        ("nowhere/dataset.csv", "There is no file 'nowhere/dataset.csv' in ", "There is: "),
+        ("nowhere/dataset.csv", "There is no file 'nowhere/dataset.csv' in ", "Available: "),
     ):
         with pytest.raises(NotFound) as caught, opened(workspace, dataset):
             pass

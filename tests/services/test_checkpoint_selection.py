@@ -155,7 +155,7 @@ def test_last_older_than_run_was_brought_and_two_are_refused(runs: RecordedRuns)
     runs.add("other_1_aa", files={f"{HERE}/last.pth": "a", f"{HERE}/last.pt": "b"})
     with pytest.raises(BadUsage, match="2 checkpoints that may be the last") as caught:
         found(runs, source="other_1_aa")
-    assert caught.value.hint == "Name one: other_1_aa:last.pt, other_1_aa:last.pth"
+    assert caught.value.hint == "Give one: other_1_aa:last.pt, other_1_aa:last.pth"
 
 
 def test_ambiguous_epoch_or_invalid_choice_is_refused(runs: RecordedRuns) -> None:
@@ -163,15 +163,15 @@ def test_ambiguous_epoch_or_invalid_choice_is_refused(runs: RecordedRuns) -> Non
     add(runs, "epoch=3-step=40.ckpt", "epoch=3-step=80.ckpt", *same, content=dict.fromkeys(same, "same"))
     with pytest.raises(BadUsage, match="2 checkpoints of epoch 3") as caught:
         found(runs, "epoch=3")
-    assert caught.value.hint == f"Name one: {RUN}:epoch=3-step=40.ckpt, {RUN}:epoch=3-step=80.ckpt"
+    assert caught.value.hint == f"Give one: {RUN}:epoch=3-step=40.ckpt, {RUN}:epoch=3-step=80.ckpt"
     assert name(runs, "epoch=4") == "epoch=4.ckpt"
     with pytest.raises(NotFound, match="epoch 5") as missing:
         found(runs, "epoch=5")
     assert "Epochs in names: 3, 4." in missing.value.hint
     invalid: dict[str, tuple[str | None, str | None, str | None]] = {
-        "select by 'epoch=-1'": ("epoch=-1", None, None),
-        "--metric and --goal choose the best": ("epoch=1", "loss", None),
-        "--select last another one": ("last", None, "minimize"),
+        "epoch=N, not 'epoch=-1'": ("epoch=-1", None, None),
+        "--metric and --goal select the best": ("epoch=1", "loss", None),
+        "cannot be combined with --select last": ("last", None, "minimize"),
         "no goal 'least'": ("best", "loss", "least"),
         "--metric got an empty value": (None, " ", None),
     }
@@ -183,10 +183,10 @@ def test_ambiguous_epoch_or_invalid_choice_is_refused(runs: RecordedRuns) -> Non
 @pytest.mark.parametrize(("names", "metric", "message", "hint"), [
     (["epoch=1-val_loss=0.3-val_acc=0.9.ckpt"], None, "2 metrics in their names: val_loss, val_acc", "--metric val_loss"),
     (["epoch=1-val_loss=0.1.ckpt", "epoch=2-val_loss=0.1.ckpt"], None, "2 checkpoints with the best val_loss, 0.1", f"{RUN}:epoch=2-val_loss=0.1.ckpt"),
-    (["best_a.ckpt", f"{RETRY}/best_b.ckpt"], None, "2 checkpoints that are the best by their names", f"{RUN}:{RETRY}/best_b.ckpt"),
-    (["a-val_loss=0.1.ckpt", "b-val_loss=0.2.ckpt"], "val_loss", "2 metrics that may be 'val_loss': a-val_loss, b-val_loss", "--metric a-val_loss"),
-    (["epoch=1-score=0.1.ckpt"], None, "whether 'score' is to be small or great", "--goal maximize"),
-    (["epoch=1-val_loss=0.1.ckpt"], "score", "whether 'score'", "--goal"),
+    (["best_a.ckpt", f"{RETRY}/best_b.ckpt"], None, "2 checkpoints with a name that marks the best", f"{RUN}:{RETRY}/best_b.ckpt"),
+    (["a-val_loss=0.1.ckpt", "b-val_loss=0.2.ckpt"], "val_loss", "2 metrics that match 'val_loss': a-val_loss, b-val_loss", "--metric a-val_loss"),
+    (["epoch=1-score=0.1.ckpt"], None, "'score' does not show whether to minimize or maximize", "--goal maximize"),
+    (["epoch=1-val_loss=0.1.ckpt"], "score", "'score' does not show whether", "--goal"),
 ])  # fmt: skip
 def test_ambiguous_best_is_refused(runs: RecordedRuns, names: list[str], metric: str | None, message: str, hint: str) -> None:
     add(runs, *names)
@@ -198,15 +198,15 @@ def test_ambiguous_best_is_refused(runs: RecordedRuns, names: list[str], metric:
 
 def test_missing_best_is_refused_and_equal_content_is_one(runs: RecordedRuns) -> None:
     add(runs, "last.ckpt", "epoch=1.ckpt")
-    with pytest.raises(NotFound, match="no checkpoint whose name says that it is the best") as caught:
+    with pytest.raises(NotFound, match="no checkpoint with a name that marks the best") as caught:
         found(runs, "best")
     assert "--metric NAME" in caught.value.hint
-    with pytest.raises(NotFound, match="'val/loss' in its name, and the run did not log it") as unlogged:
+    with pytest.raises(NotFound, match="'val/loss' was not logged by run") as unlogged:
         found(runs, "best", "val/loss")
-    assert unlogged.value.hint == "It logged no metric at all."
+    assert unlogged.value.hint == "It logged no metrics."
     runs.add("equal_1_aa", files={f"{HERE}/best.ckpt": "same", f"{HERE}/resnet-val_loss=0.1.ckpt": "same"})
     assert found(runs, "best", source="equal_1_aa").names == [f"{HERE}/resnet-val_loss=0.1.ckpt"]
-    assert found(runs, None, "val_loss", source="equal_1_aa").why == "'resnet-val_loss' in names is taken for val_loss."
+    assert found(runs, None, "val_loss", source="equal_1_aa").why == "Using 'resnet-val_loss' from names as val_loss."
 
 
 class WithoutMd5s(ListedFiles):
@@ -225,9 +225,9 @@ def test_best_without_md5_prefers_name_with_metric_value(runs: RecordedRuns, siz
     offer = Candidates(runs.workspace.run(RUN), WithoutMd5s(runs.workspace.run_files(RUN), blobs), candidates_of(blobs), list)
     if taken:
         chosen = choose(offer, choice_of("best"))
-        assert (chosen.inside, "no MD5 is on record" in chosen.why) == (f"{HERE}/{taken}", True)
+        assert (chosen.inside, "its MD5 is unknown" in chosen.why) == (f"{HERE}/{taken}", True)
         return
-    with pytest.raises(BadUsage, match="2 checkpoints that are the best") as caught:
+    with pytest.raises(BadUsage, match="2 checkpoints with a name that marks the best") as caught:
         choose(offer, choice_of("best"))
     assert "--metric val_loss" in caught.value.hint
 
@@ -237,7 +237,7 @@ def test_best_by_value_logged_for_epoch(runs: RecordedRuns) -> None:
     log(runs, "val/loss", {0: 0.5, 1: 0.2, 2: math.nan, 3: 0.3, 4: 0.1})
     taken = found(runs, None, "val/loss")
     assert (taken.names, taken.epoch, taken.metric, taken.value) == ([f"{HERE}/epoch=1.ckpt"], 1, "val/loss", 0.2)
-    assert taken.why == "val/loss was better, 0.1, where no checkpoint was kept."
+    assert taken.why == "val/loss was better (0.1) at a point without a checkpoint."
     assert name(runs, None, "val_loss", "maximize") == "epoch=0.ckpt"
     with pytest.raises(NotFound) as caught:
         found(runs, "best", "val/lss", "minimize")
@@ -264,7 +264,7 @@ def test_newest_try_of_epoch_and_its_value_are_taken(runs: RecordedRuns) -> None
     log(runs, "val_acc", {0: 0.5, 1: 0.5})
     with pytest.raises(BadUsage, match="2 checkpoints with the best val_acc") as caught:
         found(runs, None, "val_acc")
-    assert caught.value.hint == f"Name one: {RUN}:epoch=0.ckpt, {RUN}:{RETRY}/epoch=1.ckpt"
+    assert caught.value.hint == f"Give one: {RUN}:epoch=0.ckpt, {RUN}:{RETRY}/epoch=1.ckpt"
 
 
 def test_values_of_one_step_need_epochs(runs: RecordedRuns) -> None:
@@ -291,7 +291,7 @@ def test_conflicting_metric_is_refused_at_checkpoint_step(runs: RecordedRuns) ->
     log(runs, "val_loss", {0: 0.9, 1: 0.1, 2: 0.3})
     runs.log(RUN, [("val_loss", 0.05, 2, 5)])
     taken = found(runs, None, "val_loss")
-    assert (taken.epoch, taken.why) == (1, "val_loss was better, 0.05, where no checkpoint was kept.")
+    assert (taken.epoch, taken.why) == (1, "val_loss was better (0.05) at a point without a checkpoint.")
     runs.log(RUN, [("val_loss", 0.1, 1, 5)])
     assert found(runs, None, "val_loss").epoch == 1
     runs.log(RUN, [("val_loss", 0.7, 1, 6)])
@@ -300,10 +300,10 @@ def test_conflicting_metric_is_refused_at_checkpoint_step(runs: RecordedRuns) ->
 
 
 @pytest.mark.parametrize(("values", "names", "taken", "value", "why"), [
-    ({1: 0.0, 2: 0.1, 99: 0.7, 199: 0.5}, [(0, 100), (8, 200), (1, None), (2, None)], 200, 0.5, "where no checkpoint was kept"),
-    ({10: 0.9, 20: 0.1, 30: 0.8, 100: 0.5, 200: 0.7}, [(1, 20), (9, 100), (20, 200)], 20, 0.1, "that of the step in a name, not of its epoch"),
+    ({1: 0.0, 2: 0.1, 99: 0.7, 199: 0.5}, [(0, 100), (8, 200), (1, None), (2, None)], 200, 0.5, "at a point without a checkpoint"),
+    ({10: 0.9, 20: 0.1, 30: 0.8, 100: 0.5, 200: 0.7}, [(1, 20), (9, 100), (20, 200)], 20, 0.1, "of the step in the name, not of its epoch"),
     ({0: 0.3, 1: 0.2, 2: 0.4}, [(0, 100), (1, 200), (2, 300)], 200, 0.2, ""),
-    ({99: 1.0, 100: 0.2, 199: 0.5, 200: 3}, [(None, 100), (None, 200)], 200, 0.5, "the step before the one in a name, as Lightning counts"),
+    ({99: 1.0, 100: 0.2, 199: 0.5, 200: 3}, [(None, 100), (None, 200)], 200, 0.5, "the step before the one in the name, as Lightning counts"),
     ({9: 0.5, 19: 0.1, 20: 0.2}, [(19, 10), (29, 20), (39, 30)], 20, 0.1, "the step before"),
 ])  # fmt: skip
 def test_all_checkpoints_are_counted_one_way(
@@ -325,10 +325,10 @@ def test_best_trial_of_sweep_is_that_on_record_or_computed(runs: RecordedRuns) -
         runs.add(f"sweep_1_aa_{number}", parent="sweep_1_aa", tags={HYPERPARAMETERS: '{"lr": 0.1}'}, files=files)
     taken = found(runs, "best", source="sweep_1_aa")
     assert taken.run is not None
-    assert (taken.run.id, taken.why) == ("sweep_1_aa_1", "Run 'sweep_1_aa' is a sweep; its best trial is 'sweep_1_aa_1'.")
-    with pytest.raises(NotFound, match="those below it may") as caught:
+    assert (taken.run.id, taken.why) == ("sweep_1_aa_1", "Run 'sweep_1_aa' is a sweep. Using its best trial 'sweep_1_aa_1'.")
+    with pytest.raises(NotFound, match="but its child runs may") as caught:
         found(runs, source="sweep_1_aa")
-    assert caught.value.hint == "Name its best trial, himl checkpoint fetch sweep_1_aa_1, or add --select best."
+    assert caught.value.hint == "Use its best trial, himl checkpoint fetch sweep_1_aa_1, or add --select best."
     runs.add("sweep_2_aa", tags={MANY: "sweep", PRIMARY_METRIC: "val_acc", GOAL: "maximize"})
     for number, value in enumerate((0.5, 0.9)):
         trial = runs.add(f"sweep_2_aa_{number}", parent="sweep_2_aa", tags={HYPERPARAMETERS: '{"lr": 0.1}'}, files={f"{HERE}/best.ckpt": str(number)})
@@ -346,16 +346,14 @@ def test_last_of_best_trial_is_used_but_folds_have_no_best_run(runs: RecordedRun
     runs.add("sweep_1_aa_0", parent="sweep_1_aa", tags={HYPERPARAMETERS: "{}"}, files={f"{HERE}/last.ckpt": "x", f"{HERE}/recovery_1.ckpt": "y"})
     taken = found(runs, "best", source="sweep_1_aa")
     assert taken.names == [f"{HERE}/last.ckpt"]
-    assert taken.why == (
-        "Run 'sweep_1_aa' is a sweep; its best trial is 'sweep_1_aa_0'. No name of its checkpoints says which is the best; its last one is taken."
-    )
-    with pytest.raises(NotFound, match="did not log it"):
+    assert taken.why == ("Run 'sweep_1_aa' is a sweep. Using its best trial 'sweep_1_aa_0'. No name marks the best checkpoint. Using the last one.")
+    with pytest.raises(NotFound, match="was not logged by run"):
         found(runs, "best", "val_loss", source="sweep_1_aa")
-    with pytest.raises(NotFound, match="says that it is the best"):
+    with pytest.raises(NotFound, match="a name that marks the best"):
         found(runs, "best", source="sweep_1_aa_0")
     runs.add("folds_1_aa", tags={MANY: "crossval"})
     runs.add("folds_1_aa_0", parent="folds_1_aa", files={"outputs/log.txt": "x"})
-    hint = "Name one of its runs: 'himl runs show folds_1_aa' lists them."
+    hint = "Give one of its runs. To list them: himl runs show folds_1_aa"
     with pytest.raises(NotFound, match="none of its runs is the best") as caught:
         found(runs, "best", source="folds_1_aa")
     assert caught.value.hint == hint

@@ -64,7 +64,7 @@ def test_named_file_or_folder_of_run(runs: RecordedRuns) -> None:
     paths = {"best.ckpt": below[:1], "outputs/model.bin": ["outputs/model.bin"], "sub": below[2:], "sub/a": below[2:3]}
     for path, names in (paths | {"outputs/": [*below, "outputs/model.bin"]}).items():
         assert found(runs, source=f"{RUN}:{path}").names == names
-    with pytest.raises(BadUsage, match="names a file or folder of the run"):
+    with pytest.raises(BadUsage, match="is a file or folder of the run"):
         found(runs, "best", source=f"{RUN}:sub")
 
 
@@ -83,7 +83,7 @@ def test_ranks_share_checkpoint_folder_and_key_per_request(runs: RecordedRuns, p
     write_files(project, {"last.ckpt": "w"})
     assert fetch_checkpoint(CheckpointRequest("last.ckpt"), unasked, unasked, project).shown == "last.ckpt"
     for source in ("last.ckpt", "https://example.org/last.ckpt"):
-        with pytest.raises(BadUsage, match="Of the checkpoints of a run one can be selected"):
+        with pytest.raises(BadUsage, match="Only the checkpoints of a run can be selected"):
             fetch_checkpoint(CheckpointRequest(source, Choice("best")), unasked, unasked, project)
 
 
@@ -117,9 +117,9 @@ def test_cache_drops_only_what_was_unused_for_long() -> None:
 
 
 @pytest.mark.parametrize(("source", "kind", "words"), [
-    ("halves", BadUsage, "half.pt' was not written to its end"),
-    (f"{RUN}:half.pt", IntegrityFailed, "'outputs/checkpoints/half.pt' was not written to its end"),
-    (".", BadUsage, "'.' is the folder of a project, and no checkpoint."),
+    ("halves", BadUsage, "half.pt' is incomplete"),
+    (f"{RUN}:half.pt", IntegrityFailed, "'outputs/checkpoints/half.pt' is incomplete"),
+    (".", BadUsage, "'.' is a project folder, not a checkpoint."),
 ])  # fmt: skip
 def test_job_does_not_start_from_empty_or_torn_file(runs: RecordedRuns, project: Path, source: str, kind: type[Exception], words: str) -> None:
     runs.add(RUN, files={f"{HERE}/half.pt": HALF})
@@ -138,7 +138,7 @@ def test_job_start_from_folder_of_running_run_gives_notice(azure_environment: St
         with pytest.raises(IntegrityFailed, match="'outputs/checkpoints/none' of run 'early' is empty"):
             refer_to_checkpoint("early:none/", workspace, workspace, SPEC, project, ignore, unasked)
     assert spec.brought == {f"{HERE}/last.ckpt/": f"{INPUT}/"}
-    assert "Run 'early' has not ended: the job begins with 'outputs/checkpoints/shards.ckpt' as that is when the job starts." in texts(events)
+    assert "Run 'early' has not ended. The job begins with 'outputs/checkpoints/shards.ckpt' as it is when the job starts." in texts(events)
 
 
 def test_local_files_are_uploaded_once_to_one_place(azure_environment: StagedWorkspace, stage: Stage, project: Path) -> None:
@@ -176,12 +176,12 @@ def paths(*files: str) -> list[Path]:
 @pytest.mark.parametrize(("files", "kind", "words"), [
     (["no.ckpt"], NotFound, "There is no file 'no.ckpt'."),
     (["a", "drained"], BadUsage, "last.ckpt' is empty"),
-    (["half.pt"], BadUsage, "half.pt' was not written to its end"),
+    (["half.pt"], BadUsage, "half.pt' is incomplete"),
     (["hollow"], NotFound, "There are no files in 'hollow'."),
-    (["a/last.ckpt", "b/last.ckpt"], BadUsage, "would both be 'outputs/checkpoints/last.ckpt'"),
-    ([], BadUsage, "Nothing is named"),
+    (["a/last.ckpt", "b/last.ckpt"], BadUsage, "would have the same name in the new run: 'outputs/checkpoints/last.ckpt'"),
+    ([], BadUsage, "No files to push"),
     (["~nosuchuser/last.ckpt"], NotFound, "There is no file '~nosuchuser/last.ckpt'"),
-    (["."], BadUsage, "'.' is the folder of a project, and no checkpoint."),
+    (["."], BadUsage, "'.' is a project folder, not a checkpoint."),
 ])  # fmt: skip
 def test_push_is_refused_before_a_run_is_made(source_run: RecordedRuns, project: Path, files: list[str], kind: type[HimlError], words: str) -> None:
     write_files(project, {"a/last.ckpt": "a", "b/last.ckpt": "b", "empty.ckpt": "", "half.pt": HALF, f"checkpoints/{RUN}/last.ckpt": "c"})
@@ -213,8 +213,8 @@ def test_push_needs_source_run_and_experiment(source_run: RecordedRuns, project:
     with pytest.raises(ServiceFailed) as caught:
         push_checkpoints(paths("a.ckpt"), RUN, EndFails(project / ".himl"), project)
     (made,) = [run for run in source_run.workspace.runs(RunQuery()) if run.id not in (RUN, pushed.run.id)]
-    assert str(caught.value).startswith(f"All files are in run '{made.id}', which could not be ended")
-    assert caught.value.hint == "Try again later. Jobs can start from it as it is."
+    assert str(caught.value).startswith(f"Run '{made.id}' has all files, but could not be ended")
+    assert caught.value.hint == "Try again later. Jobs can start from it in this status."
 
 
 def test_pushed_files_keep_places_of_fetch_and_download(source_run: RecordedRuns, project: Path) -> None:
@@ -243,5 +243,5 @@ def test_pushed_folder_skips_hidden_and_secret_files(source_run: RecordedRuns, p
     assert sorted(find_local("new", project).by_place) == sorted(pushed.names)
     (project / "new/deep/out.ckpt").symlink_to(project / "secret.txt")
     for act in (lambda: push_checkpoints(paths("new"), RUN, source_run.workspace, project), lambda: find_local("new", project)):
-        with pytest.raises(BadUsage, match=r"out\.ckpt' is reached by a link that leads out of 'new'"):
+        with pytest.raises(BadUsage, match=r"out\.ckpt' is behind a link that leads out of 'new'"):
             act()

@@ -287,7 +287,7 @@ def test_backslashes_in_settings_and_datastore_folders(himl: Himl, project: Path
     write_files(project, {"weights/last.ckpt": "w"})
     RecordedRuns(project)
     outcome = himl("datastore", "upload", "weights", "models\\best")
-    assert (outcome.code, outcome.stderr) == (2, "error: 'models\\best' has backslashes in it.\nhint: Slashes part the folders of a store: models/best\n")
+    assert (outcome.code, outcome.stderr) == (2, "error: 'models\\best' contains backslashes.\nhint: Use slashes between folders: models/best\n")
 
 
 def test_backslashes_of_relative_paths_are_slashes(tmp_path: Path) -> None:

@@ -139,8 +139,8 @@ def test_refused_file_or_parameter_keeps_back_nothing_else(recording: Recording,
     recording.record()
     assert recording.there.parameters(ID) == {"lr": "0.9", "size": "3"}
     assert recording.end_there() == (RunStatus.completed, {"outputs/good.txt": b"g"})
-    assert "Parameter 'lr' was not taken" in caplog.text
-    assert "'outputs/ends.' of run 'train_1_aa' was not taken" in caplog.text
+    assert "Parameter 'lr' was rejected" in caplog.text
+    assert "'outputs/ends.' of run 'train_1_aa' was rejected" in caplog.text
 
 
 def test_refused_metric_keeps_back_no_other(recording: Recording, caplog: pytest.LogCaptureFixture) -> None:
@@ -150,11 +150,11 @@ def test_refused_metric_keeps_back_no_other(recording: Recording, caplog: pytest
     sent = SentRun()
     send_values(recording.here, recording.there, recording.here.run(ID), sent)
     assert values(recording.there) == {(ID, "good"): [(0, 3.0)]}
-    assert "Metric 'bad' was not taken (2 points, the first at step 0): " in caplog.text
+    assert "Metric 'bad' was rejected (2 points, the first at step 0): " in caplog.text
     recording.runs.log(ID, [("loss", float(step), step, step) for step in range(2000)])
     recording.fail(REFUSED)
     send_values(recording.here, recording.there, recording.here.run(ID), sent)
-    assert "Metric 'loss' was not taken (2000 points, the first at step 0): " in caplog.text
+    assert "Metric 'loss' was rejected (2000 points, the first at step 0): " in caplog.text
     assert len(recording.azure.requests("/metric/")) < 200, "not each point by itself"
     assert recording.here.logged(ID, sent.last_point)[0] == []
 

@@ -52,7 +52,7 @@ def test_run_references_recovery_ids_and_studio_urls() -> None:
         assert split_recovery_id(text) == (experiment, text)
         assert split_recovery_id(f"other:{text}") == ("other", text)
     for text in ("abc", "abc_def", "_1", "abc_1_xyz", "a.b_1_ff"):
-        with pytest.raises(BadUsage, match=re.escape(f"'{text}' is no recovery id")):
+        with pytest.raises(BadUsage, match=re.escape(f"'{text}' is not a recovery id")):
             split_recovery_id(text)
     for url, ids in {
         f"{RUN_PAGE}/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w&tid=t": ("s", "g", "w"),
@@ -102,9 +102,9 @@ def test_selected_runs(recorded: RecordedRuns, selection: RunSelection, expected
 
 
 @pytest.mark.parametrize(("selection", "message"), [
-    (RunSelection(experiment="my_exp", latest_run_file="x"), "Two selections at once: --experiment and --latest_run_file"),
-    (RunSelection(runs=["old_1_aa"], tags={"a": "b"}), "--tags selects among the runs of an experiment"),
-    (RunSelection(statuses=[RunStatus.failed], num_runs=3), "--num_runs and --status select among"),
+    (RunSelection(experiment="my_exp", latest_run_file="x"), "--experiment and --latest_run_file cannot be combined"),
+    (RunSelection(runs=["old_1_aa"], tags={"a": "b"}), "--tags requires an experiment"),
+    (RunSelection(statuses=[RunStatus.failed], num_runs=3), "--num_runs and --status require an experiment"),
     (RunSelection(experiment="my_exp", num_runs=0), "--num_runs must be at least 1"),
 ])  # fmt: skip
 def test_contradicting_selections_are_refused(recorded: RecordedRuns, selection: RunSelection, message: str) -> None:
@@ -142,7 +142,7 @@ def test_unknown_run_or_experiment_suggests_similar_ones(recorded: RecordedRuns)
     with pytest.raises(RunNotFound, match="No run 'old_1_ab'") as caught:
         found(recorded, RunSelection(runs=["old_1_ab"]))
     assert "old_1_aa" in caught.value.hint
-    with pytest.raises(NotFound, match="No run of an experiment 'my_exq'") as unknown:
+    with pytest.raises(NotFound, match="Experiment 'my_exq' has no runs") as unknown:
         found(recorded, RunSelection(experiment="my_exq"))
     assert unknown.value.hint == "Did you mean my_exp?"
     for number in range(5):
@@ -152,15 +152,15 @@ def test_unknown_run_or_experiment_suggests_similar_ones(recorded: RecordedRuns)
         found(recorded, RunSelection(runs=["asked:train_1_zz"]))
     assert caught.value.similar == ("train_7_zz",)
     url = "https://ml.azure.com/runs/gone_9_ff?wsid=/subscriptions/s/resourcegroups/team/workspaces/lab"
-    with pytest.raises(NotFound, match=r"The address names a run of workspace team/lab, and local workspace .* is open") as other:
+    with pytest.raises(NotFound, match=r"The URL belongs to workspace team/lab, but local workspace .* is open") as other:
         found(recorded, RunSelection(runs=[url]))
     assert "--config_file" in other.value.hint
 
 
 def test_implied_run_is_refused_where_none_is_or_must_be_named(runs: RecordedRuns) -> None:
-    with pytest.raises(NotFound, match="There is no run"):
+    with pytest.raises(NotFound, match="There are no runs"):
         found(runs, RunSelection(runs=["latest"]))
-    with pytest.raises(BadUsage, match="Say which run is meant"):
+    with pytest.raises(BadUsage, match="No run was given"):
         check_selection(RunSelection(), explicit=True)
     check_selection(RunSelection(runs=["latest"]), explicit=True)
 
@@ -177,8 +177,8 @@ def test_error_while_following_names_run_and_cancel_command() -> None:
         with pytest.raises(type(failure)) as caught, watching("train_1_aa"):
             raise failure
         error = as_himl_error(caught.value)
-        assert "Run 'train_1_aa' goes on, unless it has ended;" in error.hint
-        assert error.hint.endswith("to cancel it: himl runs cancel train_1_aa")
+        assert "Unless it has ended, run 'train_1_aa' continues." in error.hint
+        assert error.hint.endswith("or cancel it: himl runs cancel train_1_aa")
     for of_the_run in (JobFailed("Run 'a' failed.", hint="See it."), NotFound("No run 'a'.", hint="See it.")):
         with pytest.raises(type(of_the_run)) as told, watching("train_1_aa"):
             raise of_the_run
@@ -190,7 +190,7 @@ def test_log_of_last_try_is_read_by_default(runs: RecordedRuns) -> None:
     runs.add("train_1_aa", files={**tries, "user_logs/retry_010/std_log_process_1.txt": "other\n"})
     events: list[Event] = []
     assert b"".join(read_log(runs.workspace, "train_1_aa", notify=events.append)) == b"eleven\n"
-    assert events == [Notice("This is the log of try 11; that of the one before: himl runs logs train_1_aa --try 2")]
+    assert events == [Notice("This log is from attempt 11. For the previous one: himl runs logs train_1_aa --try 2")]
     assert (read(runs, "std_log.txt"), read(runs, "user_logs/std_log.txt")) == (b"eleven\n", b"one\n")
     assert last_lines(runs.workspace, "train_1_aa") == ("user_logs/retry_010/std_log.txt", b"eleven\n")
     assert [read(runs, attempt=attempt) for attempt in (1, 2, 11)] == [b"one\n", b"two\n", b"eleven\n"]
@@ -198,10 +198,10 @@ def test_log_of_last_try_is_read_by_default(runs: RecordedRuns) -> None:
     runs.add("other_1_aa", files={"logs/one/b.log": "1", "user_logs/two/b.log": "2"})
     with pytest.raises(NotFound) as ambiguous:
         read_log(runs.workspace, "other_1_aa", "b.log")
-    assert ambiguous.value.hint == "There are: user_logs/two/b.log, logs/one/b.log."
+    assert ambiguous.value.hint == "Its logs: user_logs/two/b.log, logs/one/b.log."
     with pytest.raises(NotFound) as caught:
         read_log(runs.workspace, "train_1_aa", attempt=3)
-    assert (str(caught.value), caught.value.hint) == ("Run 'train_1_aa' has no log of try 3.", "There are logs of: 1, 2, 11.")
+    assert (str(caught.value), caught.value.hint) == ("Run 'train_1_aa' has no log of attempt 3.", "Attempts with logs: 1, 2, 11.")
 
 
 MAIN_LOGS = (
@@ -264,7 +264,7 @@ def test_child_argument_labels_runs_that_have_it() -> None:
     assert labels(*runs, child_arg="fold") == ["0 [0]", "0 [1]", "third"]
     with pytest.raises(BadUsage, match="None of the runs has a hyperparameter, tag, parameter or argument 'nope'") as caught:
         labels(*runs, child_arg="nope")
-    assert caught.value.hint == "There are: lr, fold."
+    assert caught.value.hint == "Available: lr, fold."
     assert unique(["a", "b", "a"]) == ["a [0]", "b", "a [2]"]
 
 

@@ -143,7 +143,7 @@ def test_pipeline_and_children_are_shown_with_runs_below_them(runs: RecordedRuns
     selection.renew()
     assert selection.names[2:] == ["folds-hunt", "crossval_index=0-hunt_0", "crossval_index=1-hunt_1"]
     runs.add("alone")
-    with pytest.raises(NotFound, match="No children: alone"):
+    with pytest.raises(NotFound, match="No child runs: alone"):
         Selection(runs.workspace, project, runs=["alone"], children=True)
     alive(runs.add("parent", status=RunStatus.running))
     runs.add("nested_1", parent="parent")

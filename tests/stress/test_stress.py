@@ -293,7 +293,7 @@ def test_any_other_end_of_a_call_is_lost() -> None:
 
     assert why_again(None) == "the next call hangs"
     assert why_again(REFUSED) == "the next call: exit code 5: himl: The service did not answer."
-    assert why_again(Ended(0, "", "Another himl writes to 'x'; waiting for it.")) == "the next call waits: Another himl writes to 'x'; waiting for it."
+    assert why_again(Ended(0, "", "Another himl writes 'x'. Waiting for it.")) == "the next call waits: Another himl writes 'x'. Waiting for it."
     assert why_again(DONE, "'a.bin' is lacking") == "the next call: 'a.bin' is lacking"
     assert why_again(DONE, orphans=["7 x"]) == "after the next call 1 processes go on: 7 x"
 
@@ -399,7 +399,7 @@ def test_changes_are_seen_without_following_links(tmp_path: Path) -> None:
     (tmp_path / "b").unlink()
     (tmp_path / "link").symlink_to("nowhere")
     assert changes(before, tree_of(tmp_path)) == ["'b' is gone", "'c' is new (folder)", "'c/d' is new (file)", "'link' is new (link)", "'a' was changed"]
-    assert is_named("a\x1b[2J\nb", "left out: a [2J b: it has control characters in it")
+    assert is_named("a\x1b[2J\nb", "left out: a [2J b: it contains control characters")
     assert is_named("x" * 300, f"left out: {'x' * 100}...")
     assert not is_named("../escaped", "left out: escaped")
     assert raw_signs("a\n\x9b\u202e\té") == ["'\\t'", "'\\u202e'", "'\\x9b'"]

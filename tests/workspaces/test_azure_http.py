@@ -185,9 +185,9 @@ def test_outage_is_told_once_and_fails_after_its_time() -> None:
     for clock.now in (900, 1500):
         outage.failed(ServiceFailed("Away again."))
     assert told == [
-        Notice("Away. Still trying; the run goes on meanwhile."),
-        Notice("The service answers again."),
-        Notice("Away again. Still trying; the run goes on meanwhile."),
+        Notice("Away. himl keeps trying. The run continues."),
+        Notice("The service responds again."),
+        Notice("Away again. himl keeps trying. The run continues."),
     ]
     clock.now = 1501
     with pytest.raises(ServiceFailed, match=r"Away again\."):

@@ -1,1 +1,1 @@
-"""Checkpoints: which one to go on from, and where a new run's first one comes from."""
+"""Checkpoints: select one to continue from, and fetch the first one of a new run."""

@@ -1,4 +1,4 @@
-"""Brings checkpoints to a folder here, to a job on this machine, or to a job on a cluster."""
+"""Fetch checkpoints to a local folder, to a job on this machine, or to a job on a cluster."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Workspace
 log = logging.getLogger(__name__)
 
 KEPT_DAYS = 30
-# The file in each folder whose time says when it was used last.
+# A file in each folder. Its modification time is the folder's last use.
 USED = ".himl-used"
 PLACE = "checkpoints"
-# What else of a run may have been fetched or downloaded to the folder of its checkpoints.
+# Other folders of a run that may have been downloaded next to its checkpoints.
 OF_OTHER_FOLDERS = ("outputs", "logs", "user_logs", "azureml-logs", "system_logs")
 KEY = "himl_checkpoint"
 INPUT = f"${{{{inputs.{KEY}}}}}"
@@ -60,22 +60,22 @@ OpenAddress = Callable[[str], BlobStore]
 
 @contextmanager
 def cache_folder(key: str) -> Iterator[Path]:
-    """The folder for what *key* names, which stays as it is while it is in use here, and for `KEPT_DAYS` after. Raises
-    BadUsage without a home, DiskFailed."""
+    """Cache folder for *key*, which himl deletes `KEPT_DAYS` after its last use. Raises BadUsage without a home folder,
+    DiskFailed."""
     from filelock import FileLock
 
-    top = cache_of("checkpoints", "to keep checkpoints in", "Download it, and name the file.")
+    top = cache_of("checkpoints", "for checkpoints", "Download the checkpoint, and give its path.")
     folder = top / hashlib.sha256(key.encode()).hexdigest()[:16]
     try:
-        with FileLock(top / ".himl-lock"):  # for a moment: nobody removes a folder that another himl is about to use
+        with FileLock(top / ".himl-lock"):  # no process may remove a folder that another one is about to use
             folder.mkdir(mode=0o700, exist_ok=True)
             (folder / USED).touch()
             for other in [path for path in top.iterdir() if path.is_dir()]:
                 used = other / USED if (other / USED).exists() else other
                 if used.stat().st_mtime < time.time() - KEPT_DAYS * 24 * 3600:
-                    shutil.rmtree(other, ignore_errors=True)  # on Windows, a program may have a file of it open
+                    shutil.rmtree(other, ignore_errors=True)  # on Windows, a program may have a file open
     except OSError as err:
-        raise disk_error(err, "Cannot make himl's cache folder") from err
+        raise disk_error(err, "Cannot create himl's cache folder") from err
     try:
         yield folder
     finally:
@@ -85,8 +85,8 @@ def cache_folder(key: str) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class CheckpointRequest:
-    """`source` is a SOURCE; where it is None, `selection` says which run is meant. `folder` None: `root/RUN_ID`, of an
-    address `root` itself."""
+    """`source` is a SOURCE. If it is None, `selection` selects the run. If `folder` is None, it is `root/RUN_ID`, or
+    `root` for an address."""
 
     source: str | None = None
     choice: Choice = field(default_factory=Choice)
@@ -106,25 +106,25 @@ def fetch_checkpoint(
     once: Callable[..., TransferResult] = rank_zero_only,
     notify: Notify = ignore,
 ) -> FetchedCheckpoint:
-    """The checkpoint that *request* means, below its folder; a path that exists stays where it is. Only for a run is
-    the workspace opened. *once* is called as `rank_zero_only` is.
+    """Fetch the checkpoint of *request* to its folder. An existing path stays in place. The workspace is opened for
+    runs only. *once* is called like `rank_zero_only`.
 
-    The file or folder it names is complete and checked, or this raises: NotFound, BadUsage (also where several fit),
-    TransferIncomplete for another file of the name here, IntegrityFailed, ServiceFailed and their kin. What is complete
-    here is not fetched again, what is partial is gone on with.
+    On return, the file or folder is complete and checked. Raises NotFound, BadUsage (including for several matches),
+    TransferIncomplete for a different local file with the same name, IntegrityFailed, ServiceFailed and similar
+    errors. Complete local files are not fetched again, and partial ones are resumed.
     """
     source, choice = request.source, request.choice
     kind = "run" if source is None else kind_of(source, cwd)
     if kind != "run" and choice != Choice():
-        what = "a path here" if kind == "path" else "an address"
+        what = "a local path" if kind == "path" else "an address"
         raise BadUsage(
-            f"Of the checkpoints of a run one can be selected, and the source is {what}.",
-            hint="Leave out what is to be selected.",
+            f"Only the checkpoints of a run can be selected, but the source is {what}.",
+            hint="Omit the selection.",
         )
     if source is not None and kind == "path":
         found = find_local(source, cwd)
         if found.is_one or not found.folder:
-            _check_whole(cwd / expand_home(source), f"'{source}' was not written to its end: it would not load.")
+            _check_whole(cwd / expand_home(source), f"'{source}' is incomplete, and would not load.")
         text = str(expand_home(source)) if source.startswith("~") else source
         return FetchedCheckpoint(text, "local", found.names, sum(Path(file).stat().st_size for file in found.names))
     if source is not None and kind == "address":
@@ -140,8 +140,8 @@ def fetch_checkpoint(
         runs = find_runs(workspace, request.selection, cwd=cwd, notify=notify)
         if len(runs) > 1:
             raise BadUsage(
-                f"{len(runs)} runs are selected, and a checkpoint is that of one.",
-                hint=f"Name one: {', '.join(run.id for run in runs[:5])}",
+                f"A checkpoint comes from one run, but {len(runs)} are selected.",
+                hint=f"Give one: {', '.join(run.id for run in runs[:5])}",
             )
         run, why = run_or_best_trial(runs[0], workspace, choice)
         inside = None
@@ -150,7 +150,7 @@ def fetch_checkpoint(
         try:
             folder = request.root.joinpath(*safe_relative(run.id))
         except ValueError:
-            raise BadUsage(f"'{run.id}' cannot be the name of a folder here.", hint="Give --output_dir.") from None
+            raise BadUsage(f"'{run.id}' is not a valid local folder name.", hint="Give --output_dir.") from None
     files = workspace.run_files(run.id)
     key = repr(("checkpoint", run.id, inside, choice, request.overwrite))
     find = partial(checkpoint_of, run, inside, why, workspace, choice, files)
@@ -158,7 +158,7 @@ def fetch_checkpoint(
 
 
 def digest_of(fetched: FetchedCheckpoint) -> str | None:
-    """The MD5 of a single file in hex digits, as it is on the disk; None for a folder. Raises OSError."""
+    """MD5 of a single file on the disk, in hex digits. None for a folder. Raises OSError."""
     return md5_of(fetched.path).hex() if fetched.path.is_file() else None
 
 
@@ -178,8 +178,8 @@ def _fetch_once(
     key: str,
     notify: Notify,
 ) -> FetchedCheckpoint:
-    """Bring what *find* finds among *files* to *folder*; gives the same in every rank. One that gets no record (what
-    started it had fetched before) looks for itself."""
+    """Fetch the checkpoint that *find* finds among *files* to *folder*. Return the same in every rank. A rank without a
+    record (its launcher fetched the checkpoint earlier) searches for itself."""
 
     def fetch() -> TransferResult:
         found = find()
@@ -193,9 +193,9 @@ def _fetch_once(
         path = Path(record["shown"])
         if found.is_one or not found.folder:
             where = f"at {shown(found.address)}" if found.address else "in the run"
-            _check_whole(path, f"'{path}' is as it lies {where}, but was not written to its end: it would not load.")
+            _check_whole(path, f"'{path}' is the same as {where}, but is incomplete, and would not load.")
         if found.folder:
-            # The run kept fewer since they were fetched, or somebody put them there
+            # The run may have fewer files than at the last fetch, or the user may have added some.
             names = {name[len(found.folder) :] for name in found.names}
             try:
                 there = [file.name for file in walk_files(str(path), skip_workspaces=True)]
@@ -203,7 +203,7 @@ def _fetch_once(
                 raise disk_error(err, f"Cannot read '{err.filename or path}'") from err
             others = [name for name in there if name not in names and name.partition("/")[0] not in OF_OTHER_FOLDERS]
             if others:
-                notify(Notice(f"'{path}' also has what the run does not have there (any more): {listed(others)}."))
+                notify(Notice(f"'{path}' also contains files that the run does not have: {listed(others)}."))
         return replace(result, note=json.dumps(record))
 
     result = once(folder, key, fetch, notify=notify)
@@ -226,7 +226,7 @@ def _record(found: Checkpoint, folder: Path, result: TransferResult) -> dict[str
     }
 
 
-def _check_whole(path: Path, text: str, hint: str = "Choose another one: --select, or RUN:FILE.") -> None:
+def _check_whole(path: Path, text: str, hint: str = "Select another one with --select or RUN:FILE.") -> None:
     if not is_whole(path):
         raise IntegrityFailed(text, hint=hint)
 
@@ -234,25 +234,24 @@ def _check_whole(path: Path, text: str, hint: str = "Choose another one: --selec
 def bring_checkpoint(
     source: str, workspace: Workspace, spec: JobSpec, cwd: Path, notify: Notify, open_address: OpenAddress
 ) -> JobSpec:
-    """*spec* with the files that *source* means; those of a run or an address are downloaded to himl's cache, where
-    they are not complete there.
+    """Add the checkpoint files of *source* to *spec*. Files of a run or an address are downloaded to himl's cache,
+    unless the cache has them.
 
-    Raises NotFound naming what there is, and what the download raises.
+    Raises NotFound, which lists the available files, and what the download raises.
     """
     found = find_checkpoint(source, workspace, cwd, notify=notify)
     files = _bring(found, workspace, notify, open_address)
     if found.run is not None or found.address:
         whose = f"of run {found.run.id}" if found.run is not None else f"at {shown(found.address)}"
         what = f"{', '.join(sorted(found.names)[:3])} {whose}" if found.names else whose
-        notify(Notice(f"Checkpoint {what} goes to {', '.join(sorted(files)[:3])}."))
+        notify(Notice(f"The job starts with checkpoint {what} in {', '.join(sorted(files)[:3])}."))
     return replace(spec, brought=files, tags={**spec.tags, **_tags_of(found)})
 
 
 def _bring(found: Checkpoint, workspace: Workspace, notify: Notify, open_address: OpenAddress) -> dict[str, str]:
-    """Paths here of the files that were found, by their place in a new job's working folder.
+    """Local paths of the checkpoint files, by their path in the working folder of the new job.
 
-    Raises BadUsage for a file here that no job could start from, IntegrityFailed for such a checkpoint of a run or at
-    an address.
+    Raises BadUsage for a local file that no job could load, IntegrityFailed for such a file of a run or an address.
     """
     if found.run is None and not found.address:
         try:
@@ -272,15 +271,15 @@ def _bring(found: Checkpoint, workspace: Workspace, notify: Notify, open_address
         if found.is_one or not found.folder:
             _check_whole(
                 root / found.inside,
-                f"'{found.inside}' was not written to its end, and is no checkpoint.",
-                "Choose another one, or train on without it.",
+                f"'{found.inside}' is incomplete, and not a valid checkpoint.",
+                "Select another one, or train without it.",
             )
         return {place: str(root / name) for place, name in found.by_place.items()}
 
 
 def _tags_of(found: Checkpoint) -> dict[str, str]:
-    """The tag that says what a run began with: RUN:PATH, an address without its query, or `./` and the name of a file
-    or folder that was here."""
+    """Tag with the checkpoint that a run began with: RUN:PATH, an address without its query, or `./` and the name of a
+    local file or folder."""
     if found.run is not None:
         source = f"{found.run.id}:{found.folder or found.names[0]}"
     elif found.address:
@@ -299,19 +298,19 @@ def refer_to_checkpoint(
     notify: Notify,
     open_address: OpenAddress,
 ) -> JobSpec:
-    """*spec* with the checkpoint that *source* means, among *runs*, at an address or a file here.
+    """Add the checkpoint of *source*, among *runs*, at an address or in a local file, to *spec*.
 
-    What lies in the workspace of the cluster is read where it lies; all else is uploaded first to the default
-    datastore, below `himl_checkpoints/`, once. Raises NotFound naming what there is, and what moving the files raises.
+    Files in the workspace of the cluster are used in place. Other files are first uploaded to the default datastore,
+    below `himl_checkpoints/`, once. Raises NotFound, which lists the available files, and what transfers raise.
     """
     if any(item.key == KEY for item in spec.inputs):
-        raise BadUsage(f"An input is called '{KEY}', which is that of --checkpoint.", hint="Choose another key.")
+        raise BadUsage(f"Input '{KEY}' has the name of the input for --checkpoint.", hint="Choose another name.")
     found = find_checkpoint(source, runs, cwd, notify=notify)
     located = _location(found, runs, cluster)
     if located is not None and found.run is not None and not found.run.status.is_final:
         notify(
             Notice(
-                f"Run '{found.run.id}' has not ended: the job begins with '{found.inside}' as that is when the job "
+                f"Run '{found.run.id}' has not ended. The job begins with '{found.inside}' as it is when the job "
                 "starts."
             )
         )
@@ -323,16 +322,16 @@ def refer_to_checkpoint(
     if found.folder:
         brought = {f"{found.place}/": f"{INPUT}/"}
     text = shown(source) if found.address else source
-    notify(Notice(f"Checkpoint '{text}' is {', '.join(sorted(brought)[:3])} when the job starts."))
+    notify(Notice(f"The job starts with checkpoint '{text}' in {', '.join(sorted(brought)[:3])}."))
     return replace(spec, inputs=[*spec.inputs, item], brought=brought, tags={**spec.tags, **_tags_of(found)})
 
 
 def _location(found: Checkpoint, runs: Workspace, cluster: Workspace) -> tuple[DataSpec, Mapping[str, str]] | None:
-    """The input that has the checkpoint where it lies, and the names of the files in it by their place in the job's
-    working folder; None for what is not in the cluster's workspace.
+    """Input for a checkpoint in the cluster's workspace, and its file names by path in the working folder of the job.
+    None for other checkpoints.
 
-    A file at an address may be in storage that a datastore of the workspace is of; the signature is not needed then.
-    Raises NotFound where it is gone, IntegrityFailed where it is empty.
+    A file at an address may be in the storage of one of the workspace's datastores, which needs no signature. Raises
+    NotFound if it was deleted, IntegrityFailed if it is empty.
     """
     above = ""
     if found.run is not None:
@@ -341,8 +340,8 @@ def _location(found: Checkpoint, runs: Workspace, cluster: Workspace) -> tuple[D
             return None
         if found.blobs and not any(blob.size for blob in found.blobs):
             raise IntegrityFailed(
-                f"'{found.inside}' of run '{found.run.id}' is empty, and no checkpoint.",
-                hint="Choose another one, or train on without it.",
+                f"'{found.inside}' of run '{found.run.id}' is empty, and not a valid checkpoint.",
+                hint="Select another one, or train without it.",
             )
         datastore, folder = home.artifact_location(found.run.id)
         above = f"{folder}/"
@@ -350,11 +349,11 @@ def _location(found: Checkpoint, runs: Workspace, cluster: Workspace) -> tuple[D
         datastore, path = _datastore_of(found.address, cluster)
         if not datastore:
             return None
-        with suppress(NotAllowed):  # whoever runs the job may read it all the same
+        with suppress(NotAllowed):  # the job's account may have access
             if cluster.datastore(datastore).stat(path) is None:
                 raise NotFound(
                     f"There is no file '{path}' in datastore '{datastore}'.",
-                    hint="Was the checkpoint deleted since the link was made?",
+                    hint="It may have been deleted after the link was created.",
                 )
         found = replace(found, names=[path])
     inside = found.folder.rstrip("/") or posixpath.dirname(found.names[0])
@@ -363,11 +362,11 @@ def _location(found: Checkpoint, runs: Workspace, cluster: Workspace) -> tuple[D
 
 
 def _datastore_of(address: str, cluster: Workspace) -> tuple[str, str]:
-    """The name of the cluster's datastore that *address* is in, and the path in it; '' for none."""
+    """Datastore of the cluster that contains *address*, and the path in it. Empty if there is none."""
     parts = parts_of(address)
     container, _, path = parts.path.lstrip("/").partition("/")
     account, dfs, suffix = (parts.hostname or "").partition(".dfs.")
-    host = f"{account}.blob.{suffix}" if dfs else account  # the lake's own interface is to the same blobs
+    host = f"{account}.blob.{suffix}" if dfs else account  # the data lake API serves the same blobs
     is_state = "snapshot=" in parts.query or "versionid=" in parts.query
     if parts.scheme == "https" and ".blob." in host and path and not is_state:
         for store in cluster.datastores():
@@ -380,8 +379,8 @@ def _datastore_of(address: str, cluster: Workspace) -> tuple[str, str]:
 def _upload(
     found: Checkpoint, paths: Mapping[str, Path], store: BlobStore, notify: Notify
 ) -> tuple[DataSpec, Mapping[str, str]]:
-    """As `_location`, of the files *paths*, by place, in a folder that is named after their content; what is there
-    already is not sent again."""
+    """Upload *paths* (by path in the job) to a folder that is named after their content, and skip files that it has.
+    Return the same as `_location`."""
     digests = {place: md5_of(path) for place, path in sorted(paths.items())}
     content = "".join(f"{place}\n{md5.hex()}\n" for place, md5 in digests.items())
     folder = f"himl_checkpoints/{hashlib.sha256(content.encode()).hexdigest()[:16]}"
@@ -396,11 +395,11 @@ def _upload(
 
 
 def bring_best(files: BlobStore, root: Path, folder: str = FOLDER, *, than: Rank | None = None) -> TransferResult:
-    """Bring the checkpoint to go on from out of the run's *files* to *root*, its name kept; nothing where there is
+    """Fetch the checkpoint to continue from, from the run's *files* to *root*, with its name. Fetch nothing if there is
     none, or none better *than* that.
 
-    One that proves half-written is removed and the next best brought. Raises ServiceFailed, IntegrityFailed and their
-    kin.
+    An incomplete one is removed, and the next best is fetched. Raises ServiceFailed, IntegrityFailed and similar
+    errors.
     """
     above, slash, _ = folder.rpartition("/")
     sizes = {blob.name: blob.size for page in files.list(above + slash) for blob in page}
@@ -411,6 +410,6 @@ def bring_best(files: BlobStore, root: Path, folder: str = FOLDER, *, than: Rank
         total += download(files, DownloadRequest(root, filters, overwrite=True)).raise_problem()
         if is_whole(root / name):
             break
-        log.warning("'%s' of %s was not written to its end; the next best checkpoint is taken.", name, files.label)
+        log.warning("'%s' of %s is incomplete. Using the next best checkpoint.", name, files.label)
         (root / name).unlink()
     return total

@@ -1,5 +1,4 @@
-"""What the names of checkpoints say: epoch, step, metrics; which one to go on from, and whether it was written to its
-end."""
+"""Parse the names of checkpoints (epoch, step, metrics), rank them, and check whether files are complete."""
 
 from __future__ import annotations
 
@@ -41,8 +40,8 @@ GREATER = re.compile(
     r"acc|accuracy|auc|auroc|rocauc|auprc|aucpr|f1|f1score|dice|m?iou|jaccard|map|precision|recall"
     r"|sensitivity|specificity|r2|bleu|rouge|psnr|ssim|kappa|mcc|reward"
 )
-# Words beside which those above may mean the opposite, or nothing: `neg_log_loss`, `error_free_rate`, `accuracy_drop`,
-# `loss_scale`.
+# Words next to which the words above may have the opposite meaning, or none: `neg_log_loss`, `error_free_rate`,
+# `accuracy_drop`, `loss_scale`.
 TURNING = re.compile(
     r"neg|negative|negated|minus|inv|inverse|inverted|reciprocal|complement"
     r"|free|reduction|decrease|drop|improvement|gap|scale"
@@ -50,8 +49,8 @@ TURNING = re.compile(
 
 
 class Kind(IntEnum):
-    """What a checkpoint is for, the less telling first: the end of a training, an autosave, a recovery checkpoint whose
-    name has its epoch."""
+    """Kind of a checkpoint, from the least to the most specific: the end of a training, an autosave, a recovery
+    checkpoint with its epoch in the name."""
 
     last = 1
     autosave = 2
@@ -60,7 +59,7 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, order=True)
 class Rank:
-    """Which of two checkpoints to go on from: the greater one. `attempt` is the try that wrote it, `version`
+    """Order of checkpoints to continue from, the greatest first. `attempt` is the attempt that wrote it, `version` is
     Lightning's `-v1`."""
 
     kind: Kind
@@ -70,10 +69,10 @@ class Rank:
 
 
 def rank_of(name: str, folder: str = FOLDER) -> Rank | None:
-    """The rank of the file (or folder) called *name*, as a run has it; None for what is no checkpoint to go on from.
+    """Rank of the file or folder *name* of a run. None if it is not a checkpoint to continue from.
 
-    It lies in *folder*, or, from the second try on, in the folder of the same name in `retry_001`, `retry_002`, …
-    beside it. Recovery checkpoints begin with `recovery`, and the first number in their name is the epoch, as in hi-ml:
+    It is in *folder*, or, for later attempts, in the folder with the same name in `retry_001`, `retry_002`, … beside
+    it. Recovery checkpoints begin with `recovery`, and the first number in their name is the epoch, as in hi-ml:
     `recovery_epoch=9.ckpt`, `recovery_9`, `recovery_epoch=9-step=90-v1.ckpt`.
     """
     attempt, base = below_folder(name, folder) or (0, "/")
@@ -89,7 +88,7 @@ def rank_of(name: str, folder: str = FOLDER) -> Rank | None:
 
 
 def best_first(names: Iterable[str], folder: str = FOLDER, *, least: Kind = Kind.last) -> list[str]:
-    """Those of *names* that are checkpoints of the kind *least* or a more telling one, the one to go on from first."""
+    """Names of checkpoints that are at least as specific as *least*, the one to continue from first."""
     ranked = [(rank, name) for name in names if (rank := rank_of(name, folder)) is not None and rank.kind >= least]
     return [name for _, name in sorted(ranked, reverse=True)]
 
@@ -99,8 +98,8 @@ def is_better(rank: Rank | None, than: Rank | None) -> bool:
 
 
 def below_folder(name: str, folder: str = FOLDER) -> tuple[int, str] | None:
-    """The try (0 for the first) that the file called *name* is of, and its name below that try's folder of checkpoints;
-    None where it lies elsewhere."""
+    """Attempt (0 for the first) that wrote the file *name*, and its name below the checkpoint folder of that attempt.
+    None if it is elsewhere."""
     if name.startswith(f"{folder}/"):
         return 0, name[len(folder) + 1 :]
     above, slash, last = folder.rpartition("/")
@@ -114,17 +113,17 @@ def is_temporary(name: str) -> bool:
 
 
 def _without_version(stem: str) -> tuple[str, int]:
-    """*stem* without Lightning's `-v1` at its end, and that number; 0 where it has none."""
+    """*stem* without Lightning's suffix `-v1`, and the number in it, 0 if there is none."""
     found = re.search(r"-v(\d{1,18})$", stem)
     return (stem[: found.start()], int(found[1])) if found else (stem, 0)
 
 
 @dataclass(frozen=True)
 class ParsedName:
-    """`stem` is the name without ending and version (equal in every try); `metrics` may be NaN.
+    """`stem` is the name without suffix and version, equal in all attempts. `metrics` may be NaN.
 
-    `best_of` is the metric that a name such as `best_val_loss.ckpt` has it the best of, '' for `best.ckpt`; None where
-    the name does not say that, or has the values.
+    `best_of` is the metric in a name such as `best_val_loss.ckpt`, '' for `best.ckpt`, and None for other names or
+    names with values.
     """
 
     stem: str
@@ -136,14 +135,14 @@ class ParsedName:
 
 
 def parse_name(name: str) -> ParsedName:
-    """What *name* says, of a file or folder below a folder of checkpoints: `epoch=3-val/loss=0.12-v1.ckpt`,
-    `recovery_9`, `best_val_loss.ckpt`.
+    """Parse the name of a file or folder below a checkpoint folder: `epoch=3-val/loss=0.12-v1.ckpt`, `recovery_9`,
+    `best_val_loss.ckpt`.
 
-    One that is longer than any store takes says nothing.
+    A name longer than any store allows gives nothing.
     """
     if len(name) > LONGEST_NAME:
         return ParsedName(name, 0, None, None, {}, None)
-    stem, version = _without_version(re.sub(r"\.[A-Za-z]\w*$", "", name))  # `val_loss=0.12` has no ending
+    stem, version = _without_version(re.sub(r"\.[A-Za-z]\w*$", "", name))  # `val_loss=0.12` has no suffix
     counters: dict[str, int] = {}
     metrics: dict[str, float] = {}
     for found in _PAIR.finditer(stem):
@@ -166,7 +165,8 @@ def parse_name(name: str) -> ParsedName:
 
 
 def same_metric(one: str, other: str) -> bool:
-    """Whether two names mean one metric: file names cannot hold all signs, so `val/loss` may be `val_loss` there."""
+    """Whether two names mean the same metric. File names cannot contain all characters, so that `val/loss` may be
+    `val_loss`."""
     return plain_metric(one) == plain_metric(other)
 
 
@@ -175,12 +175,12 @@ def plain_metric(metric: str) -> str:
 
 
 def goal_of(metric: str, given: Goal | None) -> Goal:
-    """The *given* goal, else what the metric's name says. A word for a loss outweighs others: `dice_loss`. Raises
-    BadUsage asking for --goal."""
+    """The *given* goal, or the goal from the name of *metric*. A word for a loss has priority: `dice_loss`. Raises
+    BadUsage, which asks for --goal."""
     if given is not None:
         return given
-    # The words of the name, apart at capitals (`valLoss`) and not (`mAP`), with the number behind them (`f1`) and
-    # without (`mAP50`)
+    # Words of the name, split at capitals (`valLoss`) and unsplit (`mAP`), with the number behind them (`f1`) and
+    # without (`mAP50`).
     apart = re.sub(r"([a-z\d])([A-Z])", r"\1 \2", metric)
     found = re.finditer(r"([a-z]+)\d*", f"{metric} {apart}".lower())
     words = {word for one in found for word in (one[0], one[1])}
@@ -190,18 +190,18 @@ def goal_of(metric: str, given: Goal | None) -> Goal:
         if any(map(GREATER.fullmatch, words)):
             return "maximize"
     raise BadUsage(
-        f"Nobody can tell from its name whether '{metric}' is to be small or great.",
+        f"The name of metric '{metric}' does not show whether to minimize or maximize it.",
         hint="Add --goal minimize or --goal maximize.",
     )
 
 
 def is_whole(path: Path) -> bool:
-    """False for what is empty, or can be seen to end too early; True for the rest. A folder is whole when it has files
-    and all are, but for empty marks.
+    """False for empty files, and files that visibly end too early. True for others. A folder is complete if it has
+    files and all are complete, except for empty marker files.
 
-    Files of torch.save (since 1.6), NumPy's `.npz` and Keras's `.keras` are zip archives, whose index stands at their
-    end; a file of safetensors says how long it is. Of other formats only their being empty can be seen: these should be
-    written beside their place and renamed.
+    Files of torch.save (since 1.6), NumPy's `.npz` and Keras's `.keras` are zip archives with an index at the end.
+    Safetensors files contain their length. For other formats, himl only detects empty files, so write these beside
+    their path and then rename them.
     """
     try:
         if not path.is_dir():
@@ -214,7 +214,7 @@ def is_whole(path: Path) -> bool:
 
 
 def is_mark(path: Path) -> bool:
-    """Whether it is an empty file without an ending, as programs leave them beside the files of a checkpoint. Raises
+    """Whether it is an empty file without a suffix, which programs use as markers beside checkpoint files. Raises
     OSError."""
     return not path.suffix and path.stat().st_size == 0
 
@@ -241,13 +241,13 @@ def _is_whole_file(path: Path) -> bool:
 
 
 def on_disk(root: Path, folder: str = FOLDER, *, least: Kind = Kind.last) -> Path | None:
-    """The checkpoint below *root* to go on from, of the kind *least* or a more telling one; half-written ones are
-    passed over, and named in the log."""
+    """Checkpoint below *root* to continue from, at least as specific as *least*. Incomplete ones are skipped and
+    logged."""
     above, _, last = folder.rpartition("/")
     folders = [root / folder, *(root / above).glob(f"retry_*/{last}")]
     paths = (path for one in folders if one.is_dir() for path in one.iterdir())
     for name in best_first((path.relative_to(root).as_posix() for path in paths), folder, least=least):
         if is_whole(root / name):
             return root / name
-        log.warning("'%s' was not written to its end; the next best checkpoint is taken.", name)
+        log.warning("'%s' is incomplete. Using the next best checkpoint.", name)
     return None

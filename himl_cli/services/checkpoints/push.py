@@ -1,4 +1,4 @@
-"""Makes a run of changed checkpoints: which names the files get in it, and how it ends."""
+"""Create a run from changed checkpoints: the names of its files, and its end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OUTPUTS = "outputs/"
 log = logging.getLogger(__name__)
 
 COMMAND = "himl checkpoint push"
-AGAIN = "Push again: that makes another run."
+AGAIN = "Push again, which creates another run."
 
 
 def push_checkpoints(
@@ -52,15 +52,15 @@ def push_checkpoints(
     tags: Mapping[str, str] | None = None,
     elsewhere: Callable[[], Workspace] | None = None,
 ) -> PushedCheckpoints:
-    """Make a run of *files* (or folders), changed checkpoints of *from_run*, in *workspace*; of several joined ones, in
-    the one that keeps the source. None and '' stand for that run's *experiment* and a name with its id.
+    """Create a run in *workspace* from *files* (or folders), changed checkpoints of *from_run*. Of several joined
+    workspaces, use the one with the source run. By default, the experiment is that run's, and the name contains its id.
 
-    The source is looked for in *workspace*, then in what *elsewhere* opens. The new run ends as Completed once all
-    files are stored, their MD5s on record; else as Failed or Canceled, with the reason. Nothing is made where something
-    is wrong with the request: raises NotFound, RunNotFound, BadUsage.
+    The source is searched for in *workspace*, then in the result of *elsewhere*. The new run ends as Completed when all
+    files are stored with their MD5s, otherwise as Failed or Canceled, with the reason. An invalid request creates
+    nothing. Raises NotFound, RunNotFound, BadUsage.
     """
     if not files:
-        raise BadUsage("Nothing is named to push.", hint="Name files or folders.")
+        raise BadUsage("No files to push were given.", hint="Give files or folders.")
     non_blank("--from", from_run)
     selection, home = RunSelection(runs=(from_run,)), workspace
     try:
@@ -72,10 +72,10 @@ def push_checkpoints(
         (source,) = find_runs(home, selection, cwd=cwd)
     target = workspace.home_of(source.id) if home is workspace else workspace
     if not isinstance(target, RunRecorder):
-        raise HimlError(f"No run can be made in {target.label}.")
+        raise HimlError(f"himl cannot create runs in {target.label}.")
     store = home.run_files(source.id)
     originals = {blob.name: blob for page in store.list(OUTPUTS) for blob in page}
-    # Its files may lie as they were fetched from there
+    # The files may be in a folder that `fetch` created for one of these runs.
     sources = {source.id, source.tags[FROM_RUN]} if PUSHED in source.tags and FROM_RUN in source.tags else {source.id}
     found = _find_files(files, sources, store, originals, cwd)
     unchanged = []
@@ -103,7 +103,7 @@ def push_checkpoints(
     )
     run = _store_files(target, new, found, notify)
     names = [*found]
-    start = run.id  # what means these files, as `--checkpoint` reads it
+    start = run.id  # the text that `--checkpoint` reads
     if len(names) == 1 and not best_first(names):
         start += f":{names[0].removeprefix(f'{FOLDER}/')}"
     elif not best_first(names):
@@ -114,13 +114,12 @@ def push_checkpoints(
 def _find_files(
     files: Sequence[Path], sources: Collection[str], store: BlobStore, originals: Container[str], cwd: Path
 ) -> Mapping[str, Path]:
-    """The paths that *files* mean by their names in the new run. A folder stands for the files in it, a pattern for
-    what matches: not every shell reads those.
+    """Paths of *files* by their names in the new run. Folders and patterns, which some shells do not expand, are
+    expanded to their files.
 
-    They go below `outputs/checkpoints`. What lies below a folder that is called as a run of *sources* was laid there by
-    `fetch` (or `download`), and keeps its name. Raises NotFound for what is not there, DiskFailed, and BadUsage for a
-    file that is empty or was not written to its end, for the folder of a project, and for two files that would get one
-    name.
+    The names begin with `outputs/checkpoints`. Files below a folder with the id of one of *sources*, which `fetch` or
+    `download` created, keep their names. Raises NotFound for missing files, DiskFailed, and BadUsage for an empty or
+    incomplete file, for a project folder, and for two files with the same name.
     """
     names: dict[str, Path] = {}
     for file in files:
@@ -147,7 +146,7 @@ def _find_files(
                     other = names.setdefault(name, one)
                     if not os.path.samefile(other, one):
                         raise BadUsage(
-                            f"'{other}' and '{one}' would both be '{name}' in the new run.",
+                            f"'{other}' and '{one}' would have the same name in the new run: '{name}'.",
                             hint="Rename one of them, or push them to two runs.",
                         )
             except OSError as err:
@@ -158,8 +157,8 @@ def _find_files(
 
 
 def _store_files(target: RunRecorder, new: Run, files: Mapping[str, Path], notify: Notify) -> Run:
-    """The run once *files* are stored and it has ended. Raises what kept them from it, after the run was ended for
-    that; whoever interrupts it leaves no run that goes on."""
+    """Store *files*, end the run and return it. Raises what prevented that, after ending the run. An interruption ends
+    the run."""
     is_begun = is_stored = False
     try:
         target.start_run(new)
@@ -173,11 +172,11 @@ def _store_files(target: RunRecorder, new: Run, files: Mapping[str, Path], notif
         return target.end_run(new.id, RunEnd(RunStatus.completed))
     except HimlError as err:
         if is_stored:
-            err.args = (f"All files are in run '{new.id}', which could not be ended and may go on as Running: {err}",)
-            err.hint = f"{err.hint} Jobs can start from it as it is.".strip()
+            err.args = (f"Run '{new.id}' has all files, but could not be ended and may stay Running: {err}",)
+            err.hint = f"{err.hint} Jobs can start from it in this status.".strip()
         elif is_begun:
             ending = _end(target, new.id, RunEnd(RunStatus.failed, f"Not all files could be stored: {err}"))
-            err.args = (f"{err} Run '{new.id}' has not all of the files, and {ending}.",)
+            err.args = (f"{err} Run '{new.id}' is missing files, and {ending}.",)
             err.hint = f"{err.hint} {AGAIN}".strip()
         raise
     except KeyboardInterrupt as err:
@@ -185,13 +184,13 @@ def _store_files(target: RunRecorder, new: Run, files: Mapping[str, Path], notif
         if is_stored:
             ending = _end(target, new.id, RunEnd(RunStatus.completed))
             raise Interrupted(
-                f"Interrupted: all files are in run '{new.id}', and it {ending}.", hint="Jobs can start from it."
+                f"Interrupted. Run '{new.id}' has all files, and {ending}.", hint="Jobs can start from it."
             ) from err
         text = f"{COMMAND} was interrupted before all files were stored"
         ending = _end(target, new.id, RunEnd(RunStatus.canceled, text))
         if not is_begun:
             raise
-        raise Interrupted(f"Interrupted: run '{new.id}' has not all of the files, and {ending}.", hint=AGAIN) from err
+        raise Interrupted(f"Interrupted. Run '{new.id}' is missing files, and {ending}.", hint=AGAIN) from err
 
 
 def _end(target: RunRecorder, run_id: str, end: RunEnd) -> str:
@@ -199,4 +198,4 @@ def _end(target: RunRecorder, run_id: str, end: RunEnd) -> str:
         return f"ended as {target.end_run(run_id, end).status.value}"
     except HimlError as err:
         log.warning("Run '%s' could not be ended: %s", run_id, err)
-        return "could not be ended: it may go on as Running"
+        return "could not be ended and may stay Running"

@@ -1,5 +1,5 @@
-"""Which of a run's checkpoints is meant: the last, that of an epoch, or the best. Each is a file among those of the
-run, or a folder that is saved as one."""
+"""Select a checkpoint of a run: the last, the best, or one of an epoch. A checkpoint is a file, or a folder that is
+saved as one."""
 
 from __future__ import annotations
 
@@ -37,20 +37,21 @@ from himl_cli.services.checkpoints.names import (
 )
 from himl_cli.workspaces.base import BlobStore
 
-# Folders that are one checkpoint, as DeepSpeed's and FSDP's are; others only sort files.
+# Folders that are one checkpoint, as in DeepSpeed and FSDP. Other folders only group files.
 _FOLDER_NAME = re.compile(r".+\.ckpt|(?:last|autosave|recovery(?:_(?:epoch=)?\d+)?)(?:-v\d+)?", re.IGNORECASE)
 _EXPORT = re.compile(r"\.(onnx|pkl|pickle|joblib|npz|npy|h5|hdf5|keras|tflite|pb|mlmodel|engine|ts)$", re.IGNORECASE)
 _CHECKPOINT = re.compile(r"\.(ckpt|pt|pth|safetensors|bin)$", re.IGNORECASE)
 _MODELS = re.compile(r"\.(ckpt|pt|pth|bin|safetensors|h5|keras|pkl|joblib|npz|onnx)(/|$)")
-SHOWN, LISTED = 5, 10_000  # names of files in an error, and those they are chosen from
+# File names in an error, and the names that they are chosen from.
+SHOWN, LISTED = 5, 10_000
 METRICS_SHOWN = 6
 MOST_EPOCHS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """`name` is that of the file, or of the folder without a slash at its end; `attempt` the try that wrote it, 0 for
-    the first."""
+    """`name` is the file, or the folder without a final slash. `attempt` is the attempt that wrote it, 0 for the
+    first."""
 
     name: str
     blobs: Sequence[BlobInfo]
@@ -73,12 +74,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was found: `names` are files of `run`, or, where that is None, paths here; nobody knows them yet for an
-    `address`, which is '' for all else.
+    """A found checkpoint. `names` are files of `run`, or local paths if that is None. For an `address`, they are
+    unknown.
 
-    `folder` is what is dropped of names; '' for a single file. `is_one` where the folder is one checkpoint, as
-    DeepSpeed's are. `blobs` is what the run's store said of the names. `why` is a sentence to tell the user; `epoch`,
-    `metric` and `value` are what the choice was made by, or the name says.
+    `folder` is the prefix to remove from names, '' for a single file. `is_one` marks a folder that is one checkpoint,
+    as in DeepSpeed. `blobs` are the files in the run's store. `why` is a sentence for the user. `epoch`, `metric` and
+    `value` are the criteria of the choice, or come from the name.
     """
 
     names: Sequence[str]
@@ -102,8 +103,8 @@ class Checkpoint:
 
     @property
     def place(self) -> str:
-        """Where the file goes, or the files of the folder, without a slash at the end: what is one checkpoint is
-        `outputs/checkpoints/last` with its own ending."""
+        """Path for the file or folder, without a final slash. A single checkpoint becomes `outputs/checkpoints/last`
+        with its own suffix."""
         if self.folder and not self.is_one:
             return FOLDER
         _, dot, ending = self.inside.replace("\\", "/").rpartition("/")[2].rpartition(".")
@@ -111,7 +112,7 @@ class Checkpoint:
 
     @property
     def by_place(self) -> dict[str, str]:
-        """The names by where the files go; those of a folder keep their names."""
+        """Names by path in the job. Files of a folder keep their names."""
         if self.folder:
             return {f"{self.place}/{name[len(self.folder) :]}": name for name in self.names}
         (name,) = self.names
@@ -120,7 +121,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Candidates:
-    """A run, its files, the checkpoints among them, and its metrics for the asking."""
+    """A run, its files, the checkpoints among them, and a function that reads its metrics."""
 
     run: Run
     files: BlobStore
@@ -129,34 +130,34 @@ class Candidates:
 
     @property
     def usable(self) -> Sequence[Candidate]:
-        """Without what was exported beside checkpoints (`.onnx`, `.pkl`); where there is nothing else, these are the
+        """Checkpoints without exports beside them (`.onnx`, `.pkl`). If there are only exports, these are the
         checkpoints."""
         beside = any(_CHECKPOINT.search(one.name) for one in self.found)
         return [one for one in self.found if one.is_folder or not beside or not _EXPORT.search(one.name)]
 
     def nothing(self, what: str, hint: str = "") -> NotFound:
-        """The run has *what* (`no 'a.ckpt'`); what it has in `outputs/` is listed. *hint* stands before that."""
+        """Error that the run has *what* (`no 'a.ckpt'`), with a list of files in `outputs/` after *hint*."""
         existing = [*islice((blob.name for page in self.files.list("outputs/") for blob in page), LISTED)]
         likely = [name for name in existing if rank_of(name) or _MODELS.search(name)] or existing
         more = f" and {len(likely) - SHOWN} more" if len(likely) > SHOWN else ""
-        there = f"There are: {', '.join(likely[:SHOWN])}{more}. Name one: {self.run.id}:PATH"
+        there = f"Its files: {', '.join(likely[:SHOWN])}{more}. Give one: {self.run.id}:PATH"
         return NotFound(
             f"Run '{self.run.id}' has {what}.",
-            hint=f"{hint} {there if likely else 'It kept nothing in outputs/.'}".strip(),
+            hint=f"{hint} {there if likely else 'It has no files in outputs/.'}".strip(),
         )
 
     def ambiguous(self, what: str, found: Sequence[Candidate], hint: str = "") -> BadUsage:
-        """The run has *what* (`2 checkpoints of epoch 3`), and nothing tells which of *found* is meant."""
+        """Error that the run has *what* (`2 checkpoints of epoch 3`), so that one of *found* must be selected."""
         names = []  # `RUN:last.ckpt`, `RUN:outputs/retry_001/checkpoints/last.ckpt`, `RUN:last.ckpt/` for a folder
         for one in sorted(found, key=lambda one: one.name):
             short = one.name.removeprefix(f"{FOLDER}/")
             names.append(f"{self.run.id}:{one.name if '/' in short else short}{'/' * one.is_folder}")
         more = f" and {len(names) - 2 * SHOWN} more" if len(names) > 2 * SHOWN else ""
-        hint = f"{hint} Name one: {', '.join(names[: 2 * SHOWN])}{more}".strip()
+        hint = f"{hint} Give one: {', '.join(names[: 2 * SHOWN])}{more}".strip()
         return BadUsage(f"Run '{self.run.id}' has {what}.", hint=hint)
 
     def only(self, found: Sequence[Candidate], what: str, hint: str = "") -> Candidate:
-        """The one of *found*, or any of them where all have one content. Raises BadUsage naming them."""
+        """The only one of *found*, or any of them if all have the same content. Raises BadUsage, which lists them."""
         if len(found) > 1:
             is_one = _have_one_size(found)
             digests = {tuple(blob.md5 or self.files.md5(blob) for blob in one.blobs) for one in found if is_one}
@@ -187,7 +188,7 @@ def candidates_of(blobs: Iterable[BlobInfo]) -> list[Candidate]:
         attempt, below = below_folder(blob.name) or (0, "")
         if not below or blob.name.endswith("/") or is_temporary(below):
             continue
-        unit, parts = "", below.split("/")  # the folder on the way to the file that is one checkpoint
+        unit, parts = "", below.split("/")  # the first parent folder that is one checkpoint
         for number, part in enumerate(parts[:-1]):
             if _FOLDER_NAME.fullmatch(part) and (number == 0 or part.lower().endswith(".ckpt")):
                 unit = "/".join(parts[: number + 1])
@@ -204,7 +205,7 @@ def candidates_of(blobs: Iterable[BlobInfo]) -> list[Candidate]:
 
 
 def _newest_of_each_name(found: Iterable[Candidate]) -> list[Candidate]:
-    """Of those with one name (in several tries, in several versions) the newest."""
+    """The newest of each name, among several attempts and versions."""
     newest: dict[str, Candidate] = {}
     for one in found:
         known = newest.setdefault(one.parsed.stem, one)
@@ -214,35 +215,33 @@ def _newest_of_each_name(found: Iterable[Candidate]) -> list[Candidate]:
 
 
 def _newest_attempt(found: Sequence[Candidate]) -> list[Candidate]:
-    """Those of *found* that the newest try among them wrote, in their order."""
+    """Those of *found* from the newest attempt among them, in order."""
     newest = max((one.attempt for one in found), default=0)
     return [one for one in found if one.attempt == newest]
 
 
 def _have_one_size(found: Sequence[Candidate]) -> bool:
-    """Whether all of *found* have files of the same names within them and the same sizes, which does not prove that
-    they are the same."""
+    """Whether all of *found* have files with the same names and sizes, which does not prove that they are equal."""
     return len({tuple((blob.name[len(one.name) :], blob.size) for blob in one.blobs) for one in found}) == 1
 
 
 def choice_of(select: str | None = None, metric: str | None = None, goal: str | None = None) -> Choice:
-    """What `last`, `best` or `epoch=N` means together with a metric and a goal, either of which asks for the best.
-    Raises BadUsage."""
+    """Parse `last`, `best` or `epoch=N`, with a metric and a goal, each of which selects the best. Raises BadUsage."""
     if goal is not None and goal not in GOALS:
-        raise BadUsage(f"There is no goal '{goal}'.", hint="Goals are minimize and maximize.")
+        raise BadUsage(f"There is no goal '{goal}'.", hint="Use minimize or maximize.")
     non_blank("--metric", metric)
     by_value = metric is not None or goal is not None
     kind, equals, number = ("best" if by_value else "last", "", "") if select is None else select.strip().partition("=")
     is_epoch = kind == "epoch" and number.strip().isdecimal()
     if not is_epoch and (kind not in ("last", "best") or equals):
         raise BadUsage(
-            f"There is no checkpoint to select by '{select}'.",
-            hint="Give last, best, or epoch=N (as in the file's name; Lightning counts from 0).",
+            f"--select must be last, best, or epoch=N, not '{select}'.",
+            hint="N is the epoch in the file's name. Lightning counts from 0.",
         )
     if by_value and kind != "best":
         raise BadUsage(
-            f"--metric and --goal choose the best checkpoint, and --select {select} another one.",
-            hint="Leave one of them out.",
+            f"--metric and --goal select the best checkpoint, and cannot be combined with --select {select}.",
+            hint="Omit one of them.",
         )
     if is_epoch:
         return Choice("epoch", int(number))
@@ -252,9 +251,9 @@ def choice_of(select: str | None = None, metric: str | None = None, goal: str | 
 
 
 def choose(candidates: Candidates, choice: Choice, *, of_best_trial: bool = False) -> Checkpoint:
-    """The checkpoint that *choice* means; of a sweep's best trial, where no name says which one is the best, the last.
+    """Select the checkpoint of *choice*. For a sweep's best trial, fall back to the last one if no name marks the best.
 
-    Raises NotFound where none fits, BadUsage where several do and cannot be told apart.
+    Raises NotFound if none matches, BadUsage for several different matches.
     """
     if choice.kind == "last":
         return _last(candidates)
@@ -266,7 +265,7 @@ def choose(candidates: Candidates, choice: Choice, *, of_best_trial: bool = Fals
             if len(known) > MOST_EPOCHS:
                 shown[MOST_EPOCHS // 2 : -MOST_EPOCHS // 2] = ["…"]
             hint = f"Epochs in names: {', '.join(shown)}." if known else ""
-            raise candidates.nothing(f"no checkpoint whose name says epoch {choice.epoch}", hint)
+            raise candidates.nothing(f"no checkpoint with epoch {choice.epoch} in its name", hint)
         newest = _newest_of_each_name(_newest_attempt(fitting))
         return candidates.checkpoint(candidates.only(newest, f"of epoch {choice.epoch}"))
     try:
@@ -275,12 +274,12 @@ def choose(candidates: Candidates, choice: Choice, *, of_best_trial: bool = Fals
         if not of_best_trial or choice.metric is not None:
             raise
     last = _last(candidates)
-    why = f"No name of its checkpoints says which is the best; its last one is taken. {last.why}"
+    why = f"No name marks the best checkpoint. Using the last one. {last.why}"
     return replace(last, why=why.strip())
 
 
 def _last(candidates: Candidates) -> Checkpoint:
-    """The newest try's `last.ckpt` or recovery checkpoint: where the run can go on."""
+    """`last.ckpt` or recovery checkpoint of the newest attempt, from which the run can continue."""
     run = candidates.run
     order = {one: (one.rank, one.parsed.step or -1) for one in candidates.found if one.rank is not None}
     ranked = sorted(order, key=lambda one: order[one], reverse=True)
@@ -289,20 +288,20 @@ def _last(candidates: Candidates) -> Checkpoint:
     fitting, why = _newest_attempt(ranked), ""
     lasts = [one for one in ranked if not one.is_recovery]
     if not lasts:
-        why = f"Run '{run.id}' has no {LAST}; its recovery checkpoint is taken."
+        why = f"Run '{run.id}' has no {LAST}. Using its recovery checkpoint."
     elif fitting[0].attempt > lasts[0].attempt:
-        why = f"The newest try of run '{run.id}' has no {LAST}; its recovery checkpoint is taken."
+        why = f"The newest attempt of run '{run.id}' has no {LAST}. Using its recovery checkpoint."
     else:
         fitting, written = lasts, lasts[0].modified
         is_old = written is not None and written < run.created
-        if PUSHED not in run.tags and (FROM_RUN in run.tags or is_old):  # perhaps the run began with it
+        if PUSHED not in run.tags and (FROM_RUN in run.tags or is_old):  # the run may have begun with it
             recoveries = [one for one in ranked if one.is_recovery]
             later = [one for one in recoveries if one.modified and written and one.modified > written]
             if later:
                 fitting = _newest_attempt(later)
                 why = (
-                    f"Run '{run.id}' began with its {LAST} and wrote recovery checkpoints later; that of the highest "
-                    "epoch is taken."
+                    f"Run '{run.id}' began with its {LAST}, and wrote recovery checkpoints later. Using the one of the "
+                    "highest epoch."
                 )
     alike = [one for one in fitting if order[one] == order[fitting[0]]]
     usual = [one for one in alike if one.name.endswith(".ckpt")] or alike
@@ -310,33 +309,34 @@ def _last(candidates: Candidates) -> Checkpoint:
 
 
 def _best(candidates: Candidates, choice: Choice) -> Checkpoint:
-    """By the metric of *choice*, in names if any has it, else as the run logged it; without one, by the only metric
-    that names have."""
+    """Best by the metric of *choice*, from names if any has it, else from the run's log. Without a metric, by the only
+    metric in names."""
     named = [one for one in candidates.usable if one.parsed.metrics or one.parsed.best_of is not None]
     named = _newest_of_each_name(named)
-    metrics: list[str] = []  # in names, each as it is first spelled, in the order of the names
+    metrics: list[str] = []  # from names, with their first spelling, in the order of the names
     for one in sorted(named, key=lambda one: one.name):
         metrics += [name for name in one.parsed.metrics if not any(same_metric(name, other) for other in metrics)]
-    declared: dict[str, list[Candidate]] = {}  # those that are called the best
+    declared: dict[str, list[Candidate]] = {}  # checkpoints with `best` in their names, by metric
     for one in named:
         metric = one.parsed.best_of
         if metric is not None:
             declared.setdefault(plain_metric(metric), []).append(one)
-    called_best = [one for alike in declared.values() for one in _newest_attempt(alike)]  # of each metric
+    # One per metric.
+    called_best = [one for alike in declared.values() for one in _newest_attempt(alike)]
     if choice.metric is not None:
         return _best_by(choice.metric, choice.goal, candidates, named, metrics, called_best)
     if len(metrics) > 1:
         raise candidates.ambiguous(
             f"checkpoints with {len(metrics)} metrics in their names: {', '.join(metrics)}",
             [one for one in named if one.parsed.metrics],
-            f"Add --metric {metrics[0]}, say.",
+            f"Add a metric, for example --metric {metrics[0]}.",
         )
-    what = "that are the best by their names"
+    what = "with a name that marks the best"
     if not metrics:
         if not called_best:
             raise candidates.nothing(
-                "no checkpoint whose name says that it is the best",
-                "Add --metric NAME to choose by what the run logged.",
+                "no checkpoint with a name that marks the best",
+                "To use a metric that the run logged, add --metric NAME.",
             )
         only = candidates.only(called_best, what, "Add --metric NAME.")
         return candidates.checkpoint(only, metric=only.parsed.best_of)
@@ -344,11 +344,9 @@ def _best(candidates: Candidates, choice: Choice) -> Checkpoint:
     best, value = _best_in_names(candidates, named, metrics, metric, choice.goal)
     both = [*called_best, best]
     digests = (blob.md5 or candidates.files.md5(blob) for one in both for blob in one.blobs)
-    if called_best and _have_one_size(both) and not all(digests):  # `best.ckpt` may be the same
+    if called_best and _have_one_size(both) and not all(digests):  # `best.ckpt` may be the same checkpoint
         best_name = called_best[0].name.rpartition("/")[2]
-        why = (
-            f"It is chosen by the {metric} in its name; no MD5 is on record to tell whether '{best_name}' is the same."
-        )
+        why = f"Selected by the {metric} in its name. '{best_name}' may be the same, but its MD5 is unknown."
     else:
         candidates.only(both, what, f"Add --metric {metric}.")
     return candidates.checkpoint(best, why, metric, value)
@@ -362,37 +360,37 @@ def _best_by(
     known: Sequence[str],
     called_best: Sequence[Candidate],
 ) -> Checkpoint:
-    """The best by *metric*: by the values behind it in names, of those that are called the best by it, by a name that
-    ends with it (`resnet-val_loss` with `val_loss`), else as it was logged."""
+    """Best by *metric*: from the values in names, else a checkpoint whose name marks it as the best, else from names
+    whose metric ends with *metric* (`resnet-val_loss` for `val_loss`), else from the run's log."""
     if any(same_metric(each, metric) for each in known):
         best, value = _best_in_names(candidates, named, [metric], metric, goal)
         return candidates.checkpoint(best, metric=metric, value=value)
     declared = [one for one in called_best if one.parsed.best_of and same_metric(one.parsed.best_of, metric)]
     if declared:
         return candidates.checkpoint(
-            candidates.only(declared, f"that are the best by {metric} by their names"), metric=metric
+            candidates.only(declared, f"with a name that marks the best {metric}"), metric=metric
         )
     fitting = [each for each in known if plain_metric(each).endswith(f"_{plain_metric(metric)}")]
     if len(fitting) > 1:
         raise candidates.ambiguous(
-            f"{len(fitting)} metrics that may be '{metric}': {', '.join(fitting)}",
+            f"{len(fitting)} metrics that match '{metric}': {', '.join(fitting)}",
             [one for one in named if any(each in fitting for each in one.parsed.metrics)],
-            f"Add --metric {fitting[0]}, say.",
+            f"Add a metric, for example --metric {fitting[0]}.",
         )
     if fitting:
         best, value = _best_in_names(candidates, named, fitting, metric, goal)
-        return candidates.checkpoint(best, f"'{fitting[0]}' in names is taken for {metric}.", metric, value)
-    effective = goal_of(metric, goal)  # before the service is asked for the metrics
+        return candidates.checkpoint(best, f"Using '{fitting[0]}' from names as {metric}.", metric, value)
+    effective = goal_of(metric, goal)  # may raise, so it precedes the request for the metrics
     attempts = 1 + max((one.attempt for one in candidates.found), default=0)
     points = _logged_values(candidates.metrics(), metric, candidates.run, attempts)
     counted = [one for one in candidates.usable if one.parsed.epoch is not None or one.parsed.step is not None]
     values, text = _match(metric, points, _newest_of_each_name(counted), attempts)
     if not values:
-        raise candidates.nothing(f"no checkpoint whose name has an epoch or step that '{metric}' was logged for")
+        raise candidates.nothing(f"no checkpoint with an epoch or step in its name for which '{metric}' was logged")
     best, value = _best_of(candidates, values, metric, effective)
     numbers = [value, *(point.value for point in points if math.isfinite(point.value))]
     top = min(numbers) if effective == "minimize" else max(numbers)
-    missed = f"{metric} was better, {top:g}, where no checkpoint was kept." if top != value else ""
+    missed = f"{metric} was better ({top:g}) at a point without a checkpoint." if top != value else ""
     return candidates.checkpoint(best, " ".join(filter(None, (text, missed))), metric, value)
 
 
@@ -407,11 +405,11 @@ def _best_in_names(
 def _best_of(
     candidates: Candidates, values: Sequence[tuple[Candidate, float]], metric: str, goal: Goal
 ) -> tuple[Candidate, float]:
-    """Infinite values count only where there are no others."""
+    """Best checkpoint and value. Infinite values count only if there are no others."""
     numbers = [value for _, value in values if not math.isnan(value)]
     numbers = [value for value in numbers if math.isfinite(value)] or numbers
     if not numbers:
-        raise candidates.nothing(f"no checkpoint for which {metric} is a number")
+        raise candidates.nothing(f"no checkpoint with a number for {metric}")
     best = min(numbers) if goal == "minimize" else max(numbers)
     winners = [one for one, value in values if value == best]
     if len({(one.parsed.epoch, one.parsed.step) for one in winners}) == 1:
@@ -421,8 +419,8 @@ def _best_of(
 
 @dataclass(frozen=True)
 class _Point:
-    """One logged value, which may be NaN. `step` is None where only the order tells values apart, `epoch` where no
-    metric `epoch` was logged."""
+    """One logged value, which may be NaN. `step` is None if values have no distinct steps. `epoch` is None if no metric
+    `epoch` was logged."""
 
     value: float
     step: int | None
@@ -430,11 +428,11 @@ class _Point:
 
 
 def _logged_values(metrics: Sequence[Metric], name: str, run: Run, attempts: int) -> list[_Point]:
-    """Those of the metric called *name*, of the run itself before runs nested in it, by step and in the order logged.
+    """Logged values of the metric *name*, by step and in logged order. The run's own precede those of nested runs.
 
-    A metric `epoch` logged beside it says which epoch a step belongs to, as Lightning's loggers log it; where steps
-    tell nothing apart, the first value belongs to the first epoch logged, and so on. So many *attempts* may each have
-    logged a step. Raises NotFound naming the metrics there are, BadUsage where values cannot be told apart.
+    A metric `epoch` beside it maps steps to epochs, as Lightning logs it. Without distinct steps, the first value
+    belongs to the first epoch, and so on. Each of *attempts* may have logged a step. Raises NotFound, which lists the
+    metrics, BadUsage if values are ambiguous.
     """
     own_first = sorted(metrics, key=lambda metric: metric.run != run.id)
     alike = [metric for metric in own_first if same_metric(metric.name, name)]
@@ -443,8 +441,8 @@ def _logged_values(metrics: Sequence[Metric], name: str, run: Run, attempts: int
         more = ", …" if len(known) > METRICS_SHOWN else ""
         shown = ", ".join(near_matches(name, known) or known[:METRICS_SHOWN])
         raise NotFound(
-            f"No checkpoint of run '{run.id}' has '{name}' in its name, and the run did not log it.",
-            hint=f"It logged: {shown}{more}." if known else "It logged no metric at all.",
+            f"'{name}' was not logged by run '{run.id}', and is in no name of its checkpoints.",
+            hint=f"Its metrics: {shown}{more}." if known else "It logged no metrics.",
         )
     found = next((metric for metric in alike if metric.name == name), alike[0])
     epochs = next((metric for metric in own_first if metric.name == "epoch" and metric.run == found.run), None)
@@ -460,35 +458,33 @@ def _logged_values(metrics: Sequence[Metric], name: str, run: Run, attempts: int
     steps = sorted({point.step: int(point.value) for point in numbers if math.isfinite(point.value)}.items())
 
     def epoch_at(step: int) -> int | None:
-        """That of the last step that is not after *step*; the first one for a step before them all."""
+        """Epoch of the last step up to *step*, or the first epoch for an earlier step."""
         return steps[max(0, bisect_right(steps, (step, math.inf)) - 1)][1] if steps else None
 
     return [_Point(point.value, point.step, epoch_at(point.step)) for point in found.points]
 
 
 def _is_too_often(values: Sequence[float], attempts: int) -> bool:
-    """Whether *values* of one step are more than so many tries log, each one; what is logged again as it was does not
-    count."""
+    """Whether one step has more distinct *values* than attempts. A repeated value does not count."""
     return len({repr(value) for value in values}) > attempts
 
 
 def _indistinct(metric: str, times: int, step: int) -> BadUsage:
     return BadUsage(
-        f"'{metric}' was logged {times} times at step {step}: nothing tells which value belongs to which checkpoint.",
-        hint="Log it with step=, or a metric 'epoch' beside it each time. Name the checkpoint that you want as "
-        "RUN:PATH.",
+        f"'{metric}' was logged {times} times at step {step}, so that its values cannot be matched to checkpoints.",
+        hint="Log it with step=, or log a metric 'epoch' beside it. To select a checkpoint, give RUN:PATH.",
     )
 
 
 def _match(
     metric: str, logged: Sequence[_Point], checkpoints: Sequence[Candidate], attempts: int
 ) -> tuple[Sequence[tuple[Candidate, float]], str]:
-    """The values of *checkpoints* that have one: at the step in a name, else at its epoch; and a sentence about the
-    counting where there was more than one way.
+    """Values of *checkpoints*: at the step in the name, else at its epoch. Also a sentence about the counting, if it
+    was ambiguous.
 
-    Lightning's step N is that after the values of N-1 were logged: so N-1 counts where all names have a value there,
-    else N. Where no metric `epoch` was logged, steps may be epochs: that counts if it fits more of the names that have
-    a step, too. Raises BadUsage where values of one step cannot be told apart.
+    Lightning's step N comes after the values of step N-1. N-1 counts if all names have a value there, else N. Without
+    a metric `epoch`, steps may be epochs, which counts if it matches more of the names that have a step too. Raises
+    BadUsage for ambiguous values of one step.
     """
     has_epochs = any(point.epoch is not None for point in logged)
     of_step: dict[int | None, list[_Point]] = defaultdict(list)
@@ -498,7 +494,7 @@ def _match(
         of_epoch[point.epoch if has_epochs else point.step].append(point)
 
     def at_step(one: Candidate, offset: int) -> list[_Point]:
-        """The points of the one step that the checkpoint belongs to: several where tries logged it again."""
+        """Points of the checkpoint's step. Several if attempts logged it again."""
         points = of_step[one.parsed.step - offset] if one.parsed.step is not None else []
         return [point for point in points if not has_epochs or one.parsed.epoch in (None, point.epoch)]
 
@@ -517,8 +513,8 @@ def _match(
     matched = {**by_epoch, **by_step} if has_epochs else by_step if steps_fit else by_epoch
     text = ""
     if by_step and (has_epochs or steps_fit) and (before.keys() & at.keys() or (of_both and not has_epochs)):
-        which = "the step before the one in a name, as Lightning counts" if is_before else "the step in a name"
-        text = f"{metric} is that of {which}{', not of its epoch' if of_both and not has_epochs else ''}."
+        which = "the step before the one in the name, as Lightning counts" if is_before else "the step in the name"
+        text = f"Using {metric} of {which}{', not of its epoch' if of_both and not has_epochs else ''}."
     values: list[tuple[Candidate, float]] = []
     for one, points in matched.items():
         if points[-1].step is not None and _is_too_often([point.value for point in points], attempts):

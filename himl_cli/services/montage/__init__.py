@@ -1,6 +1,6 @@
-"""Slides in one picture, or cut into tiles: read and encoded strip by strip, so that memory does not grow with their
-number.
+"""Show slides in one image, or cut them into tiles. Slides are read and encoded in strips, so that memory use does not
+grow with their number.
 
-Modules that read, paint or encode pixels import numpy and Pillow, which come with the extra `montage`: commands import
-those only once that was checked. `query`, `stored`, `cluster`, `files`, `layout` and `threads` import neither.
+Modules that read, paint or encode pixels import numpy and Pillow, which the extra `montage` installs. Commands check
+for it before they import these modules. `query`, `stored`, `cluster`, `files`, `layout` and `threads` import neither.
 """

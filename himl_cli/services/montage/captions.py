@@ -1,7 +1,7 @@
-"""What is drawn into a cell beside its slide: captions, and marks of what could not be read.
+"""Captions of slides, and marks for unreadable ones.
 
-DejaVu Sans comes with the package, so that captions look alike on every machine. One thread at a time measures or
-draws: FreeType's faces are not made for several.
+The package contains DejaVu Sans, so that captions look the same on every machine. One thread at a time measures or
+draws, because FreeType's faces are not thread-safe.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from himl_cli.services.montage.layout import HIML_LETTERS, LEAST_LETTERS, letter
 ELLIPSIS = "…"
 JOINERS = "\u200c\u200d"
 INK, HIML_INK = (32, 32, 32), (27, 77, 40)
-# How far letters of hi-ml's layout may shrink before a caption is shortened, in pixels per em; others may to half.
+# Smallest letters in hi-ml's layout before a caption is shortened, in pixels per em. Other letters may halve.
 HIML_LEAST = 8
 
 GREY, STROKE, REASON_INK = (236, 236, 236), (176, 176, 176), (72, 72, 72)
 STROKES_PER_ROOM = 250
 LETTERS_PER_ROOM, LARGEST_LETTERS = 14, 192
-REASON = 0.6  # the letters of the reason, by those of the title
-# How much of the room the words may take, the height of a line in ems of its letters, and the empty space around them.
+REASON = 0.6  # size of the reason's letters, relative to those of the title
+# Share of the room for the words, the height of a line in ems, and the space around them.
 WIDTH, HEIGHT, LINE, MARGIN = 0.86, 0.7, 1.3, 0.5
 
 _lock = threading.Lock()
@@ -41,8 +41,7 @@ _lock = threading.Lock()
 
 @lru_cache(maxsize=4096)
 def extent(text: str, size: int) -> tuple[int, int, int, int]:
-    """What *text*, one line, covers when it is drawn at (0, 0) in letters of *size* pixels per em: left, top, right and
-    bottom."""
+    """Extent of *text*, one line, drawn at (0, 0) in letters of *size* pixels per em: left, top, right and bottom."""
     with _lock:
         left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).textbbox((0, 0), text, _font(size))
     return math.floor(left), math.floor(top), math.ceil(right), math.ceil(bottom)
@@ -50,7 +49,7 @@ def extent(text: str, size: int) -> tuple[int, int, int, int]:
 
 @lru_cache(maxsize=4096)
 def has_glyph(character: str) -> bool:
-    """Whether the font has a glyph for *character*. What it has none for is drawn as a box."""
+    """Whether the font has a glyph for *character*. Otherwise, a box is drawn."""
     with _lock:
         font = _font(48)
         drawn, box = ((font.getbbox(each), bytes(font.getmask(each))) for each in (character, "\U0010ffff"))
@@ -68,8 +67,8 @@ def _font_file() -> bytes:
 
 
 def readable(text: str) -> str:
-    r"""*text* as one line: blanks of all kinds become one space, control characters `\x1b`, what only steers other
-    characters is dropped."""
+    r"""*text* as one line. All kinds of blanks become one space, control characters become `\x1b`, and formatting
+    characters are dropped."""
     made = []
     for character in unicodedata.normalize("NFC", escaped(" ".join(text.split()))):
         category = unicodedata.category(character)
@@ -81,7 +80,7 @@ def readable(text: str) -> str:
 
 
 def clusters(text: str) -> list[str]:
-    """*text* in pieces that must not be parted: letters with the marks that they carry, and what is joined to them."""
+    """*text* in pieces that must not be split: letters with their marks, and joined characters."""
     pieces: list[str] = []
     for character in text:
         is_mark = unicodedata.category(character).startswith("M")
@@ -93,13 +92,13 @@ def clusters(text: str) -> list[str]:
 
 
 def caption_parts(entry: SlideEntry) -> list[str]:
-    """Its id and its label, as they can be drawn. Either may be empty."""
+    """Printable id and label. Either may be empty."""
     return [readable(entry.slide_id), readable(entry.label or "")]
 
 
 def _shortened(parts: Sequence[str], letters: int) -> str:
-    """With that many *letters* (1 or more) of both: the id loses some in its middle, the label at its end, and only if
-    it has more than half of them."""
+    """Shorten both to *letters* (1 or more) in total: the id in its middle, the label at its end, if it has more than
+    half of them."""
     first, second = map(clusters, parts)
     of_first = min(len(first), max(letters - len(second), (letters + 1) // 2))
     of_second = min(len(second), letters - of_first)
@@ -111,8 +110,8 @@ def _shortened(parts: Sequence[str], letters: int) -> str:
 
 
 def _fitted(parts: Sequence[str], room: Size, largest: int, least: int) -> tuple[str, int] | None:
-    """The caption, and the size of letters, with which it fits into *room*: in letters of *largest* or smaller ones, in
-    the *least* with an ellipsis, at last without marks. None where nothing fits."""
+    """Caption and letter size that fit in *room*, in letters from *largest* to *least*, then with an ellipsis, and
+    finally without marks. None if nothing fits."""
     whole = ": ".join(filter(None, parts))
     if not whole:
         return None
@@ -141,7 +140,7 @@ def _fits(text: str, size: int, room: Size) -> bool:
 
 
 def _most(end: int, is_fitting: Callable[[int], bool]) -> int:
-    """The largest number below *end* that is fitting, as all smaller ones are; 0 where none is."""
+    """Largest number below *end* that is fitting, as all smaller ones are. 0 if none is."""
     low = 0
     while end - low > 1:
         middle = (low + end) // 2
@@ -150,12 +149,12 @@ def _most(end: int, is_fitting: Callable[[int], bool]) -> int:
 
 
 def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
-    """*text* in at most *most* lines that are no wider than *width*; what is left out is told by an ellipsis."""
+    """Wrap *text* to at most *most* lines no wider than *width*. An ellipsis marks omitted text."""
     lines: list[str] = []
     rest = clusters(text)
 
     def fitting(end: str = "") -> int:
-        """How many letters of the rest, followed by *end*, fit into a line."""
+        """Number of letters of the rest that fit in a line, followed by *end*."""
         room = width, width + 10 * size
         return _most(len(rest) + 1, lambda count: _fits("".join(rest[:count]) + end, size, room))
 
@@ -165,7 +164,7 @@ def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
             return []
         if count < len(rest) and len(lines) == most - 1:
             return [*lines, "".join(rest[: fitting(ELLIPSIS)]).rstrip() + ELLIPSIS]
-        if count < len(rest):  # at the last blank before it, if there is one
+        if count < len(rest):  # wrap at the last blank before it, if there is one
             count = next((place + 1 for place in range(count, 0, -1) if rest[place] == " "), count)
         lines.append("".join(rest[:count]).strip())
         rest = rest[count:]
@@ -173,8 +172,8 @@ def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
 
 
 class Line(NamedTuple):
-    """Text, the size of its letters in pixels per em, and where it is put in the cell (the left end, and the top of a
-    line without accents)."""
+    """Text, its letter size in pixels per em, and its position in the cell (left end, and top of a line without
+    accents)."""
 
     text: str
     size: int
@@ -183,9 +182,9 @@ class Line(NamedTuple):
 
 
 class Inscription:
-    """*lines* in one *colour*, over what a cell shows. Nothing is drawn outside of *box*, in pixels of the cell.
+    """*lines* in one *colour*, drawn over a cell. Nothing is drawn outside of *box*, in pixels of the cell.
 
-    From the first rows that it lies on until its last row was painted it holds a byte for each pixel of *box*.
+    From its first row to its last, it holds one byte per pixel of *box*.
     """
 
     def __init__(self, lines: Sequence[Line], box: Box, colour: Colour) -> None:
@@ -195,8 +194,8 @@ class Inscription:
         self._stencil: Image.Image | None = None
 
     def paint(self, rows: NDArray[np.uint8], top: int) -> None:
-        """Draw, in place, what falls on *rows* (shape (any number, width of the cell's box, 3)), whose first is row
-        *top* of the cell's box. The picture is the same however the cell is cut into rows."""
+        """Draw the part that overlaps *rows* in place (shape (any number, width of the cell's box, 3)), which start at
+        row *top* of the cell's box. The result does not depend on how the cell is divided into rows."""
         box = self.box
         begin, end = max(top, box.y), min(top + len(rows), box.y + box.height)
         if begin >= end or not box.width:
@@ -217,14 +216,14 @@ class Inscription:
 
 
 def fill(rows: NDArray[np.uint8], top: int, box: Box, colour: Colour) -> None:
-    """Give what of *box*, in pixels of the cell, falls on *rows* one *colour*; *rows* and *top* as in
+    """Fill the part of *box*, in pixels of the cell, that overlaps *rows* with *colour*. *rows* and *top* are as in
     `Inscription.paint`."""
     rows[max(0, box.y - top) : max(0, box.y + box.height - top), box.x : box.x + box.width] = colour
 
 
 def caption_for(entry: SlideEntry, cell: Cell, style: LayoutStyle) -> Inscription | None:
-    """What is written into *cell*: `slide_id: label`, in the middle of its room. None where the layout has no room for
-    captions, or there is nothing to say."""
+    """Caption of *cell*, `slide_id: label`, in the middle of its room. None if the layout has no captions, or the text
+    is empty."""
     if cell.caption is None:
         return None
     if style is LayoutStyle.himl:
@@ -240,23 +239,23 @@ def caption_for(entry: SlideEntry, cell: Cell, style: LayoutStyle) -> Inscriptio
     room = relative(cell.caption, cell.box)
     left, top, right, bottom = extent(*found)
     with _lock:
-        height = sum(_font(found[1]).getmetrics())  # of ordinary letters, from the tallest to the deepest
+        height = sum(_font(found[1]).getmetrics())  # of common letters, from the highest to the lowest
     x = room.x + (room.width - (right - left)) // 2 - left
     y = min(max(room.y + (room.height - height) // 2, room.y - top), room.y + room.height - bottom)
     return Inscription([Line(*found, x, y)], Box(x + left, y + top, right - left, bottom - top), ink)
 
 
 def undrawable(entries: Iterable[SlideEntry]) -> str:
-    """The characters of their captions that the font has no glyphs for, each once; boxes are drawn for them."""
+    """Unique characters of the captions that the font has no glyphs for. Boxes are drawn for them."""
     characters = {each for entry in entries for part in caption_parts(entry) for each in part}
     return "".join(sorted(each for each in characters if not has_glyph(each)))
 
 
 class FailureMark:
-    """*room*, the place of *cell*'s image or mask, in grey with a frame and a cross; in its middle stand *title* (`not
-    read`) and *reason*, as far as there is room for letters.
+    """*room*, the place of *cell*'s image or mask, in grey with a frame and a cross, and in its middle *title* (`not
+    read`) and *reason*, if there is enough space.
 
-    Painted as an `Inscription`, before the caption, which may lie over the room.
+    Painted like an `Inscription`, before the caption, which may cover part of it.
     """
 
     def __init__(self, room: Box, cell: Cell, title: str, reason: str, style: LayoutStyle) -> None:
@@ -284,7 +283,7 @@ class FailureMark:
 
 
 def _inscribed(room: Box, title: str, reason: str) -> Inscription | None:
-    """*title* and, below it, *reason* in the middle of *room*, line by line; None where letters would be too small."""
+    """*title* and *reason* in the middle of *room*, in separate lines. None if letters would be too small."""
     width, height = int(room.width * WIDTH), int(room.height * HEIGHT)
     most = min(LARGEST_LETTERS, room.width // LETTERS_PER_ROOM, room.height // LETTERS_PER_ROOM * 2)
     size = _fitting_size(title, (width, height), max(LEAST_LETTERS, most), LEAST_LETTERS)

@@ -1,4 +1,4 @@
-"""A montage, or tiles, as a job on a cluster: the same command, on data that is mounted there."""
+"""Montages and tiles as jobs on a cluster: the same command on mounted data."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ PYTHON = "3.11"
 
 @dataclass(frozen=True, kw_only=True)
 class SlideJob:
-    """A *command* on slides, montage or tiles, for a *job* to run, whose cluster, environment and names are set.
+    """A *command* on slides, montage or tiles, to run in *job*, whose cluster, environment and names are set.
 
-    `dataset` is the name of a registered dataset, or a folder or CSV of the datastore; `image_glob` chooses files of
-    it; `options` are all others of the command, as it takes them; `lists` are files of this machine by the option
-    that takes them. Paths are relative to `job.cwd`.
+    `dataset` is the name of a registered dataset, or a folder or CSV of the datastore. `image_glob` selects its files.
+    `options` are the other options of the command. `lists` are local files, by the option that takes them. Paths are
+    relative to `job.cwd`.
     """
 
     command: str
@@ -48,18 +48,18 @@ class SlideJob:
 
 
 def prepare_slide_job(request: SlideJob, folder: Path) -> PreparedJob:
-    """The job; what is sent with it is put into *folder*, which is empty and has to stay until the job is submitted. No
-    request is made.
+    """Prepare the job. Its snapshot is created in *folder*, which is empty and must exist until the job is submitted.
+    Makes no request.
 
-    Raises BadUsage for data that a cluster cannot see, for lists that cannot be read or leave no slide, and for a himl
-    that is to be had on this machine alone; NotFound, DiskFailed.
+    Raises BadUsage for data that a cluster cannot access, for lists that are unreadable or leave no slides, and for a
+    version of himl that exists only on this machine. Raises NotFound, DiskFailed.
     """
     data, csv = _data(request)
     image_pattern(request.image_glob, csv)
     for option, path in request.lists.items():
         if not (request.job.cwd / path).is_file():
             raise BadUsage(
-                f"{option}: there is no file '{path}'.", hint="Check the path; it is relative to the current folder."
+                f"{option}: there is no file '{path}'.", hint="Check the path, relative to the current folder."
             )
         if not read_ids(request.job.cwd / path, option) and option == INCLUDE:
             raise no_ids(f"{option}: '{path}'")
@@ -90,32 +90,32 @@ def prepare_slide_job(request: SlideJob, folder: Path) -> PreparedJob:
     job = prepare_job(of_job)
     remarks = [*job.remarks]
     if not request.job.conda_env and is_own_wheel:
-        remarks.append(f"Environment of the job: Python {PYTHON} and '{wheel}' with its extra montage.")
+        remarks.append(f"Environment of the job: Python {PYTHON} and '{wheel}' with the extra montage.")
     elif not request.job.conda_env:
         remarks.append(
-            f"Environment of the job: Python {PYTHON} and {package}, which pip has to find when the image is built. "
-            "If it does not: --private_wheel FILE or --conda_env FILE."
+            f"Environment of the job: Python {PYTHON} and {package}, which pip installs when the image is built. "
+            "If pip cannot find it, use --private_wheel FILE or --conda_env FILE."
         )
     elif job.spec.environment is not None and not holds_package(job.spec.environment):
-        lacks = f"warning: the job runs himl, and its environment lacks {PACKAGE}: {environment_hint('montage')}."
+        lacks = f"warning: the job runs himl, but its environment lacks {PACKAGE}: {environment_hint('montage')}."
         remarks.append(lacks)
     return replace(job, report=None, remarks=remarks)
 
 
 def check_data(request: SlideJob, datastore: Callable[[str], BlobStore]) -> None:
-    """Look for a CSV of a datastore, *datastore* giving it by name, as a job on a mounted folder would look too late.
-    Raises NotFound."""
+    """Check that a CSV exists in its datastore, from *datastore*, because a job on a mounted folder would notice too
+    late. Raises NotFound."""
     data, csv = _data(request)
     if data.is_folder and csv is not None:
         check_csv(datastore(str(request.datastore)), request.dataset)
 
 
 def _data(request: SlideJob) -> tuple[DataSpec, str | None]:
-    """The data as an input of the job, and the name of the CSV in it, where one was named. Raises BadUsage and NotFound
-    for a path of this machine.
+    """Input of the job for the data, and the name of the CSV in it, if the user gave one. Raises BadUsage and NotFound
+    for a local path.
 
-    With a datastore a name is a folder of that, and without one a dataset if there is one; `NAME:VERSION` is a dataset
-    in any case.
+    With a datastore, a name is a folder of it. Without one, it is a dataset, if that exists. `NAME:VERSION` is always a
+    dataset.
     """
     if request.datastore is None:
         _check_is_no_path(request)
@@ -125,17 +125,16 @@ def _data(request: SlideJob) -> tuple[DataSpec, str | None]:
     name = checked_prefix(name)
     if not name:
         raise BadUsage(
-            f"'{request.dataset}' is no folder of a datastore: a job's data is a folder below its top.",
-            hint="Put the slides into a folder of it.",
+            f"'{request.dataset}' is not a folder below the top of a datastore, as a job needs.",
+            hint="Move the slides to such a folder.",
         )
     is_folder = request.datastore is not None
     return DataSpec(INPUT, name, datastore=request.datastore, mode="mount", is_folder=is_folder), csv
 
 
 def _check_is_no_path(request: SlideJob) -> None:
-    """Raises for what is a path of this machine, or could be: BadUsage for one that is there, saying how the folder or
-    CSV comes to a datastore, else NotFound. A folder that also holds the current one or the user's home is not
-    named."""
+    """Raise for a local path, or a possible one: BadUsage for an existing one, with the commands that upload the folder
+    or CSV, else NotFound. The message omits a folder that contains the current folder or the user's home folder."""
     cwd, cluster, text = request.job.cwd, str(request.job.cluster), expand_user(request.dataset)
     path = cwd / text
     if os.path.exists(path):
@@ -143,29 +142,29 @@ def _check_is_no_path(request: SlideJob) -> None:
         folder = (cwd / source).resolve()
         is_too_much = any(each.resolve().is_relative_to(folder) for each in (cwd, Path(os.path.expanduser("~"))))
         hint = (
-            f"Upload it: himl datastore upload {shlex.quote(source)} {shlex.quote(folder.name)} --datastore NAME; then "
-            f"name '{folder.name}{csv}' and --datastore NAME."
+            f"Upload it: himl datastore upload {shlex.quote(source)} {shlex.quote(folder.name)} --datastore NAME. Then "
+            f"use '{folder.name}{csv}' and --datastore NAME."
         )
         if is_too_much or not (path.is_dir() or path.suffix.lower() == CSV):
             hint = (
-                "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME; then name "
+                "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME. Then use "
                 "'slides' and --datastore NAME."
             )
-        what = f"'{request.dataset}' lies on this machine, where cluster '{cluster}' cannot see it."
+        what = f"'{request.dataset}' is on this machine, which cluster '{cluster}' cannot access."
         raise BadUsage(what, hint=hint)
     if text.startswith(("~", "./", "../", ".\\", "..\\")) or os.path.isabs(text) or PureWindowsPath(text).drive:
         raise NotFound(
-            f"There is no '{request.dataset}' here, and on a cluster the slides are those of a datastore.",
+            f"There is no local '{request.dataset}', and a cluster needs slides in a datastore.",
             hint=(
-                f"Name a folder of a datastore: himl {request.command} FOLDER --datastore NAME "
+                f"Use a folder of a datastore: himl {request.command} FOLDER --datastore NAME "
                 f"--cluster {shlex.quote(cluster)}"
             ),
         )
 
 
 def _snapshot(request: SlideJob, snapshot: Path, arguments: Sequence[str]) -> Sequence[str]:
-    """Make the folder that is sent: the lists, else the command, for an empty one is refused. Gives the options that
-    name the lists there."""
+    """Create the snapshot: the lists, or the command if there are none, since an empty one is rejected. Return the
+    options with the paths of the lists in it."""
     snapshot.mkdir()
     options = []
     for option, path in request.lists.items():

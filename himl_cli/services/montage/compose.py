@@ -1,7 +1,6 @@
-"""The making of a montage: slides are read, painted into bands of rows from the top down, and the bands are handed to
-the files until these are complete.
+"""Create a montage: read slides, paint them into bands of rows from top to bottom, and pass the bands to the files.
 
-All threads paint a band, cell by cell, while cells further down are read ahead.
+All threads paint one band, cell by cell, while cells further down are read ahead.
 """
 
 from __future__ import annotations
@@ -57,16 +56,16 @@ from himl_cli.services.montage.slides import Picture, Setting, Sources, check_ba
 from himl_cli.services.montage.threads import Pool, reuse_freed_memory
 
 BAND_BYTES = 6 << 20
-LEAST_ROWS = 16  # a band has a multiple of these, but for the last one: blocks of JPEG are as high
-# Pixels of cells that are prepared, and not painted to their end. Only those of the present row of cells may be more.
+LEAST_ROWS = 16  # bands have a multiple of this, except the last one, because JPEG blocks have this height
+# Pixels of cells that are prepared but not fully painted. Only the current row of cells may exceed it.
 AHEAD_BYTES = 64 << 20
-NO_MASK = (119, 161, 120)  # what hi-ml fills the place of a mask with that is not there, or cannot be read
+NO_MASK = (119, 161, 120)  # hi-ml's colour for a missing or unreadable mask
 
 
 class Progress:
-    """Tells *notify* of *slides* that there are, and of each that is done. Any thread may call it.
+    """Reports the number of *slides* and each finished one to *notify*. Any thread may call it.
 
-    Half of a slide's work is that it is read, the other half that its rows are written: either can take nearly all of
+    Reading a slide counts as half of its work, and writing its rows as the other half, since either can take most of
     the time.
     """
 
@@ -77,7 +76,7 @@ class Progress:
         notify(Counting("slides", slides))
 
     def add(self, *, read: int = 0, rows: int = 0) -> None:
-        """So many more slides are read, or cannot be; so many more rows of the montage are written."""
+        """Add a number of slides that were read or failed, and of rows of the montage that were written."""
         with self._lock:
             self._read += read
             self._rows += rows
@@ -88,16 +87,16 @@ class Progress:
 
 
 class CellPainter:
-    """Paints one cell, band by band from the top, after it was prepared. Used by one thread at a time. Tells *progress*
-    once its slide is read."""
+    """Painter of one prepared cell, band by band from the top, in one thread at a time. Reports to *progress* when its
+    slide is read."""
 
     def __init__(self, cell: Cell, entry: SlideEntry, sources: Sources, setting: Setting, progress: Progress) -> None:
         self.cell = cell
-        self.bottom = cell.box.y + cell.box.height  # the row of the montage below its last
+        self.bottom = cell.box.y + cell.box.height  # the first row of the montage below it
         self._entry, self._setting, self._progress = entry, setting, progress
         image, mask = sources
         self._room = cell.image
-        if mask is None and cell.mask is not None and setting.is_fit:  # in the middle, where others have a mask
+        if mask is None and cell.mask is not None and setting.is_fit:  # use the space of the missing mask, centred
             shift = (cell.mask.x - cell.image.x) // 2
             self._room = Box(cell.image.x + shift, cell.image.y, cell.image.width, cell.image.height)
         self._image = Picture(image, self._room, setting)
@@ -111,7 +110,7 @@ class CellPainter:
         self.bytes = sum(each.bytes for each in self._pictures)
 
     def prepare(self) -> None:
-        """Read what can be read ahead. Raises HimlError where no file can be given any more."""
+        """Read ahead as much as possible. Raises HimlError if no more files can be provided."""
         for each in self._pictures:
             each.prepare()
         self._caption = caption_for(self._entry, self.cell, self._setting.layout.style)
@@ -119,7 +118,7 @@ class CellPainter:
         self._progress.add(read=int(self._is_read))
 
     def paint(self, band: NDArray[np.uint8], top: int) -> None:
-        """Paint what falls on *band*, whose first row is row *top* of the montage; the bands come in order."""
+        """Paint the part that overlaps *band*, which starts at row *top* of the montage. Bands come in order."""
         for each in self._pictures:
             each.paint(band, top)
         box, image, mask, mask_room = self.cell.box, self._image, self._mask, self.cell.mask
@@ -141,7 +140,7 @@ class CellPainter:
             each.close()
 
     def outcome(self) -> CellOutcome:
-        """What became of it, once it is painted."""
+        """Result of the cell, after it is painted."""
         image, mask = self._image, self._mask
         reasons, remarks = [image.reason], [image.remark if image.box is not None else ""]
         if mask is not None:
@@ -172,10 +171,10 @@ class CellPainter:
 def painted_bands(
     layout: Layout, cells: Sequence[CellPainter], pool: Pool, band_bytes: int = BAND_BYTES
 ) -> Iterator[NDArray[np.uint8]]:
-    """Bands of *layout*, shape (rows, its width, 3), complete; the next one is painted meanwhile, and as many cells as
-    memory allows are prepared. *cells* are in the layout's order.
+    """Yield complete bands of *layout*, shape (rows, its width, 3). Meanwhile, the next one is painted, and as many
+    cells as memory allows are prepared. *cells* are in the layout's order.
 
-    Raises HimlError where no slide can be given any more.
+    Raises HimlError if no more slides can be provided.
     """
     waiting = deque(cells)
     begun: deque[tuple[CellPainter, Future[None]]] = deque()
@@ -211,18 +210,17 @@ def painted_bands(
 
 
 Sink = PngFile | JpegFile | DeepZoom
-# What writes each format, and where in the folder of new files.
+# Writer of each format, and its path in the folder of new files.
 SINKS: dict[ImageFormat, tuple[type[Sink], str]] = {
     ImageFormat.png: (PngFile, PNG),
     ImageFormat.jpg: (JpegFile, JPG),
     ImageFormat.dzi: (DeepZoom, ""),
 }
-# Pixels that the slides of one row of cells may hold together, so that all of a slide is read before any of it is
-# painted.
+# Pixels that the slides of one row of cells may hold together, if all of a slide is read before painting.
 HELD_BYTES = 192 << 20
 IMPORTANCE = (PNG, JPG, PAGE, DZI, RECORD)
 MOST_CHARACTERS = 10
-GROWTH = 2  # how far slides may be enlarged, in width and height, without a word
+GROWTH = 2  # factor of enlargement in width and height up to which there is no remark
 
 
 def make_montage(
@@ -232,13 +230,13 @@ def make_montage(
     notify: Notify,
     lists: Sequence[Path] = (),
 ) -> MontageResult:
-    """Write the montage of *entries*, whose files lie in *folder*, into `request.output`, once all of it is complete.
+    """Write the montage of *entries*, whose files are in *folder*, to `request.output` when all of it is complete.
 
-    A slide that cannot be read is a marked cell of it, and named in the result. *notify* hears Counting and Counted,
-    the latter from several threads, and Notices. Raises BadUsage for a backend that is not installed, a width that is
-    too small, and where slides, or the *lists* that named them, or what is no montage's would be replaced; DiskFailed,
-    HimlError where another montage is being written to that folder, and what *folder* raises where no file can be
-    given. Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt; then, as after any error, nothing is left.
+    An unreadable slide becomes a marked cell, and is named in the result. *notify* receives Counting, Counted (from
+    several threads), and Notices. Raises BadUsage for a backend that is not installed, a width that is too small, or if
+    slides, the *lists* of slides or other files would be replaced, DiskFailed, HimlError if another montage is being
+    written to that folder, and what *folder* raises if it cannot provide files. Ctrl-C, SIGTERM and SIGHUP raise
+    KeyboardInterrupt. After any error, no files are left.
     """
     began = time.monotonic()
     check_backend(request.backend)
@@ -249,20 +247,20 @@ def make_montage(
     with (
         terminations(and_hangups=True),
         output_folder(request.output) as new,
-        ExitStack() as opened,  # files and slides, left after the pool: nobody uses them any more
-        Pool(request.workers, folder.stop) as pool,  # threads that wait for files end on an error
+        ExitStack() as opened,  # closes files and slides after the pool, when no thread uses them
+        Pool(request.workers, folder.stop) as pool,  # an error ends threads that wait for files
     ):
         removed, left = earlier_files(request.output, names)
         check_inputs(request.output, entries, folder, lists)
         folder.expect([name for entry in entries for name in (entry.image, entry.mask) if name])
         found = find_sources(entries, folder, request.backend, pool)
         if not folder.is_rereadable and request.layout is LayoutStyle.fit:
-            notify(Notice("Slides are read once: cells are 4:3, whatever the slides' shapes."))
+            notify(Notice("Slides are read only once, so that cells are 4:3 for all shapes of slides."))
         layout = _layout(request, found)
         sinks: list[Sink] = []
         for kind, name in (SINKS[each] for each in request.formats):
             sinks.append(kind(new / name, layout.size, pool))
-            opened.callback(sinks[-1].abort)  # which does nothing to a file that is complete
+            opened.callback(sinks[-1].abort)  # no effect on a complete file
         jpg_size = JpegFile.size_for(layout.size) if ImageFormat.jpg in request.formats else None
         pictures = layout.columns * (2 if any(mask is not None for _, mask in found) else 1)
         setting = Setting(request, layout, folder, pool, HELD_BYTES // pictures)
@@ -295,7 +293,8 @@ def _layout(request: MontageRequest, found: Sequence[Sources]) -> Layout:
     if request.layout is LayoutStyle.himl:
         return himl_layout(len(found), has_masks=has_masks, width=request.width or DEFAULT_WIDTH)
     width = request.width
-    if width is None and any(not image.levels and not image.reason for image, _ in found):  # not looked into: large
+    # Unopened slides may be large.
+    if width is None and any(not image.levels and not image.reason for image, _ in found):
         width = DEFAULT_WIDTH
     aspects = [image.levels[0][0] / image.levels[0][1] if image.levels else None for image, _ in found]
     levels = [image.levels for image, _ in found if image.levels]
@@ -304,18 +303,18 @@ def _layout(request: MontageRequest, found: Sequence[Sources]) -> Layout:
 
 
 def layout_remarks(layout: Layout, entries: Sequence[SlideEntry], jpg_size: Size | None) -> Iterator[str]:
-    """What is known before anything is painted, a sentence each."""
+    """Remarks before painting, one sentence each."""
     if layout.remark:
         yield layout.remark
     lacking = undrawable(entries) if layout.style is LayoutStyle.himl or not layout.remark else ""
     if lacking:
         more = " and others" if len(lacking) > MOST_CHARACTERS else ""
         shown = " ".join(lacking[:MOST_CHARACTERS])
-        yield f"Captions show boxes for characters that their font lacks: {shown}{more}."
+        yield f"Captions show boxes for characters that the font does not have: {shown}{more}."
     if jpg_size is not None and jpg_size != layout.size:
         yield (
-            f"montage.jpg is scaled to {jpg_size[0]:,} x {jpg_size[1]:,} pixels: a JPEG cannot have the montage's "
-            f"{layout.size[0]:,} x {layout.size[1]:,}."
+            f"montage.jpg is scaled to {jpg_size[0]:,} x {jpg_size[1]:,} pixels, because a JPEG cannot have the "
+            f"montage's {layout.size[0]:,} x {layout.size[1]:,}."
         )
 
 
@@ -332,10 +331,10 @@ def _growth_remarks(setting: Setting, found: Sequence[Sources]) -> Iterator[str]
     growth = statistics.median(growths) if growths else 0
     if growth > GROWTH:
         width = math.ceil(setting.layout.size[0] / growth)
-        way = "Without --width none is enlarged." if setting.is_fit else f"--width {width} shows as much."
-        finer = " --level auto reads finer levels." if is_finer_there else ""
+        way = "To avoid that, omit --width." if setting.is_fit else f"--width {width} shows as much."
+        finer = " For finer levels, use --level auto." if is_finer_there else ""
         yield (
-            f"The median slide is enlarged {growth:.1f} times in width and height, which shows nothing more of it. "
+            f"The median slide is enlarged {growth:.1f} times in width and height, which shows no more detail. "
             f"{way}{finer}"
         )
 
@@ -343,18 +342,17 @@ def _growth_remarks(setting: Setting, found: Sequence[Sources]) -> Iterator[str]
 def _late_remarks(
     request: MontageRequest, cells: Sequence[CellOutcome], removed: Sequence[str], left: Sequence[str]
 ) -> Iterator[str]:
-    """Other levels than the one asked for (masks are often files of one level, which is nothing to tell of), and files
-    of the output folder that are not this montage's."""
+    """Remarks on levels other than the requested one (not for masks, which often have one level), and on files in the
+    output folder from other montages."""
     count = sum(cell.level not in (None, request.level) for cell in cells) if request.level is not None else 0
     if count:
         slides = "one slide" if count == 1 else f"{count:,} slides"
         yield (
-            f"Level {request.level} is missing in {slides}: the nearest one was read. The column 'remark' of "
-            "montage.csv tells which."
+            f"Level {request.level} is missing in {slides}, for which the nearest one was read. See the column "
+            "'remark' of montage.csv."
         )
     if removed:
-        were = "was" if len(removed) == 1 else "were"
-        yield f"{with_and(removed)} of an earlier montage {were} removed from '{request.output}': this one has none."
+        yield f"Removed {with_and(removed)} of an earlier montage from '{request.output}'."
     if left:
         are = "is" if len(left) == 1 else "are"
-        yield f"{with_and(left)} in '{request.output}' {are} older than this montage and no part of it."
+        yield f"{with_and(left)} in '{request.output}' {are} older than this montage, and not part of it."

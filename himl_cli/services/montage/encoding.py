@@ -1,12 +1,12 @@
-"""Picture files that are written band by band, in pieces that are encoded side by side.
+"""Image files that are written band by band, in pieces that are encoded in parallel.
 
-A PNG holds one deflate stream. It is put together from pieces that know nothing of each other: each ends at a whole
-byte (a sync flush), and the checksum of the whole is computed from theirs. Any decoder reads it. ISA-L at level 1 with
-the filter `up` is ten times as fast as zlib at its fastest, and as small.
+A PNG contains one deflate stream, which is assembled from independent pieces. Each ends at a whole byte (a sync flush),
+and the checksum of the whole is computed from theirs. Any decoder reads it. ISA-L at level 1 with the filter `up` is
+ten times as fast as zlib at its fastest, with the same size.
 
-Of a JPEG each strip is encoded as a JPEG of its own, whose data are one restart interval of the whole. With markers
-between them they are one baseline JPEG that has the same pixels as if it had been encoded in one go. imagecodecs and
-Pillow encode alike, to the byte; imagecodecs takes two thirds of the time.
+Each strip of a JPEG is encoded as a separate JPEG, whose data are one restart interval of the whole. With markers
+between them, they are one baseline JPEG with the same pixels as if it had been encoded in one call. imagecodecs and
+Pillow produce the same bytes. imagecodecs takes two thirds of the time.
 """
 
 from __future__ import annotations
@@ -34,22 +34,21 @@ from himl_cli.services.transfer import local_files
 
 Piece = TypeVar("Piece")
 
-MOST_AHEAD = 32  # pieces that may be on their way, for memory's sake, however many threads there are
+MOST_AHEAD = 32  # maximum number of pieces in progress, for any number of threads, to limit memory
 PIECE_BYTES = 2 << 20
-LONGEST_SIDE = 65_500  # pixels: what libjpeg writes and reads
-BLOCK = 16  # pixels of a side of the blocks that are encoded together, with colours at half the resolution (4:2:0)
-# Or one row of blocks, if that has more: 8,192 blocks at most, of the 65,535 that a restart interval may have.
+LONGEST_SIDE = 65_500  # pixels, the limit of libjpeg
+BLOCK = 16  # side of the blocks that are encoded together, with colours at half the resolution (4:2:0), in pixels
+# Or one row of blocks, if that is larger: at most 8,192 blocks of the 65,535 that a restart interval may have.
 STRIP_PIXELS = 2 << 20
 FRAME, SCAN = 0xC0, 0xDA
 
 
 class PiecedFile(ABC, Generic[Piece]):
-    """A new file at *path*. Work is put in, and `take` gets its results, in the order of the work, in the thread that
-    puts it in.
+    """A new file at *path*. The using thread adds work, and `take` receives its results in the same order and thread.
 
-    Where the pool has not begun the oldest piece, because it is busy with other things, this thread does it: nothing
-    waits for a place in the queue. Subclasses are used by one thread, and take a picture from the top: `write` gets
-    bands of it, `finish` is due after the last; `abort` may follow anything. All but that raise DiskFailed.
+    If the pool has not begun the oldest piece, because it is busy, this thread does it, so that nothing waits for a
+    place in the queue. One thread uses a subclass, and passes an image from the top: `write` takes bands, and `finish`
+    follows the last one. `abort` may follow anything. All methods but `abort` raise DiskFailed.
     """
 
     def __init__(self, path: Path, pool: Pool) -> None:
@@ -65,7 +64,7 @@ class PiecedFile(ABC, Generic[Piece]):
     def take(self, piece: Piece) -> None: ...
 
     def put(self, work: Callable[[], Piece]) -> None:
-        """Have *work* done; take what is done, and wait where too much is ahead. Raises what work and `take` raise."""
+        """Queue *work*, take finished results, and wait if too much is queued. Raises what work and `take` raise."""
         self._ahead.append((self._pool.submit(work), work))
         self.drain(self._most_ahead)
 
@@ -77,13 +76,13 @@ class PiecedFile(ABC, Generic[Piece]):
             raise write_error(err, self._path) from err
 
     def drain(self, most: int = 0) -> None:
-        """Take what is done, and wait until no more than *most* pieces are ahead. Raises what work and `take` raise."""
+        """Take finished results, and wait until at most *most* pieces are queued. Raises what work and `take` raise."""
         while self._ahead and (len(self._ahead) > most or self._ahead[0][0].done()):
             future, work = self._ahead.popleft()
             self.take(work() if future.cancel() else future.result())
 
     def end(self, data: bytes) -> None:
-        """Append *data*, and close the file: file systems of networks may tell only then of a full disk."""
+        """Append *data* and close the file, because network file systems may report a full disk only then."""
         try:
             self._file.write(data)
             self._file.close()
@@ -91,7 +90,7 @@ class PiecedFile(ABC, Generic[Piece]):
             raise write_error(err, self._path) from err
 
     def abort(self) -> None:
-        """Drop what has not begun, wait for what has, close the file. Raises nothing."""
+        """Cancel queued work, wait for work in progress, and close the file. Raises nothing."""
         begun = [future for future, _ in self._ahead if not future.cancel()]
         self._ahead.clear()
         wait(begun)
@@ -100,24 +99,24 @@ class PiecedFile(ABC, Generic[Piece]):
 
 
 class PngFile(PiecedFile[tuple[bytes, int, int]]):
-    """A PNG: RGB, 8 bits. Beside the band that it is given it holds a few pieces of 2 MiB."""
+    """An 8-bit RGB PNG. Besides the current band, it holds a few pieces of 2 MiB."""
 
     def __init__(self, path: Path, size: Size, pool: Pool) -> None:
         super().__init__(path, pool)
         self._above: NDArray[np.uint8] = np.zeros(size[0] * 3, np.uint8)
         self._adler = 1
         self._rows = max(1, PIECE_BYTES // (size[0] * 3))
-        self.append(_png_start(size))  # which stays in the file's buffer
+        self.append(_png_start(size))  # stays in the file's buffer
 
     def write(self, band: NDArray[np.uint8]) -> None:
-        """The next rows from the top: shape (any number of rows, width, 3), RGB, C-contiguous; nobody changes it
-        afterwards. Waits where too much is on its way: memory holds a few bands at most."""
+        """Write the next rows from the top: shape (any number of rows, width, 3), RGB, C-contiguous, which must not
+        change later. Waits if too much is queued, so that memory holds a few bands at most."""
         flat = band.reshape(len(band), -1)
         for top in range(0, len(flat), self._rows):
             rows = flat[top : top + self._rows]
             self.put(partial(_compressed, rows, self._above))
             self._above = rows[-1]
-        self._above = self._above.copy()  # and not the band that it is a part of
+        self._above = self._above.copy()  # frees the band that contains it
 
     def take(self, piece: tuple[bytes, int, int]) -> None:
         chunk, adler, length = piece
@@ -130,15 +129,15 @@ class PngFile(PiecedFile[tuple[bytes, int, int]]):
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG of *pixels*, shape (rows, columns, 3), RGB."""
+    """PNG of *pixels*, shape (rows, columns, 3), RGB."""
     rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1)
     chunk, adler, length = _compressed(rows, np.zeros(rows.shape[1], np.uint8))
     return _png_start((pixels.shape[1], len(pixels))) + chunk + _png_end(combined_adler32(1, adler, length))
 
 
 def _png_start(size: Size) -> bytes:
-    """The header of an RGB picture of 8 bits, and what a zlib stream begins with."""
-    # Depth, colour type, compression, kinds of filters, no interlacing
+    """Header of an 8-bit RGB image, and the start of a zlib stream."""
+    # Depth, colour type, compression, filter method, no interlacing.
     header = _chunk(b"IHDR", struct.pack(">II5B", *size, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + _chunk(b"IDAT", b"\x78\x01")
 
@@ -149,17 +148,17 @@ def _png_end(adler: int) -> bytes:
 
 
 def combined_adler32(first: int, second: int, length: int) -> int:
-    """The Adler-32 of some bytes followed by *length* others, of which the checksums are known."""
+    """Adler-32 of some bytes followed by *length* others, from both checksums."""
     low = (first & 0xFFFF) + (second & 0xFFFF) - 1
     high = (first >> 16) + (second >> 16) + length * ((first & 0xFFFF) - 1)
     return low % 65521 | high % 65521 << 16
 
 
 def _compressed(rows: NDArray[np.uint8], above: NDArray[np.uint8]) -> tuple[bytes, int, int]:
-    """*rows*, shape (any number, bytes of a row), below the row *above*: a chunk of the file, and the Adler-32 and the
-    length of the bytes that it holds."""
+    """Compress *rows*, shape (any number, bytes per row), below the row *above*. Return a chunk of the file, and the
+    Adler-32 and length of its uncompressed bytes."""
     filtered: NDArray[np.uint8] = np.empty((len(rows), rows.shape[1] + 1), np.uint8)
-    filtered[:, 0] = 2  # the filter `up`: each row less the row above
+    filtered[:, 0] = 2  # the filter `up`: each row minus the row above
     np.subtract(rows[0], above, out=filtered[0, 1:])
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     deflate = isal_zlib.compressobj(1, isal_zlib.DEFLATED, -isal_zlib.MAX_WBITS)
@@ -175,8 +174,8 @@ def _chunk(kind: bytes, *parts: bytes) -> bytes:
 
 
 class JpegFile(PiecedFile[bytes]):
-    """A baseline JPEG. What is longer than 65,500 pixels is scaled to fit. Beside the band it holds a few strips of 6
-    MiB."""
+    """A baseline JPEG. An image with a side over 65,500 pixels is scaled to fit. Besides the band, it holds a few
+    strips of 6 MiB."""
 
     def __init__(self, path: Path, size: Size, pool: Pool) -> None:
         super().__init__(path, pool)
@@ -190,7 +189,7 @@ class JpegFile(PiecedFile[bytes]):
 
     @staticmethod
     def size_for(size: Size) -> Size:
-        """The size of the JPEG of a picture of that size."""
+        """Size of the JPEG for an image of *size*."""
         longest = max(size)
         if longest <= LONGEST_SIDE:
             return size
@@ -206,18 +205,18 @@ class JpegFile(PiecedFile[bytes]):
                 if sum(map(len, self._waiting)) == self._rows:
                     self.put(partial(encode_jpeg, self._waiting))
                     self._waiting = []
-        self._waiting = [rows.copy() for rows in self._waiting]  # and not the band that they are a part of
+        self._waiting = [rows.copy() for rows in self._waiting]  # frees the band that contains them
 
     def take(self, piece: bytes) -> None:
         scan = _segment(piece, SCAN)
         data = scan + 2 + _length(piece, scan)
         if self._strips:
             joint = bytes((0xFF, 0xD0 + (self._strips - 1) % 8))
-        else:  # the headers of the first strip, with the height of all, and with the restart interval
+        else:  # headers of the first strip, with the total height and the restart interval
             height = _segment(piece, FRAME) + 5
             joint = piece[:height] + self.size[1].to_bytes(2, "big") + piece[height + 2 : scan]
             joint += b"\xff\xdd\x00\x04" + self._interval.to_bytes(2, "big") + piece[scan:data]
-        self.append(joint + piece[data:-2])  # without the mark of its end
+        self.append(joint + piece[data:-2])  # without the end marker
         self._strips += 1
 
     def finish(self) -> None:
@@ -229,7 +228,7 @@ class JpegFile(PiecedFile[bytes]):
 
 
 def encode_jpeg(parts: Sequence[NDArray[np.uint8]]) -> bytes:
-    """A JPEG of the rows of all *parts*."""
+    """JPEG of the rows of all *parts*."""
     pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return bytes(jpeg8_encode(np.ascontiguousarray(pixels), level=90, subsampling="420"))
 
@@ -242,5 +241,5 @@ def _segment(jpeg: bytes, kind: int) -> int:
 
 
 def _length(jpeg: bytes, place: int) -> int:
-    """Of the segment that begins there, less the two bytes that tell its kind."""
+    """Length of the segment that begins at *place*, without the two bytes of its kind."""
     return int.from_bytes(jpeg[place + 2 : place + 4], "big")

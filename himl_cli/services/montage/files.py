@@ -1,5 +1,5 @@
-"""The files of a montage and those of tiles: their names, montage.csv, and the folder that they are written to. Nothing
-is seen there before it is complete, and nothing is replaced that is not himl's."""
+"""Files of montages and tiles: their names, montage.csv, and the output folder. A file appears there only when it is
+complete, and himl replaces only its own files."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from himl_cli.core.processes import ProcessLock
 from himl_cli.services.transfer import local_files
 
 PNG, JPG, RECORD, PAGE = "montage.png", "montage.jpg", "montage.csv", "index.html"
-# The description of the pyramid, and the folder of its tiles, whose name Deep Zoom makes of the other.
+# The description of the pyramid, and the folder of its tiles. Deep Zoom derives its name from the other.
 DZI, TILES = "montage.dzi", "montage_files"
 FILES = (PNG, JPG, DZI, RECORD, PAGE)
 FILES_OF = {ImageFormat.png: (PNG,), ImageFormat.jpg: (JPG,), ImageFormat.dzi: (TILES, DZI, PAGE)}
-# The folder inside the output folder that everything is made in (on the same disk, so that moving it out takes no
-# time), and what is in it: folders of new files and of those that they replace, and a lock.
+# Staging folder inside the output folder (on the same disk, so that moving files is fast). It contains folders for new
+# files and for those that they replace, and a lock.
 STAGING, NEW, OLD, LOCK = f".montage{PART_SUFFIX}", "new", "old", "lock"
 TILES_STAGING = f".tiles{PART_SUFFIX}"
-HINT = "Choose another folder with --output_path."
+HINT = "Use another folder with --output_path."
 COLUMNS = (
     *("slide_id", "label", "image", "mask", "column", "row", "x", "y", "width", "height"),
     *("picture_x", "picture_y", "picture_width", "picture_height", "level", "backend", "status", "reason", "remark"),
 )
-# Of tiles: the list of all, that of the slides; in each slide's folder how they were cut, and a picture of the slide
+# For tiles: the list of all tiles and the list of slides. Each slide's folder has its settings and an overview image.
 TILES_DATASET, TILES_SLIDES, TILES_RECORD, OVERVIEW = "dataset.csv", "slides.csv", "himl_tiles.json", "overview.jpg"
 TILE_COLUMNS = ("slide_id", "tile_id", "image", "left", "top", "right", "bottom", "label", "occupancy")
 TILED_COLUMNS = (
@@ -52,17 +52,16 @@ TILED_COLUMNS = (
 
 
 def disk_error(err: OSError, what: str) -> DiskFailed:
-    """*err* as ours; *what* is the sentence's beginning, such as `Cannot write to 'x'`."""
+    """Convert *err*. *what* is the beginning of the sentence, such as `Cannot write to 'x'`."""
     failed = local_files.disk_error(err, what)
-    failed.hint = "Choose another folder with --output_path, or check its permissions."
+    failed.hint = "Use another folder with --output_path, or check its permissions."
     if isinstance(failed, local_files.DiskFull):
-        failed.hint = "Free some space, or choose another folder with --output_path, and run the command again."
+        failed.hint = "Free some space, or use another folder with --output_path, and run the command again."
     return failed
 
 
 def write_error(err: OSError, path: Path, what: str = "write") -> DiskFailed:
-    """*err*, met in doing *what* with *path*; what is being staged is called by the path that it would have had in the
-    end."""
+    """Convert *err* from doing *what* with *path*. The message names a staged file by its final path."""
     for above in path.parents:
         if above.name == NEW and above.parent.name in (STAGING, TILES_STAGING):
             path = above.parent.parent / path.relative_to(above)
@@ -71,12 +70,12 @@ def write_error(err: OSError, path: Path, what: str = "write") -> DiskFailed:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write *text* to *path* as it is, in UTF-8. Raises DiskFailed."""
+    """Write *text* to *path* unchanged, in UTF-8. Raises DiskFailed."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Raises DiskFailed."""
+    """Write *data* to *path*. Raises DiskFailed."""
     try:
         path.write_bytes(data)
     except OSError as err:
@@ -84,10 +83,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_record(path: Path, cells: Iterable[CellOutcome]) -> None:
-    """A line a cell, in the order of *cells*, to *path*: UTF-8 without a byte order mark. Raises DiskFailed.
+    """Write one row per cell to *path*, in order, in UTF-8 without a byte order mark. Raises DiskFailed.
 
-    Boxes are in pixels of the whole montage; what there is none of is empty. Texts stand as they are, also those that a
-    spreadsheet takes for formulas; only what UTF-8 cannot say, or readers stumble over, is escaped: see `plain`.
+    Boxes are in pixels of the whole montage. Missing values are empty. Texts are unchanged, even if a spreadsheet reads
+    them as formulas. Only characters that UTF-8 cannot encode, or that confuse readers, are escaped (see `plain`).
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -105,10 +104,10 @@ def _sides(box: Box | None) -> Sequence[int | None]:
 
 
 def is_record(path: Path, columns: Sequence[str] = COLUMNS) -> bool:
-    """Whether *path* is a CSV with these columns: by default, the montage.csv of a montage."""
+    """Whether *path* is a CSV with these columns. The default is a montage.csv."""
     header = ",".join(columns) + "\n"
     try:
-        if not path.is_file():  # reading a pipe would wait for somebody to write
+        if not path.is_file():  # reading a pipe would block
             return False
         with path.open(encoding="utf-8", errors="replace") as stream:
             return stream.readline(len(header) + 1) == header
@@ -117,8 +116,8 @@ def is_record(path: Path, columns: Sequence[str] = COLUMNS) -> bool:
 
 
 def escaped(text: str) -> str:
-    r"""*text* with bytes of file names that are no UTF-8, which Python keeps as surrogates, as `\xff`, and other lone
-    surrogates as `\ud800`."""
+    r"""*text* with bytes of file names that are not UTF-8, which Python represents as surrogates, as `\xff`, and other
+    lone surrogates as `\ud800`."""
 
     def escape(character: re.Match[str]) -> str:
         code = ord(character[0])
@@ -128,14 +127,14 @@ def escaped(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    r"""*text* with bytes of file names that are no UTF-8 as `\xff`, and zeros, carriage returns and lone surrogates as
-    escapes too."""
+    r"""*text* with bytes of file names that are not UTF-8 as `\xff`, and NUL characters, carriage returns and lone
+    surrogates as escapes."""
     return escaped(text).replace("\0", "\\u0000").replace("\r", "\\r")
 
 
 def written_files(result: MontageResult) -> Sequence[WrittenFile]:
-    """What *result* names, as it is on the disk. A pyramid's tiles lie in a folder beside its `.dzi`, and count as that
-    file."""
+    """Files of *result*, with their properties on the disk. The tiles of a pyramid are in a folder beside its `.dzi`,
+    and count as part of that file."""
     written = []
     for path in result.files:
         size = path.stat().st_size
@@ -148,11 +147,11 @@ def written_files(result: MontageResult) -> Sequence[WrittenFile]:
 
 @contextmanager
 def output_folder(path: Path, staging_name: str = STAGING) -> Iterator[Path]:
-    """Where to write the files of a montage (or of tiles) in *path*, which is made, by the names that they have in the
-    end; `publish` moves them. Within the `with`, nobody else writes such files there.
+    """Context with the staging folder for a montage (or tiles) in *path*, which is created. Files have their final
+    names in it, and `publish` moves them. Inside the context, no other process writes such files to *path*.
 
-    What a call left that was killed is removed first. Raises BadUsage where the folder is a link that leads nowhere,
-    DiskFailed where it cannot be made or written, HimlError where another process is at work in it.
+    Files of a killed call are removed first. Raises BadUsage if the folder is a broken link, DiskFailed if it cannot
+    be created or written, HimlError if another process uses it.
     """
     staging = path.absolute() / staging_name
     lock, is_locked = ProcessLock(staging / LOCK), False
@@ -161,19 +160,19 @@ def output_folder(path: Path, staging_name: str = STAGING) -> Iterator[Path]:
         try:
             missing = path.absolute()
             if missing.exists() and not missing.is_dir():
-                raise DiskFailed(f"Cannot write to '{path}': it is a file.", hint="Name a folder.")
+                raise DiskFailed(f"Cannot write to '{path}': it is a file.", hint="Give the path of a folder.")
             while not missing.exists():
                 if missing.is_symlink():
                     what = f"'{missing.name}' is a link to '{os.readlink(missing)}', which does not exist"
-                    raise BadUsage(f"Cannot write to '{path}': {what}.", hint="Make that folder, or name another one.")
+                    raise BadUsage(f"Cannot write to '{path}': {what}.", hint="Create that folder, or use another one.")
                 made.append(missing)
                 missing = missing.parent
             staging.mkdir(parents=True, exist_ok=True)
-            is_locked = lock.take() and (staging / LOCK).exists()  # or its holder just removed it
+            is_locked = lock.take() and (staging / LOCK).exists()  # the previous holder may just have removed it
             if not is_locked:
                 raise HimlError(
                     f"Another himl {staging_name.split('.')[1]} is writing to '{path}'.",
-                    hint="Wait until it is complete, or write to another folder by --output_path.",
+                    hint="Wait until it has finished, or use another folder with --output_path.",
                 )
             _remove_staged(staging)
             (staging / NEW).mkdir()
@@ -182,11 +181,11 @@ def output_folder(path: Path, staging_name: str = STAGING) -> Iterator[Path]:
         yield staging / NEW
     finally:
         if is_locked:
-            with suppress(OSError):  # Windows keeps a file that is open, and filelock removes it there
+            with suppress(OSError):  # Windows does not delete an open file, but filelock does later
                 _remove_staged(staging)
-                (staging / LOCK).unlink()  # while it is held: who opens it later makes a new one
+                (staging / LOCK).unlink()  # while it is held. A process that opens it later creates a new one.
         lock.release()
-        for folder in (staging, *made):  # as far as they were made for nothing
+        for folder in (staging, *made):  # if they are still empty
             with suppress(OSError):
                 folder.rmdir()
 
@@ -197,8 +196,8 @@ def _remove_staged(staging: Path) -> None:
 
 
 def publish(path: Path, names: Sequence[str], stale: Sequence[str]) -> None:
-    """Move the files and folders *names* of `output_folder` into place, in this order, and take *stale* away. Raises
-    DiskFailed; then old and new files may lie side by side."""
+    """Move the files and folders *names* of `output_folder` to their final paths, in order, and remove *stale*. Raises
+    DiskFailed, after which old and new files may be mixed."""
     staging = path.absolute() / STAGING
     try:
         (staging / OLD).mkdir()
@@ -210,15 +209,15 @@ def publish(path: Path, names: Sequence[str], stale: Sequence[str]) -> None:
             if name in names:
                 os.replace(staging / NEW / name, final)
     except OSError as err:
-        raise disk_error(err, f"Cannot put the montage into '{path}'") from err
+        raise disk_error(err, f"Cannot move the montage to '{path}'") from err
 
 
 def earlier_files(folder: Path, names: Collection[str]) -> tuple[list[str], list[str]]:
-    """Files of *folder* that are called as those of a montage, and not among *names*, which a new one consists of.
+    """Files of *folder* that have names of montage files, other than *names*, which a new montage consists of.
 
-    First those that an earlier montage made, which its montage.csv proves: they would be taken for the new one's, and
-    have to go. Then those that may be anybody's. A page, or tiles, without a `montage.dzi` beside them are none of
-    ours. Raises BadUsage where what would be replaced, or would go, is none of a montage's.
+    The first list contains files of an earlier montage, as its montage.csv proves. They must be removed, because they
+    would seem to belong to the new one. The second contains files of unknown origin. A page or tiles without a
+    `montage.dzi` are not himl's. Raises BadUsage if a file to replace or remove does not belong to a montage.
     """
     is_zoom = (folder / DZI).is_file()
     found = [name for name in (PNG, JPG, *((PAGE, DZI, TILES) if is_zoom else ())) if name not in names]
@@ -228,22 +227,21 @@ def earlier_files(folder: Path, names: Collection[str]) -> tuple[list[str], list
         path = folder / name
         if os.path.lexists(path) and path.is_dir() != (name == TILES):
             kinds = ("folder", "file") if path.is_dir() else ("file", "folder")
-            raise BadUsage(f"'{path}' is a {kinds[0]}, and a montage has a {kinds[1]} of that name.", hint=HINT)
+            raise BadUsage(f"'{path}' is a {kinds[0]}, but a montage has a {kinds[1]} with that name.", hint=HINT)
         if name == TILES and not is_zoom and path.is_dir() and os.listdir(path):
-            what = f"'{path}' has files in it that are no montage's: there is no {DZI} beside it."
+            what = f"'{path}' contains files that are not from a montage, because there is no {DZI} beside it."
             raise BadUsage(what, hint=HINT)
         if name == PAGE and not is_zoom and os.path.lexists(path):
-            raise BadUsage(f"'{path}' is no montage's page: there is no {DZI} beside it.", hint=HINT)
+            raise BadUsage(f"'{path}' is not a montage's page, because there is no {DZI} beside it.", hint=HINT)
     return removed, left
 
 
 def check_inputs(folder: Path, entries: Sequence[SlideEntry], slides: SlideFolder, lists: Iterable[Path]) -> None:
-    """Raises BadUsage where a slide, a mask or one of the *lists* of slides lies where a montage in *folder* has its
-    files.
+    """Raise BadUsage if a slide, a mask or one of the *lists* of slides has the path of a montage file in *folder*.
 
-    Whatever the montage is to consist of: it would be replaced by this one, or taken for a part of it by the next one.
-    A record of a montage is no such list. Compared are identities of files, and real paths for the folder of tiles.
-    To be called before *slides* expects files; those that are not on this machine lie nowhere in *folder*.
+    This applies to all names of montage files, because this montage would replace it, or the next one would take it
+    for a part. A record of a montage does not count as a list. Files are compared by identity, and the folder of tiles
+    by real path. Call this before *slides* expects files. Files on other machines cannot be in *folder*.
     """
     if not any(os.path.lexists(folder / name) for name in (*FILES, TILES)):
         return
@@ -253,16 +251,14 @@ def check_inputs(folder: Path, entries: Sequence[SlideEntry], slides: SlideFolde
     inputs = [(path, "a list of slides") for path in lists if not is_record(path)]
     names = [name for entry in entries for name in (entry.image, entry.mask) if name and slides.is_rereadable]
     for name in names:
-        with suppress(SlideUnreadable), slides.local_path(name) as path:  # its cell will say so
+        with suppress(SlideUnreadable), slides.local_path(name) as path:  # its cell shows the reason
             inputs.append((path, "a slide or a mask"))
     for path, kind in inputs:
         if "\0" in str(path):
             continue
         found = [os.path.join(real_path(path.parent), path.name), *([real_path(path)] if os.path.islink(path) else [])]
         if _identity(path) in identities or any(os.path.normcase(each).startswith(tiles) for each in found):
-            raise BadUsage(
-                f"'{path}' is {kind} of this montage, and the montage's own files have that name.", hint=HINT
-            )
+            raise BadUsage(f"'{path}' is {kind} of this montage, but has the name of a file of the montage.", hint=HINT)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Where slides lie in the picture: keeping each one's proportions in cells of one size on white, or as hi-ml did."""
+"""Layout of slides in an image: with their proportions in equal cells on white, or as in hi-ml."""
 
 from __future__ import annotations
 
@@ -10,58 +10,56 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import DEFAULT_WIDTH, Box, Cell, Layout, LayoutStyle, Size, SlideEntry
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
-# Shapes of the picture whose ratios to 16:9 differ by less than this are as good as each other: the one with the fewest
-# empty cells is taken.
+# Image shapes whose ratios to 16:9 differ by less than this count as equal. Of these, himl uses the one with the fewest
+# empty cells.
 AS_GOOD = 0.05
-# The aspect (width by height) of cells where no slide's is known, and the bounds that a few odd slides cannot push it
-# over.
+# Aspect (width by height) of cells for unknown slides, and limits against a few unusual slides.
 USUAL, NARROWEST, WIDEST = 4 / 3, 1 / 4, 4.0
-LEAST = 4  # pixels that a slide's room has in width at least
-LEAST_CELL = 320  # pixels that a cell has in width at least where the picture's width is free
+LEAST = 4  # minimum width of a slide, in pixels
+LEAST_CELL = 320  # minimum width of a cell, in pixels, if the image's width is free
 GAPS_PER_CELL = 60
-# Sizes of caption letters in pixels per em. Capitals of 11 are 8 pixels high.
+# Sizes of caption letters in pixels per em. Capitals of size 11 are 8 pixels high.
 LEAST_LETTERS, LARGEST_LETTERS = 11, 256
-# How many ems go into a cell's width, into that of a cell with a mask, into the picture's, and into the narrowest cell
-# that has a caption.
+# Widths in ems of a cell, a cell with a mask, the image, and the narrowest cell with a caption.
 LETTERS_PER_CELL, LETTERS_PER_PAIR, LETTERS_PER_PICTURE, LETTERS_AT_LEAST = 16, 24, 40, 8
-LINE = 1.4  # the height of a caption's room in ems
-HIML_LINE = 2  # pixels between hi-ml's cells, and around all of them
-# The largest letters of hi-ml's captions, and where in a cell's height their middle lies.
+LINE = 1.4  # height of a caption, in ems
+HIML_LINE = 2  # pixels between and around hi-ml's cells
+# Largest letters of hi-ml's captions, and the position of their middle, relative to the cell's height.
 HIML_LETTERS, HIML_MIDDLE = 48, 0.9
 
 
 def fitted(room: Box, size: Size) -> Box:
-    """The largest box of the proportions of *size* that lies in *room*, in its middle; at least one pixel wide and
-    high."""
+    """Largest box with the proportions of *size*, in the middle of *room*. It has at least one pixel in each
+    direction."""
     scale = min(room.width / size[0], room.height / size[1])
     return middle(room, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
 
 
 def middle(room: Box, size: Size) -> Box:
-    """The middle of *room*, no wider and no higher than *size*."""
+    """Middle of *room*, at most as wide and high as *size*."""
     wide, high = min(room.width, size[0]), min(room.height, size[1])
     return Box(room.x + (room.width - wide) // 2, room.y + (room.height - high) // 2, wide, high)
 
 
 def relative(box: Box, to: Box) -> Box:
-    """*box* as it lies in *to*."""
+    """*box* relative to *to*."""
     return Box(box.x - to.x, box.y - to.y, box.width, box.height)
 
 
 def fit_layout(
     aspects: Sequence[float | None], *, has_masks: bool, width: int | None = None, sizes: Sequence[Size] = ()
 ) -> Layout:
-    """Lay out slides of these *aspects* (width by height; None: unknown) in a picture that is *width* pixels wide.
+    """Lay out slides of these *aspects* (width by height, None if unknown) in an image that is *width* pixels wide.
 
-    Without a *width* the median one of *sizes*, which are those of what is shown of the slides, fills its cell one to
-    one; but a cell has LEAST_CELL pixels at least, and the picture DEFAULT_WIDTH at most. Cells are as many a row as
-    bring the picture near to 16:9. Raises BadUsage where there are no slides, or too little width for them.
+    Without a *width*, the median of *sizes*, the sizes of the shown slides, fills its cell without scaling. A cell is
+    at least LEAST_CELL pixels wide, and the image at most DEFAULT_WIDTH. The number of cells per row brings the image
+    close to 16:9. Raises BadUsage without slides, or if the width is too small.
     """
     if not aspects:
-        raise BadUsage("There are no slides to lay out.")
+        raise BadUsage("There are no slides to show.")
     known = [math.log(each) for each in aspects if each is not None]
     aspect = min(WIDEST, max(NARROWEST, math.exp(statistics.median(known)) if known else USUAL))
-    # Cells in which the median slide is neither shrunk nor enlarged:
+    # Cells in which the median slide is not scaled.
     pictures = 2 if has_masks else 1
     needed = statistics.median_high(max(size[0], size[1] * aspect) for size in sizes) if sizes else 0
     room = max(round(needed), LEAST_CELL // pictures)
@@ -91,25 +89,24 @@ def fit_layout(
         text = Box(x, y + high, wide, caption) if letters else None
         cells.append(Cell(number, column, row, Box(x, y, wide, high + caption), Box(x, y, room, high), mask, text))
     rows = -(-len(aspects) // columns)
-    remark = f"There are no captions: cells that are {wide} pixels wide have no room for letters. A larger --width has."
+    remark = f"There are no captions, because cells are only {wide} pixels wide. For captions, increase --width."
     size = width, gap + rows * pitch
     return Layout(LayoutStyle.fit, size, columns, rows, WHITE, cells, remark="" if letters else remark)
 
 
 def letters_of(caption: Box) -> int:
-    """The size that the letters of a *caption* with this room have, unless they have to shrink."""
+    """Size of the letters of *caption*, unless they must shrink."""
     return int(caption.height / LINE)
 
 
 def himl_layout(count: int, *, has_masks: bool, width: int) -> Layout:
-    """Lay out *count* slides as hi-ml did: cells twice as wide as high, slides stretched to them, black lines between;
-    the picture is about *width* pixels wide. A single slide has no lines around it. Captions lie over the lower edge.
+    """Lay out *count* slides as in hi-ml: stretched to cells twice as wide as high, with black lines between them, in
+    an image about *width* pixels wide. A single slide has no lines around it. Captions cover the lower edge.
 
-    A cell's `entry` is its place in `himl_order`. Raises BadUsage where there are no slides, or too little
-    width for them.
+    The `entry` of a cell is its position in `himl_order`. Raises BadUsage without slides, or if the width is too small.
     """
     if not count:
-        raise BadUsage("There are no slides to lay out.")
+        raise BadUsage("There are no slides to show.")
     pictures = 2 if has_masks else 1
     columns = max(1, int(math.sqrt(count / pictures * 16 / 9)))
     wide = width // columns // pictures
@@ -132,20 +129,20 @@ def himl_layout(count: int, *, has_masks: bool, width: int) -> Layout:
 
 
 def himl_order(entries: Sequence[SlideEntry]) -> list[SlideEntry]:
-    """*entries* in the order in which hi-ml shows them: that of the file names of its thumbnails."""
+    """*entries* in the order of hi-ml, by the file names of its thumbnails."""
     return sorted(entries, key=lambda entry: f"{entry.slide_id}.png")
 
 
 def _too_narrow(width: int, count: int, least: int) -> BadUsage:
     slides = "1 slide" if count == 1 else f"{count:,} slides"
     return BadUsage(
-        f"A picture {width} pixel{'s' * (width != 1)} wide has no room for {slides}.",
+        f"An image {width} pixel{'s' * (width != 1)} wide is too narrow for {slides}.",
         hint=f"--width must be at least {least}.",
     )
 
 
 def _letters(wide: float, has_masks: bool, width: int) -> int:
-    """The size of letters in a cell *wide* pixels wide, 0 where there is no room for any."""
+    """Size of letters in a cell *wide* pixels wide, 0 if there is too little space."""
     if wide < LETTERS_AT_LEAST * LEAST_LETTERS:
         return 0
     size = min(
@@ -155,10 +152,10 @@ def _letters(wide: float, has_masks: bool, width: int) -> int:
 
 
 def _columns(aspect: float, has_masks: bool, widths: Sequence[int]) -> int:
-    """How many cells a row make the picture, of the *widths* with 1, 2 ... of them, one for each slide, as near to 16:9
-    as can be; as good as that, the fewest empty cells."""
+    """Number of cells per row, where *widths* are the image widths for 1, 2 ... cells, up to one per slide, that brings
+    the image closest to 16:9. Of equal ones, the number with the fewest empty cells."""
     count = len(widths)
-    offs = {}  # how far from 16:9 it is, before pixels are rounded: the logarithm of the ratio
+    offs = {}  # logarithm of the ratio to 16:9, before pixels are rounded
     for columns, width in enumerate(widths, start=1):
         pitch = width / columns
         gap = pitch / GAPS_PER_CELL

@@ -1,5 +1,5 @@
-"""A montage as a Deep Zoom pyramid: how it is cut, writing all levels in one pass from the top down, and the page that
-shows it, one file that needs no network and no server."""
+"""Deep Zoom pyramids of montages: the tiling, writing all levels in one pass from the top, and a page that shows the
+pyramid, in one file that needs neither network nor server."""
 
 from __future__ import annotations
 
@@ -25,13 +25,12 @@ from himl_cli.services.montage.files import DZI, TILES, escaped, write_bytes, wr
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """A pyramid over a picture of *size*: level 0 is one pixel, each level is twice as wide and as high as the one
-    before, the last is the picture.
+    """Tiling of an image of *size*. Level 0 is one pixel, each level is twice as wide and high as the previous one, and
+    the last is the image.
 
-    A tile is *tile* pixels wide and high, and *overlap* more on each side where it has a neighbour; at the right and
-    lower edge it is cut off. *tile* is even: no mean of 2 x 2 pixels then reaches over the edge of a tile. With 510 and
-    1 a tile inside the picture has 512 pixels, whole blocks of JPEG; there are a quarter as many files as with the
-    usual 254.
+    A tile is *tile* pixels wide and high, plus *overlap* on each side with a neighbour, and is cropped at the right and
+    lower edge. *tile* is even, so that no mean of 2 x 2 pixels crosses the edge of a tile. With 510 and 1, an inner
+    tile has 512 pixels, which are whole JPEG blocks, and there are a quarter as many files as with the usual 254.
     """
 
     size: Size
@@ -48,28 +47,28 @@ class Tiling:
         return -(-width // factor), -(-height // factor)
 
     def grid_of(self, level: int) -> tuple[int, int]:
-        """The level's columns and rows of tiles."""
+        """Columns and rows of tiles of the level."""
         width, height = self.size_of(level)
         return -(-width // self.tile), -(-height // self.tile)
 
     def box_of(self, level: int, column: int, row: int) -> Box:
-        """What the tile shows, in pixels of its level."""
+        """Area of the tile, in pixels of its level."""
         width, height = self.size_of(level)
         left, top = (max(0, number * self.tile - self.overlap) for number in (column, row))
         right, bottom = ((number + 1) * self.tile + self.overlap for number in (column, row))
         return Box(left, top, min(width, right) - left, min(height, bottom) - top)
 
     def name_of(self, level: int, column: int, row: int) -> str:
-        """Of the tile's file, beside the description."""
+        """Path of the tile, relative to the folder of the description."""
         return f"{TILES}/{level}/{column}_{row}.jpg"
 
 
 class DeepZoom:
-    """`montage.dzi` and its tiles, `montage_files/<level>/<column>_<row>.jpg`, below *folder*, which is made.
+    """`montage.dzi` and its tiles, `montage_files/<level>/<column>_<row>.jpg`, below *folder*, which is created.
 
-    A level keeps the rows of one row of tiles, (510 + 2) x its width x 3 bytes; all levels together hold about 3 kB for
-    each pixel of the picture's width. A row of tiles is encoded in the pool while the next band is made; the rows after
-    it wait for that. Used as a `PiecedFile`.
+    A level holds one row of tiles, (510 + 2) x its width x 3 bytes. All levels together hold about 3 kB per pixel of
+    the image's width. The pool encodes a row of tiles while the next band is created. Later rows wait for that. Has the
+    interface of `PiecedFile`.
     """
 
     def __init__(self, folder: Path, size: Size, pool: Executor) -> None:
@@ -81,7 +80,7 @@ class DeepZoom:
             try:
                 tiles.mkdir(parents=True, exist_ok=True)
             except OSError as err:
-                raise write_error(err, tiles, "make the folder") from err
+                raise write_error(err, tiles, "create the folder") from err
             coarser = self._levels[-1] if self._levels else None
             self._levels.append(_Level(folder, self.tiling, number, pool, coarser))
 
@@ -104,24 +103,24 @@ class DeepZoom:
         write_text(self._folder / DZI, text)
 
     def abort(self) -> None:
-        """Make no more tiles; wait for those that were begun."""
+        """Start no more tiles, and wait for those in progress."""
         for level in self._levels:
             wait([each for each in level.encoding if not each.cancel()])
 
 
 class _Level:
-    """The rows of a level of which tiles are still to be made; `coarser` gets their means."""
+    """Rows of a level whose tiles are not yet created. `coarser` receives their means."""
 
     def __init__(self, folder: Path, tiling: Tiling, number: int, pool: Executor, coarser: _Level | None) -> None:
         self._folder, self._tiling, self._number, self._pool, self._coarser = folder, tiling, number, pool, coarser
         width, height = tiling.size_of(number)
         self._rows: NDArray[np.uint8] = np.empty((min(height, tiling.tile + 2 * tiling.overlap), width, 3), np.uint8)
         self._height = height
-        self._top = 0  # the row of the level that comes first in _rows
-        self._end = 0  # the row of the level that is to come next
+        self._top = 0  # the row of the level that is first in _rows
+        self._end = 0  # the next row of the level
         self._columns, self._tile_rows = tiling.grid_of(number)
         self._tile_row = 0
-        self._odd: NDArray[np.uint8] | None = None  # a row whose lower neighbour is still to come
+        self._odd: NDArray[np.uint8] | None = None  # a row that waits for its lower neighbour
         self.encoding: list[Future[None]] = []
 
     @property
@@ -129,7 +128,7 @@ class _Level:
         return min(self._height, (self._tile_row + 1) * self._tiling.tile + self._tiling.overlap)
 
     def add(self, rows: NDArray[np.uint8]) -> None:
-        """The next rows from the top. Raises DiskFailed where earlier ones could not be written."""
+        """Add the next rows from the top. Raises DiskFailed if earlier ones could not be written."""
         left = rows
         while len(left):
             self._drop_used()
@@ -145,7 +144,7 @@ class _Level:
                     tile = self._rows[: box.height, box.x : box.x + box.width]
                     self.encoding.append(self._pool.submit(_write_tile, path, tile))
                 self._tile_row += 1
-        if self._coarser is not None:  # it gets the means of each two rows; the last of an odd number has no neighbour
+        if self._coarser is not None:  # it receives means of two rows. The last of an odd number has no neighbour.
             if self._odd is not None:
                 self._coarser.add(_halved(np.concatenate((self._odd, rows[:1]))))
                 self._odd, rows = None, rows[1:]
@@ -163,14 +162,14 @@ class _Level:
             self._top = top
 
     def settle(self) -> None:
-        """Wait for the tiles that are being made. Raises DiskFailed."""
+        """Wait for tiles in progress. Raises DiskFailed."""
         for each in wait(self.encoding, return_when=FIRST_EXCEPTION).done:
             each.result()
         self.encoding = []
 
 
 def _halved(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Means of 2 x 2 pixels, rounded to the nearest, halves up; of two or one at an odd edge."""
+    """Means of 2 x 2 pixels, rounded half up. At an odd edge, of two or one."""
     return np.asarray(Image.fromarray(rows).reduce(2))
 
 
@@ -179,14 +178,15 @@ def _write_tile(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 
 def write_page(path: Path, tiling: Tiling, cells: Sequence[CellOutcome], title: str) -> None:
-    """Write the page that shows the pyramid of *tiling*, whose tiles lie beside *path*, and lets *cells* be searched.
-    Raises DiskFailed."""
+    """Write a page that shows the pyramid of *tiling*, whose tiles are beside *path*, and searches *cells*. Raises
+    DiskFailed."""
     script = "".join(asset(name) for name in ("cells.js", "view.js", "panels.js", "page.js"))
-    viewer = asset("openseadragon.min.js").partition("//# sourceMappingURL=")[0]  # that map is not there
+    # The package does not include the source map.
+    viewer = asset("openseadragon.min.js").partition("//# sourceMappingURL=")[0]
     library = f"/*\n{asset('openseadragon-LICENSE.txt')}*/\n{viewer}"
     digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in (library, script)]
     hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
-    # It may run these scripts and show pictures that lie beside it; load nothing else, from nowhere.
+    # The page may run these scripts and show images beside it, but load nothing else.
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src 'self' file: data: blob:; "
         "base-uri 'none'; form-action 'none'"
@@ -203,13 +203,13 @@ def write_page(path: Path, tiling: Tiling, cells: Sequence[CellOutcome], title: 
 
 
 def asset(name: str) -> str:
-    """The text of a file that comes with this package."""
+    """Text of a file in this package."""
     return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
 
 
 def _page_data(tiling: Tiling, cells: Sequence[CellOutcome], title: str) -> str:
-    """What the page's script reads, as JSON that nothing in HTML takes for markup: in ASCII, and without `<`, `>` and
-    `&`. A cell is a list, in the order that `cells.js` names."""
+    """Data for the page's script, as JSON that HTML cannot parse as markup: in ASCII, without `<`, `>` and `&`. A cell
+    is a list, in the order that `cells.js` defines."""
     rows = []
     for cell in cells:
         label = None if cell.label is None else escaped(cell.label)

@@ -1,5 +1,5 @@
-"""Which slides a montage shows: files of a folder, or lines of a CSV with the columns `image` and `slide_id`, perhaps
-`label` and `mask`; less those that were left out by a list of ids. And the folder, where it is one of this machine."""
+"""Select the slides of a montage: files of a folder, or rows of a CSV with the columns `image` and `slide_id`, and
+optionally `label` and `mask`, without those that a list of ids excludes. Local folders."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ EXTENSIONS = (
 TILE = re.compile(rf"(?:(?P<folder>.*)/)?{TILES}/\d+/\d+_\d+\.jpg", re.ASCII | re.DOTALL)
 SEPARATORS = ",;\t"
 REQUIRED, OPTIONAL = ("image", "slide_id"), ("label", "mask")
-# A first line by which Excel says what separates columns.
+# A first line in which Excel declares the separator.
 DECLARED = re.compile(r'"?sep=([^"\w\s]|\t)"?[ ]*(?=[\r\n])', re.IGNORECASE)
 MOST_COLUMNS, LONGEST_NAME = 12, 80
-HEADER_HINT = "Its first line must name the columns image and slide_id; label and mask may be there too."
+HEADER_HINT = "The header must contain the columns image and slide_id, and may contain label and mask."
 
 INCLUDE, EXCLUDE = "--include_by_slide_id", "--exclude_by_slide_id"
 HEADERS = {
@@ -45,16 +45,16 @@ HEADERS = {
     *("filename", "file_name", "file name", "file", "path", "name", "id"),
 }
 LARGEST_LIST = 64 << 20
-SHAPE = "It is a text with one id a line, or a CSV whose first column is called slide_id."
+SHAPE = "The list must be a text with one id per line, or a CSV whose first column is slide_id."
 
 
 @dataclass(frozen=True, slots=True)
 class SlideQuery:
-    """Which slides of a folder are meant.
+    """Selection of slides in a folder.
 
-    `image_glob`: files whose names match, from the folder's root; None: every file that may be a slide. `csv` is the
-    name of a CSV in it; None: its `dataset.csv` if it has one and there is no `image_glob`. `include` and `exclude`,
-    one of which is None, are files of this machine with ids.
+    `image_glob` is a pattern of names from the root of the folder. With None, every possible slide is selected. `csv`
+    is the name of a CSV in the folder. With None, `dataset.csv` is used if it exists and there is no `image_glob`.
+    `include` and `exclude`, one of which is None, are local files with ids.
     """
 
     image_glob: str | None = None
@@ -64,9 +64,9 @@ class SlideQuery:
 
 
 class LocalFolder:
-    """A SlideFolder of this machine. Absolute names are files anywhere on it.
+    """A local SlideFolder. Absolute names are local files in any folder.
 
-    Bytes of file names that are no UTF-8 are kept as surrogates, as Python does.
+    Bytes of file names that are not UTF-8 are represented as surrogates, as in Python.
     """
 
     is_rereadable = True
@@ -76,12 +76,12 @@ class LocalFolder:
         self.label = f"folder '{folder}'"
 
     def names(self) -> Iterator[str]:
-        """As `SlideFolder.names`; links are followed, loops of them once. Broken links and what else is no file are
-        named too; himl's workspaces (`.himl`) and bookkeeping are left out. Raises NotFound where there is no such
+        """Yield names as `SlideFolder.names`. Links are followed, and loops of links once. The names include broken
+        links and special files, but not himl's workspaces (`.himl`) and bookkeeping. Raises NotFound for a missing
         folder, DiskFailed."""
         if not self.folder.is_dir():
             raise NotFound(
-                f"There is no folder '{self.folder}'.", hint="Check the path; it is relative to the current folder."
+                f"There is no folder '{self.folder}'.", hint="Check the path, relative to the current folder."
             )
         try:
             for found in walk_files(str(self.folder), skip_workspaces=True, of_any_kind=True):
@@ -89,7 +89,7 @@ class LocalFolder:
         except OSError as err:
             raise DiskFailed(
                 f"Cannot list folder '{Path(err.filename or self.folder)}': {err.strerror}.",
-                hint="Let it be read, or name a folder beside or below it.",
+                hint="Give read permission, or use another folder.",
             ) from err
 
     def has(self, name: str) -> bool:
@@ -112,40 +112,40 @@ class LocalFolder:
         return f"{found.st_size} {found.st_mtime_ns}"
 
     def expect(self, names: Sequence[str]) -> None:
-        """All files are on this machine."""
+        """Do nothing, because all files are local."""
 
     def stop(self) -> None:
-        """Nothing is waited for."""
+        """Do nothing, because there is nothing to wait for."""
 
     @contextmanager
     def local_path(self, name: str) -> Iterator[Path]:
         if not name:
-            raise SlideUnreadable("no image is named")
+            raise SlideUnreadable("the path of its image is empty")
         yield self.folder / name
 
 
 def decoded(data: bytes, what: str) -> str:
-    """The text of a small UTF-8 file that is called *what*, as `SlideFolder.text`."""
+    """Text of the small UTF-8 file *what*, as `SlideFolder.text`."""
     if data.startswith(b"\x1f\x8b"):
-        raise BadUsage(f"{what} is packed by gzip.", hint="Unpack it first.")
+        raise BadUsage(f"{what} is compressed with gzip.", hint="Decompress it first.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as err:
         raise BadUsage(
-            f"{what} is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8; Excel calls that 'CSV UTF-8'."
+            f"{what} is not UTF-8 text (byte {err.start}).", hint="Save it as UTF-8. In Excel: 'CSV UTF-8'."
         ) from err
 
 
 def local_dataset(dataset: Path) -> tuple[LocalFolder, str | None]:
-    """The folder whose slides are meant, and the name of the CSV in it, if that was named.
+    """Folder of the slides, and the name of the CSV in it, if the user gave one.
 
-    Raises NotFound where there is neither folder nor file, BadUsage for a slide.
+    Raises NotFound for a missing path, BadUsage for a slide.
     """
     if dataset.is_dir():
         return LocalFolder(dataset), None
     if not dataset.exists():
         raise NotFound(
-            f"There is no folder or CSV '{dataset}'.", hint="Check the path; it is relative to the current folder."
+            f"There is no folder or CSV '{dataset}'.", hint="Check the path, relative to the current folder."
         )
     if may_be_slide(dataset.name):
         hint = f"To show one slide: himl montage '{dataset.parent}' --image_glob '{escape(dataset.name)}'"
@@ -154,20 +154,20 @@ def local_dataset(dataset: Path) -> tuple[LocalFolder, str | None]:
 
 
 def list_slides(folder: SlideFolder, query: SlideQuery, notify: Notify) -> list[SlideEntry]:
-    """The slides that *query* means, in the order of the CSV or sorted by name; never empty.
+    """Slides that *query* selects, in the order of the CSV or sorted by name. Never empty.
 
-    Raises BadUsage for a query, a list or a CSV that is wrong, or that leaves no slide; NotFound where the folder or
-    its CSV is missing, or has no slides; DiskFailed, and what *folder* raises.
+    Raises BadUsage for an invalid query, list or CSV, or if no slide is left, NotFound if the folder or its CSV is
+    missing or has no slides, DiskFailed, and what *folder* raises.
     """
     path, option = (query.exclude, EXCLUDE) if query.include is None else (query.include, INCLUDE)
-    ids = None if path is None else read_ids(path, option)  # before the folder is looked at
+    ids = None if path is None else read_ids(path, option)  # before the folder is listed
     pattern, csv_name = image_pattern(query.image_glob, query.csv), query.csv
     if pattern is None and csv_name is None and folder.has(DATASET_CSV):
         csv_name = DATASET_CSV
         notify(
             Notice(
-                f"The slides are those of {DATASET_CSV} in {folder.label}; --image_glob '**/*.tiff' would take its "
-                "files instead."
+                f"Using the slides in {DATASET_CSV} of {folder.label}. To use the files of the folder, add "
+                "--image_glob '**/*.tiff'."
             )
         )
     slides = _folder_slides(folder, pattern, notify) if csv_name is None else _table_slides(folder, csv_name, notify)
@@ -176,14 +176,14 @@ def list_slides(folder: SlideFolder, query: SlideQuery, notify: Notify) -> list[
     counts = Counter(slide.slide_id for slide in slides)
     repeated = [f"{_quoted(slide_id)} ({count:,} times)" for slide_id, count in counts.items() if count > 1]
     if len(repeated) == 1:
-        notify(Notice(f"One slide id stands for several slides, all are shown: {repeated[0]}."))
+        notify(Notice(f"One slide id occurs several times, and all its slides are shown: {repeated[0]}."))
     elif repeated:
-        notify(Notice(f"{len(repeated):,} slide ids stand for several slides each, all are shown: {listed(repeated)}."))
+        notify(Notice(f"{len(repeated):,} slide ids occur several times, all slides are shown: {listed(repeated)}."))
     return slides
 
 
 def local_lists(folder: SlideFolder, query: SlideQuery) -> list[Path]:
-    """The files of this machine that say which slides *query* means. To be called before *folder* expects files."""
+    """Local files that define the slides of *query*. Call this before *folder* expects files."""
     lists = [each for each in (query.include, query.exclude) if each is not None]
     if query.csv is not None and folder.is_rereadable:
         with folder.local_path(query.csv) as path:
@@ -192,12 +192,11 @@ def local_lists(folder: SlideFolder, query: SlideQuery) -> list[Path]:
 
 
 class Pattern:
-    """A pattern of names with `/` separators, matched from the root as `Path.glob` does: `**` is any number of folders,
-    other wildcards stay within a part.
+    """A pattern of names with `/` separators, matched from the root like `Path.glob`. `**` matches any number of
+    folders, and other wildcards match within a part.
 
-    A leading `/` or `./` is dropped. A `**` at the end means every file below. Names that begin with a dot match too.
-    On Windows `\\` is a separator too, and upper and lower case are the same. Raises BadUsage for a pattern that is
-    empty or leaves the folder.
+    A leading `/` or `./` is ignored. A final `**` matches every file below. Names that begin with a dot match. On
+    Windows, `\\` is a separator, and case is ignored. Raises BadUsage for a pattern that is empty or leaves the folder.
     """
 
     def __init__(self, text: str, *, windows: bool = sys.platform == "win32") -> None:
@@ -205,14 +204,14 @@ class Pattern:
         parts = [part for part in (text.replace("\\", "/") if windows else text).split("/") if part not in ("", ".")]
         if not parts:
             raise BadUsage(
-                "--image_glob has no pattern.", hint="Write one such as '**/*.tiff', or leave --image_glob out."
+                "--image_glob is empty.", hint="Give a pattern, for example '**/*.tiff', or omit --image_glob."
             )
         if len(text) > LONGEST_GLOB:
-            raise BadUsage(f"--image_glob has {len(text):,} characters, and {LONGEST_GLOB:,} is the most.")
+            raise BadUsage(f"--image_glob has {len(text):,} characters. The maximum is {LONGEST_GLOB:,}.")
         if ".." in parts:
             raise BadUsage(
                 f"--image_glob '{text}' leaves the folder.",
-                hint="Patterns are relative to the folder; name the folder above instead.",
+                hint="Patterns are relative to the folder. Use a parent folder instead.",
             )
         case = re.IGNORECASE if windows else 0
         if parts[-1] == "**":
@@ -220,17 +219,17 @@ class Pattern:
         self._parts = [None if part == "**" else re.compile(translate(part), case) for part in parts]
 
     def matches(self, name: str) -> bool:
-        """Whether *name* matches as a whole; the time is bounded by the number of its parts times those of the
+        """Whether the whole *name* matches. The time is bounded by the number of its parts times those of the
         pattern."""
         return fits(self._parts, name.split("/"))
 
 
 def image_pattern(glob: str | None, csv_name: str | None) -> Pattern | None:
-    """The pattern of `--image_glob`, if there is one. Raises BadUsage where it is wrong, or beside a CSV."""
+    """Pattern of `--image_glob`, if there is one. Raises BadUsage for an invalid one, or one together with a CSV."""
     if glob is not None and csv_name is not None:
         raise BadUsage(
-            f"--image_glob chooses files of a folder, and '{csv_name}' is a CSV.",
-            hint="Leave --image_glob out, or name the folder.",
+            f"--image_glob selects files of a folder, but '{csv_name}' is a CSV.",
+            hint="Omit --image_glob, or give the folder.",
         )
     return None if glob is None else Pattern(glob)
 
@@ -243,7 +242,7 @@ def _slide_extensions() -> tuple[str, ...]:
 
 
 def may_be_slide(name: str) -> bool:
-    """Whether the extension of *name* is one that OpenSlide, tifffile or, for plain pictures, Pillow reads."""
+    """Whether OpenSlide, tifffile or, for plain images, Pillow reads the extension of *name*."""
     return name.lower().endswith(_slide_extensions())
 
 
@@ -252,12 +251,12 @@ def _quoted(name: str) -> str:
 
 
 def _folder_slides(folder: SlideFolder, pattern: Pattern | None, notify: Notify) -> list[SlideEntry]:
-    """The files that match *pattern*, hidden ones too; None: those that may be slides and are not hidden. Sorted by
-    name; never empty.
+    """Files that match *pattern*, including hidden ones. With None, visible files that may be slides. Sorted by name,
+    never empty.
 
-    Earlier montages and tiles in the folder are left out, and that is said. Ids are file names, or all are names with
-    their folders where file names repeat; `&` looks like `%26` in some mounted datasets. Raises BadUsage where nothing
-    matches, NotFound where the folder has no slides.
+    Earlier montages and tiles in the folder are omitted, with a notice. Ids are file names, or relative paths if file
+    names repeat. `&` appears as `%26` in some mounted datasets. Raises BadUsage if nothing matches, NotFound if the
+    folder has no slides.
     """
     every = list(folder.names())
     if pattern is None:
@@ -275,17 +274,17 @@ def _folder_slides(folder: SlideFolder, pattern: Pattern | None, notify: Notify)
         is_made = is_file or (tile is not None and (tile["folder"] or "") in zooms)
         (made if is_made else names).append(name)
     if made:
-        notify(Notice(f"Files of earlier montages and tiles are left out: {listed([_quoted(name) for name in made])}."))
+        notify(Notice(f"Omitting files of earlier montages and tiles: {listed([_quoted(name) for name in made])}."))
     count = f"has {len(every):,} file{'' if len(every) == 1 else 's'}" if every else "has no files"
     if not names and pattern is None:
         raise NotFound(
-            f"No slides in {folder.label}: it {count}{', none of them a slide' if every else ''}.",
-            hint="Choose files with --image_glob.",
+            f"No slides in {folder.label}, which {count}{', but no slides' if every else ''}.",
+            hint="Select files with --image_glob.",
         )
     if not names and pattern is not None:
         hint = (
-            "The pattern is relative to the folder; '**/*.tiff' also looks into subfolders. Quote it, so that the "
-            "shell leaves it as it is."
+            "The pattern is relative to the folder. For subfolders, use '**/*.tiff'. Quote it to protect it from the "
+            "shell."
         )
         raise BadUsage(f"--image_glob '{pattern.text}' matches no file in {folder.label}, which {count}.", hint=hint)
     bases = [basename(name) for name in names]
@@ -294,15 +293,15 @@ def _folder_slides(folder: SlideFolder, pattern: Pattern | None, notify: Notify)
 
 
 def _table_slides(slides: SlideFolder, name: str, notify: Notify) -> list[SlideEntry]:
-    """The slides of the CSV *name*, in its order; never empty. Images and masks are names in the folder, or absolute.
+    """Slides of the CSV *name*, in its order. Never empty. Images and masks are names in the folder, or absolute paths.
 
-    Values are text as it stands; a line without an id is called by its image, and that is said.
-    Raises BadUsage for a file that is no such CSV, NotFound, DiskFailed.
+    Values are texts. Rows without an id are named after their images, with a notice. Raises BadUsage for an invalid
+    CSV, NotFound, DiskFailed.
     """
     rows = read_table(slides.text(name), name)
     unnamed = [f"line {line}" for line, values in rows if not values[1]]
     if unnamed:
-        notify(Notice(f"'{name}': without a slide_id, called by their images: {listed(unnamed)}."))
+        notify(Notice(f"'{name}': without a slide_id, and named after their images: {listed(unnamed)}."))
     entries = []
     for _, (image, slide_id, label, mask) in rows:
         image_name, mask_name = (_located(slides, dirname(name), each) for each in (image, mask))
@@ -311,27 +310,26 @@ def _table_slides(slides: SlideFolder, name: str, notify: Notify) -> list[SlideE
 
 
 def read_table(text: str, name: str) -> list[tuple[int, Sequence[str]]]:
-    """The lines of a CSV that are slides, by their numbers: image, slide_id, label and mask of each, empty where there
-    is none; blank lines are passed over. Raises BadUsage."""
+    """Rows of a CSV with their line numbers: image, slide_id, label and mask, empty if missing. Blank lines are
+    skipped. Raises BadUsage."""
     if "\0" in text:
-        raise BadUsage(f"'{name}' is no CSV: it has NUL bytes in it.", hint="Save it as 'CSV UTF-8'.")
+        raise BadUsage(f"'{name}' is not a CSV, because it contains NUL bytes.", hint="Save it as 'CSV UTF-8'.")
 
     def header_of(separator: str) -> Sequence[str]:
-        """The header's fields, were *separator* the one that is used; empty where it would be broken."""
+        """Fields of the header with this *separator*. Empty if it would be malformed."""
         with suppress(csv.Error):
             return next((values for _, values in _rows(text, separator, False)), ())
         return ()
 
     def rank(separator: str) -> tuple[int, int]:
-        """The separator with which the header has most of the required columns; of those the one that cuts it into most
-        fields."""
+        """Order of separators: the number of required columns in the header, then the number of its fields."""
         fields = [_column_name(field) for field in header_of(separator)]
         return len({*fields} & {*REQUIRED}), len(fields)
 
     if declared := DECLARED.match(text):
         text = text[declared.end() :]
     separator = declared[1] if declared else max(SEPARATORS, key=rank)
-    # Blanks that follow the separators, as in `image, slide_id`, are not part of the values.
+    # Blanks after separators, as in `image, slide_id`, are not part of the values.
     is_spaced = any(field.startswith(" ") for field in header_of(separator)[1:])
     try:
         rows = list(_rows(text, separator, is_spaced))
@@ -339,7 +337,7 @@ def read_table(text: str, name: str) -> list[tuple[int, Sequence[str]]]:
         line, reason = err.args
         raise BadUsage(
             f"'{name}', line {line}: {reason}.",
-            hint="Write a field that holds quotes or separators in double quotes, and quotes in it twice.",
+            hint="Enclose fields with quotes or separators in double quotes, and double the quotes in them.",
         ) from err
     if not rows:
         raise BadUsage(f"'{name}' is empty.", hint=HEADER_HINT)
@@ -347,25 +345,25 @@ def read_table(text: str, name: str) -> list[tuple[int, Sequence[str]]]:
     header = [_column_name(value) for value in shown]
     if tuple(header) in (COLUMNS, TILED_COLUMNS):
         raise BadUsage(
-            f"'{name}' tells of {'a montage' if tuple(header) == COLUMNS else 'tiles'}, and is no list of slides.",
-            hint=f"Name the folder of the slides, with --include_by_slide_id '{name}'.",
+            f"'{name}' describes {'a montage' if tuple(header) == COLUMNS else 'tiles'}, and is not a list of slides.",
+            hint=f"Use the folder of the slides with --include_by_slide_id '{name}'.",
         )
     for column in (*REQUIRED, *OPTIONAL):
         if column in REQUIRED and column not in header:
             more = f" and {len(shown) - MOST_COLUMNS:,} more" if len(shown) > MOST_COLUMNS else ""
             columns = ", ".join(_quoted(each.strip()) for each in shown[:MOST_COLUMNS]) + more
-            raise BadUsage(f"'{name}' has no column '{column}'; it has: {columns}.", hint=HEADER_HINT)
+            raise BadUsage(f"'{name}' has no column '{column}', only {columns}.", hint=HEADER_HINT)
         if header.count(column) > 1:
             what = f"'{name}' has {header.count(column)} columns '{column}'."
             raise BadUsage(what, hint="Rename or remove all but one.")
     wrong = [f"line {line} has {len(values)}" for line, values in slides if len(values) != len(header)]
     if wrong:
         raise BadUsage(
-            f"'{name}': its header has {len(header)} field{'' if len(header) == 1 else 's'}, {listed(wrong)}.",
+            f"'{name}': the header has {len(header)} field{'' if len(header) == 1 else 's'}, but {listed(wrong)}.",
             hint="Each line must have as many fields as the header.",
         )
     if not slides:
-        raise BadUsage(f"'{name}' has no line below its header.", hint="Give it one line for each slide.")
+        raise BadUsage(f"'{name}' has no rows below its header.", hint="Add a row for each slide.")
     places = [header.index(column) if column in header else None for column in (*REQUIRED, *OPTIONAL)]
     return [
         (line, ["" if place is None or not values[place].strip() else values[place] for place in places])
@@ -378,8 +376,8 @@ def _column_name(field: str) -> str:
 
 
 def _rows(text: str, separator: str, is_spaced: bool) -> Iterator[tuple[int, Sequence[str]]]:
-    """The lines that are not blank, each with the number of its first line. Raises csv.Error with the number of a line
-    and the reason."""
+    """Rows that are not blank, with the number of their first line. Raises csv.Error with the line number and the
+    reason."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=is_spaced, strict=True)
     while True:
         line = reader.line_num + 1
@@ -394,7 +392,7 @@ def _rows(text: str, separator: str, is_spaced: bool) -> Iterator[tuple[int, Seq
 
 
 def _located(slides: SlideFolder, folder: str, path: str) -> str:
-    """*path*, relative to the CSV's *folder*, as a name in *slides*; backslashes separate where only that names a
+    """Name in *slides* of *path*, relative to the CSV's *folder*. Backslashes are separators if only that gives a
     file."""
     if not path or PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute():
         return path
@@ -416,9 +414,11 @@ def _joined(folder: str, path: str) -> str:
 def _selected(
     slides: Sequence[SlideEntry], ids: Sequence[str], source: str, notify: Notify, *, of_folder: bool
 ) -> list[SlideEntry]:
-    """The *slides* that are left, in their order, by the *ids* of *source* (an option and its file). Those of a folder
-    also go by file name and by path in it, and all as the record of a montage writes names that UTF-8 cannot say.
-    Raises BadUsage where none is left."""
+    """*slides* that remain, in order, after the *ids* of *source* (an option and its file).
+
+    Slides of a folder also match by file name or path, and all match names as a montage's record escapes them for
+    UTF-8. Raises BadUsage if none remain.
+    """
     option = source.partition(":")[0]
     wanted = set(ids)
     known: set[str] = set()
@@ -432,51 +432,49 @@ def _selected(
     unknown = [each for each in ids if each not in known]
     shown = listed([_quoted(each) for each in unknown])
     if not left and option == EXCLUDE:
-        raise BadUsage(
-            f"{source} excludes every slide, {len(slides):,} in all.", hint="Leave some ids out of the list."
-        )
+        raise BadUsage(f"{source} excludes all {len(slides):,} slides.", hint="Remove some ids from the list.")
     if not left and not ids:
         raise no_ids(source)
     if not left:
         raise BadUsage(
-            f"{source} has the id of no slide; it has {shown}.",
+            f"{source} matches no slide. It contains {shown}.",
             hint=f"{SHAPE} An id of a slide is {_quoted(slides[0].slide_id)}.",
         )
     if len(unknown) == 1:
         notify(Notice(f"{option}: no slide has the id {shown}."))
     elif unknown:
-        notify(Notice(f"{option}: no slide has one of these {len(unknown):,} ids: {shown}."))
+        notify(Notice(f"{option}: no slides have these {len(unknown):,} ids: {shown}."))
     return left
 
 
 def no_ids(source: str) -> BadUsage:
-    """What is wrong with the list of ids *source* (an option and its file) that is empty."""
+    """Error for the empty list of ids *source* (an option and its file)."""
     return BadUsage(
-        f"{source} has no ids, so that no slide remains.",
-        hint=f"{SHAPE} Leave {INCLUDE} out to show all slides.",
+        f"{source} has no ids, so that no slides remain.",
+        hint=f"{SHAPE} To show all slides, omit {INCLUDE}.",
     )
 
 
 def read_ids(path: Path, option: str) -> list[str]:
-    """The ids that the file *path* of *option* names, each once, without blanks around them.
+    """Unique ids in the file *path* of *option*, without surrounding blanks.
 
-    Raises BadUsage for a missing file, one that is no text, or a broken CSV.
+    Raises BadUsage for a missing file, a file that is not text, or a malformed CSV.
     """
-    with suppress(OSError, ValueError):  # which reading it says better
+    with suppress(OSError, ValueError):  # reading the file gives a better message
         if path.stat().st_size > LARGEST_LIST:
-            what = f"{option}: '{path}' is no list of ids: it is larger than {LARGEST_LIST >> 20} MiB."
+            what = f"{option}: '{path}' is not a list of ids, because it is larger than {LARGEST_LIST >> 20} MiB."
             raise BadUsage(what, hint=SHAPE)
     text = read_text(path, option)
     if "\0" in text:
-        raise BadUsage(f"{option}: '{path}' is no text: it has NUL bytes in it.", hint=SHAPE)
+        raise BadUsage(f"{option}: '{path}' is not text, because it contains NUL bytes.", hint=SHAPE)
     try:
         return list(dict.fromkeys(filter(None, map(str.strip, parse_ids(text)))))
     except csv.Error as err:
-        raise BadUsage(f"{option}: '{path}' is a broken CSV: {err}.", hint=SHAPE) from err
+        raise BadUsage(f"{option}: '{path}' is a malformed CSV: {err}.", hint=SHAPE) from err
 
 
 def parse_ids(text: str) -> Iterator[str]:
-    """Ids as they stand in a list: its lines, or the first column below a known header. Raises csv.Error."""
+    """Ids of a list: its lines, or the first column below a known header. Raises csv.Error."""
     lines = io.StringIO(text, newline=None).read().split("\n")
     start = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
     if start == len(lines):
@@ -490,7 +488,7 @@ def parse_ids(text: str) -> Iterator[str]:
         yield from lines[start:]
         return
     if len(header) == 1:
-        separator = "\ud800"  # no decoded text holds it
+        separator = "\ud800"  # decoded text never contains it
     rest = io.StringIO("\n".join(lines[start + 1 :]), newline="")
     rows = csv.reader(rest, delimiter=separator, skipinitialspace=True, strict=True)
     yield from (row[0] for row in rows if row)

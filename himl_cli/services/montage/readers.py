@@ -1,11 +1,11 @@
-"""What a slide is to whoever draws it; what its readers share (errors, samples as RGB of 8 bits); and the readers that
-are a library each: OpenSlide for scanners' formats; NVIDIA's cuCIM for TIFF and SVS, which uses no GPU here; Pillow for
-plain pictures (PNG, JPEG, BMP, JPEG 2000, WebP ...).
+"""The interface of slides, shared parts of readers (errors, samples as 8-bit RGB), and readers that use one library:
+OpenSlide for formats of scanners, NVIDIA's cuCIM for TIFF and SVS (without a GPU), and Pillow for plain images (PNG,
+JPEG, BMP, JPEG 2000, WebP ...).
 
-OpenSlide and cuCIM need not be installed, and give rectangles of a level. OpenSlide is given places in pixels of level
-0, and interpolates where that is between two pixels of another level: levels of more than 8 million pixels may be off
-by a fraction of a pixel where a strip begins. Plain pictures have one level, and are decoded whole. One that says by
-EXIF how it is to be turned is turned. Of files with several pictures the first one counts.
+OpenSlide and cuCIM are optional, and read rectangles of a level. OpenSlide takes positions in pixels of level 0, and
+interpolates between two pixels of another level, so that levels of more than 8 million pixels may be off by a fraction
+of a pixel at the start of a strip. Plain images have one level, are decoded whole, and are rotated as their EXIF data
+says. In files with several images, the first one counts.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from tifffile import TiffFileError
 
 from himl_cli.core.montage import Box, Colour, Size, SlideUnreadable
 
-# What libraries raise for damaged files. SyntaxError is Pillow's, for a broken PNG, ImportError imagecodecs', for a
-# codec that it was built without.
+# Errors of libraries for damaged files. SyntaxError comes from Pillow, for a damaged PNG. ImportError comes from
+# imagecodecs, for a codec that it was built without.
 LIBRARY_ERRORS = (
     *(TiffFileError, OSError, ImportError, ValueError, RuntimeError, LookupError, ArithmeticError, TypeError),
     *(AttributeError, AssertionError, EOFError, SyntaxError, struct.error),
@@ -37,12 +37,11 @@ LIBRARY_ERRORS = (
 LONGEST_MESSAGE = 200
 REGION_PIXELS, REGION_COLUMNS = 8 << 20, 4096
 TILE_ROWS, MOST_TILE_ROWS = 256, 4096
-LARGEST = 400_000_000  # pixels beyond which a picture is refused, since it is decoded whole
-# Names of Pillow's plugins. Others are left out: they start programs (EPS), take anything for theirs (TGA), or write to
-# the terminal (TIFF).
+LARGEST = 400_000_000  # maximum number of pixels of an image that is decoded whole
+# Names of Pillow plugins. The others start programs (EPS), accept any file (TGA), or write to the terminal (TIFF).
 FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "WEBP", "GIF", "PPM", "AVIF")
 STRIP_PIXELS = 4 << 20
-# What EXIF's numbers mean; from 5 on the picture lies on its side.
+# Meanings of the EXIF orientations. From 5 on, the image lies on its side.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,38 +54,38 @@ TURNS = {
 
 
 class Slide(Protocol):
-    """An opened slide; used by one thread at a time.
+    """An open slide. One thread at a time may use it.
 
-    `backend` is what reads it: `tifffile`, `openslide`, `cucim` or `pillow`. `levels` are the size of each level in
-    pixels, the finest first; never empty.
+    `backend` is its reader: `tifffile`, `openslide`, `cucim` or `pillow`. `levels` are the sizes of the levels in
+    pixels, the finest first. Never empty.
     """
 
     backend: str
     levels: Sequence[Size]
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
-        """The level from the top down: arrays of shape (rows, width of the level, 3), RGB, C-contiguous, whose rows sum
-        up to its height.
+        """Yield the level from top to bottom, as arrays of shape (rows, width of the level, 3), RGB, C-contiguous,
+        whose rows add up to its height.
 
-        Other kinds of pixels are converted: 16 bits are scaled, grey and CMYK become RGB; ICC profiles are left aside.
-        What is transparent, or not stored, lies on *background*; None: transparency is dropped, as hi-ml did, and what
-        is not stored is black. Raises SlideUnreadable, also in the middle.
+        Other pixel formats are converted: 16 bits are scaled, and grey and CMYK become RGB. ICC profiles are ignored.
+        Transparent and missing pixels show *background*. With None, transparency is dropped, as in hi-ml, and missing
+        pixels are black. Raises SlideUnreadable, possibly in the middle.
         """
 
     def close(self) -> None:
-        """Free what it holds."""
+        """Free its resources."""
 
 
 @contextmanager
 def library_errors(what: str, path: Path | None = None, *kinds: type[Exception]) -> Iterator[None]:
-    """Raises SlideUnreadable, beginning with *what*, where a library fails, also with its own *kinds* of errors; *path*
-    is taken out of its words."""
+    """Context that raises SlideUnreadable, beginning with *what*, for errors of a library, including *kinds*. *path* is
+    removed from the message."""
     try:
         yield
     except SlideUnreadable:
         raise
     except MemoryError as err:
-        raise SlideUnreadable(f"{what}: it does not fit into memory") from err
+        raise SlideUnreadable(f"{what}: it does not fit in memory") from err
     except LIBRARY_ERRORS + kinds as err:
         words = message_of(err)
         if path is not None:
@@ -95,7 +94,7 @@ def library_errors(what: str, path: Path | None = None, *kinds: type[Exception])
 
 
 def message_of(error: BaseException) -> str:
-    """The message of a library's error: one line, no longer than a line should be."""
+    """Message of a library's error in one line of limited length."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     words = " ".join(str(error).split())
@@ -103,11 +102,11 @@ def message_of(error: BaseException) -> str:
 
 
 def eight_bits(samples: NDArray[np.generic], lowest: float, highest: float) -> NDArray[np.uint8]:
-    """*samples* scaled so that *lowest* becomes 0 and *highest* 255, rounded; what lies beyond is cut, what is no
-    number is 0. Same shape."""
+    """Scale and round *samples* so that *lowest* becomes 0 and *highest* 255. Values beyond are clipped, and NaN
+    becomes 0. Same shape."""
     if samples.dtype == np.uint8 and (lowest, highest) == (0, 255):
         return samples
-    has_few = samples.dtype in (np.uint8, np.uint16)  # so few values that a table of them is made
+    has_few = samples.dtype in (np.uint8, np.uint16)  # few enough values for a table
     numbers = np.arange(1 << (8 * samples.dtype.itemsize)) if has_few else samples
     shares = (np.nan_to_num(numbers.astype(np.float64), nan=lowest) - lowest) / (highest - lowest)
     scaled = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
@@ -115,20 +114,20 @@ def eight_bits(samples: NDArray[np.generic], lowest: float, highest: float) -> N
 
 
 def clipped_labels(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Labels: numbers keep their value, those over 255 become 255, those below 0 become 0. Same shape."""
+    """Labels keep their values, clipped to 0 to 255. Same shape."""
     return samples if samples.dtype == np.uint8 else np.clip(np.nan_to_num(samples), 0, 255).astype(np.uint8)
 
 
 def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Grey, shape (rows, columns), as RGB."""
+    """Convert grey, shape (rows, columns), to RGB."""
     return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
 
 
 def laid_over(
     rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], background: Colour | None, *, premultiplied: bool = False
 ) -> NDArray[np.uint8]:
-    """*rgb*, shape (rows, columns, 3), on *background* as opaque as *alpha*, shape (rows, columns), says; on None:
-    without regard to alpha."""
+    """Blend *rgb*, shape (rows, columns, 3), with *background* by *alpha*, shape (rows, columns). With None, ignore
+    alpha."""
     if background is None or bool((alpha == 255).all()):
         return rgb
     share = alpha[..., None].astype(np.uint16)
@@ -139,8 +138,8 @@ def laid_over(
 
 
 def vendor_of(path: Path) -> str | None:
-    """What OpenSlide takes it for: `aperio`, `generic-tiff` ...; None for nothing that it knows, and where it does not
-    load here."""
+    """Format that OpenSlide detects: `aperio`, `generic-tiff` ... None for an unknown one, or if OpenSlide does not
+    load."""
     try:
         import openslide
     except (ImportError, OSError):
@@ -152,7 +151,7 @@ def vendor_of(path: Path) -> str | None:
 
 
 def objective_power(path: Path) -> float | None:
-    """The magnification of level 0, such as 40, where OpenSlide finds it in the file."""
+    """Magnification of level 0, such as 40, if OpenSlide finds it in the file."""
     try:
         import openslide
     except (ImportError, OSError):
@@ -165,8 +164,7 @@ def objective_power(path: Path) -> float | None:
 
 
 class VendorSlide:
-    """A Slide that OpenSlide reads, without the interpreter's lock. Raises SlideUnreadable where OpenSlide refuses
-    it."""
+    """A Slide that OpenSlide reads, without the interpreter lock. Raises SlideUnreadable if OpenSlide rejects it."""
 
     backend = "openslide"
 
@@ -178,7 +176,7 @@ class VendorSlide:
             try:
                 self._slide = openslide.OpenSlide(path)
             except openslide.OpenSlideUnsupportedFormatError as err:
-                raise SlideUnreadable("OpenSlide knows no such format, or the file is damaged") from err
+                raise SlideUnreadable("OpenSlide does not support its format, or the file is damaged") from err
         self._slide.set_cache(openslide.OpenSlideCache(8 << 20))
         self.levels: Sequence[Size] = self._slide.level_dimensions
 
@@ -200,7 +198,7 @@ class VendorSlide:
 
 
 class CuSlide:
-    """A Slide that cuCIM reads. Raises SlideUnreadable where cuCIM refuses it."""
+    """A Slide that cuCIM reads. Raises SlideUnreadable if cuCIM rejects it."""
 
     backend = "cucim"
 
@@ -221,14 +219,14 @@ class CuSlide:
         self._image.close()
 
     def _rgb(self, level: int, box: Box, background: Colour | None) -> NDArray[np.uint8]:
-        """cuCIM is given places in pixels of level 0 and rounds down to one of the level: the first that lies in it is
-        meant."""
+        """Read a rectangle. cuCIM takes positions in pixels of level 0 and rounds down to a pixel of the level, so use
+        the first position inside that pixel."""
         downsample = self._downsamples[level]
         with library_errors("cuCIM cannot read it", self._path):
             place = ceil(box.x * downsample), ceil(box.y * downsample)
             samples = np.asarray(self._image.read_region(place, box.size, level))
         if samples.dtype != np.uint8 or samples.shape[:2] != (box.height, box.width):
-            raise SlideUnreadable(f"cuCIM gives {samples.dtype} pixels of shape {samples.shape}, which are not read")
+            raise SlideUnreadable(f"cuCIM returns unsupported {samples.dtype} pixels of shape {samples.shape}")
         if samples.shape[2] == 1:
             return grey_to_rgb(samples[..., 0])
         return laid_over(samples[..., :3], samples[..., 3], background) if samples.shape[2] == 4 else samples
@@ -241,10 +239,10 @@ def _pasted(image: Image.Image, background: Colour) -> NDArray[np.uint8]:
 
 
 def _strips(size: Size, tile_rows: int, read: Callable[[Box], NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """The strips of a level of *size*, each *read* as rectangles: whole rows of tiles, at most 8 megapixels a rectangle
-    unless one row of tiles has more.
+    """Strips of a level of *size*, *read* as rectangles of whole rows of tiles, with at most 8 megapixels each, unless
+    one row of tiles has more.
 
-    OpenSlide reads in pieces of 4,096 columns, and rounds where each begins: ours begin where its own would.
+    OpenSlide reads pieces of 4,096 columns, and rounds at the start of each. These rectangles match its pieces.
     """
     width, height = size
     most = max(1, REGION_PIXELS // (width * tile_rows)) * tile_rows
@@ -256,28 +254,28 @@ def _strips(size: Size, tile_rows: int, read: Callable[[Box], NDArray[np.uint8]]
             box = Box(left, top, min(columns, width - left), rows)
             strip[:, box.x : box.x + box.width] = read(box)
         yield strip
-        del strip  # or it would be kept while the next one is made
+        del strip  # free it before the next one is created
 
 
 class PictureSlide:
-    """A Slide; decoding frees the interpreter's lock. Raises SlideUnreadable for what Pillow does not know, or what is
-    too large."""
+    """A Slide whose decoding frees the interpreter lock. Raises SlideUnreadable for a format that Pillow does not
+    support, or an image that is too large."""
 
     backend = "pillow"
 
     def __init__(self, path: Path, *, as_labels: bool = False) -> None:
         self._as_labels = as_labels
-        with library_errors("it is no picture of a known format"):
+        with library_errors("it is not an image of a known format"):
             self._image = _opened(path)
         width, height = self._image.size
         if width * height > LARGEST:
             self._image.close()
             raise SlideUnreadable(
-                f"it is {width} x {height} pixels in one piece; more than {LARGEST // 1_000_000} million are read from "
-                "tiled TIFFs only"
+                f"it is an untiled image of {width} x {height} pixels, and more than {LARGEST // 1_000_000} million "
+                "need a tiled TIFF"
             )
         self._orientation = 1
-        # Of a PNG without EXIF, Pillow would decode all to look for it.
+        # For a PNG without EXIF, Pillow would decode the whole image to search for it.
         if self._image.format != "PNG" or "exif" in self._image.info:
             with suppress(*LIBRARY_ERRORS):
                 self._orientation = int(self._image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -305,17 +303,17 @@ class PictureSlide:
         if part.mode == "1" and self._as_labels:
             return grey_to_rgb(np.asarray(part).astype(np.uint8))
         if part.mode == "CMYK" and self._image.format in {"JPEG", "MPO"} and "adobe" not in self._image.info:
-            part = ImageChops.invert(part)  # Pillow takes all inks for inverted, which only Adobe's marker says
+            part = ImageChops.invert(part)  # Pillow inverts all CMYK, even without Adobe's marker
         if background is None or not part.has_transparency_data:
             return np.asarray(part.convert("RGB"))
         return _pasted(part.convert("RGBA"), background)
 
 
 def _opened(path: Path) -> ImageFile:
-    """As `Image.open`, without its limit of size, which is the process's and no caller's. Raises what Pillow raises,
-    and SlideUnreadable."""
+    """Open an image like `Image.open`, without the size limit, which applies to the whole process. Raises what Pillow
+    raises, and SlideUnreadable."""
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of odd metadata
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # about odd metadata
     Image.init()
     with path.open("rb") as file:
         prefix = file.read(16)
@@ -323,9 +321,9 @@ def _opened(path: Path) -> ImageFile:
         if name in Image.OPEN:
             factory, accept = Image.OPEN[name]
             verdict = accept is None or accept(prefix)
-            if verdict and not isinstance(verdict, str):  # words say what is not installed for it
+            if verdict and not isinstance(verdict, str):  # a text names a missing package
                 try:
                     return factory(os.fspath(path), os.fspath(path))  # type: ignore[arg-type]
                 except Image.DecompressionBombError as err:
-                    raise SlideUnreadable(f"it has more pixels than are read of its format: {message_of(err)}") from err
-    raise SlideUnreadable("it is no picture of a known format")
+                    raise SlideUnreadable(f"it has too many pixels for its format: {message_of(err)}") from err
+    raise SlideUnreadable("it is not an image of a known format")

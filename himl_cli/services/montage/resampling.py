@@ -1,5 +1,5 @@
-"""Resizing a picture that comes in strips from the top, in memory for a window of its rows: bicubic, as Pillow does it
-or quickly, and by the nearest pixel for masks."""
+"""Resize an image that arrives in strips from the top, holding a window of its rows: bicubic, as in Pillow or faster,
+or nearest neighbour for masks."""
 
 from __future__ import annotations
 
@@ -16,34 +16,32 @@ from himl_cli.core.montage import Size
 from himl_cli.services.montage.threads import map_in_order
 
 Extent = tuple[float, float, float, float]  # left, top, right and bottom in pixels, which may be fractions
-# Takes strips of one picture from its top, each of shape (any number, width, 3), the size to give them, and what of
-# them to resize (None: all).
-# Gives shape (height, width, 3), which may not be written to.
+# Takes consecutive strips of an image, each of shape (any number, width, 3), the target size, and the extent to resize
+# (None: all). Returns shape (height, width, 3), which must not be written to.
 Bicubic = Callable[[Sequence[NDArray[np.uint8]], Size, Extent | None], NDArray[np.uint8]]
-# One step of resizing: takes rows from the top, gives rows from the top, each as soon as it can.
+# One step of resizing. It takes rows from the top, and yields rows from the top as soon as possible.
 Step = Callable[[NDArray[np.uint8]], Iterator[NDArray[np.uint8]]]
 
-PIECE = 1 << 20  # pixels that are worked on at a time, unless one row has more
-# Pieces that are worked on at a time where there is a pool, however many threads it has: where windows end shows in the
-# rounding of some pixels.
+PIECE = 1 << 20  # pixels to process at a time, unless one row has more
+# Pieces to process at a time with a pool, for any number of threads, because the ends of windows affect the rounding of
+# some pixels.
 SHARE = 4
 BICUBIC_SUPPORT = 2.0
-# Rows of the source that come together before a window is resized, unless its overlap with the one before is larger.
+# Rows of the source to collect before a window is resized, unless its overlap with the previous one is larger.
 BATCH = 32
-WHOLE = 4 << 20  # pixels: a picture that has no more, before and after, is resized in one go
-# What is left to the filter when a large picture is first reduced by a whole number: the larger, the closer to the
-# filter alone.
-# Greatest difference in grey levels, noise with hard edges: 5 at 3, which Pillow's documentation recommends, 3 at 6. A
-# picture that shrinks less than twice this is not reduced before. A block at the right or lower edge that has fewer
-# pixels than others counts as much as they do, as with Pillow's `reducing_gap`.
+WHOLE = 4 << 20  # an image with at most this number of pixels, before and after, is resized in one call
+# Factor that remains for the filter after a large image is reduced by an integer. A larger one is more accurate.
+# The greatest differences in grey levels, for noise with hard edges, are 5 at 3, which Pillow's documentation
+# recommends, and 3 at 6. An image that shrinks less than twice this is not reduced. A block at the right or lower edge
+# with fewer pixels has the same weight as others, as with Pillow's `reducing_gap`.
 GAP = 6
 
 
 def as_pillow(strips: Sequence[NDArray[np.uint8]], target: Size, extent: Extent | None = None) -> NDArray[np.uint8]:
-    """A `Bicubic`: with the very values of Pillow, first along x, then along y.
+    """A `Bicubic` with exactly Pillow's values, first along x, then along y.
 
-    Pillow up to 12 always took this order, 13 no longer does where the height shrinks much more than the width, and
-    rounds and clips in between. Taken apart into two steps, the result is one and the same with all of them.
+    Pillow up to 12 always used this order. Pillow 13 does not if the height shrinks much more than the width, and
+    rounds and clips in between. With two separate steps, all versions give the same result.
     """
     image = Image.fromarray(strips[0] if len(strips) == 1 else np.concatenate(strips))
     left, top, right, bottom = extent or (0, 0, *image.size)
@@ -56,17 +54,17 @@ def as_pillow(strips: Sequence[NDArray[np.uint8]], target: Size, extent: Extent 
 
 @cache
 def quick() -> Bicubic:
-    """The fastest one here: cykooz-resizer's, by vector instructions, four to five times as fast as Pillow; Pillow's
-    where there is no such package.
+    """The fastest `Bicubic`: of cykooz-resizer, with vector instructions, four to five times as fast as Pillow, or
+    Pillow's if that package is missing.
 
-    Its values differ from Pillow's by a grey level or two: it takes first y, then x, and rounds in between. Noise with
-    hard edges, where that also means clipping in between, shows up to 10, and 25 where it grows.
+    Its values differ from Pillow's by a grey level or two, because it processes y before x and rounds in between. For
+    noise with hard edges, which is also clipped in between, differences reach 10, and 25 when enlarging.
     """
     if find_spec("cykooz_resizer") is None:
         return as_pillow
     from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
 
-    bicubic = ResizeAlg.convolution(FilterType.catmull_rom)  # another name of what Pillow calls bicubic
+    bicubic = ResizeAlg.convolution(FilterType.catmull_rom)  # Pillow calls this filter bicubic
 
     def resize(strips: Sequence[NDArray[np.uint8]], target: Size, extent: Extent | None = None) -> NDArray[np.uint8]:
         width, height = strips[0].shape[1], sum(map(len, strips))
@@ -81,7 +79,7 @@ def quick() -> Bicubic:
 
 
 class Nearest:
-    """Picks rows and columns: the numbers that Pillow itself picks."""
+    """Selects the same rows and columns as Pillow."""
 
     def __init__(self, source: Size, target: Size) -> None:
         numbers = [Image.fromarray(np.arange(have, dtype=np.int32)[None]) for have in source]
@@ -99,7 +97,7 @@ class Nearest:
 
 
 class Reduction:
-    """Means of *across* by *down* pixels, rounded; at the right and at the bottom of as many as are left."""
+    """Rounded means of *across* by *down* pixels, and of the remaining ones at the right and bottom."""
 
     def __init__(self, source: Size, across: int, down: int) -> None:
         self._across, self._down = across, down
@@ -111,7 +109,7 @@ class Reduction:
         flat = rows.reshape(len(rows), -1)
         made = []
         while len(flat):
-            # 257 times 255 still fits into 16 bits, which are faster to sum
+            # 257 times 255 fits in 16 bits, which are faster to sum.
             taken = flat[: min(self._down - self._summed, 256)]
             self._sum += taken.sum(axis=0, dtype=np.uint16)
             self._summed += len(taken)
@@ -136,8 +134,8 @@ class Reduction:
 
 
 def across(source: tuple[float, int], target: int, bicubic: Bicubic, pool: Executor | None) -> Step:
-    """Bicubic along x. *source* is the extent in pixels, a fraction where the last pixel is a mean of fewer than the
-    others, and the number of pixels."""
+    """Bicubic along x. *source* is the extent in pixels, a fraction if the last pixel is a mean of fewer pixels than
+    the others, and the number of pixels."""
     piece = max(1, PIECE // max(source[1], target))
 
     def resized(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -147,9 +145,9 @@ def across(source: tuple[float, int], target: int, bicubic: Bicubic, pool: Execu
 
 
 class Down:
-    """Bicubic along y, window by window. `source` as in `across`.
+    """Bicubic along y, window by window. `source` is as in `across`.
 
-    `_tops` and `_bottoms` tell for each row of the target which rows of the source it needs, and one more on each side,
+    `_tops` and `_bottoms` contain the rows of the source that each row of the target needs, and one more on each side,
     so that rounding cuts nothing off.
     """
 
@@ -178,13 +176,13 @@ class Down:
             begins = range(self._made, ready, self._block)
             yield from map_in_order(self._pool, partial(self._rows, window, ready), begins)
             self._made = ready
-            # Of the window, what the next row of the target needs is kept.
+            # Keep the part of the window that the next row of the target needs.
             top = self._bottom if ready == self._target[1] else int(self._tops[ready])
             self._held = [window[top - self._top :].copy()]
             self._top = top
 
     def _rows(self, window: NDArray[np.uint8], ready: int, begin: int) -> NDArray[np.uint8]:
-        """Rows of the target from *begin* on: a block of them, before *ready*."""
+        """A block of rows of the target, from *begin* on, before *ready*."""
         end = min(begin + self._block, ready)
         top, bottom = int(self._tops[begin]) - self._top, int(self._bottoms[end - 1]) - self._top
         part = window[top:bottom]
@@ -193,11 +191,11 @@ class Down:
 
 
 class Resampler:
-    """Takes the strips of a picture of *source* size and gives the rows of one of *target* size.
+    """Resizes strips of an image of *source* size to rows of *target* size.
 
-    A small picture, see WHOLE, is resized in one go; another differs from that by one grey level here and there, and by
-    GAP where it shrinks much. *bicubic* is the filter, None the nearest pixel instead, for masks: exactly as Pillow
-    takes it. Used by one thread at a time, never by one of *pool*, which it spreads its work over. Raises ValueError
+    A small image (see WHOLE) is resized in one call. Others differ from that by one grey level in some pixels, and by
+    the effect of GAP if they shrink much. *bicubic* is the filter, or None for the nearest pixel, for masks, exactly as
+    in Pillow. Used by one thread at a time, which must not belong to *pool*, where the work is done. Raises ValueError
     for a side below 1.
     """
 
@@ -211,7 +209,7 @@ class Resampler:
         self._fed = 0
         self._piece = max(1, (PIECE if pool is None else PIECE * SHARE) // source[0])
         self._bicubic = bicubic
-        self._strips: list[NDArray[np.uint8]] = []  # of a small picture
+        self._strips: list[NDArray[np.uint8]] = []  # of a small image
         self._steps: list[Step] = []
         if bicubic is None:
             self._steps.append(Nearest(source, target).push)
@@ -226,14 +224,14 @@ class Resampler:
                 self._steps.append(Down((source[1] / high, height), target, bicubic, pool).push)
 
     def stream(self, strip: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-        """The next rows of the source, shape (any number, source width, 3): the rows of the target that are thereby
-        known, often none, made one by one as they are asked for. All have to be, before the next strip; each has few
-        rows, however much a picture grows.
+        """Take the next rows of the source, shape (any number, source width, 3). Yield the rows of the target that are
+        complete, often none, created when they are requested. Consume all of them before the next strip. Each array has
+        few rows, even if the image is enlarged.
 
         Raises ValueError for more rows than the source has.
         """
         if self._fed + len(strip) > self.source[1]:
-            raise ValueError(f"{self._fed + len(strip)} rows came where {self.source[1]} are due.")
+            raise ValueError(f"Got {self._fed + len(strip)} rows instead of {self.source[1]}.")
         self._fed += len(strip)
         if self.is_small and self._bicubic is not None:
             self._strips.append(strip)
@@ -245,9 +243,9 @@ class Resampler:
             yield from _through(self._steps, strip[top : top + self._piece])
 
     def finish(self) -> None:
-        """Raises ValueError where rows of the source are missing."""
+        """Check that all rows arrived. Raises ValueError if rows of the source are missing."""
         if self._fed < self.source[1]:
-            raise ValueError(f"Only {self._fed} of {self.source[1]} rows came.")
+            raise ValueError(f"Got only {self._fed} of {self.source[1]} rows.")
 
 
 def _through(steps: list[Step], rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
@@ -259,8 +257,7 @@ def _through(steps: list[Step], rows: NDArray[np.uint8]) -> Iterator[NDArray[np.
 
 
 class Rows:
-    """The rows of a picture of that *size*, from the top, for as long as somebody asks; *blocks* of them are made no
-    further than needed."""
+    """Rows of an image of *size*, from the top, created from *blocks* only as they are requested."""
 
     def __init__(self, blocks: Generator[NDArray[np.uint8], None, None], size: Size) -> None:
         self._blocks, self._size = blocks, size
@@ -268,12 +265,12 @@ class Rows:
         self._given = 0
 
     def fill(self, out: NDArray[np.uint8]) -> None:
-        """Write the next rows into *out*, shape (any number, width, 3), which need not be contiguous.
+        """Copy the next rows to *out*, shape (any number, width, 3), which need not be contiguous.
 
-        Raises ValueError where that is more than the picture has, and what *blocks* raise.
+        Raises ValueError for more rows than the image has, and what *blocks* raise.
         """
         if self._given + len(out) > self._size[1]:
-            raise ValueError(f"{self._given + len(out)} rows asked for where there are {self._size[1]}.")
+            raise ValueError(f"{self._given + len(out)} rows were requested, but there are {self._size[1]}.")
         done = 0
         while done < len(out):
             if not len(self._block):
@@ -285,14 +282,14 @@ class Rows:
         self._given += len(out)
         if self._given == self._size[1]:
             self._blocks.close()
-            self._block = self._block[:0].copy()  # and not what it is a part of
+            self._block = self._block[:0].copy()  # frees the array that contains it
 
 
 def resized(
     strips: Iterator[NDArray[np.uint8]], source: Size, target: Size, bicubic: Bicubic | None = as_pillow
 ) -> Rows:
-    """The rows of a resized picture; asked for them, it raises ValueError where *strips* have fewer or more rows than
-    were announced, and what they raise."""
+    """Rows of a resized image. Reading them raises ValueError if *strips* do not have the number of rows in *source*,
+    and what they raise."""
     return Rows(_blocks(strips, Resampler(source, target, bicubic)), target)
 
 
@@ -300,10 +297,10 @@ def _blocks(strips: Iterator[NDArray[np.uint8]], resampler: Resampler) -> Genera
     for strip in strips:
         if resampler.is_small:
             made = list(resampler.stream(strip))
-            del strip  # before anything waits: the source may be held for nothing as long as rows are asked for
+            del strip  # before a wait, because the source may hold it for as long as rows are requested
             yield from made
         else:
             yield from resampler.stream(strip)
-            del strip  # while the next one is made
+            del strip  # before the next one is created
     resampler.finish()
-    raise ValueError("The resized picture ended early.")
+    raise ValueError("The resized image ended early.")

@@ -1,5 +1,5 @@
-"""Slides as a montage has them: opening one with what reads its format, which of its levels is read, and its picture in
-its room: read ahead where it is small, row by row while it is painted where it is large."""
+"""Slides in a montage: open one with a reader for its format, choose its level, and create its picture. Small ones are
+read ahead, and large ones row by row while they are painted."""
 
 from __future__ import annotations
 
@@ -35,45 +35,45 @@ from himl_cli.services.montage.resampling import Bicubic, Resampler, Rows, as_pi
 from himl_cli.services.montage.threads import Pool, read_ahead
 from himl_cli.services.montage.tiff import TiffSlide
 
-GENERIC_TIFF = "generic-tiff"  # what OpenSlide calls a TIFF that is of no scanner's format
+GENERIC_TIFF = "generic-tiff"  # OpenSlide's name for a TIFF that is not from a scanner
 APERIO = "aperio"
-# What is imported for a backend, and the packages that hold it.
+# Module of a backend, and the packages that contain it.
 PACKAGES = {Backend.cucim: ("cucim", "cucim-cu12"), Backend.openslide: ("openslide", "openslide-bin openslide-python")}
 REASONS = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "it does not exist"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "it may not be read (permission denied)"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied"),
 }
-WINDOW = 8 << 20  # bytes that a picture needs which is read while it is painted, roughly
+WINDOW = 8 << 20  # approximate bytes of a picture that is read while it is painted
 LARGE = 64 << 20  # bytes of a level that is read in one thread and resized in another
-ROWS = 64  # rows that are kept together, and handed on at a time
+ROWS = 64  # rows that are stored together and passed on at a time
 _COLOURS = (
     *("000000", "ffffff", "e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00"),
     *("cc79a7", "882255", "999933", "332288", "aa4499", "66ccee", "777777", "aa3c28"),
 )
-# The colours of labels 0, 1, 2 ...: a mask of zeros and ones is black and white.
+# Colours of the labels 0, 1, 2 ... A mask of zeros and ones is black and white.
 PALETTE = np.array([tuple(bytes.fromhex(colour)) for colour in _COLOURS], np.uint8)
 _log = logging.getLogger(__name__)
 
 
 def check_backend(backend: Backend) -> None:
-    """Raises BadUsage where the package that it needs is not installed, or does not load."""
+    """Raise BadUsage if the package of the backend is not installed, or does not load."""
     if backend not in PACKAGES:
         return
     module, packages = PACKAGES[backend]
     try:
         import_module(module)
     except (ImportError, OSError) as err:
-        what = f"Backend '{backend.value}' needs a package that cannot be loaded here: {message_of(err)}."
-        raise BadUsage(what, hint=f"Run 'pip install {packages}' (cuCIM: Linux only), or leave out --backend.") from err
+        what = f"Backend '{backend.value}' needs a package that cannot be loaded: {message_of(err)}."
+        raise BadUsage(what, hint=f"Run 'pip install {packages}' (cuCIM: Linux only), or omit --backend.") from err
 
 
 def open_slide(path: Path, backend: Backend, *, as_labels: bool = False) -> Slide:
-    """The slide, opened; the caller closes it.
+    """Open a slide. The caller closes it.
 
-    With *as_labels*, for masks, grey values are kept as they are (cut at 255), not scaled by the range of their bits.
-    `auto` takes OpenSlide for formats of scanners (tifffile for an Aperio slide that it refuses), tifffile for other
-    TIFFs and Pillow for the rest; other backends stand alone.
-    Raises SlideUnreadable with the reason. The backend's package was looked at before: `check_backend`.
+    With *as_labels*, for masks, grey values are unchanged (clipped at 255), not scaled by their bit range. `auto` uses
+    OpenSlide for formats of scanners (tifffile for an Aperio slide that it rejects), tifffile for other TIFFs, and
+    Pillow for the rest. Other backends have no fallback. Raises SlideUnreadable with the reason. Call `check_backend`
+    first.
     """
     begins_as_tiff = _first_bytes(path) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     if backend is Backend.cucim:
@@ -81,26 +81,26 @@ def open_slide(path: Path, backend: Backend, *, as_labels: bool = False) -> Slid
     if backend is Backend.openslide:
         return VendorSlide(path)
     if backend is Backend.tifffile and not begins_as_tiff:
-        raise SlideUnreadable("it is no TIFF")
+        raise SlideUnreadable("it is not a TIFF")
     vendor = vendor_of(path)
     if backend is Backend.auto and vendor == APERIO:
-        with suppress(SlideUnreadable):  # a compression that OpenSlide lacks, say
+        with suppress(SlideUnreadable):  # for example, for a compression that OpenSlide does not support
             return VendorSlide(path)
     elif vendor not in (None, GENERIC_TIFF, APERIO):
         if backend is Backend.auto:
             return VendorSlide(path)
-        raise SlideUnreadable(f"it is a slide of the format '{vendor}', which the backend tifffile does not read")
+        raise SlideUnreadable(f"it is a slide of the format '{vendor}', which tifffile does not support")
     return TiffSlide(path, as_labels=as_labels) if begins_as_tiff else PictureSlide(path, as_labels=as_labels)
 
 
 def _first_bytes(path: Path) -> bytes:
-    """Four of them. Raises SlideUnreadable for what is no file, has nothing in it, or may not be read."""
+    """First four bytes. Raises SlideUnreadable for an empty or unreadable file, or anything but a file."""
     try:
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
             raise SlideUnreadable("it is a folder")
-        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for somebody to write
-            raise SlideUnreadable("it is no ordinary file")
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
+            raise SlideUnreadable("it is not a regular file")
         if not found.st_size:
             raise SlideUnreadable("it is empty")
         with path.open("rb") as file:
@@ -108,14 +108,14 @@ def _first_bytes(path: Path) -> bytes:
     except OSError as err:
         raise SlideUnreadable(REASONS.get(err.errno or 0, f"it cannot be opened: {message_of(err)}")) from err
     except ValueError as err:  # a null byte in the name
-        raise SlideUnreadable("it does not exist: no file can have that name") from err
+        raise SlideUnreadable("it does not exist, because its name is invalid") from err
 
 
 def level_for(levels: Sequence[Size], requested: int | None, target: Size) -> tuple[int, str]:
-    """The level to read, and a remark where it is not the one *requested*.
+    """Level to read, and a remark if it is not the one *requested*.
 
-    A missing level gives way to the coarsest there is, which is the nearest. None: the coarsest one that is at least as
-    wide and as high as *target*, the finest where none is. *levels* are sizes, the finest first; never empty.
+    A missing level is replaced by the coarsest one, which is the nearest. None selects the coarsest level that is at
+    least as wide and high as *target*, or the finest. *levels* are sizes, the finest first, never empty.
     """
     if requested is None:
         covering = [number for number, size in enumerate(levels) if size[0] >= target[0] and size[1] >= target[1]]
@@ -123,14 +123,14 @@ def level_for(levels: Sequence[Size], requested: int | None, target: Size) -> tu
     if requested < len(levels):
         return requested, ""
     last = len(levels) - 1
-    present = f"levels 0 to {last} are there" if last else "level 0 is the only one"
-    return last, f"level {requested} is missing ({present}): level {last} was read"
+    present = f"it has levels 0 to {last}" if last else "it has only level 0"
+    return last, f"level {requested} is missing ({present}), and level {last} was read"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of the dataset. `levels` is empty where it was not looked into, or where it cannot be read; `reason` says
-    why."""
+    """A file of the dataset. `levels` is empty if the file was not opened or is unreadable, for which `reason` is the
+    reason."""
 
     name: str
     levels: Sequence[Size] = ()
@@ -141,7 +141,7 @@ Sources = tuple[Source, Source | None]  # an entry's image and mask
 
 
 def find_sources(entries: Sequence[SlideEntry], slides: SlideFolder, backend: Backend, pool: Pool) -> list[Sources]:
-    """The files of *entries*; with their levels where *slides* gives files as often as one likes."""
+    """Files of *entries*, with their levels if *slides* can open files repeatedly."""
 
     def source(name: str, is_mask: bool) -> Source:
         pool.check()
@@ -161,7 +161,7 @@ def find_sources(entries: Sequence[SlideEntry], slides: SlideFolder, backend: Ba
 
 @dataclass(frozen=True)
 class Setting:
-    """What all pictures of a montage share. *most_held* is how many bytes of pixels one may hold."""
+    """Data shared by all pictures of a montage. A picture may hold at most *most_held* bytes of pixels."""
 
     request: MontageRequest
     layout: Layout
@@ -174,15 +174,15 @@ class Setting:
         return self.layout.style is LayoutStyle.fit
 
     def box(self, room: Box, size: Size) -> Box:
-        """What a slide of *size* fills of its room: hi-ml's way is to stretch it."""
+        """Part of *room* that a slide of *size* fills. hi-ml's layout stretches it."""
         return fitted(room, size) if self.is_fit else room
 
 
 class Picture:
-    """*source* in *room*: `prepare` first, then `paint`, from the top down. Used by one thread at a time. A mask is
-    that of an image, prepared before it.
+    """Picture of *source* in *room*. Call `prepare`, then `paint` from top to bottom, in one thread at a time. A mask
+    belongs to an image, which is prepared first.
 
-    What cannot be read has a `reason`. Where that comes out after rows of it were painted, `box` ends with those.
+    An unreadable one has a `reason`. If that is found after some rows were painted, `box` ends with these.
     """
 
     def __init__(self, source: Source, room: Box, setting: Setting, *, mask_of: Picture | None = None) -> None:
@@ -191,7 +191,7 @@ class Picture:
         self.level: int | None = None
         self.backend = ""
         self.box: Box | None = None
-        self.is_streamed = False  # whether it is read while it is painted
+        self.is_streamed = False  # read during painting
         self._source, self._room, self._setting, self._image = source, room, setting, mask_of
         self._rows: Rows | None = None
         self._open = ExitStack()
@@ -200,7 +200,7 @@ class Picture:
 
     @property
     def bytes(self) -> int:
-        """How much memory it needs once it is prepared, roughly."""
+        """Approximate memory use after it is prepared."""
         if self.reason:
             return 0
         if not self._source.levels:
@@ -210,15 +210,15 @@ class Picture:
         return least if least <= self._setting.most_held else WINDOW
 
     def prepare(self) -> None:
-        """Open it; read all of it where its pixels, or those that they become, may be held. Raises HimlError where no
-        file can be given any more."""
+        """Open it, and read all of it if its pixels, or the resized ones, fit in the limit. Raises HimlError if no more
+        files can be provided."""
         setting = self._setting
         setting.pool.check()
         if self.reason:
             return
         try:
             path = self._open.enter_context(setting.slides.local_path(self._source.name))
-            # Of a mask, numbers are kept, whatever their width.
+            # Masks keep their numbers, with any width.
             slide = open_slide(path, setting.request.backend, as_labels=self._image is not None)
             self._begin(self._open.enter_context(closing(slide)))
         except (SlideUnreadable, MemoryError) as err:
@@ -230,8 +230,8 @@ class Picture:
             self._open.close()
 
     def paint(self, band: NDArray[np.uint8], top: int) -> None:
-        """Write what falls on *band*, whose first row is row *top* of the montage, and which ends where the one before
-        began."""
+        """Paint the part that overlaps *band*, which starts at row *top* of the montage, where the previous band
+        ended."""
         if self.box is None or self._rows is None:
             return
         begin, end = max(self.box.y, top), min(self.box.y + self.box.height, top + len(band))
@@ -244,7 +244,7 @@ class Picture:
             self._fail(err)
             return
         if self._image is not None and not self._setting.is_fit:
-            np.multiply(rows, np.uint8(255), out=rows)  # hi-ml's way: the lower 8 bits remain
+            np.multiply(rows, np.uint8(255), out=rows)  # as in hi-ml, which keeps the lower 8 bits
         elif self._has_labels:
             rows[:] = PALETTE[rows[..., 0]]
         self._painted += len(rows)
@@ -256,8 +256,8 @@ class Picture:
         self._open.close()
 
     def _placed(self, levels: Sequence[Size]) -> tuple[Box, int, str]:
-        """What it fills, which of its *levels* is read, and a remark on that. Where no width was asked for it is not
-        enlarged; a mask is as its image is."""
+        """Box that it fills, index of the level to read, and a remark. Without a requested width, it is not enlarged. A
+        mask follows its image."""
         box = self._setting.box(self._room, levels[0])
         level, remark = level_for(levels, self._setting.request.level, box.size)
         if self._setting.request.width is None and self._setting.is_fit:
@@ -280,16 +280,16 @@ class Picture:
         strips = self._checked(slide.strips(level, background))
         if _bytes(size) >= LARGE:
             ahead = strips = read_ahead(strips, setting.pool)
-            self._open.callback(ahead.close)  # before the slide is
-        # Montages that are compared with hi-ml's are resized by Pillow, as those were.
+            self._open.callback(ahead.close)  # before the slide is closed
+        # Pillow resizes montages that are compared with those of hi-ml, as hi-ml did.
         bicubic: Bicubic | None = None if is_mask else quick() if setting.is_fit else as_pillow
         if min(_bytes(size), _bytes(box.size)) > setting.most_held:
-            if is_mask and setting.is_fit:  # it is too large to be looked at whole: its coarsest level is
+            if is_mask and setting.is_fit:  # it is too large to inspect, so inspect its coarsest level
                 self._has_labels = _is_labels(slide.strips(len(slide.levels) - 1, None))
-            first = next(strips)  # what cannot be read at all is known before anything of it is painted
+            first = next(strips)  # detect an unreadable slide before anything is painted
             self._rows = resized(chain((first,), strips), size, box.size, bicubic)
             self.is_streamed = True
-        elif _bytes(size) <= _bytes(box.size):  # all of the slide's pixels are held, and resized while they are painted
+        elif _bytes(size) <= _bytes(box.size):  # hold all pixels of the slide, and resize them during painting
             held = deque(strips)
             self._has_labels = is_mask and _is_labels(iter(held))
             self._rows = resized(_drained(held), size, box.size, bicubic)
@@ -309,7 +309,7 @@ class Picture:
             del strip
 
     def _fail(self, error: SlideUnreadable | MemoryError) -> None:
-        self.reason = str(error) if isinstance(error, SlideUnreadable) else "there is not enough memory for it"
+        self.reason = str(error) if isinstance(error, SlideUnreadable) else "it does not fit in memory"
         self.close()
         self.is_streamed = False
         if self.box is not None:
@@ -317,8 +317,7 @@ class Picture:
 
 
 def _drained(held: deque[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], None, None]:
-    """A few rows at a time: what is made of them waits in memory, in every cell of the row; they are freed as they are
-    used."""
+    """Yield a few rows at a time, and free them after use, because each cell of the row holds its results in memory."""
     while held:
         strip = held.popleft()
         for top in range(0, len(strip), ROWS):
@@ -326,8 +325,8 @@ def _drained(held: deque[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], Non
 
 
 def _is_labels(strips: Iterator[NDArray[np.uint8]]) -> bool:
-    """Whether the pixels are grey and all have a colour in PALETTE: numbers of kinds, and not shades. They are read no
-    further than needed."""
+    """Whether the pixels are grey and all have a colour in PALETTE, that is, labels instead of shades. Reads no more
+    than necessary."""
     return all(int(strip.max(initial=0)) < len(PALETTE) and bool((strip == strip[..., :1]).all()) for strip in strips)
 
 

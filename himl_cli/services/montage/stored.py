@@ -1,4 +1,4 @@
-"""Slides of a datastore, which are downloaded to the user's cache a few ahead of their use, and deleted after it."""
+"""Slides of a datastore, downloaded to the user's cache shortly before their use and deleted after it."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from himl_cli.workspaces.base import BlobStore, LocalStore
 
 VARIABLE, SECTION, KEY = "HIML_SLIDE_CACHE_GB", "montage", "cache_gb"
 GB = 1_000_000_000
-SPARED = GB  # bytes of the disk that are left to others
-# A transfer fetches so many slides at most, and, unless one slide has more, this part of the limit: what it fetched is
-# deleted as a whole.
+SPARED = GB  # bytes of disk space to leave free
+# Maximum number of slides per transfer, and the fraction of the limit that it may use, unless one slide is larger. The
+# files of a transfer are deleted together.
 AT_ONCE, PARTS = 64, 16
-# So many slides in a row that failed for a reason that names none of them settle that the others would fail too.
+# If this number of consecutive slides fails for the same general reason, himl assumes that the others would fail.
 HOPELESS = 16
 SECONDS, SECONDS_TO_END = 0.5, 1.0
 LOCK = ".lock"
@@ -47,10 +47,10 @@ CSV = ".csv"
 
 
 def cache_limit(start: Path) -> int:
-    """Bytes that downloaded slides may take: the variable's, else those of the settings that count for *start*, else 20
+    """Limit for downloaded slides, in bytes: from the environment variable, else from the settings for *start*, else 20
     GB.
 
-    Raises BadUsage for a value that is no such number, and for a key of the section that is not known.
+    Raises BadUsage for an invalid number, and for an unknown key of the section.
     """
     settings = section_settings(start, SECTION)
     for key, setting in settings.items():
@@ -66,17 +66,18 @@ def cache_limit(start: Path) -> int:
         size = math.nan
     if 0 <= size < math.inf:
         return round(size)
-    hint = "It takes a number of gigabytes from 0, such as 50."
+    hint = "It must be a number of gigabytes from 0, for example 50."
     if text:
-        raise BadUsage(f"The variable {VARIABLE} cannot be '{text}'.", hint=hint)
+        raise BadUsage(f"The environment variable {VARIABLE} cannot be '{text}'.", hint=hint)
     raise settings[KEY].wrong(f"cannot be {value!r}.", hint=hint)
 
 
 @dataclass(eq=False)
 class _Slide:
-    """A slide and its files in the store; how often it will be asked for yet, and by how many readers it is open now.
+    """A slide with its files in the store, its number of future uses, and its number of current readers.
 
-    `transfer` is the one that fetches or fetched it; None: it is not here, or no more. `reason` says why it failed.
+    `transfer` is its current or past transfer. None means that it is not on this machine. `reason` is the reason of a
+    failure.
     """
 
     name: str
@@ -89,13 +90,13 @@ class _Slide:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is to be fetched, by and by."""
+        """Whether it must be fetched at some point."""
         return self.transfer is None and not self.reason and self.uses > 0
 
 
 @dataclass(eq=False)
 class _Transfer:
-    """*slides* that are fetched at once into a *folder*, and deleted together once it is over."""
+    """*slides* that are fetched together into *folder*, and deleted together after use."""
 
     folder: Path
     slides: Sequence[_Slide]
@@ -104,21 +105,21 @@ class _Transfer:
 
 
 class SlideDownloads:
-    """*slides* of *store*, each its files and how often it will be asked for, by name: fetched by a thread of its own,
-    those that are waited for first, then the others in their order, as far as *limit* bytes and the disk go.
+    """Downloads of *slides* from *store* in a thread. *slides* maps names to files and a number of uses.
 
-    They stay to the end where all fit (`are_kept`), which else is said; then they are deleted once they were asked for
-    as often as was expected. What is waited for is fetched beyond the limit if it must. Nobody else uses *store*
-    meanwhile. Raises BadUsage for a user without a home, DiskFailed.
+    Slides that a reader waits for come first, then the others in order, within the limit of *limit* bytes and the free
+    disk space. If all fit (`are_kept`), they stay until the end. Otherwise, a notice says so, and each is deleted after
+    its last use. A slide that a reader waits for may exceed the limit. *store* must not be used elsewhere meanwhile.
+    Raises BadUsage for a user without a home folder, DiskFailed.
     """
 
     def __init__(
         self, store: BlobStore, slides: Mapping[str, tuple[Sequence[BlobInfo], int]], limit: int, notify: Notify
     ) -> None:
-        top = cache_of("slides", "to keep slides in", "Fetch them: himl datastore download PREFIX DIR; then name DIR.")
+        top = cache_of("slides", "for slides", "Fetch them: himl datastore download PREFIX DIR. Then use DIR.")
         self._store, self._notify = store, notify
         try:
-            for folder in top.iterdir():  # what killed processes left
+            for folder in top.iterdir():  # remove files of killed processes
                 if folder.is_dir() and not is_held(top / f"{folder.name}{LOCK}"):
                     shutil.rmtree(folder, ignore_errors=True)
                     with suppress(OSError):
@@ -127,7 +128,7 @@ class SlideDownloads:
             self._lock_file = top / f"{self._root.name}{LOCK}"
             self._lock = ProcessLock(self._lock_file)
             self._lock.take()
-            self._root.mkdir(mode=0o700)  # after the lock: a folder without a holder is that of a himl that died
+            self._root.mkdir(mode=0o700)  # after taking the lock, because a folder without one is removed
             free = shutil.disk_usage(top).free - SPARED
         except OSError as err:
             raise disk_error(err, f"Cannot use himl's cache '{top}'") from err
@@ -139,8 +140,8 @@ class SlideDownloads:
             place, way_out = f"the disk of himl's cache ({_gigabytes(max(self._limit, 0))} free for them)", ""
             if limit <= free:
                 place = f"the cache ({_gigabytes(limit)})"
-                way_out = f" {VARIABLE}={-(-size // GB)} changes that, where the disk has room."
-            notify(Notice(f"The slides ({_gigabytes(size)}) do not fit {place}: each is deleted after use.{way_out}"))
+                way_out = f" To change that, set {VARIABLE}={-(-size // GB)}, if the disk is large enough."
+            notify(Notice(f"The slides ({_gigabytes(size)}) do not fit {place}. Each is deleted after use.{way_out}"))
         self._queue = deque(self._slides.values())
         self._demanded: list[_Slide] = []
         self._transfers = self._used = self._failures = 0
@@ -153,7 +154,7 @@ class SlideDownloads:
 
     @contextmanager
     def local_path(self, name: str) -> Iterator[Path]:
-        """The path of the slide called *name*, one of those that were expected. Raises as `SlideFolder.local_path`."""
+        """Path of the expected slide *name*. Raises like `SlideFolder.local_path`."""
         slide = self._slides[name]
         try:
             with self._changed:
@@ -178,13 +179,13 @@ class SlideDownloads:
                 self._delete_if_used(slide.transfer)
 
     def stop(self) -> None:
-        """Nothing is wanted any more."""
+        """Stop fetching."""
         with self._changed:
             self._is_stopped = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Stop, wait for what is under way, not for a service that stalls, and delete all."""
+        """Stop, wait for transfers in progress, except for a stalled service, and delete all files."""
         self.stop()
         self._thread.join(SECONDS_TO_END)
         shutil.rmtree(self._root, ignore_errors=True)
@@ -193,13 +194,13 @@ class SlideDownloads:
         self._lock.release()
 
     def _delete_if_used(self, transfer: _Transfer | None) -> None:
-        """Delete what *transfer* fetched, unless one of its slides is open, or will be asked for."""
+        """Delete the files of *transfer*, unless one of its slides is open or will be used."""
         if transfer is None or not transfer.is_over or self.are_kept:
             return
         if any(not slide.reason and (slide.readers > 0 or slide.uses > 0) for slide in transfer.slides):
             return
         self._used -= transfer.size
-        shutil.rmtree(transfer.folder, ignore_errors=True)  # a program may have a file open (on Windows)
+        shutil.rmtree(transfer.folder, ignore_errors=True)  # on Windows, a program may have a file open
         for slide in transfer.slides:
             slide.transfer, slide.is_ready = None, False
         self._changed.notify_all()
@@ -213,11 +214,11 @@ class SlideDownloads:
                         self._changed.wait(SECONDS)
                 if transfer is not None:
                     self._fetch(transfer)
-        except BaseException as err:  # noqa: BLE001  # raised by whoever waits, and looks for it every SECONDS
+        except BaseException as err:  # noqa: BLE001  # raised by the readers, which check for it every SECONDS
             self._errors.append(err)
 
     def _next_transfer(self) -> _Transfer | None:
-        """Of slides that are waited for, the first of them whether or not there is room, then of the queue."""
+        """Next transfer, of slides that readers wait for (the first even beyond the limit), then of the queue."""
         while self._queue and not self._queue[0].is_due:
             self._queue.popleft()
         room = self._limit - self._used
@@ -248,7 +249,7 @@ class SlideDownloads:
         missing = set(blobs)
 
         def observe(event: Event) -> None:
-            """Pass it on; a Notice once, however many transfers say it."""
+            """Pass the event on. A Notice is passed on once, even if several transfers send it."""
             if self._is_stopped:
                 raise CancelledError
             if isinstance(event, Notice):
@@ -267,7 +268,7 @@ class SlideDownloads:
         try:
             result = download(self._store, request, observe, blobs=blobs.values())
         except DiskFailed as err:
-            where = f"Slides are downloaded to '{self._root}'; {VARIABLE} says how many gigabytes they may take."
+            where = f"Slides are downloaded to '{self._root}'. {VARIABLE} limits their size, in gigabytes."
             raise type(err)(str(err), hint=f"{err.hint} {where}".strip()) from err
         except HimlError as err:
             result = TransferResult(failed=tuple(Failure(name, str(err), err.code, err.hint) for name in blobs))
@@ -275,9 +276,9 @@ class SlideDownloads:
 
     def _settle(self, transfer: _Transfer, result: TransferResult) -> None:
         reasons = {one.name: one.cause.replace(f"it in {self._store.label}", "it").rstrip(".") for one in result.failed}
-        reasons |= {one.name: f"it cannot be kept here: {one.reason}" for one in result.refused}
-        reasons |= dict.fromkeys(result.differing, "another program put a file in its place here")
-        # What the service, or the way to it, is the reason of, and not the one file.
+        reasons |= {one.name: f"it cannot be stored locally: {one.reason}" for one in result.refused}
+        reasons |= dict.fromkeys(result.differing, "another program created a file with its path")
+        # Failures that are due to the service or the connection, not to one file.
         general = [
             one
             for one in result.failed
@@ -290,7 +291,7 @@ class SlideDownloads:
                 if bad is None:
                     slide.is_ready = True
                 elif not slide.is_ready:
-                    belongs = "" if bad == slide.name else f"'{bad}', which belongs to it: "
+                    belongs = "" if bad == slide.name else f"its file '{bad}': "
                     slide.reason = f"{belongs}{reasons[bad]}"
             ready = sum(slide.is_ready for slide in transfer.slides)
             if ready or len(general) < len(reasons):
@@ -304,16 +305,16 @@ class SlideDownloads:
             self._changed.notify_all()
 
     def _give_up(self, left: Sequence[_Slide], failure: Failure) -> None:
-        """Let the slides that are left fail as the others; where there was nothing but failures, end: a picture of
-        failed cells would take the place of a good one."""
+        """Record the same failure for the remaining slides. If nothing succeeded, end with an error, because an image
+        of failed cells would replace a good one."""
         if not self._has_any:
             count = len(self._slides)
-            none = "The slide did not come" if count == 1 else f"None of the {count:,} slides came"
+            none = "The slide could not be fetched" if count == 1 else f"None of the {count:,} slides could be fetched"
             kind = NotAllowed if failure.code == NotAllowed.code else ServiceFailed
             self._errors.append(kind(f"{none} from {self._store.label}: {failure.message}", hint=failure.hint))
-        self._demanded.clear()  # who waits for another one names it again
+        self._demanded.clear()  # readers that wait for other slides request them again
         for slide in left:
-            slide.reason = f"{failure.message} So it was for the slides before it; this one was not tried"
+            slide.reason = f"{failure.message} The slides before it failed like this. This one was not tried"
 
 
 def _gigabytes(size: int) -> str:
@@ -321,9 +322,9 @@ def _gigabytes(size: int) -> str:
 
 
 class StoredFolder:
-    """A SlideFolder of a datastore: its files are read where they lie, if that is on this machine, else downloaded.
+    """A SlideFolder of a datastore. Files on this machine are read in place, and others are downloaded.
 
-    The store is used by one thread at a time: until files are expected by the caller's, then by that which downloads.
+    One thread at a time uses the store: the caller's until files are expected, then the downloading one.
     """
 
     def __init__(
@@ -346,7 +347,7 @@ class StoredFolder:
         return name in self._files
 
     def text(self, name: str) -> str:
-        """As `SlideFolder.text`; to be called before anything is expected. Raises what the store raises."""
+        """Read a text as `SlideFolder.text`, before anything is expected. Raises what the store raises."""
         if name not in self._files:
             raise NotFound(f"There is no file '{name}' in {self.label}.")
         return decoded(b"".join(self._store.read(self._files[name].name)), f"'{name}' in {self.label}")
@@ -358,12 +359,12 @@ class StoredFolder:
         return ""
 
     def expect(self, names: Sequence[str]) -> None:
-        """As `SlideFolder.expect`, once. Raises DiskFailed where the cache cannot be used."""
+        """Expect slides as `SlideFolder.expect`, once. Raises DiskFailed if the cache cannot be used."""
         if self._is_here:
             return
         uses: Counter[str] = Counter()
         for name in names:
-            with suppress(SlideUnreadable):  # said when it is asked for
+            with suppress(SlideUnreadable):  # reported when it is read
                 uses[self._blob(name).name] += 1
         blobs = {blob.name: blob for blob in self._files.values()}
         stored = [*blobs]
@@ -387,20 +388,17 @@ class StoredFolder:
             self._downloads.stop()
 
     def close(self) -> None:
-        """No file is read any more: remove what was downloaded."""
+        """Remove downloaded files, after the last read."""
         if self._downloads is not None:
             self._downloads.close()
 
     def _blob(self, name: str) -> BlobInfo:
-        """The file called *name*. Raises SlideUnreadable for what is not there, and for what cannot be: only files
-        below the folder are read."""
+        """File *name*. Raises SlideUnreadable for a missing file, and for names outside the folder."""
         inside = posixpath.normpath(name)
         if not name:
-            raise SlideUnreadable("no image is named")
+            raise SlideUnreadable("the path of its image is empty")
         if posixpath.isabs(name) or PureWindowsPath(name).is_absolute():
-            raise SlideUnreadable(
-                f"an absolute path; here they are relative to the CSV, and mean files of {self.label}"
-            )
+            raise SlideUnreadable(f"its path is absolute, but must be relative to the CSV, for a file of {self.label}")
         if inside.split("/")[0] == "..":
             raise SlideUnreadable(f"it leads out of {self.label}")
         if inside not in self._files:
@@ -409,11 +407,11 @@ class StoredFolder:
 
 
 def companions(name: str, names: Sequence[str]) -> Iterator[str]:
-    """Those of *names*, which are sorted, that OpenSlide reads along with the slide *name*.
+    """Those of the sorted *names* that OpenSlide reads together with the slide *name*.
 
-    Of a MIRAX slide the folder that is called as it; of a Hamamatsu `.vms` or `.vmu` the files beside it whose names
-    begin with its own; of a DICOM file the others of its folder, for each may hold a level. Slides of other formats are
-    one file.
+    For a MIRAX slide, this is the folder with its name. For a Hamamatsu `.vms` or `.vmu`, the files beside it whose
+    names begin with its name. For a DICOM file, the others of its folder, because each may contain a level. Slides of
+    other formats are single files.
     """
     stem, extension = posixpath.splitext(name)
     extension = extension.lower()
@@ -434,11 +432,10 @@ def companions(name: str, names: Sequence[str]) -> Iterator[str]:
 def open_stored(
     store: BlobStore, dataset: str, cache_bytes: int, notify: Notify
 ) -> Iterator[tuple[StoredFolder, str | None]]:
-    """The folder of *store* that *dataset* means, or that the CSV lies in that it means; and the name of that CSV
-    there.
+    """Folder of *store* that *dataset* selects, or that contains its CSV, and the name of the CSV.
 
-    What is downloaded of it takes *cache_bytes* at most. It is listed once, here. Raises NotFound for what is not
-    there, BadUsage for a name that leads out of the store, and what listing it raises.
+    Downloads use at most *cache_bytes*. The folder is listed once, at this point. Raises NotFound for a missing path,
+    BadUsage for a name that leads out of the store, and what the listing raises.
     """
     folder, csv = split_dataset(checked_prefix(dataset))
     files = _files(store, folder, csv)
@@ -450,19 +447,19 @@ def open_stored(
 
 
 def split_dataset(name: str) -> tuple[str, str | None]:
-    """The folder that *name* means, and the name of the CSV in it, if it means one."""
+    """Folder of *name*, and the name of the CSV in it, if *name* is a CSV."""
     return posixpath.split(name) if name.lower().endswith(CSV) else (name, None)
 
 
 def check_csv(store: BlobStore, name: str) -> None:
-    """Raises NotFound, naming a near one, where *store* has no CSV called *name*, and what asking for it raises."""
+    """Raise NotFound, with a similar name, if *store* has no CSV *name*. Raises what the request raises."""
     if store.stat(checked_prefix(name)) is None:
         _files(store, *split_dataset(checked_prefix(name)))
 
 
 def _files(store: BlobStore, folder: str, csv: str | None) -> Mapping[str, BlobInfo]:
-    """The files below *folder*, by their names from there, sorted. Raises NotFound where there are none, or no *csv*
-    among them, naming a near one."""
+    """Files below *folder*, sorted, by their relative names. Raises NotFound if there are none, or if *csv* is not
+    among them, with a similar name."""
     start = f"{folder}/" if folder else ""
     what = f"There is no folder '{folder}' with files" if csv is None else f"There is no file '{start}{csv}'"
     try:

@@ -1,4 +1,4 @@
-"""The threads that a montage is made with, and work that they share."""
+"""Threads that create a montage, and functions that distribute work among them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,27 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-SECONDS = 0.5  # how long is waited at a time: on Windows, Ctrl-C is heard in between only
+SECONDS = 0.5  # length of one wait, because Windows handles Ctrl-C only between waits
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def reuse_freed_memory() -> None:
-    """Let glibc use again what was freed, rather than give it back and take new pages: pictures of some megabytes come
-    and go, and without it a montage takes 8 % more of the processor's time. Does nothing where there is no glibc."""
+    """Let glibc reuse freed memory instead of returning it and allocating new pages. Arrays of some megabytes come and
+    go, and without this, a montage takes 8 % more processor time. Does nothing without glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for threshold in (-3, -1):  # of memory maps and of trimming, see mallopt(3)
+        for threshold in (-3, -1):  # the thresholds of memory maps and of trimming, see mallopt(3)
             mallopt(threshold, 1 << 30)
 
 
 class Pool(ThreadPoolExecutor):
-    """*workers* threads for everything: reading, painting, encoding. None of their tasks may wait for one that has not
-    begun.
+    """*workers* threads for reading, painting and encoding. A task must not wait for one that has not begun.
 
-    Left by an error, it calls *stop*; tasks end at their next `check`, and those that have not begun are dropped.
+    On an error, it calls *stop*. Tasks end at their next `check`, and those that have not begun are dropped.
     """
 
     def __init__(self, workers: int, stop: Callable[[], None] | None = None) -> None:
@@ -44,12 +43,12 @@ class Pool(ThreadPoolExecutor):
         self._ending = Event()
 
     def check(self) -> None:
-        """Raises CancelledError where the montage is being given up."""
+        """Raise CancelledError if the montage is being stopped."""
         if self._ending.is_set():
             raise CancelledError
 
     def results(self, futures: Iterable[Future[Result]]) -> list[Result]:
-        """What they return, in their order, once all are done. Raises what the first that failed raised, at once."""
+        """Wait for all *futures* and return their results in order. Raises the first failure at once."""
         results = []
         for future in futures:
             while not wait((future,), SECONDS).done:
@@ -68,10 +67,10 @@ class Pool(ThreadPoolExecutor):
 
 
 def map_in_order(pool: Executor | None, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """What *function* makes of each item, in their order, by the threads of *pool*, and by this one for what they have
-    not begun; None: by this one alone.
+    """Yield the result of *function* for each item, in order. The threads of *pool* do the work, and this one does what
+    they have not begun. With None, this thread does all of it.
 
-    All results may be held at once. Raises what *function* raises.
+    All results may be in memory at once. Raises what *function* raises.
     """
     if pool is None or len(items) < 2:
         yield from map(function, items)
@@ -86,10 +85,10 @@ def map_in_order(pool: Executor | None, function: Callable[[Item], Result], item
 
 
 def read_ahead(items: Iterator[Item], pool: Executor) -> Generator[Item, None, None]:
-    """*items*, of which the next one is made by *pool* meanwhile. A task of the pool may ask for them: what no thread
-    has begun it makes itself.
+    """Yield *items*, while *pool* creates the next one. A task of the pool may consume them, because it creates an item
+    itself if no thread has begun it.
 
-    Closed, it waits for what is being made. Raises what *items* raise.
+    Closing it waits for the item in progress. Raises what *items* raise.
     """
     coming = pool.submit(next, items, None)
     try:

@@ -1,5 +1,5 @@
-"""Plain TIFFs, in tiles or strips, read with tifffile and imagecodecs, from the top down: which pages are levels, how
-samples become colours, and what is stored of a page."""
+"""Read plain TIFFs, in tiles or strips, with tifffile and imagecodecs, from top to bottom: select the pages that are
+levels, decode segments, and convert samples to colours."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from tifffile import TIFF, TiffFile, TiffPage
 from himl_cli.core.montage import Colour, Size, SlideUnreadable
 from himl_cli.services.montage.readers import clipped_labels, eight_bits, grey_to_rgb, laid_over, library_errors
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its remarks on odd files would go to the terminal
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # otherwise, warnings would go to the terminal
 
-ROWS = 64  # strips of fewer rows are joined
-STRIP_BYTES = 16 << 20  # how large a strip becomes where its rows can be chosen
-# A row of tiles that is larger, as RGB, is made in parts, for each of which its tiles are decoded again.
+ROWS = 64  # strips with fewer rows are joined
+STRIP_BYTES = 16 << 20  # size of a strip if its rows can be chosen
+# A row of tiles that is larger, as RGB, is created in parts, and its tiles are decoded again for each part.
 BAND_BYTES = 160 << 20
-LARGEST = 512 << 20  # bytes of a tile or strip, decoded, beyond which it is refused
-AT_ONCE = 8 << 20  # bytes of a row of tiles that are read in one go, where they lie one behind the other
-# Where a row has more tiles than this, so many threads decode them: such slides are few, and nobody else has work then.
+LARGEST = 512 << 20  # maximum bytes of a decoded tile or strip
+AT_ONCE = 8 << 20  # bytes of a row of consecutive tiles to read in one request
+# If a row has more tiles than this, several threads decode them. Such slides are few, so that other threads are idle.
 MANY, THREADS = 64, 4
 MOST_PAGES = 1000
 REDUCED, MASK = 1, 4  # bits of the tag NewSubfileType
 
-JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose decoder gives RGB for YCbCr
+JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose decoder converts YCbCr to RGB
 JPEG_2000 = frozenset({33003, 33004, 33005, 34712})
 APERIO_YCBCR = 33003
 COLOUR_MAP, MAX_SAMPLE, S_MIN_SAMPLE, S_MAX_SAMPLE = 320, 281, 340, 341
@@ -43,20 +43,21 @@ SAMPLES_OF = {0: 1, 1: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 PREMULTIPLIED, STRAIGHT = 1, 2
 MARKER = re.compile(rb"\xff+([^\x00\xff])")
 
-Mapping = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]  # `map`, or that of a pool of threads
+Mapping = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]  # `map`, or the one of a pool of threads
 
 
 class TiffSlide:
-    """A Slide; decoding frees the interpreter's lock. Raises SlideUnreadable where it is no TIFF, or of a kind that is
-    not read."""
+    """A Slide whose decoding frees the interpreter lock. Raises SlideUnreadable if it is not a TIFF, or an unsupported
+    one."""
 
     backend = "tifffile"
 
     def __init__(self, path: Path, *, as_labels: bool = False) -> None:
         self._as_labels = as_labels
         self._pool: ThreadPoolExecutor | None = None
-        with library_errors("it is no TIFF, or a damaged one"):
-            self._file = TiffFile(path, mode="r", _multifile=False, is_ndpi=False)  # the content counts, not the ending
+        with library_errors("it is not a TIFF, or is damaged"):
+            # Detect the format from the content, not from the extension.
+            self._file = TiffFile(path, mode="r", _multifile=False, is_ndpi=False)
         try:
             with library_errors("its structure is damaged"):
                 self._pages = level_pages(self._file)
@@ -84,23 +85,23 @@ class TiffSlide:
 
 
 def level_pages(file: TiffFile) -> list[TiffPage]:
-    """The pages of *file* that are levels of its slide, the finest first: numbered as OpenSlide numbers them.
+    """Pages of *file* that are levels of its slide, the finest first, with the same numbers as in OpenSlide.
 
-    The first page is level 0. Of the others those count that are tiled, and say of themselves that they are reductions;
-    in a file of an Aperio scanner all that are tiled. Where there is none, the reductions below the first page
-    (SubIFDs) count, which OpenSlide does not see. Strips count where the first page has strips too, and no reduction is
-    tiled: beside tiles they are labels and thumbnails. Raises SlideUnreadable where there is no page.
+    The first page is level 0. Of the others, tiled pages that are marked as reductions count, or all tiled pages in a
+    file of an Aperio scanner. If there are none, the reductions below the first page (SubIFDs) count, which OpenSlide
+    ignores. Pages in strips count if the first page has strips and no reduction is tiled. Beside tiles, they are labels
+    and thumbnails. Raises SlideUnreadable if there is no page.
     """
     pages: list[TiffPage] = []
     seen: set[int] = set()
     for page in file.pages:
-        if len(seen) >= MOST_PAGES or page.offset in seen:  # pages may form a ring
+        if len(seen) >= MOST_PAGES or page.offset in seen:  # pages may form a cycle
             break
         seen.add(page.offset)
         if isinstance(page, TiffPage):
             pages.append(page)
     if not pages:
-        raise SlideUnreadable("there is no picture in it")
+        raise SlideUnreadable("it contains no image")
     first = pages[0]
     is_aperio = first.is_tiled and first.description.startswith("Aperio")
     coarser = _reductions(pages[1:], first, any_type=is_aperio)
@@ -118,8 +119,8 @@ def _reductions(pages: list[TiffPage], first: TiffPage, *, any_type: bool) -> li
 
 
 class PixelRule:
-    """How the samples of a TIFF page become colours: the lowest and the highest become 0 and 255, and one may tell how
-    opaque a pixel is. Raises SlideUnreadable for pixels and compressions that are not read."""
+    """Conversion of the samples of a TIFF page to colours. The lowest and the highest become 0 and 255, and one may be
+    alpha. Raises SlideUnreadable for unsupported pixels and compressions."""
 
     def __init__(self, page: TiffPage, *, as_labels: bool) -> None:
         self._as_labels = as_labels
@@ -129,27 +130,27 @@ class PixelRule:
         if compression == APERIO_YCBCR:
             self._photometric = YCBCR
         elif self._photometric == YCBCR and compression in JPEG | JPEG_2000:
-            self._photometric = RGB  # as the decoder gives it
+            self._photometric = RGB  # from the decoder
         colours = SAMPLES_OF.get(self._photometric)
         if colours is None or page.samplesperpixel < colours or page.imagedepth != 1 or page.tiledepth > 1:
             kind = f"{_name(page.photometric)}, {page.samplesperpixel} samples, depth {page.imagedepth}"
-            raise SlideUnreadable(f"its pixels are of a kind that is not read ({kind})")
+            raise SlideUnreadable(f"its pixels have an unsupported format ({kind})")
         kinds = [int(kind) for kind in page.extrasamples[: page.samplesperpixel - colours]]
         extra = next((number for number, kind in enumerate(kinds) if kind in (PREMULTIPLIED, STRAIGHT)), None)
         self._alpha = None if extra is None else colours + extra
         self._is_premultiplied = extra is not None and kinds[extra] == PREMULTIPLIED
         self._lowest, self._highest = _sample_range(page, as_labels=as_labels)
         self._palette: NDArray[np.uint8] | None = None
-        if self._photometric == PALETTE:  # values are of 16 bits; some writers put 8 bits into them
+        if self._photometric == PALETTE:  # values have 16 bits, but some writers store 8 bits
             table = np.asarray(page.tags.valueof(COLOUR_MAP, ()), np.uint16)
             if table.size == 0 or table.size % 3:
-                raise SlideUnreadable("its table of colours is missing")
+                raise SlideUnreadable("its colour table is missing")
             entries = table.reshape(3, -1).T
             scaled = eight_bits(entries, 0, 65535) if entries.max() > 255 else entries.astype(np.uint8)
             self._palette = np.ascontiguousarray(scaled)
 
     def rgb(self, samples: NDArray[np.generic], background: Colour | None) -> NDArray[np.uint8]:
-        """*samples*, shape (rows, columns, samples of a pixel), as RGB."""
+        """Convert *samples*, shape (rows, columns, samples per pixel), to RGB."""
         if samples.dtype == np.bool_:
             samples = samples.view(np.uint8)
         made = self._colours(samples[..., : SAMPLES_OF[self._photometric]])
@@ -166,12 +167,12 @@ class PixelRule:
         scaled = eight_bits(colours, self._lowest, self._highest)
         if self._photometric in GREYS:
             return grey_to_rgb(255 - scaled[..., 0] if self._photometric == WHITE_IS_ZERO else scaled[..., 0])
-        if self._photometric == CMYK:  # the plain formula, without a profile of paper and press
+        if self._photometric == CMYK:  # the plain formula, without a colour profile
             light = 255 - scaled.astype(np.uint16)
             return ((light[..., :3] * light[..., 3:] + 127) // 255).astype(np.uint8)
         if self._photometric != YCBCR:
             return scaled
-        # Full range, with the weights of ITU-R BT.601 as in JPEG.
+        # Full range, with the weights of ITU-R BT.601, as in JPEG.
         y, cb, cr = (scaled[..., number].astype(np.float32) for number in range(3))
         cb -= 128
         cr -= 128
@@ -180,17 +181,17 @@ class PixelRule:
 
 
 def _sample_range(page: TiffPage, *, as_labels: bool) -> tuple[float, float]:
-    """The numbers that are black and white.
+    """Values for black and white.
 
-    Those of the bits, but 2^n - 1 where MaxSampleValue says that of wider samples n bits are used; 0 to 1 for floats,
-    unless their tags say otherwise. Of 32 bits and more all are hardly ever used: there the file has to say which,
-    unless its numbers are labels. Raises SlideUnreadable.
+    These are the limits of the bits, or 0 to 1 for floats, unless tags define others. MaxSampleValue = 2^n - 1 means
+    that wider samples use n bits. Samples of 32 bits or more hardly ever use all values, so that the file must define
+    the limits, unless the values are labels. Raises SlideUnreadable.
     """
     bits, kind = page.bitspersample, int(page.sampleformat)
     if page.dtype is None or not isinstance(bits, int):
-        raise SlideUnreadable(f"its samples are of a kind that is not read ({bits} bits)")
+        raise SlideUnreadable(f"its samples have an unsupported format ({bits} bits)")
     if kind not in (UNSIGNED, FLOAT):
-        raise SlideUnreadable(f"its samples are of a kind that is not read ({_name(page.sampleformat)})")
+        raise SlideUnreadable(f"its samples have an unsupported format ({_name(page.sampleformat)})")
     lowest, highest = _number(page, S_MIN_SAMPLE), _number(page, S_MAX_SAMPLE)
     if kind == FLOAT:
         return (lowest, highest) if lowest is not None and highest is not None and lowest < highest else (0, 1)
@@ -198,7 +199,7 @@ def _sample_range(page: TiffPage, *, as_labels: bool) -> tuple[float, float]:
     if bits >= 32 and not as_labels:
         used = declared or highest or 0.0
         if used <= 0:
-            raise SlideUnreadable(f"its samples have {bits} bits, and no MaxSampleValue says which numbers are used")
+            raise SlideUnreadable(f"its samples have {bits} bits, but no MaxSampleValue defines the range of values")
         return 0, used
     return 0, declared if declared in {float((1 << width) - 1) for width in range(9, bits)} else float((1 << bits) - 1)
 
@@ -215,25 +216,25 @@ def _name(tag_value: object) -> str:
 
 
 class Level:
-    """A page that is *level* of its slide: the tiles or strips that it is stored in, called segments, are decoded one
-    by one. `_rows` and `_columns` are the pixels of each, `down` and `across` how many there are.
+    """A page that is *level* of its slide. Its tiles or strips, called segments, are decoded one by one. `_rows` and
+    `_columns` are the pixels of each, `down` and `across` are their numbers.
 
-    Decoders take memory for the size that a tile gives itself, and libjpeg fills what is missing with grey: both are
-    looked at before. Raises SlideUnreadable for pixels that are not read, and where the page does not say where its
-    segments are, too few, or none.
+    Decoders allocate memory for the size in a tile's header, and libjpeg fills missing parts with grey, so that both
+    are checked first. Raises SlideUnreadable for unsupported pixels, and if the page has no positions of segments, or
+    too few.
     """
 
     def __init__(self, page: TiffPage, level: int, *, as_labels: bool, background: Colour | None = None) -> None:
         self._rule = PixelRule(page, as_labels=as_labels)
-        self._lock = Lock()  # the file has one place where it is read
+        self._lock = Lock()  # the file has one read position
         self._page, self._level, self._background = page, level, background
-        self._buffered = (0, b"")  # bytes of the file, and where they begin
+        self._buffered = (0, b"")  # offset and bytes from the file
         self._size: Size = page.imagewidth, page.imagelength
         self._kind = "tile" if page.is_tiled else "strip"
         self._rows = page.tilelength if page.is_tiled else page.rowsperstrip
         self._columns = page.tilewidth if page.is_tiled else page.imagewidth
         if min(*self._size, self._rows, self._columns) < 1:
-            raise SlideUnreadable(f"level {level} has no pixels, or {self._kind}s without any")
+            raise SlideUnreadable(f"level {level} has no pixels, or its {self._kind}s have none")
         self.across = -(-page.imagewidth // self._columns)
         self.down = -(-page.imagelength // self._rows)
         self._planes = page.samplesperpixel if int(page.planarconfig) == 2 else 1
@@ -242,7 +243,7 @@ class Level:
         if listed < needed:
             size = f"{page.imagewidth} x {page.imagelength} pixels"
             raise SlideUnreadable(
-                f"level {level} says it is {size}, for which {needed} {self._kind}s are needed; it has {listed}"
+                f"level {level} has {size}, for which {needed} {self._kind}s are needed, but only {listed}"
             )
         if not any(page.databytecounts) or not any(page.dataoffsets):
             raise SlideUnreadable(f"none of the {self._kind}s of level {level} is stored")
@@ -250,8 +251,8 @@ class Level:
         self._dtype = page.dtype
 
     def strips(self, *, band_bytes: int = BAND_BYTES, mapping: Mapping = map) -> Iterator[NDArray[np.uint8]]:
-        """As `Slide.strips`; none has more than *band_bytes*, but for one row. The tiles of a row are decoded by
-        *mapping*. Raises SlideUnreadable, also in the middle."""
+        """Yield strips as in `Slide.strips`, each of at most *band_bytes* or one row. *mapping* decodes the tiles of a
+        row. Raises SlideUnreadable, possibly in the middle."""
         return self._of_tiles(band_bytes, mapping) if self.across > 1 else _joined(self._of_whole_rows())
 
     def _of_tiles(self, band_bytes: int, mapping: Mapping) -> Iterator[NDArray[np.uint8]]:
@@ -266,7 +267,7 @@ class Level:
                 for _ in mapping(partial(self._fill_tile, band, down, first), range(self.across)):
                     pass
                 yield band
-                del band  # or it would be kept while the next one is made
+                del band  # free it before the next one is created
 
     def _fill_tile(self, band: NDArray[np.uint8], down: int, first: int, across: int) -> None:
         part = band[:, across * self._columns : (across + 1) * self._columns]
@@ -274,8 +275,8 @@ class Level:
         self._fill(part, None if samples is None else samples[first : first + len(part)])
 
     def _of_whole_rows(self) -> Iterator[NDArray[np.uint8]]:
-        """From segments that are as wide as the picture: each is decoded once, or read in parts where its rows lie in
-        the file as they are."""
+        """Yield rows from segments as wide as the image. Each is decoded once, or read in parts if it is stored
+        uncompressed."""
         page, (width, height) = self._page, self._size
         as_is = (int(page.compression), int(page.predictor), int(page.fillorder)) == (1, 1, 1)
         is_plain = as_is and self._kind == "strip" and page.bitspersample in {8, 16, 32, 64}
@@ -294,13 +295,13 @@ class Level:
                 yield part
 
     def _fill(self, part: NDArray[np.uint8], samples: NDArray[np.generic] | None) -> None:
-        """Write the left upper corner of *samples* into *part*; where nothing is stored, the background."""
+        """Copy the upper left corner of *samples* to *part*, or fill it with the background if nothing is stored."""
         rows, columns = part.shape[:2]
         if samples is None:
             part[...] = self._background or (0, 0, 0)
         elif samples.shape[0] < rows or samples.shape[1] < columns:
             size = f"{samples.shape[1]} x {samples.shape[0]}"
-            raise SlideUnreadable(f"a tile of {size} pixels is too small for its place of {columns} x {rows}")
+            raise SlideUnreadable(f"a tile of {size} pixels is too small for its area of {columns} x {rows}")
         else:
             part[...] = self._rule.rgb(samples[:rows, :columns], self._background)
 
@@ -308,13 +309,13 @@ class Level:
         size = self._rows * self._columns * self._dtype.itemsize * self._page.samplesperpixel
         if size > LARGEST:
             raise SlideUnreadable(
-                f"the {self._kind}s of level {self._level} are {self._columns} x {self._rows} pixels, {size >> 20:,} "
-                f"MB each; they cannot be decoded in parts, and more than {LARGEST >> 20} MB are refused"
+                f"the {self._kind}s of level {self._level} have {self._columns} x {self._rows} pixels, {size >> 20:,} "
+                f"MB each. They cannot be decoded in parts, and the maximum is {LARGEST >> 20} MB"
             )
 
     def _samples(self, number: int, read: Callable[[int], NDArray[np.generic]]) -> NDArray[np.generic] | None:
-        """What *read* gives of a segment, shape (rows, columns, samples of a pixel); None where nothing is stored of
-        it. Raises SlideUnreadable."""
+        """Samples of a segment from *read*, shape (rows, columns, samples per pixel). None if nothing is stored. Raises
+        SlideUnreadable."""
         indices = [number + plane * self.across * self.down for plane in range(self._planes)]
         if not all(self._page.databytecounts[index] and self._page.dataoffsets[index] for index in indices):
             return None
@@ -325,8 +326,8 @@ class Level:
         return f"{self._kind} {index + 1} of {self.across * self.down * self._planes} of level {self._level}"
 
     def _fetch_row(self, down: int) -> None:
-        """Read row *down* of the tiles in one go, where that is worth it: each read would cost a wait for the other
-        threads. Raises SlideUnreadable."""
+        """Read row *down* of the tiles in one request if that is efficient, because other threads wait during each
+        read. Raises SlideUnreadable."""
         offsets, counts = self._page.dataoffsets, self._page.databytecounts
         row = range(down * self.across, (down + 1) * self.across)
         stored = [(offsets[index], counts[index]) for index in row if offsets[index] and counts[index]]
@@ -344,7 +345,7 @@ class Level:
         file = self._page.parent.filehandle
         if offset + count > file.size:
             where = f"{self._segment(index)} at {offset + count:,}"
-            raise SlideUnreadable(f"the file is cut short: it ends at byte {file.size:,}, and {where}")
+            raise SlideUnreadable(f"the file is truncated: it ends at byte {file.size:,}, but {where}")
         with self._lock, library_errors(f"{self._segment(index)} cannot be read"):
             file.seek(offset)
             return bytes(file.read(count))
@@ -360,7 +361,8 @@ class Level:
         return stored.reshape(shape).astype(dtype, copy=False)
 
     def _decoded(self, index: int) -> NDArray[np.generic]:
-        """A segment, but for a hole, JPEG data without an end, and what would be larger than its place."""
+        """Decode a segment. Raises SlideUnreadable for holes, JPEG data without an end, and data larger than its
+        area."""
         page, compression = self._page, int(self._page.compression)
         data = self._read(page.dataoffsets[index], page.databytecounts[index], index)
         if compression != 1:
@@ -369,9 +371,9 @@ class Level:
             if not data.strip(b"\0"):
                 damage = f"{len(data):,} bytes of zeros"
             elif compression in JPEG | JPEG_2000 and b"\xff\xd9" not in data:
-                damage = "the picture in it has no end"
+                damage = "its image has no end"
             elif size is not None and (size[0] > self._columns or size[1] > self._rows):
-                damage = f"it is {size[0]} x {size[1]} pixels, in a place of {self._columns} x {self._rows}"
+                damage = f"it has {size[0]} x {size[1]} pixels in an area of {self._columns} x {self._rows}"
             if damage:
                 raise SlideUnreadable(f"{self._segment(index)} is damaged: {damage}")
         with library_errors(f"{self._segment(index)} cannot be decoded ({_name(page.compression)})"):
@@ -392,8 +394,8 @@ def _joined(strips: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
 
 
 def stored_size(data: bytes) -> Size | None:
-    """Width and height that a compressed tile gives itself, in JPEG or JPEG 2000; None for others, and where the header
-    is damaged."""
+    """Width and height in the header of a compressed tile, JPEG or JPEG 2000. None for other formats and damaged
+    headers."""
     try:
         if not data.startswith(b"\xff\xd8"):
             right, bottom, left, top = struct.unpack_from(">IIII", data, data.index(b"\xff\x4f\xff\x51") + 8)
@@ -404,7 +406,7 @@ def stored_size(data: bytes) -> Size | None:
             if 0xC0 <= marker < 0xD0 and marker not in (0xC4, 0xC8, 0xCC):
                 height, width = struct.unpack_from(">HH", data, place + 3)
                 return width, height
-            if marker in (0xD9, 0xDA):  # the end, or the picture itself
+            if marker in (0xD9, 0xDA):  # the end, or the image data
                 return None
             if marker != 0x01 and not 0xD0 <= marker < 0xD9:
                 place += max(2, int.from_bytes(data[place : place + 2], "big"))

@@ -1,8 +1,8 @@
-"""Slides cut into tiles: a folder of pictures for each slide, a CSV of all tiles and one of all slides.
+"""Cut slides into tiles: a folder of images per slide, a CSV of all tiles, and a CSV of all slides.
 
-A level is read once, from the top, in bands as high as a tile. Each slide is a task of the pool, as long as memory
-allows; its tiles are tasks too, which threads do that have no slide. A folder takes its place once it is complete, with
-a record of how it was cut, by which a later call knows that nothing is left to do.
+A level is read once, from the top, in bands with the height of a tile. Each slide is a task of the pool, as memory
+allows. Its tiles are tasks too, for threads without a slide. A folder is moved into place when it is complete, with a
+record of its settings, so that a later call can skip it.
 """
 
 from __future__ import annotations
@@ -57,30 +57,30 @@ from himl_cli.services.montage.threads import SECONDS, Pool, map_in_order, read_
 from himl_cli.services.transfer.local_files import folded, short_hash
 
 WHITE = (255, 255, 255)
-HELD_BYTES = 512 << 20  # what slides that are cut at the same time may hold; a larger one is cut alone
-STRIP_ROWS = 768  # that are held of a slide beside a row of tiles, roughly: a strip, and the one that is read ahead
-PIECE = 1 << 20  # pixels whose brightness is looked at together
-OTSU_SIDE = 1024  # the threshold is that of the coarsest level whose longer side has so many pixels
-# Where foreground and background differ less, in grey levels of the mean of red, green and blue, a slide is all
-# background: noise alone has a threshold too.
+HELD_BYTES = 512 << 20  # maximum memory of slides that are cut at the same time. A larger slide is cut alone.
+STRIP_ROWS = 768  # approximate rows held beside a row of tiles: a strip, and the next one, which is read ahead
+PIECE = 1 << 20  # pixels whose brightness is computed together
+OTSU_SIDE = 1024  # minimum longer side of the level for the threshold, in pixels. The coarsest such level is used.
+# If foreground and background differ less than this, in grey levels of the mean of red, green and blue, the whole slide
+# is background, because even noise has a threshold.
 LEAST_CONTRAST = 10
-TOLERANCE = 0.05  # how far the magnification of a level may be from the one that was asked for
+TOLERANCE = 0.05  # relative tolerance for the magnification of a level
 OVERVIEW_SIDE, MARK = 2048, (0, 114, 178)
 LONGEST_FOLDER = 150
 VERSION = 1  # of the record
-Tile = tuple[int, int, int, int, float]  # left, top, right, bottom in pixels of level 0; the share of foreground
+Tile = tuple[int, int, int, int, float]  # left, top, right, bottom in pixels of level 0, and the share of foreground
 
 
 def cut_slides(
     request: TilesRequest, entries: Sequence[SlideEntry], folder: SlideFolder, notify: Notify
 ) -> TilesResult:
-    """Cut *entries*, whose files lie in *folder*, into tiles below `request.output`; what an earlier call completed by
-    the same options, from the same files, stays as it is.
+    """Cut *entries*, whose files are in *folder*, into tiles below `request.output`. Keep slides that an earlier call
+    completed with the same options and files.
 
-    A slide that cannot be read, or lacks the level or a mask, is named in the result. *notify* hears Counting and
-    Counted. Raises BadUsage for a backend that is not installed, and where files would be replaced that are not himl's;
-    DiskFailed, HimlError where another call writes there, and what *folder* raises where no file can be given. Ctrl-C,
-    SIGTERM and SIGHUP raise KeyboardInterrupt; then, as after any error, the slides that are complete stay.
+    A slide that is unreadable, or lacks the level or a mask, is named in the result. *notify* receives Counting and
+    Counted. Raises BadUsage for a backend that is not installed, and if files of others would be replaced, DiskFailed,
+    HimlError if another call writes to the folder, and what *folder* raises if it cannot provide files. Ctrl-C, SIGTERM
+    and SIGHUP raise KeyboardInterrupt. After any error, complete slides stay.
     """
     began = time.monotonic()
     check_backend(request.backend)
@@ -118,14 +118,14 @@ def cut_slides(
             for name in (TILES_SLIDES, TILES_DATASET):
                 os.replace(new / name, request.output / name)
         except OSError as err:
-            raise disk_error(err, f"Cannot put the lists of tiles into '{request.output}'") from err
+            raise disk_error(err, f"Cannot move the lists of tiles to '{request.output}'") from err
     files = {"dataset": request.output / TILES_DATASET, "record": request.output / TILES_SLIDES}
     return TilesResult(**files, slides=slides, seconds=time.monotonic() - began)
 
 
 def folder_names(entries: Sequence[SlideEntry]) -> list[str]:
-    """For each slide a folder's name that every file system takes: its id, with `_` for signs that are no letters,
-    digits or `.+=@-`, and a number behind it where others have that name."""
+    """A folder name per slide that is valid in every file system: its id, with `_` for characters other than letters,
+    digits and `.+=@-`, and a number if other slides have the same name."""
     taken = {TILES_DATASET, TILES_SLIDES}
     numbers: Counter[str] = Counter()
     names = []
@@ -143,22 +143,21 @@ def folder_names(entries: Sequence[SlideEntry]) -> list[str]:
 
 
 def _check_output(output: Path, slides: Sequence[TiledSlide]) -> None:
-    """Raises BadUsage where something else than himl's tiles and lists would be replaced, DiskFailed where that cannot
-    be seen."""
+    """Raise BadUsage if anything but himl's tiles and lists would be replaced, DiskFailed if that cannot be checked."""
     for name, columns in ((TILES_DATASET, TILE_COLUMNS), (TILES_SLIDES, TILED_COLUMNS)):
         if os.path.lexists(output / name) and not is_record(output / name, columns):
-            raise BadUsage(f"'{output / name}' is no list of tiles, and would be replaced.", hint=HINT)
+            raise BadUsage(f"'{output / name}' is not a list of tiles, and would be replaced.", hint=HINT)
     for path in (output / slide.folder for slide in slides):
         try:
             is_free = not os.path.lexists(path) or (path / TILES_RECORD).exists()
             if not is_free and (path.is_symlink() or not path.is_dir() or any(path.iterdir())):
-                raise BadUsage(f"'{path}' is no folder of tiles, and would be replaced.", hint=HINT)
+                raise BadUsage(f"'{path}' is not a folder of tiles, and would be replaced.", hint=HINT)
         except OSError as err:
-            raise disk_error(err, f"Cannot look into '{path}'") from err
+            raise disk_error(err, f"Cannot read '{path}'") from err
 
 
 def _recipe(request: TilesRequest, slide: TiledSlide, folder: SlideFolder) -> Mapping[str, Any]:
-    """All that the tiles of *slide* depend on."""
+    """Everything that determines the tiles of *slide*."""
     files = [slide.image, *([slide.mask] if request.masks and slide.mask else [])]
     resolution = {"level": request.level} if request.magnification is None else {"magnification": request.magnification}
     return {
@@ -176,7 +175,7 @@ def _recipe(request: TilesRequest, slide: TiledSlide, folder: SlideFolder) -> Ma
 
 
 def _read_record(folder: Path) -> Mapping[str, Any]:
-    """How the tiles in *folder* were cut; empty where they are not complete, or none are there."""
+    """Settings of the tiles in *folder*. Empty if they are incomplete or missing."""
     try:
         record = read_json((folder / TILES_RECORD).read_bytes())
     except (OSError, NotJson):
@@ -190,7 +189,7 @@ def _outcome(slide: TiledSlide, record: Mapping[str, Any]) -> TiledSlide:
 
 
 def _place(tile: Sequence[float]) -> str:
-    """What a tile is called within its slide."""
+    """Name of a tile within its slide."""
     return f"{tile[0]:05d}x_{tile[1]:05d}y"
 
 
@@ -209,7 +208,7 @@ def _slide_row(slide: TiledSlide) -> Sequence[object]:
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A CSV as `write_record` writes it. Raises DiskFailed."""
+    """Write a CSV like `write_record`. Raises DiskFailed."""
     try:
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -220,7 +219,7 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[obj
 
 
 class _Cutter:
-    """Cuts slides of *folder* by the threads of *pool*; each is staged in *new*."""
+    """Cuts slides of *folder* in the threads of *pool*. Each is staged in *new*."""
 
     def __init__(self, request: TilesRequest, folder: SlideFolder, new: Path, pool: Pool) -> None:
         self._request, self._folder, self._new, self._pool = request, folder, new, pool
@@ -228,9 +227,9 @@ class _Cutter:
         (new.parent / OLD).mkdir(exist_ok=True)
 
     def outcomes(self, slides: Sequence[tuple[int, TiledSlide, Mapping[str, Any]]]) -> Iterator[tuple[int, TiledSlide]]:
-        """What became of each slide, with its number, in the order in which they are complete.
+        """Yield the result of each slide, with its number, in the order of completion.
 
-        This thread opens one slide ahead of those that are cut.
+        This thread opens one slide ahead of those that are being cut.
         """
         active: dict[Future[TiledSlide], tuple[int, int]] = {}
 
@@ -254,8 +253,8 @@ class _Cutter:
         yield from complete(0, 0)
 
     def _open(self, slide: TiledSlide, opened: ExitStack) -> _Source:
-        """The slide and its mask; *opened* closes them. Raises SlideUnreadable, and HimlError where no file can be
-        given any more."""
+        """Open the slide and its mask, which *opened* closes. Raises SlideUnreadable, and HimlError if no more files
+        can be provided."""
         request = self._request
         path = opened.enter_context(self._folder.local_path(slide.image))
         image = opened.enter_context(closing(open_slide(path, request.backend)))
@@ -284,14 +283,14 @@ class _Cutter:
             self._publish(staged)
         except (SlideUnreadable, MemoryError) as err:
             shutil.rmtree(staged, ignore_errors=True)
-            reason = str(err) if isinstance(err, SlideUnreadable) else "there is not enough memory for it"
+            reason = str(err) if isinstance(err, SlideUnreadable) else "it does not fit in memory"
             return replace(slide, reason=reason)
         except OSError as err:
             raise disk_error(err, f"Cannot write to '{self._request.output / slide.folder}'") from err
         return _outcome(slide, record)
 
     def _tiles(self, source: _Source, target: Path) -> Iterator[Tile]:
-        """Write those tiles into *target* that have enough foreground, row by row."""
+        """Write the tiles with enough foreground to *target*, row by row."""
         request, image, pool = self._request, source.image, self._pool
         tile, step, size = request.tile_size, self._step, image.levels[source.level]
         encode = encode_png if request.format is TileFormat.png else _encode_jpeg
@@ -323,7 +322,7 @@ class _Cutter:
                 yield from (found for _, found in kept)
 
     def _publish(self, staged: Path) -> None:
-        """Put the folder *staged* into its place. The list of all tiles goes: it tells of what was there."""
+        """Move the folder *staged* into place. Remove the list of all tiles, which describes the previous ones."""
         final, old = self._request.output / staged.name, self._new.parent / OLD / staged.name
         (self._request.output / TILES_DATASET).unlink(missing_ok=True)
         if final.exists():
@@ -334,7 +333,7 @@ class _Cutter:
 
 @dataclass(frozen=True)
 class _Source:
-    """What a slide is cut from."""
+    """The level of a slide to cut, and its mask."""
 
     image: Slide
     mask: Slide | None
@@ -343,42 +342,42 @@ class _Source:
 
     @property
     def bytes(self) -> int:
-        """How much memory its pixels take while it is cut, roughly; Pillow decodes all of a picture."""
+        """Approximate memory for its pixels. Pillow decodes a whole image."""
         width, height = self.image.levels[self.level]
         return 3 * width * (self.tile_size + (height if self.image.backend == "pillow" else STRIP_ROWS))
 
 
 def _level(levels: Sequence[Size], request: TilesRequest, path: Path) -> int:
-    """The level that is to be cut. Raises SlideUnreadable where the slide has none such."""
+    """Level to cut. Raises SlideUnreadable if the slide does not have it."""
     wanted = request.magnification
     if wanted is None:
         if request.level >= len(levels):
-            raise SlideUnreadable(level_for(levels, request.level, levels[0])[1].partition(":")[0])
+            raise SlideUnreadable(level_for(levels, request.level, levels[0])[1].partition(", and ")[0])
         return request.level
     power = objective_power(path)
     if power is None:
-        raise SlideUnreadable("it does not tell its magnification: choose a level by --level")
+        raise SlideUnreadable("its magnification is unknown, so select a level with --level")
     found = [power / _downsample(levels, level) for level in range(len(levels))]
     off = [abs(each / wanted - 1) for each in found]
     if min(off) > TOLERANCE:
         there = with_and([f"{each:.3g}" for each in found])
-        raise SlideUnreadable(f"no level has magnification {wanted:g}; there is {there}")
+        raise SlideUnreadable(f"no level has magnification {wanted:g}, only {there}")
     return off.index(min(off))
 
 
 def _downsample(levels: Sequence[Size], level: int) -> float:
-    """Pixels of level 0 for one of *level*, in each direction: the mean of both, as OpenSlide takes it."""
+    """Pixels of level 0 per pixel of *level*, as the mean of both directions, like OpenSlide."""
     return float(np.mean([finest / coarse for finest, coarse in zip(levels[0], levels[level], strict=True)]))
 
 
 def _count(side: int, tile: int, step: int) -> int:
-    """How many tiles cover *side* pixels."""
+    """Number of tiles that cover *side* pixels."""
     return 1 + max(0, -(-(side - tile) // step))
 
 
 def _bands(strips: Iterator[NDArray[Any]], size: Size, tile: int, step: int, fill: int) -> Iterator[NDArray[Any]]:
-    """The rows of *strips* in bands of *tile* rows, each *step* below the one before, and as wide as its tiles; *fill*
-    where the picture ends. An array is good until the next one is asked for."""
+    """Yield the rows of *strips* in bands of *tile* rows, one every *step* rows, as wide as the tiles. *fill* extends
+    the image at its edges. An array is valid until the next one is requested."""
     width, height = size
     padded = (_count(width, tile, step) - 1) * step + tile
     band: NDArray[Any] | None = None
@@ -399,7 +398,7 @@ def _bands(strips: Iterator[NDArray[Any]], size: Size, tile: int, step: int, fil
 
 
 def _nearest(mask: Slide, size: Size) -> Iterator[NDArray[np.bool_]]:
-    """Where *mask* is not zero, as large as *size*."""
+    """Yield where *mask* is not zero, scaled to *size*."""
     level, _ = level_for(mask.levels, None, size)
     resampler = Resampler(mask.levels[level], size, None)
     with _naming_mask():
@@ -417,7 +416,7 @@ def _naming_mask() -> Iterator[None]:
 
 
 def _brightness(rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint16]]:
-    """The sum of red, green and blue, from 0 to 765, of some rows at a time."""
+    """Yield the sum of red, green and blue, from 0 to 765, for some rows at a time."""
     piece = max(1, PIECE // rows.shape[1])
     for top in range(0, len(rows), piece):
         part = rows[top : top + piece]
@@ -427,13 +426,13 @@ def _brightness(rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint16]]:
 
 
 def _dark(band: NDArray[np.uint8], threshold: int) -> NDArray[np.int64]:
-    """How many pixels of each column are darker than *threshold*."""
+    """Number of pixels darker than *threshold* in each column."""
     return np.sum([(part < threshold).sum(axis=0, dtype=np.int64) for part in _brightness(band)], axis=0)
 
 
 def otsu_threshold(slide: Slide) -> int:
-    """The sum of red, green and blue below which pixels are foreground: between the two classes whose means differ
-    most, by Otsu's method, on a coarse level. 0, so that nothing is, where all are alike."""
+    """Sum of red, green and blue below which pixels are foreground, by Otsu's method, which maximizes the difference
+    between the classes, on a coarse level. 0 if all pixels are alike, so that none is foreground."""
     level = next((each for each in reversed(range(len(slide.levels))) if max(slide.levels[each]) >= OTSU_SIDE), 0)
     parts = (part for strip in slide.strips(level, WHITE) for part in _brightness(strip))
     values = np.arange(3 * 255 + 1)
@@ -447,7 +446,8 @@ def otsu_threshold(slide: Slide) -> int:
     variance = dark[splits].astype(float) * light[splits] * contrast**2
     if not len(splits) or contrast[np.argmax(variance)] < 3 * LEAST_CONTRAST:
         return 0
-    best = np.flatnonzero(variance == variance.max())  # all between the classes, where none has a value there
+    # All values between two classes have the same variance.
+    best = np.flatnonzero(variance == variance.max())
     return int(splits[best[len(best) // 2]]) + 1
 
 

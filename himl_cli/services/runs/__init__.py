@@ -1,1 +1,1 @@
-"""Runs: found, shown, followed, changed, written to and compared."""
+"""Find, show, follow, change and compare runs, and write to them."""

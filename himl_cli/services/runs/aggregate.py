@@ -1,4 +1,4 @@
-"""What many runs logged, side by side: which runs, their labels, statistics, and files for other programs."""
+"""Compare the metrics of many runs: select the runs, label them, compute statistics, and write CSV or Parquet files."""
 
 from __future__ import annotations
 
@@ -28,18 +28,16 @@ from himl_cli.services.runs.lookup import children_of, find_runs, means_one_run,
 from himl_cli.workspaces.base import Workspace
 
 PREPARATION = "_preparation"
-"""What the id of a child ends with in which older sweeps of Azure ML built their environment; it logs nothing."""
+"""Suffix of the id of a child in which older Azure ML sweeps built their environment. It logs nothing."""
 
 
 def choose_runs(
     workspace: Workspace, selection: RunSelection, *, cwd: Path, notify: Notify = ignore
 ) -> tuple[Sequence[Run], Run | None]:
-    """The runs that *selection* puts side by side in their order, and the one whose children they are, if they all are
-    one's.
+    """Select the runs to compare, in order, and their common parent, if they have one.
 
-    A single run stands for its children (trials, folds, steps, or runs that its script nested in it), and without
-    children for itself; of several runs the sweeps and pipelines do. No run comes twice. Never empty: raises what
-    `find_runs` does.
+    A single run is replaced by its children (trials, folds, steps, or nested runs), if it has any. Of several runs,
+    sweeps and pipelines are replaced. No run occurs twice. The result is never empty. Raises what `find_runs` raises.
     """
     found = find_runs(workspace, selection, cwd=cwd, notify=notify)
     if means_one_run(selection):
@@ -51,13 +49,13 @@ def choose_runs(
 
 
 def children_chosen(workspace: Workspace, parent: Run) -> tuple[Sequence[Run], Run | None]:
-    """The children of *parent* and itself; a run without children stands alone, with None."""
+    """Children of *parent*, and *parent*. Without children, *parent* alone, and None."""
     children = [child for child in children_of(workspace, parent) if child.id != f"{parent.id}{PREPARATION}"]
     return (in_order(children), parent) if children else ([parent], None)
 
 
 def in_order(children: Sequence[Run]) -> list[Run]:
-    """Trials by their numbers, parent after parent; runs without a number stay where they are."""
+    """Sort trials by number within each parent. Runs without a number keep their positions."""
     numbers = [number_of(run) for run in children]
     if any(number is None for number in numbers):
         return list(children)
@@ -66,20 +64,20 @@ def in_order(children: Sequence[Run]) -> list[Run]:
 
 
 def number_of(run: Run) -> int | None:
-    """The number of a trial, which its id ends with: `PARENT_3`."""
+    """Number of a trial, from the end of its id: `PARENT_3`."""
     found = re.fullmatch(r"_(\d+)", run.id.removeprefix(run.parent)) if run.parent else None
     return int(found[1]) if found else None
 
 
 MOST_NAMES = 4
-"""Tags or arguments that differ in more names than this do not make a label."""
+"""Largest number of differing tags or arguments for a label."""
 Values = Mapping[str, Scalar]
 
 
 def labels_of(runs: Sequence[Run], results: Sequence[RunResults], child_arg: str | None) -> list[str]:
-    """A label for each run, no two alike: the value of *child_arg*, else of what differs between the runs.
+    """A unique label per run: the value of *child_arg*, or the values in which the runs differ.
 
-    Raises BadUsage where none of them has *child_arg*.
+    Raises BadUsage if no run has *child_arg*.
     """
     if child_arg is not None:
         values = [value_of(child_arg, run, found) for run, found in zip(runs, results, strict=True)]
@@ -88,9 +86,9 @@ def labels_of(runs: Sequence[Run], results: Sequence[RunResults], child_arg: str
             known = [*dict.fromkeys(name for each in of_all for name in each)]
             raise BadUsage(
                 f"None of the runs has a hyperparameter, tag, parameter or argument '{child_arg}'.",
-                hint=f"There are: {', '.join(known[:8])}."
+                hint=f"Available: {', '.join(known[:8])}."
                 if known
-                else "Leave --child_arg out: the runs are told apart by what differs between them.",
+                else "Omit --child_arg to label the runs by their differences.",
             )
         return unique(
             [_name(run) if value is None else value_text(value) for run, value in zip(runs, values, strict=True)]
@@ -116,8 +114,8 @@ def labels_of(runs: Sequence[Run], results: Sequence[RunResults], child_arg: str
 
 
 def value_of(name: str, run: Run, results: RunResults) -> Scalar | None:
-    """What the run has under *name*: a hyperparameter, else a tag, else a parameter or an argument of its command;
-    dashes in front do not count."""
+    """Value of *name* in the run: a hyperparameter, else a tag, a parameter, or an argument of its command. Leading
+    dashes are ignored."""
     wanted = _plain(name)
     for values in (hyperparameters_of(run.tags), run.tags, results.parameters, _arguments(run)):
         for key, value in values.items():
@@ -127,14 +125,14 @@ def value_of(name: str, run: Run, results: RunResults) -> Scalar | None:
 
 
 def unique(labels: Sequence[str]) -> list[str]:
-    """*labels*; of those that are alike each gets its place among all behind it."""
+    """Add the position to labels that occur more than once."""
     counts = Counter(labels)
     return [label if counts[label] == 1 else f"{label} [{place}]" for place, label in enumerate(labels)]
 
 
 def _distinguishing(all_values: Sequence[Values], *, most: int | None = None) -> list[str]:
-    """Labels by the names whose values differ between the runs, *most* of them: the value alone where that is one name;
-    none where nothing differs."""
+    """Labels from the values that differ between the runs, or from the value alone if one name differs. Empty if
+    nothing differs, or more than *most* names do."""
     if len(all_values) < 2:
         return [values_text(values) for values in all_values if values and most is None]
     names = [*dict.fromkeys(name for values in all_values for name in values)]
@@ -147,11 +145,11 @@ def _distinguishing(all_values: Sequence[Values], *, most: int | None = None) ->
 
 
 def _arguments(run: Run) -> dict[str, Scalar]:
-    """The arguments of the run's command that have a name, without its dashes: `--name value`, `--name=value`; a flag
-    is True."""
+    """Named arguments of the run's command, without dashes: `--name value` and `--name=value`. An option without a
+    value is True."""
     try:
         words = shlex.split(run.command)
-    except ValueError:  # a quote that is not closed
+    except ValueError:  # an unclosed quote
         words = run.command.split()
     found: dict[str, Scalar] = {}
     for place, word in enumerate(words):
@@ -178,12 +176,11 @@ def aggregate(
     globs: Sequence[str] = (),
     whole: bool = False,
 ) -> Aggregation:
-    """The metrics of *runs* whose names match one of *globs* (as `matching` says), with all points where *whole*.
+    """Collect the metrics of *runs* that match one of *globs* (see `matching`), and all their points if *whole*.
 
-    Of system metrics `last` is the `system_summary`, since the last sample says little of a run.
-
-    Folds come in the order of their numbers, other runs as they are given. Raises BadUsage where no run has
-    *child_arg*, HimlError for a workspace that cannot read many runs.
+    For system metrics, `last` is the `system_summary`, because the last sample says little about a run. Folds are
+    sorted by number, and other runs keep their order. Raises BadUsage if no run has *child_arg*, HimlError for a
+    workspace that cannot read many runs.
     """
     wanted = matching(globs)
     plain = results_of(workspace, runs, wanted=lambda name: wanted(name) and not name.startswith(SYSTEM), whole=whole)
@@ -196,7 +193,8 @@ def aggregate(
         ordered = _by_fold(runs, [value_of(child_arg, run, results[run.id]) for run in runs])
     else:
         values = [hyperparameters_of(run.tags) for run in runs]
-        names = {name for each in values for name in each}  # the one that differs may count them: the fold, the seed
+        # A single hyperparameter may number the runs, such as the fold or the seed.
+        names = {name for each in values for name in each}
         ordered = _by_fold(runs, [each.get(min(names)) for each in values]) if len(names) == 1 else list(runs)
     labels = labels_of(ordered, [results[run.id] for run in ordered], child_arg)
     children = [
@@ -209,7 +207,7 @@ def aggregate(
 def _system_metrics(
     workspace: Workspace, runs: Sequence[Run], wanted: Callable[[str], bool]
 ) -> dict[str, Mapping[str, Series]]:
-    """The points of system metrics by run and name: those that the run logged, else what the workspace itself has."""
+    """Points of system metrics by run and name: those that the run logged, else the workspace's own."""
     logged = workspace.results(runs, wanted=lambda name: wanted(name) and name.startswith(SYSTEM), whole=True)
     found = {run.id: logged[run.id].series for run in runs}
     for run_id, metrics in workspace.system_metrics([run for run in runs if not found[run.id]]).items():
@@ -219,8 +217,8 @@ def _system_metrics(
 
 
 def matching(globs: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a name matches one of *globs*, to the letter; where there are none, every name does. What begins with
-    `system/` is matched by globs alone that begin so."""
+    """Function that checks whether a name matches one of *globs*, with case. Without globs, it accepts every name.
+    Names with prefix `system/` match only globs with that prefix."""
     return lambda name: any(
         (name == glob or fnmatchcase(name, glob)) and name.startswith(SYSTEM) <= glob.startswith(SYSTEM)
         for glob in globs or ("*",)
@@ -228,7 +226,7 @@ def matching(globs: Sequence[str]) -> Callable[[str], bool]:
 
 
 def _by_fold(runs: Sequence[Run], values: Sequence[object]) -> list[Run]:
-    """Runs whose *values* are 0, 1, 2… or 1, 2, 3…, in whatever order, by these; others stay in their order."""
+    """Sort runs by *values* if these are 0, 1, 2… or 1, 2, 3…. Otherwise, keep the order."""
     numbers = [
         int(value)
         for value in values
@@ -241,8 +239,8 @@ def _by_fold(runs: Sequence[Run], values: Sequence[object]) -> list[Run]:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of the last values of *count* runs. `std` is the sample's (n - 1), None for one value; all but *count* are None
-    where there is no value."""
+    """Statistics of the last values of *count* runs. `std` is the sample's (n - 1), None for one value. Without values,
+    all but `count` are None."""
 
     mean: float | None
     std: float | None
@@ -253,7 +251,7 @@ class Statistics:
 
 
 def statistics_of(aggregation: Aggregation) -> dict[str, Statistics]:
-    """By metric. Runs without a value, with a text or with NaN do not count; infinities do."""
+    """Statistics by metric. Runs without a value, with a text or with NaN do not count. Infinities do."""
     found: dict[str, Statistics] = {}
     for name in aggregation.metrics:
         values = numbers(child.results.last.get(name) for child in aggregation.children)
@@ -271,7 +269,7 @@ def statistics_of(aggregation: Aggregation) -> dict[str, Statistics]:
 
 
 def numbers(values: Iterable[Value]) -> list[float]:
-    """The numbers among *values* that are some."""
+    """The numbers among *values*, without NaN."""
     return [
         float(value)
         for value in values
@@ -280,7 +278,7 @@ def numbers(values: Iterable[Value]) -> list[float]:
 
 
 def _std(values: Sequence[float], mean: float) -> float:
-    """Scaled, so that squares of large and of small numbers stay numbers; NaN where a value is infinite."""
+    """Standard deviation, scaled to avoid overflow and underflow of squares. NaN if a value is infinite."""
     if not math.isfinite(mean):
         return math.nan
     scale = max(abs(value - mean) for value in values)
@@ -293,18 +291,17 @@ POINTS_AT_ONCE = 500_000
 
 
 def check_file(option: str, path: Path) -> None:
-    """Raises BadUsage where *path*, the value of *option*, cannot become a file: it is looked at before anything is
-    read."""
+    """Raise BadUsage if *path*, the value of *option*, cannot be a file. Called before anything is read."""
     if path.is_dir():
-        raise BadUsage(f"{option} '{path}' is a folder.", hint="Name a file.")
+        raise BadUsage(f"{option} '{path}' is a folder.", hint="Give the path of a file.")
     if not path.absolute().parent.is_dir():
         raise BadUsage(
-            f"{option} '{path}': there is no folder '{path.absolute().parent}'.", hint="Make it first, or name another."
+            f"{option}: there is no folder '{path.absolute().parent}'.", hint="Create it, or give another path."
         )
 
 
 def check_parquet() -> None:
-    """Raises BadUsage where pyarrow is not installed. Imports nothing of it."""
+    """Raise BadUsage if pyarrow is not installed. Does not import it."""
     if find_spec("pyarrow") is None:
         raise BadUsage(
             "--output_parquet needs pyarrow, which is not installed.", hint=f"Install it: {install_command('parquet')}"
@@ -312,10 +309,10 @@ def check_parquet() -> None:
 
 
 def write_csv(aggregation: Aggregation, statistics: Mapping[str, Statistics] | None, path: Path) -> None:
-    """A row a metric: the statistics, then the last value of each run, nothing where it has none. In place of what is
-    at *path*, whole or not at all.
+    """Write one row per metric to *path* as CSV: the statistics, then the last value of each run, or an empty cell.
 
-    Numbers are written in full; what is no number stands as `NaN`, `Infinity` and `-Infinity`. Raises DiskFailed.
+    Numbers have full precision. The others are `NaN`, `Infinity` and `-Infinity`. The file is replaced atomically.
+    Raises DiskFailed.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -334,7 +331,7 @@ def write_csv(aggregation: Aggregation, statistics: Mapping[str, Statistics] | N
 
 
 def cell(value: Value) -> str:
-    """A value as programs read it: numbers in full."""
+    """Machine-readable text of a value, with full precision."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -343,9 +340,10 @@ def cell(value: Value) -> str:
 
 
 def write_parquet(aggregation: Aggregation, path: Path) -> None:
-    """A row a point of every series, table, list, text and image: `run, label, metric, kind, step, time, value, text`.
+    """Write one row per point of each metric: `run, label, metric, kind, step, time, value, text`.
 
-    In place of what is at *path*, whole or not at all. Raises BadUsage where pyarrow is not installed, DiskFailed.
+    Metrics are series, tables, lists, texts and images. The file at *path* is replaced atomically. Raises BadUsage if
+    pyarrow is not installed, DiskFailed.
     """
     check_parquet()
     try:
@@ -395,7 +393,7 @@ def _write_rows(aggregation: Aggregation, path: str) -> None:
 
 
 def _words(texts: Sequence[str], counts: Sequence[int], kind: Any) -> Any:
-    """An array of pyarrow in which each of *texts* stands as often as *counts* says; each is kept once."""
+    """A pyarrow dictionary array that repeats each of *texts* as often as *counts* says."""
     import pyarrow as pa
 
     known: dict[str, int] = {}
@@ -406,7 +404,7 @@ def _words(texts: Sequence[str], counts: Sequence[int], kind: Any) -> Any:
 
 
 def _numbers_or_texts(parts: Sequence[Any], counts: Sequence[int], kind: Any) -> Any:
-    """An array of pyarrow of *parts*; None stands for as many nulls as *counts* says."""
+    """A pyarrow array of *parts*. Each None becomes as many nulls as *counts* says."""
     import pyarrow as pa
 
     arrays = []
@@ -419,15 +417,14 @@ def _numbers_or_texts(parts: Sequence[Any], counts: Sequence[int], kind: Any) ->
 
 
 def _over(numbers: array[Any], kind: Any) -> Any:
-    """An array of pyarrow over the same memory."""
+    """A pyarrow array that shares the memory of *numbers*."""
     import pyarrow as pa
 
     return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
 
 
 def _points_of(child: Child) -> Iterator[tuple[Any, ...]]:
-    """Metric, kind, and of its points the steps, times (milliseconds since 1970, or None), values, and texts (or
-    None)."""
+    """Yield metric, kind, steps, times (milliseconds since 1970, or None), values, and texts (or None)."""
     results = child.results
     for name, series in results.series.items():
         yield name, "scalar", series.steps, _milliseconds(series.times), series.values, None
@@ -453,6 +450,6 @@ def _milliseconds(seconds: Iterable[float]) -> array[int]:
 
 
 def _split(values: Sequence[Value]) -> tuple[Sequence[float | None], Sequence[str | None]]:
-    """Numbers, and texts, each with None where there is the other."""
+    """Numbers and texts, each with None in place of the other."""
     numbers = [float(value) if isinstance(value, (int, float)) else None for value in values]
     return numbers, [value if isinstance(value, str) else None for value in values]

@@ -1,4 +1,4 @@
-"""Attaching to a running job: its interactive services, waited for until they answer, and the ssh that reaches it."""
+"""Attach to a running job: wait for its interactive services, and open ssh to it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from himl_cli.core.runs import SLURM_JOB, JobServices, Run, RunService, RunStatu
 from himl_cli.services.runs.logs import GROWTH, OutageTolerance
 from himl_cli.workspaces.base import CloudWorkspace, Workspace
 
-USER = "azureuser"  # that of the vendor's images
-WITH_VALUE = "BbcDEeFIiJLlmOoPpQRSWw"  # options of ssh
+USER = "azureuser"  # in the vendor's images
+WITH_VALUE = "BbcDEeFIiJLlmOoPpQRSWw"  # ssh options that take a value
 WITH_SERVICES = "himl submit SCRIPT --cluster NAME --vscode, --jupyter or --ssh_key FILE"
 
 
 def await_services(
     home: CloudWorkspace, run: Run, notify: Notify, *, node: int = 0, wanted: str = ""
 ) -> Sequence[RunService]:
-    """The services of *run* on *node*, or the one that *wanted* names or is the kind of, once each of them answers or
-    has failed. *notify* hears what is waited for.
+    """Wait until each service of *run* on *node* responds or has failed. Return these services.
 
-    Raises JobFailed where the job has ended or no service came up; NotFound where it has none like that.
+    *wanted* selects services by name or type. *notify* receives what the function waits for. Raises JobFailed if the
+    job has ended or every service failed, NotFound if no service matches.
     """
     asked = home.job_services(run.id)
     if asked is not None and asked.types:
@@ -47,7 +47,7 @@ def await_services(
         else:
             if run.status.is_final:
                 raise JobFailed(
-                    f"Run '{run.id}' has ended ({run.status.value}), and its services with it.",
+                    f"Run '{run.id}' has ended ({run.status.value}), so its services have stopped.",
                     hint=f"See himl runs show {run.id}",
                 )
             types = _chosen(run, asked, found, wanted, node, is_running=is_running)
@@ -57,8 +57,8 @@ def await_services(
                 if all(each.is_failed for each in services):
                     raise _failure(run, services[0])
                 return services
-            names = ", ".join(f"{each.name} ({each.status.lower() or 'not there yet'})" for each in waiting)
-            text = f"Waiting for {names}." if is_running else f"Run '{run.id}' is queued; its services start with it."
+            names = ", ".join(f"{each.name} ({each.status.lower() or 'not created yet'})" for each in waiting)
+            text = f"Waiting for {names}." if is_running else f"Run '{run.id}' is queued. Its services start with it."
             if text != told:
                 notify(Notice(text))
             told = text
@@ -67,69 +67,69 @@ def await_services(
 
 
 def cloud_of(workspace: Workspace, run: Run) -> CloudWorkspace:
-    """The Azure ML workspace of *run*. Raises BadUsage for a run of another workspace."""
+    """Azure ML workspace of *run*. Raises BadUsage for a run of another workspace."""
     home = workspace.home_of(run.id)
     if isinstance(home, CloudWorkspace):
         return home
     number = run.tags.get(SLURM_JOB)
     raise BadUsage(
-        f"Run '{run.id}' is none of Azure ML: only jobs there have services to attach to.",
-        hint=f"A shell on its node: srun --jobid={number} --overlap --pty bash" if number else "",
+        f"Run '{run.id}' is not an Azure ML job. Only these jobs have services to attach to.",
+        hint=f"Open a shell on its node: srun --jobid={number} --overlap --pty bash" if number else "",
     )
 
 
 def _check_node(run: Run, asked: JobServices, node: int) -> None:
-    """Raises BadUsage for a node that the job has not, NotFound for one without services."""
+    """Raise BadUsage for a node that the job does not have, NotFound for a node without services."""
     if node >= asked.nodes:
         has = f"{asked.nodes} nodes, counted from 0" if asked.nodes > 1 else "one node, 0"
         raise BadUsage(f"--node {node}: run '{run.id}' has {has}.")
     if node and not asked.everywhere:
         raise NotFound(
-            f"Run '{run.id}' has its services on the first node only.",
-            hint="A job YAML that says 'nodes: all' for a service, and himl submit --num_nodes, have them on each.",
+            f"Only the first node of run '{run.id}' has services.",
+            hint="For services on every node, use himl submit --num_nodes, or 'nodes: all' in the job YAML.",
         )
 
 
 def _chosen(
     run: Run, asked: JobServices | None, found: Mapping[str, RunService], wanted: str, node: int, *, is_running: bool
 ) -> dict[str, str]:
-    """The types of the services that are meant by name, of those that were asked for or are there."""
+    """Names and types of the selected services, among those that were requested or exist."""
     types = {name: kind for name, kind in asked.types.items() if not node or name in asked.everywhere} if asked else {}
     types |= {each.name: each.type for each in found.values()}
     if not types and (asked or is_running):
-        raise NotFound(f"Run '{run.id}' was submitted without services.", hint=f"A job with some: {WITH_SERVICES}")
+        raise NotFound(f"Run '{run.id}' has no services.", hint=f"Submit a job with services: {WITH_SERVICES}")
     if not (wanted and types):
         return types
     meant = {name: kind for name, kind in types.items() if wanted.lower() in (name.lower(), kind.lower())}
     meant = meant or {name: kind for name, kind in types.items() if kind.lower().startswith(wanted.lower())}
     if not meant:
-        hint = f"Submit it with one: {WITH_SERVICES}" if wanted == "ssh" else ""
-        raise NotFound(f"Run '{run.id}' has no service '{wanted}'; it has: {', '.join(sorted(types))}.", hint=hint)
+        hint = f"Submit a job with it: {WITH_SERVICES}" if wanted == "ssh" else ""
+        raise NotFound(f"Run '{run.id}' has no service '{wanted}', only {', '.join(sorted(types))}.", hint=hint)
     return meant
 
 
 def _failure(run: Run, service: RunService) -> JobFailed:
-    because = service.error.rstrip(".") or f"it is {service.status.lower()}"
+    because = service.error.rstrip(".") or f"its status is {service.status.lower()}"
     return JobFailed(
         f"Service '{service.name}' of run '{run.id}' failed: {because}.",
-        hint="The job's image needs openssh-server for SSH, and ipykernel and JupyterLab for the others; to see what "
-        f"the job wrote: himl runs logs {run.id}",
+        hint="The image of the job needs openssh-server for SSH, and ipykernel and JupyterLab for other services. Show "
+        f"the log: himl runs logs {run.id}",
     )
 
 
 def ssh_command(
     home: CloudWorkspace, run: Run, service: RunService, proxy: Sequence[str], more: Sequence[str]
 ) -> list[str]:
-    """The user's own ssh, through the command *proxy*; *more* are further options, before ours say who logs in where,
-    and the remote command.
+    """Command line of the user's ssh through the command *proxy*.
 
-    Host keys are not compared: each job's container has its own, behind an address of its own that TLS and the sign-in
-    vouch for. Raises NotFound where there is no ssh.
+    *more* contains ssh options, which precede the login, and then the remote command. ssh does not compare host keys,
+    because each job's container has a new one, and TLS and the credentials vouch for its address. Raises NotFound if
+    there is no ssh.
     """
     program = shutil.which("ssh")
     if program is None:
         raise NotFound(
-            "There is no program 'ssh' on PATH.", hint="Install OpenSSH's client; Windows has it as a feature."
+            "There is no program 'ssh' on PATH.", hint="Install the OpenSSH client. On Windows, it is a feature."
         )
     asked = home.job_services(run.id)
     own = [word for path in _private_keys(asked.public_keys if asked else ()) for word in ("-i", str(path))]
@@ -138,7 +138,8 @@ def ssh_command(
         "ProxyCommand": line.replace("%", "%%"),
         "StrictHostKeyChecking": "no",
         "UserKnownHostsFile": os.devnull,
-        "LogLevel": "ERROR",  # else ssh says at each start that it adds the key to the list that is none
+        # Otherwise, ssh prints at each start that it adds the key to the list of known hosts.
+        "LogLevel": "ERROR",
     }
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     count = _count_options(more)
@@ -146,7 +147,7 @@ def ssh_command(
 
 
 def _count_options(words: Sequence[str]) -> int:
-    """How many of *words* are ssh's own options and their values; the remote command comes after them."""
+    """Count the words that are ssh options and their values. The remote command follows them."""
     count = 0
     while count < len(words) and words[count].startswith("-"):
         takes_next = len(words[count]) == 2 and words[count][1] in WITH_VALUE
@@ -155,7 +156,7 @@ def _count_options(words: Sequence[str]) -> int:
 
 
 def _private_keys(public_keys: Sequence[str]) -> list[Path]:
-    """The keys in the user's `.ssh` folder whose public halves the job lets in: ssh itself tries a few names only."""
+    """Private keys in the user's `.ssh` folder whose public keys the job accepts. ssh tries a few names only."""
     wanted = {line.split()[1] for line in public_keys if len(line.split()) > 1}
     home, found = home_folder(), []
     for path in sorted((home / ".ssh").glob("*.pub")) if home and wanted else ():
@@ -170,7 +171,7 @@ def _private_keys(public_keys: Sequence[str]) -> list[Path]:
 
 
 def own_command(run: Run, node: int, options: Sequence[str]) -> list[str]:
-    """himl as the ProxyCommand for *run*; *options* say which workspace."""
+    """himl as the ProxyCommand for *run*. *options* select the workspace."""
     if not sys.executable:
-        raise HimlError("Python does not know the path of its own program.")
+        raise HimlError("Python cannot find the path of its executable.")
     return [sys.executable, "-m", "himl_cli", "runs", "attach", run.id, "--stdio", "--node", str(node), *options]

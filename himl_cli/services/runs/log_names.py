@@ -1,5 +1,5 @@
-"""Which of a run's files is the log that is meant: the main one by the kind of job, that of a rank, a try or an image's
-build, or one by its name."""
+"""Find a log among a run's files: the main log of each kind of job, of a rank, an attempt or an image build, or a log
+by name."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ MAIN_NAMES = tuple(
     re.compile(name)
     for name in (r"std_log\.txt", r"std_log_process_0+\.txt", r"std_log\D*0*_worker\.txt", r"std_log\D*0*(_ps)?\.txt")
 )
-"""What the first rank's log is called below `user_logs/`, by the kind of job; the last one is what the vendor's client
-streams."""
+"""Name of the first rank's log below `user_logs/`, by kind of job. The vendor's client streams the last one."""
 OLD_DRIVER = re.compile(r"azureml-logs/\d\d_driver_log([-_]\D*0+)?\.txt")
 IMAGE_LOG = re.compile(r"azureml-logs/20_image_build_log.*\.txt")
-"""What the build of a job's image writes, on Azure ML, where no earlier job had that environment."""
+"""Log of the image build on Azure ML, for an environment that no earlier job has used."""
 OF_TRY = re.compile(r"user_logs/(?:(?P<kind>re)?try_(?P<number>\d{1,9})/)?(?P<base>[^/]+)")
 RANK_LOG = re.compile(r"std_log_process_(\d{1,9})\.txt")
 LOG_FOLDERS = ("user_logs/", "logs/", "azureml-logs/", "system_logs/")
 
 
 class Log(NamedTuple):
-    """A log by its full name; `attempt` is the try that wrote it, from 1, `before` the one before that left logs; 0
-    where there is none. `is_build`: it is that of the image, which stands for the main one as long as there is none."""
+    """A log with its full name, its `attempt` (from 1), and the previous attempt with logs (`before`), 0 if none.
+    `is_build` marks the log of the image build, which replaces the main log until there is one."""
 
     name: str
     attempt: int = 0
@@ -41,8 +40,8 @@ class Log(NamedTuple):
 
 
 def find_log(files: BlobStore, name: str | None, attempt: int | None = None) -> Log | None:
-    """The log that *name* says, None the main one. A name with a folder is that very log; any other is looked for in
-    the last try first."""
+    """Find the log *name*, or the main log. A name with a folder is exact. Any other is searched for in the last
+    attempt first."""
     exact = name is not None and "/" in name and attempt is None
     if name is not None and exact and (found := _existing(files, name)):
         return found
@@ -63,8 +62,7 @@ def _existing(files: BlobStore, name: str) -> Log | None:
 
 
 def _other_main(files: BlobStore) -> Log | None:
-    """The main log of a run that has none in `user_logs/`: that of an older driver, a sweep, a pipeline or an image's
-    build."""
+    """Main log of a run without `user_logs/`: of an older driver, a sweep, a pipeline or an image build."""
     old = [blob.name for page in files.list("azureml-logs/") for blob in page]
     drivers = sorted(name for name in old if OLD_DRIVER.fullmatch(name))
     if drivers or SWEEP_LOG in old:
@@ -77,10 +75,10 @@ def _other_main(files: BlobStore) -> Log | None:
 
 
 def tries_of(names: Iterable[str]) -> dict[int, dict[str, str]]:
-    """The logs below `user_logs/` of each try of the job, counted from 1, by their base names.
+    """Logs below `user_logs/` by attempt (from 1) and base name.
 
-    Azure ML keeps those of later tries in `retry_001`, …, or has the last try's only; a run here, those of earlier
-    tries in `try_1`, ….
+    Azure ML stores later attempts in `retry_001`, …, or the last attempt only. A local run stores earlier attempts in
+    `try_1`, ….
     """
     told = [found for found in map(OF_TRY.fullmatch, names) if found]
     last_here = 1 + max((int(each["number"]) for each in told if each["number"] and not each["kind"]), default=0)
@@ -92,8 +90,8 @@ def tries_of(names: Iterable[str]) -> dict[int, dict[str, str]]:
 
 
 def log_of_try(logs: Mapping[str, str], name: str | None) -> str | None:
-    """Of the *logs* of one try that which *name* means, None the main one; the numbers of ranks may be padded with
-    zeros, as the service does where ranks are many."""
+    """Find the log *name*, or the main log, among the *logs* of one attempt. Ranks may have leading zeros, as the
+    service adds them for many ranks."""
     patterns = MAIN_NAMES
     if name is not None:
         base = name.removeprefix(USER_LOGS)
@@ -103,7 +101,7 @@ def log_of_try(logs: Mapping[str, str], name: str | None) -> str | None:
 
 
 def log_called(files: BlobStore, name: str | None) -> Log | None:
-    """The one log in whatever folder whose last part is *name*; None where there is none, or several."""
+    """Find the only log with base name *name* in any folder. None if there is none or several."""
     if not name:
         return None
     alike = [log for log in _logs(files) if log.endswith(f"/{name}")]
@@ -123,11 +121,11 @@ def no_log(files: BlobStore, run: Run, name: str | None, attempt: int | None) ->
     what = f"log '{name}'" if name is not None else "main log"
     tries = sorted(tries_of(there))
     if attempt is not None and attempt not in tries:
-        told = f"There are logs of: {', '.join(map(str, tries))}." if tries else "Leave --try out."
-        return NotFound(f"Run '{run.id}' has no log of try {attempt}.", hint=told)
+        told = f"Attempts with logs: {', '.join(map(str, tries))}." if tries else "Omit --try."
+        return NotFound(f"Run '{run.id}' has no log of attempt {attempt}.", hint=told)
     alike = [log for log in there if name and log.endswith(f"/{name}")]
     near = alike[:5] or get_close_matches(name or "", there, n=3, cutoff=0.4) or there[:5]
-    of_try = f" of try {attempt}" if attempt is not None else ""
+    of_try = f" of attempt {attempt}" if attempt is not None else ""
     return NotFound(
-        f"Run '{run.id}' has no {what}{of_try}.", hint=f"There are: {', '.join(near)}." if near else "It has no logs."
+        f"Run '{run.id}' has no {what}{of_try}.", hint=f"Its logs: {', '.join(near)}." if near else "It has no logs."
     )

@@ -1,5 +1,4 @@
-"""The log of a run: reading it, also while it grows and until the run has ended, Ctrl-C's rule meanwhile, and why the
-run failed."""
+"""Logs of runs: read them, follow them until the run ends or the user presses Ctrl-C, and explain failures."""
 
 from __future__ import annotations
 
@@ -37,11 +36,12 @@ from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 logger = logging.getLogger(__name__)
 
 LOOKS = (0.05, 0.05)
-"""Seconds between two looks at a run that is kept here: its output is to appear as it comes."""
+"""First and longest pause between two polls of a local run, in seconds: its output must appear without delay."""
 GROWTH = 1.5
 TAIL_BYTES = 64 * 1024
-SELDOM = 3  # a run of which nothing but the end is wanted is looked at so many times less often
-# How Azure ML goes on in its reason for a failure, with the log's end after it.
+# himl polls a run this much less often when only its end matters.
+SELDOM = 3
+# The end of Azure ML's reason for a failure. The end of the log follows it.
 NAMED_LOG = re.compile(r"\s*Please check log file '(?P<name>[^']+)'.*", re.DOTALL)
 MISSING_MODULE = re.compile(
     rb"(?:^ModuleNotFoundError: No module named '|: No module named |\(ModuleNotFoundError: No module named ')([\w.]+)",
@@ -51,7 +51,7 @@ MISSING_MODULE = re.compile(
 
 @dataclass(slots=True)
 class OutageTolerance:
-    """For polling: the first failure is reported, and raised only once none has succeeded for so many seconds."""
+    """For polling: report the first failure, and raise only after `seconds` without a success."""
 
     notify: Notify
     seconds: float = 600.0
@@ -59,16 +59,16 @@ class OutageTolerance:
     failing_since: float | None = None
 
     def succeeded(self) -> None:
-        """The service answered."""
+        """Record a success."""
         if self.failing_since is not None:
             self.failing_since = None
-            self.notify(Notice("The service answers again."))
+            self.notify(Notice("The service responds again."))
 
     def failed(self, error: ServiceFailed) -> None:
-        """The service did not answer. Raises *error* once that has lasted too long."""
+        """Record a failure. Raises *error* if failures have lasted too long."""
         if self.failing_since is None:
             self.failing_since = self.clock()
-            self.notify(Notice(f"{error} Still trying; the run goes on meanwhile."))
+            self.notify(Notice(f"{error} himl keeps trying. The run continues."))
         elif self.clock() - self.failing_since > self.seconds:
             raise error
 
@@ -76,10 +76,11 @@ class OutageTolerance:
 def read_log(
     workspace: Workspace, run_id: str, name: str | None = None, notify: Notify = ignore, *, attempt: int | None = None
 ) -> Iterator[bytes]:
-    """The log called *name*, else the main one, of the try *attempt* (from 1), else of the last try that has it, piece
-    by piece as it is now. That of the image's build where a job on Azure ML has no other yet.
+    """Read the log *name* (default: the main log) as it is now, in pieces.
 
-    *notify* hears of that, and that there are other tries. Raises NotFound naming the logs there are.
+    *attempt* counts from 1. The default is the last attempt that has this log. While a job on Azure ML has no log,
+    this is the log of its image build. *notify* receives a notice of this, and of earlier attempts. Raises NotFound,
+    which lists the available logs.
     """
     files = workspace.run_files(run_id)
     found = find_log(files, name, attempt) or (log_called(files, name) if attempt is None else None)
@@ -90,7 +91,7 @@ def read_log(
     if attempt is None and found.before:
         notify(
             Notice(
-                f"This is the log of try {found.attempt}; that of the one before: himl runs logs {run_id} --try "
+                f"This log is from attempt {found.attempt}. For the previous one: himl runs logs {run_id} --try "
                 f"{found.before}"
             )
         )
@@ -106,15 +107,15 @@ def follow_log(
     start: int = 0,
     attempt: int | None = None,
 ) -> Iterator[bytes]:
-    """As `read_log`, from the byte *start* on, and then what is added, until the run has ended; a log that is not there
-    yet is waited for.
+    """Read a log like `read_log`, from byte *start*, and then new bytes until the run has ended. Wait for a log that
+    does not exist yet.
 
-    Where a job on Azure ML waits for its image, the log of that build comes first; where another try of the job begins,
-    its log comes next, unless *attempt* says which one is meant.
+    While a job on Azure ML waits for its image, the log of the image build comes first. When another attempt begins,
+    its log follows, unless *attempt* selects one.
 
-    Only new bytes are asked for. A service is asked seldom, and more seldom while nothing new comes; one that does not
-    answer is borne with for ten minutes. *notify* hears of that, of tries, and of a run's state as long as a service
-    has no log of it.
+    himl requests new bytes only. It polls a service at intervals, which grow while nothing new arrives, and tolerates
+    an outage of ten minutes. *notify* receives notices of outages, of attempts, and of the run's status while a
+    service has no log of it.
     """
     first_pause, longest_pause = workspace.home_of(run_id).poll_interval
     is_here = (first_pause, longest_pause) == LOOKS
@@ -130,8 +131,8 @@ def follow_log(
             is_rest = found is not None and log.attempt == found.attempt and log.name != found.name
             found, done, was_running, is_requeued = log, begin, False, False
             if not is_rest:
-                notify(Notice(f"Another try of run '{run_id}' has begun; its log: {log.name}"))
-        with suppress(NotFound):  # another try is about to replace it
+                notify(Notice(f"Another attempt of run '{run_id}' has begun. Its log: {log.name}"))
+        with suppress(NotFound):  # another attempt is about to replace the log
             for piece in files.read(log.name, done):
                 done += len(piece)
                 has_grown = True
@@ -140,7 +141,8 @@ def follow_log(
     while status is None or not status.is_final:
         has_grown = False
         try:
-            now = workspace.run(run_id).status  # asked before reading, so that no last bytes are missed
+            # Read the status before the log, so that the last bytes are not missed.
+            now = workspace.run(run_id).status
             files = workspace.run_files(run_id) if files is None else files
             if found is None or found.is_build:
                 build, main = found, find_log(files, name, attempt)
@@ -150,7 +152,7 @@ def follow_log(
                 elif build is not None and main is not None and not main.is_build:
                     yield from new_pieces(files, build)
                     done, was_running, is_requeued = start, False, False
-                    notify(Notice(f"The image is there; the log of run '{run_id}' itself: {main.name}"))
+                    notify(Notice(f"The image is ready. The log of run '{run_id}': {main.name}"))
                 found = main or build
                 if found is None and attempt is None and (status is None or now.is_final):
                     found = log_called(files, name)
@@ -162,9 +164,10 @@ def follow_log(
                     for later, begin in _later_tries(files, found, name, done, is_requeued=is_requeued):
                         yield from new_pieces(files, later, begin)
                 if ran_before and was_running and not has_grown and now is RunStatus.queued:
-                    is_requeued = True  # and its log is read to the end: what changes it belongs to another try
+                    # The log is complete. Later changes belong to another attempt.
+                    is_requeued = True
             elif now is not status and not now.is_final and not is_here:
-                notify(Notice(f"Run '{run_id}' is {now.value.lower()}; it has no log yet."))
+                notify(Notice(f"Run '{run_id}' is {now.value.lower()}, and has no log yet."))
             status = now
             outage.succeeded()
         except ServiceFailed as err:
@@ -177,14 +180,16 @@ def follow_log(
 
 
 def _said_of_build(run_id: str, log: Log) -> Notice:
-    return Notice(f"Run '{run_id}' has no log of its own; this is that of its image's build: {log.name}")
+    return Notice(f"Run '{run_id}' has no log yet. This is the log of its image build: {log.name}")
 
 
 def _later_tries(
     files: BlobStore, log: Log, name: str | None, done: int, *, is_requeued: bool
 ) -> list[tuple[Log, int]]:
-    """The logs of tries that began since *log* was read up to *done*, each in a folder of its own or in the place of
-    the one before, and from which byte on; before them the rest of *log*, where that was moved to make the place."""
+    """Logs of attempts that began since *log* was read up to *done*, each with the byte to start at.
+
+    A log is in its attempt's folder, or has replaced the previous one. If *log* was moved, its rest comes first.
+    """
     sizes = {blob.name: blob.size for page in files.list(USER_LOGS) for blob in page}
     tries = tries_of(sizes)
     size, moved = sizes.get(log.name, done), log_of_try(tries.get(log.attempt, {}), name)
@@ -199,7 +204,7 @@ def _later_tries(
 
 
 def last_lines(workspace: Workspace, run_id: str, name: str | None = None) -> tuple[str, bytes] | None:
-    """The log's name (the main one's, unless *name* says which) and its last 20 lines; None where there is none."""
+    """Name and last 20 lines of the main log, or of the log *name*. None if there is no such log."""
     files = workspace.run_files(run_id)
     found = find_log(files, name)
     blob = files.stat(found.name) if found else None
@@ -211,23 +216,24 @@ def last_lines(workspace: Workspace, run_id: str, name: str | None = None) -> tu
 
 @contextmanager
 def watching(run_id: str) -> Iterator[None]:
-    """Within it, Ctrl-C ends the watching and not the run. Raises Interrupted, which says so; failures of every kind
-    say it too."""
+    """Context in which Ctrl-C stops following the run, not the run. Raises Interrupted, which says so. Every other
+    failure says so in its hint."""
     with naming(run_id):
         try:
             yield
         except KeyboardInterrupt as err:
             raise Interrupted(
-                f"Stopped watching; run '{run_id}' goes on.", hint=f"To cancel it: himl runs cancel {run_id}"
+                f"Stopped following run '{run_id}'. The run continues.",
+                hint=f"To cancel it: himl runs cancel {run_id}",
             ) from err
 
 
 @contextmanager
 def naming(run_id: str) -> Iterator[None]:
-    """Within it, what goes wrong with looking at the run says that the run does not end by that; what is said of the
-    run itself stays as it is."""
+    """Context in which failures to follow the run say that they do not end it. Failures of the run itself stay
+    unchanged."""
     way_on = (
-        f"Run '{run_id}' goes on, unless it has ended; to see it: himl runs show {run_id}, to cancel it: himl "
+        f"Unless it has ended, run '{run_id}' continues. Show it: himl runs show {run_id}, or cancel it: himl "
         f"runs cancel {run_id}"
     )
     try:
@@ -242,7 +248,7 @@ def naming(run_id: str) -> Iterator[None]:
         raise
 
 
-# The end of a run
+# The end of a run.
 
 
 def wait_for_run(
@@ -254,20 +260,18 @@ def wait_for_run(
     *,
     start: int = 0,
 ) -> Run:
-    """Hand the run's output to *write*, from the byte *start* of its log on, until the run has ended; return it as it
-    ended.
+    """Pass the run's output from byte *start* to *write* until the run has ended. Return the ended run.
 
-    Once *interrupted* holds a signal, the run is canceled, and Interrupted is raised when it has ended. The list is
-    that of `core.processes.interruptions`, which is to hold from before the job starts: no signal may be lost in
-    between.
+    A signal in *interrupted* cancels the run, and Interrupted is raised after its end. The list comes from
+    `core.processes.interruptions`, which must begin before the job starts, so that no signal is lost.
     """
     is_over = threading.Event()
 
     def cancel_once_interrupted() -> None:
-        """In a thread, since the main one may be held up by whoever reads the output."""
+        """Run in a thread, because the reader of the output may block the main one."""
         while not is_over.wait(0.05):
             if interrupted:
-                notify(Notice(f"Canceling run '{run_id}': it has 10 seconds to end by itself."))
+                notify(Notice(f"Canceling run '{run_id}'. It has 10 seconds to exit."))
                 try:
                     workspace.cancel(run_id)
                 except HimlError as err:
@@ -278,7 +282,7 @@ def wait_for_run(
     try:
         watcher.start()
         try:
-            with suppress(NotFound):  # a job may end before its log was opened
+            with suppress(NotFound):  # a job may end before its log exists
                 for piece in follow_log(workspace, run_id, notify=notify, start=start):
                     write(piece)
         finally:
@@ -286,49 +290,48 @@ def wait_for_run(
             watcher.join()
     except KeyboardInterrupt as err:
         raise Interrupted(
-            f"Stopped waiting; run '{run_id}' is still being stopped.", hint=f"See how it ends: himl runs show {run_id}"
+            f"Stopped waiting. Run '{run_id}' is still being canceled.", hint=f"Its status: himl runs show {run_id}"
         ) from err
     run = workspace.run(run_id)
     if interrupted and run.status is RunStatus.canceled:
-        raise Interrupted(f"Run '{run_id}' was canceled.", hint=f"What it wrote is kept: himl runs show {run_id}")
+        raise Interrupted(f"Run '{run_id}' was canceled.", hint=f"Show its files: himl runs show {run_id}")
     return run
 
 
 def raise_unless_completed(
     run: Run, failed_child: str = "", sweep: SweepView | None = None, *, failure_hint: str = ""
 ) -> None:
-    """Raises JobFailed, naming the run and why it did not complete; of many runs, *failed_child* is one whose log says
-    it.
+    """Raise JobFailed with the run and its reason if *run* did not complete.
 
-    The same where trials of *sweep* failed: Azure ML may call such a sweep completed. *failure_hint* is what helps,
-    where that is known.
+    *failed_child* is a child run whose log shows the cause. Failed trials of *sweep* count as a failure, because
+    Azure ML may report such a sweep as completed. *failure_hint* is a remedy, if one is known.
     """
     if run.status is RunStatus.canceled:
         because = f": {run.reason.rstrip('.')}" if run.reason else ""
         raise JobFailed(f"Run '{run.id}' was canceled{because}.", hint=f"See himl runs show {run.id}")
     if run.status is not RunStatus.completed:
-        hint = f"Its output: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
+        hint = f"Show the log: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
         if failed_child:
-            hint = f"What went wrong: himl runs logs {failed_child}"
+            hint = f"Show the cause: himl runs logs {failed_child}"
         elif name := _log_of_failed_rank(run):
             hint += f" --file {name}"
         hint += f"; {failure_hint}" if failure_hint else ""
-        resume = f"; to do what is missing: himl submit --resume {run.id}"
+        resume = f"himl submit --resume {run.id}"
         if MANY in run.tags and run.folder and resume not in run.reason:
-            hint += resume
-        reason = NAMED_LOG.sub("", run.reason) or "no reason is known"
+            hint += f"; run the missing parts: {resume}"
+        reason = NAMED_LOG.sub("", run.reason) or "the reason is unknown"
         raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=hint)
     trials = sweep.trials if sweep is not None else ()
     failed = [trial.run.id for trial in trials if trial.run.status is RunStatus.failed]
     if failed:
         raise JobFailed(
             f"Run '{run.id}': {len(failed)} of {len(trials)} trials failed.",
-            hint=f"What went wrong: himl runs logs {failed[0]}",
+            hint=f"Show the cause: himl runs logs {failed[0]}",
         )
 
 
 def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int = 0) -> Run:
-    """The run as it ended; *notify* hears of its states, and how many of the *trials* of a sweep have ended.
+    """Wait for the end of a run and return it. *notify* receives its status, and how many of a sweep's *trials* ended.
 
     An outage of the service is tolerated for ten minutes.
     """
@@ -355,9 +358,11 @@ def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int 
 def sweep_progress(
     workspace: Workspace, run_id: str, trials: int, notify: Notify, clock: Callable[[], float] = time.monotonic
 ) -> Callable[[], None]:
-    """What tells *notify* how many of *trials* have ended, whenever that has changed, each time it is called, unless
-    that was a short time ago: the more trials there are, the more asking for them costs. Without trials it does
-    nothing. It raises what the workspace raises."""
+    """Return a function that reports to *notify* how many of *trials* have ended, if the count has changed.
+
+    Each call costs more with more trials, so a call soon after another one does nothing. Without trials, no call does
+    anything. The function raises what the workspace raises.
+    """
     told, next_look = "", -math.inf
 
     def look() -> None:
@@ -379,24 +384,24 @@ def sweep_progress(
 
 
 def follow_to_end(workspace: Workspace, run_id: str, write: Callable[[bytes], None], notify: Notify) -> Run:
-    """Hand the run's log to *write* as it comes, and give the run as it ended."""
-    with suppress(NotFound):  # it may end without a log
+    """Pass the run's log to *write* as it grows. Return the ended run."""
+    with suppress(NotFound):  # a run may end without a log
         for piece in follow_log(workspace, run_id, notify=notify):
             write(piece)
     return wait_for_end(workspace, run_id, ignore)
 
 
 def last_lines_of_failure(workspace: Workspace, run: Run, *, is_shown: bool = False) -> tuple[str, bytes] | None:
-    """The name and the last lines of the log that says why the run failed; None where it did not, or left no log, and
-    where that *is_shown* already, as the first rank's output is."""
+    """Name and last lines of the log that shows why the run failed. None if the run did not fail, left no log, or
+    *is_shown* says that the first rank's log, which was printed, is the one."""
     name = _log_of_failed_rank(run)
     is_wanted = bool(name) if is_shown else run.status is RunStatus.failed
     return last_lines(workspace, run.id, name) if is_wanted else None
 
 
 def _log_of_failed_rank(run: Run) -> str | None:
-    """The log of the rank that failed, where that is not the first one: without a folder, so that it is found in the
-    last try."""
+    """Log of the failed rank, unless that is the first rank. The name has no folder, so that it matches the last
+    attempt."""
     if found := FAILED_RANK.match(run.reason):
         return f"std_log_process_{found[1]}.txt" if found[1] != "0" else None
     named = NAMED_LOG.search(run.reason)
@@ -407,15 +412,15 @@ def _log_of_failed_rank(run: Run) -> str | None:
 def failure_hint(
     workspace: Workspace, run: Run, failed_child: str = "", *, spec: JobSpec | None = None, cwd: Path | None = None
 ) -> str:
-    """What to do about a module or a file that *run* (or the child of it that failed) had not, as its log says; empty
-    where something else ended it.
+    """Remedy for a module or file that *run*, or its *failed_child*, did not find, from its log. Empty for other
+    failures.
 
-    *spec* is the job as it was sent from *cwd*, where that is known.
+    *spec* is the job that was submitted from *cwd*, if it is known.
     """
     if run.status is not RunStatus.failed:
         return ""
     home, hint = workspace.home_of(run.id), ""
-    with suppress(HimlError):  # the run's own failure is what is to be told
+    with suppress(HimlError):  # the run's own failure matters more
         failed = workspace.run(failed_child) if failed_child else run
         _, log = last_lines_of_failure(workspace, failed) or ("", b"")
         if spec is not None and not spec.in_place:
@@ -427,7 +432,7 @@ def failure_hint(
                 hint = _file_hint(spec, path, cwd or Path.cwd())
         if not hint and re.search(rb"^ModuleNotFoundError: ", log, re.MULTILINE) and isinstance(home, FolderWorkspace):
             python = home.python_of(failed.id)
-            hint = f"it ran with '{python}', --python names another" if python else ""
+            hint = f"it ran with '{python}', use --python for another one" if python else ""
     return hint
 
 
@@ -440,14 +445,11 @@ def _module_hint(spec: JobSpec, name: str, cwd: Path) -> str:
     is_found = folder is not None and folder not in (home_folder(), Path(root.anchor))
     if is_found and folder != root:
         path = "" if is_module else " --env_var PYTHONPATH=."
-        return f"'{name}' lies in '{folder}', which is not sent: add --snapshot_root {_shown(str(folder), cwd)}{path}"
+        return f"'{name}' is in '{folder}', outside the snapshot: add --snapshot_root {_shown(str(folder), cwd)}{path}"
     if is_found and "/" in spec.entry.target:
-        return f"'{name}' lies in '{root}', where Python does not look for it: add --env_var PYTHONPATH=."
+        return f"'{name}' is in '{root}', which is not on Python's path: add --env_var PYTHONPATH=."
     if is_module and spec.entry.target.split(".")[0] == name.split(".")[0]:
-        return (
-            f"-m takes a module that Python finds in '{root}' or is installed; a script is named by its path: himl "
-            "submit PATH.py"
-        )
+        return f"-m takes a module in '{root}' or an installed one. For a script, give its path: himl submit PATH.py"
     return ""
 
 
@@ -456,16 +458,16 @@ def _file_hint(spec: JobSpec, path: str, cwd: Path) -> str:
     is_inside = not os.path.isabs(name) and not name.startswith("..") and (root / name).exists()
     if not is_inside or any(f"{each}/".startswith(f"{name}/") for each in spec.snapshot.files):
         return ""
-    place = f"'{name}' lies in '{root}', and is not sent"
+    place = f"'{name}' is in '{root}', but not in the snapshot"
     if not spec.cluster and spec.sweep is None:
-        return f"{place}: --in_place runs the job where it lies"
+        return f"{place}: add --in_place to run the job in its folder"
     top = name.split("/", 1)[0]
     quoted, shown = shlex.quote(top), _shown(str(root / top), cwd)
     how = f"himl datastore upload {shown} {quoted}, then --input {quoted}"
     how = how if spec.cluster else f"--input {quoted},local={shown}"
     return (
-        f"{place}: make it data of the job, {how}, and read it in the folder that "
-        f"AZURE_ML_INPUT_INPUT_{len(spec.inputs)} names"
+        f"{place}: make it an input of the job, {how}, and read it from the folder in "
+        f"AZURE_ML_INPUT_INPUT_{len(spec.inputs)}"
     )
 
 
@@ -475,9 +477,9 @@ def _shown(path: str, cwd: Path) -> str:
 
 
 def unkept_files(workspace: Workspace, run: Run) -> Sequence[tuple[str, Path]]:
-    """What *run* and its children wrote on this machine, outside of what is kept of them, with the names there."""
+    """Files that *run* and its children wrote on this machine outside of their saved outputs, with their names."""
     home = workspace.home_of(run.id)
-    with suppress(HimlError):  # how the run ended is what is to be told
+    with suppress(HimlError):  # the run's outcome matters more
         if isinstance(home, FolderWorkspace):
             jobs = [run, *(with_steps(home, children_of(home, run)) if MANY in run.tags else ())]
             return [found for job in jobs for found in home.unkept_files(job.id).items()]
@@ -485,25 +487,25 @@ def unkept_files(workspace: Workspace, run: Run) -> Sequence[tuple[str, Path]]:
 
 
 def sweep_outcome(workspace: Workspace, run: Run) -> SweepView | None:
-    """The trials of a sweep that has ended; None for another run, and where they cannot be asked for: the run's own
-    outcome is known without them."""
+    """Trials of a sweep that has ended. None for another run, or if they cannot be fetched: the run's own outcome is
+    known without them."""
     if MANY not in run.tags and SWEPT not in run.tags:
         return None
     try:
         return sweep_view(workspace, run, children_of(workspace, run))
     except HimlError as err:
-        logger.debug("no table of trials: %s", err)
+        logger.debug("Cannot list the trials: %s", err)
         return None
 
 
 def failed_child(workspace: Workspace, run: Run) -> str:
-    """The id of the first child of a failed sweep or pipeline that failed itself: its log says why. Empty for other
-    runs, and where nobody can say."""
+    """Id of the first failed child of a failed sweep or pipeline, whose log shows the cause. Empty for other runs, or
+    if the children cannot be listed."""
     if run.status is not RunStatus.failed or MANY not in run.tags:
         return ""
     try:
         children = children_of(workspace, run)
     except HimlError as err:
-        logger.debug("no children: %s", err)
+        logger.debug("Cannot list the children: %s", err)
         return ""
     return next((child.id for child in children if child.status is RunStatus.failed), "")

@@ -1,5 +1,4 @@
-"""From what the user said about runs (id, recovery id, Studio URL, experiment) to the runs themselves; what is known of
-one, and the runs below it."""
+"""Find the runs that the user selected (by id, recovery id, Studio URL or experiment), their details and children."""
 
 from __future__ import annotations
 
@@ -41,32 +40,32 @@ from himl_cli.workspaces.base import Workspace
 
 
 class RunReference(NamedTuple):
-    """A run id, and the experiment where the text says so."""
+    """A run id, and its experiment if the text contains one."""
 
     run_id: str
     experiment: str | None = None
 
 
 def parse_reference(text: str) -> RunReference:
-    """What *text* refers to: `RUN_ID`, `EXPERIMENT:RUN_ID`, or a Studio URL with `/runs/RUN_ID`. Raises BadUsage."""
+    """Parse `RUN_ID`, `EXPERIMENT:RUN_ID`, or a Studio URL with `/runs/RUN_ID`. Raises BadUsage."""
     text = text.strip()
     if re.match(r"https?://", text, re.IGNORECASE):
         path = [unquote(part) for part in _url_parts(text).path.split("/")]
         for before, after in pairwise(path):
             if before.lower() == "runs" and after.strip():
                 return RunReference(after.strip())
-        raise BadUsage(f"'{text}' is no address of a run.", hint="A run's address in Studio has /runs/RUN_ID in it.")
+        raise BadUsage(f"'{text}' is not the URL of a run.", hint="The URL of a run in Studio contains /runs/RUN_ID.")
     parts = [part.strip() for part in text.split(":")]
     if len(parts) > 2 or not all(parts):
-        raise BadUsage(f"'{text}' is no run.", hint="Give a run id, experiment:run_id, a Studio URL, or latest.")
+        raise BadUsage(f"'{text}' is not a run.", hint="Give a run id, experiment:run_id, a Studio URL, or latest.")
     return RunReference(parts[-1], parts[0] if len(parts) == 2 else None)
 
 
 def split_recovery_id(text: str) -> tuple[str, str]:
-    """The experiment and the run id in a recovery id, by hi-ml's rule.
+    """Split a recovery id into the experiment and the run id, by hi-ml's rule.
 
-    `experiment:run_id` is split at the colon; of a run id such as `EXPERIMENT_<digits>_<hex>` or `EXPERIMENT_<digits>`
-    the experiment is all before the last two parts, or the last. Raises BadUsage for other text.
+    `experiment:run_id` is split at the colon. For a run id such as `EXPERIMENT_<digits>_<hex>` or
+    `EXPERIMENT_<digits>`, the experiment is the part before these suffixes. Raises BadUsage for other text.
     """
     reference = parse_reference(text)
     if reference.experiment is not None:
@@ -74,8 +73,8 @@ def split_recovery_id(text: str) -> tuple[str, str]:
     experiment = implied_experiment(reference.run_id)
     if experiment is None:
         raise BadUsage(
-            f"'{text}' is no recovery id.",
-            hint="Recovery ids look like experiment:run_id, or EXPERIMENT_<digits>_<hex>.",
+            f"'{text}' is not a recovery id.",
+            hint="Use the form experiment:run_id, or EXPERIMENT_<digits>_<hex>.",
         )
     return experiment, reference.run_id
 
@@ -84,36 +83,36 @@ _STUDIO = re.compile(r"(?:^|\.)ml\.azure\.[a-z]+(?:\.[a-z]+)?$", re.IGNORECASE)
 
 
 def is_studio_url(url: str) -> bool:
-    """Whether *url* is a page of Azure ML Studio, in any cloud, and no file."""
+    """Whether *url* is a page of Azure ML Studio, in any cloud, rather than a file."""
     return _STUDIO.search(_url_parts(url).hostname or "") is not None or workspace_in_url(url) is not None
 
 
 def workspace_in_url(url: str) -> WorkspaceIds | None:
-    """What `wsid=/subscriptions/S/resourcegroups/G/workspaces/W` (also with `/providers/…` in it) names; None for other
-    text."""
+    """Workspace in `wsid=/subscriptions/S/resourcegroups/G/workspaces/W` (`/providers/…` is allowed). None if the URL
+    has none."""
     ids = parse_qs(_url_parts(url).query).get("wsid")
     return parse_workspace_id(f"/{ids[0].strip('/')}") if ids else None
 
 
 def _url_parts(text: str) -> SplitResult:
-    """The parts of an address; empty ones of what is none."""
+    """Parts of a URL, empty for other text."""
     try:
         return urlsplit(text.strip())
-    except ValueError:  # brackets that are no IPv6 address
+    except ValueError:  # brackets without an IPv6 address
         return urlsplit("")
 
 
 LATEST = "latest"
 LONGEST_REFERENCE = 2000
 LOOKED_THROUGH = 200
-"""How many recent runs are looked through for experiments or runs of a similar name."""
+"""Number of recent runs to search for similar experiments or runs."""
 
 
 def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notify: Notify = ignore) -> list[Run]:
-    """The runs that are meant: those named, else the newest of the experiment, else the one in the latest-run file.
+    """Find the named runs, else the newest of the experiment, else the run in the latest-run file.
 
-    The file is looked for in *cwd* and above unless it is named. Never empty: raises RunNotFound or NotFound instead,
-    and BadUsage for selectors that contradict each other.
+    By default, the file is searched for in *cwd* and its parents. The result is never empty. Raises RunNotFound,
+    NotFound, or BadUsage for contradictory selectors.
     """
     check_selection(selection)
     if selection.runs:
@@ -134,7 +133,7 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notif
         except RunNotFound as err:
             raise NotFound(
                 f"No run '{reference.run_id}', which '{path}' names, in {workspace.label}.",
-                hint="It was deleted, or lies in another workspace; see 'himl runs list'.",
+                hint="It was deleted, or is in another workspace. See 'himl runs list'.",
             ) from err
     if selection.children:
         parents, found = found, [child for parent in found for child in children_of(workspace, parent)]
@@ -144,8 +143,8 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notif
 
 
 def check_selection(selection: RunSelection, *, explicit: bool = False) -> None:
-    """Raises BadUsage for two selectors at once, for filters without an experiment, for what names no run, and, with
-    *explicit*, for no selector."""
+    """Raise BadUsage for several selectors, filters without an experiment, a malformed run, or, with *explicit*, no
+    selector."""
     given = {
         "--run": bool(selection.runs),
         "--experiment": selection.experiment is not None,
@@ -153,7 +152,7 @@ def check_selection(selection: RunSelection, *, explicit: bool = False) -> None:
     }
     selectors = [name for name, is_given in given.items() if is_given]
     if len(selectors) > 1:
-        raise BadUsage(f"Two selections at once: {' and '.join(selectors)}.", hint="Give one of them.")
+        raise BadUsage(f"{' and '.join(selectors)} cannot be combined.", hint="Give one of them.")
     filters = {
         "--num_runs": selection.num_runs is not None,
         "--tags": bool(selection.tags),
@@ -162,19 +161,19 @@ def check_selection(selection: RunSelection, *, explicit: bool = False) -> None:
     lonely = [name for name, is_given in filters.items() if is_given and selection.experiment is None]
     if lonely:
         raise BadUsage(
-            f"{' and '.join(lonely)} select{'s' * (len(lonely) == 1)} among the runs of an experiment.",
-            hint="Add --experiment NAME; 'himl runs list' filters all runs.",
+            f"{' and '.join(lonely)} require{'s' * (len(lonely) == 1)} an experiment.",
+            hint="Add --experiment NAME, or filter all runs: himl runs list",
         )
     if selection.num_runs is not None and selection.num_runs < 1:
-        raise BadUsage(f"--num_runs must be at least 1, got {selection.num_runs}.")
+        raise BadUsage(f"--num_runs must be at least 1, not {selection.num_runs}.")
     if explicit and not selectors:
-        raise BadUsage("Say which run is meant.", hint="Give its id, --run latest, or --experiment NAME.")
+        raise BadUsage("No run was given.", hint="Give its id, --run latest, or --experiment NAME.")
     for text in selection.runs:
         parse_reference(text)
 
 
 def means_one_run(selection: RunSelection) -> bool:
-    """Whether *selection* can only stand for a single run, whatever the workspace holds."""
+    """Whether *selection* can match a single run only, in any workspace."""
     return len(selection.runs) <= 1 and selection.num_runs in (None, 1) and not selection.children
 
 
@@ -199,17 +198,17 @@ def _named(workspace: Workspace, text: str, *, archived: bool) -> Run:
 
 
 def _in_another(named: WorkspaceIds, opened: str) -> NotFound:
-    hint = "Open that one by its config.json: --config_file PATH (Studio's menu at the top right has it for download)."
-    return NotFound(f"The address names a run of workspace {named.label}, and {opened} is open.", hint=hint)
+    hint = "Open that workspace: --config_file PATH. Download its config.json from the menu at Studio's top right."
+    return NotFound(f"The URL belongs to workspace {named.label}, but {opened} is open.", hint=hint)
 
 
 def newest_run(workspace: Workspace, *, archived: bool = False) -> Run:
-    """The run that was made last, or of those that were archived. Raises NotFound in a workspace without one."""
+    """Newest run, or newest archived run. Raises NotFound if there is none."""
     for run in workspace.runs(RunQuery(limit=1, archived=archived)):
         return run
     if archived:
-        raise NotFound(f"No run in {workspace.label} is archived.")
-    raise NotFound(f"There is no run in {workspace.label} yet.", hint="'himl submit SCRIPT' makes one.")
+        raise NotFound(f"There are no archived runs in {workspace.label}.")
+    raise NotFound(f"There are no runs in {workspace.label} yet.", hint="Submit one: himl submit SCRIPT")
 
 
 def _referenced(workspace: Workspace, reference: RunReference) -> Run:
@@ -223,10 +222,10 @@ def _referenced(workspace: Workspace, reference: RunReference) -> Run:
 
 
 def runs_of_experiment(workspace: Workspace, query: RunQuery, notify: Notify) -> Iterator[Run]:
-    """The runs that meet *query*, which names an experiment; fetched as they are consumed.
+    """Yield the runs that match *query*, which has an experiment. Runs are fetched as they are consumed.
 
-    Where no run is of that one: of the one that `submit` makes of that name, else of the ones that hi-ml and older
-    versions made; that is said.
+    If the experiment has no runs, try its name as `submit` writes it, then the names that hi-ml and older versions
+    wrote, and report the name to *notify*.
     """
     asked = query.experiment or ""
     for name in dict.fromkeys((asked, friendly_experiment(asked), hi_ml_experiment(asked), underscored(asked))):
@@ -234,7 +233,7 @@ def runs_of_experiment(workspace: Workspace, query: RunQuery, notify: Notify) ->
         first = next(runs, None)
         if first is not None:
             if name != asked:
-                notify(Notice(f"No run is of an experiment '{asked}'; this is experiment '{name}'."))
+                notify(Notice(f"Experiment '{asked}' has no runs. Using experiment '{name}'."))
             return chain([first], runs)
         if (query.statuses or query.tags) and any(workspace.runs(RunQuery(name, limit=1))):
             break
@@ -251,26 +250,26 @@ def _nothing_in_experiment(workspace: Workspace, selection: RunSelection, experi
             f"No run of experiment '{experiment}' is {' and '.join([*conditions, *(['archived'] if option else [])])}.",
             hint=f"See himl runs list --experiment {experiment}{option}",
         )
-    hint = f"There are: {', '.join(list(known)[:5])}." if known else "'himl submit SCRIPT' makes the first run."
+    hint = f"Experiments: {', '.join(list(known)[:5])}." if known else "Submit the first run: himl submit SCRIPT"
     if near := get_close_matches(experiment, known, n=2, cutoff=0.5):
         hint = f"Did you mean {' or '.join(near)}?"
-    return NotFound(f"No run of an experiment '{experiment}' in {workspace.label}.", hint=hint)
+    return NotFound(f"Experiment '{experiment}' has no runs in {workspace.label}.", hint=hint)
 
 
 def nearest_latest_run_file(start: Path) -> Path:
-    """The nearest `most_recent_run.txt` in *start* or above. Raises NotFound."""
+    """Find the nearest `most_recent_run.txt` in *start* or its parents. Raises NotFound."""
     for folder in (start, *start.parents):
         if (folder / LATEST_RUN_FILE).is_file():
             return folder / LATEST_RUN_FILE
     raise NotFound(
-        f"No run was named, and there is no {LATEST_RUN_FILE} in '{start}' or above.",
+        f"No run was given, and there is no {LATEST_RUN_FILE} in '{start}' or its parents.",
         hint="Give a run id, --run latest, or --experiment NAME.",
     )
 
 
 def read_latest_run_file(path: Path) -> RunReference:
-    """The run that *path* names in its one line. Raises NotFound for no file, BadUsage for anything else in it."""
-    hint = "It should hold one line, experiment:run_id; give --run to do without it."
+    """Read the run in the single line of *path*. Raises NotFound without a file, BadUsage for other content."""
+    hint = "The file must contain one line, experiment:run_id. To ignore the file, use --run."
     try:
         with path.open("rb") as source:
             content = source.read(LONGEST_REFERENCE + 1)
@@ -283,7 +282,7 @@ def read_latest_run_file(path: Path) -> RunReference:
     lines = [line.strip() for line in content.decode("utf-8-sig", "replace").splitlines() if line.strip()]
     if len(lines) != 1:
         raise BadUsage(
-            f"'{path}' is empty." if not lines else f"'{path}' has {len(lines)} lines where one is expected.", hint=hint
+            f"'{path}' is empty." if not lines else f"'{path}' has {len(lines)} lines instead of one.", hint=hint
         )
     if (
         len(content) > LONGEST_REFERENCE
@@ -291,7 +290,7 @@ def read_latest_run_file(path: Path) -> RunReference:
         or "\ufffd" in lines[0]
         or " " in lines[0].rpartition(":")[2].strip()
     ):
-        raise BadUsage(f"'{path}' does not hold a run id.", hint=hint)
+        raise BadUsage(f"'{path}' does not contain a run id.", hint=hint)
     try:
         return parse_reference(lines[0])
     except BadUsage as err:
@@ -299,20 +298,22 @@ def read_latest_run_file(path: Path) -> RunReference:
 
 
 def no_children(parents: Iterable[Run]) -> NotFound:
-    """That none of *parents* has a run below it."""
+    """Error that none of *parents* has a child run."""
     return NotFound(
-        f"No children: {', '.join(run.id for run in parents)}.", hint="Leave --children out to get the runs themselves."
+        f"No child runs: {', '.join(run.id for run in parents)}.", hint="To select the runs, omit --children."
     )
 
 
 BEST_SO_FAR = "best_child_by_primary_metric/"
-"""What the names of the columns begin with of a table that Azure ML keeps for itself among the metrics of a sweep."""
+"""Prefix of the columns of a table that Azure ML adds to the metrics of a sweep."""
 
 
 def run_details(workspace: Workspace, run: Run, *, has_machine: bool = False, by_node: bool = False) -> RunDetails:
-    """What *run* logged, and its children in the order they were made. With *has_machine* also the system metrics that
-    the workspace itself has of a run without children, *by_node* of each node, which may cost a request. Raises
-    RunNotFound when it was deleted meanwhile."""
+    """Collect the metrics, parameters and texts of *run*, and its children in order of creation.
+
+    *has_machine* adds the workspace's own system metrics of a run without children, and *by_node* those of each node,
+    which may take a request. Raises RunNotFound if the run has been deleted.
+    """
     children = children_of(workspace, run)
     values = workspace.values(run.id)
     sweep = sweep_view(workspace, run, children)
@@ -325,31 +326,33 @@ def run_details(workspace: Workspace, run: Run, *, has_machine: bool = False, by
 
 
 def children_of(workspace: Workspace, run: Run) -> list[Run]:
-    """The children of *run* in the order they were made; trials by their numbers."""
+    """Children of *run* in order of creation, and trials in order of their numbers."""
     children = reversed(list(workspace.runs(RunQuery(parent=run.id))))
     return sorted(children, key=lambda child: int(child.tags[TRIAL]) if child.tags.get(TRIAL, "").isdecimal() else -1)
 
 
 def with_steps(workspace: Workspace, runs: Sequence[Run]) -> list[Run]:
-    """*runs*, and behind each trial that is a pipeline its steps, which have its files."""
+    """*runs*, with the steps of each pipeline trial behind it, because the steps have its files."""
     return [each for run in runs for each in (run, *(children_of(workspace, run) if is_pipeline_trial(run) else ()))]
 
 
 def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> SweepView | None:
-    """The trials of *run* with the last values of its primary metric, for a request or two in all (or a trial, where
-    they are pipelines); None where its *children* are no trials."""
+    """Trials of *run* with the last values of its primary metric. None if its *children* are not trials.
+
+    This takes one or two requests, or that many per trial if trials are pipelines.
+    """
     return sweep_of(run, children, partial(results_of, workspace, whole=False))
 
 
 def results_of(
     workspace: Workspace, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool
 ) -> Mapping[str, RunResults]:
-    """As `Workspace.results`; a trial that is a pipeline has what its steps logged, too."""
+    """Results as from `Workspace.results`. A pipeline trial includes the results of its steps."""
     return results_with_steps(runs, partial(children_of, workspace), workspace.results, wanted=wanted, whole=whole)
 
 
 def _below(workspace: Workspace, children: Sequence[Run]) -> dict[str, Sequence[Run]]:
-    """The children of those runs that are many themselves, and of theirs."""
+    """Children of those *children* that are sweeps or pipelines, at every level."""
     below: dict[str, Sequence[Run]] = {}
     for child in children:
         if MANY in child.tags:

@@ -1,4 +1,4 @@
-"""Mirrors a run that goes on here to the same run in another workspace, until both have ended alike."""
+"""Mirror a local run to the same run in another workspace until both have ended."""
 
 from __future__ import annotations
 
@@ -22,22 +22,26 @@ from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
 
 log = logging.getLogger(__name__)
 
-DELETED = "its record was deleted on the machine where it ran, before all of it was told"
-REFUSALS = 3  # so many in a row count: a single one may be a right that has just been given, or a glitch
+DELETED = "its record was deleted on the machine where it ran, before all of it was sent"
+# Refusals in a row that end a mirror. A single one may be a glitch, or a permission that was granted just now.
+REFUSALS = 3
 WORKERS = 8
 LOGS = ("user_logs/", "logs/")
-SETTLED_SECONDS = 2.0  # a file that is so long as it is counts as written
-UNSETTLED_SECONDS = 60.0  # one that never is gets sent so often all the same
+# Age in seconds at which an unchanged file counts as complete.
+SETTLED_SECONDS = 2.0
+# Interval for a file that keeps changing.
+UNSETTLED_SECONDS = 60.0
 BYTES_A_SECOND = 1 << 18
-"""A log is sent whole each time it grew, and the larger it is the more seldom, so that not more than this goes out on
-average."""
+"""Average limit for logs. A log is sent whole each time it grew, and a larger one less often."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """In seconds: between two looks; until a run that has a folder and no record counts as never started; between two
-    tries while nothing arrives, at most; until the rest of a run that has ended is left to the next himl command; and
-    between two tries while a right is missing.
+    """Intervals in seconds.
+
+    `look`: between two rounds. `start`: until a run with a folder but no record counts as never started.
+    `longest_pause`: between two retries. `patience`: until the rest of an ended run is left to the next himl command.
+    `refused`: between two retries without permission.
     """
 
     look: float = 1.0
@@ -48,7 +52,7 @@ class Timing:
 
 
 class Mirror:
-    """One mirror; this process holds its lock."""
+    """One mirror. This process holds its lock."""
 
     def __init__(
         self,
@@ -65,11 +69,10 @@ class Mirror:
         self._has_ended, self._file_refusals, self._written = False, 0, ""
 
     def run(self) -> None:
-        """Mirror the run until its end, which is noted there too; or until the other workspace will not have it, which
-        the run here says then.
+        """Mirror the run until it ends and its end is recorded, or until the other workspace refuses it, which the
+        local run then records.
 
-        Where it is a right that is missing, it is tried seldom as long as the run goes on, and after that left to himl
-        commands some time later.
+        Without permission, retry at long intervals until the run ends. After that, a later himl command retries.
         """
         begun = failing_since = time.monotonic()
         failures = refusals = 0
@@ -81,7 +84,7 @@ class Mirror:
                     failing_since = failing_since if failures else time.monotonic()
                     failures, refusals = failures + 1, 0 if _may_pass(err) else refusals + 1
                     if not self._state.away:
-                        log.warning("Nothing can be told at present; it is kept, and told later: %s", err)
+                        log.warning("Cannot send the run now. It is stored, and himl will send it later: %s", err)
                         self._state.away = redact(str(err))
                         self._write()
                     is_refused = refusals >= REFUSALS
@@ -89,20 +92,20 @@ class Mirror:
                         put_off(self._source, self._state, str(err))
                         self._write()
                     elif is_refused:
-                        log.warning("The recording ends: %s", err)
+                        log.warning("The recording has stopped: %s", err)
                         note_stopped(self._source, self._state.run_id, str(err))
                         return self._file.remove()
                     is_late = time.monotonic() - failing_since > self._timing.patience
                     if self._has_ended and (is_refused or is_late):
-                        later = " that comes some time later" if is_refused else ""
-                        log.warning("The rest waits for the next himl command in this workspace%s.", later)
+                        later = " after a pause" if is_refused else ""
+                        log.warning("The next himl command in this workspace sends the rest%s.", later)
                         return self._file.release()
                     pause = min(self._timing.longest_pause, self._timing.look * 2.0 ** min(failures - 1, 10))
                     self._pause(self._timing.refused if is_refused else pause)
                 else:
                     failures = refusals = 0
                     if self._state.away:
-                        log.warning("It is reached again; what came meanwhile is told now.")
+                        log.warning("The workspace responds again. Sending the stored data.")
                         if self._state.not_before and self._file_refusals < REFUSALS:
                             note_stopped(self._source, self._state.run_id, "")
                         self._state.away, self._state.not_before = "", 0.0
@@ -112,7 +115,7 @@ class Mirror:
                     time.sleep(self._timing.look)
 
     def _pause(self, seconds: float) -> None:
-        """Wait so long; a run that ends here meanwhile is mirrored at once."""
+        """Wait *seconds*, or until the local run ends."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             time.sleep(min(left, self._timing.look))
@@ -123,8 +126,8 @@ class Mirror:
                 continue
 
     def _round(self, threads: ThreadPoolExecutor, begun: float) -> bool:
-        """Send what there is now; whether that was all. The run's state is read first, so that what it leaves at its
-        end is seen."""
+        """Send everything new. Return whether the mirror is complete. The run's status is read first, so that data
+        from the run's end is included."""
         try:
             run = self._source.run(self._state.run_id)
         except RunNotFound:
@@ -132,10 +135,10 @@ class Mirror:
         self._state.sent(run.id).is_started = True
         self._has_ended = run.status.is_final
         try:
-            tree = [run]  # with those that its script nested in it, parents first
+            tree = [run]  # parents precede the runs nested in them
             for parent in tree:
                 tree += self._source.runs(RunQuery(parent=parent.id, archived=None))
-            for member in tree:  # also what was logged after its end
+            for member in tree:  # includes data logged after the end of a run
                 sent, is_nested = self._state.sent(member.id), member is not run
                 if is_nested and not sent.is_started:
                     tags = {name: value for name, value in member.tags.items() if name not in OF_RECORDING}
@@ -146,7 +149,7 @@ class Mirror:
                     self._end(member.id, RunEnd(member.status, member.reason))
             is_all = self._send_files(threads, tree)
             if run.status.is_final and is_all:
-                # Children before their parents; also those that were deleted here after they had begun there
+                # Children before parents, including runs that began there and were deleted locally.
                 ids = {member.id for member in tree}
                 for run_id, sent in self._state.runs.items():
                     if sent.is_started and run_id not in ids:
@@ -159,7 +162,7 @@ class Mirror:
         return run.status.is_final and is_all
 
     def _end_without_run(self, begun: float) -> bool:
-        """There is no run here: it did not start (False while it may be about to), or is gone."""
+        """Handle a missing local run: it did not start, or was deleted. Return False while it may still start."""
         was_there = self._state.sent(self._state.run_id).is_started
         is_early = time.monotonic() - begun < self._timing.start
         if not was_there and not self._state.failure and self._file.has_run_folder() and is_early:
@@ -169,14 +172,14 @@ class Mirror:
         try:
             self._target.end_run(self._state.run_id, RunEnd(RunStatus.failed, reason))
         except RunNotFound:
-            log.warning("There is no run there either.")
+            log.warning("The other workspace has no such run either.")
         return True
 
     def _send_files(self, threads: ThreadPoolExecutor, tree: list[Run]) -> bool:
-        """In a thread of their own, so that a large file keeps no metrics waiting; at the end of the run in this one.
-        Whether that was all.
+        """Send files in another thread, so that a large file does not delay metrics. At the run's end, use this one.
+        Return whether all are sent.
 
-        Where files are refused again and again, the run here says so, and the rest of it is sent without them.
+        After repeated refusals, record that in the local run, and send the rest of the run without files.
         """
         if self._file_refusals == REFUSALS:
             return True
@@ -192,7 +195,7 @@ class Mirror:
         try:
             if self._sending is not None and (self._has_ended or self._sending.done()):
                 sending, self._sending = self._sending, None
-                sending.result()  # waits for the round before, and raises what ended it
+                sending.result()  # waits for the previous round, and raises its error
                 self._file_refusals = 0
             if self._has_ended:
                 update()
@@ -204,7 +207,7 @@ class Mirror:
             self._file_refusals += 1
             if self._file_refusals < REFUSALS:
                 return False
-            log.warning("Files are told no more: %s", err)
+            log.warning("Stopped sending files: %s", err)
             note_stopped(self._source, self._state.run_id, f"its files: {err}")
         return True
 
@@ -215,48 +218,47 @@ class Mirror:
             sent.is_ended = True
 
     def _write(self) -> None:
-        """Keep how far it went, where that can be: what is sent twice is recognised, and a full disk is no reason to
-        send nothing."""
+        """Store the progress if possible. A full disk must not stop the mirror, and data sent twice is recognized."""
         text = self._state.to_json()
         if text != self._written:
             try:
                 self._file.write(self._state)
                 self._written = text
             except DiskFailed as err:
-                log.debug("the state is not renewed: %s", err)
+                log.debug("Cannot store the progress: %s", err)
 
 
 def put_off(source: Workspace, state: MirrorState, why: str) -> None:
-    """Let the run here say what is missing, and himl commands leave it alone for a while."""
+    """Record in the local run why it is not sent, and let himl commands wait before they retry."""
     if not state.not_before:
-        log.warning("Nothing can be told at present; it is kept, and tried again later: %s", why)
-        note_stopped(source, state.run_id, f"{why} It is kept, and tried again later.")
+        log.warning("Cannot send the run now. It is stored, and himl will retry later: %s", why)
+        note_stopped(source, state.run_id, f"{why} The run is stored, and himl will retry later.")
     state.away, state.not_before = redact(why), time.time() + RETRY_SECONDS
 
 
 def note_stopped(source: Workspace, run_id: str, why: str) -> None:
-    """Let the run here say why its mirror has ended, or (nothing) that it goes on."""
+    """Record in the local run why its mirror stopped. An empty *why* means that it continues."""
     try:
         source.tag(run_id, {STOPPED: redact(why)})
     except HimlError as err:
-        log.warning("That cannot be noted: %s", err)
+        log.warning("Cannot store why the recording stopped: %s", err)
 
 
 def _may_pass(failure: HimlError) -> bool:
-    """Whether what went wrong may be over some time later, without anybody's doing."""
+    """Whether *failure* may disappear without intervention."""
     if isinstance(failure, ServiceFailed):
         return not failure.is_lasting
     return isinstance(failure, (DiskFailed, NotAllowedNow))
 
 
 def _is_refusal(failure: HimlError) -> bool:
-    """Whether it is not this or that which is not taken, but us: no right, no such run, no such workspace."""
+    """Whether the whole run is refused, not one item: no permission, no such run, no such workspace."""
     return isinstance(failure, (NotAllowed, NotFound)) and not _may_pass(failure)
 
 
 def send_values(source: FolderWorkspace, target: RunRecorder, run: Run, sent: SentRun) -> None:
-    """Send the metrics, parameters and tags that came since. What *target* does not take is named in the log and passed
-    over. Raises what passes, and what concerns all of it."""
+    """Send new metrics, parameters and tags. Items that *target* rejects are logged and skipped. Raises temporary
+    errors, and refusals of the whole run."""
     while True:
         entries, last = source.logged(run.id, sent.last_point)
         if not entries:
@@ -266,7 +268,7 @@ def send_values(source: FolderWorkspace, target: RunRecorder, run: Run, sent: Se
                 if why := _refusal(partial(target.log, run.id, [metric])):
                     step, count = metric.rows[0].step, len(metric.rows)
                     points = f"step {step}" if count == 1 else f"{count} points, the first at step {step}"
-                    log.warning("Metric '%s' was not taken (%s): %s", metric.name, points, why)
+                    log.warning("Metric '%s' was rejected (%s): %s", metric.name, points, why)
         sent.last_point = last
     tags = {name: value for name, value in run.tags.items() if name not in OF_RECORDING}
     for what, send, values, known in (
@@ -274,19 +276,19 @@ def send_values(source: FolderWorkspace, target: RunRecorder, run: Run, sent: Se
         ("Tag", target.tag, tags, sent.tags),
     ):
         new = {name: value for name, value in values.items() if known.get(name) != value}
-        if new and _refusal(partial(send, run.id, new)):  # each by itself, so that one does not keep back the others
+        if new and _refusal(partial(send, run.id, new)):  # one at a time, so that one does not block the others
             for name, value in new.items():
                 if why := _refusal(partial(send, run.id, {name: value})):
-                    log.warning("%s '%s' was not taken: %s", what, name, why)
+                    log.warning("%s '%s' was rejected: %s", what, name, why)
         known.update(new)
     if gone := [name for name in sent.tags if name not in tags]:
         if why := _refusal(partial(target.tag, run.id, dict.fromkeys(gone))):
-            log.warning("Tags were not removed: %s", why)
+            log.warning("Tags could not be removed: %s", why)
         sent.tags = {name: value for name, value in sent.tags.items() if name in tags}
 
 
 def _refusal(send: Callable[[], object]) -> str:
-    """Why what *send* sends is not taken; empty where it is. Raises what passes, and what concerns all of it."""
+    """Reason why *send* was rejected, empty on success. Raises temporary errors, and refusals of the whole run."""
     try:
         send()
     except HimlError as err:
@@ -297,8 +299,8 @@ def _refusal(send: Callable[[], object]) -> str:
 
 
 class FileMirror:
-    """The files of one run: logs as they grow, others once they stay as they are, and all of them at the end. It is the
-    sink of its uploads."""
+    """Files of one run, and the sink of their uploads. Logs are sent as they grow, other files once they stay
+    unchanged, and all files at the end."""
 
     def __init__(
         self,
@@ -309,16 +311,16 @@ class FileMirror:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source, self._target, self._run_id, self._sent, self._clock = source, target, run_id, sent, clock
-        # By name: the last ETag, since when it is that, and when the file was sent last (or met first)
+        # By name: the last ETag, the time since when it is unchanged, and when the file was last sent (or first seen).
         self._seen: dict[str, tuple[str, float, float]] = {}
-        self._etags: dict[str, str] = {}  # of the files that are being sent
+        self._etags: dict[str, str] = {}  # of files in transfer
         self._failed: list[tuple[str, HimlError]] = []
 
     def update(self, *, is_last: bool = False) -> bool:
-        """Send the files that are due; whether there were any. What is not taken is named in the log and passed over.
+        """Send the files that are due, or with *is_last* all of them. Return whether there were any.
 
-        With *is_last* all of them, as they are now. Raises what passes, and what concerns all of them; what arrived
-        counts all the same.
+        Rejected files are logged and skipped. Raises temporary errors, and refusals of the whole run. Files that
+        arrived before an error count as sent.
         """
         files = self._source.run_files(self._run_id)
         for _ in range(3 if is_last else 1):
@@ -334,7 +336,7 @@ class FileMirror:
                     raise error
                 now = files.stat(name)
                 if now is not None and now.etag == self._etags[name]:
-                    log.warning("'%s' of run '%s' was not taken: %s", name, self._run_id, error)
+                    log.warning("'%s' of run '%s' was rejected: %s", name, self._run_id, error)
                     self._note(name)
                 elif now is not None:
                     changed.append(name)
@@ -342,7 +344,7 @@ class FileMirror:
                 return True
         if is_last:
             for name in changed:
-                log.warning("'%s' of run '%s' could not be told: it does not stay as it is.", name, self._run_id)
+                log.warning("Cannot send '%s' of run '%s', because it keeps changing.", name, self._run_id)
         return True
 
     def _is_ready(self, blob: BlobInfo) -> bool:
@@ -356,8 +358,8 @@ class FileMirror:
         return now - since >= SETTLED_SECONDS or now - sent >= max(UNSETTLED_SECONDS, pause)
 
     def _requests(self, due: list[BlobInfo], folder: Path) -> Iterator[StoreRequest]:
-        """What is to be stored: of a log a copy in *folder* of what it had when it was listed, other files themselves;
-        nothing of a file that is gone or shorter by now."""
+        """Yield requests for the files that are due. A log is sent as a copy in *folder*, with the length that it had
+        in the listing. Skip files that have been deleted or shortened."""
         for number, blob in enumerate(due):
             path = self._source.file_path(self._run_id, blob.name)
             if path is not None and blob.name.startswith(LOGS):
@@ -368,7 +370,7 @@ class FileMirror:
                     continue
                 except OSError as err:
                     message = f"Cannot copy '{path}': {err.strerror}."
-                    raise DiskFailed(message, hint="Is there room in the folder for temporary files?") from err
+                    raise DiskFailed(message, hint="Free some space in the folder for temporary files.") from err
                 if copy.stat().st_size < blob.size:
                     continue
                 os.truncate(copy, blob.size)
@@ -381,7 +383,7 @@ class FileMirror:
         self._seen[name] = self._etags[name], self._clock(), self._clock()
 
     def advance(self, request: StoreRequest, amount: int) -> None:
-        """Nobody watches."""
+        """Ignore the progress, which no one sees."""
 
     def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
         self._note(request.name)

@@ -1,7 +1,7 @@
-"""How far a run here was mirrored to another workspace, in a small file that is there until the mirror is complete.
+"""Progress of the mirror of a local run, in a small file that exists until the mirror is complete.
 
-`recordings/RUN.json` in the workspace's folder, with a lock beside it that whoever is at work holds, and a log. An
-empty folder `recordings` means that nothing is left to send: that is all a command has to look at.
+The file is `recordings/RUN.json` in the workspace's folder. Beside it are a log, and a lock that the mirror's process
+holds. If `recordings` is empty, nothing is left to send. Commands check only that.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ if TYPE_CHECKING:
 
 FOLDER = "recordings"
 POLL_SECONDS = 0.1
-BUSY_SECONDS = 2.0  # that somebody else may have a file open, which Windows then neither replaces nor reads
-RETRY_SECONDS = 3600.0  # that a mirror which is refused is left alone
+# How long another process may hold a file open. Windows then neither replaces nor reads it.
+BUSY_SECONDS = 2.0
+# How long himl leaves a refused mirror alone.
+RETRY_SECONDS = 3600.0
 
 Result = TypeVar("Result")
 
 
 class DamagedState(DiskFailed):
-    """What can be read is no state of a mirror: nobody can go on with it."""
+    """The file does not contain the state of a mirror, so that no process can continue it."""
 
 
 @dataclass
 class SentRun:
-    """What of one run has arrived: its points up to a place, parameters and tags by name, files with their ETags
-    here."""
+    """Data of one run that has arrived: number of points, parameters and tags by name, files with their local ETags."""
 
     last_point: int = 0
     parameters: dict[str, str] = field(default_factory=dict)
@@ -53,11 +54,11 @@ class SentRun:
 
 @dataclass
 class MirrorState:
-    """One mirror. `place` is what opens the other workspace; `is_starting` until the job here is started or has failed
-    to start (`failure`).
+    """State of one mirror.
 
-    `away` is why nothing arrives at present; `not_before` when it is worth another try (seconds since 1970; 0 where
-    nothing is refused). `runs` are the run and those nested in it, by id.
+    `place` opens the other workspace. `is_starting` is true until the local job has started or failed to start
+    (`failure`). `away` is the reason why nothing arrives at present. `not_before` is the time of the next retry
+    (seconds since 1970, 0 if nothing is refused). `runs` contains the run and its nested runs, by id.
     """
 
     run_id: str
@@ -72,11 +73,11 @@ class MirrorState:
         return self.runs.setdefault(run_id, SentRun())
 
     def is_due(self) -> bool:
-        """Whether it is worth a try now; a time too far off was set by a clock that was wrong."""
+        """Whether a retry is due. A time too far ahead came from a wrong clock."""
         return not 0 < self.not_before - time.time() <= RETRY_SECONDS
 
     def to_json(self) -> str:
-        runs = {  # copies: another thread may add to them
+        runs = {  # copies, because another thread may add to them
             run_id: {name: dict(value) if isinstance(value, dict) else value for name, value in vars(sent).items()}
             for run_id, sent in self.runs.items()
         }
@@ -84,7 +85,7 @@ class MirrorState:
 
 
 class MirrorFile:
-    """The state of the mirror of *run_id*, in the workspace at *workspace*."""
+    """State file of the mirror of *run_id*, in the workspace at *workspace*."""
 
     def __init__(self, workspace: Path, run_id: str) -> None:
         folder = workspace / FOLDER
@@ -95,7 +96,7 @@ class MirrorFile:
         self._lock = ProcessLock(self._lock_path)
 
     def begin(self, state: MirrorState) -> None:
-        """Make the file, its lock held by this process. Raises DiskFailed."""
+        """Create the file and hold its lock. Raises DiskFailed."""
         try:
             self.path.parent.mkdir(exist_ok=True)
             self._lock.take()
@@ -104,15 +105,15 @@ class MirrorFile:
         self.write(state)
 
     def take(self, seconds: float = 3.0) -> MirrorState | None:
-        """The state, its lock held by this process from now on; None where there is none, or somebody else stays at
-        work on it for so many *seconds*.
+        """Take the lock and return the state. None if there is no state, or if another process holds the lock for
+        *seconds*.
 
-        Whoever starts the job holds the lock until that is done, and is waited for; only then do the seconds begin.
+        The process that starts the job holds the lock until the job has started. Only then do the seconds begin.
         """
         deadline = time.monotonic() + seconds
         while (state := self.read()) is not None:
             if not is_held(self._lock_path) and self._lock.take():
-                return self.read()  # it may be done, or have changed, since it was read
+                return self.read()  # it may have changed or been removed
             if state.is_starting:
                 deadline = time.monotonic() + seconds
             elif time.monotonic() > deadline:
@@ -121,7 +122,7 @@ class MirrorFile:
         return None
 
     def read(self) -> MirrorState | None:
-        """The state as it is now; None where there is none. Raises DiskFailed, DamagedState for what is none."""
+        """Read the current state. None if there is none. Raises DiskFailed, or DamagedState for other content."""
         try:
             text = _while_busy(self.path.read_bytes)
         except FileNotFoundError:
@@ -143,48 +144,48 @@ class MirrorFile:
         return state
 
     def write(self, state: MirrorState) -> None:
-        """Raises DiskFailed."""
+        """Store *state*. Raises DiskFailed."""
         try:
             _while_busy(lambda: write_atomic(self.path, state.to_json(), is_private=True))
         except OSError as err:
             raise DiskFailed(f"Cannot write '{self.path}': {err.strerror}.") from err
 
     def has_run_folder(self) -> bool:
-        """Whether there are files of the run here, although it may not be on record yet."""
+        """Whether the run has a local folder, even if it has no record yet."""
         return self._kept_log.parent.is_dir()
 
     def is_worked_on(self) -> bool:
         return is_held(self._lock_path)
 
     def release(self) -> None:
-        """Leave it to somebody else; what its log has so far can be read in the run's folder."""
+        """Release the lock, and copy the log so far to the run's folder."""
         with suppress(OSError):
             if self.log.stat().st_size and self._kept_log.parent.is_dir():
                 shutil.copyfile(self.log, self._kept_log)
         self._lock.release()
 
     def remove(self) -> None:
-        """The mirror is complete: its log moves to the run's folder, where that is."""
+        """Remove the file of a complete mirror, and move its log to the run's folder, if there is one."""
         with suppress(OSError):
             _while_busy(lambda: self.path.unlink(missing_ok=True))
         self.release()
-        for leftover in (self.log, self._lock_path):  # on Windows the log of this very process, or somebody's look
+        for leftover in (self.log, self._lock_path):  # on Windows, a process may have them open
             with suppress(OSError):
                 leftover.unlink(missing_ok=True)
 
     def set_aside(self) -> Path:
-        """A damaged state is kept under another name, by which nobody goes on with it. Where it is now."""
+        """Rename a damaged state, so that no process continues it. Return its path."""
         damaged = self.path.with_suffix(".broken")
         try:
             os.replace(self.path, damaged)
-        except OSError:  # then it is not kept: the next process would begin all over
+        except OSError:  # delete it, or the next process would start over
             damaged = self.path
         self.remove()
         return damaged
 
 
 def _while_busy(action: Callable[[], Result]) -> Result:
-    """Do it, also where somebody has the file open for a moment. Raises what *action* raises."""
+    """Perform *action*, and retry for a moment while another process has the file open. Raises what *action* raises."""
     deadline = time.monotonic() + BUSY_SECONDS
     while time.monotonic() < deadline:
         with suppress(PermissionError):
@@ -194,16 +195,16 @@ def _while_busy(action: Callable[[], Result]) -> Result:
 
 
 def unfinished(workspace: Path) -> Iterator[str]:
-    """Ids of the runs whose mirror is incomplete, that nobody works on, and for which it is time. Raises OSError where
-    that cannot be looked at."""
+    """Yield ids of runs whose mirror is incomplete, due, and without a process. Raises OSError if the folder cannot be
+    read."""
     for path in sorted((workspace / FOLDER).glob("*.json")):
-        is_ours = os.access(path, os.R_OK | os.W_OK)  # somebody else's run is sent with their rights, not with ours
+        is_ours = os.access(path, os.R_OK | os.W_OK)  # other users' runs need their permissions
         file = MirrorFile(workspace, path.stem)
         try:
             state = file.read() if is_ours and not file.is_worked_on() else None
             if state is not None and state.is_due():
                 yield path.stem
-        except DamagedState:  # whoever takes it up sets it aside
+        except DamagedState:  # the process that takes the mirror sets this file aside
             yield path.stem
         except DiskFailed:
             pass
@@ -212,10 +213,10 @@ def unfinished(workspace: Path) -> Iterator[str]:
 def wait_until_mirrored(
     source: FolderWorkspace, run: Run, target: str, notify: Notify, interrupted: Sequence[int]
 ) -> bool:
-    """Whether all of *run*, which has ended here, has arrived in *target*; False once *interrupted* holds a signal, or
-    nothing arrives at present.
+    """Wait until *run*, which has ended locally, is complete in *target*. Return False for a signal in *interrupted*,
+    or if nothing arrives at present.
 
-    *notify* hears of what is still to come, and of a mirror that was refused.
+    *notify* receives notices of missing data and of a refused mirror.
     """
     file, begun = MirrorFile(source.folder, run.id), time.monotonic()
     worked_on, is_reported = begun, False
@@ -223,17 +224,17 @@ def wait_until_mirrored(
         now = time.monotonic()
         worked_on = now if file.is_worked_on() else worked_on
         if state.not_before:
-            later = "It is kept here, and himl commands in this workspace try again later."
+            later = "The run is stored on this machine, and later himl commands in this workspace will retry."
             notify(Notice(f"warning: not all of the run is in {target}: {state.away} {later}"))
             return False
-        if interrupted or state.away or now - worked_on > 3.0:  # the mirror takes over from whoever submitted
+        if interrupted or state.away or now - worked_on > 3.0:  # the mirror takes over from the submitting process
             why = f" ({state.away.rstrip('.')})" if state.away else ""
-            later = f"that goes on in the background. See how it goes: himl runs show {run.id}"
-            notify(Notice(f"Not all of the run is in {target} yet{why}; {later}"))
+            later = f"himl sends the rest in the background. To check: himl runs show {run.id}"
+            notify(Notice(f"Not all of the run is in {target} yet{why}. {later}"))
             return False
         if not is_reported and now - begun > 3.0:
             is_reported = True
-            rest = f"The rest of it is on its way to {target}; Ctrl-C leaves that to the background."
+            rest = f"himl sends the rest of it to {target}. To leave that to the background, press Ctrl-C."
             notify(Notice(f"The job has ended. {rest}"))
         time.sleep(POLL_SECONDS)
     try:

@@ -1,5 +1,4 @@
-"""Runs looked at again and again until they have ended: their states, numbers, trials and the end of a log, by as few
-requests as a service can answer."""
+"""Poll runs until they have ended, for their status, metrics, trials and last log lines, with few requests."""
 
 from __future__ import annotations
 
@@ -19,26 +18,25 @@ from himl_cli.services.runs.lookup import BEST_SO_FAR, children_of, results_of
 from himl_cli.workspaces.base import BlobStore, Workspace
 
 SECOND = 1.0
-"""Between two looks at runs that are kept here."""
+"""Interval between polls of local runs, in seconds."""
 SELDOM = 10
-"""Rounds of looks between two at what changes seldom: which runs there are, what a service measured of the machine."""
+"""Rounds between polls of data that changes seldom: the list of runs, and the service's system metrics."""
 MANY_POINTS = 20_000
-"""Of runs that are kept here all points are read each time, up to so many; of others only the last one of each look."""
+"""Up to this number of points, himl reads every point of local runs in each poll. For other runs, it reads the last."""
 SILENT = 5
-"""Looks at a log that has not grown, after which it is looked for again: another try may have begun."""
+"""Polls of a log without new bytes before himl searches for it again, because another attempt may have begun."""
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))")
 
 
 def watch_runs(
     workspace: Workspace, watched: WatchedRuns, notify: Notify, *, newest: Callable[[], Sequence[Run]] | None = None
 ) -> Iterator[float]:
-    """Keep *watched* up to date until all its runs have ended; gives the seconds until the next look, after each, and
-    0 once all is known.
+    """Update *watched* until all its runs have ended. Yield the seconds until the next poll, and 0 at the end.
 
-    With *newest*, which lists the runs anew, those that begin meanwhile are watched too; without it the first run is
-    watched in detail. A service gets one question a look, in turn: the states and last numbers of all runs, the
-    children of one, their values, new bytes of the log; only the points that were logged before are more, at first.
-    Its failures are tolerated as by `follow_log`. Raises what the workspace raises.
+    With *newest*, which lists the runs, this includes runs that begin later. Without it, the first run is watched in
+    detail. Each poll sends one request to a service, in turn: the status and last metrics of all runs, the children of
+    one, their values, new bytes of the log. Only the first one, for earlier points, takes more. Failures are tolerated
+    as in `follow_log`. Raises what the workspace raises.
     """
     homes = {run.workspace: run.id for run in watched.runs if not run.status.is_final}
     intervals = [workspace.home_of(run_id).poll_interval for run_id in homes.values()]
@@ -62,7 +60,7 @@ def watch_runs(
 
 
 def raise_for_failed(watched: WatchedRuns) -> None:
-    """Raises JobFailed where runs that were followed to their end did not complete."""
+    """Raise JobFailed if a followed run did not complete."""
     failed = [run for run in watched.runs if run.id in watched.followed and run.status is not RunStatus.completed]
     if failed:
         names = ", ".join(run.id for run in failed[:5]) + (", …" if len(failed) > 5 else "")
@@ -80,7 +78,7 @@ def _rounds(looks: _Looks) -> Iterator[int]:
 
 
 class _Looks:
-    """What is asked for, one thing a look; each look says whether it brought something new."""
+    """Polls with one request each. Each returns whether it found something new."""
 
     def __init__(
         self,
@@ -95,7 +93,8 @@ class _Looks:
         self._watched = watched
         self._newest = newest
         self._values: dict[str, RunResults] = {}  # of trials
-        self._settled: set[str] = set()  # trials that had ended when they were asked for their values
+        # Trials that had already ended when their values were read.
+        self._settled: set[str] = set()
         self._log: _LogTail | None = None
         self._take(watched.runs)
 
@@ -140,7 +139,7 @@ class _Looks:
         return not before.issuperset(run.id for run in runs)
 
     def _look_back(self, open_before: set[str]) -> bool:
-        """All points that were logged up to now, of runs in a list of those alone that had not ended."""
+        """Read all earlier points. In a list, only of the runs that had not ended."""
         runs = [run for run in self._watched.runs if self._newest is None or run.id in open_before]
         found = self._workspace.results(runs, wanted=self._is_wanted, whole=True) if runs else {}
         for run_id, results in found.items():
@@ -156,7 +155,7 @@ class _Looks:
         waiting = [run for run in self._watched.runs if not run.status.is_final]
         found = self._workspace.refresh(waiting) if waiting else {}
         if len(found) < len(waiting) and self._newest is None:
-            self._workspace.run(waiting[0].id)  # raises RunNotFound: it was deleted
+            self._workspace.run(waiting[0].id)  # raises RunNotFound, because it was deleted
         gone = {run.id for run in waiting} - found.keys()
         before = self._watched.runs
         self._watched.runs = [found[run.id][0] if run.id in found else run for run in before if run.id not in gone]
@@ -164,7 +163,7 @@ class _Looks:
         return any(grown) or [run.status for run in before] != [run.status for run in self._watched.runs]
 
     def _add(self, run_id: str, results: RunResults) -> bool:
-        """Add what was logged last to the points; whether there was anything new."""
+        """Add the last logged values to the points. Return whether any is new."""
         points, has_grown = self._watched.points.setdefault(run_id, {}), False
         for name, value in results.last.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not self._is_wanted(name):
@@ -204,7 +203,7 @@ class _Looks:
 
 
 class _LogTail:
-    """The last lines of a run's main log, of its last try, in *watched*: a request a look once it was found."""
+    """The last lines of the main log of a run's last attempt, with one request per poll once the log is found."""
 
     def __init__(self, files: BlobStore, watched: WatchedRuns) -> None:
         self._files = files
@@ -215,7 +214,7 @@ class _LogTail:
         self._silent = 0
 
     def look(self) -> bool:
-        """Read what was added. A log that has not grown for a while is looked for anew."""
+        """Read new bytes. Search again for a log that has not grown for a while."""
         if not self._name or self._silent >= SILENT:
             self._silent = 0
             found = find_log(self._files, None)
@@ -227,7 +226,7 @@ class _LogTail:
             self._name, self._end, self._tail = found.name, max(0, blob.size - TAIL_BYTES), b""
         try:
             piece = b"".join(self._files.read(self._name, self._end))
-        except NotFound:  # another try is about to replace it
+        except NotFound:  # another attempt is about to replace the log
             piece = b""
         self._end += len(piece)
         self._silent = 0 if piece else self._silent + 1
@@ -238,7 +237,7 @@ class _LogTail:
 
 
 def _plain(line: str) -> str:
-    """*line* as it stands in the end on a terminal that knows no more than a carriage return: progress bars draw
-    themselves over and over. A space for every other control character."""
+    """*line* as a terminal finally shows it if it handles carriage returns only, since progress bars overwrite
+    themselves. Other control characters become spaces."""
     shown = ESCAPES.sub("", line).rstrip("\r").rpartition("\r")[2].expandtabs()
     return "".join(sign if sign.isprintable() else " " for sign in shown)

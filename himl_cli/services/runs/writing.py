@@ -1,5 +1,4 @@
-"""Write to runs: what a program logs is checked, gathered and sent by a thread; files are stored, runs are stopped,
-tagged and deleted."""
+"""Write to runs: check, collect and send logged values in a thread, store files, and cancel, tag and delete runs."""
 
 from __future__ import annotations
 
@@ -46,27 +45,26 @@ from himl_cli.workspaces.base import (
 
 log = logging.getLogger(__name__)
 
-BATCH = 500  # entries at which they are sent at once, and of one batch
+BATCH = 500  # entries per request, and the number at which they are sent at once
 MOST_KEPT = 1_000_000
 _NOT_NOW = (ServiceFailed, DiskFailed, NotAllowedNow)
 _OF_THE_RUN = (NotFound, NotAllowed)
-"""What concerns all that is written, and not one entry of it."""
+"""Errors that concern the whole run, not a single entry."""
 
 _busy: set[RunWriter] = set()
-"""Those that have something to send: nobody else may hold them any more."""
+"""Writers with entries to send. The set keeps them alive."""
 
 
 class RunWriter:
-    """What this process logs to one run, on its way to *workspace*. Any thread may call it.
+    """Buffer of the values that this process logs to one run of *workspace*. Safe for use in threads.
 
-    In a forked process nothing is gathered (nobody would send it at that process's end): each entry is sent when it
-    comes.
+    A forked process sends each entry at once, because nothing would send a buffer when that process exits.
     """
 
     _is_working: bool
 
     def __init__(self, workspace: RunRecorder, run_id: str, *, pauses: tuple[float, float] = (5.0, 60.0)) -> None:
-        """*pauses*: seconds until what could not be sent is tried again, at first and at most."""
+        """Create a writer. *pauses* are the first and the longest pause before a retry, in seconds."""
         self._workspace = workspace
         self._pauses = pauses
         self._run_id = run_id
@@ -77,7 +75,7 @@ class RunWriter:
         register_after_fork(self)
 
     def add(self, entry: Logged) -> None:
-        """Take *entry*; it is sent soon. Raises only in a forked process, as `flush` does."""
+        """Add *entry* to the buffer, which is sent soon. Raises in a forked process only, like `flush`."""
         if not entry.rows:
             return
         with self._lock:
@@ -91,7 +89,7 @@ class RunWriter:
                     self._is_working = True
                     try:
                         threading.Thread(target=self._work, name="himl-writer", daemon=True).start()
-                    except RuntimeError:  # the interpreter is ending: `end` sends it
+                    except RuntimeError:  # the interpreter exits, and `end` sends the entry
                         self._is_working = False
         if self._is_fork or self._quit.is_set():
             self.flush()
@@ -99,10 +97,10 @@ class RunWriter:
             self._full.set()
 
     def flush(self) -> None:
-        """Send what there is, and come back once it is kept.
+        """Send the buffer, and return once it is stored.
 
-        Raises ServiceFailed, DiskFailed or NotAllowedNow where it cannot be sent now (it stays, and is sent later), and
-        what else the workspace raises for entries that it does not take (those are dropped, once the others are sent).
+        Raises ServiceFailed, DiskFailed or NotAllowedNow if it cannot be sent now and will be sent later. Raises what
+        the workspace raises for rejected entries, which are dropped, after sending the others.
         """
         refused: HimlError | None = None
         with self._sending:
@@ -114,14 +112,14 @@ class RunWriter:
                 refused = self._send(batch) or refused
         dropped, self._dropped = self._dropped, 0
         if dropped:
-            text = "%d entries that were logged to run '%s' are lost: it could not be reached for too long."
+            text = "Lost %d entries that were logged to run '%s', because it could not be reached for too long."
             log.warning(text, dropped, self._run_id)
         if refused is not None:
             raise refused
 
     def _send(self, batch: Sequence[Logged]) -> HimlError | None:
-        """Send *batch*; where it is not taken, its halves, so that one entry does not take others with it. What was
-        refused, if anything was."""
+        """Send *batch*. If it is rejected, send its halves, so that one entry does not affect others. Return the
+        refusal, if any."""
         refused: HimlError | None = None
         try:
             self._workspace.log(self._run_id, batch)
@@ -135,35 +133,35 @@ class RunWriter:
             refused = err
         with self._lock:
             for entry in batch:
-                if self._waiting and self._waiting[0] is entry:  # else there was no room for it meanwhile
+                if self._waiting and self._waiting[0] is entry:  # otherwise, the full buffer dropped it
                     self._waiting.popleft()
         return refused
 
     def settle(self, seconds: float) -> None:
-        """As `flush`, and wait, as many seconds at most, until all of it can be read back."""
+        """Flush, and wait up to *seconds* until all entries can be read back."""
         self.flush()
         self._workspace.settle(self._run_id, seconds)
 
     @property
     def left(self) -> int:
-        """How many entries wait."""
+        """Number of entries in the buffer."""
         return len(self._waiting)
 
     def end(self) -> None:
-        """At the end of the interpreter: send what is left. Raises nothing; what is lost is said."""
+        """Send the buffer when the interpreter exits. Raises nothing, and logs what is lost."""
         self._quit.set()
         self._full.set()
         while self.left:
             try:
                 self.flush()
             except _NOT_NOW as err:
-                log.warning("%d entries that were logged to run '%s' are lost: %s", self.left, self._run_id, err)
+                log.warning("Lost %d entries that were logged to run '%s': %s", self.left, self._run_id, err)
                 return
             except HimlError as err:
-                log.warning("Some of what was logged to run '%s' was not taken: %s", self._run_id, err)
+                log.warning("Some values that were logged to run '%s' were rejected: %s", self._run_id, err)
 
     def after_fork(self) -> None:
-        """What waits is the parent's to send, and its locks may be held by threads that are not here."""
+        """Clear the buffer, which the parent sends, and replace locks that the parent's threads may hold."""
         _busy.discard(self)
         self._waiting.clear()
         self._is_fork = True
@@ -177,14 +175,14 @@ class RunWriter:
         self._is_working = False
 
     def _work(self) -> None:
-        """Send what comes until nothing more waits."""
+        """Send entries until the buffer is empty."""
         failures = 0
         while True:
-            if failures:  # however much comes meanwhile, a service that is down is not asked more often
+            if failures:  # new entries must not cause more requests to a service that is down
                 first, longest = self._pauses
                 self._quit.wait(min(longest, first * 2.0 ** min(failures - 1, 20)))
             else:
-                self._full.wait(1.0)  # so long entries are gathered
+                self._full.wait(1.0)  # collect entries for this long
             self._full.clear()
             if self._quit.is_set():
                 return
@@ -192,13 +190,13 @@ class RunWriter:
                 self.flush()
             except _NOT_NOW as err:
                 if failures == 0:
-                    log.warning("What is logged to run '%s' cannot be sent now and is kept: %s", self._run_id, err)
+                    log.warning("Cannot send values to run '%s' now. himl keeps them: %s", self._run_id, err)
                 failures += 1
                 continue
             except HimlError as err:
-                log.warning("Some of what was logged to run '%s' was not taken: %s", self._run_id, err)
+                log.warning("Some values that were logged to run '%s' were rejected: %s", self._run_id, err)
             if failures:
-                log.warning("What was logged to run '%s' meanwhile has been sent.", self._run_id)
+                log.warning("Sent the values that were waiting for run '%s'.", self._run_id)
                 failures = 0
             with self._lock:
                 if not self._waiting:
@@ -207,36 +205,33 @@ class RunWriter:
                     return
 
 
-# What is registered last is called first. Finalizers are registered all at once, with the first of them: this one is
-# made so that `_end_all` comes before those that close connections, to a database or to a service, which it still
-# needs.
+# Exit handlers run in reverse order, and the first finalizer registers all of them. Create one now, so that `_end_all`
+# runs before the finalizers that close connections to a database or a service, which it needs.
 weakref.finalize(RunWriter, int)
 
 
 @atexit.register
 def _end_all() -> None:
-    """Send what is there before the interpreter ends."""
+    """Send all buffers before the interpreter exits."""
     for writer in list(_busy):
         writer.end()
 
 
 def scalar(name: str, value: Any, step: int | None = None) -> Logged:
-    """One value at one step. Raises BadUsage for a list, which `log_list` is for."""
+    """One value at one step. Raises BadUsage for a list, which needs `log_list`."""
     if isinstance(value, (list, tuple, range, set, dict, GeneratorType)):
-        raise BadUsage(
-            f"'{name}': log takes one value, not {type(value).__name__}.", hint="Use log_list, or log_table."
-        )
+        raise BadUsage(f"'{name}': log takes one value, not {type(value).__name__}.", hint="Use log_list or log_table.")
     if step is not None:
         found = _value(name, step)
         is_whole = isinstance(found, int) or (isinstance(found, float) and found.is_integer())
         if isinstance(found, bool) or not is_whole or int(found or 0) not in INT64:
-            raise BadUsage(f"'{name}': a step is a whole number, not {step!r}.")
+            raise BadUsage(f"'{name}': a step must be a whole number, not {step!r}.")
         step = int(found or 0)
     return Logged(_name(name), LoggedKind.scalar, [LoggedRow({_name(name): _value(name, value)}, step)])
 
 
 def values(name: str, items: Iterable[Any]) -> Logged:
-    """A list logged at once. Raises BadUsage for what is none."""
+    """A list of values. Raises BadUsage for other types."""
     if isinstance(items, (str, bytes, Mapping)) or not hasattr(items, "__iter__"):
         raise BadUsage(
             f"'{name}': log_list takes a list of values, not {type(items).__name__}.", hint="Use log for one value."
@@ -245,31 +240,31 @@ def values(name: str, items: Iterable[Any]) -> Logged:
 
 
 def row(name: str, columns: Mapping[str, Any]) -> Logged:
-    """One row of a table. Raises BadUsage where a column has a list, or there is no column."""
+    """One row of a table. Raises BadUsage without columns, or for a list in a column."""
     for column, value in columns.items():
         if isinstance(value, (list, tuple)):
-            raise BadUsage(f"'{name}': column '{column}' of a row holds one value, not a list.", hint="Use log_table.")
+            raise BadUsage(f"'{name}': column '{column}' takes one value, not a list.", hint="Use log_table.")
     return table(name, columns)
 
 
 def table(name: str, columns: Mapping[str, Any]) -> Logged:
-    """A table by columns; one value stands for a column of one row. Raises BadUsage where the columns differ in
-    length."""
+    """A table as a dictionary of columns. A single value is a column of one row. Raises BadUsage if the columns differ
+    in length."""
     if not columns or not hasattr(columns, "items"):
         raise BadUsage(
             f"'{name}': log_table takes a dictionary of columns.",
-            hint="For example log_table('losses', {'epoch': [1, 2], 'loss': [0.5, 0.4]})",
+            hint="For example: log_table('losses', {'epoch': [1, 2], 'loss': [0.5, 0.4]})",
         )
     whole: dict[str, Sequence[Value]] = {}
     for column, content in columns.items():
         if not isinstance(content, (str, bytes)) and hasattr(content, "tolist") and getattr(content, "ndim", 0) == 1:
-            content = content.tolist()  # an array of numpy, a series of pandas, a tensor
+            content = content.tolist()  # numpy arrays, pandas series, tensors
         items = content if isinstance(content, (list, tuple, range)) else [content]
         whole[str(column)] = [_value(f"{name}/{column}", item) for item in items]
     lengths = {column: len(content) for column, content in whole.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"'{column}' has {length}" for column, length in lengths.items())
-        raise BadUsage(f"'{name}': the columns of a table are of one length, but {told}.")
+        raise BadUsage(f"'{name}': the columns of a table must have the same length, but {told}.")
     count = next(iter(lengths.values()))
     return Logged(
         _name(name),
@@ -279,7 +274,7 @@ def table(name: str, columns: Mapping[str, Any]) -> Logged:
 
 
 def image(name: str, file: str) -> Logged:
-    """An image that lies among the run's files as *file*."""
+    """An image in the run's *file*."""
     return Logged(_name(name), LoggedKind.image, [LoggedRow({_name(name): file})])
 
 
@@ -294,8 +289,8 @@ def _value(name: str, value: Any) -> Value:
         return value
     if not isinstance(value, (int, float)) and callable(getattr(value, "item", None)):
         try:
-            value = value.item()  # a scalar of numpy, a tensor with one element
-        except (TypeError, ValueError, RuntimeError):  # an array of several
+            value = value.item()  # numpy scalars, tensors with one element
+        except (TypeError, ValueError, RuntimeError):  # arrays with several elements
             pass
     if isinstance(value, (bool, str)):
         return value
@@ -306,20 +301,20 @@ def _value(name: str, value: Any) -> Value:
             return float(value)
     except OverflowError as err:
         raise BadUsage(
-            f"'{name}': {type(value).__name__} is too large to be logged.", hint="Numbers go up to 1.8e308."
+            f"'{name}': {type(value).__name__} is too large to log.", hint="The largest number is 1.8e308."
         ) from err
-    log.warning("'%s': a value of type %s is logged as text.", name, type(value).__name__)
+    log.warning("'%s': logging a value of type %s as text.", name, type(value).__name__)
     return repr(value)
 
 
-# Files of a run; stopping, tagging and deleting runs
+# Files of a run; canceling, tagging and deleting runs.
 
 
 def store_files(store: BlobStore, files: Mapping[str, Path]) -> None:
-    """Store *files* by the names that they get, replacing what has these names.
+    """Store *files* under their names, and replace existing ones.
 
-    Raises BadUsage for one that is not there before any is stored; once all were tried, the first error, naming how
-    many failed.
+    Raises BadUsage for a missing file before storing any. After trying all, raises the first error with the number of
+    failures.
     """
     requests = []
     for name, path in files.items():
@@ -336,15 +331,15 @@ def store_files(store: BlobStore, files: Mapping[str, Path]) -> None:
 
 
 CHILDREN = {"sweep": "trial", "pipeline": "step", "trial": "nested run", "step": "nested run", "": "nested run"}
-"""What the children of a run are called, by what it is itself."""
+"""Noun for the children of a run, by the kind of the run."""
 
 
 @dataclass(frozen=True)
 class CancelOutcome:
-    """Whether the run was asked to stop; where not, it had ended with `status` before.
+    """Whether the run was asked to stop. If not, it had already ended with `status`.
 
-    `kind` is what the run is among many: `sweep` or `pipeline`, whose children stop with it, or `trial` or `step` of
-    its `parent`; empty for a run by itself.
+    `kind` is `sweep` or `pipeline`, whose children stop with it, `trial` or `step` of its `parent`, or empty for a
+    single run.
     """
 
     id: str
@@ -355,7 +350,7 @@ class CancelOutcome:
 
 
 def cancel_runs(workspace: Workspace, runs: Sequence[Run]) -> list[CancelOutcome]:
-    """Ask every one of *runs* to stop. Raises DiskFailed where one cannot be asked."""
+    """Request that *runs* stop. Raises DiskFailed if a request fails."""
     asked = [(run, workspace.cancel(run.id)) for run in {run.id: run for run in runs}.values()]
     return [
         CancelOutcome(run.id, was_asked, workspace.run(run.id).status.value, kind_of(run), run.parent)
@@ -364,22 +359,21 @@ def cancel_runs(workspace: Workspace, runs: Sequence[Run]) -> list[CancelOutcome
 
 
 def kind_of(run: Run) -> str:
-    """`sweep`, `pipeline`, `trial`, `step`; empty for a run by itself."""
+    """`sweep`, `pipeline`, `trial` or `step`, or empty for a single run."""
     if MANY in run.tags:
         return "pipeline" if run.tags[MANY] == "pipeline" else "sweep"
     return "step" if STEP in run.tags else "trial" if HYPERPARAMETERS in run.tags and run.parent else ""
 
 
 def check_tags(tags: Mapping[str, str]) -> None:
-    """Raises BadUsage where there are none."""
+    """Raise BadUsage if *tags* is empty."""
     if not tags:
         raise BadUsage("No tag was given.", hint="A tag is KEY=VALUE, for example: himl runs tag RUN team=blue")
 
 
 @contextmanager
 def tags_explained() -> Iterator[None]:
-    """Within it, the error about an unknown run says how a tag is written: what was taken for a run may have been meant
-    as one."""
+    """Context that adds the syntax of a tag to the error for an unknown run, which may be a mistyped tag."""
     try:
         yield
     except RunNotFound as err:
@@ -388,9 +382,10 @@ def tags_explained() -> Iterator[None]:
 
 
 def footprints_of(workspace: Workspace, runs: Sequence[Run], *, outputs: bool) -> list[RunFootprint]:
-    """What goes with each of *runs* when it is deleted, with *outputs* also the data that runs on Azure ML registered.
+    """Files and records that are deleted with each of *runs*. *outputs* includes the data that runs on Azure ML
+    registered.
 
-    Raises BadUsage while one of them, or one below it, is at work, NotAllowed where their files may not be listed.
+    Raises BadUsage if one of them, or a child run, has not ended, NotAllowed if their files may not be listed.
     """
     _check_ended(runs)
     found = []
@@ -408,21 +403,21 @@ def _check_ended(runs: Iterable[Run]) -> None:
     for run in runs:
         if not run.status.is_final:
             raise BadUsage(
-                f"Run '{run.id}' is {run.status.value.lower()}; nothing was deleted.",
+                f"Run '{run.id}' is {run.status.value.lower()}. Nothing was deleted.",
                 hint=f"Stop it first: himl runs cancel {run.id}",
             )
 
 
 def children_text(footprint: RunFootprint) -> str:
-    """How many children go with the run, in words (`4 trials`); empty where it has none."""
+    """Number of child runs that are deleted with the run (`4 trials`). Empty without children."""
     count = sum(1 for each in footprint.below if each.parent == footprint.run.id)
     return f"{count} {CHILDREN[kind_of(footprint.run)]}{'s' * (count != 1)}" if count else ""
 
 
 def delete_runs(workspace: Workspace, footprints: Sequence[RunFootprint], notify: Notify = ignore) -> list[str]:
-    """Delete every one of them; one that went already, as a child goes with its parent, is passed over.
+    """Delete runs, and skip those that have been deleted with their parent.
 
-    Gives the ids of those that are only archived, since their service deletes none of them. Raises Interrupted.
+    Return the ids of runs that were archived instead, because their service cannot delete runs. Raises Interrupted.
     """
     archived = []
     for each in footprints:
@@ -434,7 +429,7 @@ def delete_runs(workspace: Workspace, footprints: Sequence[RunFootprint], notify
                 try:
                     is_gone = home.erase(each, notify=notify)
                 except KeyboardInterrupt as err:
-                    text = f"Stopped: some files of run '{each.run.id}' may be gone, and the run is still there."
-                    raise Interrupted(text, hint=f"To go on: himl runs delete {each.run.id}") from err
+                    text = f"Stopped. Some files of run '{each.run.id}' may be deleted, but the run still exists."
+                    raise Interrupted(text, hint=f"To continue: himl runs delete {each.run.id}") from err
                 archived += [] if is_gone else [each.run.id]
     return archived

@@ -1,1 +1,1 @@
-"""Moving files between a store and this machine: planned in pages, checked by MD5, resumed, never half-written."""
+"""Transfer files between a store and this machine, with paged plans, MD5 checks, resumption and atomic writes."""

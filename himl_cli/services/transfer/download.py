@@ -1,4 +1,4 @@
-"""Bringing files down: bytes land beside their place, are checked, and only then get their name."""
+"""Download files. Bytes go to a partial file, which gets its final name after its check."""
 
 from __future__ import annotations
 
@@ -33,16 +33,19 @@ from himl_cli.workspaces.base import BlobStore
 ATTEMPTS = 3
 SERVICE_LOGS = ("user_logs/", "system_logs/", "azureml-logs/", "logs/azureml/")
 
-SMALL = 4 << 20  # up to here a file is digested as it passes by, and begun anew rather than resumed
-LARGE = 32 << 20  # above, it comes in pieces, several at once where the store can
-# The shortest, at both ends: the digest begins early, and has little left to do when the last byte came
+# Up to this size, a file is digested while it arrives, and restarted instead of resumed.
+SMALL = 4 << 20
+# Above this size, a file comes in pieces, several at once if the store allows it.
+LARGE = 32 << 20
+# The shortest pieces come first and last. The digest begins early, and little is left to digest after the last byte.
 PIECE = 2 << 20
-LONGEST_PIECE = 8 << 20  # between them fewer requests, each of which costs the service time
-GROWTH = 16  # a piece is at most this part of what lies before it,
-DECLINE = 32  # and this part of what is still to come
+# In between, longer pieces need fewer requests, each of which costs the service time.
+LONGEST_PIECE = 8 << 20
+# A piece is at most this fraction of the bytes before it, and of the bytes after it.
+GROWTH = 16
+DECLINE = 32
 MOST_PIECES = 1 << 14
-# Bytes of a range that is checked by itself, where no MD5 of the whole is known; they wait in memory, of each request
-# under way
+# Size of a range with its own check, if the MD5 of the file is unknown. Each active request holds one in memory.
 CHECKED = 1 << 20
 
 
@@ -55,16 +58,14 @@ def download_runs(
     flat: bool = False,
     notify: Notify = ignore,
 ) -> TransferResult:
-    """Bring the files of *runs* to `request.folder/<run id>`, with *flat* to the folder itself; *files_of* gives a
-    run's store (of the output *output_key* where that is given).
+    """Download the files of *runs* to `request.folder/<run id>`, or to the folder itself if *flat*. *files_of* returns
+    the store of a run, or of its output *output_key*.
 
-    On a node with several ranks only rank 0 does it. A run without matching files is named, and the others go on;
-    raises NotFound when no run has any, BadUsage for *flat* with several runs, and what `download` raises.
+    On a node with several ranks, only rank 0 downloads. A run without matching files is reported, and the others
+    continue. Raises NotFound if no run has any, BadUsage for *flat* with several runs, and what `download` raises.
     """
     if flat and len(runs) > 1:
-        raise BadUsage(
-            f"--flat takes one run, and {len(runs)} are selected.", hint="Leave out --flat, or select one run."
-        )
+        raise BadUsage(f"--flat takes one run, but {len(runs)} are selected.", hint="Omit --flat, or select one run.")
     logs = SERVICE_LOGS if output_key is None else ()
 
     def download_each() -> TransferResult:
@@ -89,7 +90,7 @@ def download_runs(
 
 
 def download_blobs(store: BlobStore, request: DownloadRequest, *, notify: Notify = ignore) -> TransferResult:
-    """As `download`, and on a node with several ranks only by rank 0."""
+    """Download as with `download`. On a node with several ranks, only rank 0 downloads."""
     key = repr(("download", store.origin, request))
     return rank_zero_only(request.folder, key, lambda: download(store, request, notify), notify=notify)
 
@@ -97,21 +98,21 @@ def download_blobs(store: BlobStore, request: DownloadRequest, *, notify: Notify
 def download(
     store: BlobStore, request: DownloadRequest, notify: Notify = ignore, *, blobs: Iterable[BlobInfo] | None = None
 ) -> TransferResult:
-    """Bring the blobs that *request* means to its folder; what went wrong with single files is in the result. With
-    *blobs*, those instead, as they were when they were listed: their bytes come only while their ETags are still those.
+    """Download the blobs that *request* selects. The result contains the failures of single files. *blobs* replaces
+    the selection, with ETags from a listing. A blob whose ETag has changed since then is not downloaded.
 
-    Raises NotFound when nothing matches, BadUsage when the folder is a file, DiskFailed when the folder cannot be
-    written or the disk is full, NotAllowed when file after file is refused. However it ends, no file has its final name
-    before it is complete and checked, and a later call goes on from what is there.
+    Raises NotFound if nothing matches, BadUsage if the folder is a file, DiskFailed if the folder cannot be written or
+    the disk is full, NotAllowed if file after file is refused. In each case, a file gets its final name only when it
+    is complete and checked, and a later call resumes the rest.
     """
     stats = TransferStats()
     if request.folder.is_file():
         raise BadUsage(
             f"'{request.folder}' is a file, not a folder to write to.",
-            hint="Name a folder; it is made where there is none.",
+            hint="Give the path of a folder. himl creates it if necessary.",
         )
     chosen = request.filters.select(store) if blobs is None else iter(sorted(blobs, key=lambda blob: blob.name))
-    first = next(chosen, None)  # before anything is made here
+    first = next(chosen, None)  # before himl creates a folder
     if first is None:
         return stats.result()
     folder = TargetFolder(request.folder)
@@ -125,14 +126,14 @@ def download(
 
 
 class _Download:
-    """One call of `download`, and the sink that its bytes come to."""
+    """One call of `download`, and the sink of its bytes."""
 
     def __init__(self, plan: DownloadPlan, digests: DigestThread | None, notify: Notify) -> None:
         self._plan = plan
         self._digests = digests
         self._notify = notify
         self._active: dict[str, PartialFile] = {}
-        self._complete: list[PartialFile] = []  # nothing more of these will come
+        self._complete: list[PartialFile] = []  # all their bytes have arrived
         self._again: deque[PlannedFile] = deque()
 
     def run(self, planned: Iterator[PlannedFile]) -> None:
@@ -164,7 +165,7 @@ class _Download:
             self._active[one.blob.name] = file
             self._check_end(file)
             for number, request in enumerate(file.requests):
-                if file.error is not None:  # what is left of it is not asked for
+                if file.error is not None:  # skip the remaining requests
                     file.outstanding -= len(file.requests) - number
                     self._check_end(file)
                     break
@@ -216,12 +217,12 @@ class _Download:
                 del self._active[file.planned.blob.name]
 
     def _check_and_land(self, file: PartialFile) -> None:
-        """Sets `file.error` where its bytes are not those of the blob. Raises OSError."""
+        """Set `file.error` if its bytes differ from those of the blob. Raises OSError."""
         planned, stats, md5 = file.planned, self._plan.stats, file.md5()
         blob = planned.blob
         expected = None if md5 is None else file.service_md5 or blob.md5 or self._plan.store.md5(blob)
         if expected is not None and expected != md5:
-            file.error = IntegrityFailed(f"'{blob.name}' does not match its MD5 after {ATTEMPTS} tries.")
+            file.error = IntegrityFailed(f"'{blob.name}' does not match its MD5 after {ATTEMPTS} attempts.")
             return
         if not planned.may_replace and os.path.lexists(planned.path):
             is_same = md5 is not None and os.path.isfile(planned.path) and md5_of(planned.path) == md5
@@ -241,7 +242,7 @@ class _Download:
         self._notify(Finished(blob.name))
 
     def _give_up(self, file: PartialFile) -> None:
-        """Try the file again from its beginning where that may help; else it failed."""
+        """Restart the file if that may help. Otherwise, record its failure."""
         planned, name, fail = file.planned, file.planned.blob.name, self._plan.stats.fail
         error = file.error or ServiceFailed(f"'{name}' did not arrive.")
         del self._active[name]
@@ -254,11 +255,11 @@ class _Download:
         if isinstance(error, BlobChanged):
             blob = self._plan.store.stat(name)
             error = ServiceFailed(
-                f"'{name}' changed each of the {ATTEMPTS} times it was read.",
-                hint="Run the command again when nothing writes to it.",
+                f"'{name}' changed during each of {ATTEMPTS} downloads.",
+                hint="Run the command again when nothing writes to the file.",
             )
         if blob is None:
-            fail(name, NotFound(f"'{name}' was removed while it was fetched."))
+            fail(name, NotFound(f"'{name}' was deleted during the download."))
         elif planned.attempts + 1 < ATTEMPTS:
             self._again.append(replace(planned, blob=blob, attempts=planned.attempts + 1))
         else:
@@ -266,7 +267,7 @@ class _Download:
 
 
 def _disk_error(err: OSError, planned: PlannedFile) -> DiskFailed:
-    """*err* for this file alone. Raises DiskFull when no other file would fit either."""
+    """Convert *err* for this file. Raises DiskFull if no other file would fit either."""
     error = disk_error(err, f"Cannot write '{planned.path}'")
     if isinstance(error, DiskFull):
         raise error from err
@@ -274,10 +275,9 @@ def _disk_error(err: OSError, planned: PlannedFile) -> DiskFailed:
 
 
 class PartialFile:
-    """One file on its way in: it is written beside its final place, at the offsets that the bytes belong to. OSErrors
-    come out as they are.
+    """A file in transfer, written beside its final path, with each byte at its offset. Raises OSError.
 
-    `received` counts bytes, without those of an earlier transfer; `outstanding` the requests that have not ended.
+    `received` counts bytes, without those of an earlier transfer. `outstanding` counts unfinished requests.
     """
 
     def __init__(self, planned: PlannedFile, source: str, state: TransferState, digests: DigestThread | None) -> None:
@@ -291,7 +291,7 @@ class PartialFile:
         self._identity = f"{source}\n{blob.etag}\n{blob.size}"
         self._digests = digests
         self._descriptor = -1
-        self._positions: dict[int, int] = {}  # by the beginnings of requests: up to where their bytes came
+        self._positions: dict[int, int] = {}  # end of the received bytes, by start of the request
         self._is_resumable = blob.size > SMALL
         self._comes_in_pieces = blob.size > LARGE
         self._small_md5 = None if digests is None or self._is_resumable else hashlib.md5(usedforsecurity=False)
@@ -304,10 +304,10 @@ class PartialFile:
             self._follow()
 
     def _resumed(self) -> list[tuple[int, int]]:
-        """What an earlier transfer left of exactly this blob; else the partial file is begun anew."""
+        """Ranges of this exact blob from an earlier transfer. If there are none, restart the partial file."""
         if os.path.lexists(self._part):
             status = os.lstat(self._part)
-            is_file = stat.S_ISREG(status.st_mode)  # else a link that somebody put there
+            is_file = stat.S_ISREG(status.st_mode)  # a user may have replaced it with a link
             ranges = self._state.ranges(self.planned.target, self._identity) if self.planned.blob.etag else []
             if ranges and is_file and status.st_size <= self.planned.blob.size:
                 if not self._comes_in_pieces:
@@ -318,8 +318,8 @@ class PartialFile:
         return []
 
     def _missing(self) -> Iterator[tuple[int, int]]:
-        """What lies in none of the ranges that are done, which are in order. A large file comes in short pieces, longer
-        ones and short ones again, some `MOST_PIECES` at most."""
+        """Yield the ranges that are missing from the sorted complete ranges. A large file starts and ends with short
+        pieces and has longer ones between, at most about `MOST_PIECES`."""
         size, start = self.planned.blob.size, 0
         least = PIECE * max(1, -(-size // (PIECE * MOST_PIECES))) if self._comes_in_pieces else size
         for gap_end, next_start in [*self._done, (size, size)]:
@@ -346,7 +346,7 @@ class PartialFile:
     def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
         position, end = self._positions.get(request.offset, request.offset), offset + len(data)
         if offset != position or end > request.offset + request.length:
-            self.error = IntegrityFailed(f"'{request.blob.name}' came with other bytes than were asked for.")
+            self.error = IntegrityFailed(f"'{request.blob.name}' arrived with bytes that were not requested.")
             return
         if self._descriptor < 0:
             self._open()
@@ -361,11 +361,11 @@ class PartialFile:
             self._digest.written(request.offset, end)
 
     def finish(self, request: FetchRequest, md5: bytes | None) -> None:
-        """*request* is complete, as the store says; `error` is set when it is not."""
+        """Record the end of *request*. Set `error` if bytes are missing."""
         self.outstanding -= 1
         stop = request.offset + request.length
         if self._positions.get(request.offset, request.offset) != stop:
-            self.error = self.error or IntegrityFailed(f"'{request.blob.name}' came without its end.")
+            self.error = self.error or IntegrityFailed(f"'{request.blob.name}' arrived without its end.")
             return
         self.service_md5 = md5 or self.service_md5
         if self._comes_in_pieces and self.error is None:
@@ -376,7 +376,7 @@ class PartialFile:
         return self._digest is None or self._digest.is_ready
 
     def md5(self) -> bytes | None:
-        """MD5 of what arrived (None when it is not computed); waits for the thread."""
+        """Wait for the thread and return the MD5 of the received bytes. None if it is not computed."""
         if self._digest is not None:
             return self._digest.result()
         return None if self._small_md5 is None else self._small_md5.digest()
@@ -390,7 +390,7 @@ class PartialFile:
             self._state.forget_part(self.planned.target)
 
     def suspend(self) -> None:
-        """Stop here: a large file can be resumed from what there is."""
+        """Close the file, and keep a large file for a later resumption."""
         if not self._is_resumable or not self._state.is_kept:
             self.discard()
             return
@@ -407,7 +407,7 @@ class PartialFile:
             self._state.forget_part(self.planned.target)
 
     def _close(self) -> None:
-        """From here on the file can be renamed and removed."""
+        """Close the file, so that it can be renamed or removed."""
         if self._digest is not None:
             self._digest.cancel()
         descriptor, self._descriptor = self._descriptor, -1

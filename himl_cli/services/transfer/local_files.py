@@ -1,7 +1,6 @@
-"""Files on this machine: what they can be called, errors and writing, and MD5s of complete files and of those that
-arrive in any order.
+"""Local files: valid names, errors, writes, and the MD5 of complete files and of files that arrive out of order.
 
-Names from a store are untrusted: one may lead out of the target folder, or be none that this file system can hold.
+Names from a store are untrusted. A name may lead out of the target folder, or be invalid in this file system.
 """
 
 from __future__ import annotations
@@ -24,35 +23,35 @@ OPEN_FLAGS = (
     os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 )
 LONGEST = 255  # bytes of a part of a name
-DEEPEST = 500  # folders, one in another: Azure allows 254, Python makes some 900
-# Names that need no closer look but on Windows
+DEEPEST = 500  # nested folders. Azure allows 254, Python creates about 900.
+# Names that need further checks on Windows only.
 PLAIN = re.compile(r"(?:[\w-][\w.=+-]{0,254}/)*[\w-][\w.=+-]{0,254}", re.ASCII)
 DRIVE = re.compile(r"[A-Za-z]:")
 WINDOWS_DEVICES = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[1-9¹²³]", re.IGNORECASE)
 
 
 class UnsafeName(ValueError):
-    """The name cannot be a file below the target folder; the text says why, for the end of a sentence."""
+    """A name that cannot be a file below the target folder. The text is the reason, without a capital or a period."""
 
 
 def safe_relative(name: str, *, windows: bool = sys.platform == "win32") -> tuple[str, ...]:
-    """The folders and the file name of *name* below the target folder, spelt as they are.
+    """Split *name* into folders and a file name below the target folder, with unchanged spelling.
 
-    Raises UnsafeName for what could land elsewhere (absolute, `..`, drives, backslashes that some system follows), for
-    what the file system cannot hold (control characters, parts over 255 bytes, too many folders, on Windows its
-    reserved names), and for names that himl keeps for its own files.
+    Raises UnsafeName for a name that could lead elsewhere (absolute, `..`, drives, backslashes that some system
+    interprets), that the file system cannot store (control characters, parts over 255 bytes, too many folders,
+    reserved names on Windows), or that himl reserves for its own files.
     """
     if not name:
         raise UnsafeName("it is empty")
     parts = tuple(name.split("/"))
     if len(parts) - 1 > DEEPEST:
-        raise UnsafeName(f"it lies in more than {DEEPEST} folders")
+        raise UnsafeName(f"it is nested in more than {DEEPEST} folders")
     if not windows and PLAIN.fullmatch(name):
         return parts
     for part in parts:
         _check_part(part, windows)
     if DRIVE.fullmatch(parts[0]):
-        raise UnsafeName("it names a drive")
+        raise UnsafeName("it starts with a drive")
     return parts
 
 
@@ -62,14 +61,14 @@ def _check_part(part: str, windows: bool) -> None:
     except UnicodeEncodeError:
         raise UnsafeName("it is not valid Unicode") from None
     reasons = {
-        "it is absolute, or has an empty folder name in it": part == "",
-        "it has '.' or '..' in it": any(piece in (".", "..") for piece in part.split("\\")),
+        "it is absolute, or contains an empty folder name": part == "",
+        "it contains '.' or '..'": any(piece in (".", "..") for piece in part.split("\\")),
         "it is an absolute path on Windows": part.startswith("\\") or ("\\" in part and DRIVE.match(part)),
-        "himl keeps this name for its own files": is_bookkeeping(part),
-        "it has control characters in it": any(unicodedata.category(sign) == "Cc" for sign in part),
+        "himl reserves this name for its own files": is_bookkeeping(part),
+        "it contains control characters": any(unicodedata.category(sign) == "Cc" for sign in part),
         f"a part of it is longer than {LONGEST} bytes": size > LONGEST,
-        "it has signs in it that Windows does not allow": windows and set('<>:"|?*\\') & set(part),
-        "a part of it ends in a dot or a space, which Windows drops": windows and part.endswith((".", " ")),
+        "it contains characters that Windows does not allow": windows and set('<>:"|?*\\') & set(part),
+        "a part of it ends in a dot or a space, which Windows removes": windows and part.endswith((".", " ")),
         "it is the name of a device on Windows": windows and WINDOWS_DEVICES.fullmatch(part.split(".")[0].rstrip(" ")),
     }
     for reason, holds in reasons.items():
@@ -78,8 +77,7 @@ def _check_part(part: str, windows: bool) -> None:
 
 
 def part_name(base: str, mark: str) -> str:
-    """The temporary name beside the file called *base*, no longer than a file system allows. Who has another *mark*
-    writes to another file."""
+    """Temporary name beside the file *base*, within the file system's limit. Each *mark* gives another name."""
     end = f".{mark}{PART_SUFFIX}"
     plain = f".{base}{end}"
     if len(plain.encode("utf-8", "surrogateescape")) <= LONGEST:
@@ -91,34 +89,33 @@ def part_name(base: str, mark: str) -> str:
 
 
 def folded(target: str) -> str:
-    """One spelling for all names that a file system which folds case and Unicode forms takes for the same."""
+    """One spelling for all names that a file system which ignores case and Unicode forms treats as equal."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", target).casefold())
 
 
 def short_hash(text: str) -> str:
-    """A name for *text* that every file system takes."""
+    """Name for *text* that is valid in every file system."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 class DiskFull(DiskFailed):
-    """No room is left: the whole transfer stops, for no other file would fit."""
+    """The disk is full. The whole transfer stops, because no other file would fit."""
 
     code = "disk_full"
 
 
 def disk_error(err: OSError, what: str) -> DiskFailed:
-    """*err* as ours; *what* is the sentence's beginning, such as `Cannot write 'x'`."""
+    """Convert *err*. *what* is the beginning of the sentence, such as `Cannot write 'x'`."""
     if err.errno in FULL_DISK:
         return DiskFull(
             f"{what}: no space left on the disk.",
-            hint="Free some space and run the command again: what is complete is kept.",
+            hint="Free some space and run the command again. himl skips complete files.",
         )
     return DiskFailed(f"{what}: {err.strerror or err}.", hint="Check the path and its permissions.")
 
 
 def open_new(path: str) -> int:
-    """A descriptor for writing a new file at *path*; what has that name, also a link, is removed first. Raises
-    OSError."""
+    """Open a new file at *path* for writing, after removing a file or link with that name. Raises OSError."""
     try:
         return os.open(path, OPEN_FLAGS | os.O_EXCL, 0o666)
     except FileExistsError:
@@ -138,7 +135,7 @@ def md5_of(path: str | Path) -> bytes:
         piece = source.read(SMALL_READ)
         digest.update(piece)
         if len(piece) == SMALL_READ:
-            # One buffer for all: memory that is new each time costs as much as reading into it
+            # Use one buffer. Allocating memory each time costs as much as reading into it.
             buffer = memoryview(bytearray(CHUNK))
             while length := source.readinto(buffer):
                 digest.update(buffer[:length])
@@ -146,11 +143,9 @@ def md5_of(path: str | Path) -> bytes:
 
 
 class FileDigest:
-    """The MD5 of one file that is being written. It is read back from the file, so what is checked is what lies
-    there.
+    """MD5 of a file that is being written. It is read back from the file, so that it covers what is on the disk.
 
-    `is_ready` is set once, by one thread at a time. Ctrl-C that strikes within that holds up nobody, unlike within an
-    `Event`.
+    One thread at a time sets `is_ready`, once. Unlike with `Event`, a Ctrl-C at that moment blocks no one.
     """
 
     def __init__(self, path: str, size: int, queue: SimpleQueue[FileDigest | None]) -> None:
@@ -160,17 +155,17 @@ class FileDigest:
         self.is_ready = False
         self._is_cancelled = False
         self._queue = queue
-        self._front = 0  # where the last part begins that is there without a gap before it
+        self._front = 0  # start of the last part that has no gap before it
         self._ends: dict[int, int] = {}
         self._is_queued = False
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._error: OSError | None = None
         self._reading = threading.Lock()
-        self._unready = threading.Lock()  # until it is ready
+        self._unready = threading.Lock()  # held until the MD5 is ready
         self._unready.acquire()
 
     def written(self, start: int, stop: int) -> None:
-        """The file holds its bytes from *start*, where one of its parts begins, to *stop*."""
+        """Record the bytes from *start*, where one of the parts begins, to *stop* as written."""
         if stop > start:
             self._ends[start] = stop
         there = self._available()
@@ -179,8 +174,8 @@ class FileDigest:
             self._queue.put(self)
 
     def _available(self) -> int:
-        """Up to where the file is there without a gap. Goes on from where it was the last time, so that many parts cost
-        no more than few."""
+        """End of the bytes without a gap. The search continues from its last position, so that many parts cost no more
+        than few."""
         front = self._front
         stop = self._ends.get(front, front)
         while stop in self._ends:
@@ -189,7 +184,7 @@ class FileDigest:
         return stop
 
     def result(self) -> bytes:
-        """The MD5 once it is ready. Raises OSError when the file could not be read."""
+        """Wait for the MD5. Raises OSError if the file could not be read."""
         with self._unready:
             pass
         if self._error is not None:
@@ -197,7 +192,7 @@ class FileDigest:
         return self._md5.digest()
 
     def cancel(self) -> None:
-        """The file may go: once this returns, the thread does not have it open."""
+        """Stop, so that the file can be removed. The thread has closed it when this returns."""
         self._is_cancelled = True
         with self._reading:
             self._set_ready()
@@ -208,7 +203,7 @@ class FileDigest:
             self._unready.release()
 
     def catch_up(self, buffer: memoryview) -> None:
-        """Digest what is there, by way of *buffer*; called on the thread."""
+        """Digest the available bytes through *buffer*, in the thread."""
         self._is_queued = False
         with self._reading:
             if self.is_ready:
@@ -219,7 +214,7 @@ class FileDigest:
                     while not self._is_cancelled and self.position < (stop := self._available()):
                         length = source.readinto(buffer[: stop - self.position])
                         if not length:
-                            raise OSError(f"'{self.path}' is shorter than what was written to it")
+                            raise OSError(f"'{self.path}' is shorter than the data written to it")
                         self._md5.update(buffer[:length])
                         self.position += length
             except OSError as err:
@@ -235,7 +230,7 @@ class DigestThread:
         self._last: set[FileDigest] = set()
 
     def close(self) -> None:
-        """Cancel what is not ready."""
+        """Cancel unfinished digests."""
         for digest in self._last:
             digest.cancel()
         if self._thread is not None:
@@ -245,7 +240,7 @@ class DigestThread:
     def follow(self, path: str, size: int) -> FileDigest:
         if self._thread is None:
             thread = threading.Thread(target=self._work, name="md5", daemon=True)
-            thread.start()  # Ctrl-C may strike here: only a thread that runs is waited for
+            thread.start()  # after a Ctrl-C here, no one must wait for a thread that did not start
             self._thread = thread
         digest = FileDigest(path, size, self._queue)
         self._last = {known for known in self._last if not known.is_ready} | {digest}

@@ -1,4 +1,4 @@
-"""What a transfer is asked for, which files have to move for it and where they go, and what it came to."""
+"""Plan of a transfer: its request, the files to move and their paths, and its result."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ from himl_cli.workspaces.base import BlobStore
 WORKERS = 32
 PAGE = 1000
 JUNCTION = 0xA0000003  # Windows' IO_REPARSE_TAG_MOUNT_POINT
-# So many files that were refused in the same words, and none that went through, settle that the rest would be refused
-# too.
+# If this number of files is refused with the same message and none succeeds, himl assumes that all will be refused.
 REFUSALS = 64
 SHOWN = 6
 
 
 @dataclass(frozen=True)
 class Filters:
-    """*prefix* is a string prefix, or the name of one file (then only it, and what lies in a folder of that name, is
-    meant).
+    """Selection of files. *prefix* is a string prefix, or the name of one file, which then selects only this file and
+    the content of a folder with that name.
 
-    Globs: `*` and `?` stay within a folder, `**` in place of a folder stands for any number of them, `[a-c]` is a set;
-    a glob matches the end of a name from a folder's start on (`*.ckpt`, `checkpoints/*`), a leading `/` ties it to the
-    whole name. With *include*, one of them has to match; whatever matches one of *exclude* is left out.
+    In a glob, `*` and `?` match within a folder, `**` matches any number of folders, `[a-c]` is a set. A glob matches
+    the end of a name from the start of a folder (`*.ckpt`, `checkpoints/*`). With a leading `/`, it matches the whole
+    name. If *include* is set, one of its globs must match. A match of *exclude* omits the file.
     """
 
     prefix: str = ""
@@ -50,13 +49,13 @@ class Filters:
         return Globs(self.include), Globs(self.exclude)
 
     def admit(self, name: str) -> bool:
-        """Whether the globs let *name* through. Raises BadUsage for a glob that cannot be read."""
+        """Whether the globs accept *name*. Raises BadUsage for an invalid glob."""
         include, exclude = self._globs
         return (not self.include or include.matches(name)) and not (self.exclude and exclude.matches(name))
 
     def select(self, store: BlobStore) -> Iterator[BlobInfo]:
-        """The blobs that are meant, sorted by name, fetched as they are consumed. Raises NotFound when there are none
-        although something was asked for."""
+        """Yield the selected blobs, sorted by name, and fetch them as they are consumed. Raises NotFound if a selection
+        matches nothing."""
         any_found = any_admitted = False
         folder = None
         for page in store.list(self.prefix):
@@ -70,10 +69,10 @@ class Filters:
                     any_admitted = True
                     yield blob
         if any_found and not any_admitted:
-            below = f" below '{self.prefix}'" if self.prefix else ""
+            below = f" with prefix '{self.prefix}'" if self.prefix else ""
             raise NotFound(
-                f"No file{below} in {store.label} passes --include and --exclude.",
-                hint="Quote globs; '*' stays within a folder, '**' crosses folders.",
+                f"No file{below} in {store.label} matches --include and --exclude.",
+                hint="Quote globs. '*' matches within a folder, '**' across folders.",
             )
         if self.prefix and not any_found:
             raise NotFound(
@@ -82,13 +81,13 @@ class Filters:
 
 
 def literal(name: str) -> str:
-    """The glob that means the one file called *name*, whatever characters that has."""
+    """Glob that matches only the file *name*, with any characters."""
     return "/" + "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
 
 
 def list_files(store: BlobStore, filters: Filters, *, run: str = "") -> Iterator[dict[str, Any]]:
-    """The files of *store* that *filters* mean, sorted by name, as lists show them. Raises NotFound when nothing
-    matches."""
+    """Yield the files of *store* that *filters* select, sorted by name, as records for lists. Raises NotFound if
+    nothing matches."""
     for blob in filters.select(store):
         yield {"name": blob.name, "size": blob.size, "modified": blob.modified, "md5": blob.md5, "run": run}
 
@@ -98,21 +97,21 @@ def _existing_names(store: BlobStore, prefix: str) -> str:
 
     names = [*islice((blob.name for page in store.list() for blob in page), 10_000)]
     if not names:
-        return "It holds no files at all."
+        return "It contains no files."
     tops = [*dict.fromkeys(re.sub("/.*", "/", name, flags=re.DOTALL) for name in names)]
     folders = dict.fromkeys(name.rpartition("/")[0] or name for name in names)
     near = get_close_matches(prefix.rstrip("/"), [*folders, *tops], n=1)
     suggestion = f"Did you mean '{near[0]}'? " if near else ""
-    return f"{suggestion}There is: {', '.join(tops[:SHOWN])}{', ...' if len(tops) > SHOWN else ''}"
+    return f"{suggestion}Available: {', '.join(tops[:SHOWN])}{', ...' if len(tops) > SHOWN else ''}"
 
 
 @dataclass(frozen=True)
 class DownloadRequest:
-    """Files of a store into `folder`, below its subfolder `under`.
+    """Files to download into `folder`, below its subfolder `under`.
 
-    `strip_prefix` drops the folders of the prefix from the names; `overwrite` replaces files here that differ; without
-    `validate` no MD5 is computed, and files here are compared by size. Names that begin with one of `logs` are of logs
-    of a service that never have an MD5: they do not count as unverified.
+    `strip_prefix` removes the folders of the prefix from the names. `overwrite` replaces local files that differ.
+    Without `validate`, no MD5 is computed, and local files are compared by size. Names with a prefix in `logs` are
+    service logs, which never have an MD5 and do not count as unverified.
     """
 
     folder: Path
@@ -125,7 +124,7 @@ class DownloadRequest:
     logs: tuple[str, ...] = ()
 
     def target(self, name: str) -> str:
-        """The name that blob *name* gets below `folder`."""
+        """Name of the blob *name* below `folder`."""
         if self.strip_prefix:
             prefix = self.filters.prefix
             folder = prefix.rstrip("/") + "/"
@@ -135,9 +134,9 @@ class DownloadRequest:
 
 @dataclass(frozen=True)
 class UploadRequest:
-    """The contents of the folder `local` (or that one file) to `prefix`; the prefix of `filters` is not used.
+    """Upload of the folder or file `local` to `prefix`. The prefix of `filters` is not used.
 
-    Without `validate`, files that the store has already are compared by size only.
+    Without `validate`, existing files in the store are compared by size only.
     """
 
     local: Path
@@ -160,14 +159,13 @@ class TransferStats:
         self.failed.append(Failure(name, str(error), error.code, error.hint))
 
     def check_refusals(self) -> None:
-        """Raises NotAllowed once it is settled that nothing is let through. Words that name their file are of that one
-        alone."""
+        """Raise NotAllowed if all files are refused. A message that names its file concerns that file only."""
         first = self.failed[:REFUSALS]
         if self.files or len(first) < REFUSALS:
             return
         if {(one.code, one.message) for one in first} == {(NotAllowed.code, first[0].message)}:
             raise NotAllowed(
-                f"{first[0].message} So it was for the first {len(self.failed)} files; the others were not tried.",
+                f"{first[0].message} The first {len(self.failed)} files failed like this. The others were not tried.",
                 hint=first[0].hint,
             )
 
@@ -186,8 +184,7 @@ class TransferStats:
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """A blob that has to be brought to `path` (`target` below the folder); what is there may be replaced only if so
-    said."""
+    """A blob to download to `path` (`target` below the folder). `may_replace` allows it to replace a file."""
 
     blob: BlobInfo
     target: str
@@ -197,8 +194,7 @@ class PlannedFile:
 
 
 class TargetFolder:
-    """The folder below which all files of a transfer land. Raises BadUsage when it is a file, DiskFailed when it cannot
-    be made."""
+    """Target folder of a transfer. Raises BadUsage if it is a file, DiskFailed if it cannot be created."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -207,15 +203,15 @@ class TargetFolder:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as err:
             raise BadUsage(
-                f"'{folder}' is not a folder, or lies below a file.", hint="Name another folder to write to."
+                f"'{folder}' is not a folder, or is below a file.", hint="Give the path of another folder."
             ) from err
         except OSError as err:
-            raise disk_error(err, f"Cannot make '{folder}'") from err
-        self._there: dict[str, bool] = {}  # by paths of folders that may be there
+            raise disk_error(err, f"Cannot create '{folder}'") from err
+        self._there: dict[str, bool] = {}  # by path, whether the folder exists
         self._last: tuple[tuple[str, ...], str] = ((), self._top)
 
     def folds_names(self) -> bool:
-        """Whether names that differ in case or Unicode form only are one file here."""
+        """Whether names that differ only in case or Unicode form are the same file in this folder."""
         mark = uuid.uuid4().hex
         probe = self.folder / f"{STATE_NAME}-{mark}-\u00c9"
         others = [self.folder / f"{STATE_NAME}-{mark}-{spelling}" for spelling in ("\u00e9", "E\u0301")]
@@ -228,10 +224,10 @@ class TargetFolder:
             probe.unlink(missing_ok=True)
 
     def find(self, target: str) -> tuple[str, os.stat_result | None]:
-        """The path of *target*, a name with `/` separators, and what is there, links not followed; None for nothing.
-        Raises UnsafeName when it may not or cannot be a file here."""
+        """Path of *target*, a name with `/` separators, and the status of the existing file, without following links.
+        None if there is none. Raises UnsafeName if it may not or cannot be a file in this folder."""
         parts = safe_relative(target)
-        if parts[:-1] != self._last[0]:  # mostly, it is the folder of the name before
+        if parts[:-1] != self._last[0]:  # consecutive names are mostly in the same folder
             self._last = parts[:-1], os.path.join(self._top, *parts[:-1])
         folder = self._last[1]
         if folder not in self._there:
@@ -250,37 +246,37 @@ class TargetFolder:
         except FileNotFoundError:
             return path, None
         except OSError as err:
-            raise UnsafeName(f"it cannot be reached here: {err.strerror}") from err
+            raise UnsafeName(f"its path cannot be read: {err.strerror}") from err
 
     def _check_folder(self, folder: str) -> None:
-        """A symlink on the way could lead anywhere: files land only in real folders."""
+        """Check that *folder* is a real folder. A symlink in the path could lead anywhere."""
         try:
             status = os.lstat(folder)
         except FileNotFoundError:
             self._there[folder] = False
             return
         except OSError as err:
-            raise UnsafeName(f"its folder cannot be reached here: {err.strerror}") from err
+            raise UnsafeName(f"its folder cannot be read: {err.strerror}") from err
         shown = os.path.relpath(folder, self.folder)
-        # Windows' other kind of link is a folder to `lstat`
+        # On Windows, a junction is a folder for `lstat`.
         if stat.S_ISLNK(status.st_mode) or getattr(status, "st_reparse_tag", 0) == JUNCTION:
-            raise UnsafeName(f"'{shown}' is a link here, and could lead out of the target folder")
+            raise UnsafeName(f"'{shown}' is a local link, which could lead out of the target folder")
         if not stat.S_ISDIR(status.st_mode):
-            raise UnsafeName(f"'{shown}' is a file here")
+            raise UnsafeName(f"'{shown}' is a local file")
         self._there[folder] = True
 
     def make_folder_of(self, path: str) -> None:
-        """Make the folder that *path*, from `find()`, lies in. Raises OSError."""
+        """Create the parent folder of *path*, which comes from `find()`. Raises OSError."""
         folder = os.path.dirname(path)
         if not self._there.get(folder):
             os.makedirs(folder, exist_ok=True)
-            self._there.clear()  # those above it are there now, too
+            self._there.clear()  # its parents exist now
             self._there[folder] = True
 
 
 class DownloadPlan:
-    """Decides of each blob whether it is skipped, refused, left because it differs, or has to move: a page at a time,
-    so that memory does not grow with their number."""
+    """Decides whether each blob is skipped, refused, kept because it differs, or downloaded. Blobs come in pages, so
+    that memory use does not grow with their number."""
 
     def __init__(
         self,
@@ -296,12 +292,12 @@ class DownloadPlan:
         self.state = state
         self.stats = stats
         self._folds = folder.folds_names()
-        # Two names may get one target: a prefix that ends within a name drops more of some names than of others
+        # Two names may have the same target, since a prefix that ends within a name removes more of some names.
         prefix = request.filters.prefix
         self._may_collide = self._folds or (request.strip_prefix and prefix != "" and not prefix.endswith("/"))
 
     def files(self, blobs: Iterator[BlobInfo], notify: Notify) -> Iterator[PlannedFile]:
-        """Those of *blobs* (sorted by name) that have to move; pages are announced to *notify* as they are decided."""
+        """Yield those of *blobs* (sorted by name) that must be downloaded, and report each page to *notify*."""
         single = self._without_folders(blobs)
         while page := [*islice(single, PAGE)]:
             moving = [planned for blob in page if (planned := self._decide(blob)) is not None]
@@ -319,9 +315,9 @@ class DownloadPlan:
             if self._may_collide:
                 other = self.state.claim(target, folded(target) if self._folds else target)
                 if other is not None:
-                    raise UnsafeName(f"it would fall together with '{other}' here")
+                    raise UnsafeName(f"it would be the same local file as '{other}'")
             if there is not None and stat.S_ISDIR(there.st_mode):
-                raise UnsafeName("a folder of this name is here")
+                raise UnsafeName("a local folder has this name")
         except UnsafeName as err:
             self.stats.refused.append(Refused(blob.name, str(err)))
             return None
@@ -335,7 +331,7 @@ class DownloadPlan:
             return None
 
     def _compare(self, planned: PlannedFile, there: os.stat_result) -> PlannedFile | None:
-        """What to do where a file or link of this name is here already. Raises OSError when it cannot be read."""
+        """Decide about a blob whose local file or link exists. Raises OSError if that cannot be read."""
         blob, request = planned.blob, self.request
         known, source, is_file = self.state.find(planned.target), self.source(blob), stat.S_ISREG(there.st_mode)
         size, time_ns = there.st_size, there.st_mtime_ns
@@ -343,7 +339,7 @@ class DownloadPlan:
             known is not None
             and (is_file, known.source, known.size, known.mtime_ns) == (True, source, size, time_ns)
             and (known.clean or (known.md5 is not None and md5_of(planned.path) == known.md5))
-        ):  # it is as it was when it was fetched from this blob
+        ):  # unchanged since it was fetched from this blob
             if not ((blob.etag != "" and blob.etag == known.etag) or (blob.md5 is not None and blob.md5 == known.md5)):
                 return replace(planned, may_replace=True)
             if known.md5 is not None or not request.validate:
@@ -351,7 +347,7 @@ class DownloadPlan:
                 return None
         if is_file and size == blob.size:
             expected = (blob.md5 or self.store.md5(blob)) if request.validate else None
-            if expected is None and request.validate:  # nobody knows the blob's MD5: its bytes have to come
+            if expected is None and request.validate:  # an unknown MD5 requires a download
                 return replace(planned, may_replace=request.overwrite)
             if expected is None or md5_of(planned.path) == expected:
                 self.stats.unverified += expected is None and not blob.name.startswith(request.logs)
@@ -368,11 +364,10 @@ class DownloadPlan:
             self.state.record(known)
 
     def _without_folders(self, blobs: Iterable[BlobInfo]) -> Iterator[BlobInfo]:
-        """*blobs*, sorted by name, without those whose name is a folder of others too: an empty one only marks that
-        folder, any other is refused.
+        """Yield *blobs*, sorted by name, without those whose name is also a folder of others. An empty one only marks
+        the folder. Any other is refused.
 
-        A blob is held back while names that begin with its own come, for only then is it known; so few are held at a
-        time.
+        A blob is held back while names that begin with its name arrive, so that few are held at a time.
         """
         held: list[BlobInfo] = []
         for blob in blobs:
@@ -384,7 +379,7 @@ class DownloadPlan:
             for one in folders:
                 held.remove(one)
                 if one.size:
-                    self.stats.refused.append(Refused(one.name, "there is a folder of this name too"))
-            if not (blob.size == 0 and blob.name.endswith("/")):  # some tools mark empty folders so
+                    self.stats.refused.append(Refused(one.name, "a folder has the same name"))
+            if not (blob.size == 0 and blob.name.endswith("/")):  # some tools mark empty folders like this
                 held.append(blob)
         yield from reversed(held)

@@ -1,4 +1,4 @@
-"""One rank of a node acts; the others wait and take over how it ended. They meet over files in himl's cache."""
+"""Let one rank of a node act while the others wait for its result, with files in himl's cache."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ from himl_cli.services.transfer.local_files import disk_error, short_hash
 
 WAIT_SECONDS = 600.0
 SILENT_SECONDS = 3.0
-LATE_SECONDS = 5.0  # how long a rank that was started after a call was over waits for another one
+# How long a rank that starts after the end of a call waits for another call.
+LATE_SECONDS = 5.0
 IDLE_SECONDS = 3600.0
-# What an error of another rank is raised as; its own class may ask for more than its words.
+# Classes that replace another rank's error. Its own class may take more arguments than a message.
 KINDS = (BadUsage, NotFound, NotAllowed, ServiceFailed, IntegrityFailed, Interrupted)
 
 _calls_with_barrier: Counter[tuple[Path, str]] = Counter()
@@ -48,13 +49,13 @@ def rank_zero_only(
     wait_seconds: float = WAIT_SECONDS,
     notify: Notify = ignore,
 ) -> TransferResult:
-    """What *act* gives, done once on this node: by local rank 0, while the other ranks wait for it.
+    """Run *act* once on this node, in local rank 0, while the other ranks wait. Return its result in each rank.
 
-    Outside a launch of several ranks, simply `act()`. Call number n of a rank with *folder* and *key* goes with call
-    number n of rank 0; one that was over for all ranks before this one was started is of an earlier launch, and does
-    not count. Waiting ranks get rank 0's result or raise its error; they raise HimlError when rank 0 died while it
-    acted, or did not begin within *wait_seconds*. A rank that only finds a call that was over before, and after
-    LATE_SECONDS no other, acts for itself; so do all where himl's cache cannot be written.
+    Outside a launch of several ranks, this is `act()`. Call number n of a rank with *folder* and *key* belongs to call
+    number n of rank 0. Calls that were over for all ranks before this one started belong to an earlier launch and do
+    not count. Waiting ranks return rank 0's result or raise its error. They raise HimlError if rank 0 dies during
+    *act*, or does not begin within *wait_seconds*. A rank that finds only a call that was over before, and no other
+    within LATE_SECONDS, runs *act* itself. So do all ranks if himl's cache cannot be written.
     """
     me = local_rank(environment)
     barrier = _open_barrier(folder, key, me, notify)
@@ -68,8 +69,8 @@ def rank_zero_only(
         number, is_joined = barrier.next_call(wait_seconds)
         if is_joined:
             return _as_own(barrier.wait_for(number), "died")
-        with FileLock(barrier.file("lock", number)):  # free after the beginning, it means the end
-            if barrier.enter(0, number):  # else another rank began it
+        with FileLock(barrier.file("lock", number)):  # once the call has begun, a free lock means that it has ended
+            if barrier.enter(0, number):  # otherwise, another rank began it
                 return barrier.carry_out(number, act)
 
 
@@ -81,28 +82,28 @@ def rank_zero_then_barrier(
     *,
     notify: Notify = ignore,
 ) -> TransferResult:
-    """As `rank_zero_only`, for ranks that have a barrier of their own to *wait* at, which may span nodes.
+    """Run *act* as in `rank_zero_only`, for ranks with their own barrier *wait*, which may span nodes.
 
-    Rank 0 of each node acts and then comes to the barrier, also when it failed with a HimlError, so that no other rank
-    is left waiting there; then all ranks of the node return its result or raise its error. All ranks must make the same
-    calls. A process that does not know its rank on the node acts for itself.
+    Rank 0 of each node acts and then waits at the barrier, even after a HimlError, so that no other rank hangs there.
+    Then all ranks of the node return its result or raise its error. All ranks must make the same calls. A process
+    without a known local rank acts for itself.
     """
     call, me = (folder.absolute(), key), local_rank(os.environ)
     _calls_with_barrier[call] += 1
     number = _calls_with_barrier[call]
-    if me is not None:  # the script that began as rank 0 may itself have started the others: no process counts here
+    if me is not None:  # a script that began as rank 0 may have started the others, so that no process counts here
         me = me._replace(launcher=f"{platform.node()} with a barrier")
     if me is not None and me.rank > 0:
         wait()
         barrier = _open_barrier(folder, key, me, notify)
-        return act() if barrier is None else _as_own(barrier.outcome(number), "left no word of how that ended")
+        return act() if barrier is None else _as_own(barrier.outcome(number), "left no result")
     barrier = _open_barrier(folder, key, me, notify)
     try:
         if barrier is None:
             result = act()
         else:
             barrier.clean_up()
-            barrier.file("outcome", number).unlink(missing_ok=True)  # what an earlier launch of this name may have left
+            barrier.file("outcome", number).unlink(missing_ok=True)  # from an earlier launch with this name
             result = barrier.carry_out(number, act)
     except HimlError:
         wait()
@@ -112,18 +113,18 @@ def rank_zero_then_barrier(
 
 
 def _open_barrier(folder: Path, key: str, me: LocalRank | None, notify: Notify) -> RankBarrier | None:
-    """None outside a launch, and where himl's cache cannot be written."""
+    """Barrier of the ranks. None outside a launch, or if himl's cache cannot be written."""
     try:
         return None if me is None else RankBarrier(folder, key, me, notify)
     except (BadUsage, DiskFailed) as err:
-        notify(Notice(f"Each rank of this node fetches the files itself, since himl's cache cannot be used: {err}"))
+        notify(Notice(f"Each rank of this node downloads the files itself. himl's cache cannot be used: {err}"))
         return None
 
 
 def _as_own(outcome: dict[str, Any] | None, otherwise: str) -> TransferResult:
-    """Rank 0's outcome as this rank's own, result or error."""
+    """Return the result of rank 0 or raise its error. *otherwise* says why there is neither."""
     if outcome is None:
-        raise HimlError(f"Local rank 0, which was to fetch the files, {otherwise}.", hint="Its own output says why.")
+        raise HimlError(f"Local rank 0, which downloads the files, {otherwise}.", hint="Its log shows the reason.")
     if "result" in outcome:
         return TransferResult.from_record(outcome["result"])
     fields = outcome["error"]
@@ -134,18 +135,18 @@ def _as_own(outcome: dict[str, Any] | None, otherwise: str) -> TransferResult:
 
 
 class RankBarrier:
-    """The calls with one key that the ranks of one launch make for a folder, numbered from 1 as rank 0 makes them.
+    """Calls with one key that the ranks of one launch make for a folder, numbered from 1 in the order of rank 0.
 
-        0-N         rank 0 makes call N: when it was last there, and what process the launcher started as rank 0
-        lock-N      held by rank 0 until it is done
-        outcome-N   how that ended
-        K-N         rank K goes along: the same of it
+        0-N         rank 0 makes call N: its last time, and the process that the launcher started as rank 0
+        lock-N      held by rank 0 until the end of the call
+        outcome-N   result or error
+        K-N         rank K waits for call N: the same data
 
-    Raises BadUsage for a user without a home, DiskFailed where the files cannot be written.
+    Raises BadUsage for a user without a home folder, DiskFailed if the files cannot be written.
     """
 
     def __init__(self, folder: Path, key: str, me: LocalRank, notify: Notify) -> None:
-        self._launches = cache_of("ranks", "to meet other ranks in", "")
+        self._launches = cache_of("ranks", "for files that ranks share", "")
         self._launch = self._launches / short_hash("\n".join([me.launcher, *me.variables]))
         self._folder = self._launch / short_hash(f"{os.path.realpath(folder)}\n{key}")
         self._me = me
@@ -154,12 +155,12 @@ class RankBarrier:
             self._folder.mkdir(parents=True, exist_ok=True)
 
     def file(self, kind: str | int, number: int) -> Path:
-        """That of call *number*, of the kind `lock`, `outcome` or a rank."""
+        """File of call *number* with a kind: `lock`, `outcome` or a rank."""
         return self._folder / f"{kind}-{number}"
 
     def next_call(self, wait_seconds: float) -> tuple[int, bool]:
-        """The call of rank 0 that this rank goes along with from here on, and True; or the number of one that it has to
-        make itself, and False. Raises HimlError where rank 0 does not begin in time."""
+        """Number of the next call of rank 0, and True. Or the number of a call that this rank must make itself, and
+        False. Raises HimlError if rank 0 does not begin in time."""
         me, pauses = self._me, self._pauses()
         while True:
             calls = sorted(int(path.name[2:]) for path in self._folder.glob("0-*"))
@@ -173,28 +174,28 @@ class RankBarrier:
             waited = next(pauses)
             if waited > min(LATE_SECONDS, wait_seconds) and not all(is_new.values()):
                 self._notify(
-                    Notice(f"Local rank 0 was done before local rank {me.rank} was started, which acts for itself.")
+                    Notice(f"Local rank 0 finished before local rank {me.rank} started, which acts for itself.")
                 )
                 return number, False
             if waited > wait_seconds:
                 raise HimlError(
                     f"Local rank 0 did not begin within {waited:.0f} s, and this process is local rank {me.rank} "
                     f"({me.variable}).",
-                    hint="One launcher has to start all ranks of a node, and each runs the same himl commands. A "
-                    f"process by itself needs no {me.variable}.",
+                    hint="One launcher must start all ranks of a node, and each must run the same himl commands. A "
+                    f"single process needs no {me.variable}.",
                 )
 
     def wait_for(self, number: int) -> dict[str, Any] | None:
-        """How the call that this rank joined ended; None where rank 0 died."""
+        """Wait for the outcome of the call that this rank joined. None if rank 0 died."""
         pauses = self._pauses()
         while (outcome := self.outcome(number)) is None and is_held(self.file("lock", number)):
             next(pauses)
-        outcome = outcome or self.outcome(number)  # it may have been written just before the end
+        outcome = outcome or self.outcome(number)  # rank 0 may have written it just before its end
         self._sign(self._me.rank, number)
         return outcome
 
     def _pauses(self) -> Iterator[float]:
-        """Pauses that grow, each time giving the seconds waited; says once, after SILENT_SECONDS, what is waited
+        """Pause for growing times, and yield the seconds waited. After SILENT_SECONDS, report once what it waits
         for."""
         begun, pause, is_reported = time.monotonic(), 0.02, False
         while True:
@@ -203,13 +204,13 @@ class RankBarrier:
             if not is_reported and waited > SILENT_SECONDS:
                 is_reported = True
                 self._notify(
-                    Notice(f"Local rank {self._me.rank} of this launch waits for local rank 0 to fetch the files.")
+                    Notice(f"Local rank {self._me.rank} of this launch waits for local rank 0 to download the files.")
                 )
             pause = min(pause * 1.5, 0.5)
             yield waited
 
     def enter(self, rank: int, number: int) -> bool:
-        """Whether call *number* was free for *rank*, which makes it from here on."""
+        """Begin call *number* as *rank*. Return whether it was free."""
         with self._writing():
             try:
                 self.file(rank, number).open("x").close()
@@ -219,7 +220,7 @@ class RankBarrier:
         return True
 
     def carry_out(self, number: int, act: Callable[[], TransferResult]) -> TransferResult:
-        """Make call *number*, and leave word of how it ended."""
+        """Make call *number*, and store its outcome."""
         try:
             outcome: dict[str, Any] = {"result": act().as_record()}
         except (HimlError, KeyboardInterrupt) as err:
@@ -228,46 +229,45 @@ class RankBarrier:
             self._write_outcome(number, {"error": fields})
             raise
         self._write_outcome(number, outcome)
-        return _as_own(outcome, "")  # rounded as for the other ranks: all are to say the same
+        return _as_own(outcome, "")  # rounded as in the other ranks, so that all report the same
 
     def outcome(self, number: int) -> dict[str, Any] | None:
-        """None as long as none was written (or, on Windows, is just being written)."""
+        """Outcome of a call. None until it is written (or, on Windows, while it is being written)."""
         with suppress(OSError):
             outcome: dict[str, Any] = json.loads(self.file("outcome", number).read_text())
             return outcome
         return None
 
     def clean_up(self) -> None:
-        """Remove what launches left that nothing has touched for an hour, unless one of their ranks is still at
-        work."""
+        """Remove files of launches that have been idle for an hour and have no running rank."""
         for launch in self._launches.iterdir():
-            with suppress(OSError):  # another node cleans up at the same time
+            with suppress(OSError):  # another node may clean up at the same time
                 touched = max(path.stat().st_mtime for path in (launch, *launch.rglob("*")))
                 is_idle = launch != self._launch and time.time() - touched > IDLE_SECONDS
                 if is_idle and not any(is_held(lock) for lock in launch.glob("*/lock-*")):
                     shutil.rmtree(launch, ignore_errors=True)
 
     def _sign(self, rank: int, number: int) -> None:
-        """Say that this process, as *rank*, is still there at call *number*."""
+        """Record that this process, as *rank*, is alive at call *number*."""
         with self._writing():
             self.file(rank, number).write_text(f"{machine_time():.3f} {self._me.process}")
 
     def _write_outcome(self, number: int, outcome: dict[str, Any]) -> None:
-        """So that it is there whole or not at all."""
+        """Store the outcome atomically."""
         part = self._folder / f"outcome-{number}.part"
-        with self._writing("Cannot tell the other ranks of this node how it ended"):
-            self._folder.mkdir(parents=True, exist_ok=True)  # another launch may have cleaned it up
+        with self._writing("Cannot share the result with the other ranks of this node"):
+            self._folder.mkdir(parents=True, exist_ok=True)  # another launch may have removed it
             part.write_text(json.dumps(outcome))
             part.replace(self.file("outcome", number))
         self._sign(0, number)
 
     def _was_going_on(self, number: int) -> bool:
-        """Whether call *number* was not over for all when this rank was started, or the launcher still has to do with
-        one that made it: what was over before is of an earlier launch, since one launcher may start ranks twice."""
+        """Whether call *number* was not over for all ranks when this rank started, or a process that made it still
+        runs. Older calls belong to an earlier launch, because one launcher may start ranks twice."""
         if is_held(self.file("lock", number)):
             return True
         for path in self._folder.glob(f"[0-9]*-{number}"):
-            with suppress(OSError, ValueError):  # removed, or just being written
+            with suppress(OSError, ValueError):  # removed, or incomplete
                 moment, _, process = path.read_text().partition(" ")
                 if float(moment) > self._me.began or (process not in self._me.ancestors and process_exists(process)):
                     return True

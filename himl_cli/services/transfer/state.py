@@ -1,8 +1,7 @@
-"""The state of a target folder: what was fetched, and how far partial files got. It lies in himl's cache, by the
-target's real path.
+"""State of a target folder in himl's cache: its downloaded files, and the progress of partial files.
 
-Only a memory: losing it costs reading files again, never a file. Whoever has it open has the folder to itself, among
-those who share the cache.
+The state only saves work. Without it, himl reads files again, but loses none. It is stored under the target's real
+path. A process that has it open has exclusive use of the folder, among those that share the cache.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 VERSION = 2
-OWN = 2  # `clean` of the rows that this transfer writes; 1 once it ended, 0 when it never did
+OWN = 2  # `clean` of rows that this transfer writes. Later 1 if it exited, 0 if it was killed.
 MARK_SIGNS = 8
-# How long the state of a folder is kept that cannot be seen from here: it is gone, its disk is not there, or it is
-# another machine's.
+# How long himl keeps the state of a folder that does not exist: it was deleted, its disk is missing, or it is on
+# another machine.
 KEPT_DAYS = 30
 SCHEMA = """
 CREATE TABLE files (target BLOB PRIMARY KEY, source BLOB, etag TEXT, size INTEGER, mtime_ns INTEGER,
@@ -45,10 +44,10 @@ _cleaned: set[Path] = set()
 
 @dataclass(frozen=True, slots=True)
 class FetchedFile:
-    """A file as it was when its fetch ended: `size` and `mtime_ns` of the file here, `source` and `etag` of the blob.
+    """A file at the end of its download: `size` and `mtime_ns` of the local file, `source` and `etag` of the blob.
 
-    `md5` is None where it was not computed. `clean` says that the command which wrote it came to an end: only then do
-    size and time vouch for the content (a power cut may leave a file of the right size without it).
+    `md5` is None if it was not computed. `clean` means that the command which wrote the file exited. Only then do size
+    and time prove the content, because a power cut may leave a file of the right size without its content.
     """
 
     target: str
@@ -61,9 +60,10 @@ class FetchedFile:
 
 
 class TransferState:
-    """Opened for one transfer to *folder*, which is there; waits, saying so, while another himl has the folder.
+    """State that is open for one transfer to *folder*, which exists. It waits while another himl uses the folder, and
+    reports that.
 
-    Where the cache cannot be written, that is said once, and nothing is remembered: `is_kept` is False.
+    If the cache cannot be written, that is reported once, nothing is stored, and `is_kept` is False.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
@@ -82,10 +82,10 @@ class TransferState:
             if not isinstance(err, (BadUsage, DiskFailed, OSError, sqlite3.OperationalError)):
                 raise
             self._lock = None
-            self._mark = uuid.uuid4().hex[:MARK_SIGNS]  # nobody else's partial files
+            self._mark = uuid.uuid4().hex[:MARK_SIGNS]  # a unique name for partial files
             self._connection = _connect(":memory:")
             self.is_kept = False
-            text = f"What is fetched is not remembered, since himl's cache cannot be used: {err}"
+            text = f"himl cannot record downloaded files, because its cache cannot be used: {err}"
             if text not in _reported:
                 _reported.add(text)
                 warn(text)
@@ -94,10 +94,10 @@ class TransferState:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """The command comes to an end, well or not: what was recorded holds."""
+        """Mark the recorded files as valid, because the command exits, with or without an error."""
         try:
             self.flush()
-            with suppress(sqlite3.Error):  # a full disk: the records that are missing are made anew next time
+            with suppress(sqlite3.Error):  # on a full disk, later transfers record the missing files
                 self._connection.execute("UPDATE files SET clean = 1 WHERE clean = ?", (OWN,))
         finally:
             self._connection.close()
@@ -105,7 +105,7 @@ class TransferState:
                 self._lock.release()
 
     def part_of(self, path: str) -> str:
-        """The partial file of the one at *path*. Whoever does not share this state has other names."""
+        """Path of the partial file for *path*. Processes with another state use other names."""
         folder, base = os.path.split(path)
         return os.path.join(folder, part_name(base, self._mark))
 
@@ -116,7 +116,7 @@ class TransferState:
         return None
 
     def record(self, file: FetchedFile) -> None:
-        """Remember a complete file; written down in batches."""
+        """Record a complete file. Records are written in batches."""
         key, source = _key(file.target), _key(file.source)
         self._pending.append((key, source, file.etag, file.size, file.mtime_ns, file.md5, OWN))
         if len(self._pending) >= 500 or time.monotonic() - self._flushed > 0.5:
@@ -130,7 +130,7 @@ class TransferState:
         )
 
     def begin_part(self, target: str, blob: str) -> None:
-        """The partial file of *target* holds bytes of what *blob* identifies, none so far."""
+        """Record an empty partial file of *target* for the blob *blob*."""
         self.forget_part(target)
         self.add_range(target, blob, 0, 0)
 
@@ -144,13 +144,13 @@ class TransferState:
         )
 
     def ranges(self, target: str, blob: str) -> list[tuple[int, int]]:
-        """The ranges of exactly this *blob* that the partial file of *target* holds, in order; none where it was not
-        begun for it."""
+        """Sorted ranges of this exact *blob* in the partial file of *target*. Empty if that was begun for another
+        blob."""
         rows = self._rows("SELECT start, stop, blob FROM ranges WHERE target = ? ORDER BY start", _key(target))
         return [(start, stop) for start, stop, other in rows if other == _key(blob)]
 
     def claim(self, target: str, spelling: str) -> str | None:
-        """Claim *spelling* for *target* while this transfer runs; gives the other target that claimed it before. Raises
+        """Claim *spelling* for *target* during this transfer. Return the target that claimed it before, if any. Raises
         DiskFailed."""
         execute = self._connection.execute
         try:
@@ -160,7 +160,7 @@ class TransferState:
             execute("INSERT INTO claims VALUES (?,?)", (_key(spelling), _key(target)))
         except sqlite3.Error as err:
             raise DiskFailed(
-                f"Cannot compare the names of files: {err}.", hint="Is there room for temporary files?"
+                f"Cannot compare the names of files: {err}.", hint="Free some space for temporary files."
             ) from err
         return None
 
@@ -171,19 +171,19 @@ class TransferState:
             return []
 
     def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
-        """What cannot be written (a full disk) is not remembered."""
+        """Write rows, and ignore failures, such as a full disk."""
         if rows and self.is_kept:
-            with suppress(sqlite3.DatabaseError), self._connection:  # Ctrl-C too: no transaction stays open
+            with suppress(sqlite3.DatabaseError), self._connection:  # closes the transaction after Ctrl-C
                 self._connection.execute("BEGIN")
                 self._connection.executemany(statement, rows)
 
 
 @dataclass(frozen=True, slots=True)
 class _CacheEntry:
-    """The folder *path* of the cache that has the state of the folder *target*, a real path.
+    """Folder *path* of the cache with the state of the folder *target*, a real path.
 
-    *host* is empty where the target is on the same disk as the cache: whoever shares the one shares the other.
-    Elsewhere two machines with one home may have different folders of this name.
+    *host* is empty if the target and the cache are on the same disk, because machines that share one share both.
+    Otherwise, two machines with one home may have different folders with this name.
     """
 
     path: Path
@@ -192,8 +192,8 @@ class _CacheEntry:
 
     @classmethod
     def of(cls, folder: Path) -> _CacheEntry:
-        """Raises BadUsage for a user without a home, DiskFailed, OSError."""
-        top = cache_of("transfers", "to remember in what was fetched", "")
+        """Entry of *folder*. Raises BadUsage for a user without a home folder, DiskFailed, OSError."""
+        top = cache_of("transfers", "for records of downloaded files", "")
         target = os.path.realpath(folder)
         other = target.swapcase()
         host = "" if os.stat(target).st_dev == os.stat(top).st_dev else platform.node()
@@ -202,7 +202,7 @@ class _CacheEntry:
 
     @classmethod
     def read(cls, path: Path) -> _CacheEntry | None:
-        """None where nothing can be read in *path*."""
+        """Read the entry in *path*. None if it cannot be read."""
         try:
             host, target = (path / "target").read_bytes().split(b"\n", 1)
             return cls(path, os.fsdecode(target), os.fsdecode(host))
@@ -211,16 +211,16 @@ class _CacheEntry:
 
 
 def targets() -> Iterator[Path]:
-    """The folders that something is remembered of, as they are called here. Raises BadUsage for a user without a home,
+    """Yield the target folders with a state, by their local paths. Raises BadUsage for a user without a home folder,
     DiskFailed."""
-    for path in cache_of("transfers", "to remember in what was fetched", "").iterdir():
+    for path in cache_of("transfers", "for records of downloaded files", "").iterdir():
         entry = _CacheEntry.read(path)
         if entry is not None and entry.host in ("", platform.node()):
             yield Path(entry.target)
 
 
 def has_fetched_files(folder: Path) -> bool:
-    """Whether any file in *folder* is as it was fetched, or is being fetched now."""
+    """Whether any file in *folder* is unchanged since its download, or is being downloaded."""
     state = _CacheEntry.of(folder).path / "state.db"
     if not state.exists():
         return False
@@ -232,17 +232,17 @@ def has_fetched_files(folder: Path) -> bool:
                     if (status.st_size, status.st_mtime_ns) == (size, mtime_ns):
                         return True
             return False
-        except sqlite3.OperationalError:  # another himl has it
+        except sqlite3.OperationalError:  # another himl has it open
             return True
         except sqlite3.DatabaseError:
             return False
 
 
 def _locked(entry: _CacheEntry, folder: Path, warn: Callable[[str], None]) -> BaseFileLock:
-    """The lock of *entry*, which is made where there is none. Raises OSError.
+    """Lock of *entry*, which is created if necessary. Raises OSError.
 
-    An entry is made, taken and removed only by whoever has the whole cache for that moment: so nobody takes the lock of
-    one that is removed.
+    Entries are created, locked and removed only under the lock of the whole cache, so that no process locks an entry
+    that is being removed.
     """
     from filelock import FileLock, Timeout
 
@@ -251,7 +251,7 @@ def _locked(entry: _CacheEntry, folder: Path, warn: Callable[[str], None]) -> Ba
         with FileLock(top / ".himl-lock", mode=0o600):
             if top not in _cleaned:
                 _cleaned.add(top)
-                for path in top.iterdir():  # the states of folders that are no longer there
+                for path in top.iterdir():  # remove states of deleted folders
                     with suppress(OSError):
                         other = _CacheEntry.read(path)
                         if other is None or (other.host in ("", platform.node()) and os.path.lexists(other.target)):
@@ -265,11 +265,11 @@ def _locked(entry: _CacheEntry, folder: Path, warn: Callable[[str], None]) -> Ba
                 lock.acquire(timeout=0)
                 for name in ("target", "state.db"):
                     (entry.path / name).touch(mode=0o600)
-                # Whose it is, and by its time that it is used now
+                # The content is the owner, and the file's time is the last use.
                 (entry.path / "target").write_bytes(os.fsencode(f"{entry.host}\n{entry.target}"))
                 return lock
         if not is_said:
-            warn(f"Another himl is writing to '{folder}'; waiting for it.")
+            warn(f"Another himl process is writing to '{folder}'. Waiting for it.")
             is_said = True
         time.sleep(0.1)
 
@@ -277,9 +277,9 @@ def _locked(entry: _CacheEntry, folder: Path, warn: Callable[[str], None]) -> Ba
 def _opened(path: Path) -> sqlite3.Connection:
     try:
         return _connect(path)
-    except sqlite3.OperationalError:  # it says nothing about the content
+    except sqlite3.OperationalError:  # unrelated to the content
         raise
-    except (sqlite3.DatabaseError, UnicodeDecodeError):  # damaged: complete files are found so by their MD5
+    except (sqlite3.DatabaseError, UnicodeDecodeError):  # damaged. Complete files are recognized by their MD5.
         for end in ("", "-wal", "-shm", "-journal"):
             path.with_name(path.name + end).unlink(missing_ok=True)
         return _connect(path)
@@ -288,7 +288,7 @@ def _opened(path: Path) -> sqlite3.Connection:
 def _connect(path: Path | str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None)
     try:
-        # With it the log needs no shared memory, which network disks lack
+        # In this mode, the write-ahead log needs no shared memory, which network disks lack.
         connection.execute("PRAGMA locking_mode=EXCLUSIVE")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")

@@ -1,4 +1,4 @@
-"""Sending files up: what is identical is skipped, what differs stays as it is unless it may be replaced."""
+"""Upload files. Identical files are skipped, and different files are replaced only if that is allowed."""
 
 from __future__ import annotations
 
@@ -18,45 +18,46 @@ from himl_cli.services.transfer.plan import TransferStats, UploadRequest
 from himl_cli.workspaces.base import BlobStore
 
 ATTEMPTS = 3
-DIGESTED_BEFORE = 8 << 20  # bytes up to which a file is read for its MD5 first: it is still in memory when it is sent
+# Up to this size, a file is read for its MD5 before the upload, during which it is still in memory.
+DIGESTED_BEFORE = 8 << 20
 
 
 def upload(store: BlobStore, request: UploadRequest, notify: Notify = ignore) -> TransferResult:
-    """Store the files that *request* means; what went wrong with single files is in the result.
+    """Upload the files that *request* selects. The result contains the failures of single files.
 
-    A file that changes meanwhile is sent again, a few times. Raises NotFound when there is nothing to upload, BadUsage
-    for a prefix that climbs, NotAllowed when file after file is refused.
+    A file that changes meanwhile is sent again, a few times. Raises NotFound if there is nothing to upload, BadUsage
+    for a prefix with `..`, NotAllowed if file after file is refused.
     """
     work = _Upload(store, request, notify)
     result = work.run(work.files())
     if not work.count:
-        raise NotFound(f"There is nothing to upload in '{request.local}'.", hint="Are --include and --exclude right?")
+        raise NotFound(f"There are no files to upload in '{request.local}'.", hint="Check --include and --exclude.")
     return result
 
 
 def upload_named(store: BlobStore, files: Mapping[str, Path], notify: Notify = ignore) -> TransferResult:
-    """Store *files* by the names that they get, which nothing has in *store* so far; otherwise as `upload`."""
+    """Upload *files* under new names, like `upload`. *store* must not have any of the names."""
     found = ((FoundFile(name, str(path), path.stat()), None) for name, path in files.items())
     return _Upload(store, UploadRequest(Path()), notify).run(found)
 
 
 def checked_prefix(prefix: str) -> str:
-    """The folder that *prefix* means: no slashes around it, single ones in it; `.` and `/` are the top, ''.
+    """Normalize *prefix* to a folder without outer or double slashes. `.` and `/` become '', the top.
 
-    Raises BadUsage for one that climbs, and for one with backslashes, whose files Windows could not hold.
+    Raises BadUsage for `..`, and for backslashes, because Windows could not store these files.
     """
     if "\\" in prefix:
         slashes = prefix.replace("\\", "/")
-        raise BadUsage(f"'{prefix}' has backslashes in it.", hint=f"Slashes part the folders of a store: {slashes}")
+        raise BadUsage(f"'{prefix}' contains backslashes.", hint=f"Use slashes between folders: {slashes}")
     parts = [part for part in prefix.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise BadUsage(f"'{prefix}' leads out of the store.", hint="Name a folder below its top.")
+        raise BadUsage(f"'{prefix}' leads out of the store.", hint="Give a folder below its top.")
     return "/".join(parts)
 
 
 @dataclass(slots=True)
 class _Attempt:
-    """A file being sent, as it was when it was asked for; `replaces` as in StoreRequest, `sent` in bytes."""
+    """An upload of a file with its status at the request. `replaces` is as in StoreRequest. `sent` counts bytes."""
 
     found: FoundFile
     replaces: str | None
@@ -65,7 +66,7 @@ class _Attempt:
 
 
 class _Upload:
-    """One call of `upload`, and the sink that hears of its files."""
+    """One call of `upload`, and the sink of its progress."""
 
     def __init__(self, store: BlobStore, request: UploadRequest, notify: Notify) -> None:
         prefix = checked_prefix(request.prefix)
@@ -97,7 +98,7 @@ class _Upload:
             return
         if not local.is_dir():
             raise NotFound(f"There is no file or folder '{local}'.")
-        # In the order of the walk: both are sorted
+        # Both iterators are sorted in the order of the walk.
         stored = (blob for page in self._store.list(self._prefix) for blob in page)
         there = next(stored, None)
         for found in walk_files(str(local), skip_workspaces=True):
@@ -123,7 +124,7 @@ class _Upload:
                 self._notify(Planned(1, found.stat.st_size))
             found = attempt.found
             name = self._prefix + found.name
-            try:  # a large one is digested by whoever reads it for sending
+            try:  # a large file is digested during the upload
                 if attempt.number > 1:
                     attempt.found = found = FoundFile(found.name, found.path, os.stat(found.path))
                 md5 = md5_of(found.path) if found.stat.st_size <= DIGESTED_BEFORE else None
@@ -134,8 +135,8 @@ class _Upload:
             yield StoreRequest(Path(found.path), name, found.stat.st_size, md5, attempt.replaces)
 
     def _has_to_move(self, found: FoundFile, there: BlobInfo | None) -> bool:
-        """False for what is refused, since a download would refuse the name (also without folders at its beginning),
-        for what is stored already, and for what differs and may not be replaced."""
+        """Whether a file must be uploaded. False for a name that a download would refuse (even without its first
+        folders), for a stored file, and for a different file that may not be replaced."""
         name, stats = self._prefix + found.name, self._stats
         try:
             for part in name.split("/"):
@@ -165,7 +166,7 @@ class _Upload:
 
     def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
         sent = self._active[request.name].sent
-        error = HimlError(f"'{request.path}' keeps changing while it is uploaded.")
+        error = HimlError(f"'{request.path}' keeps changing during the upload.")
         if self._is_unchanged(request, stored.etag, error):
             self._stats.files += 1
             self._stats.bytes += sent
@@ -179,8 +180,8 @@ class _Upload:
                 self._stats.fail(request.name, error)
 
     def _is_unchanged(self, request: StoreRequest, replaces: str | None, error: HimlError) -> bool:
-        """Whether the file is what was asked for; else it is sent again, or, after so many attempts, failed for
-        *error*."""
+        """Whether the file is unchanged since the request. If not, send it again, or record *error* after the last
+        attempt."""
         attempt = self._active.pop(request.name)
         then = attempt.found.stat
         with suppress(OSError):

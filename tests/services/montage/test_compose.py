@@ -145,7 +145,7 @@ def test_a_level_is_chosen_for_the_cell_and_a_missing_one_told_once(slides: Slid
     result = slides.montage(level=5)
     assert {cell.level for cell in result.cells} == {1}
     assert all(cell.remark for cell in result.cells)
-    assert slides.said == ["Level 5 is missing in 5 slides: the nearest one was read. The column 'remark' of montage.csv tells which."]
+    assert slides.said == ["Level 5 is missing in 5 slides, for which the nearest one was read. See the column 'remark' of montage.csv."]
 
 
 @pytest.mark.parametrize("level", [0, 1, None])
@@ -327,7 +327,7 @@ def test_fetched_slides_are_opened_once_and_errors_leave_nothing(slides: Slides,
     assert place.is_stopped
     assert not (tmp_path / "out").exists()
     for style in LayoutStyle:
-        with pytest.raises(BadUsage, match="no room"):
+        with pytest.raises(BadUsage, match="is too narrow for"):
             slides.montage(2, layout=style)
     for kind in (Notice, Counting, Counted):
 
@@ -411,11 +411,11 @@ def test_another_thread_reads_meanwhile_and_is_waited_for() -> None:
 def test_smaller_jpegs_and_what_captions_lack_are_told(slides: Slides) -> None:
     size = (200_000, 50_000)
     layout = Layout(LayoutStyle.fit, size, 1, 1, (255, 255, 255), ())
-    said = "montage.jpg is scaled to 65,500 x 16,375 pixels: a JPEG cannot have the montage's 200,000 x 50,000."
+    said = "montage.jpg is scaled to 65,500 x 16,375 pixels, because a JPEG cannot have the montage's 200,000 x 50,000."
     assert [list(layout_remarks(layout, [], jpg_size)) for jpg_size in (JpegFile.size_for(size), size, None)] == [[said], [], []]
     slides.montage(entries=[replace(slides.entries[0], label="切片" + "".join(chr(0x4E00 + number) for number in range(9)))])
     (said,) = [text for text in slides.said if "Captions" in text]
-    assert said.startswith("Captions show boxes for characters that their font lacks: 一 ")
+    assert said.startswith("Captions show boxes for characters that the font does not have: 一 ")
     assert said.endswith(" and others.")
 
 

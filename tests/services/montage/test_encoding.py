@@ -147,21 +147,21 @@ def test_one_colour_stays_that_colour_however_long_the_sums(source: Size, target
 def test_wrong_numbers_of_rows_are_refused() -> None:
     resampler = Resampler((2500, 2000), (1000, 800))
     list(resampler.stream(np.zeros((1999, 2500, 3), np.uint8)))
-    with pytest.raises(ValueError, match="Only 1999 of 2000 rows came"):
+    with pytest.raises(ValueError, match="Got only 1999 of 2000 rows"):
         resampler.finish()
-    with pytest.raises(ValueError, match="2001 rows came where 2000 are due"):
+    with pytest.raises(ValueError, match="Got 2001 rows instead of 2000"):
         list(resampler.stream(np.zeros((2, 2500, 3), np.uint8)))
     list(resampler.stream(np.zeros((1, 2500, 3), np.uint8)))
     resampler.finish()
     with pytest.raises(ValueError, match="0 x 5 to 3 x 3"):
         Resampler((0, 5), (3, 3))
     pixels = picture((30, 20))
-    for height, said in ((21, "Only 20 of 21 rows came"), (19, "20 rows came where 19 are due")):
+    for height, said in ((21, "Got only 20 of 21 rows"), (19, "Got 20 rows instead of 19")):
         with pytest.raises(ValueError, match=said):
             pull(resized(cut(pixels, [20]), (30, height), (10, 10)), (10, 1))
     pulled = resized(cut(pixels, [7]), (30, 20), (10, 10))
     pull(pulled, (10, 9))
-    with pytest.raises(ValueError, match="11 rows asked for where there are 10"):
+    with pytest.raises(ValueError, match="11 rows were requested, but there are 10"):
         pull(pulled, (10, 2))
 
     def strips() -> Iterator[NDArray[np.uint8]]:
@@ -306,10 +306,10 @@ def test_a_pool_that_is_busy_holds_nothing_up(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_refused_and_checksums_put_together(tmp_path: Path, pool: Pool) -> None:
     jpeg = JpegFile(tmp_path / "x.jpg", (30, 20), pool)
-    with pytest.raises(ValueError, match="21 rows came where 20 are due"):
+    with pytest.raises(ValueError, match="Got 21 rows instead of 20"):
         jpeg.write(np.zeros((21, 30, 3), np.uint8))
     jpeg.write(np.zeros((19, 30, 3), np.uint8))
-    with pytest.raises(ValueError, match="Only 19 of 20 rows came"):
+    with pytest.raises(ValueError, match="Got only 19 of 20 rows"):
         jpeg.finish()
     jpeg.abort()
     for first, second in ((b"", b""), (b"", b"abc"), (b"abc", b""), (b"\xff" * 70_000, b"\xff" * 200_003), (b"\x00" * 65_521, b"a" * 65_521)):
@@ -397,7 +397,7 @@ def test_stopping_makes_no_more_tiles(tmp_path: Path) -> None:
 
 def test_a_folder_or_page_that_cannot_be_written_is_told(tmp_path: Path, pool: Pool) -> None:
     (tmp_path / "montage_files").write_text("in the way")
-    with pytest.raises(DiskFailed, match=r"Cannot make the folder '.*montage_files"):
+    with pytest.raises(DiskFailed, match=r"Cannot create the folder '.*montage_files"):
         DeepZoom(tmp_path, (80, 100), pool)
     with pytest.raises(DiskFailed, match=r"Cannot write '.*index\.html'"):
         page_of(tmp_path / "nowhere" / "index.html", "")

@@ -111,7 +111,7 @@ def test_cells_and_picture_have_usual_forms_and_few_are_empty() -> None:
 @both_masks
 @pytest.mark.parametrize("count", [1, 7, 500])
 def test_too_small_width_is_refused_with_smallest_valid_one(count: int, has_masks: bool) -> None:
-    with pytest.raises(BadUsage, match="A picture 2 pixels wide has no room for") as raised:
+    with pytest.raises(BadUsage, match="An image 2 pixels wide is too narrow for") as raised:
         fit_layout([1.4] * count, has_masks=has_masks, width=2)
     found = re.search(r"--width must be at least (\d+)\.", raised.value.hint)
     assert found
@@ -125,7 +125,7 @@ def test_layouts_refuse_no_slides_and_too_small_a_width() -> None:
     for layout in (partial(fit_layout, []), partial(himl_layout, 0)):
         with pytest.raises(BadUsage, match="no slides"):
             layout(has_masks=False, width=376)
-    with pytest.raises(BadUsage, match="A picture 375 pixels wide has no room for 5,000 slides") as raised:
+    with pytest.raises(BadUsage, match="An image 375 pixels wide is too narrow for 5,000 slides") as raised:
         himl_layout(5000, has_masks=False, width=375)
     assert "at least 376." in raised.value.hint
     assert himl_layout(5000, has_masks=False, width=376).cells[0].image.size == (4, 2)
@@ -156,7 +156,7 @@ def test_caption_grows_with_cell_and_missing_one_is_noted() -> None:
     assert (len(sizes), sizes, sizes[-1]) == (4, sorted(set(sizes)), 256)
     narrow = fit_layout([1.4] * 20, has_masks=False, width=300)
     assert narrow.cells[0].caption is None
-    assert narrow.remark.startswith("There are no captions: cells that are ")
+    assert narrow.remark.startswith("There are no captions, because cells are only ")
 
 
 @given(room=st.tuples(st.integers(1, 900), st.integers(1, 900)), size=st.tuples(st.integers(1, 100_000), st.integers(1, 100_000)))

@@ -95,16 +95,16 @@ def test_names_of_any_bytes_are_slides(folder: Folder) -> None:
 
 
 def test_local_folders_give_paths_and_texts_or_say_what_is_wrong(folder: Folder) -> None:
-    assert str(refused(folder, NotFound)) == f"No slides in folder '{folder.root}': it has no files."
+    assert str(refused(folder, NotFound)) == f"No slides in folder '{folder.root}', which has no files."
     folder.lay("a.txt", "b.dat", "montage.csv")
-    assert "it has 3 files, none of them a slide" in str(refused(folder, NotFound))
+    assert "which has 3 files, but no slides" in str(refused(folder, NotFound))
     with pytest.raises(NotFound, match=r"There is no folder '.*nowhere'\."):
         list(LocalFolder(folder.root / "nowhere").names())
     place: SlideFolder = LocalFolder(folder.root)
     assert (place.label, place.is_rereadable) == (f"folder '{folder.root}'", True)
     with place.local_path("sub/1.tiff") as one, place.local_path(str(folder.root.parent / "x")) as other:
         assert (one, other) == (folder.root / "sub/1.tiff", folder.root.parent / "x")
-    with pytest.raises(SlideUnreadable, match="no image is named"), place.local_path(""):
+    with pytest.raises(SlideUnreadable, match="the path of its image is empty"), place.local_path(""):
         pass
     folder.write("plain.csv", "\ufeffä\r\n".encode())
     assert place.text("plain.csv") == "ä\r\n"
@@ -112,9 +112,9 @@ def test_local_folders_give_paths_and_texts_or_say_what_is_wrong(folder: Folder)
     with pytest.raises(BadUsage, match=r"plain\.csv' is not UTF-8 text \(byte 0\)\."):
         place.text("plain.csv")
     folder.write("plain.csv", gzip.compress(b"image,slide_id"))
-    with pytest.raises(BadUsage, match=r"plain\.csv' is packed by gzip\.") as packed:
+    with pytest.raises(BadUsage, match=r"plain\.csv' is compressed with gzip\.") as packed:
         place.text("plain.csv")
-    assert packed.value.hint == "Unpack it first."
+    assert packed.value.hint == "Decompress it first."
     with pytest.raises(DiskFailed, match=rf"Cannot read '{folder.root}': "):
         place.text("")
 
@@ -127,7 +127,7 @@ def test_an_earlier_montage_is_no_slide_and_that_is_said(folder: Folder) -> None
     slides = ["a.tiff", *mine, "sub/montage.png", "sub/montage_files/b.tiff", "z/montage_files/1/0_0.jpg"]
     for glob in (None, "**/*"):
         assert [slide.image for slide in folder.slides(glob=glob)] == slides
-    assert folder.said[0] == "Files of earlier montages and tiles are left out: 'montage.jpg', 'montage.png', 'montage_files/12/10_0.jpg' and 3 more."
+    assert folder.said[0] == "Omitting files of earlier montages and tiles: 'montage.jpg', 'montage.png', 'montage_files/12/10_0.jpg' and 3 more."
     assert len(folder.said) == 2
 
 
@@ -141,7 +141,7 @@ def test_patterns_start_at_the_folder_and_many_stars_take_no_time(folder: Folder
     assert folder.said == []
     for glob in ("*.svs", "1.tiff/**", "/tmp/*.tiff", "["):
         assert str(refused(folder, glob=glob)) == f"--image_glob '{glob}' matches no file in folder '{folder.root}', which has 5 files."
-    for glob, reason in {"../*.tiff": "leaves the folder", "": "has no pattern", "/": "has no pattern"}.items():
+    for glob, reason in {"../*.tiff": "leaves the folder", "": "is empty", "/": "is empty"}.items():
         assert reason in str(refused(folder, glob=glob))
     pattern = Pattern("/".join(["**", "*"] * 12) + "/**/x")
     assert not pattern.matches("/".join(["a"] * 200))
@@ -149,7 +149,7 @@ def test_patterns_start_at_the_folder_and_many_stars_take_no_time(folder: Folder
     with within(SECONDS):
         assert not Pattern("**/" * 333 + "x").matches("/".join(["a"] * 200))
         assert not Pattern("*a" * 25 + "b").matches("a" * 200)
-    with pytest.raises(BadUsage, match="--image_glob has 20,001 characters, and 1,000 is the most"):
+    with pytest.raises(BadUsage, match=r"--image_glob has 20,001 characters\. The maximum is 1,000"):
         Pattern("*" + "[" * 20_000)
     assert [Pattern("A\\*", windows=windows).matches(name) for windows, name in ((False, "A\\b"), (False, "A/b"), (True, "a/b"))] == [True, False, True]
 
@@ -167,7 +167,7 @@ def test_patterns_match_what_path_glob_finds(folder: Folder, parts: list[str]) -
 def test_the_csv_of_a_folder_is_used_or_the_one_that_is_named(folder: Folder) -> None:
     folder.lay("1.tiff", "2.tiff").write("dataset.csv", "slide_id,image,label,mask,site\n007,2.tiff,1,m/2.png,x\nnan,gone.tiff,,,y\n")
     assert folder.slides() == [SlideEntry("007", "2.tiff", "1", "m/2.png"), SlideEntry("nan", "gone.tiff")]
-    assert folder.said == [f"The slides are those of dataset.csv in folder '{folder.root}'; --image_glob '**/*.tiff' would take its files instead."]
+    assert folder.said == [f"Using the slides in dataset.csv of folder '{folder.root}'. To use the files of the folder, add --image_glob '**/*.tiff'."]
     folder.said.clear()
     folder.write("other.csv", "image,slide_id\n2.tiff,two\n")
     assert folder.ids(csv="other.csv") == ["two"]
@@ -185,8 +185,8 @@ def test_the_csv_of_a_folder_is_used_or_the_one_that_is_named(folder: Folder) ->
     assert folder.ids(glob="a[[]1].svs") == ["a[1].svs"]
     folder.write("montage.csv", ",".join(files.COLUMNS) + "\n" + "a" + "," * (len(files.COLUMNS) - 1) + "\n")
     error = refused(folder, csv="montage.csv")
-    assert str(error) == "'montage.csv' tells of a montage, and is no list of slides."
-    assert error.hint == "Name the folder of the slides, with --include_by_slide_id 'montage.csv'."
+    assert str(error) == "'montage.csv' describes a montage, and is not a list of slides."
+    assert error.hint == "Use the folder of the slides with --include_by_slide_id 'montage.csv'."
 
 
 def test_images_are_relative_to_the_csv(folder: Folder, tmp_path: Path) -> None:
@@ -209,9 +209,9 @@ def test_repeated_and_missing_ids_stay_and_are_named_once(folder: Folder) -> Non
     folder.write("dataset.csv", "image,slide_id\n,a\n  ,b\n\nsub/2.tiff,\n")
     assert folder.slides() == [SlideEntry("a", ""), SlideEntry("b", ""), SlideEntry("sub/2.tiff", "sub/2.tiff")]
     assert folder.said[1::2] == [
-        "One slide id stands for several slides, all are shown: 'a' (2 times).",
-        "5 slide ids stand for several slides each, all are shown: '0' (2 times), '1' (2 times), '2' (2 times) and 2 more.",
-        "'dataset.csv': without a slide_id, called by their images: line 5.",
+        "One slide id occurs several times, and all its slides are shown: 'a' (2 times).",
+        "5 slide ids occur several times, all slides are shown: '0' (2 times), '1' (2 times), '2' (2 times) and 2 more.",
+        "'dataset.csv': without a slide_id, and named after their images: line 5.",
     ]
 
 
@@ -253,16 +253,16 @@ def test_ways_to_write_the_same_csv() -> None:
 
 WRONG = [
     (" \n\n", "'dataset.csv' is empty."),
-    ("image,slide_id\n,\n", "'dataset.csv' has no line below its header."),
-    ("image_id;isup;site\na;b;c\n", "'dataset.csv' has no column 'image'; it has: 'image_id', 'isup', 'site'."),
-    (",".join(f"c{n}" for n in range(14)), "'dataset.csv' has no column 'image'; it has: " + "".join(f"'c{n}', " for n in range(12))[:-2] + " and 2 more."),
+    ("image,slide_id\n,\n", "'dataset.csv' has no rows below its header."),
+    ("image_id;isup;site\na;b;c\n", "'dataset.csv' has no column 'image', only 'image_id', 'isup', 'site'."),
+    (",".join(f"c{n}" for n in range(14)), "'dataset.csv' has no column 'image', only " + "".join(f"'c{n}', " for n in range(12))[:-2] + " and 2 more."),
     ("image,slide_id,Image\na,b,c\n", "'dataset.csv' has 2 columns 'image'."),
-    ("image,slide_id\na\nb,c\nd,e,f\n", "'dataset.csv': its header has 2 fields, line 2 has 1, line 4 has 3."),
-    ("sep=;", "'dataset.csv' has no column 'image'; it has: 'sep=', ''."),
-    ('image,slide_id\na,"b\nc"\nd\n', "'dataset.csv': its header has 2 fields, line 4 has 1."),
+    ("image,slide_id\na\nb,c\nd,e,f\n", "'dataset.csv': the header has 2 fields, but line 2 has 1, line 4 has 3."),
+    ("sep=;", "'dataset.csv' has no column 'image', only 'sep=', ''."),
+    ('image,slide_id\na,"b\nc"\nd\n', "'dataset.csv': the header has 2 fields, but line 4 has 1."),
     ('image,slide_id\na,b\n"c,d\ne,f\n', "'dataset.csv', line 3: unexpected end of data."),
     ("image,slide_id\n" + "x" * 200_000 + ",a\n", "'dataset.csv', line 2: field larger than field limit (131072)."),
-    ("image,slide_id\na\0,b\n", "'dataset.csv' is no CSV: it has NUL bytes in it."),
+    ("image,slide_id\na\0,b\n", "'dataset.csv' is not a CSV, because it contains NUL bytes."),
 ]
 
 
@@ -302,14 +302,14 @@ def test_empty_lists_and_unknown_ids_are_named(folder: Folder, lists: Folder) ->
         path = lists.write("list.txt", content)
         assert len(folder.ids(exclude=path)) == 4
         assert folder.said == []
-        assert str(refused(folder, include=path)) == f"--include_by_slide_id: '{path}' has no ids, so that no slide remains."
+        assert str(refused(folder, include=path)) == f"--include_by_slide_id: '{path}' has no ids, so that no slides remain."
     path = lists.write("list.txt", "\n".join(["1.tiff", *(f"x{n}" for n in range(1500)), "y" * 300]))
     assert folder.ids(include=path) == ["1.tiff"]
-    assert folder.said == ["--include_by_slide_id: no slide has one of these 1,501 ids: 'x0', 'x1', 'x2' and 1,498 more."]
+    assert folder.said == ["--include_by_slide_id: no slides have these 1,501 ids: 'x0', 'x1', 'x2' and 1,498 more."]
     path = lists.write("list.txt", "x\n" + "y" * 300)
-    assert str(refused(folder, include=path)) == f"--include_by_slide_id: '{path}' has the id of no slide; it has 'x', '{'y' * 79}…'."
+    assert str(refused(folder, include=path)) == f"--include_by_slide_id: '{path}' matches no slide. It contains 'x', '{'y' * 79}…'."
     every = lists.write("all.txt", "1.tiff\n2.tiff\n3.tiff\nH&E.tiff\n")
-    assert str(refused(folder, exclude=every)) == f"--exclude_by_slide_id: '{every}' excludes every slide, 4 in all."
+    assert str(refused(folder, exclude=every)) == f"--exclude_by_slide_id: '{every}' excludes all 4 slides."
 
 
 def test_what_is_no_list_is_refused(folder: Folder, lists: Folder) -> None:
@@ -322,7 +322,7 @@ def test_what_is_no_list_is_refused(folder: Folder, lists: Folder) -> None:
     with pytest.raises(BadUsage, match=r"is not UTF-8 text"):
         folder.slides(exclude=lists.write("list", b"II*\0\xff\xfe"))
     assert "NUL bytes" in str(refused(folder, exclude=lists.write("list", b"II*\0")))
-    assert "is a broken CSV" in str(refused(folder, exclude=lists.write("list", 'slide_id,b\n"x,y\n')))
+    assert "is a malformed CSV" in str(refused(folder, exclude=lists.write("list", 'slide_id,b\n"x,y\n')))
     huge = lists.write("huge", b"")
     os.truncate(huge, (64 << 20) + 1)
     assert "larger than 64 MiB" in str(refused(folder, exclude=huge))

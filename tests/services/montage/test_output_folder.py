@@ -116,7 +116,7 @@ def refused(out: Path, data: Path, formats: Sequence[ImageFormat] = PNG, **query
     before = contents(data.parent)
     with pytest.raises(BadUsage) as caught:
         made(out, data, formats, **query)
-    assert caught.value.hint == "Choose another folder with --output_path."
+    assert caught.value.hint == "Use another folder with --output_path."
     assert contents(data.parent) == before
     return str(caught.value)
 
@@ -124,7 +124,7 @@ def refused(out: Path, data: Path, formats: Sequence[ImageFormat] = PNG, **query
 def test_new_montage_removes_files_of_earlier_montage(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_files(out, {"montage.jpg": "mine", "index.html": "mine"})
-    assert made(out, folder) == [f"montage.jpg in '{out}' is older than this montage and no part of it."]
+    assert made(out, folder) == [f"montage.jpg in '{out}' is older than this montage, and not part of it."]
     assert left_in(out) == ["index.html", "montage.csv", "montage.jpg", "montage.png"], "what is not known to be ours stays"
     (out / "index.html").unlink()
     made(out, folder, ALL)
@@ -132,7 +132,7 @@ def test_new_montage_removes_files_of_earlier_montage(folder: Path, tmp_path: Pa
     assert sorted(os.listdir(out)) == ["index.html", "montage.csv", "montage.dzi", "montage.jpg", "montage.png", "montage_files"]
     (said,) = made(out, folder)
     assert left_in(out) == ["montage.csv", "montage.png"]
-    assert said.startswith("montage.jpg, index.html, montage.dzi and montage_files of an earlier montage were removed")
+    assert said.startswith("Removed montage.jpg, index.html, montage.dzi and montage_files of an earlier montage")
 
 
 @pytest.mark.parametrize(("name", "formats"), [("montage.png", ALL), ("montage.jpg", PNG), ("montage_files/mine.png", PNG), ("montage_files/3/mine.png", ALL)])
@@ -140,7 +140,7 @@ def test_slide_named_like_montage_file_is_refused_and_kept(name: str, formats: S
     """himl refuses even if this montage has no such file. The next one would assume that it belongs to this one."""
     slide(folder, name)
     (folder / "montage.dzi").write_text("<Image/>")
-    assert refused(folder, folder, formats) == f"'{folder / name}' is a slide or a mask of this montage, and the montage's own files have that name."
+    assert refused(folder, folder, formats) == f"'{folder / name}' is a slide or a mask of this montage, but has the name of a file of the montage."
     other = folder / ".." / folder.name
     assert "is a slide" in refused(other, folder)
     assert "is a slide" in refused(folder, other)
@@ -173,7 +173,7 @@ def test_masks_and_lists_are_not_lost_either(folder: Path) -> None:
 def test_a_folder_in_the_place_of_a_file_is_kept(folder: Path) -> None:
     for name in ("montage.png", "montage.csv", "index.html"):
         write_files(folder, {f"{name}/precious.txt": "data"})
-        assert refused(folder, folder, ALL) == f"'{folder / name}' is a folder, and a montage has a file of that name."
+        assert refused(folder, folder, ALL) == f"'{folder / name}' is a folder, but a montage has a file with that name."
         shutil.rmtree(folder / name)
     made(folder, folder)
     write_files(folder, {"montage.jpg/precious.txt": "data"})
@@ -184,13 +184,13 @@ def test_foreign_page_and_tile_folder_are_never_overwritten(folder: Path) -> Non
     """himl only replaces these files if an earlier montage with a montage.dzi wrote them."""
     tiles, page = folder / "montage_files", folder / "index.html"
     tiles.write_text("mine")
-    assert "montage_files' is a file, and a montage has a folder of that name." in refused(folder, folder, DZI)
+    assert "montage_files' is a file, but a montage has a folder with that name." in refused(folder, folder, DZI)
     tiles.unlink()
     (tiles / "mine").mkdir(parents=True)
-    assert "montage_files' has files in it that are no montage's: there is no montage.dzi beside it." in refused(folder, folder, DZI)
+    assert "montage_files' contains files that are not from a montage, because there is no montage.dzi beside it." in refused(folder, folder, DZI)
     (tiles / "mine").rmdir()
     page.write_text("<h1>mine</h1>")
-    assert "index.html' is no montage's page: there is no montage.dzi beside it." in refused(folder, folder, DZI)
+    assert "index.html' is not a montage's page, because there is no montage.dzi beside it." in refused(folder, folder, DZI)
     made(folder, folder, PNG)
     assert page.read_text() == "<h1>mine</h1>"
     page.unlink()
@@ -227,7 +227,7 @@ def test_a_full_disk_is_told_and_what_was_there_stays(small_disk: SmallDisk, tmp
     for format in ImageFormat:
         with pytest.raises(DiskFailed, match=rf"^Cannot write '{out}/montage[^']*': no space left on the disk\.$") as full:
             make(6000, format)
-        assert full.value.hint == "Free some space, or choose another folder with --output_path, and run the command again."
+        assert full.value.hint == "Free some space, or use another folder with --output_path, and run the command again."
         assert [thread.name for thread in enumerate_threads() if thread.name.startswith("himl-montage")] == []
     assert contents(out) == before
     assert len(os.listdir("/proc/self/fd")) <= handles

@@ -121,17 +121,17 @@ def test_openslide_reads_in_strips_and_fractional_downsamples_exactly(tmp_path: 
 
 def test_an_explicit_backend_stands_alone(tmp_path: Path) -> None:
     for kind, backend, reason in (
-        ("striped", Backend.openslide, "OpenSlide knows no such format"),
-        ("png", Backend.openslide, "OpenSlide knows no such format"),
+        ("striped", Backend.openslide, "OpenSlide does not support its format"),
+        ("png", Backend.openslide, "OpenSlide does not support its format"),
         ("jpeg2000", Backend.openslide, "compression"),
-        ("png", Backend.tifffile, "it is no TIFF"),
+        ("png", Backend.tifffile, "it is not a TIFF"),
     ):
         with pytest.raises(SlideUnreadable, match=reason):
             open_slide(write_kind(kind, tmp_path), backend)
     for backend in (Backend.auto, Backend.tifffile, Backend.openslide):
         check_backend(backend)
     if importlib.util.find_spec("cucim") is None:
-        with pytest.raises(BadUsage, match="Backend 'cucim' needs a package that cannot be loaded here") as caught:
+        with pytest.raises(BadUsage, match="Backend 'cucim' needs a package that cannot be loaded") as caught:
             check_backend(Backend.cucim)
         assert "pip install cucim-cu12" in caught.value.hint
 
@@ -209,7 +209,7 @@ def test_twelve_packed_bits_are_read_and_wide_integers_need_a_range(tmp_path: Pa
     assert read_slide(path)[0, :4, 0].tolist() == [0, 128, 255, 1]
     for dtype in (np.uint32, np.uint64):
         write_grey(path, np.zeros((64, 64), dtype))
-        with pytest.raises(SlideUnreadable, match=r"its samples have \d\d bits, and no MaxSampleValue says which numbers are used"):
+        with pytest.raises(SlideUnreadable, match=r"its samples have \d\d bits, but no MaxSampleValue defines the range of values"):
             read_slide(path)
 
 
@@ -277,8 +277,8 @@ def test_the_level_asked_for_or_the_coarsest_that_fills() -> None:
     asked += [(None, (2000, 1500), 1), (None, (2001, 1500), 0)]
     for requested, wanted, level in asked:
         assert level_for([(8000, 6000), (2000, 1500), (500, 375)], requested, wanted) == (level, "")
-    assert level_for([(80, 60), (40, 30), (20, 15)], 7, (1, 1)) == (2, "level 7 is missing (levels 0 to 2 are there): level 2 was read")
-    assert level_for([(80, 60)], 1, (1, 1)) == (0, "level 1 is missing (level 0 is the only one): level 0 was read")
+    assert level_for([(80, 60), (40, 30), (20, 15)], 7, (1, 1)) == (2, "level 7 is missing (it has levels 0 to 2), and level 2 was read")
+    assert level_for([(80, 60)], 1, (1, 1)) == (0, "level 1 is missing (it has only level 0), and level 0 was read")
 
 
 def test_one_segment_for_all_comes_in_parts(tmp_path: Path) -> None:
@@ -295,23 +295,23 @@ REASONS = {
     "missing": "it does not exist",
     "empty": "it is empty",
     "folder": "it is a folder",
-    "unreadable": "it may not be read",
-    "garbage": "it is no picture of a known format",
-    "garbage-svs": "it is no picture of a known format",
-    "header-only": "there is no picture in it",
-    "garbled-png": "it is no picture of a known format: broken PNG file",
+    "unreadable": "permission denied",
+    "garbage": "it is not an image of a known format",
+    "garbage-svs": "it is not an image of a known format",
+    "header-only": "it contains no image",
+    "garbled-png": "it is not an image of a known format: broken PNG file",
     "garbled-strips": "strip 1 of 27 of level 0 cannot be decoded",
     "garbled-tiles": "tile 1 of 6 of level 0",
     "zeroed": "tile 1 of 6 of level 0 is damaged: .* bytes of zeros",
     "zeroed-deflate": "tile 1 of 6 of level 0 is damaged: .* bytes of zeros",
     "zeroed-some": "tile 6 of 20 of level 0 is damaged",
-    "truncated": "the file is cut short: it ends at byte .*, and tile 4 of 6 of level 0 at",
-    "truncated-tags": "there is no picture in it",
+    "truncated": "the file is truncated: it ends at byte .*, but tile 4 of 6 of level 0 at",
+    "truncated-tags": "it contains no image",
     "truncated-png": "it is damaged: image file is truncated",
     "truncated-jpeg": "it is damaged: image file is truncated",
-    "truncated-svs": "the file is cut short",
-    "lying-size": "it is 3000000 x 3000000 pixels, for which 137334961 tiles are needed; it has 6",
-    "lying-tile": "the tiles of level 0 are 60000 x 60000 pixels, 10,299 MB each",
+    "truncated-svs": "the file is truncated",
+    "lying-size": "has 3000000 x 3000000 pixels, for which 137334961 tiles are needed, but only 6",
+    "lying-tile": "the tiles of level 0 have 60000 x 60000 pixels, 10,299 MB each",
 }
 
 
@@ -341,7 +341,7 @@ def in_a_process(path: Path) -> tuple[str, str]:
 
 def test_pages_that_form_a_ring_end_and_libraries_say_nothing(tmp_path: Path) -> None:
     """The slides are read in another process, because pytest captures log messages."""
-    assert in_a_process(write_broken("truncated-tags", tmp_path)) == ("there is no picture in it", "")
+    assert in_a_process(write_broken("truncated-tags", tmp_path)) == ("it contains no image", "")
     path = tmp_path / "slide.tiff"
     for levels in (1, 3):
         write_tiff(path, slide_picture(0), levels=levels)
@@ -360,7 +360,7 @@ def test_half_a_tile_or_one_of_another_size_is_no_tile(tmp_path: Path) -> None:
     for compression in ("jpeg", "deflate", "lzw", "zstd", "jpeg2000", "packbits"):
         write_tiff(path, slide_picture(0), compression=compression)
         change_tiles(path, [3], lambda stored: stored[: len(stored) // 2] + bytes(len(stored) - len(stored) // 2))
-        reason = " is damaged: the picture in it has no end" if compression == "jpeg" else ""
+        reason = " is damaged: its image has no end" if compression == "jpeg" else ""
         with pytest.raises(SlideUnreadable, match=f"tile 4 of 6 of level 0{reason}"):
             read_slide(path)
     path, picture = tmp_path / "slide.tiff", slide_picture(0, (128, 128))
@@ -370,7 +370,7 @@ def test_half_a_tile_or_one_of_another_size_is_no_tile(tmp_path: Path) -> None:
     for compression, stored in (("jpeg", jpeg), ("jpeg2000", jpeg_2000)):
         write_tiff(path, slide_picture(0), compression=compression, tile=128)
         move_tile(path, 0, bytes(stored))
-        with pytest.raises(SlideUnreadable, match="tile 1 of 20 of level 0 is damaged: it is 60000 x 60000 pixels, in a place of 128 x 128"):
+        with pytest.raises(SlideUnreadable, match="tile 1 of 20 of level 0 is damaged: it has 60000 x 60000 pixels in an area of 128 x 128"):
             read_slide(path)
 
 
@@ -441,7 +441,7 @@ def test_a_damaged_level_leaves_the_others_readable(tmp_path: Path) -> None:
     made = write_tiff(path, slide_picture(0), levels=2, compression="deflate")
     slides.overwrite_tags(path, {"TileWidth": 16}, page=1)
     assert mean_difference(read_slide(path), made[0]) == 0
-    with pytest.raises(SlideUnreadable, match="level 1 says it is 300 x 215 pixels, for which 19 tiles are needed; it has 2"):
+    with pytest.raises(SlideUnreadable, match="level 1 has 300 x 215 pixels, for which 19 tiles are needed, but only 2"):
         read_slide(path, level=1)
     with closing(open_slide(write_broken("zeroed-some", tmp_path), Backend.auto)) as slide:
         strips = slide.strips(0, None)
@@ -451,11 +451,11 @@ def test_a_damaged_level_leaves_the_others_readable(tmp_path: Path) -> None:
 
 
 def test_pixels_of_unknown_meaning_are_refused(tmp_path: Path) -> None:
-    path, not_read = tmp_path / "slide.tiff", "pixels are of a kind that is not read"
+    path, not_read = tmp_path / "slide.tiff", "pixels have an unsupported format"
     kinds: list[tuple[type, dict[str, Any], dict[str, object], str]] = [
-        (np.int16, {"compression": None}, {}, r"its samples are of a kind that is not read \(INT\)"),
+        (np.int16, {"compression": None}, {}, r"its samples have an unsupported format \(INT\)"),
         (np.uint8, {"photometric": "cielab", "compression": "lzw"}, {}, rf"its {not_read} \(CIELAB"),
-        (np.uint8, {"compression": "deflate"}, {"BitsPerSample": (8, 8, 16)}, "of a kind that is not read"),
+        (np.uint8, {"compression": "deflate"}, {"BitsPerSample": (8, 8, 16)}, "have an unsupported format"),
         (np.uint8, {"compression": "deflate"}, {"ImageLength": 0}, "has no pixels"),
     ]
     for dtype, options, tags, reason in kinds:
@@ -484,13 +484,13 @@ def test_plain_pictures_have_limits_of_their_own(tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:18] + struct.pack("<ii", 20_000, 20_001) + content[26:])
     assert LARGEST == 400_000_000
-    with pytest.raises(SlideUnreadable, match="it is 20000 x 20001 pixels in one piece; more than 400 million"):
+    with pytest.raises(SlideUnreadable, match="it is an untiled image of 20000 x 20001 pixels, and more than 400 million"):
         open_slide(path, Backend.auto)
     path = tmp_path / "slide.webp"
     Image.new("RGB", (10, 10)).save(path)
     content = path.read_bytes()
     path.write_bytes(content[:26] + struct.pack("<HH", 16_000, 12_500) + content[30:])
-    reason = "it has more pixels than are read of its format: " if Version(PIL.__version__) >= Version("13") else "it is damaged: failed to read next frame"
+    reason = "it has too many pixels for its format: " if Version(PIL.__version__) >= Version("13") else "it is damaged: failed to read next frame"
     with pytest.raises(SlideUnreadable, match=reason), closing(open_slide(path, Backend.auto)) as slide:
         list(slide.strips(0, None))
 

@@ -87,19 +87,19 @@ def test_what_names_the_data(project: Path) -> None:
         assert (job.inputs, job.arguments[1]) == ([expected], "${{inputs.slides}}" + argument)
 
 
-UPLOAD = "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME; then name 'slides' and --datastore NAME."
+UPLOAD = "Upload the folder of the slides: himl datastore upload FOLDER slides --datastore NAME. Then use 'slides' and --datastore NAME."
 
 
 def test_data_of_this_machine_is_refused(project: Path) -> None:
     """No hint suggests uploading a home folder or a whole disk."""
     write_files(project, dict.fromkeys(("here/a.tif", "my slides/list.csv", "list.csv", "my list.txt"), "a"))
     own = {
-        "here": "Upload it: himl datastore upload here here --datastore NAME; then name 'here' and --datastore NAME.",
-        "./here": "Upload it: himl datastore upload ./here here --datastore NAME; then name 'here' and --datastore NAME.",
-        "my slides/list.csv": "Upload it: himl datastore upload 'my slides' 'my slides' --datastore NAME; then name 'my slides/list.csv' and --datastore NAME.",
+        "here": "Upload it: himl datastore upload here here --datastore NAME. Then use 'here' and --datastore NAME.",
+        "./here": "Upload it: himl datastore upload ./here here --datastore NAME. Then use 'here' and --datastore NAME.",
+        "my slides/list.csv": "Upload it: himl datastore upload 'my slides' 'my slides' --datastore NAME. Then use 'my slides/list.csv' and --datastore NAME.",
     }
     for dataset, hint in {**dict.fromkeys((".", "..", "/", "~", "list.csv", "my list.txt", "here/a.tif"), UPLOAD), **own}.items():
-        with pytest.raises(BadUsage, match="lies on this machine, where cluster 'cpu' cannot see it") as caught:
+        with pytest.raises(BadUsage, match="is on this machine, which cluster 'cpu' cannot access") as caught:
             prepared(project, dataset)
         assert caught.value.hint == hint
 
@@ -108,7 +108,7 @@ def test_a_path_that_is_not_there_is_told_so(project: Path) -> None:
     for dataset in ("./gone", "../gone", "/gone/slides", "~/gone", "C:\\slides"):
         with pytest.raises(NotFound) as caught:
             prepared(project, dataset)
-        assert str(caught.value) == f"There is no '{dataset}' here, and on a cluster the slides are those of a datastore."
+        assert str(caught.value) == f"There is no local '{dataset}', and a cluster needs slides in a datastore."
         assert "himl montage FOLDER --datastore NAME --cluster cpu" in caught.value.hint
     for dataset in (".x/..", "list.csv", "/"):
         with pytest.raises(BadUsage):
@@ -131,7 +131,7 @@ def test_what_the_job_would_refuse_is_refused(project: Path) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
         ({"lists": {"--exclude_by_slide_id": Path("gone.txt")}}, "--exclude_by_slide_id: there is no file 'gone.txt'"),
         ({"lists": {"--exclude_by_slide_id": Path("here")}}, "--exclude_by_slide_id: there is no file 'here'"),
-        ({"lists": {"--include_by_slide_id": Path("here/blank.txt")}}, "'here/blank.txt' has no ids, so that no slide remains"),
+        ({"lists": {"--include_by_slide_id": Path("here/blank.txt")}}, "'here/blank.txt' has no ids, so that no slides remain"),
         ({"lists": {"--include_by_slide_id": Path("here/latin.txt")}}, "is not UTF-8 text"),
         ({"dataset": "slides/list.csv", "image_glob": "*.tif"}, "is a CSV"),
         ({"image_glob": "../*"}, "leaves the folder"),
@@ -186,7 +186,7 @@ def test_default_environment_installs_this_himl_version(project: Path, tmp_path:
     monkeypatch.syspath_prepend(write_record(tmp_path / "address", json.dumps(record)))
     job = prepared(project)
     assert "- himl-cli[montage] @ https://example.org/himl_cli.whl\n" in dependencies(job)
-    assert [remark for remark in job.remarks if "himl-cli[montage] @ https://example.org/himl_cli.whl, which pip has to find" in remark]
+    assert [remark for remark in job.remarks if "himl-cli[montage] @ https://example.org/himl_cli.whl, which pip installs" in remark]
     monkeypatch.syspath_prepend(write_record(tmp_path / "folder", json.dumps({"url": project.as_uri(), "dir_info": {}})))
     with pytest.raises(BadUsage, match="which no other machine can access") as caught:
         prepared(project)
@@ -284,8 +284,8 @@ def test_whether_all_of_it_stays_is_known_once_it_is_expected(store: BlobStore) 
         with opened(store, limit, events=events) as place:
             assert place.is_rereadable == (not said)
         texts = [event.text for event in events if isinstance(event, Notice)]
-        assert [text.partition(":")[0] for text in texts] == said
-        assert all("HIML_SLIDE_CACHE_GB=1 " in text for text in texts)
+        assert [text.partition(". Each is deleted after use.")[0] for text in texts] == said
+        assert all("HIML_SLIDE_CACHE_GB=1, " in text for text in texts)
 
 
 def test_the_cache_takes_no_more_than_its_limit(store: BlobStore) -> None:
@@ -384,7 +384,7 @@ def test_a_slide_that_cannot_be_brought_fails_alone(azure_environment: StagedWor
         assert unreadable(place, "03.tif") == "it is in the archive tier"
         assert [read(place, name) for name in ("02.tif", "00.tif")] == [BODIES[NAMES[2]], BODIES[NAMES[0]]]
         assert unreadable(place, "03.tif") == "it is in the archive tier"
-        assert unreadable(place, "a.mrxs") == "'slides/a/Data.dat', which belongs to it: it is in the archive tier"
+        assert unreadable(place, "a.mrxs") == "its file 'slides/a/Data.dat': it is in the archive tier"
     requests = azure_environment.requests(r"GET .*/slides/\d\d")
     assert {line.partition("?")[0].rpartition("/")[2] for line in requests} == {"00.tif", "02.tif", "03.tif"}, "only what was expected"
 
@@ -397,7 +397,7 @@ def test_once_nothing_is_to_be_had_the_rest_is_not_tried(azure_environment: Stag
         assert read(place, names[0]) == b"x"
         reasons = [unreadable(place, name) for name in names[1:]]
         assert len({*reasons}) == 2
-        assert reasons[-1] == f"{reasons[0]}. So it was for the slides before it; this one was not tried"
+        assert reasons[-1] == f"{reasons[0]}. The slides before it failed like this. This one was not tried"
     tried = {line.partition("?")[0] for line in azure_environment.requests(r"GET .*/slides/\d")}
     assert HOPELESS <= len(tried) < 100
 
@@ -412,7 +412,7 @@ def read_all(place: SlideFolder) -> None:
 def test_a_store_that_gives_nothing_ends_it(azure_environment: StagedWorkspace, fault: Status, kind: type[HimlError], limit: int) -> None:
     store, faults = azure_store(azure_environment, NAMES[:3]), azure_environment.stage.faults
     faults.add(fault, r"GET .*/slides/\d", times=None)
-    with opened(store, limit) as place, pytest.raises(kind, match=f"^None of the 3 slides came from {store.label}: .*[.]$"):
+    with opened(store, limit) as place, pytest.raises(kind, match=f"^None of the 3 slides could be fetched from {store.label}: .*[.]$"):
         read_all(place)
     faults.add(fault, "comp=list", times=None)
     with pytest.raises(kind), opened(store, limit):
@@ -432,7 +432,7 @@ def test_slides_that_fail_each_for_itself_do_not_end_it(azure_environment: Stage
 def test_a_name_that_no_disk_takes_fails_alone() -> None:
     with storage_that_lists(["slides/a.tif", "slides/b\\..\\..\\c.tif"], b"body") as store, opened(store, expected=["a.tif", "b\\..\\..\\c.tif"]) as place:
         assert read(place, "a.tif") == b"body"
-        assert unreadable(place, "b\\..\\..\\c.tif") == "it cannot be kept here: it has '.' or '..' in it"
+        assert unreadable(place, "b\\..\\..\\c.tif") == "it cannot be stored locally: it contains '.' or '..'"
 
 
 def test_stop_ends_waiting_reader_and_leaves_no_half_file(azure_environment: StagedWorkspace) -> None:
@@ -494,5 +494,5 @@ def test_cache_limit_variable_overrides_setting_and_default(project: Path, monke
     (project / "himl.toml").unlink()
     for text in ("much", "-1", "nan", "1e300"):
         monkeypatch.setenv("HIML_SLIDE_CACHE_GB", text)
-        with pytest.raises(BadUsage, match=f"The variable HIML_SLIDE_CACHE_GB cannot be '{text}'"):
+        with pytest.raises(BadUsage, match=f"The environment variable HIML_SLIDE_CACHE_GB cannot be '{text}'"):
             cache_limit(project)

@@ -162,12 +162,12 @@ def test_slides_that_fail_are_named_and_leave_nothing(slides: Path) -> None:
     assert str(result.problem) == "10 slides were not cut into tiles, and --strict allows no failure."
     others: dict[str, tuple[SlideEntry, dict[str, Any], str]] = {
         "no mask": (masked[0], {"masks": True}, "it has no mask"),
-        "broken mask": (masked[1], {"masks": True}, "mask: it is no picture of a known format"),
-        "level": (masked[2], {"level": 3}, "level 3 is missing (levels 0 to 2 are there)"),
-        "magnification": (masked[2], {"magnification": 10.0}, "it does not tell its magnification: choose a level by --level"),
+        "broken mask": (masked[1], {"masks": True}, "mask: it is not an image of a known format"),
+        "level": (masked[2], {"level": 3}, "level 3 is missing (it has levels 0 to 2)"),
+        "magnification": (masked[2], {"magnification": 10.0}, "its magnification is unknown, so select a level with --level"),
     }
     write_svs(slides / "a.svs", slide_picture(5, (640, 480)))
-    others["other"] = (SlideEntry("a", "a.svs"), {"magnification": 40.0}, "no level has magnification 40; there is 20, 10 and 5")
+    others["other"] = (SlideEntry("a", "a.svs"), {"magnification": 40.0}, "no level has magnification 40, only 20, 10 and 5")
     for entry, options, reason in others.values():
         (slide,) = cut(slides, entry, **options).slides
         assert (slide.reason, slide.tiles) == (reason, 0)
@@ -183,7 +183,7 @@ def test_what_is_complete_is_not_cut_again(slides: Path) -> None:
     made = contents(first.dataset.parent)
     assert {f"{name}/overview.jpg" for name in names} <= set(made)
     (first.dataset.parent / names[0] / "himl_tiles.json").unlink()
-    with pytest.raises(BadUsage, match="is no folder of tiles, and would be replaced"):
+    with pytest.raises(BadUsage, match="is not a folder of tiles, and would be replaced"):
         cut(slides, *names, tile_size=100, overview=True)
     (first.dataset.parent / names[0] / "himl_tiles.json").write_text("{")
     events: list[Event] = []
@@ -225,7 +225,7 @@ def test_nothing_that_is_not_himls_is_replaced(slides: Path) -> None:
     write_kind("png", slides, name="a")
     (slides / "dataset.csv").write_text("image,slide_id\na.png,a\n")
     entries = [SlideEntry("a", "a.png")]
-    for output, said in ((slides, "dataset.csv' is no list of tiles"), (slides.parent / "other", "a' is no folder of tiles")):
+    for output, said in ((slides, "dataset.csv' is not a list of tiles"), (slides.parent / "other", "a' is not a folder of tiles")):
         (slides.parent / "other" / "a").mkdir(parents=True, exist_ok=True)
         (slides.parent / "other" / "a" / "b.txt").touch()
         before = contents(slides.parent)
@@ -235,7 +235,7 @@ def test_nothing_that_is_not_himls_is_replaced(slides: Path) -> None:
     tiled = cut_slides(TilesRequest(slides / "out", occupancy=0.0), entries, LocalFolder(slides), ignore)
     (slides / "dataset.csv").unlink()
     assert [entry.image for entry in list_slides(LocalFolder(slides), SlideQuery(), ignore)] == ["a.png"], "tiles are no slides"
-    with pytest.raises(BadUsage, match=r"'slides[.]csv' tells of tiles"):
+    with pytest.raises(BadUsage, match=r"'slides[.]csv' describes tiles"):
         list_slides(LocalFolder(tiled.record.parent), SlideQuery(csv="slides.csv"), ignore)
 
 

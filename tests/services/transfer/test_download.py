@@ -96,14 +96,14 @@ def test_changed_blob_is_fetched_anew_failed_ones_stop_nothing(tmp_path: Path) -
     assert files_in(tmp_path) == {"log": store.bodies["log"]}
     failed = {"bad": "service_failed", "gone": "not_found", "large": "service_failed", "restless": "service_failed"}
     assert {failure.name: failure.code for failure in result.failed} == failed
-    assert "3 times" in {failure.name: failure.message for failure in result.failed}["restless"]
+    assert "each of 3 downloads" in {failure.name: failure.message for failure in result.failed}["restless"]
     assert isinstance(result.problem(), ServiceFailed)
 
 
 def test_repeated_refusal_ends_the_transfer(tmp_path: Path) -> None:
     files = bodies(200)
     store = MemoryStore(dict(files), broken={*files}, refusal="You may not read here.")
-    with pytest.raises(NotAllowed, match=r"^You may not read here\. So it was for the first 64 files; the others were not tried\.$") as caught:
+    with pytest.raises(NotAllowed, match=r"^You may not read here\. The first 64 files failed like this\. The others were not tried\.$") as caught:
         download(store, DownloadRequest(tmp_path / "all"))
     assert (caught.value.hint, len(store.fetched)) == ("ask", 64)
     one_arrives = MemoryStore(dict(files), broken={*files} - {"outputs/00003.bin"}, refusal="You may not read here.")
@@ -111,7 +111,7 @@ def test_repeated_refusal_ends_the_transfer(tmp_path: Path) -> None:
     each_by_itself = MemoryStore(dict(files), broken={*files}, refusal="'{name}' is locked.")
     assert len(download(each_by_itself, DownloadRequest(tmp_path / "locked")).failed) == 200
     write_files(tmp_path / "here", {f"{number:03d}": "x" for number in range(100)})
-    with pytest.raises(NotAllowed, match="So it was for the first 64 files; the others were not tried"):
+    with pytest.raises(NotAllowed, match=r"The first 64 files failed like this\. The others were not tried"):
         upload(MemoryStore(refusal="You may not write here."), UploadRequest(tmp_path / "here", "p"))
 
 
@@ -160,12 +160,12 @@ def test_choice_of_no_file_or_folder_that_is_a_file_is_refused(tmp_path: Path) -
     with pytest.raises(NotFound, match="No file in the store starts with 'output/'") as caught:
         download(store, DownloadRequest(tmp_path / "out", Filters("output/")))
     assert "Did you mean 'outputs'?" in caught.value.hint
-    with pytest.raises(NotFound, match="passes --include and --exclude"):
+    with pytest.raises(NotFound, match="matches --include and --exclude"):
         download(store, DownloadRequest(tmp_path / "out", Filters(include=("*.ckpt",))))
     assert numbers(download(MemoryStore(), DownloadRequest(tmp_path / "out"))) == (0, 0, 0)
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").write_text("mine")
-    for folder, message in ((tmp_path / "out", "is a file"), (tmp_path / "out" / "sub", "lies below a file")):
+    for folder, message in ((tmp_path / "out", "is a file"), (tmp_path / "out" / "sub", "is below a file")):
         with pytest.raises(BadUsage, match=message):
             download(MemoryStore({"a": b""}), DownloadRequest(folder))
     assert (tmp_path / "out").read_text() == "mine"
@@ -207,7 +207,7 @@ def test_name_of_file_and_folder_or_of_local_files_is_refused(tmp_path: Path) ->
     assert sorted(one.name for one in result.refused) == ["a", "a/b"]
     (tmp_path / "a-b").write_text("mine")
     result = download(MemoryStore({"dir": b"1", "a-b/x": b"2", "ok": b"3"}), DownloadRequest(tmp_path, overwrite=True))
-    assert {one.name: one.reason for one in result.refused} == {"dir": "a folder of this name is here", "a-b/x": "'a-b' is a file here"}
+    assert {one.name: one.reason for one in result.refused} == {"dir": "a local folder has this name", "a-b/x": "'a-b' is a local file"}
     assert ((tmp_path / "a-b").read_text(), (tmp_path / "ok").read_bytes()) == ("mine", b"3")
 
 
@@ -304,13 +304,13 @@ def test_files_are_chosen_and_other_requests_refused(local: Path) -> None:
     store = MemoryStore()
     upload(store, UploadRequest(local, "p", Filters(include=("sub/*", "a"), exclude=("*.txt",))))
     assert {*store.bodies} == {"p/a", "p/sub/d"}
-    with pytest.raises(NotFound, match="nothing to upload"):
+    with pytest.raises(NotFound, match="no files to upload"):
         upload(store, UploadRequest(local, "p", Filters(include=("*.png",))))
     (local / "empty").mkdir()
     for source, prefix, kind, message in (
         (local / "gone", "p", NotFound, "no file or folder"),
         (local, "../p", BadUsage, "leads out"),
-        (local / "empty", "p", NotFound, "nothing to upload"),
+        (local / "empty", "p", NotFound, "no files to upload"),
     ):
         with pytest.raises(kind, match=message):
             upload(MemoryStore(), UploadRequest(source, prefix))

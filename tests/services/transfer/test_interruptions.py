@@ -105,7 +105,7 @@ def test_another_himl_in_the_same_folder_is_waited_for(tmp_path: Path) -> None:
                 first.stdin.flush()
 
         result = download(store, DownloadRequest(tmp_path), let_first_go_on)
-        assert "waiting for it" in str(events[0])
+        assert "Waiting for it" in str(events[0])
     assert (result.files, result.skipped, store.moved) == (0, 3, 0)
 
 
@@ -229,7 +229,7 @@ def test_download_without_usable_cache_works_and_warns_once(tmp_path: Path, monk
     assert left <= bodies(3).keys(), "nobody could go on with a part"
     assert (again.problem(), files_in(tmp_path / "out")) == (None, store.bodies)
     warnings = [event.text.partition(":")[0] for event in events if isinstance(event, Notice)]
-    assert warnings == ["What is fetched is not remembered, since himl's cache cannot be used"]
+    assert warnings == ["himl cannot record downloaded files, because its cache cannot be used"]
 
 
 def test_state_of_folders_long_gone_is_removed(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_second_launch_acts_itself_and_late_ranks_follow(tmp_path: Path) -> None
 def test_wait_for_rank_0_is_bounded_and_its_outcome_handed_over(tmp_path: Path) -> None:
     with pytest.raises(HimlError, match=r"did not begin within .*local rank 1 \(LOCAL_RANK\)\.$") as caught:
         rank_zero_only(tmp_path, "k", TransferResult, environment={"LOCAL_RANK": "1"}, wait_seconds=0.1)
-    assert "One launcher has to start all ranks" in caught.value.hint
+    assert "One launcher must start all ranks" in caught.value.hint
     for rank in "01":
         rank_zero_only(tmp_path, "again", TransferResult, environment={"LOCAL_RANK": rank})
     with pytest.raises(HimlError, match=r"local rank 1 \(LOCAL_RANK\)\.$"):
