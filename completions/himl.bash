@@ -1,8 +1,8 @@
-# Tab completion of himl in Bash 3.2 and later, as `himl completion bash` prints it.
-# The table of himl is generated; the functions after it are the same for any table.
+# Tab completion of himl in Bash 3.2 and later, printed by `himl completion bash`.
+# himl generates the table. The functions after it do not depend on it.
 
 _himl_table() {
-    # What the command $1 has: commands below it (verbs), options (rows), and the kinds of its arguments.
+    # The subcommands (verbs), options (rows) and kinds of arguments of the command $1.
     verbs='' rows='' kinds=''
     case $1 in
     'himl')
@@ -718,7 +718,7 @@ _himl_table() {
 }
 
 _himl_today() {
-    # The option $1, which may have one of hi-ml's names, by today's: in `name`.
+    # Sets `name` to the current name of the option $1, which may be one of hi-ml's.
     name=$1
     case $name in
     --compute_cluster_name) name=--cluster ;;
@@ -740,7 +740,7 @@ _himl_today() {
 }
 
 _himl_words() {
-    # The words up to the cursor, whole again: Bash takes them apart at the signs in COMP_WORDBREAKS.
+    # Joins the words up to the cursor, which Bash splits at the characters in COMP_WORDBREAKS.
     local i word glue=''
     words=()
     for ((i = 0; i <= COMP_CWORD; i++)); do
@@ -756,12 +756,12 @@ _himl_words() {
 }
 
 _himl_plain() {
-    # The word $1 without its quotes and backslashes: in `plain`. Nothing in it is evaluated.
+    # Sets `plain` to the word $1 without quotes and backslashes. Evaluates nothing in it.
     plain=${1//[\\\"\']/}
 }
 
 _himl_find() {
-    # The row of the option $1 in any spelling, or nothing: in `row`.
+    # Sets `row` to the row of the option $1 in any spelling, or to nothing.
     local name=${1%%=*} each
     case $name in
     --*) name=${name#--} name=--${name//-/_} ;;
@@ -779,7 +779,7 @@ _himl_find() {
 }
 
 _himl_step() {
-    # Goes past the word $1: into a command, over an option, its value, or an argument.
+    # Processes the word $1: a command, an option, its value, or an argument.
     local row
     if [[ -n $rest ]]; then return; fi
     if [[ -n $pending ]]; then
@@ -808,7 +808,7 @@ _himl_step() {
 }
 
 _himl_add() {
-    # Offers each line of $1, after what stands before it in its word.
+    # Offers each line of $1, with the beginning of the current word as its prefix.
     local line
     while IFS= read -r line; do
         if [[ -n $line ]]; then COMPREPLY+=("$head$line"); fi
@@ -816,7 +816,7 @@ _himl_add() {
 }
 
 _himl_ask() {
-    # Offers what himl knows of the kind $1 that begins with $plain.
+    # Offers names of the kind $1 from himl that begin with $plain.
     local i begun=$plain line=()
     for ((i = 0; i < ${#words[@]}; i++)); do
         _himl_plain "${words[i]}"
@@ -827,7 +827,7 @@ _himl_ask() {
 }
 
 _himl_paths() {
-    # Offers folders, and with $1 = -f files too, where $2 holds suffixes those that end so.
+    # Offers folders, and with $1 = -f also files, limited to the suffixes in $2, if any.
     local line
     while IFS= read -r line; do
         if [[ -z $line ]]; then continue; fi
@@ -859,7 +859,7 @@ _himl_value() {
 }
 
 _himl_options() {
-    # Offers the options that begin as the word does, less those that were given and do not repeat.
+    # Offers matching options, except for used ones that do not repeat.
     local each names begun=$current
     case $begun in
     --?*) begun=${begun#--} begun=--${begun//-/_} ;;
@@ -873,7 +873,7 @@ _himl_options() {
 }
 
 _himl_argument() {
-    # Offers the plain argument that is due; where the command takes no more, its options.
+    # Offers the next argument, or the options if the command takes no more arguments.
     local due all=($kinds)
     due=${all[place]-}
     if [[ -z $due && ${#all[@]} -gt 0 ]]; then
@@ -888,7 +888,7 @@ _himl_argument() {
 }
 
 _himl_offer() {
-    # Offers what may stand at the cursor.
+    # Offers the completions at the cursor.
     local row
     if [[ -n $pending ]]; then
         _himl_value "${pending#*=}" "$current"
@@ -908,7 +908,7 @@ _himl_offer() {
 }
 
 _himl_cut() {
-    # Takes off what readline leaves as it is: all up to the last sign in COMP_WORDBREAKS.
+    # Removes the prefix that readline keeps, up to the last character in COMP_WORDBREAKS.
     local sign piece kept='' i
     for sign in = : @; do
         if [[ $COMP_WORDBREAKS != *"$sign"* || $current != *"$sign"* ]]; then continue; fi

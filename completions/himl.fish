@@ -1,5 +1,5 @@
-# Tab completion of himl in fish 3.1 and later, as `himl completion fish` prints it.
-# The tables of himl are generated; the functions after them are the same for any tables.
+# Tab completion of himl in fish 3.1 and later, printed by `himl completion fish`.
+# himl generates the tables. The functions after them do not depend on them.
 
 function __himl_verbs --description 'The commands below the command $argv[1], with their help'
     switch $argv[1]
@@ -8,48 +8,48 @@ function __himl_verbs --description 'The commands below the command $argv[1], wi
                 'submit' 'Run a script, a module or a shell script as a job' \
                 'runs' 'List, show, follow, cancel, tag and delete runs' \
                 'ui' 'Show runs in MLflow\'s user interface' \
-                'tb' 'Show runs in TensorBoard, also while they go on' \
-                'download' 'Download the files of runs, checked by MD5' \
-                'checkpoint' 'Fetch checkpoints of runs, push changed ones, make links' \
-                'datastore' 'Upload, download and list files of a datastore' \
-                'montage' 'Show any number of slides in one picture' \
-                'tiles' 'Cut slides into tiles, and list them in a CSV' \
+                'tb' 'Show runs in TensorBoard, including runs in progress' \
+                'download' 'Download the files of runs, with MD5 checks' \
+                'checkpoint' 'Fetch, push and share checkpoints of runs' \
+                'datastore' 'Upload, download and list files in a datastore' \
+                'montage' 'Combine slides into one picture' \
+                'tiles' 'Cut slides into tiles, with a CSV list' \
                 'dsa' 'Upload annotations of slides to a Digital Slide Archive' \
-                'init' 'Set up this folder for an Azure ML workspace, or a local one' \
-                'workspace' 'Show which workspace is meant, and what it is' \
-                'doctor' 'Check what himl needs, and say what to do about it' \
-                'completion' 'Tab completion of himl in bash, zsh, fish and PowerShell' \
+                'init' 'Set up this folder for a local or Azure ML workspace' \
+                'workspace' 'Show the workspaces that himl uses' \
+                'doctor' 'Check the installation, settings and access' \
+                'completion' 'Set up tab completion in bash, zsh, fish and PowerShell' \
                 'skill' 'Print or install a skill file for coding agents' \
-                'schema' 'Print the JSON Schema of what --json prints'
+                'schema' 'Print the JSON Schema of --json documents'
         case 'himl runs'
             printf '%s\t%s\n' \
                 'list' 'List runs, newest first' \
-                'show' 'Show one run in full: outcome, tags, metrics, texts, trials or steps' \
-                'aggregate' 'Metrics of many runs side by side, with statistics' \
-                'logs' 'Print the log of a run, also while it runs' \
-                'attach' 'Show where a running job\'s services answer: VS Code, JupyterLab, TensorBoard, SSH' \
-                'cancel' 'Stop runs' \
-                'tag' 'Set tags on runs; KEY= removes one' \
-                'archive' 'Leave runs out of lists, and keep them with all their files' \
-                'restore' 'Bring archived runs back to lists' \
-                'delete' 'Delete runs with all their files, and the runs below them; lists what goes and asks first'
+                'show' 'Show the details of runs' \
+                'aggregate' 'Compare metrics of many runs, with statistics' \
+                'logs' 'Print the log of a run, even of one in progress' \
+                'attach' 'Show the addresses of a running job\'s services' \
+                'cancel' 'Cancel runs' \
+                'tag' 'Set tags on runs' \
+                'archive' 'Hide runs from lists, and keep their files' \
+                'restore' 'Show archived runs in lists again' \
+                'delete' 'Delete runs with all files and child runs, after a confirmation'
         case 'himl checkpoint'
             printf '%s\t%s\n' \
-                'fetch' 'Fetch a checkpoint, and print its path alone' \
-                'push' 'Upload changed checkpoints to a new run, from which jobs start' \
-                'url' 'Print a link by which anybody can read a checkpoint'
+                'fetch' 'Fetch a checkpoint, and print its path' \
+                'push' 'Upload changed checkpoints to a new run, to start jobs from' \
+                'url' 'Print a link that gives anyone read access to a checkpoint'
         case 'himl datastore'
             printf '%s\t%s\n' \
                 'upload' 'Upload a folder\'s contents, or a file' \
-                'download' 'Download files, checked by MD5' \
+                'download' 'Download files, and verify MD5 checksums' \
                 'list' 'List files with their sizes'
         case 'himl dsa'
             printf '%s\t%s\n' \
                 'upload' 'Upload attention maps and other annotations to slides' \
-                'list' 'List collections, the folders and items in one, or the annotations of an item'
+                'list' 'List collections, folders and items, or the annotations of an item'
         case 'himl workspace'
             printf '%s\t%s\n' \
-                'show' 'Show which workspaces are meant, and where that was read'
+                'show' 'Show the workspaces that himl uses, and where they are configured'
     end
 end
 
@@ -61,87 +61,87 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl submit'
             printf '%s\t%s\n' \
-                '-m=' 'A module, as python -m takes it' \
-                '--command=' 'A command line, of any program, in place of TARGET' \
-                '--cluster=choice:local' 'Azure ML compute, or slurm:PARTITION; absent or \'local\': here' \
-                '+--sbatch=' 'An option of sbatch on Slurm, as in gres=gpu:2' \
-                '--retries=' 'Start a job here or on Slurm that failed again, so many times' \
-                '--record_in=choice:local,azure' 'Where a job that runs here is recorded: local or azure' \
-                '--in_place' 'Run here without a snapshot, for a debugger' \
-                '--num_nodes=' 'Machines of the cluster' \
-                '--processes_per_node=' 'Processes (ranks) a machine' \
-                '--distribution=choice:pytorch,mpi' 'pytorch or mpi (default: pytorch for several processes a machine, else mpi)' \
-                '--no_mpi_single_node' 'Send a job of one process as a plain one, not as MPI' \
+                '-m=' 'Run a module, like python -m' \
+                '--command=' 'Run a command line in place of TARGET' \
+                '--cluster=choice:local' 'Azure ML compute, slurm:PARTITION or local' \
+                '+--sbatch=' 'Option of sbatch on Slurm, such as gres=gpu:2' \
+                '--retries=' 'Restart a failed local or Slurm job up to N times' \
+                '--record_in=choice:local,azure' 'Workspace for a local job: local or azure' \
+                '--in_place' 'Run locally without a snapshot, for debugging' \
+                '--num_nodes=' 'Number of nodes' \
+                '--processes_per_node=' 'Number of processes (ranks) per node' \
+                '--distribution=choice:pytorch,mpi' 'pytorch or mpi (default: pytorch for several processes per node, else mpi)' \
+                '--no_mpi_single_node' 'Submit a single-process job without MPI' \
                 '--shm_size=' 'Shared memory on a cluster' \
-                '--instance_type=' 'Instance type of a Kubernetes or serverless compute' \
-                '--job_tier=choice:spot,basic,standard,premium' 'Of a serverless compute: spot (cheaper, may be preempted), basic, standard or premium' \
-                '+--docker_args=' 'Arguments of \'docker run\' on a cluster' \
-                '--identity=choice:user,managed' 'user or managed: as whom it signs in to Azure' \
-                '--max_run_duration=' 'End the job after that time: 30s, 30m, 2h, 1.5d' \
-                '--vscode' 'Let VS Code connect to the job on a cluster' \
-                '--jupyter' 'Run JupyterLab beside the job on a cluster' \
-                '--ssh_key=files' 'Let the owner of this public key sign in to the job by SSH' \
-                '--create_cluster' 'Make a pipeline\'s cluster where it is missing (size: .env)' \
-                '--python=files' 'The interpreter here (default: the active environment\'s)' \
-                '--snapshot_root=folders' 'The folder that is sent (default: the project\'s)' \
-                '+--ignored_folders=list+folders' 'Folders to leave out as well' \
-                '+--include_secret=' 'Send these files, which may hold secrets, on purpose' \
+                '--instance_type=' 'Instance type, for Kubernetes or serverless' \
+                '--job_tier=choice:spot,basic,standard,premium' 'Serverless tier: spot (cheaper, preemptible), basic, standard or premium' \
+                '+--docker_args=' 'Arguments for \'docker run\' on a cluster' \
+                '--identity=choice:user,managed' 'Azure identity of the job: user or managed' \
+                '--max_run_duration=' 'Maximum duration, such as 30s, 30m, 2h or 1.5d' \
+                '--vscode' 'Allow VS Code to connect (on a cluster)' \
+                '--jupyter' 'Run JupyterLab with the job (on a cluster)' \
+                '--ssh_key=files' 'Allow SSH to the job with this public key' \
+                '--create_cluster' 'Create a pipeline\'s missing cluster, as in .env' \
+                '--python=files' 'Python for local jobs (default: the active one)' \
+                '--snapshot_root=folders' 'Root folder (default: the project\'s)' \
+                '+--ignored_folders=list+folders' 'More folders to exclude from the snapshot' \
+                '+--include_secret=' 'Include files that may hold secrets' \
                 '+--conda_env=list+files:.yml,.yaml' 'Conda files (default: the nearest environment.yml, pylock.toml or uv.lock)' \
-                '--requirements=files' 'A pip requirements file, in place of a conda file' \
-                '--lock=files:.toml,.lock' 'A pylock.toml or uv.lock, in place of a conda file' \
-                '--environment=' 'A registered environment, unchanged; also azureml://registries/...' \
-                '--docker_image=' 'Docker image (default: one of Azure ML)' \
-                '--build_context=folders' 'The folder to build the Docker image from' \
-                '--dockerfile=files' 'The Dockerfile (default: the build context\'s Dockerfile)' \
-                '--pip_extra_index_url=' 'One more index for pip' \
-                '--private_wheel=files:.whl' 'A wheel to install as well' \
-                '+--env_var=' 'A variable of the job' \
+                '--requirements=files' 'pip requirements file, in place of a Conda file' \
+                '--lock=files:.toml,.lock' 'pylock.toml or uv.lock, in place of Conda' \
+                '--environment=' 'Registered environment, or azureml://registries/...' \
+                '--docker_image=' 'Docker image (default: an Azure ML image)' \
+                '--build_context=folders' 'Folder to build the Docker image from' \
+                '--dockerfile=files' 'Dockerfile (default: from the build context)' \
+                '--pip_extra_index_url=' 'Additional package index for pip' \
+                '--private_wheel=files:.whl' 'Additional wheel to install' \
+                '+--env_var=' 'Environment variable of the job' \
                 '--experiment=experiments' 'Experiment (default: HIML_EXPERIMENT_NAME, else the script\'s name)' \
                 '--experiment_from_branch' 'Name the experiment after the git branch' \
-                '--display_name=' 'The run\'s name for people' \
-                '--description=' 'What the run is about' \
-                '+--tag=' 'A tag of the run' \
-                '--build_branch=' 'Branch' \
-                '--build_source_id=' 'Commit' \
+                '--display_name=' 'Display name of the run' \
+                '--description=' 'Description of the run' \
+                '+--tag=' 'Tag of the run' \
+                '--build_branch=' 'Git branch' \
+                '--build_source_id=' 'Commit id' \
                 '--build_source_author=' 'Author of the commit' \
                 '--build_source_message=' 'Message of the commit' \
-                '--build_source_repository=' 'Repository' \
-                '--build_number=' 'Number of the build' \
-                '--build_user=' 'Who started the build' \
-                '--build_user_email=' 'Their e-mail address' \
-                '+--input=' 'Data it reads: [KEY=]NAME[:VERSION][,OPTION=...]' \
-                '+--output=' 'Data it writes: [KEY=]NAME[,OPTION=...]' \
-                '+--keep=' 'Keep new files outside outputs/ and logs/ as well, as outputs, by globs as of \'himl download...' \
-                '--no_system_metrics' 'Record no use of CPU, memory and GPUs of a job here or on Slurm' \
-                '--default_datastore=' 'Datastore of inputs and outputs that name none' \
-                '--checkpoint=runs+files' 'Start with this in outputs/checkpoints: a file, a folder, an https address, RUN (its last...' \
-                '+--sweep=' 'Values of --NAME: 0.1,0.01 or uniform(a,b), loguniform(a,b) (e^a to e^b), normal(mu,sigma)...' \
-                '--sampling=choice:grid,random,bayesian' 'grid, random, random(seed=7) or bayesian (default: grid where all are lists, else random)' \
-                '--max_trials=' 'Trials in all (default: the whole grid); random and bayesian need it' \
-                '--max_concurrent=' 'Trials at a time (default: here 1, on a cluster all)' \
-                '--primary_metric=' 'The metric that trials are compared by' \
+                '--build_source_repository=' 'Repository URL' \
+                '--build_number=' 'Build number' \
+                '--build_user=' 'User who started the build' \
+                '--build_user_email=' 'Email address of that user' \
+                '+--input=' 'Input data: [KEY=]NAME[:VERSION][,OPTION=...]' \
+                '+--output=' 'Output data: [KEY=]NAME[,OPTION=...]' \
+                '+--keep=' 'New files to save besides outputs/ and logs/, such as \'models/**\'' \
+                '--no_system_metrics' 'Do not record CPU, memory and GPU use of local and Slurm jobs' \
+                '--default_datastore=' 'Datastore for inputs and outputs without one' \
+                '--checkpoint=runs+files' 'Checkpoint to copy to outputs/checkpoints before the start' \
+                '+--sweep=' 'Values of --NAME, such as 0.1,0.01 or uniform(a,b)' \
+                '--sampling=choice:grid,random,bayesian' 'grid, random, random(seed=7) or bayesian (default: grid for lists, else random)' \
+                '--max_trials=' 'Number of trials (default: the whole grid)' \
+                '--max_concurrent=' 'Parallel trials (default: 1; all on a cluster)' \
+                '--primary_metric=' 'Metric that ranks trials' \
                 '--goal=choice:minimize,maximize' 'minimize or maximize the primary metric' \
-                '--early_stop=choice:median' 'Stop poor trials: bandit(slack_factor=0.1), median, truncation(truncation_percentage=20)' \
-                '--crossval=' 'Run N splits: --crossval_index 0 to N-1' \
-                '--crossval_arg=' 'Another name for --crossval_index' \
-                '--crossval_count_arg=' 'Pass N as well, by this argument' \
-                '--different_seeds=' 'Run N seeds: --random_seed 0 to N-1' \
-                '--seed_arg=' 'Another name for --random_seed' \
-                '--resume=runs' 'Go on with a run that is kept here: do what is missing, or try again; needs no TARGET' \
-                '--wait|--no_wait' 'Wait for the end (default: here yes, on a cluster no)' \
-                '--follow' 'Wait, and show the output as it comes (always so here)' \
-                '--notify=' 'Post how the run ended to this webhook; better set in himl.private.toml' \
-                '--notify_format=choice:json,slack,teams' 'json, slack or teams (default: that of the URL\'s host, else json)' \
-                '--dry_run' 'Print the job as Azure ML YAML, or for Slurm as batch script; send nothing' \
-                '--show_settings' 'Show each option\'s value and where it came from; run nothing' \
-                '--sdk=choice:v2,v1' 'v2, or v1: by the deprecated azureml-core' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--early_stop=choice:median' 'Stop poor trials' \
+                '--crossval=' 'Run N splits, with --crossval_index 0 to N-1' \
+                '--crossval_arg=' 'Argument for the split\'s index' \
+                '--crossval_count_arg=' 'Argument for the number of splits' \
+                '--different_seeds=' 'Run N seeds, with --random_seed 0 to N-1' \
+                '--seed_arg=' 'Argument for the seed' \
+                '--resume=runs' 'Resume a local run, or its missing trials or steps (no TARGET)' \
+                '--wait|--no_wait' 'Wait for the end (default: for local jobs)' \
+                '--follow' 'Wait and print the log (always for local jobs)' \
+                '--notify=' 'Webhook to notify at the end (better set in himl.private.toml)' \
+                '--notify_format=choice:json,slack,teams' 'json, slack or teams (default: by the URL\'s host, else json)' \
+                '--dry_run' 'Print the job as YAML or Slurm script, without submitting it' \
+                '--show_settings' 'Show the value and source of each option, and run nothing' \
+                '--sdk=choice:v2,v1' 'Azure ML SDK: v2 or v1 (deprecated)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs'
             printf '%s\t%s\n' \
@@ -149,518 +149,518 @@ function __himl_rows --description 'The options of the command $argv[1], with th
         case 'himl runs list'
             printf '%s\t%s\n' \
                 '--experiment=experiments' 'The newest runs of an experiment' \
-                '--num_runs=choice:all' 'How many of them, or all' \
-                '+--tags=' 'Only those with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
-                '--archived' 'Only those that were archived, which are left out otherwise' \
-                '--watch' 'Show them until all have ended, with progress and last metrics' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--archived' 'Only archived runs, which himl otherwise omits' \
+                '--watch' 'Show progress and last metrics until all runs end' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs show'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'The newest runs of an experiment' \
-                '--num_runs=choice:all' 'How many of them, or all' \
-                '+--tags=' 'Only those with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
-                '--latest_run_file=files' 'The run that this file names' \
-                '--children' 'The children of those runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
-                '--machine' 'A table of what it took of CPU, memory and GPUs, too' \
-                '--watch' 'Show it until it has ended, with progress, last metrics and its log' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--machine' 'Add a table of CPU, memory and GPU use' \
+                '--watch' 'Show progress, metrics and log until the run ends' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs aggregate'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'The newest runs of an experiment' \
-                '--num_runs=choice:all' 'How many of them, or all' \
-                '+--tags=' 'Only those with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
-                '--latest_run_file=files' 'The run that this file names' \
-                '--children' 'The children of those runs instead' \
-                '--child_arg=' 'Name the columns by this tag or argument' \
-                '+--metrics=' 'Only metrics of these names' \
-                '--system' 'The machine\'s metrics, system/..., alone or beside --metrics' \
-                '--no_stats' 'No mean, std, min, max and median' \
-                '--output_csv=files' 'The table as CSV' \
-                '--output_parquet=files' 'All points as Parquet, a row a point' \
-                '--plot=files' 'Curves over all runs, .png or .svg' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
+                '--child_arg=' 'Tag or argument that names the columns' \
+                '+--metrics=' 'Only metrics with these names' \
+                '--system' 'Metrics of the machine (system/...), alone or with --metrics' \
+                '--no_stats' 'Omit mean, std, min, max and median' \
+                '--output_csv=files' 'Save the table as CSV' \
+                '--output_parquet=files' 'Save all points as Parquet, one per row' \
+                '--plot=files' 'Save curves over all runs as .png or .svg' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs logs'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'The newest runs of an experiment' \
-                '--num_runs=choice:all' 'How many of them, or all' \
-                '+--tags=' 'Only those with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
-                '--latest_run_file=files' 'The run that this file names' \
-                '--children' 'The children of those runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
-                '--follow' 'Go on until the run has ended' \
-                '--file=' 'Another log than the main one, e.g. std_log_process_1.txt' \
-                '--try=' 'Of a job that was tried again: the Nth try\'s log' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--follow' 'Print new lines until the run ends' \
+                '--file=' 'Log file to print, such as std_log_process_1.txt' \
+                '--try=' 'Log of the Nth attempt' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs attach'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'The newest runs of an experiment' \
-                '--num_runs=choice:all' 'How many of them, or all' \
-                '+--tags=' 'Only those with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
-                '--latest_run_file=files' 'The run that this file names' \
-                '--children' 'The children of those runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
-                '--service=' 'One of them, by its name or kind: vscode, jupyterlab, ssh, ...' \
-                '--node=' 'Those of another node; the first one is 0' \
-                '--open' 'Open them in the browser' \
-                '--ssh' 'Log in by ssh; what follows -- are its options and a command' \
-                '--stdio' 'Be the ProxyCommand of an ssh, scp or rsync of your own' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--service=' 'Name or kind of a service: vscode, jupyterlab, ssh, ...' \
+                '--node=' 'Node of the services, from 0' \
+                '--open' 'Open the services in the browser' \
+                '--ssh' 'Log in with ssh' \
+                '--stdio' 'Act as the ProxyCommand of ssh, scp or rsync' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs cancel'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'The newest runs of an experiment' \
-                '--num_runs=choice:all' 'How many of them, or all' \
-                '+--tags=' 'Only those with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
-                '--latest_run_file=files' 'The run that this file names' \
-                '--children' 'The children of those runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs tag'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'The newest runs of an experiment' \
-                '--num_runs=choice:all' 'How many of them, or all' \
-                '+--tags=' 'Only those with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
-                '--latest_run_file=files' 'The run that this file names' \
-                '--children' 'The children of those runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs archive'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'The newest runs of an experiment' \
-                '--num_runs=choice:all' 'How many of them, or all' \
-                '+--tags=' 'Only those with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
-                '--latest_run_file=files' 'The run that this file names' \
-                '--children' 'The children of those runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs restore'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'The newest runs of an experiment' \
-                '--num_runs=choice:all' 'How many of them, or all' \
-                '+--tags=' 'Only those with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
-                '--latest_run_file=files' 'The run that this file names' \
-                '--children' 'The children of those runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs delete'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'The newest runs of an experiment' \
-                '--num_runs=choice:all' 'How many of them, or all' \
-                '+--tags=' 'Only those with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
-                '--latest_run_file=files' 'The run that this file names' \
-                '--children' 'The children of those runs instead' \
-                '--outputs' 'On Azure ML: the data that they registered as outputs, too' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
+                '--outputs' 'Also delete registered output data on Azure ML' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl ui'
             printf '%s\t%s\n' \
-                '--port=' 'Its port; the next free one if that is taken' \
-                '--host=' 'Its host; any but localhost lets other machines in' \
-                '--open' 'Open it in the browser' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--port=' 'Port, or else the next free one' \
+                '--host=' 'Host' \
+                '--open' 'Open the page in the browser' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl tb'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'The newest runs of an experiment' \
-                '--num_runs=choice:all' 'How many of them, or all' \
-                '+--tags=' 'Only those with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
-                '--latest_run_file=files' 'The run that this file names' \
-                '--children' 'The children of those runs instead' \
-                '--log_dir=' 'Their folder inside a run; if it has none, all are taken' \
-                '--run_logs_dir=folders' 'Where copies go' \
-                '--refresh=' 'Time between looks for new runs and files' \
-                '--sync_only' 'Fetch once, print where they are, and end' \
-                '--port=' 'Its port; the next free one if that is taken' \
-                '--host=' 'Its host; any but localhost lets other machines in' \
-                '--open' 'Open it in the browser' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
+                '--log_dir=' 'Folder inside a run, or else the whole run' \
+                '--run_logs_dir=folders' 'Folder for copies' \
+                '--refresh=' 'Interval of checks for new runs and files' \
+                '--sync_only' 'Fetch once, print the folders, and exit' \
+                '--port=' 'Port, or else the next free one' \
+                '--host=' 'Host' \
+                '--open' 'Open the page in the browser' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl download'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'The newest runs of an experiment' \
-                '--num_runs=choice:all' 'How many of them, or all' \
-                '+--tags=' 'Only those with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
-                '--latest_run_file=files' 'The run that this file names' \
-                '--children' 'The children of those runs instead' \
-                '--prefix=' 'Only names that start so, or one file' \
-                '--output_key=' 'The run\'s output dataset KEY, not its artifacts' \
-                '--list' 'List the files, download nothing' \
-                '+--include=' 'Only names that match, e.g. \'*.ckpt\'' \
-                '+--exclude=' 'No names that match, e.g. \'tmp/**\'' \
-                '--output_dir=folders' 'Files go to DIR/RUN_ID/NAME' \
-                '--flat' 'Files go to DIR/NAME (one run only)' \
-                '--strip_prefix' 'Drop the folders of the prefix from names' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
+                '--prefix=' 'Only names with this prefix, or one file' \
+                '--output_key=' 'Output dataset of the run, instead of its artifacts' \
+                '--list' 'List the files without downloading them' \
+                '+--include=' 'Only matching names, such as \'*.ckpt\'' \
+                '+--exclude=' 'No matching names, such as \'tmp/**\'' \
+                '--output_dir=folders' 'Save files as DIR/RUN_ID/NAME' \
+                '--flat' 'Save files as DIR/NAME (one run only)' \
+                '--strip_prefix' 'Remove the folders of the prefix from names' \
                 '--overwrite' 'Replace files that differ' \
-                '--no_validate' 'Do not check MD5s' \
-                '--workers=' 'Transfers at once, 1 to 256' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--no_validate' 'Do not compare MD5 checksums' \
+                '--workers=' 'Parallel transfers, 1 to 256' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl checkpoint'
             printf '%s\t%s\n' \
                 '--help|-h' 'Show this message and exit'
         case 'himl checkpoint fetch'
             printf '%s\t%s\n' \
-                '--select=choice:last,best' 'Which one of a run; N as in the file\'s name (Lightning\'s begin with 0)' \
-                '--metric=' 'The best by this metric, in the files\' names or as logged' \
-                '--goal=choice:minimize,maximize' 'What is best; without it, told by well-known names of metrics' \
-                '--output_dir=folders' 'The folder it goes to' \
+                '--select=choice:last,best' 'Checkpoint of a run' \
+                '--metric=' 'Metric for \'best\', in file names or logged' \
+                '--goal=choice:minimize,maximize' 'Goal for the metric (default: by its name)' \
+                '--output_dir=folders' 'Destination folder' \
                 '--overwrite' 'Replace files that differ' \
-                '--workers=' 'Transfers at once, 1 to 256' \
+                '--workers=' 'Parallel transfers, 1 to 256' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'The newest runs of an experiment' \
-                '--num_runs=choice:all' 'How many of them, or all' \
-                '+--tags=' 'Only those with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only those in these states: Queued, Running, Completed, Failed, Canceled' \
-                '--latest_run_file=files' 'The run that this file names' \
-                '--children' 'The children of those runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl checkpoint push'
             printf '%s\t%s\n' \
-                '--from=runs' 'The run that they come from.  [required]' \
-                '--experiment=experiments' 'Its experiment (default: that of --from)' \
-                '--display_name=' 'Its name for people' \
-                '+--tag=' 'A tag of it' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--from=runs' 'Original run of the checkpoints.  [required]' \
+                '--experiment=experiments' 'Experiment (default: that of --from)' \
+                '--display_name=' 'Display name of the run' \
+                '+--tag=' 'Tag of the run' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl checkpoint url'
             printf '%s\t%s\n' \
-                '--select=choice:last,best' 'Which one of a run; N as in the file\'s name (Lightning\'s begin with 0)' \
-                '--metric=' 'The best by this metric, in the files\' names or as logged' \
-                '--goal=choice:minimize,maximize' 'What is best; without it, told by well-known names of metrics' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
-                '--expiry_days=' 'How long the link is good, up to 365; 0.5 is half a day' \
+                '--select=choice:last,best' 'Checkpoint of a run' \
+                '--metric=' 'Metric for \'best\', in file names or logged' \
+                '--goal=choice:minimize,maximize' 'Goal for the metric (default: by its name)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--expiry_days=' 'Validity in days, up to 365' \
                 '--help|-h' 'Show this message and exit'
         case 'himl datastore'
             printf '%s\t%s\n' \
                 '--help|-h' 'Show this message and exit'
         case 'himl datastore upload'
             printf '%s\t%s\n' \
-                '+--include=' 'Only names that match, e.g. \'*.ckpt\'' \
-                '+--exclude=' 'No names that match, e.g. \'tmp/**\'' \
+                '+--include=' 'Only matching names, such as \'*.ckpt\'' \
+                '+--exclude=' 'No matching names, such as \'tmp/**\'' \
                 '--overwrite' 'Replace files that differ' \
-                '--no_validate' 'Do not check MD5s' \
-                '--workers=' 'Transfers at once, 1 to 256' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
-                '--datastore=' 'Which one (default: the workspace\'s default one)' \
+                '--no_validate' 'Do not compare MD5 checksums' \
+                '--workers=' 'Parallel transfers, 1 to 256' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--datastore=' 'Datastore (default: the workspace\'s default)' \
                 '--help|-h' 'Show this message and exit'
         case 'himl datastore download'
             printf '%s\t%s\n' \
-                '+--include=' 'Only names that match, e.g. \'*.ckpt\'' \
-                '+--exclude=' 'No names that match, e.g. \'tmp/**\'' \
+                '+--include=' 'Only matching names, such as \'*.ckpt\'' \
+                '+--exclude=' 'No matching names, such as \'tmp/**\'' \
                 '--overwrite' 'Replace files that differ' \
-                '--no_validate' 'Do not check MD5s' \
-                '--workers=' 'Transfers at once, 1 to 256' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
-                '--datastore=' 'Which one (default: the workspace\'s default one)' \
-                '--strip_prefix' 'Drop the folders of the prefix from the names' \
+                '--no_validate' 'Do not compare MD5 checksums' \
+                '--workers=' 'Parallel transfers, 1 to 256' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--datastore=' 'Datastore (default: the workspace\'s default)' \
+                '--strip_prefix' 'Remove the folders of the prefix from names' \
                 '--help|-h' 'Show this message and exit'
         case 'himl datastore list'
             printf '%s\t%s\n' \
-                '+--include=' 'Only names that match, e.g. \'*.ckpt\'' \
-                '+--exclude=' 'No names that match, e.g. \'tmp/**\'' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
-                '--datastore=' 'Which one (default: the workspace\'s default one)' \
-                '--null' 'Names alone, each ended by a null character, for xargs -0' \
+                '+--include=' 'Only matching names, such as \'*.ckpt\'' \
+                '+--exclude=' 'No matching names, such as \'tmp/**\'' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--datastore=' 'Datastore (default: the workspace\'s default)' \
+                '--null' 'Print null-terminated names only, for xargs -0' \
                 '--help|-h' 'Show this message and exit'
         case 'himl montage'
             printf '%s\t%s\n' \
                 '--dataset=folders+files:.csv' 'DATASET, as an option' \
-                '--image_glob=' 'Files of the folder, e.g. \'**/*.tiff\' (default: all slides)' \
-                '--include_by_slide_id=files' 'Only the ids in this file: text or CSV' \
-                '--exclude_by_slide_id=files' 'All but the ids in this file' \
-                '--datastore=' 'The folder or CSV lies in this datastore' \
-                '--width=' 'Its width, without hi-ml\'s lines (default: as the slides need; for hi-ml\'s layout 60000)' \
-                '--level=choice:auto' 'The slides\' level, 0 the finest; auto: by the cells' \
+                '--image_glob=' 'Files in the folder, such as \'**/*.tiff\' (default: all)' \
+                '--include_by_slide_id=files' 'Only slides with ids in this text or CSV file' \
+                '--exclude_by_slide_id=files' 'Only slides with ids not in this file' \
+                '--datastore=' 'Datastore of the folder or CSV' \
+                '--width=' 'Width without hi-ml\'s lines (default: by the slides; hi-ml layout: 60000)' \
+                '--level=choice:auto' 'Level of the slides, 0 the finest, or auto' \
                 '--layout=choice:fit,hi-ml' 'fit keeps the slides\' shapes, hi-ml stretches them' \
                 '+--image_format=list+choice:png,jpg,dzi' 'png, jpg, dzi (a zoomable page)' \
-                '--output_path=folders' 'The folder it goes to' \
-                '--backend=choice:auto,tifffile,openslide,cucim' 'auto, tifffile, openslide or cucim: what reads slides' \
-                '--workers=' 'Threads, 1 to 256 (default: one a core)' \
-                '--strict' 'Exit with 1 if a slide could not be read' \
-                '--cluster=choice:local' 'Azure ML compute; absent or \'local\': here' \
-                '+--conda_env=list+files:.yml,.yaml' 'Conda files of its environment' \
-                '--private_wheel=files:.whl' 'A wheel of himl to install there' \
+                '--output_path=folders' 'Destination folder' \
+                '--backend=choice:auto,tifffile,openslide,cucim' 'Slide reader: auto, tifffile, openslide or cucim' \
+                '--workers=' 'Threads, 1 to 256 (default: one per core)' \
+                '--strict' 'Exit with 1 if a slide is unreadable' \
+                '--cluster=choice:local' 'Azure ML compute, or local' \
+                '+--conda_env=list+files:.yml,.yaml' 'Conda files of the job\'s environment' \
+                '--private_wheel=files:.whl' 'himl wheel to install in the job' \
                 '--shm_size=' 'Shared memory (default: 100g)' \
-                '--experiment=experiments' 'The experiment (default: the command\'s name)' \
-                '--display_name=' 'What Studio calls it' \
-                '--wait' 'Wait for the job\'s end' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--experiment=experiments' 'Experiment (default: the command\'s name)' \
+                '--display_name=' 'Display name of the run' \
+                '--wait' 'Wait for the job to end' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl tiles'
             printf '%s\t%s\n' \
-                '--image_glob=' 'Files of the folder, e.g. \'**/*.tiff\' (default: all slides)' \
-                '--include_by_slide_id=files' 'Only the ids in this file: text or CSV' \
-                '--exclude_by_slide_id=files' 'All but the ids in this file' \
-                '--datastore=' 'The folder or CSV lies in this datastore' \
-                '--tile_size=' 'Width and height of a tile, in pixels of the level' \
-                '--overlap=' 'Pixels that a tile shares with the next one' \
-                '--level=choice:auto' 'The slides\' level, 0 the finest' \
-                '--magnification=' 'The level of this magnification, within 5 %; a slide without one fails' \
-                '--occupancy=' 'The least share of a tile that is foreground, from 0 to 1; 0: all tiles' \
-                '--masks' 'Foreground is where the slide\'s mask is not 0 (default: what is dark, by Otsu\'s threshold)' \
-                '--image_format=choice:png,jpg' 'png or jpg' \
-                '--overview' 'A picture of each slide with its tiles marked' \
-                '--output_path=folders' 'The folder they go to' \
-                '--backend=choice:auto,tifffile,openslide,cucim' 'auto, tifffile, openslide or cucim: what reads slides' \
-                '--workers=' 'Threads, 1 to 256 (default: one a core)' \
-                '--strict' 'Exit with 1 if a slide could not be read' \
-                '--cluster=choice:local' 'Azure ML compute; absent or \'local\': here' \
-                '+--conda_env=list+files:.yml,.yaml' 'Conda files of its environment' \
-                '--private_wheel=files:.whl' 'A wheel of himl to install there' \
+                '--image_glob=' 'Files in the folder, such as \'**/*.tiff\' (default: all)' \
+                '--include_by_slide_id=files' 'Only slides with ids in this text or CSV file' \
+                '--exclude_by_slide_id=files' 'Only slides with ids not in this file' \
+                '--datastore=' 'Datastore of the folder or CSV' \
+                '--tile_size=' 'Width and height of a tile at the level' \
+                '--overlap=' 'Overlap of adjacent tiles' \
+                '--level=choice:auto' 'Level of the slides, 0 the finest' \
+                '--magnification=' 'Magnification that selects the level (within 5 %)' \
+                '--occupancy=' 'Minimum share of foreground in a tile, from 0 (all tiles) to 1' \
+                '--masks' 'Foreground from the slides\' masks (default: dark pixels, by Otsu\'s threshold)' \
+                '--image_format=choice:png,jpg' 'Image format: png or jpg' \
+                '--overview' 'Save a picture of each slide with its tiles marked' \
+                '--output_path=folders' 'Destination folder' \
+                '--backend=choice:auto,tifffile,openslide,cucim' 'Slide reader: auto, tifffile, openslide or cucim' \
+                '--workers=' 'Threads, 1 to 256 (default: one per core)' \
+                '--strict' 'Exit with 1 if a slide is unreadable' \
+                '--cluster=choice:local' 'Azure ML compute, or local' \
+                '+--conda_env=list+files:.yml,.yaml' 'Conda files of the job\'s environment' \
+                '--private_wheel=files:.whl' 'himl wheel to install in the job' \
                 '--shm_size=' 'Shared memory (default: 100g)' \
-                '--experiment=experiments' 'The experiment (default: the command\'s name)' \
-                '--display_name=' 'What Studio calls it' \
-                '--wait' 'Wait for the job\'s end' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--experiment=experiments' 'Experiment (default: the command\'s name)' \
+                '--display_name=' 'Display name of the run' \
+                '--wait' 'Wait for the job to end' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl dsa'
             printf '%s\t%s\n' \
                 '--help|-h' 'Show this message and exit'
         case 'himl dsa upload'
             printf '%s\t%s\n' \
-                '--run=list+runs' 'The run that FILE is of' \
-                '--id_filter=' 'Only slides with this in their id' \
-                '--kind=choice:rectangles,heatmap' 'How a CSV is drawn: rectangles or heatmap' \
-                '--value=' 'The CSV\'s column of values' \
-                '--no_rescale' 'Colours from 0 to 1, not from a slide\'s least value to its greatest' \
-                '--name=' 'The annotation\'s name (default: that of FILE, or the run\'s id and name)' \
-                '--url=' 'The archive\'s address (default: the variable DSA_URL); the API key is in DSA_API_KEY' \
-                '--folder=' 'Look for slides in this folder only' \
-                '--item=' 'The item\'s name or id, in place of the slide\'s id' \
-                '--overwrite' 'Replace an annotation of that name that differs' \
-                '--dry_run' 'Print the annotations as JSON, and send nothing' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--run=list+runs' 'Run that contains FILE' \
+                '--id_filter=' 'Only slides with this text in their id' \
+                '--kind=choice:rectangles,heatmap' 'Annotations of a CSV: rectangles or heatmap' \
+                '--value=' 'Column of values in the CSV' \
+                '--no_rescale' 'Color scale from 0 to 1 (default: each slide\'s range)' \
+                '--name=' 'Name of the annotation (default: FILE, or the run\'s id and name)' \
+                '--url=' 'Address of the archive (default: DSA_URL)' \
+                '--folder=' 'Only slides in this folder of the archive' \
+                '--item=' 'Name or id of the item, in place of the slide\'s id' \
+                '--overwrite' 'Replace an annotation that differs' \
+                '--dry_run' 'Print the annotations as JSON without uploading' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl dsa list'
             printf '%s\t%s\n' \
-                '--url=' 'The archive\'s address (default: the variable DSA_URL); the API key is in DSA_API_KEY' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--url=' 'Address of the archive (default: DSA_URL)' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl init'
             printf '%s\t%s\n' \
-                '--from=files' 'Settings to take over (see above)' \
-                '--subscription_id=' 'Its subscription' \
-                '--resource_group=' 'Its resource group' \
-                '--workspace_name=' 'Its name' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
-                '--local' 'Make a local workspace, .himl, in this folder' \
-                '--slurm' 'Write what Slurm offers here to himl.toml' \
+                '--from=files' 'Settings to import (see above)' \
+                '--subscription_id=' 'Subscription of the workspace' \
+                '--resource_group=' 'Resource group of the workspace' \
+                '--workspace_name=' 'Name of the workspace' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--local' 'Create a local workspace (.himl) in this folder' \
+                '--slurm' 'Write the Slurm partitions to himl.toml' \
                 '--help|-h' 'Show this message and exit'
         case 'himl workspace'
             printf '%s\t%s\n' \
                 '--help|-h' 'Show this message and exit'
         case 'himl workspace show'
             printf '%s\t%s\n' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl doctor'
             printf '%s\t%s\n' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, or an Azure config.json' \
-                '--config_file=files:.json' 'An Azure config.json' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
-                '--slurm=' 'Send a job of seconds to this NAME of --cluster slurm:NAME as well' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--slurm=' 'Also submit a short test job to --cluster slurm:NAME' \
                 '--help|-h' 'Show this message and exit'
         case 'himl completion'
             printf '%s\t%s\n' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
-                '--install' 'Put the script where the shell finds it' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--install' 'Install the script for the shell' \
                 '--help|-h' 'Show this message and exit'
         case 'himl skill'
             printf '%s\t%s\n' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
-                '--install' 'Write it to the folders where agents look in this project' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--install' 'Write it to this project\'s folders for agents' \
                 '--help|-h' 'Show this message and exit'
         case 'himl schema'
             printf '%s\t%s\n' \
-                '--format=choice:human,json,quiet' 'human, json or quiet' \
-                '--json' 'One JSON document on stdout' \
-                '--quiet|-q' 'Ids or paths alone on stdout' \
-                '--verbose|-v' 'Debug log and tracebacks on stderr' \
-                '--yes' 'Never ask; take yes for the answer' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
     end
 end

@@ -37,7 +37,7 @@ BANNED = {
 }
 """Patterns of words, and what to write in their place."""
 PATTERN = re.compile("|".join(rf"(?P<w{number}>(?<![\w-])(?:{words})(?![\w-]))" for number, words in enumerate(BANNED)), re.MULTILINE | re.IGNORECASE)
-SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z'\"(`-])")
+SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z'\"(`-]|himl |\w+\.csv )")
 CODE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)|`[^`\n]*`|<!--.*?-->|\]\([^)]*\)", re.MULTILINE | re.DOTALL)
 """Parts of a page that are not prose: code, comments, addresses of links."""
 

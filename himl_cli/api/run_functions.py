@@ -87,8 +87,8 @@ def split_recovery_id(id_str: str) -> tuple[str, str]:
 def is_running_in_azure_ml(aml_run: Any = None) -> bool:
     """Whether this code runs in an Azure ML job. With *aml_run*, whether that run is in Azure ML and not local.
 
-    A local job of himl does not count, whatever workspace is configured. Of azureml-core's objects, only the offline
-    run (`Run.get_context()` outside a job) is not in Azure ML.
+    A local job of himl does not count, even if an Azure ML workspace is configured. Of azureml-core's objects,
+    only the offline run (`Run.get_context()` outside a job) is not in Azure ML.
     """
     from himl_cli.workspaces.resolve import is_in_azure_job, own_local_run
 

@@ -41,8 +41,8 @@ def download_files_from_run_id(
     """Download the files of a run whose names start with *prefix* to *output_folder*, with their whole names.
 
     himl skips complete files and replaces others. *run_id* is any reference that `fetch_run` accepts. Without a
-    workspace, himl finds the run like the commands do. It always verifies the MD5 of every file, whatever
-    *validate_checksum* is. Raises NotThere (also a FileNotFoundError) if no file matches, RunNotFound, and errors of
+    workspace, himl finds the run like the commands do. It always verifies the MD5 of every file, for any value
+    of *validate_checksum*. Raises NotThere (also a FileNotFoundError) if no file matches, RunNotFound, and errors of
     single files after trying all: IntegrityFailed, ServiceFailed, TransferIncomplete and related ones.
     """
     request = DownloadRequest(Path(output_folder), Filters(prefix), overwrite=True)

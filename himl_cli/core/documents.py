@@ -26,7 +26,7 @@ RunId = Annotated[str, Meta(description="The id of a run.")]
 
 
 class Run(TypedDict):
-    """A run. What is unknown is null or empty."""
+    """A run. Unknown values are null or empty."""
 
     id: RunId
     experiment: str

@@ -81,7 +81,7 @@ class BadUsage(HimlError):
 
 
 class NeedsYes(BadUsage):
-    """A command has a question that nobody can answer: without a terminal, or with `--json` or `--quiet`. `--yes`
+    """A command has a question, and no user can answer it: without a terminal, or with `--json` or `--quiet`. `--yes`
     answers it."""
 
     code = "needs_yes"

@@ -31,9 +31,9 @@ HIML_LEAST = 8
 
 GREY, STROKE, REASON_INK = (236, 236, 236), (176, 176, 176), (72, 72, 72)
 STROKES_PER_ROOM = 250
-LETTERS_PER_ROOM, LARGEST_LETTERS = 14, 192
+LETTERS_PER_AREA, LARGEST_LETTERS = 14, 192
 REASON = 0.6  # size of the reason's letters, relative to those of the title
-# Share of the room for the words, the height of a line in ems, and the space around them.
+# Share of the area for the words, the height of a line in ems, and the space around them.
 WIDTH, HEIGHT, LINE, MARGIN = 0.86, 0.7, 1.3, 0.5
 
 _lock = threading.Lock()
@@ -109,34 +109,34 @@ def _shortened(parts: Sequence[str], letters: int) -> str:
     return ": ".join(filter(None, ("".join(first), "".join(second))))
 
 
-def _fitted(parts: Sequence[str], room: Size, largest: int, least: int) -> tuple[str, int] | None:
-    """Caption and letter size that fit in *room*, in letters from *largest* to *least*, then with an ellipsis, and
+def _fitted(parts: Sequence[str], area: Size, largest: int, least: int) -> tuple[str, int] | None:
+    """Caption and letter size that fit in *area*, in letters from *largest* to *least*, then with an ellipsis, and
     finally without marks. None if nothing fits."""
     whole = ": ".join(filter(None, parts))
     if not whole:
         return None
-    if size := _fitting_size(whole, room, largest, least):
+    if size := _fitting_size(whole, area, largest, least):
         return whole, size
-    count = _most(sum(len(clusters(each)) for each in parts), lambda most: _fits(_shortened(parts, most), least, room))
+    count = _most(sum(len(clusters(each)) for each in parts), lambda most: _fits(_shortened(parts, most), least, area))
     if count:
         return _shortened(parts, count), least
     bare = [
         "".join(each for each in unicodedata.normalize("NFD", part) if not unicodedata.category(each).startswith("M"))
         for part in parts
     ]
-    return None if bare == parts else _fitted(bare, room, least, least)
+    return None if bare == parts else _fitted(bare, area, least, least)
 
 
-def _fitting_size(text: str, room: Size, largest: int, least: int) -> int:
+def _fitting_size(text: str, area: Size, largest: int, least: int) -> int:
     left, top, right, bottom = extent(text, largest)
-    scale = min(1.0, room[0] / max(1, right - left), room[1] / max(1, bottom - top))
+    scale = min(1.0, area[0] / max(1, right - left), area[1] / max(1, bottom - top))
     likely = min(largest, int(largest * scale) + 1)
-    return next((size for size in range(likely, least - 1, -1) if _fits(text, size, room)), 0)
+    return next((size for size in range(likely, least - 1, -1) if _fits(text, size, area)), 0)
 
 
-def _fits(text: str, size: int, room: Size) -> bool:
+def _fits(text: str, size: int, area: Size) -> bool:
     left, top, right, bottom = extent(text, size)
-    return right - left <= room[0] and bottom - top <= room[1]
+    return right - left <= area[0] and bottom - top <= area[1]
 
 
 def _most(end: int, is_fitting: Callable[[int], bool]) -> int:
@@ -155,8 +155,8 @@ def _wrapped(text: str, size: int, width: int, most: int) -> list[str]:
 
     def fitting(end: str = "") -> int:
         """Number of letters of the rest that fit in a line, followed by *end*."""
-        room = width, width + 10 * size
-        return _most(len(rest) + 1, lambda count: _fits("".join(rest[:count]) + end, size, room))
+        area = width, width + 10 * size
+        return _most(len(rest) + 1, lambda count: _fits("".join(rest[:count]) + end, size, area))
 
     while rest and len(lines) < most:
         count = fitting()
@@ -222,7 +222,7 @@ def fill(rows: NDArray[np.uint8], top: int, box: Box, colour: Colour) -> None:
 
 
 def caption_for(entry: SlideEntry, cell: Cell, style: LayoutStyle) -> Inscription | None:
-    """Caption of *cell*, `slide_id: label`, in the middle of its room. None if the layout has no captions, or the text
+    """Caption of *cell*, `slide_id: label`, in the middle of its area. None if the layout has no captions, or the text
     is empty."""
     if cell.caption is None:
         return None
@@ -236,12 +236,12 @@ def caption_for(entry: SlideEntry, cell: Cell, style: LayoutStyle) -> Inscriptio
     found = _fitted(parts, limits, largest, smallest) or _fitted(parts, limits, least, least)
     if found is None:
         return None
-    room = relative(cell.caption, cell.box)
+    area = relative(cell.caption, cell.box)
     left, top, right, bottom = extent(*found)
     with _lock:
         height = sum(_font(found[1]).getmetrics())  # of common letters, from the highest to the lowest
-    x = room.x + (room.width - (right - left)) // 2 - left
-    y = min(max(room.y + (room.height - height) // 2, room.y - top), room.y + room.height - bottom)
+    x = area.x + (area.width - (right - left)) // 2 - left
+    y = min(max(area.y + (area.height - height) // 2, area.y - top), area.y + area.height - bottom)
     return Inscription([Line(*found, x, y)], Box(x + left, y + top, right - left, bottom - top), ink)
 
 
@@ -252,23 +252,23 @@ def undrawable(entries: Iterable[SlideEntry]) -> str:
 
 
 class FailureMark:
-    """*room*, the place of *cell*'s image or mask, in grey with a frame and a cross, and in its middle *title* (`not
+    """*area*, the place of *cell*'s image or mask, in grey with a frame and a cross, and in its middle *title* (`not
     read`) and *reason*, if there is enough space.
 
     Painted like an `Inscription`, before the caption, which may cover part of it.
     """
 
-    def __init__(self, room: Box, cell: Cell, title: str, reason: str, style: LayoutStyle) -> None:
-        self._room = free = relative(room, cell.box)
-        if style is LayoutStyle.himl and cell.caption is not None and room == cell.image:
-            free = Box(free.x, free.y, free.width, max(1, cell.caption.y - room.y))
+    def __init__(self, area: Box, cell: Cell, title: str, reason: str, style: LayoutStyle) -> None:
+        self._area = free = relative(area, cell.box)
+        if style is LayoutStyle.himl and cell.caption is not None and area == cell.image:
+            free = Box(free.x, free.y, free.width, max(1, cell.caption.y - area.y))
         self.words = _inscribed(free, readable(title), readable(reason))
 
     def paint(self, rows: NDArray[np.uint8], top: int) -> None:
-        width, height = self._room.size
+        width, height = self._area.size
         stroke = max(1, min(width, height) // STROKES_PER_ROOM)
-        for y in range(max(top, self._room.y), min(top + len(rows), self._room.y + height)):
-            row, pixels = y - self._room.y, rows[y - top, self._room.x : self._room.x + width]
+        for y in range(max(top, self._area.y), min(top + len(rows), self._area.y + height)):
+            row, pixels = y - self._area.y, rows[y - top, self._area.x : self._area.x + width]
             if row < stroke or row >= height - stroke:
                 pixels[:] = STROKE
                 continue
@@ -282,10 +282,10 @@ class FailureMark:
             self.words.paint(rows, top)
 
 
-def _inscribed(room: Box, title: str, reason: str) -> Inscription | None:
-    """*title* and *reason* in the middle of *room*, in separate lines. None if letters would be too small."""
-    width, height = int(room.width * WIDTH), int(room.height * HEIGHT)
-    most = min(LARGEST_LETTERS, room.width // LETTERS_PER_ROOM, room.height // LETTERS_PER_ROOM * 2)
+def _inscribed(area: Box, title: str, reason: str) -> Inscription | None:
+    """*title* and *reason* in the middle of *area*, in separate lines. None if letters would be too small."""
+    width, height = int(area.width * WIDTH), int(area.height * HEIGHT)
+    most = min(LARGEST_LETTERS, area.width // LETTERS_PER_AREA, area.height // LETTERS_PER_AREA * 2)
     size = _fitting_size(title, (width, height), max(LEAST_LETTERS, most), LEAST_LETTERS)
     if not size:
         return None
@@ -293,15 +293,15 @@ def _inscribed(room: Box, title: str, reason: str) -> Inscription | None:
     below = _wrapped(reason, small, width, int((height - size * LINE) / (small * LINE)))
     lines = [(title, size), *((each, small) for each in below)]
     margin = int(lines[-1][1] * MARGIN)
-    begin = y = max(room.y, room.y + (room.height - sum(int(each * LINE) for _, each in lines)) // 2)
+    begin = y = max(area.y, area.y + (area.height - sum(int(each * LINE) for _, each in lines)) // 2)
     widest = 0
     placed = []
     for text, letters in lines:
         left, _, right, _ = extent(text, letters)
-        placed.append(Line(text, letters, room.x + (room.width - (right - left)) // 2 - left, y))
+        placed.append(Line(text, letters, area.x + (area.width - (right - left)) // 2 - left, y))
         widest = max(widest, right - left)
         y += int(letters * LINE)
-    x, top = max(room.x, room.x + (room.width - widest) // 2 - margin), max(room.y, begin - margin)
-    end = min(room.x + room.width, room.x + (room.width + widest) // 2 + margin)
-    bottom = min(room.y + room.height, y + margin)
+    x, top = max(area.x, area.x + (area.width - widest) // 2 - margin), max(area.y, begin - margin)
+    end = min(area.x + area.width, area.x + (area.width + widest) // 2 + margin)
+    bottom = min(area.y + area.height, y + margin)
     return Inscription(placed, Box(x, top, end - x, bottom - top), REASON_INK)

@@ -95,11 +95,11 @@ class CellPainter:
         self.bottom = cell.box.y + cell.box.height  # the first row of the montage below it
         self._entry, self._setting, self._progress = entry, setting, progress
         image, mask = sources
-        self._room = cell.image
+        self._area = cell.image
         if mask is None and cell.mask is not None and setting.is_fit:  # use the space of the missing mask, centred
             shift = (cell.mask.x - cell.image.x) // 2
-            self._room = Box(cell.image.x + shift, cell.image.y, cell.image.width, cell.image.height)
-        self._image = Picture(image, self._room, setting)
+            self._area = Box(cell.image.x + shift, cell.image.y, cell.image.width, cell.image.height)
+        self._image = Picture(image, self._area, setting)
         self._mask: Picture | None = None
         if mask is not None and cell.mask is not None:
             self._mask = Picture(mask, cell.mask, setting, mask_of=self._image)
@@ -121,15 +121,15 @@ class CellPainter:
         """Paint the part that overlaps *band*, which starts at row *top* of the montage. Bands come in order."""
         for each in self._pictures:
             each.paint(band, top)
-        box, image, mask, mask_room = self.cell.box, self._image, self._mask, self.cell.mask
+        box, image, mask, mask_area = self.cell.box, self._image, self._mask, self.cell.mask
         begin, end = max(box.y, top), min(self.bottom, top + len(band))
         rows = band[begin - top : end - top, box.x : box.x + box.width]
         if image.reason:
-            self._mark("not read", self._room, image.reason).paint(rows, begin - box.y)
-        if mask_room is not None and not self._setting.is_fit and (mask is None or mask.reason):
-            fill(rows, begin - box.y, relative(mask_room, box), NO_MASK)
-        elif mask_room is not None and mask is not None and mask.reason:
-            self._mark("mask not read", mask_room, mask.reason).paint(rows, begin - box.y)
+            self._mark("not read", self._area, image.reason).paint(rows, begin - box.y)
+        if mask_area is not None and not self._setting.is_fit and (mask is None or mask.reason):
+            fill(rows, begin - box.y, relative(mask_area, box), NO_MASK)
+        elif mask_area is not None and mask is not None and mask.reason:
+            self._mark("mask not read", mask_area, mask.reason).paint(rows, begin - box.y)
         if self._caption is not None:
             self._caption.paint(rows, begin - box.y)
         if end == self.bottom and not self._is_read:
@@ -162,9 +162,9 @@ class CellPainter:
             remark="; ".join(filter(None, remarks)),
         )
 
-    def _mark(self, title: str, room: Box, reason: str) -> FailureMark:
+    def _mark(self, title: str, area: Box, reason: str) -> FailureMark:
         if title not in self._marks:
-            self._marks[title] = FailureMark(room, self.cell, title, reason, self._setting.layout.style)
+            self._marks[title] = FailureMark(area, self.cell, title, reason, self._setting.layout.style)
         return self._marks[title]
 
 

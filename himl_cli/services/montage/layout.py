@@ -28,17 +28,17 @@ HIML_LINE = 2  # pixels between and around hi-ml's cells
 HIML_LETTERS, HIML_MIDDLE = 48, 0.9
 
 
-def fitted(room: Box, size: Size) -> Box:
-    """Largest box with the proportions of *size*, in the middle of *room*. It has at least one pixel in each
+def fitted(area: Box, size: Size) -> Box:
+    """Largest box with the proportions of *size*, in the middle of *area*. It has at least one pixel in each
     direction."""
-    scale = min(room.width / size[0], room.height / size[1])
-    return middle(room, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
+    scale = min(area.width / size[0], area.height / size[1])
+    return middle(area, (max(1, round(size[0] * scale)), max(1, round(size[1] * scale))))
 
 
-def middle(room: Box, size: Size) -> Box:
-    """Middle of *room*, at most as wide and high as *size*."""
-    wide, high = min(room.width, size[0]), min(room.height, size[1])
-    return Box(room.x + (room.width - wide) // 2, room.y + (room.height - high) // 2, wide, high)
+def middle(area: Box, size: Size) -> Box:
+    """Middle of *area*, at most as wide and high as *size*."""
+    wide, high = min(area.width, size[0]), min(area.height, size[1])
+    return Box(area.x + (area.width - wide) // 2, area.y + (area.height - high) // 2, wide, high)
 
 
 def relative(box: Box, to: Box) -> Box:
@@ -62,9 +62,9 @@ def fit_layout(
     # Cells in which the median slide is not scaled.
     pictures = 2 if has_masks else 1
     needed = statistics.median_high(max(size[0], size[1] * aspect) for size in sizes) if sizes else 0
-    room = max(round(needed), LEAST_CELL // pictures)
-    gap = -(-pictures * room // (GAPS_PER_CELL - pictures))
-    wide = pictures * room + (pictures - 1) * gap
+    area = max(round(needed), LEAST_CELL // pictures)
+    gap = -(-pictures * area // (GAPS_PER_CELL - pictures))
+    wide = pictures * area + (pictures - 1) * gap
     widths = [columns * (wide + gap) + gap for columns in range(1, len(aspects) + 1)]
     columns = _columns(aspect, has_masks, [min(DEFAULT_WIDTH, each) if width is None else width for each in widths])
     if width is None and widths[columns - 1] <= DEFAULT_WIDTH:
@@ -76,8 +76,8 @@ def fit_layout(
     least = 2 * LEAST + 1 if has_masks else LEAST
     if wide < least:
         raise _too_narrow(width, len(aspects), columns * (least + 1) + 1)
-    room = (wide - gap) // 2 if has_masks else wide
-    high = max(1, round(room / aspect))
+    area = (wide - gap) // 2 if has_masks else wide
+    high = max(1, round(area / aspect))
     letters = _letters(wide, has_masks, width)
     caption = math.ceil(letters * LINE)
     pitch = high + caption + gap
@@ -85,9 +85,9 @@ def fit_layout(
     for number in range(len(aspects)):
         row, column = divmod(number, columns)
         x, y = gap + column * (width - gap) // columns, gap + row * pitch
-        mask = Box(x + wide - room, y, room, high) if has_masks else None
+        mask = Box(x + wide - area, y, area, high) if has_masks else None
         text = Box(x, y + high, wide, caption) if letters else None
-        cells.append(Cell(number, column, row, Box(x, y, wide, high + caption), Box(x, y, room, high), mask, text))
+        cells.append(Cell(number, column, row, Box(x, y, wide, high + caption), Box(x, y, area, high), mask, text))
     rows = -(-len(aspects) // columns)
     remark = f"There are no captions, because cells are only {wide} pixels wide. For captions, increase --width."
     size = width, gap + rows * pitch
@@ -160,8 +160,8 @@ def _columns(aspect: float, has_masks: bool, widths: Sequence[int]) -> int:
         pitch = width / columns
         gap = pitch / GAPS_PER_CELL
         wide = pitch - gap
-        room = (wide - gap) / 2 if has_masks else wide
-        high = room / aspect + _letters(wide, has_masks, width) * LINE + gap
+        area = (wide - gap) / 2 if has_masks else wide
+        high = area / aspect + _letters(wide, has_masks, width) * LINE + gap
         offs[columns] = abs(math.log(width / (-(-count // columns) * high) / (16 / 9)))
     best = min(offs.values())
     good = [columns for columns, off in offs.items() if off < best + AS_GOOD]

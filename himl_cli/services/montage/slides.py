@@ -173,26 +173,26 @@ class Setting:
     def is_fit(self) -> bool:
         return self.layout.style is LayoutStyle.fit
 
-    def box(self, room: Box, size: Size) -> Box:
-        """Part of *room* that a slide of *size* fills. hi-ml's layout stretches it."""
-        return fitted(room, size) if self.is_fit else room
+    def box(self, area: Box, size: Size) -> Box:
+        """Part of *area* that a slide of *size* fills. hi-ml's layout stretches it."""
+        return fitted(area, size) if self.is_fit else area
 
 
 class Picture:
-    """Picture of *source* in *room*. Call `prepare`, then `paint` from top to bottom, in one thread at a time. A mask
+    """Picture of *source* in *area*. Call `prepare`, then `paint` from top to bottom, in one thread at a time. A mask
     belongs to an image, which is prepared first.
 
     An unreadable one has a `reason`. If that is found after some rows were painted, `box` ends with these.
     """
 
-    def __init__(self, source: Source, room: Box, setting: Setting, *, mask_of: Picture | None = None) -> None:
+    def __init__(self, source: Source, area: Box, setting: Setting, *, mask_of: Picture | None = None) -> None:
         self.reason = source.reason
         self.remark = ""
         self.level: int | None = None
         self.backend = ""
         self.box: Box | None = None
         self.is_streamed = False  # read during painting
-        self._source, self._room, self._setting, self._image = source, room, setting, mask_of
+        self._source, self._area, self._setting, self._image = source, area, setting, mask_of
         self._rows: Rows | None = None
         self._open = ExitStack()
         self._painted = 0
@@ -258,13 +258,13 @@ class Picture:
     def _placed(self, levels: Sequence[Size]) -> tuple[Box, int, str]:
         """Box that it fills, index of the level to read, and a remark. Without a requested width, it is not enlarged. A
         mask follows its image."""
-        box = self._setting.box(self._room, levels[0])
+        box = self._setting.box(self._area, levels[0])
         level, remark = level_for(levels, self._setting.request.level, box.size)
         if self._setting.request.width is None and self._setting.is_fit:
             if self._image is None:
-                box = fitted(middle(self._room, levels[level]), levels[level])
+                box = fitted(middle(self._area, levels[level]), levels[level])
             elif self._image.box is not None:
-                box = fitted(middle(self._room, self._image.box.size), levels[0])
+                box = fitted(middle(self._area, self._image.box.size), levels[0])
         return box, level, remark
 
     def _begin(self, slide: Slide) -> None:

@@ -128,7 +128,7 @@ class Chain:
         return any(source.asks_a_person and source.name == credential for source in self._sources)
 
     def fetch(self, scope: str, *, anew: bool, claims: str = "") -> Token:
-        """A token for *scope*. *anew* discards what non-interactive credentials hold in memory.
+        """A token for *scope*. `anew` discards what non-interactive credentials hold in memory.
 
         *claims*, the JSON of a service that requires a stronger sign-in, go to the credential. One that cannot satisfy
         them ends the search. Raises NotAllowed naming the sources, ServiceFailed if himl cannot reach the sign-in

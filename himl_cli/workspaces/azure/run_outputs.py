@@ -129,7 +129,7 @@ def _place_of_asset(connection: Connection, asset: Mapping[str, Any], defined: O
             raise
         return None
     with understood(url, "the asset in it"):
-        # The requested asset, in whatever spelling of its id.
+        # The requested asset, in any spelling of its id.
         found = next(iter((answer["values"] or {}).values()), None) or {}
         place = found.get("path" if is_model else "uri")
         if not place:

@@ -72,7 +72,7 @@ def history_condition(statuses: Iterable[RunStatus]) -> str:
     )
 
 
-# Prefixes of the service's own tags, which Studio hides as well.
+# Prefixes of the service's own tags, which Studio also hides.
 SYSTEM_TAG = "_aml_system_"
 _NUMBER = re.compile(r"_(\d+)")
 

@@ -24,7 +24,7 @@ NEWEST = (
     "SELECT id FROM runs INDEXED BY runs_by_time WHERE substr(id, 1, length(?1)) = ?1 AND (parent IS NULL) = ?2 "
     "ORDER BY created DESC, id DESC"
 )
-# Skips from name to name in the index, whatever the number of runs per experiment
+# Skips from name to name in the index, regardless of the number of runs per experiment
 EXPERIMENTS = """
 WITH RECURSIVE found (name) AS (
     SELECT min(experiment) FROM runs WHERE experiment >= ?1

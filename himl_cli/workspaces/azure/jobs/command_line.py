@@ -134,7 +134,7 @@ def copy_commands(files: Mapping[str, str]) -> str:
 
     An existing file stays, because it is from an earlier attempt: a preempted job continues from its progress. A copy
     gets its name when it is complete. A destination with a trailing slash is a folder: one command copies all files of
-    its source there, whatever their number. Finding or copying them may fail.
+    its source there, regardless of their number. Finding or copying them may fail.
     """
     text = ""
     for place, source in files.items():

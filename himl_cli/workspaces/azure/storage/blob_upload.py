@@ -358,7 +358,7 @@ class BlockReader:
     """A thread that reads a file block by block, one while `next` waits for another.
 
     `next` returns the blocks in order. Then it `is_through`, and `md5` is that of the whole. Memory is reserved before
-    a block is read, and whoever receives the block releases it. Ctrl-C may arrive within `next`, so the queues are the
+    a block is read, and the receiver of the block releases it. Ctrl-C may arrive within `next`, so the queues are the
     interpreter's own, which stay unlocked then.
     """
 

@@ -167,7 +167,7 @@ class LinkEndpoint(Endpoint):
         return sorted(names)
 
     def _new_link(self, name: str, *, is_first: bool) -> tuple[str, Signature]:
-        """A link to *name*. Unless *is_first*, renews those of all files in its folder, which have expired as well."""
+        """A link to *name*. Unless *is_first*, renews those of all files in its folder, which have also expired."""
         old = self._links.get(name)
         if not is_first:
             self.names(name.rpartition("/")[0])
