@@ -37,7 +37,7 @@ def sweep_of(config: Any, arguments: Mapping[str, Any] | None) -> SweepSpec | No
     """The sweep of *config* or *arguments*, None without both. Raises BadUsage for an unsupported one."""
     if config is not None and arguments is not None:
         raise BadUsage(
-            "hyperdrive_config and hyperparam_args cannot be used together.",
+            "hyperdrive_config and hyperparam_args cannot be combined.",
             hint="Omit one of them.",
         )
     if arguments is not None:
@@ -96,7 +96,7 @@ def environment_of(
         return {"environment": name}
     if build_context is not None:
         if conda_file:
-            raise BadUsage("build_context and conda_environment_file exclude each other.", hint="Omit one of them.")
+            raise BadUsage("build_context and conda_environment_file cannot be combined.", hint="Omit one of them.")
         # The objects of the two SDKs have different attribute names.
         folder = getattr(build_context, "path", None) or getattr(build_context, "location", None) or build_context
         if not isinstance(folder, (str, os.PathLike)):

@@ -67,7 +67,7 @@ def fetch(
     from himl_cli.workspaces.resolve import open_address, open_runs
 
     if source is not None and any(vars(selection).values()):
-        raise BadUsage("SOURCE and options that select a run cannot be used together.", hint="Use only one of them.")
+        raise BadUsage("SOURCE and options that select a run cannot be combined.", hint="Use only one of them.")
     request = CheckpointRequest(source, choice.choice(), output_dir, overwrite, workers, selection.selection())
     cwd = Path.cwd()
     try:

@@ -289,7 +289,7 @@ class WorkspaceOptions(Bundle):
 
     def validate(self) -> None:
         if self.workspace is not None and self.config_file is not None:
-            raise BadUsage("--workspace and --config_file cannot be used together.", hint="Use only one of them.")
+            raise BadUsage("--workspace and --config_file cannot be combined.", hint="Use only one of them.")
 
     @property
     def names(self) -> tuple[str | None, str | None]:

@@ -123,7 +123,7 @@ def show(
         _check_watch(output_opts)
         if machine:
             raise BadUsage(
-                "--machine and --watch cannot be used together.",
+                "--machine and --watch cannot be combined.",
                 hint="Omit one of them. --watch shows the machine in one line.",
             )
     selected = selection.selection(runs, single="--watch" if watch else "")
@@ -150,7 +150,7 @@ def _check_watch(output_opts: OutputOptions) -> None:
     """Check that the output format allows --watch. Raises BadUsage."""
     if output_opts.format is not Format.human:
         raise BadUsage(
-            f"--watch and --{output_opts.format.value} cannot be used together.",
+            f"--watch and --{output_opts.format.value} cannot be combined.",
             hint="Omit one of them. Without a terminal, --watch prints a line for each change.",
         )
 
@@ -357,7 +357,7 @@ def logs(
     if attempt is not None and attempt < 1:
         raise BadUsage(f"--try must be a positive integer, not {attempt}.")
     if follow and output_opts.format is Format.json:
-        raise BadUsage("--follow and --json cannot be used together.", hint="Omit one of them.")
+        raise BadUsage("--follow and --json cannot be combined.", hint="Omit one of them.")
     selected = selection.selection(runs, single="--follow" if follow else "")
     with open_session(workspace_opts, output_opts) as session:
         found, output = _find(session, selected), session.output

@@ -66,7 +66,7 @@ class SlideOptions(Bundle):
 
     def validate(self) -> None:
         if len(self.lists) > 1:
-            raise BadUsage(f"{' and '.join(self.lists)} cannot be used together.", hint="Omit one of them.")
+            raise BadUsage(f"{' and '.join(self.lists)} cannot be combined.", hint="Omit one of them.")
 
     @property
     def lists(self) -> dict[str, Path]:

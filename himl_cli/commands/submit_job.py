@@ -100,7 +100,7 @@ class Submission(NamedTuple):
             typed = [name for name in ("follow", "wait") if self.sources.get(name) == TYPED]
             if len(typed) != 1:
                 raise BadUsage(
-                    "--follow and --no_wait cannot be used together.",
+                    "--follow and --no_wait cannot be combined.",
                     hint="To follow later: himl runs logs --follow RUN",
                 )
             return typed == ["follow"]

@@ -74,7 +74,7 @@ def tiles(
     """
     non_blank("SLIDES", dataset)
     if level is not None and magnification is not None:
-        raise BadUsage("--level and --magnification cannot be used together.", hint="Omit one of them.")
+        raise BadUsage("--level and --magnification cannot be combined.", hint="Omit one of them.")
     ranges = {
         "--tile_size": (tile_size, 1, LARGEST_TILE),
         "--overlap": (overlap, 0, tile_size - 1),

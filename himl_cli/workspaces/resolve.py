@@ -66,7 +66,7 @@ def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -
     Either workspace may be missing. A local folder that was named need not exist yet.
     """
     if spec and config_file:
-        raise BadUsage("--workspace and --config_file were both given.", hint="Use only one of them.")
+        raise BadUsage("--workspace and --config_file cannot be combined.", hint="Use only one of them.")
     if named := _named_config(spec, config_file):
         path, own = expand_home(named), own_azure(start)
         if own is not None:

@@ -43,7 +43,7 @@ FOUND: dict[str, list[str]] = {
 REFUSED: dict[str, tuple[int, str]] = {
     "--run nope": (3, "error: No run 'nope' in local workspace"),
     "--run train_1_aa --experiment train": (2, "error: --run and --experiment cannot be combined."),
-    "-w local --config_file config.json": (2, "error: --workspace and --config_file cannot be used together."),
+    "-w local --config_file config.json": (2, "error: --workspace and --config_file cannot be combined."),
     "--run train_1_aa -q --json": (2, '{"error": {"code": "usage"'),
     "--bogus": (2, "error: No such option '--bogus'."),
     "--format xml": (2, "error: Invalid value for '--format'"),

@@ -193,7 +193,7 @@ WRONG = {
     f'{CLUSTER}, ssh_key="~/.ssh/none.pub"': "ssh_key '~/.ssh/none.pub' is neither a public key nor a readable file",
     f"{CLUSTER}, build_context=object()": "build_context must be a folder or a BuildContext, not object",
     f'{CLUSTER}, build_context="none"': "build_context 'none' is not a folder",
-    f'{CLUSTER}, build_context=".", conda_environment_file="environment.yml"': "build_context and conda_environment_file exclude each other",
+    f'{CLUSTER}, build_context=".", conda_environment_file="environment.yml"': "build_context and conda_environment_file cannot be combined",
     f'{CLUSTER}, entry_command=" "': "entry_command got an empty value",
 }
 

@@ -56,7 +56,7 @@ def test_bad_source_is_said_and_else_the_path_alone_is_printed(himl: Himl, recor
         ((f"{RUN}:/",), 2, "contains no file or folder name."),
         ((RUN, "--output_dir", "~nosuchuser/x"), 3, "There is no folder '~nosuchuser/x'"),
         (("nothing",), 3, "No run 'nothing'"),
-        ((RUN, "--run", RUN), 2, "SOURCE and options that select a run cannot be used together."),
+        ((RUN, "--run", RUN), 2, "SOURCE and options that select a run cannot be combined."),
         (("--run", f"{RUN},other_2_bb"), 2, "A checkpoint comes from one run, but 2 are selected."),
         ((RUN, "--select", "newest"), 2, "must be last, best, or epoch=N"),
     ]:

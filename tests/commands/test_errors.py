@@ -37,7 +37,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["runs", "list", "--num_runs", "0"], 2, "--num_runs must be a positive integer or 'all', not '0'."),
     (["runs", "list", "--status", "runing"], 2, "Unknown status 'runing'."),
     (["runs", "list", "--workspace", "nowhere"], 3, "No workspace at"),
-    (["runs", "list", "-w", "a", "--config_file", "b.json"], 2, "--workspace and --config_file cannot be used together."),
+    (["runs", "list", "-w", "a", "--config_file", "b.json"], 2, "--workspace and --config_file cannot be combined."),
     (["runs", "show", "https://store.blob.core.windows.net/x?sv=1&sig=abcdefSECRET%3D"], 2, "sig=***"),
     (["runs", "show", "--experiment", "train", "--status", "queued"], 3, "No run of experiment 'train' is Queued."),
     (["runs", "show", "--run", ""], 2, "--run got an empty value."),
@@ -157,7 +157,7 @@ WITHOUT_A_WORKSPACE = [
     *(([*command, "x", "y", "--workers", "0"], "--workers must be") for command in commands_with("--workers", "--include")),
     *(([*command, "--include", "[b-a]"], "Not a glob: [b-a]") for command in commands_with("--run", "--include")),
     (["runs", "delete"], "No run was given."),
-    (["runs", "logs", "a", "--follow", "--json"], "--follow and --json cannot be used together"),
+    (["runs", "logs", "a", "--follow", "--json"], "--follow and --json cannot be combined"),
     (["submit", "--resume", "a:b:c"], "'a:b:c' is not a run."),
     (["submit", "--resume", "a", "--max_concurrent", "0"], "--max_concurrent must be a positive integer, not 0."),
 ]

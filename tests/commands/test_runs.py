@@ -355,7 +355,7 @@ def test_machine_is_a_table_beside_the_metrics(himl: Himl, workspace: LocalWorks
     assert ("system/" in metrics, "val/loss" in metrics) == (False, True)
     assert "machine" not in himl.ok("runs", "show", trial, "--json").json()
     both = himl("runs", "show", trial, "--machine", "--watch")
-    assert (both.code, "--machine and --watch cannot be used together" in both.stderr) == (2, True)
+    assert (both.code, "--machine and --watch cannot be combined" in both.stderr) == (2, True)
 
 
 def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, workspace: LocalWorkspace) -> None:

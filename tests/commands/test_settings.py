@@ -110,7 +110,7 @@ def test_of_follow_and_no_wait_the_one_that_is_typed_counts(himl: Himl, project:
     run_id = himl.ok("submit", "train.py", "--no_wait", "-q").stdout.strip()
     assert himl.ok("runs", "logs", "--follow", run_id).stdout == "[]\n"
     write_files(project, {"himl.toml": "[submit]\nfollow = true\nwait = false\n"})
-    assert "--follow and --no_wait cannot be used together" in himl("submit", "train.py").stderr
+    assert "--follow and --no_wait cannot be combined" in himl("submit", "train.py").stderr
 
 
 @pytest.mark.usefixtures("script")

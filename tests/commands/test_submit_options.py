@@ -49,7 +49,7 @@ def test_bad_input_is_one_line_a_hint_and_nothing_made(himl: Himl, project: Path
         assert sorted(path.name for path in project.iterdir()) == ["full", "lib", "train.py"]
     for arguments, message in [
         (["train.py", "--env_var", "=x"], "--env_var must be KEY=VALUE"),
-        (["train.py", "--follow", "--no_wait"], "--follow and --no_wait cannot be used together"),
+        (["train.py", "--follow", "--no_wait"], "--follow and --no_wait cannot be combined"),
         (["train.py", "--cluster", "gpu"], "A job for a cluster needs an Azure ML workspace, and none is configured."),
         (["train.py", "--", "x${{ outputs.ä-b }}"], "names no"),
     ]:

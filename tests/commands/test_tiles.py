@@ -75,7 +75,7 @@ def write(folder: Path, name: str, text: str) -> Path:
     ("options", "code", "said"),
     [
         (("nowhere",), 3, "There is no folder or CSV 'nowhere'."),
-        (("slides", "--level", "1", "--magnification", "20"), 2, "--level and --magnification cannot be used together."),
+        (("slides", "--level", "1", "--magnification", "20"), 2, "--level and --magnification cannot be combined."),
         (("slides", "--tile_size", "0"), 2, "--tile_size must be a number from 1 to 8,192, not 0."),
         (("slides", "--overlap", "224"), 2, "--overlap must be a number from 0 to 223, not 224."),
         (("slides", "--occupancy", "5"), 2, "--occupancy must be a number from 0 to 1, not 5.0."),
