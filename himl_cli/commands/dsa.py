@@ -130,7 +130,7 @@ def list_archive(
         ),
     ] = "",
 ) -> None:
-    """List collections, folders and items, or the annotations of an item.
+    """List collections, folders and items, or an item's annotations.
 
     \b
       himl dsa list

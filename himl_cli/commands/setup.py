@@ -99,7 +99,7 @@ def workspace() -> None:
 
 @command(workspace_app, "show")
 def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
-    """Show the workspaces that himl uses, and where they are configured.
+    """Show the workspaces that himl uses, and their sources.
 
     himl searches all of them for runs. It reads and writes data in the first one. If one does not respond, himl shows
     its settings and exits with an error code. -q prints the names only, and sends no requests.
