@@ -46,10 +46,10 @@ function __himl_verbs --description 'The commands below the command $argv[1], wi
         case 'himl dsa'
             printf '%s\t%s\n' \
                 'upload' 'Upload attention maps and other annotations to slides' \
-                'list' 'List collections, folders and items, or the annotations of an item'
+                'list' 'List collections, folders and items, or an item\'s annotations'
         case 'himl workspace'
             printf '%s\t%s\n' \
-                'show' 'Show the workspaces that himl uses, and where they are configured'
+                'show' 'Show the workspaces that himl uses, and their sources'
     end
 end
 

@@ -681,7 +681,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
         'himl dsa' = @{
             Verbs = @(
                 'upload', 'Upload attention maps and other annotations to slides',
-                'list', 'List collections, folders and items, or the annotations of an item'
+                'list', 'List collections, folders and items, or an item''s annotations'
             )
             Rows = @(
                 '--help|-h', 'Show this message and exit'
@@ -749,7 +749,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
         }
         'himl workspace' = @{
             Verbs = @(
-                'show', 'Show the workspaces that himl uses, and where they are configured'
+                'show', 'Show the workspaces that himl uses, and their sources'
             )
             Rows = @(
                 '--help|-h', 'Show this message and exit'
