@@ -71,7 +71,8 @@ class Site:
         wrong += [f"job '{name}' has no run" for name in sorted(set(jobs) - runs.keys())]
         wrong += [f"himl named run '{run}', which is not on record" for run in ids if run not in runs]
         for run in runs.values():
-            if run["status"] not in ("Completed", "Failed"):
+            # himl cancels the run of a submit that Ctrl-C or SIGTERM ends
+            if run["status"] not in ("Completed", "Failed", "Canceled"):
                 wrong.append(f"a run is {run['status']}")
             if run["status"] == "Completed" and run["id"] not in jobs:
                 wrong.append("a completed run has no job")

@@ -159,7 +159,7 @@ def test_objects_become_yaml_and_come_back(caplog: pytest.LogCaptureFixture) -> 
     himl_cli.write_yaml_to_object(read, wrong)
     assert (read.epochs, read.name, len(caplog.records)) == (5, "b", 3)
     for text in (wrong, "- 1\n"):
-        with pytest.raises(ValueError, match=r"'epochs'.*'colour'.*'new'|no sections"):
+        with pytest.raises(ValueError, match=r"'epochs'.*'colour'.*'new'|must contain sections"):
             himl_cli.write_yaml_to_object(read, text, strict=True)
     written.nothing = object()
     with pytest.raises(ValueError, match="'nothing'"):

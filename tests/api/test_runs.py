@@ -206,7 +206,7 @@ def test_workspace_comes_from_config_file_then_variables(azure_config: Path, tmp
     assert named == get_workspace() == Workspace.get("lab", CONFIG["subscription_id"], "team")
     given = get_workspace(workspace_config_path=other)
     assert get_workspace(given, azure_config / "config.json") is given
-    with pytest.raises(FileNotFoundError, match="There is no file") as caught:
+    with pytest.raises(FileNotFoundError, match="does not exist") as caught:
         get_workspace(workspace_config_path=azure_config / "nope.json")
     assert isinstance(caught.value, NotFound)
     with pytest.raises(FileNotFoundError, match="No workspace at"):
@@ -247,7 +247,7 @@ def test_without_any_it_is_hi_mls_error_and_ours(tmp_path: Path, monkeypatch: py
         with pytest.raises(TypeError, match="is not a workspace"):
             get_workspace(wrong)
     monkeypatch.setenv("HIML_WORKSPACE_NAME", "lab")
-    with pytest.raises(ValueError, match="HIML_WORKSPACE_NAME is set, HIML_SUBSCRIPTION_ID"):
+    with pytest.raises(ValueError, match="HIML_WORKSPACE_NAME is set, but not HIML_SUBSCRIPTION_ID"):
         get_workspace()
 
 

@@ -178,7 +178,7 @@ def test_flags_complete_a_file_and_one_that_says_more_will_do(himl: Himl, projec
     assert ((project / "himl.toml").read_text(), (project / "config.json").exists()) == (content, False)
     write_files(project, {"part/settings.yml": "variables: {subscription_id: '', resource_group: team, workspace_name: lab}"})
     outcome = himl("init", "--from", "settings.yml", cwd=project / "part")
-    assert (outcome.code, "does not say subscription_id" in outcome.stderr, "--subscription_id" in outcome.stderr) == (2, True, True)
+    assert (outcome.code, "lacks subscription_id" in outcome.stderr, "--subscription_id" in outcome.stderr) == (2, True, True)
     himl.ok("init", "--from", "settings.yml", *FLAGS[:2], cwd=project / "part")
     assert config(project / "part") == IDS
 
@@ -205,7 +205,7 @@ def test_a_workspace_by_flags_variables_and_the_hint(himl: Himl, project: Path) 
 def test_what_cannot_be_done_is_one_line_and_writes_nothing(himl: Himl, project: Path) -> None:
     write_files(project, {"notes.txt": "", "settings.yml": SETTINGS})
     for arguments, complaint in [
-        (FLAGS[:4], "does not say workspace_name"),
+        (FLAGS[:4], "lacks workspace_name"),
         (["--local", *FLAGS], "--local"),
         (["--from", "nowhere.yml"], "no file"),
         (["--from", "."], "is a folder"),

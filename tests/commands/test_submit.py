@@ -336,7 +336,7 @@ def test_job_stays_completed_when_outputs_cannot_be_kept(himl: Himl, project: Pa
     write_files(project, {"train.py": script + "pathlib.Path('outputs/new').write_text('n')\n"})
     assert himl("submit", "train.py", "--in_place").code == 0
     (run,) = runs(himl)
-    assert (run["status"], run["exit_code"], "could be kept" in run["reason"]) == ("Completed", 0, True)
+    assert (run["status"], run["exit_code"], "could be saved" in run["reason"]) == ("Completed", 0, True)
 
 
 def test_a_disk_that_fills_while_the_job_runs(himl: Himl, small_disk: SmallDisk) -> None:
@@ -344,7 +344,7 @@ def test_a_disk_that_fills_while_the_job_runs(himl: Himl, small_disk: SmallDisk)
     done = on_disk(himl, small_disk, f"{fill}; himl submit train.py; echo code $?; himl runs list --json")
     assert "code 1" in done.stdout
     assert '"Failed"' in done.stdout
-    assert "no space is left" in done.stdout
+    assert "is full" in done.stdout
     assert not small_disk.is_shared or is_sound(small_disk.folder)
     assert "No space left on device" in done.stdout + done.stderr
 
@@ -540,7 +540,7 @@ def test_interrupt_once_a_run_is_made_says_its_id(tmp_path: Path, monkeypatch: p
             made.extend(runs)
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="'train_7' goes on") as caught:
+    with pytest.raises(Interrupted, match="'train_7'\\. The run continues") as caught:
         interrupted(RUN)
     assert caught.value.hint == "To cancel it: himl runs cancel train_7"
     # Before that, the caller handles the interruption.
@@ -556,7 +556,7 @@ def test_interrupt_once_a_run_is_made_says_its_id(tmp_path: Path, monkeypatch: p
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", interrupted_just_behind)
-    with pytest.raises(Interrupted, match="'train_7' goes on"):
+    with pytest.raises(Interrupted, match="'train_7'\\. The run continues"):
         start_and_note(lambda notify: RUN, tmp_path, lambda event: None)
     assert (tmp_path / "most_recent_run.txt").read_text() == "train:train_7\n"
 
@@ -578,7 +578,7 @@ def test_second_ctrl_c_stops_waiting_for_run_to_end(himl: Himl, project: Path) -
         assert line
     process.send_signal(signal.SIGINT)
     _, talk = process.communicate(timeout=100)
-    assert (process.returncode, b"still being stopped" in talk) == (130, True)
+    assert (process.returncode, b"still being canceled" in talk) == (130, True)
     until(lambda: status(himl) == "Canceled")
     assert himl.ok("runs", "logs", "latest").stdout == "up\ntold to\n"
     until(lambda: processes_below(project) == [])

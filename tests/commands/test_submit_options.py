@@ -41,7 +41,7 @@ def test_bad_input_is_one_line_a_hint_and_nothing_made(himl: Himl, project: Path
         (["--input", "x,local=nowhere"], "'nowhere' does not exist", 3),
         (["--output", "x,local=full,overwrite=false"], "overwrite=false", 2),
         (["--output", "x,local=train.py"], "train.py' is a file", 2),
-        (["--output", "a/../../x"], "leaves the datastore", 2),
+        (["--output", "a/../../x"], "outside the datastore", 2),
         (["--default_datastore", "nope"], "No datastore 'nope'", 3),
     ]:
         outcome = himl("submit", "train.py", *arguments)

@@ -59,7 +59,7 @@ def test_links_lead_to_pages_or_downloads_and_nothing_is_fetched(tmp_path: Path)
     styles = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "html").rglob("*.css"))
     assert re.findall(r"url\(\s*[\"']?(?:https?:)?//[^)]*|@import[^;]*//[^;]*", styles) == []
     llms = (tmp_path / "html" / "llms.txt").read_text(encoding="utf-8")
-    assert llms.startswith("# himl\n\n> Run training")
+    assert llms.startswith("# himl\n\n> Train on this machine")
     assert "\n## Begin\n\n- [Reading](reading.html): what to read\n\n## Command reference\n\n- [himl submit](cli/submit.html): Run " in llms
     (tmp_path / "docs" / "reading.md").write_text("# Reading\n\n## A part\n\n[x](../examples/two/README.md)\n", encoding="utf-8")
     done = build(tmp_path)

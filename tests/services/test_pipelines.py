@@ -230,8 +230,8 @@ def test_file_that_is_no_pipeline_is_refused(folder: Path, content: object, mess
     ({"arguments": ["a", ["b"]]}, "'arguments' contains a list.", ""),
     ({"arguments": ["${{inputs.a}}"]}, "'arguments' '${{inputs.a}}' names no input", ""),
     ({"output": "a", "input_dataset_name": "a"}, "'input_dataset_name' names 'a', the step's own output.", ""),
-    ({"input_dataset_name": "../../x"}, "'input_dataset_name' '../../x' leaves the datastore.", ""),
-    ({"input_datareference_path": "../../x"}, "'input_datareference_path' '../../x' leaves the datastore.", ""),
+    ({"input_dataset_name": "../../x"}, "'input_dataset_name' '../../x' is outside the datastore.", ""),
+    ({"input_datareference_path": "../../x"}, "'input_datareference_path' '../../x' is outside the datastore.", ""),
 ], ids=lambda value: str(value)[:30])  # fmt: skip
 def test_invalid_field_is_refused(folder: Path, fields: dict[str, Any], message: str, hint: str) -> None:
     step = {"type": "PythonScriptStep", "script": "train.py", "source_directory": "train"}

@@ -233,7 +233,7 @@ def test_local_folders_and_datastores_need_no_azure(here: LocalWorkspace) -> Non
     missing = job_with(DataSpec("a", "nothing"), default="lake")
     assert bring_inputs(missing, here, lambda: None, ignore) == missing
     for name in ("../up", "/etc"):
-        with pytest.raises(BadUsage, match="leaves the datastore"):
+        with pytest.raises(BadUsage, match="outside the datastore"):
             bring_inputs(job_with(DataSpec("k", name)), here, no_azure, ignore)
 
 

@@ -121,7 +121,7 @@ VIEWS = {
     "files": View(["download", RUN, "--list"], "last.ckpt"),
     "files of several runs": View(["download", "--run", f"{RUN},{FAILED}", "--list"], "last.ckpt"),
     "downloaded": View(["download", RUN], "Downloaded 4 files", is_laid_out=False, said=("Downloaded 4 files",)),
-    "no such port": View(["ui", "--port", "70000"], "--port takes", 2, is_laid_out=False),
+    "no such port": View(["ui", "--port", "70000"], "--port must be", 2, is_laid_out=False),
     "event files": View(["tb", RUN, "--sync_only", "--run_logs_dir", "boards"], "FOLDER"),
     "a checkpoint": View(["checkpoint", "fetch", RUN], "last.ckpt", is_laid_out=False, said=("Fetched '",)),
     "pushed": View(["checkpoint", "push", "weights/last.ckpt", "--from", RUN], "Start from it", is_laid_out=False, said=("1 file in run", "Start from it: ")),

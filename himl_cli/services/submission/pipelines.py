@@ -293,7 +293,7 @@ class _StepMaker:
         for key in ("input_datareference_path", *reversed(INPUT_NAMES)):
             name = getattr(step, key)
             if ".." in re.split(r"[/\\]", name):
-                what = f"'{name}' leaves the datastore."
+                what = f"'{name}' is outside the datastore."
                 raise self.file.wrong(step.key, key, what, hint="Name a folder inside it.")
             if name and key in INPUT_NAMES:
                 self.data.setdefault(step.key, DataInput(key, name))
