@@ -18,6 +18,7 @@ from pathlib import Path
 from stress.kills import GONE, JOB_GONE, SIGNALS, Started, judge_first
 from stress.records import Case, Result
 from stress.world import World, judge_again
+from tests.support.folders import files_below
 from tests.support.processes import processes_marked, stop
 from tests.support.running import until
 from tests.support.runs import RecordedRuns
@@ -181,11 +182,17 @@ def killed(number: signal.Signals, world: World, dice: random.Random) -> Result:
 
 
 def leftovers(world: World) -> list[str]:
-    """Temporary folders of servers, which end by themselves after himl was killed."""
-    folder = world.folder / "tmp"
+    """The servers' temporary folders, which they remove after himl was killed. A folder without content does not count:
+    himl was killed between its creation and the start of the server.
+    """
+
+    def left() -> list[str]:
+        folders = (world.folder / "tmp").glob("himl_ui_*")
+        return [f"'{path.name}' is left" for path in folders if any(part.stat().st_size for part in files_below(path))]
+
     with suppress(AssertionError):
-        until(lambda: not [*folder.glob("himl_ui_*")], "the temporary folder is empty")
-    return [f"'{path.name}' is left" for path in folder.glob("himl_ui_*")]
+        until(lambda: not left(), "the temporary folder is empty")
+    return left()
 
 
 def _start_seconds(world: World) -> float:
