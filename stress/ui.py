@@ -18,7 +18,7 @@ from pathlib import Path
 from stress.kills import GONE, JOB_GONE, SIGNALS, Started, judge_first
 from stress.records import Case, Result
 from stress.world import World, judge_again
-from tests.support.folders import files_below
+from tests.support.folders import contents
 from tests.support.processes import processes_marked, stop
 from tests.support.running import until
 from tests.support.runs import RecordedRuns
@@ -188,7 +188,7 @@ def leftovers(world: World) -> list[str]:
 
     def left() -> list[str]:
         folders = (world.folder / "tmp").glob("himl_ui_*")
-        return [f"'{path.name}' is left" for path in folders if any(part.stat().st_size for part in files_below(path))]
+        return [f"'{path.name}' is left" for path in folders if any(contents(path).values())]
 
     with suppress(AssertionError):
         until(lambda: not left(), "the temporary folder is empty")
