@@ -395,7 +395,7 @@ def attach(
     service: str | None = option(
         "Name or kind of a service: vscode, jupyterlab, ssh, ...", "NAME", parse=non_blank, panel="Services"
     ),
-    node: int = option("Node of the services, from 0.", "N", default=0, min=0),
+    node: int = option("Node of the services, from 0.", "N", default=0),
     open_browser: bool = option("Open the services in the browser.", default=False, names=("--open",)),
     ssh: bool = option("Log in with ssh. Write its options and command after --.", default=False),
     stdio: bool = option("Act as the ProxyCommand of ssh, scp or rsync.", default=False),

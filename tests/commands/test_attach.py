@@ -83,6 +83,7 @@ def test_what_has_no_services_is_refused(himl: Himl, lab: StagedWorkspace, proje
         refused(served.run_id, "--service", "vscode", code=3, message="has no service 'vscode', only jupyterlab.", hint="")
         refused(served.run_id, "--ssh", code=3, message="has no service 'ssh', only jupyterlab.", hint="--ssh_key FILE")
         refused(served.run_id, "--node", "2", code=2, message="--node 2: run", hint="has 2 nodes, counted from 0.")
+        refused(served.run_id, "--node", "-1", code=2, message="--node -1: run", hint="has 2 nodes, counted from 0.")
         refused(served.run_id, "--", "-l", "ada", code=2, message="'-l' after -- is an argument for ssh.", hint="Add --ssh")
         second = himl.ok("runs", "attach", served.run_id, "--node", "1", "-q").stdout.strip()
         assert second == sent.services[1]["jupyterlab"]["endpoint"].replace("<nodeIndex>", "1")

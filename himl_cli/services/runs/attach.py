@@ -80,7 +80,7 @@ def cloud_of(workspace: Workspace, run: Run) -> CloudWorkspace:
 
 def _check_node(run: Run, asked: JobServices, node: int) -> None:
     """Raise BadUsage for a node that the job does not have, NotFound for a node without services."""
-    if node >= asked.nodes:
+    if not 0 <= node < asked.nodes:
         has = f"{asked.nodes} nodes, counted from 0" if asked.nodes > 1 else "one node, 0"
         raise BadUsage(f"--node {node}: run '{run.id}' has {has}.")
     if node and not asked.everywhere:
