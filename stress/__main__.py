@@ -89,7 +89,7 @@ def _run_parts(crew: StartCrew, args: argparse.Namespace) -> list[Record]:
 def _run_part(crew: StartCrew, part: Part, args: argparse.Namespace, deadline: float | None) -> list[Record]:
     folder = args.results or (RESULTS if args.full else SAMPLED)
     if args.go_on:
-        file = RecordFile.to_go_on(folder, part.name, source())
+        file = RecordFile.to_go_on(folder, part.name, source(), (case.id for case in part.cases()))
     else:
         command = f"scripts/stress{' --full' if args.full else ''} --seed {args.seed}"
         started = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -93,17 +93,22 @@ class RecordFile:
         self.path.write_text("".join([_line(self.meta), *(record.as_line() for record in self.records)]), encoding="utf-8")
 
     @classmethod
-    def to_go_on(cls, folder: Path, part: str, commit: Mapping[str, Any]) -> RecordFile:
-        """The file of a run that was ended; of one that was not, without the cases that it lost. Its meta line tells of which *commit* the other cases are:
-        `"went_on": [{"after": …, "commit": …, "dirty": …}]` or `"mended": {ID: {"why": …, "commit": …, "dirty": …}}`, where the first reason stays.
+    def to_go_on(cls, folder: Path, part: str, commit: Mapping[str, Any], planned: Iterable[str] = ()) -> RecordFile:
+        """The file of a run that was interrupted, or that lacks cases of *planned*. Of a complete one, without the cases
+        that it lost.
+
+        Its meta line names the *commit* of the other cases: `"went_on": [{"after": …, "commit": …, "dirty": …}]` or
+        `"mended": {ID: {"why": …, "commit": …, "dirty": …}}`, where the first reason stays.
         """
         path = folder / f"{part}.jsonl"
         if path.exists():
             ((meta, records),) = _parts(path.read_text(encoding="utf-8"))
-            return cls(folder, {**meta, "went_on": [*meta.get("went_on", []), {**commit, "after": len(records)}]}, records)
+            return cls(folder, went_on(meta, len(records), commit), records)
         meta, records = read_parts(folder)[part]
         known: dict[str, Any] = meta.get("mended", {})
         again = {one.id: {"why": known.get(one.id, {}).get("why", one.result.why), **commit} for one in lost(records)}
+        if set(planned) - {one.id for one in records}:
+            meta = went_on(meta, len(records), commit)
         return cls(folder, {**meta, "mended": {**known, **again}}, [one for one in records if not one.is_lost])
 
     def add(self, record: Record) -> None:
@@ -115,6 +120,12 @@ class RecordFile:
         packed = write_part(self.path.parent, {"seconds": round(seconds, 1), **self.meta, "full": full}, self.records)
         self.path.unlink()
         return packed
+
+
+def went_on(meta: Mapping[str, Any], after: int, commit: Mapping[str, Any]) -> dict[str, Any]:
+    """*meta* of a run that continues on *commit* after so many cases. Its seconds will be those of the last part."""
+    rest = {name: value for name, value in meta.items() if name != "seconds"}
+    return {**rest, "went_on": [*meta.get("went_on", []), {**commit, "after": after}]}
 
 
 def write_part(folder: Path, meta: dict[str, Any], records: Iterable[Record]) -> Path:
