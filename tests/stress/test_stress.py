@@ -85,6 +85,8 @@ def test_runs_keep_their_cases_and_go_on_when_ended(tmp_path: Path) -> None:
     file.finish(2.0, full=True)
     meta, records = read_parts(tmp_path)["faults"]
     assert (meta["commit"], meta["went_on"], len(records)) == ("abc", [{"commit": "def", "dirty": True, "after": 1}], 2)
+    more = RecordFile.to_go_on(tmp_path, "faults", {"commit": "ghi", "dirty": False}, [*(record.id for record in RECORDS), "faults/tb/new/00"])
+    assert (more.meta["went_on"][1], "seconds" in more.meta) == ({"commit": "ghi", "dirty": False, "after": 2}, False)
     assert totals(RECORDS) == "3 injected: 1 survived, 1 reported, 1 lost; 1 cases in which it was not met"
     command = "     python -m stress --case faults/tb/flip/01 --seed 8"
     assert lost_lines(RECORDS, 8) == [f"LOST faults/tb/flip/01: {LOST.why}", "     met: FlipByte(at=1)", command]
