@@ -176,7 +176,7 @@ def test_what_is_named_says_which_but_in_a_job(project: Path, tmp_path: Path, mo
     assert meant(project, config_file=str(other)) == ("named", None)
     assert meant(project, spec="local") == (None, project / ".himl")
     assert meant(project, spec=str(tmp_path / "elsewhere")) == (None, tmp_path / "elsewhere" / ".himl")
-    with pytest.raises(BadUsage, match="both given"):
+    with pytest.raises(BadUsage, match="cannot be combined"):
         meant(project, spec="local", config_file=str(other))
     with pytest.raises(WorkspaceNotFound, match=r".*nope\.json' does not exist"):
         meant(project, config_file=str(project / "nope.json"))
