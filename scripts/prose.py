@@ -36,7 +36,7 @@ BANNED = {
     r"(?:^|(?<=[.!?] ))(?-i:What) (?:is|are|was|it|they)\b(?![^.]*\?)": "a noun",
 }
 """Patterns of words, and what to write in their place."""
-PATTERN = re.compile("|".join(rf"(?P<w{number}>(?<![\w-])(?:{words})(?![\w-]))" for number, words in enumerate(BANNED)), re.MULTILINE | re.IGNORECASE)
+PATTERN = re.compile("|".join(rf"(?<![\w-])({words})(?![\w-])" for words in BANNED), re.MULTILINE | re.IGNORECASE)
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z'\"(`-]|himl |\w+\.csv )")
 CODE = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)|`[^`\n]*`|<!--.*?-->|\]\([^)]*\)", re.MULTILINE | re.DOTALL)
 """Parts of a page that are not prose: code, comments, addresses of links."""
@@ -76,8 +76,7 @@ def page_texts(path: Path) -> Iterator[tuple[int, str]]:
 def banned(text: str) -> Iterator[str]:
     """Each banned word in *text*, with its remedy."""
     for found in PATTERN.finditer(text):
-        remedies = [*BANNED.values()]
-        yield f"'{found[0]}' (write: {remedies[int(str(found.lastgroup)[1:])]})"
+        yield f"'{found[0]}' (write: {[*BANNED.values()][(found.lastindex or 1) - 1]})"
 
 
 def findings() -> Iterator[str]:

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -134,24 +133,12 @@ def test_a_failed_job_is_started_again_as_often_as_asked(himl: Himl, project: Pa
     count = f"with open({str(flag)!r}, 'a+') as f:\n f.write('x'); f.seek(0); n = len(f.read())\n"
     write_files(project, {"flaky.py": f"import sys\n{count}print('attempt', n)\nsys.exit(n < 4)\n".encode()})
     run_id = send("flaky.py", "--retries", "3")
-    until(lambda: _hurry(slurm, run_id) and shown(himl, run_id)["status"] == "Completed", lambda: str(shown(himl, run_id)))
+    until(lambda: slurm.start_requeued(run_id) and shown(himl, run_id)["status"] == "Completed", lambda: str(shown(himl, run_id)))
     assert [himl("runs", "logs", run_id, "--try", str(number)).stdout for number in (1, 4)] == ["attempt 1\n", "attempt 4\n"]
     flag.unlink()
     run_id = send("flaky.py", "--retries", "1")
-    until(lambda: _hurry(slurm, run_id) and shown(himl, run_id)["status"] == "Failed", lambda: str(shown(himl, run_id)))
+    until(lambda: slurm.start_requeued(run_id) and shown(himl, run_id)["status"] == "Failed", lambda: str(shown(himl, run_id)))
     assert flag.read_text() == "xx"
-
-
-def _hurry(slurm: Slurm, name: str) -> bool:
-    """Start requeued jobs in two seconds.
-
-    Slurm waits for two minutes. A node refuses a job that starts within the second in which it ended.
-    """
-    for line in slurm("squeue", "-h", "-t", "PENDING", "-n", name, "-o", "%A %S").splitlines():
-        number, start = line.split()
-        if start != "N/A" and datetime.fromisoformat(start) - datetime.now() > timedelta(seconds=30):
-            slurm("scontrol", "update", f"JobId={number}", "StartTime=now+2", may_fail=True)
-    return True
 
 
 def test_a_requeued_job_is_another_attempt_of_the_run(himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
@@ -160,7 +147,7 @@ def test_a_requeued_job_is_another_attempt_of_the_run(himl: Himl, slurm: Slurm, 
         until(lambda: (shown(himl, run_id)["status"], himl("runs", "logs", run_id).stdout) == ("Running", "asleep\n"), "it runs")
         slurm("scontrol", "requeue", job_of(shown(himl, run_id)))
         until(lambda: shown(himl, run_id)["status"] == "Queued", lambda: str(shown(himl, run_id)))
-        until(lambda: _hurry(slurm, run_id) and shown(himl, run_id)["status"] == "Running", f"attempt {attempt + 2} runs")
+        until(lambda: slurm.start_requeued(run_id) and shown(himl, run_id)["status"] == "Running", f"attempt {attempt + 2} runs")
     assert himl("runs", "cancel", run_id).code == 0
     assert ended(himl, run_id)["status"] == "Canceled"
     assert himl("runs", "logs", run_id, "--try", "4").code == 0

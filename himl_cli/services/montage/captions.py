@@ -30,7 +30,7 @@ INK, HIML_INK = (32, 32, 32), (27, 77, 40)
 HIML_LEAST = 8
 
 GREY, STROKE, REASON_INK = (236, 236, 236), (176, 176, 176), (72, 72, 72)
-STROKES_PER_ROOM = 250
+STROKES_PER_AREA = 250
 LETTERS_PER_AREA, LARGEST_LETTERS = 14, 192
 REASON = 0.6  # size of the reason's letters, relative to those of the title
 # Share of the area for the words, the height of a line in ems, and the space around them.
@@ -266,7 +266,7 @@ class FailureMark:
 
     def paint(self, rows: NDArray[np.uint8], top: int) -> None:
         width, height = self._area.size
-        stroke = max(1, min(width, height) // STROKES_PER_ROOM)
+        stroke = max(1, min(width, height) // STROKES_PER_AREA)
         for y in range(max(top, self._area.y), min(top + len(rows), self._area.y + height)):
             row, pixels = y - self._area.y, rows[y - top, self._area.x : self._area.x + width]
             if row < stroke or row >= height - stroke:

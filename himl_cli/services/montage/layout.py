@@ -62,9 +62,9 @@ def fit_layout(
     # Cells in which the median slide is not scaled.
     pictures = 2 if has_masks else 1
     needed = statistics.median_high(max(size[0], size[1] * aspect) for size in sizes) if sizes else 0
-    area = max(round(needed), LEAST_CELL // pictures)
-    gap = -(-pictures * area // (GAPS_PER_CELL - pictures))
-    wide = pictures * area + (pictures - 1) * gap
+    image_width = max(round(needed), LEAST_CELL // pictures)
+    gap = -(-pictures * image_width // (GAPS_PER_CELL - pictures))
+    wide = pictures * image_width + (pictures - 1) * gap
     widths = [columns * (wide + gap) + gap for columns in range(1, len(aspects) + 1)]
     columns = _columns(aspect, has_masks, [min(DEFAULT_WIDTH, each) if width is None else width for each in widths])
     if width is None and widths[columns - 1] <= DEFAULT_WIDTH:
@@ -76,8 +76,8 @@ def fit_layout(
     least = 2 * LEAST + 1 if has_masks else LEAST
     if wide < least:
         raise _too_narrow(width, len(aspects), columns * (least + 1) + 1)
-    area = (wide - gap) // 2 if has_masks else wide
-    high = max(1, round(area / aspect))
+    image_width = (wide - gap) // 2 if has_masks else wide
+    high = max(1, round(image_width / aspect))
     letters = _letters(wide, has_masks, width)
     caption = math.ceil(letters * LINE)
     pitch = high + caption + gap
@@ -85,9 +85,11 @@ def fit_layout(
     for number in range(len(aspects)):
         row, column = divmod(number, columns)
         x, y = gap + column * (width - gap) // columns, gap + row * pitch
-        mask = Box(x + wide - area, y, area, high) if has_masks else None
+        mask = Box(x + wide - image_width, y, image_width, high) if has_masks else None
         text = Box(x, y + high, wide, caption) if letters else None
-        cells.append(Cell(number, column, row, Box(x, y, wide, high + caption), Box(x, y, area, high), mask, text))
+        cells.append(
+            Cell(number, column, row, Box(x, y, wide, high + caption), Box(x, y, image_width, high), mask, text)
+        )
     rows = -(-len(aspects) // columns)
     remark = f"There are no captions, because cells are only {wide} pixels wide. For captions, increase --width."
     size = width, gap + rows * pitch
@@ -160,8 +162,8 @@ def _columns(aspect: float, has_masks: bool, widths: Sequence[int]) -> int:
         pitch = width / columns
         gap = pitch / GAPS_PER_CELL
         wide = pitch - gap
-        area = (wide - gap) / 2 if has_masks else wide
-        high = area / aspect + _letters(wide, has_masks, width) * LINE + gap
+        image_width = (wide - gap) / 2 if has_masks else wide
+        high = image_width / aspect + _letters(wide, has_masks, width) * LINE + gap
         offs[columns] = abs(math.log(width / (-(-count // columns) * high) / (16 / 9)))
     best = min(offs.values())
     good = [columns for columns, off in offs.items() if off < best + AS_GOOD]
