@@ -117,7 +117,8 @@ def test_a_stopped_sweep_goes_on_with_the_steps_that_are_missing(himl: Himl, pro
     going = himl.start("submit", "--resume", killed, env={"NOTES": str(notes)})
     until(lambda: len(pids(project, KEEPER)) == 2)
     (notes / "hold").unlink()
-    assert going.wait(timeout=100) == 0
+    said = going.communicate(timeout=100)[1].decode()
+    assert going.returncode == 0, said
     assert lines(notes / "ends").count(f"{killed}_0_step1") == 1, "the step that was at work went on"
     assert himl("submit", "--resume", f"{killed}_1").code == 2
 
