@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from himl_cli.api.open_workspace import resolve_workspace
 from himl_cli.api.submit_if_needed import DEFAULT_SHM_SIZE, Datasets, as_configs
 from himl_cli.api.transfer import PathLike
 from himl_cli.api.workspace import Run, Workspace
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import hi_ml_experiment
 from himl_cli.services.submission.request import SubmitRequest
 
@@ -74,7 +75,7 @@ def create_run_configuration(
         )
 
 
-@dataclass
+@dataclass()
 class ScriptRun:
     """A script for `submit_run`: its path (default: the running script) in a folder (default: the current one). Set
     `run_config` to the result of `create_run_configuration`."""

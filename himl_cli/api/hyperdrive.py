@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
 from himl_cli.api.exceptions import WrongArgument
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, argument_names
+from himl_cli.core.records import dataclass
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.sweeps import AZURE_WORDS, parse_early_stop, parse_sampling, points_of, search_range
 
@@ -176,7 +176,7 @@ def _seconds(given: Mapping[str, Any], name: str) -> float | None:
     raise BadUsage(f"hyperparam_args: '{name}' must be a number of seconds, not {value!r}.")
 
 
-@dataclass
+@dataclass()
 class Grid:
     """The result of `create_grid_hyperdrive_config` and related functions: one run for each of *values*, as its
     argument `--{argument}`. As with azureml's class, a script may set `_run_config`, which `submit_run` reads."""

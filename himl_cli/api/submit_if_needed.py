@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.files import nearest_local
 from himl_cli.core.jobs import DataSpec
 from himl_cli.core.processes import local_rank
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import hi_ml_experiment
 from himl_cli.core.text import read_json
 from himl_cli.services.submission.data import KEY, bring_dataset
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 AMULET_OUTPUT = "AMLT_OUTPUT_DIR"
 
 
-@dataclass
+@dataclass()
 class DatasetConfig:
     """A dataset that a script reads or writes: the *name* of a registered dataset, or a folder of *datastore*.
 
@@ -151,7 +152,7 @@ def as_configs(datasets: Sequence[str | DatasetConfig] | None) -> list[DatasetCo
 Datasets = Sequence[str | DatasetConfig]
 
 
-@dataclass
+@dataclass()
 class AzureRunInfo:
     """Paths and the run for a script, inside and outside of a job.
 

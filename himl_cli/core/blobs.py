@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from himl_cli.core.errors import (
     ServiceFailed,
     TransferIncomplete,
 )
+from himl_cli.core.records import dataclass
 from himl_cli.core.text import NAMED, listed, named
 
 MOST_CHECKED = 4 << 20  # bytes of a range for which Azure Storage computes an MD5
@@ -68,7 +69,7 @@ class StoreRequest:
     replaces: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DatastoreInfo:
     """Storage in a workspace. `location` is a folder or a URL without secrets."""
 
@@ -78,7 +79,7 @@ class DatastoreInfo:
     is_default: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Refused:
     """A file that cannot be stored under its name on this machine, and why."""
 
@@ -86,7 +87,7 @@ class Refused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Failure:
     """A file that was not transferred: the error's message, its stable word and its hint."""
 
@@ -101,7 +102,7 @@ class Failure:
         return self.message.replace(f"'{self.name}'", "it")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TransferResult:
     """The transferred files (`files`, `bytes`, wall `seconds`), the files that were already complete (`skipped`), and
     the others.

@@ -6,11 +6,11 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
+from himl_cli.core.records import dataclass
 from himl_cli.core.text import LONGEST_GLOB
 
 PART_SUFFIX = ".himl-part"

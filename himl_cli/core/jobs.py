@@ -7,12 +7,13 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of
 from himl_cli.core.text import named, read_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timezone
 from enum import Enum
 from itertools import chain, pairwise
@@ -22,6 +22,7 @@ from himl_cli.core.jobs import (
     best_of,
     hyperparameters_of,
 )
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run
 
 LoggedValue = TypeVar("LoggedValue", float, str)
@@ -135,7 +136,7 @@ class RunDetails:
     below: Mapping[str, Sequence[Run]] = field(default_factory=dict)
 
 
-@dataclass
+@dataclass()
 class WatchedRuns:
     """Watched runs, and their current data by run id.
     `followed` are the ids of those that were in progress at first. `points` are the steps and values of their metrics

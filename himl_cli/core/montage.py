@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
 from himl_cli.core.errors import HimlError
+from himl_cli.core.records import dataclass
 
 Size = tuple[int, int]  # width and height, in pixels
 
@@ -55,7 +55,7 @@ class ImageFormat(str, Enum):
     dzi = "dzi"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SlideEntry:
     """A slide to show. `image` and `mask` are names in the folder of slides, or absolute paths on this machine.
 
@@ -68,7 +68,7 @@ class SlideEntry:
     mask: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Box:
     """A rectangle in a picture, in pixels: the upper left corner and the size."""
 
@@ -82,7 +82,7 @@ class Box:
         return self.width, self.height
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cell:
     """A cell of the montage. All boxes are in pixels of the montage.
 
@@ -133,7 +133,7 @@ class MontageRequest:
     workers: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CellOutcome(SlideEntry):
     """A slide and the outcome of its cell: a line of montage.csv.
 

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import HYPERPARAMETERS
+from himl_cli.core.records import dataclass
 from himl_cli.core.text import utc_text
 
 # The beginning of a local run's reason if one of several ranks failed

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
 from statistics import fmean, median
 from typing import Any
@@ -17,11 +16,12 @@ from typing import Any
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, best_of
+from himl_cli.core.records import dataclass
 
 Values = Mapping[str, Scalar]
 
 
-@dataclass
+@dataclass()
 class Trial:
     """A started trial: its number (0…), its values, and its values of the primary metric in the logged order."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from himl_cli.core.montage import Backend, Size, SlideEntry, SlidesFailed
+from himl_cli.core.records import dataclass
 
 
 class TileFormat(str, Enum):
@@ -39,7 +39,7 @@ class TilesRequest:
     workers: int = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TiledSlide(SlideEntry):
     """A slide and its outcome: a line of slides.csv.
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
 from himl_cli.core.errors import HimlError
+from himl_cli.core.records import dataclass
 
 
 @dataclass(frozen=True)

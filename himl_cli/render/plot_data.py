@@ -13,7 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from matplotlib.colors import ListedColormap, LogNorm, Normalize
 
 from himl_cli.core.jobs import Scalar, value_text
 from himl_cli.core.logged import Aggregation, Child, Series
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.text import shorten
 

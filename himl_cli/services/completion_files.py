@@ -8,12 +8,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.errors import DiskFailed, NotFound
 from himl_cli.core.files import home_folder, write_atomic
 from himl_cli.core.processes import detached, end_detached
+from himl_cli.core.records import dataclass
 from himl_cli.core.text import UTF16_MARKS
 
 PATIENCE = 20.0  # seconds for a shell to start and answer

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
 from himl_cli.core.files import expand_home, write_atomic
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import may_be_signed, redact
 from himl_cli.core.settings import FILE, PRIVATE_FILE, find_settings
 from himl_cli.core.text import YAML_ENDINGS, non_blank, parse_dotenv, read_text

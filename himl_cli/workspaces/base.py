@@ -7,7 +7,6 @@ Implementations use himl's own records and raise himl's own errors, never an SDK
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -17,6 +16,7 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Finished, Moved, Notify, ignore
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec, Webhook
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import JobServices, Run, RunEnd, RunFootprint, RunQuery, RunService, SignedLink
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 

@@ -14,7 +14,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from itertools import islice
@@ -25,6 +24,7 @@ from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotAllowed, RunNotFound, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.files import WORKSPACE_FOLDER, expand_home, named_folder, nearest_local
 from himl_cli.core.logged import LoggedValues, Metric, RunResults
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RECORDED_FROM, Run, RunQuery
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, WorkspaceFacts
 from himl_cli.workspaces.azure import config

@@ -6,14 +6,15 @@ import logging
 import math
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from himl_cli.core.errors import HimlError
+from himl_cli.core.records import dataclass
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class RetryPolicy:
     """Limits of the attempts at one request. Times are in seconds.
 
@@ -35,7 +36,7 @@ class RetryPolicy:
 CONTROL_PLANE = RetryPolicy(attempts=5, first=0.5, total=180.0)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Failure:
     """The failure of an attempt: its error, and the remedies.
 
@@ -57,7 +58,7 @@ class Failure:
     again: HimlError | None = None
 
 
-@dataclass(slots=True)
+@dataclass()
 class PauseLog:
     """Warns of pauses that the user notices, once for all requests that pause at the same time."""
 
@@ -75,7 +76,7 @@ class PauseLog:
         log.log(logging.WARNING if is_noticed else logging.DEBUG, "%s; retrying%s", failure.message, after)
 
 
-@dataclass(slots=True)
+@dataclass()
 class RetryState:
     """The state of a service, shared by the requests of one transfer, or for one request.
 

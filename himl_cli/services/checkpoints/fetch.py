@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from himl_cli.core.errors import BadUsage, IntegrityFailed, NotAllowed, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import cache_of, expand_home, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of, shown
 from himl_cli.core.runs import FROM_RUN, Choice, FetchedCheckpoint, RunSelection
 from himl_cli.core.text import listed

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Goal
 from himl_cli.core.text import read_json
 

@@ -8,7 +8,7 @@ import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from functools import cached_property
 from itertools import islice
@@ -18,6 +18,7 @@ from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import GOALS
 from himl_cli.core.logged import SYSTEM, Metric
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import FROM_RUN, PUSHED, Choice, Goal, Run
 from himl_cli.core.text import near_matches, non_blank
 from himl_cli.services.checkpoints.names import (

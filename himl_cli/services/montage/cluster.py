@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path, PureWindowsPath
 
 from himl_cli import __version__
@@ -16,6 +16,7 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.files import expand_user
 from himl_cli.core.installation import PACKAGE, environment_hint, requirement_elsewhere
 from himl_cli.core.jobs import DataSpec
+from himl_cli.core.records import dataclass
 from himl_cli.services.montage.query import INCLUDE, image_pattern, no_ids, read_ids
 from himl_cli.services.montage.stored import CSV, check_csv, split_dataset
 from himl_cli.services.submission.environment_checks import holds_package

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,11 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from himl_cli.core.montage import Box, CellOutcome, Size
+from himl_cli.core.records import dataclass
 from himl_cli.services.montage.encoding import encode_jpeg
 from himl_cli.services.montage.files import DZI, TILES, escaped, write_bytes, write_error, write_text
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tiling:
     """Tiling of an image of *size*. Level 0 is one pixel, each level is twice as wide and high as the previous one, and
     the last is the image.

@@ -11,7 +11,6 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from fnmatch import translate
 from functools import cache
 from glob import escape
@@ -22,6 +21,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import walk_files
 from himl_cli.core.montage import SlideEntry, SlideFolder, SlideUnreadable
+from himl_cli.core.records import dataclass
 from himl_cli.core.text import LONGEST_GLOB, listed, read_text
 from himl_cli.services.montage.files import COLUMNS, DZI, FILES, RECORD, TILED_COLUMNS, TILES, TILES_RECORD, plain
 from himl_cli.services.submission.snapshot import fits
@@ -48,7 +48,7 @@ LARGEST_LIST = 64 << 20
 SHAPE = "The list must be a text with one id per line, or a CSV whose first column is slide_id."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SlideQuery:
     """Selection of slides in a folder.
 

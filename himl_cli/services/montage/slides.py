@@ -9,7 +9,6 @@ import stat
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -29,6 +28,7 @@ from himl_cli.core.montage import (
     SlideFolder,
     SlideUnreadable,
 )
+from himl_cli.core.records import dataclass
 from himl_cli.services.montage.layout import fitted, middle
 from himl_cli.services.montage.readers import CuSlide, PictureSlide, Slide, VendorSlide, message_of, vendor_of
 from himl_cli.services.montage.resampling import Bicubic, Resampler, Rows, as_pillow, quick, resized
@@ -127,7 +127,7 @@ def level_for(levels: Sequence[Size], requested: int | None, target: Size) -> tu
     return last, f"level {requested} is missing ({present}), and level {last} was read"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source:
     """A file of the dataset. `levels` is empty if the file was not opened or is unreadable, for which `reason` is the
     reason."""

@@ -13,7 +13,6 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path, PureWindowsPath
@@ -24,6 +23,7 @@ from himl_cli.core.events import Event, Finished, Notice, Notify
 from himl_cli.core.files import cache_of
 from himl_cli.core.montage import SlideUnreadable
 from himl_cli.core.processes import ProcessLock, is_held
+from himl_cli.core.records import dataclass
 from himl_cli.core.settings import section_settings
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.montage.query import decoded

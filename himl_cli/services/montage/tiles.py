@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Counted, Counting, Notify
 from himl_cli.core.montage import Box, Size, SlideEntry, SlideFolder, SlideUnreadable
 from himl_cli.core.processes import terminations
+from himl_cli.core.records import dataclass
 from himl_cli.core.text import NotJson, read_json, with_and
 from himl_cli.core.tiles import TiledSlide, TileFormat, TilesRequest, TilesResult
 from himl_cli.services.montage.encoding import encode_jpeg, encode_png

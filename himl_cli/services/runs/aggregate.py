@@ -11,7 +11,6 @@ import statistics
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +22,7 @@ from himl_cli.core.files import atomic_replacement, write_atomic
 from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import MANY, PLACEHOLDER, STEP, Scalar, hyperparameters_of, value_text, values_text
 from himl_cli.core.logged import STATISTICS, SYSTEM, Aggregation, Child, RunResults, Series, Value, system_summary
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunSelection, own_name, own_tags
 from himl_cli.services.runs.lookup import children_of, find_runs, means_one_run, results_of
 from himl_cli.workspaces.base import Workspace

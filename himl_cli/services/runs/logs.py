@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
@@ -20,6 +19,7 @@ from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import home_folder
 from himl_cli.core.jobs import MANY, SWEPT, EntryKind, JobSpec
 from himl_cli.core.logged import SweepView
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
 from himl_cli.services.runs.log_names import (
     USER_LOGS,
@@ -49,7 +49,7 @@ MISSING_MODULE = re.compile(
 )
 
 
-@dataclass(slots=True)
+@dataclass()
 class OutageTolerance:
     """For polling: report the first failure, and raise only after `seconds` without a success."""
 

@@ -9,12 +9,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import DiskFailed, HimlError, NotAllowed, NotAllowedNow, NotFound, RunNotFound, ServiceFailed
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import OF_RECORDING, STOPPED, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs.mirror_state import RETRY_SECONDS, MirrorFile, MirrorState, SentRun

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,6 +20,7 @@ from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import write_atomic
 from himl_cli.core.processes import ProcessLock, is_held
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import STOPPED, Run
 from himl_cli.core.text import read_json
 
@@ -40,7 +41,7 @@ class DamagedState(DiskFailed):
     """The file does not contain the state of a mirror, so that no process can continue it."""
 
 
-@dataclass
+@dataclass()
 class SentRun:
     """Data of one run that has arrived: number of points, parameters and tags by name, files with their local ETags."""
 
@@ -52,7 +53,7 @@ class SentRun:
     is_ended: bool = False
 
 
-@dataclass
+@dataclass()
 class MirrorState:
     """State of one mirror.
 

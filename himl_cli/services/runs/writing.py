@@ -10,7 +10,6 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
@@ -33,6 +32,7 @@ from himl_cli.core.events import Notify, ignore
 from himl_cli.core.jobs import HYPERPARAMETERS, MANY, STEP
 from himl_cli.core.logged import INT64, Logged, LoggedKind, LoggedRow, Value
 from himl_cli.core.processes import register_after_fork
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunFootprint, RunQuery
 from himl_cli.workspaces.base import (
     BlobStore,

@@ -10,13 +10,14 @@ import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import home_folder
 from himl_cli.core.jobs import DOCKERFILE, EnvironmentSpec, secrets_text
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import is_address, redact
 from himl_cli.core.text import listed, read_text
 from himl_cli.services.submission.lock_files import (

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from himl_cli.core.jobs import (
     SweepSpec,
     argument_names,
 )
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_document
 from himl_cli.services.submission.job_yaml_file import (
     AROUND,

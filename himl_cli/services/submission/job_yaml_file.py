@@ -7,13 +7,13 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import expand_user
 from himl_cli.core.jobs import HERE, PLACEHOLDER, USUAL_DATASTORE, DataSpec
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import as_found, did_you_mean, read_text, shorten
 from himl_cli.services.submission.data import KEY

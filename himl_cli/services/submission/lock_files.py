@@ -12,7 +12,7 @@ import sys
 import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from email.parser import HeaderParser
 from importlib import import_module, metadata
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of, redact
 from himl_cli.core.text import listed, read_text
 

@@ -9,13 +9,14 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import NotJson, as_found, did_you_mean, parse_dotenv, read_json, read_text, with_slashes
 from himl_cli.services.submission.request import LONGEST_SHOWN, MOST, MOST_NODES, count_problem, refuse

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, NotFound
@@ -33,6 +33,7 @@ from himl_cli.core.jobs import (
     check_placeholders,
     with_search_space,
 )
+from himl_cli.core.records import dataclass
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.data import bring_inputs
 from himl_cli.services.submission.pipeline_file import (

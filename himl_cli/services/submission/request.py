@@ -16,7 +16,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -36,6 +36,7 @@ from himl_cli.core.jobs import (
     SweepSpec,
     Webhook,
 )
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import is_address, mask_arguments, mask_line, parts_of, redact
 from himl_cli.core.runs import experiment_remarks, friendly_experiment
 from himl_cli.core.text import YAML_ENDINGS, did_you_mean, non_blank, shorten

@@ -11,12 +11,12 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError
 from himl_cli.core.files import is_event_file, walk_files
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.transfer.local_files import OPEN_FLAGS, UnsafeName, disk_error, folded, safe_relative, write_all
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
@@ -34,7 +34,7 @@ OVERLAP = 16
 LATER_VERSION = re.compile(r"\.himl\d+$")
 
 
-@dataclass
+@dataclass()
 class CopyStats:
     """Counts for one update of a run: new bytes in its files, received bytes, and complete `files`."""
 

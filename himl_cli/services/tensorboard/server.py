@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from himl_cli.core.errors import (
 from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignore
 from himl_cli.core.jobs import MANY
 from himl_cli.core.processes import take_time_to_end
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import LOCAL_HOSTS
 from himl_cli.core.text import listed, named, read_json
 from himl_cli.services.child_server import SECONDS_TO_END, ChildServer, free_port, get

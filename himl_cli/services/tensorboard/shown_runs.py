@@ -11,7 +11,7 @@ import re
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from pathlib import Path
 from queue import Empty, Queue
@@ -21,6 +21,7 @@ from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
 from himl_cli.core.events import Notify, ignore
 from himl_cli.core.files import cache_of, expand_home
 from himl_cli.core.jobs import MANY, hyperparameters_of, values_text
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunQuery, RunSelection
 from himl_cli.services.runs.aggregate import PREPARATION
 from himl_cli.services.runs.lookup import (
@@ -130,7 +131,7 @@ def call_each(call: Callable[[Item], Answer], items: Sequence[Item]) -> list[Ans
     return answers
 
 
-@dataclass
+@dataclass()
 class Changes:
     """Changes since the last request: the current `runs` by id, including new ones, the errors for runs that no longer
     exist (`gone`), and the sources of new runs (`joined`)."""

@@ -8,7 +8,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from himl_cli.core.blobs import BlobInfo, Failure, Refused, TransferResult
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound
 from himl_cli.core.events import Notify, Planned
 from himl_cli.core.files import STATE_NAME, Globs
+from himl_cli.core.records import dataclass
 from himl_cli.services.transfer.local_files import UnsafeName, disk_error, folded, md5_of, safe_relative
 from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.base import BlobStore

@@ -14,13 +14,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import cache_of
 from himl_cli.core.processes import is_held
+from himl_cli.core.records import dataclass
 from himl_cli.services.transfer.local_files import folded, part_name, short_hash
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, Refused, StoreRequest, TransferResult
 from himl_cli.core.errors import BadUsage, BlobChanged, HimlError, NotFound, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notify, Planned, ignore
 from himl_cli.core.files import FoundFile, walk_files
+from himl_cli.core.records import dataclass
 from himl_cli.services.transfer.local_files import UnsafeName, disk_error, md5_of, safe_relative
 from himl_cli.services.transfer.plan import TransferStats, UploadRequest
 from himl_cli.workspaces.base import BlobStore
@@ -55,7 +55,7 @@ def checked_prefix(prefix: str) -> str:
     return "/".join(parts)
 
 
-@dataclass(slots=True)
+@dataclass()
 class _Attempt:
     """An upload of a file with its status at the request. `replaces` is as in StoreRequest. `sent` counts bytes."""
 

@@ -11,12 +11,13 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import MASK
 from himl_cli.core.settings import PRIVATE_FILE, section_settings
 from himl_cli.core.text import NotJson, did_you_mean, read_json, with_and

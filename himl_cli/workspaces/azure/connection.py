@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -20,6 +20,7 @@ from urllib.parse import quote, urlsplit
 from himl_cli.core.errors import HimlError, ServiceFailed
 from himl_cli.core.files import atomic_replacement
 from himl_cli.core.processes import register_after_fork
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure import responses

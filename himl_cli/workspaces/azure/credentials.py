@@ -22,7 +22,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from urllib.parse import urlencode, urlsplit
 from himl_cli.core.errors import HimlError, NotAllowed, NotAllowedNow, ServiceFailed
 from himl_cli.core.files import home_folder
 from himl_cli.core.processes import register_after_fork
+from himl_cli.core.records import dataclass
 from himl_cli.core.settings import PRIVATE_FILE
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure.config import CLOUDS, SIGN_IN_VARIABLES, AzureSettings, Cloud

@@ -9,7 +9,7 @@ import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from himl_cli.core.errors import ServiceFailed
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 
 LONGEST_MESSAGE = 200  # characters of the service's message that are shown

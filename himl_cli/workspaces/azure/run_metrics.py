@@ -12,13 +12,14 @@ import json
 import logging
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timezone
 from itertools import chain, islice
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from himl_cli.core.logged import LoggedValues, Metric, MetricPoint, RunResults, Series, TextPoint, Texts, Value
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all

@@ -8,7 +8,6 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, TRIAL, TRIALS
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Value
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run, RunEnd, RunStatus
 from himl_cli.core.text import read_json

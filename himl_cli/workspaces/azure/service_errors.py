@@ -14,7 +14,6 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -28,6 +27,7 @@ from himl_cli.core.errors import (
     WorkspaceNotFound,
 )
 from himl_cli.core.installation import ca_source
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure.config import WorkspaceAddress

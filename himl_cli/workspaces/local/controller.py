@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from math import isfinite, prod
 from pathlib import Path
 from statistics import fmean, stdev
@@ -28,6 +28,7 @@ from himl_cli.core.jobs import (
     hyperparameters_of,
 )
 from himl_cli.core.processes import ProcessLock
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import TRIES, Run, RunQuery, RunStatus, end_of_trials
 from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.workspaces.local.children import Children
@@ -180,7 +181,7 @@ def _run_step(children: Children, job: PlannedJob, is_at_work: bool) -> tuple[Ru
     return run, trouble
 
 
-@dataclass
+@dataclass()
 class StartedTrial(Trial):
     """A trial and its progress.
 

@@ -15,7 +15,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from himl_cli.core.jobs import (
     check_placeholders,
     sweep_tags,
 )
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.runs import DUE, NOTIFICATION, Run
 

@@ -11,7 +11,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.jobs import MANY, JobSpec, Webhook
 from himl_cli.core.logged import RunResults, results_with_steps, sweep_of
 from himl_cli.core.processes import ProcessLock
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.workspaces.local.logged_values import read_results
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error

@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import NamedTuple
 
 from himl_cli.core.errors import HimlError, ServiceFailed
 from himl_cli.core.jobs import MANY, STEP, STEP_AFTER
 from himl_cli.core.processes import is_held
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import SLURM_JOB, RunQuery, RunStatus
 from himl_cli.workspaces.local.launch_request import PIPELINE
 from himl_cli.workspaces.local.run_folder import STARTING, RunFolder
@@ -48,7 +49,7 @@ STEP_BEFORE_FAILED = "a step before it did not complete"
 NEVER_SENT = "himl was killed before it submitted the job"
 
 
-@dataclass
+@dataclass()
 class SlurmJobs:
     """The status of a workspace's jobs in Slurm, with a limited rate of queries. `waiting` has a reason for each open
     run in Slurm. *end_if_last* records the end of a parent run without open children."""

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -33,6 +32,7 @@ from himl_cli.core.jobs import (
     sweep_tags,
     value_text,
 )
+from himl_cli.core.records import dataclass
 from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.command_line import command_line

@@ -7,12 +7,12 @@ import errno
 import logging
 import re
 import time
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import urlsplit
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BlobChanged, HimlError, NotAllowed, NotFound, ServiceFailed
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.responses import (
     TOLERABLE_SECONDS,
@@ -275,7 +275,7 @@ def connection_failure(failure: tuple[int, str, int], endpoint: Endpoint) -> Fai
     return Failure(ServiceFailed(f"{what}, after several retries."), may_pass=number not in _HOPELESS, message=what)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Properties:
     """The properties from a HEAD: the blob, whether it is an append blob, and its creation time."""
 

@@ -11,7 +11,7 @@ import re
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError
+from himl_cli.core.records import dataclass
 from himl_cli.workspaces.azure.storage.blob_responses import BlocksUnsupported, properties_of, stored_blob
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlRequest, CurlResponse
 from himl_cli.workspaces.azure.storage.scheduler import Attempt, AttemptFailed, Scheduler, Task

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain, islice
 from operator import attrgetter
@@ -22,6 +21,7 @@ from xml.etree import ElementTree
 
 from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BlobChanged, HimlError, IntegrityFailed, NotFound, ServiceFailed
+from himl_cli.core.records import dataclass
 from himl_cli.core.text import shorten
 from himl_cli.workspaces.azure.responses import http_time, md5_from, size_from
 from himl_cli.workspaces.azure.storage.blob_responses import (
@@ -433,7 +433,7 @@ class SingleBlob(AzureBlobs):
             sink.fail(request, HimlError(f"{self.label[:1].upper()}{self.label[1:]} is read-only.", hint=hint))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ListedPage:
     """A page of blobs without directories. `marker` requests the next one, and is empty on the last.
 

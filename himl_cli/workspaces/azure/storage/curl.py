@@ -10,7 +10,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.request import getproxies, proxy_bypass
@@ -19,6 +19,7 @@ from himl_cli import __version__
 from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.core.installation import ca_bundle
 from himl_cli.core.processes import register_after_fork
+from himl_cli.core.records import dataclass
 
 BUFFER = 128 << 10
 UPLOAD = "PUT from a file"

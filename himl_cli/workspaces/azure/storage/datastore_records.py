@@ -14,7 +14,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -23,6 +23,7 @@ from xml.etree import ElementTree
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.installation import ca_bundle
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.config import ApiVersion, Cloud
 from himl_cli.workspaces.azure.connection import Connection

@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from itertools import chain, islice, takewhile
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequ
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DATASTORE_NAME, ContainerSpec
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import SAFE_IN_PATHS, parts_of, redact
 from himl_cli.core.runs import SignedLink
 from himl_cli.core.text import did_you_mean, shorten

@@ -7,11 +7,12 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from himl_cli.core.processes import register_after_fork
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.responses import as_time
@@ -204,7 +205,7 @@ class BearerSigner(Signer):
         return Signature.of_token(self._tokens.renew(self._scope, refused.headers[0].rpartition(" ")[2]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Signed:
     """A signed URL, and the headers to send with it."""
 

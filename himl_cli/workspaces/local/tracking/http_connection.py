@@ -10,7 +10,6 @@ import re
 import socket
 from base64 import b64encode
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from hmac import compare_digest
 from http import HTTPStatus
@@ -20,6 +19,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from himl_cli.core.errors import HimlError
+from himl_cli.core.records import dataclass
 from himl_cli.workspaces.local.tracking.models import LoggedModels, ModelRegistry, Traces
 from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestError, parse_json, with_finite_numbers
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns

@@ -10,10 +10,10 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.records import dataclass
 from himl_cli.workspaces.local.run_store import Database, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
     MODEL_ATTRIBUTES,
@@ -38,7 +38,7 @@ STAGES = ("None", "Staging", "Production", "Archived")
 REGISTRY_ATTRIBUTES = frozenset({"name", "version_number", "run_id", "source_path", *TIMES})
 
 
-@dataclass
+@dataclass()
 class LoggedModel:
     """A model's record. `folder` is the folder for its files. Times are in milliseconds since 1970 UTC."""
 

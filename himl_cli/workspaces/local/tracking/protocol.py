@@ -11,12 +11,13 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
 from himl_cli.core.logged import INT64
+from himl_cli.core.records import dataclass
 from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces.local.metric_store import Point, json_number
 

@@ -14,12 +14,12 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import RunNotFound
 from himl_cli.core.files import home_folder
+from himl_cli.core.records import dataclass
 from himl_cli.workspaces.local.run_store import Database, RunStore
 
 if TYPE_CHECKING:
