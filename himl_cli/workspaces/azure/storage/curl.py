@@ -21,7 +21,7 @@ from himl_cli.core.installation import ca_bundle
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.records import dataclass
 
-BUFFER = 128 << 10
+BUFFER = 64 << 10
 UPLOAD = "PUT from a file"
 
 
@@ -169,8 +169,8 @@ class CurlClient:
         self._is_performed = True
 
     def with_pieces(self) -> Sequence[CurlResponse]:
-        """The streamed responses with enough data to be consumed: 16 times libcurl's 16 KiB."""
-        return [one for one in self._streams if len(one.chunks) >= 16] if self._streams else ()
+        """The streamed responses with enough data to be consumed: 8 times libcurl's 16 KiB."""
+        return [one for one in self._streams if len(one.chunks) >= 8] if self._streams else ()
 
     def _ended(self) -> list[CurlResponse]:
         ended: list[CurlResponse] = []
