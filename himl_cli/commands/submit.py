@@ -7,6 +7,7 @@ OPTIONS declares each option once. Help, settings in himl.toml, environment vari
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ import typer
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import Bundle, Option, OutputOptions, WorkspaceOptions, option, parse_list, parse_pairs
 from himl_cli.commands.scripts import TYPED, ScriptCommand, print_misplaced, script_arguments, value_sources
+from himl_cli.core.processes import SUPERVISOR, standby
 from himl_cli.core.text import non_blank
 
 if TYPE_CHECKING:
@@ -219,11 +221,16 @@ def submit(
         return None
     print_misplaced(ctx, output_opts)
     request = options.request(Path.cwd(), target, script_arguments(ctx), sources)
-    from himl_cli.commands import submit_job
     from himl_cli.services.submission.request import is_file
 
-    flags = (options.create_cluster, options.wait, options.follow, options.dry_run)
-    call = submit_job.Submission(workspace_opts, output_opts, request, sources, *flags)
-    if options.resume is not None:
-        return submit_job.resume(call, options.resume)
-    return submit_job.submit_file(call) if is_file(target) else submit_job.submit_script(call)
+    is_elsewhere = request.on_cluster or request.on_slurm is not None
+    is_many = request.sweep or request.crossval or request.different_seeds
+    is_other = options.resume is not None or options.dry_run or is_file(target)
+    with nullcontext() if is_elsewhere or is_many or is_other else standby(SUPERVISOR):
+        from himl_cli.commands import submit_job
+
+        flags = (options.create_cluster, options.wait, options.follow, options.dry_run)
+        call = submit_job.Submission(workspace_opts, output_opts, request, sources, *flags)
+        if options.resume is not None:
+            return submit_job.resume(call, options.resume)
+        return submit_job.submit_file(call) if is_file(target) else submit_job.submit_script(call)

@@ -32,6 +32,7 @@ LAUNCH_VARIABLES = (
     *("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
 )
 PROC = Path("/proc")
+SUPERVISOR = "himl_cli.workspaces.local.supervisor"  # the module of the process that supervises a local job
 
 
 def detached() -> dict[str, Any]:
@@ -52,6 +53,35 @@ def end_detached(process: subprocess.Popen[bytes]) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+_standby: dict[str, subprocess.Popen[bytes]] = {}
+
+
+@contextmanager
+def standby(module: str) -> Iterator[None]:
+    """Start `python -m` *module*, a detached program that reads its work from stdin, so that it loads while this
+    process prepares that work. `take_standby` returns its process. Kills it if nobody takes it."""
+    import subprocess
+
+    command, pipe = [sys.executable, "-m", module], subprocess.PIPE
+    # Python adds the current folder to its path, and one of a user may contain any module
+    folder = Path(__file__).parents[2]
+    with suppress(OSError):  # without it, the process starts later
+        _standby[module] = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=folder, **detached()
+        )
+    try:
+        yield
+    finally:
+        if (process := take_standby(module)) is not None:
+            process.kill()
+            process.communicate()
+
+
+def take_standby(module: str) -> subprocess.Popen[bytes] | None:
+    """The process of *module* that `standby` started, None if there is none."""
+    return _standby.pop(module, None)
 
 
 _known: weakref.WeakSet[Any] = weakref.WeakSet()

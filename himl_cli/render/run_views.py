@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -309,6 +308,8 @@ def _trial_rows(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
         yield styled(f"The best value at any step is that of {best}. The table shows last values.", "dim")
     values = [trial.value for trial in sweep.trials if trial.value is not None and math.isfinite(trial.value)]
     if sweep.is_repeated and values:
+        import statistics
+
         spread = f", std {number_text(statistics.stdev(values))}" if len(values) > 1 else ""
         mean, runs = number_text(statistics.fmean(values)), f"{len(values)} run{'s' * (len(values) != 1)}"
         yield f"{sweep.metric}: mean {mean}{spread} of {runs}"

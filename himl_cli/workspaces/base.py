@@ -122,7 +122,7 @@ class Dataset:
 class Workspace(Protocol):
     """A place that stores runs and their files. Implementations inherit the methods that have a body in this class."""
 
-    poll_interval: tuple[float, float] = (0.05, 0.05)
+    poll_interval: tuple[float, float] = (0.02, 0.05)
     """Seconds between two polls of a run: the first interval, and the longest one while nothing changes."""
 
     @property

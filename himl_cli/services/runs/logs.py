@@ -35,8 +35,6 @@ from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 logger = logging.getLogger(__name__)
 
-LOOKS = (0.05, 0.05)
-"""First and longest pause between two polls of a local run, in seconds: its output must appear without delay."""
 GROWTH = 1.5
 TAIL_BYTES = 64 * 1024
 # himl polls a run this much less often when only its end matters.
@@ -118,7 +116,7 @@ def follow_log(
     service has no log of it.
     """
     first_pause, longest_pause = workspace.home_of(run_id).poll_interval
-    is_here = (first_pause, longest_pause) == LOOKS
+    is_here = (first_pause, longest_pause) == Workspace.poll_interval
     outage, pause = OutageTolerance(notify), first_pause
     files: BlobStore | None = None
     found: Log | None = None

@@ -13,7 +13,7 @@ from himl_cli.core.jobs import MANY, hyperparameters_of
 from himl_cli.core.logged import SYSTEM, RunResults, WatchedRuns, is_pipeline_trial, sweep_of
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.runs.log_names import find_log
-from himl_cli.services.runs.logs import GROWTH, LOOKS, TAIL_BYTES, OutageTolerance
+from himl_cli.services.runs.logs import GROWTH, TAIL_BYTES, OutageTolerance
 from himl_cli.services.runs.lookup import BEST_SO_FAR, children_of, results_of
 from himl_cli.workspaces.base import BlobStore, Workspace
 
@@ -40,8 +40,8 @@ def watch_runs(
     """
     homes = {run.workspace: run.id for run in watched.runs if not run.status.is_final}
     intervals = [workspace.home_of(run_id).poll_interval for run_id in homes.values()]
-    first, longest = max(intervals, default=LOOKS)
-    is_here, outage, pause = (first, longest) == LOOKS, OutageTolerance(notify), first
+    first, longest = max(intervals, default=Workspace.poll_interval)
+    is_here, outage, pause = (first, longest) == Workspace.poll_interval, OutageTolerance(notify), first
     looks = _Looks(workspace, watched, newest, is_here=is_here)
     for number in _rounds(looks):
         for look in looks.of_round(number):

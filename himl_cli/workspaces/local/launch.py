@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed
 from himl_cli.core.jobs import STEP, TRIAL, JobSpec, Webhook
-from himl_cli.core.processes import ProcessLock, detached, interruptions, is_held
+from himl_cli.core.processes import SUPERVISOR, ProcessLock, detached, interruptions, is_held, take_standby
 from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.launch_request import (
@@ -219,17 +219,19 @@ def spawn(request: LaunchRequest | Plan, handles: Sequence[int] = ()) -> subproc
     """Start the process, which inherits *handles*, with *request* on its stdin. It reports on its stdout. Raises
     OSError."""
     log.debug("starting a supervisor for %s", request.run_folder)
-    module = "controller" if isinstance(request, Plan) else "supervisor"
-    with (Path(request.run_folder) / "supervisor.log").open("ab") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"himl_cli.workspaces.local.{module}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            cwd=request.run_folder,
-            pass_fds=handles,
-            **detached(),
-        )
+    module = "himl_cli.workspaces.local.controller" if isinstance(request, Plan) else SUPERVISOR
+    process = None if handles else take_standby(module)
+    if process is None:
+        with (Path(request.run_folder) / "supervisor.log").open("ab") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=request.run_folder,
+                pass_fds=handles,
+                **detached(),
+            )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # the process died at once; the caller detects that it reports nothing
         process.stdin.write(request.to_json().encode())

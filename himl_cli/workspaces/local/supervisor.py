@@ -411,7 +411,12 @@ def main() -> None:
         process = Controller(plan_from_json(form["controller"]), is_queued=True)
     else:
         become_subreaper()
-        process = Supervisor(_task_request(form) if "plan" in form else request_from_json(document))
+        request = _task_request(form) if "plan" in form else request_from_json(document)
+        if request.spec.slurm is None:  # it may have been started before its run
+            os.chdir(request.run_folder)
+            with open("supervisor.log", "ab") as stream:
+                os.dup2(stream.fileno(), 2)
+        process = Supervisor(request)
     sys.exit(0 if process.run() in (RunStatus.completed, None) else 1)
 
 

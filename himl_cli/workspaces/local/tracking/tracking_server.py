@@ -108,8 +108,11 @@ class TrackingServer:
         self._closing.set()
         self._limiter.close()
         if self._accepting.is_alive():
-            with suppress(OSError), socket.create_connection((LOOPBACK, self.port), timeout=1):
-                pass  # a connection wakes the accepting thread on every platform, unlike closing the socket
+            # A connection wakes the accepting thread on every platform, unlike closing the socket. create_connection
+            # would import the codec of international names first.
+            with suppress(OSError), socket.socket() as waker:
+                waker.settimeout(1)
+                waker.connect((LOOPBACK, self.port))
             self._accepting.join(CLOSE_SECONDS)
         else:
             self._listener.close()
