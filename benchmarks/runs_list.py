@@ -1,14 +1,16 @@
-"""Time `himl runs list`, and the completion of a run id with Tab, with 2,000 recorded runs."""
+"""Time `himl runs list` and the completion of a run id with Tab with 2,000 recorded runs, `himl runs list` while 16 jobs start, and `himl runs delete`."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import HIML, new_parser, recording, take_turns
+from benchmarks.measure import HIML, clean_environment, new_parser, recording, spend, take_turns
+from benchmarks.raw import Raw
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 
@@ -17,6 +19,17 @@ LISTS = ("", " --json", " --experiment nested --tags fold=3", " --num_runs all",
 SCRIPT = Path(__file__).parents[1] / "completions" / "himl.bash"
 PRESS = f". {shlex.quote(str(SCRIPT))}; COMP_WORDS=(himl runs show digits_); COMP_CWORD=3; _himl; [ ${{#COMPREPLY[@]}} -gt 1 ]"
 """The action of Bash at Tab after `himl runs show digits_`. It fails if himl offers fewer than two ids."""
+
+WAITS, WRITES = (
+    "import time; time.sleep(10)\n",
+    """
+import os
+for folder in range(100):
+    os.makedirs(f"outputs/{folder}")
+    for number in range(1000):
+        open(f"outputs/{folder}/{number}", "w").close()
+""",
+)
 
 
 def completions() -> dict[str, list[str]]:
@@ -37,6 +50,29 @@ def record_runs(folder: Path) -> None:
         store.end(run_id, RunStatus.completed, exit_code=0)
 
 
+def list_during_starts(record: Raw, folder: Path) -> None:
+    """Time `himl runs list`, again and again, until 16 commands have started a job each."""
+    (folder / "waits.py").write_text(WAITS)
+    command = [HIML, "submit", "waits.py", "--no_wait"]
+    starts = [subprocess.Popen(command, cwd=folder, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(16)]
+    number = 0
+    while any(start.poll() is None for start in starts):
+        number += 1
+        record.add("while 16 jobs start", "himl runs list", number, wall=spend([HIML, "runs", "list"], clean_environment(), folder)["wall"])
+
+
+def delete_runs(record: Raw, folder: Path, rounds: int) -> None:
+    """Time `himl runs delete` of a run with 100,000 files, and `rm -rf` of a copy of its folder."""
+    (folder / "writes.py").write_text(WRITES)
+    for number in range(1, rounds + 1):
+        done = subprocess.run([HIML, "submit", "writes.py", "-q"], cwd=folder, env=clean_environment(), stdout=subprocess.PIPE, text=True, check=True)
+        run_id = done.stdout.strip()
+        subprocess.run(["cp", "-a", folder / ".himl" / "runs" / run_id, folder / "copy"], check=True)
+        deletes = {"himl runs delete": [HIML, "runs", "delete", run_id, "--yes"], "rm -rf": ["rm", "-rf", "copy"]}
+        for candidate in list(deletes)[:: 1 if number % 2 else -1]:
+            record.add("a run with 100,000 files", candidate, number, wall=spend(deletes[candidate], clean_environment(), folder)["wall"])
+
+
 if __name__ == "__main__":
     args = new_parser(__doc__, 11).parse_args()
     with tempfile.TemporaryDirectory() as name, recording("runs_list", args.raw) as record:
@@ -44,3 +80,5 @@ if __name__ == "__main__":
         lists = {f"himl runs list{options}": [HIML, "runs", "list", *options.split()] for options in LISTS}
         take_turns(record, "2,000 runs", lists, args.rounds, Path(name))
         take_turns(record, "Tab, 2,000 runs", completions(), args.rounds, Path(name))
+        list_during_starts(record, Path(name))
+        delete_runs(record, Path(name), min(3, args.rounds))

@@ -1,4 +1,4 @@
-"""Measure the time that `himl submit` adds to a local script, with a Git project of 100 files."""
+"""Measure the time that `himl submit` adds to a local script with a Git project of 100 files, and to each trial of a local sweep, two at a time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,22 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure import HIML, new_parser, recording, take_turns
+from benchmarks.measure import HIML, clean_environment, new_parser, recording, spend, take_turns, turns
 
 CANDIDATES = {"python train.py": [sys.executable, "train.py"], "himl submit train.py": [HIML, "submit", "train.py"]}
+
+TRIAL = """
+import argparse
+from himl_cli import RUN_CONTEXT
+parser = argparse.ArgumentParser()
+parser.add_argument("--n", type=int)
+RUN_CONTEXT.log("val/loss", 1 / parser.parse_args().n)
+"""
+NUMBERS = range(1, 201)
+SWEEP = {
+    "python trial.py": ["bash", "-c", f"seq {len(NUMBERS)} | xargs -P 2 -I {{}} {sys.executable} trial.py --n {{}}"],
+    "himl submit trial.py --sweep": [HIML, "submit", "trial.py", "--max_concurrent", "2", "--sweep", f"n={','.join(map(str, NUMBERS))}"],
+}
 
 
 def make_project(folder: Path, files: int, mark: str = "") -> None:
@@ -38,3 +51,6 @@ if __name__ == "__main__":
         make_project(Path(name), 100)
         commit(Path(name))
         take_turns(record, "a local job", CANDIDATES, args.rounds, Path(name))
+        (Path(name) / "trial.py").write_text(TRIAL)
+        for number, candidate in turns(SWEEP, min(3, args.rounds)):
+            record.add("200 trials", candidate, number, wall=spend(SWEEP[candidate], clean_environment(), Path(name))["wall"])
