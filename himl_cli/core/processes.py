@@ -61,7 +61,7 @@ _standby: dict[str, subprocess.Popen[bytes]] = {}
 @contextmanager
 def standby(module: str) -> Iterator[None]:
     """Start `python -m` *module*, a detached program that reads its work from stdin, so that it loads while this
-    process prepares that work. `take_standby` returns its process. Kills it if nobody takes it."""
+    process prepares that work. `take_standby` returns its process. Kills a process that was not taken."""
     import subprocess
 
     command, pipe = [sys.executable, "-m", module], subprocess.PIPE
