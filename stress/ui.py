@@ -44,12 +44,12 @@ WRITES = {
 TYPES = ("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "")  # pages send the others without asking
 CLOSED = {
     "/ajax-api/3.0/mlflow/scorer/invoke": {"experiment_id": "0", "serialized_scorer": "{}", "trace_ids": ["a"]},
+    "/ajax-api/3.0/mlflow/scorers/register": {"experiment_id": "0", "name": "x", "serialized_scorer": "{}"},
     "/ajax-api/3.0/mlflow/genai/evaluate/invoke": {"experiment_id": "0", "serialized_scorers": ["{}"], "trace_ids": ["a"]},
     "/ajax-api/3.0/mlflow/jobs/1": {},
     "/ajax-api/3.0/mlflow/demo/generate": {},
     "/ajax-api/3.0/mlflow/gateway/secrets/create": {"secret_name": "x", "secret_value": {"api_key": "x"}},
     "/ajax-api/3.0/mlflow/assistant/chat": {"message": "x"},
-    f"{API}/gateway-proxy": {"gateway_path": "http://127.0.0.1/", "json_data": {}},
     f"{API}/webhooks": {"name": "x", "url": "http://127.0.0.1/", "events": []},
     f"{API}/model-versions/create": {"name": "m", "source": "/etc", "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]},
     f"{API}/registered-models/create": {"name": "m"},

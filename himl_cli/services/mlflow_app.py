@@ -17,9 +17,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # Bytes of a body. Those of the pages have a few thousand
 LARGEST_BODY = 1 << 20
-# Functions of MLflow's server other than showing runs, which run programs or send requests to other servers
-MLFLOW_CLOSED = {"assistant", "create-promptlab-run", "demo", "gateway", "gateway-proxy", "invoke", "jobs"}
-MLFLOW_CLOSED |= {"mcp-servers", "upload-artifact", "webhooks"}
+# Functions of MLflow's server other than showing runs, which run programs, load objects that clients describe, or send
+# requests to other servers
+MLFLOW_CLOSED = {"assistant", "create-promptlab-run", "demo", "gateway", "invoke", "jobs", "mcp-servers"}
+MLFLOW_CLOSED |= {"register", "upload-artifact", "webhooks"}
 # Settings for a new browser: pages about training, without an assistant
 MLFLOW_DEFAULTS = {"mlflow.workflowType_v1": "machine_learning", "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True}
 MLFLOW_SCRIPT = (
