@@ -159,11 +159,11 @@ def transient_failure(response: CurlResponse, who: str, code: str = "") -> Failu
 def parse_xml(content: bytes) -> ElementTree.Element:
     """The root of a document in UTF-8. Raises ValueError for invalid XML, and for a document type, since older parsers
     expand its entities without a limit."""
-    text = content.decode("utf-8-sig")
-    if "<!DOCTYPE" in text:
-        raise ValueError("it has a document type")
+    if b"<!DOCTYPE" in content or b"\0" in content:  # the latter is in each document in UTF-16
+        raise ValueError("it has a document type, or is not UTF-8")
+    parser = ElementTree.XMLParser(encoding="utf-8")  # noqa: S314 - without a document type, there are no entities
     try:
-        return ElementTree.fromstring(text)  # noqa: S314 - without a document type, there are no entities
+        return ElementTree.fromstring(content, parser)  # noqa: S314
     except ElementTree.ParseError as err:
         raise ValueError(str(err)) from err
 
