@@ -363,7 +363,6 @@ def test_strangers_get_nothing_and_what_is_not_for_runs_is_closed(world: World) 
 def test_large_bodies_are_refused_and_silent_connections_are_closed(world: World) -> None:
     port, search = world.board.port, "/ajax-api/2.0/mlflow/experiments/search"
     assert ask(port, search, {"filter": "x" * (1 << 20)})[0] == 413
-    assert ask(port, search, {}, {"Transfer-Encoding": "chunked"})[0] == 411
     with ExitStack() as many:
         silent = [many.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(300)]
         until(lambda: sum(bool(select.select([client], [], [], 0)[0]) for client in silent) >= 300 - 128, "the oldest ones are closed")
