@@ -1,4 +1,4 @@
-"""`himl ui` under requests of strangers, and killed: `ui/requests/strangers/NN`, `ui/<signal>/killed/NN`. Linux only (/proc)."""
+"""`himl ui` under attacks of strangers, and killed: `ui/<attack>/strangers/NN`, `ui/<signal>/killed/NN`. Linux only (/proc)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 
+from stress.attacks import ATTACKS, Attack, Met, Server, attacked
 from stress.kills import GONE, JOB_GONE, SIGNALS, Started, judge_first
 from stress.records import Case, Result
-from stress.world import World, judge_again
+from stress.world import Gauge, World, judge_again
 from tests.support.folders import contents
 from tests.support.processes import processes_marked, stop
 from tests.support.running import until
@@ -40,11 +41,27 @@ WRITES = {
     f"{API}/runs/create": {"experiment_id": "0"},
     f"{API}/runs/search": {"experiment_ids": ["0"]},
 }
+TYPES = ("application/json", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "")  # pages send the others without asking
+CLOSED = {
+    "/ajax-api/3.0/mlflow/scorer/invoke": {"experiment_id": "0", "serialized_scorer": "{}", "trace_ids": ["a"]},
+    "/ajax-api/3.0/mlflow/scorers/register": {"experiment_id": "0", "name": "x", "serialized_scorer": "{}"},
+    "/ajax-api/3.0/mlflow/genai/evaluate/invoke": {"experiment_id": "0", "serialized_scorers": ["{}"], "trace_ids": ["a"]},
+    "/ajax-api/3.0/mlflow/jobs/1": {},
+    "/ajax-api/3.0/mlflow/demo/generate": {},
+    "/ajax-api/3.0/mlflow/gateway/secrets/create": {"secret_name": "x", "secret_value": {"api_key": "x"}},
+    "/ajax-api/3.0/mlflow/assistant/chat": {"message": "x"},
+    f"{API}/webhooks": {"name": "x", "url": "http://127.0.0.1/", "events": []},
+    f"{API}/model-versions/create": {"name": "m", "source": "/etc", "tags": [{"key": "mlflow.prompt.is_prompt", "value": "true"}]},
+    f"{API}/registered-models/create": {"name": "m"},
+    f"{API}/runs/create-promptlab-run": {"experiment_id": "0", "model_route": "x"},
+}
+"""Functions of MLflow's server that run programs, contact other services, or read files by a path that a client names."""
 ESCAPES = (
     f"/get-artifact?run_uuid={RUN}&path=%s",
     f"{API}/artifacts/list?run_id={RUN}&path=%s",
     "/api/2.0/mlflow-artifacts/artifacts/%s",
     f"/ajax-api/2.0/mlflow/upload-artifact?run_uuid={RUN}&path=%s",
+    "/model-versions/get-artifact?name=m&version=1&path=%s",
     "/static-files/%s",
     "/%s",
 )
@@ -64,6 +81,10 @@ class Shown:
     def is_up(self) -> bool:
         return (self.world.folder / "stdout").read_text() != "" or self.started.ended_within(0.0)
 
+    def attacked(self) -> Attacked:
+        pid = next(line for line in processes_marked(self.started.mark, patience=0.0) if "server_program" in line).split()[0]
+        return Attacked(self.port, RUN, Gauge(int(pid)), "")
+
     def record(self) -> str:
         return self.world.himl("runs", "show", RUN, "--json", cwd=self.world.project, env=self.env).stdout
 
@@ -75,27 +96,45 @@ class Shown:
         return wrong + processes_marked(self.started.mark, patience=GONE)
 
 
-def strangers(world: World, dice: random.Random) -> Result:
-    """No page of another address and no other name of this machine gets or changes anything; the owner gets no file outside of the run."""
+class Attacked(Server):
+    def use(self, step: int) -> float:
+        begun = time.monotonic()
+        status, answer = Request("GET", READS[1], {"Host": f"localhost:{self.port}"}, b"", is_stranger=False).sent(self.port)
+        assert (status, SHOWN.encode() in answer) == (200, True), f"the owner was answered {status}"
+        return time.monotonic() - begun
+
+
+def strangers(attack: Attack, world: World, dice: random.Random) -> Result:
+    """The attack changes nothing and leaves nothing, and the owner's requests are answered."""
     shown, begun = Shown(world), time.monotonic()
-    private = world.home / "private.txt"
-    private.write_text(PRIVATE)
     try:
         until(shown.is_up, "the server answers")
-        before, statuses, problems, seen = shown.record(), Counter[int](), list[str](), 0
-        for _ in range(REQUESTS):
-            request = draw(shown.port, private, dice)
-            status, reply = request.sent(shown.port)
-            statuses[status] += 1
-            problems += wrong_answer(request, status, reply)
-            seen += SHOWN.encode() in reply
-        problems += [] if seen else ["the owner sees nothing either"]
+        before = shown.record()
+        met, _, problems, facts = attacked(shown.attacked(), attack, dice)
         problems += [] if shown.record() == before else ["the run has changed"]
         problems += shown.end()
     finally:
         stop(processes_marked(shown.started.mark, patience=0.0))
-    answers = {str(status): count for status, count in sorted(statuses.items())}
-    return world.result(problems, 0, time.monotonic() - begun, REQUESTS, {"sent": REQUESTS, "answers": answers})
+    return world.result(problems, 0, time.monotonic() - begun, met.sent, facts)
+
+
+def requests(world: World) -> Attack:
+    """No page of another address and no other name of this machine gets or changes anything; the owner gets no file outside of the run."""
+
+    def attack(server: Server, dice: random.Random) -> Met:
+        private = world.home / "private.txt"
+        private.write_text(PRIVATE)
+        statuses, problems, seen = Counter[int](), list[str](), 0
+        for _ in range(REQUESTS):
+            request = draw(server.port, private, dice)
+            status, reply = request.sent(server.port)
+            statuses[status] += 1
+            problems += wrong_answer(request, status, reply)
+            seen += SHOWN.encode() in reply
+        problems += [] if seen else ["the owner sees nothing either"]
+        return Met(REQUESTS, problems, {"answers": {str(status): count for status, count in sorted(statuses.items())}})
+
+    return attack
 
 
 @dataclass(frozen=True)
@@ -136,8 +175,11 @@ def draw(port: int, private: Path, dice: random.Random) -> Request:
     )
     method, body = "GET", b""
     if is_stranger and dice.random() < 0.6:
-        path, document = dice.choice([*WRITES.items()])
+        path, document = dice.choice([*WRITES.items(), *CLOSED.items()])
         method, body = dice.choice(["POST", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"]), json.dumps(document).encode()
+    elif dice.random() < 0.2:
+        path, document = dice.choice([*CLOSED.items()])
+        method, body = "POST", json.dumps(document).encode()
     elif dice.random() < 0.5:
         steps = dice.choice(["../", "..%2f", "%2e%2e/", "..%5c", "....//", "%252e%252e%252f"]) * dice.randrange(1, 12)
         target = dice.choice([steps + str(private).lstrip("/"), str(private), f"file://{private}", steps + private.name])
@@ -145,7 +187,7 @@ def draw(port: int, private: Path, dice: random.Random) -> Request:
     else:
         path = dice.choice(READS)
     headers = {"Host": host, **({"Origin": origin} if origin else {})}
-    headers |= {"Content-Length": str(len(body)), "Content-Type": "application/json"} if body else {}
+    headers |= {"Content-Length": str(len(body)), "Content-Type": dice.choice(TYPES) if is_stranger else TYPES[0]} if body else {}
     return Request(method, path, headers, body, is_stranger)
 
 
@@ -155,6 +197,8 @@ def wrong_answer(request: Request, status: int, reply: bytes) -> list[str]:
         wrong += [] if status in (400, 403) else [f"answered {status}"]
         wrong += ["shown to a stranger"] if SHOWN.encode() in reply or RUN.encode() in reply else []
         wrong += ["another origin may read it"] if b"access-control-allow-origin" in reply.lower() else []
+    if request.path in CLOSED:
+        wrong += [] if status in (400, 403) else [f"a closed function answered {status}"]
     wrong += ["a traceback"] if b"Traceback (most recent call last)" in reply else []
     return [f"{request.method} {request.path[:80]} {request.headers}: {text}" for text in wrong]
 
@@ -208,4 +252,6 @@ def _start_seconds(world: World) -> float:
 
 def ui_cases() -> Sequence[Case]:
     kills = [Case(f"ui/{number.name}/killed/{at:02d}", partial(killed, number)) for number in SIGNALS for at in range(KILLS)]
-    return [*(Case(f"ui/requests/strangers/{at:02d}", strangers) for at in range(STRANGERS)), *kills]
+    attacks = [Case(f"ui/{name}/strangers/00", partial(strangers, attack)) for name, attack in ATTACKS.items()]
+    drawn = [Case(f"ui/requests/strangers/{at:02d}", lambda world, dice: strangers(requests(world), world, dice)) for at in range(STRANGERS)]
+    return [*drawn, *attacks, *kills]

@@ -56,7 +56,8 @@ def make_sampler(spec: SweepSpec) -> Callable[[int, Sequence[Trial]], Values | N
         # Random values depend only on the seed, the number and the name, not on the rest of the search space
         if spec.sampling != "grid":
             return {
-                name: _drawn(found, Random(f"{spec.seed or 0}/{index}/{name}")) for name, found in spec.space.items()
+                name: _drawn(found, Random(f"{spec.seed or 0}/{index}/{name}"))  # noqa: S311 - no secret
+                for name, found in spec.space.items()
             }
         chosen: dict[str, Scalar] = {}
         # A grid is every combination, with the last hyperparameter changing fastest
@@ -136,7 +137,7 @@ class BayesianSampler:
         return {name: steps.get(name, asked.params[name]) for name in self._spec.space}
 
     def _seeded(self, index: int) -> Any:
-        seed = Random(f"{self._spec.seed or 0}/{index}").getrandbits(32)
+        seed = Random(f"{self._spec.seed or 0}/{index}").getrandbits(32)  # noqa: S311 - no secret
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # older versions warn that the liar is experimental
             # Running trials count as bad ones, so that concurrent trials explore different values

@@ -20,7 +20,7 @@ from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.processes import detached, end_detached
 
 SECONDS_TO_END, ANSWER_SECONDS = 5.0, 1.0
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only with --host
 PORTS_TRIED, LAST_PORT = 100, 65535
 IS_WINDOWS = sys.platform == "win32"
 # On Windows, EACCES means that another program uses the port exclusively

@@ -129,7 +129,7 @@ def parse_mapping(text: str, path: Path) -> Mapping[str, Any]:
             hint="Check that it is the right file.",
         )
     try:
-        content = yaml.load(text, Loader=_StrictLoader)
+        content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as err:
         mark = err.problem_mark or err.context_mark
         # The file may contain secrets, so *err* must not quote it, neither in its message nor by the lines below it

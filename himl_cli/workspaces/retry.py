@@ -96,7 +96,8 @@ class RetryState:
         most = min(policy.attempts, failure.max_attempts, 2 if self.is_given_up else policy.attempts)
         if failure.is_unconnected and not self.has_worked:
             most = min(most, policy.connect_attempts)
-        seconds = min(policy.longest, policy.first * 2.0 ** (failures - 1)) * random.uniform(0.5, 1.0)
+        share = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        seconds = min(policy.longest, policy.first * 2.0 ** (failures - 1)) * share
         seconds = max(seconds, asked or 0.0)
         is_too_late = time.monotonic() + seconds > self.started + policy.total
         if not failure.may_pass or failures >= most or is_too_late or (asked or 0.0) > policy.longest_asked:

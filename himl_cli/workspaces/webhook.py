@@ -164,7 +164,7 @@ def _attempt(opener: Any, webhook: Webhook, data: bytes) -> Failure | None:
     headers = {"Content-Type": "application/json", "User-Agent": f"himl/{__version__}"}
     host, may_pass, asked = webhook.host, True, ""
     try:
-        request = Request(webhook.url, data, headers, method="POST")
+        request = Request(webhook.url, data, headers, method="POST")  # noqa: S310 - an address of http or https
         with opener.open(request, timeout=POLICY.read_timeout):
             return None
     except HTTPError as err:

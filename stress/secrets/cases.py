@@ -15,11 +15,13 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from stress.records import Case, Outcome, Result
+from stress.secrets.browsing import browsed
 from stress.secrets.searching import Marks, Search, Shown, watching
 from stress.world import Ended, Verdict, World, last_line, lost
 from tests.azureml_double.faults import Action, ExpireSas, Reset, Status
@@ -28,8 +30,10 @@ from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
 from tests.support import running, runs, tensorboard
 from tests.support.processes import MARK, processes_marked, stop
 from tests.support.running import Outcome as Left
+from tests.support.slurm import running_cluster
 
 GIVEN = "typed"  # kinds that the user gives begin so: what he typed he may find where it belongs, in the job's arguments and variables
+ARGUMENT = f"{GIVEN} argument"
 VENDOR = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET")
 PRINCIPAL = ("HIML_TENANT_ID", "HIML_SERVICE_PRINCIPAL_ID", "HIML_SERVICE_PRINCIPAL_PASSWORD")
 SERVICE_TAG = "_aml_system_"  # tags that begin so are the service's own: it keeps whole jobs in them
@@ -40,7 +44,8 @@ class Lab:
     """The environment of one case: a separate workspace, a project, the secrets in use, and the call to search.
 
     `arguments` are those of the command, `script` those after `--`. A channel adds to them and to `env`. `own` are the user's own files with
-    secrets, `private` those that himl writes for the user. `printed` are kinds of secrets that stdout contains by design.
+    secrets, `private` those that himl writes for the user. `printed` are kinds of secrets that stdout contains by design. `shown` are texts that
+    others can see, each with its name, when the command has ended. `resources` end with the case.
     """
 
     def __init__(self, world: World, staged: StagedWorkspace, marks: Marks) -> None:
@@ -53,6 +58,8 @@ class Lab:
         self.own: set[Path] = set()
         self.private: set[Path] = set()
         self.printed: set[str] = set()
+        self.shown: dict[str, Callable[[], str]] = {}
+        self.resources = ExitStack()
         self.told = world.place / f"told_{self.token[:8]}"
         slow = world.lasting("slow git", slow_git)
         self.env = world.environment(staged) | {MARK: self.token, "TELL": str(self.told), "PATH": f"{slow}{os.pathsep}{os.environ['PATH']}"}
@@ -90,21 +97,27 @@ class Lab:
         search.look_at_files(self.world.folder, self.world.home, self.marks, self.own | self.private)
         for path in filter(Path.exists, self.private):
             search.look_at_modes(path, path.parent)
-        self._look_at_processes(search, watcher.take())
+        self._look_at_processes(search, watcher.take(), "\0".join(words).encode())
+        for arguments in watcher.strange:
+            search.look("the arguments of another process", arguments, self.marks, {ARGUMENT})
+        for name, text in self.shown.items():
+            search.look(name, text().encode(), self.marks)
         self._look_at_runs(search)
         return outcome, seconds, search
 
     def close(self) -> None:
         stop(processes_marked(self.token, patience=0.0))
+        self.resources.close()
         self.told.unlink(missing_ok=True)
 
-    def _look_at_processes(self, search: Search, processes: Sequence[Shown]) -> None:
-        """Find secrets in arguments, except those of the script, and in variables, except the user's own and those of a job."""
+    def _look_at_processes(self, search: Search, processes: Sequence[Shown], command: bytes) -> None:
+        """Find secrets in arguments, except those of the user's *command* and of the script, and in variables, except the user's own and those of a
+        job."""
         typed = {kind for kind in self.marks.kinds if kind.startswith(GIVEN)}
         given = b"\0".join(value.encode() for value in self.env.values())
         for shown in processes:
-            for arguments in shown.arguments:
-                search.look(f"the arguments of {shown.program}", arguments, self.marks, typed if shown.is_job else ())
+            for arguments in (each for each in shown.arguments if command not in each):
+                search.look(f"the arguments of {shown.program}", arguments, self.marks, {ARGUMENT} if shown.is_job else ())
             more = b"\0".join(value for name, value in shown.variables.items() if self.env.get(name, "").encode() != value)
             search.look(f"the variables of {shown.program}", more, self.marks, {*typed, "job token"} if shown.is_job else self.marks.found(given))
         search.processes = len(processes)
@@ -160,7 +173,7 @@ STORES = ("key", "sas", "store_principal", "store_identity")
 TYPED = ("env_var", "arguments", "remote", "env_var_setting")
 SENT = ("index", "index_variable", "docker_args")
 CLUSTER = "submit train.py --cluster cpu-cluster"
-BOARD_SECONDS = 40.0
+SERVING_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -217,6 +230,22 @@ def _cluster(lab: Lab) -> None:
     _here(lab)
 
 
+def _slurm(lab: Lab) -> None:
+    """A cluster that has its files outside of the folder to search: it stores each batch script, which only its owner can read."""
+    _here(lab)
+    folder = lab.world.folder.with_name(f"{lab.world.folder.name}_slurm")
+    folder.mkdir()
+    lab.resources.callback(shutil.rmtree, folder)
+    slurm = lab.resources.enter_context(running_cluster(folder))
+    lab.env["PATH"] = f"{slurm.programs}{os.pathsep}{lab.env['PATH']}"
+    lab.shown |= {
+        "the calls of Slurm's programs": slurm.calls.read_text,
+        "squeue": lambda: slurm("squeue", "-t", "all", "-o", "%all"),
+        "scontrol show job": lambda: slurm("scontrol", "-a", "show", "job"),
+        "the controller's log": (folder / "controller.log").read_text,
+    }
+
+
 def _swept(lab: Lab) -> None:
     _here(lab)
     lab.world.himl("submit", "train.py", "--sweep", "lr=1,2", "-q", cwd=lab.project, env=lab.env | {"FAILS": "3"})
@@ -236,22 +265,44 @@ def _slides(lab: Lab) -> None:
     running.write_files(lab.project, {"environment.yml": CONDA})  # an installation of a checkout's own cannot be had elsewhere
 
 
-def _show_board(lab: Lab, words: Sequence[str]) -> Left:
-    """Run TensorBoard for a moment, then end it with Ctrl-C. Raises TimeoutExpired."""
+def _served(visit: Callable[[str], bytes], lab: Lab, words: Sequence[str]) -> Left:
+    """Run a command that serves pages, and end it with Ctrl-C after *visit*, which gets its first line and returns answers. Raises TimeoutExpired."""
     with (lab.world.folder / "tmp" / "said.txt").open("w+b") as said:
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": said}
         process = subprocess.Popen([running.PROGRAM, *words], cwd=lab.project, env=lab.env, start_new_session=True, **streams)  # type: ignore[call-overload]
         try:
-            select.select([process.stdout], [], [], BOARD_SECONDS)
-            time.sleep(1.0)
+            if not select.select([process.stdout], [], [], SERVING_SECONDS)[0]:
+                raise subprocess.TimeoutExpired(words, SERVING_SECONDS)
+            first = process.stdout.readline()
+            answers = visit(first.decode())
             process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=BOARD_SECONDS)
+            output, _ = process.communicate(timeout=SERVING_SECONDS)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.communicate()
         said.seek(0)
-        return Left(process.returncode, output, said.read())
+        return Left(process.returncode, first + output + answers, said.read())
+
+
+def _wait(line: str) -> bytes:
+    time.sleep(1.0)
+    return b""
+
+
+def _browse(line: str) -> bytes:
+    found = re.search(r"http://[^\s\"]+", line)
+    assert found, line
+    return browsed(found[0])
+
+
+SHOW_BOARD, SHOW_PAGES = partial(_served, _wait), partial(_served, _browse)
+
+
+def _submit_and_browse(lab: Lab, words: Sequence[str]) -> Left:
+    left = lab.world.himl(*words, cwd=lab.project, env=lab.env)
+    seen = SHOW_PAGES(lab, ["ui", "--workspace", "local", "--port", "0"])
+    return Left(left.code or seen.code, left.raw_stdout + seen.raw_stdout, left.raw_stderr + seen.raw_stderr)
 
 
 def _submit_and_show(lab: Lab, words: Sequence[str]) -> Left:
@@ -282,8 +333,8 @@ COMMANDS = (
     Command("datastore_download", (*SIGN_IN, *IN_JOB, *STORES), "datastore download data here", _stores),
     Command("datastore_upload", (*SIGN_IN, *IN_JOB, *STORES), "datastore upload up new", _stores),
     Command("tb_sync", (*ASKED, "links"), f"tb {RUN} --sync_only --run_logs_dir copies", _runs),
-    Command("tb_board", ("variables", "private_toml", "links"), f"tb {RUN} {BOARD}", _runs, meets_faults=False, codes=ENDED_BOARD, call=_show_board),
-    Command("tb_board_here", ("idle",), f"tb {RUN} {BOARD}", _recorded, meets_faults=False, codes=ENDED_BOARD, call=_show_board),
+    Command("tb_board", ("variables", "private_toml", "links"), f"tb {RUN} {BOARD}", _runs, meets_faults=False, codes=ENDED_BOARD, call=SHOW_BOARD),
+    Command("tb_board_here", ("idle",), f"tb {RUN} {BOARD}", _recorded, meets_faults=False, codes=ENDED_BOARD, call=SHOW_BOARD),
     Command("checkpoint_fetch", (*ASKED, "links"), f"checkpoint fetch {RUN}", _runs),
     Command("checkpoint_push", SIGN_IN, f"checkpoint push changed.ckpt --from {RUN}", _runs),
     Command("checkpoint_url", (*SIGN_IN, "delegation"), f"checkpoint url {RUN}", _runs, printed="signature"),
@@ -294,6 +345,11 @@ COMMANDS = (
     Command("submit_from_link", ("source",), "submit train.py --workspace local", _here),
     Command("shown_here", (*TYPED, "mlflow"), "submit train.py", _here, meets_faults=False, call=_submit_and_show),
     Command("shown_cluster", (*TYPED, *SENT), CLUSTER, _cluster, meets_faults=False, call=_submit_and_show),
+    Command("submit_slurm", (*TYPED, "mlflow", "notify", "idle"), "submit train.py --cluster slurm:gpu --wait", _slurm, meets_faults=False),
+    Command("sweep_slurm", (*TYPED, "mlflow", "notify"), f"submit train.py --cluster slurm:gpu --wait {SWEPT}", _slurm, meets_faults=False),
+    Command("notified_here", ("notify",), "submit train.py", _here, meets_faults=False, call=_submit_and_show),
+    Command("browsed_here", (*TYPED, "mlflow", "notify", "idle"), "submit train.py", _here, meets_faults=False, call=_submit_and_browse),
+    Command("browsed_azure", ("variables", "private_toml", "links"), "ui --port 0", _runs, meets_faults=False, call=SHOW_PAGES, codes=ENDED_BOARD),
     Command("submit_fails", (*TYPED, "mlflow"), "submit train.py", lambda lab: _here(lab, "3"), meets_faults=False, codes=frozenset({1})),
     Command("submit_cluster", (*SIGN_IN, *TYPED, *SENT, "source"), CLUSTER, _cluster),
     Command("submit_recorded", ("variables", "private_toml", "proxy", "mlflow", *TYPED), "submit train.py --record_in azure", _cluster),
@@ -424,6 +480,7 @@ CHANNELS = {
     "env_var_setting": Channel(("typed variable",), lambda lab: lab.write_own("himl.private.toml", lab.filled(SETTING))),
     "remote": Channel(("typed remote token",), _remote),
     "env_var": Channel(("typed variable",), _typed("--env_var", "WANDB_API_KEY=@variable@", "--env_var", "SEED=@value@")),
+    "notify": Channel(("typed webhook",), _typed("--notify", "http://127.0.0.1:9/@webhook@")),
     "docker_args": Channel(("typed docker argument",), _typed("--docker_args", "-e WANDB_API_KEY=@docker argument@ --ipc host")),
     "arguments": Channel(("typed argument",), _typed("--api_key", "@argument@", "--password=@argument@", to="script")),
     "run_token": Channel(("token",), _run_token),

@@ -132,13 +132,14 @@ class Shown:
 
 
 class Watcher:
-    """Watches all processes with *entry* (`NAME=value`) in their environment."""
+    """Watches all processes with *entry* (`NAME=value`) in their environment. `strange` are the arguments of all others, as `ps` shows them."""
 
     def __init__(self, entry: str) -> None:
         self._entry = entry.encode()
         self._ours: dict[str, Shown] = {}
         self._others: dict[str, float] = {}
         self._gone: list[Shown] = []
+        self.strange: set[bytes] = set()
         self.stopped = threading.Event()
 
     def take(self) -> list[Shown]:
@@ -162,7 +163,9 @@ class Watcher:
         except OSError:  # it has ended, or belongs to another user
             return
         entries = variables.split(b"\0")
-        if self._entry in entries and arguments:
+        if self._entry not in entries:
+            self.strange.add(arguments)
+        elif arguments:
             shown = self._ours.setdefault(number, Shown())
             shown.arguments.add(arguments)
             pairs = (entry.partition(b"=") for entry in entries)

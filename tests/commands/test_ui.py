@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from importlib import metadata
@@ -350,12 +351,22 @@ def test_strangers_get_nothing_and_what_is_not_for_runs_is_closed(world: World) 
         status, answer = ask(port, path, document, headers)
         assert (status, b"train" in str(answer).encode()) == (403, False), (path, headers, answer)
     closed = ["/ajax-api/3.0/mlflow/assistant/config", "/gateway/x/invocations", "/ajax-api/3.0/jobs/", "/ajax-api/3.0/mlflow/webhooks"]
-    closed += ["/ajax-api/2.0/mlflow/upload-artifact?path=x&run_uuid=far_1_aa", "/ajax-api/3.0/mlflow/mcp-servers"]
+    closed += ["/ajax-api/2.0/mlflow/upload-artifact?path=x&run_uuid=far_1_aa", "/ajax-api/3.0/mlflow/mcp-servers", "/ajax-api/3.0/mlflow/demo/generate"]
+    closed += ["/ajax-api/3.0/mlflow/scorer/invoke", "/ajax-api/3.0/mlflow/scorers/register", "/ajax-api/2.0/mlflow/runs/create-promptlab-run"]
     assert [path for path in closed if (ask(port, path)[0], ask(port, path, {})[0]) != (403, 403)] == []
     asked = "/ajax-api/2.0/mlflow/gateway-proxy?gateway_path=api/2.0/endpoints/"
     assert ask(port, asked) == (200, {"endpoints": []}), "nobody else is asked"
     status, answer = world.ask("runs/create", {"experiment_id": "0"})
     assert (status, answer["message"].startswith("MLflow cannot create run in himl's workspaces: ")) == (403, True)
+
+
+def test_large_bodies_are_refused_and_silent_connections_are_closed(world: World) -> None:
+    port, search = world.board.port, "/ajax-api/2.0/mlflow/experiments/search"
+    assert ask(port, search, {"filter": "x" * (1 << 20)})[0] == 413
+    with ExitStack() as many:
+        silent = [many.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(300)]
+        until(lambda: sum(bool(select.select([client], [], [], 0)[0]) for client in silent) >= 300 - 128, "the oldest ones are closed")
+        assert ask(port, search, {"max_results": 10})[0] == 200
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from stress import endpoint, kills
+from stress import attacks, endpoint, kills
 from stress.__main__ import lost_lines, main, totals
 from stress.apart import RANKS, orders, start_ranks
 from stress.bombs import bomb_problems
@@ -450,13 +450,13 @@ def test_record_that_strangers_changed_is_told() -> None:
     assert (wrong(), worse, wrong(status="Failed")) == (0, [1] * 6, 1)
     kept = endpoint.Kept([0, 1], frozenset({"kept"}), {}, 1, "Completed")
     assert endpoint.wrong_record(kept, 2, frozenset(), is_submitted=True) == ["the last value of the job is lacking"]
-    watch = endpoint.Watch(endpoint.Target(1, "x", "job", Gauge(1), Path(), Path()))
+    watch = attacks.Watch(endpoint.Target(1, "job", Gauge(1), "x", Path(), Path()))
     watch.waits = [0.1]
-    assert endpoint.wrong_figures(watch, 0) == []
-    watch.threads, watch.handles, watch.growth, watch.waits = endpoint.THREADS + 1, endpoint.THREADS + 1, endpoint.GROWTH + 1, [61.0]
-    assert len(endpoint.wrong_figures(watch, 1 << 20)) == 5
+    assert attacks.wrong_figures(watch) == []
+    watch.threads, watch.handles, watch.growth, watch.waits = attacks.THREADS + 1, attacks.THREADS + 1, attacks.GROWTH + 1, [61.0]
+    assert len(attacks.wrong_figures(watch)) == 4
     replies = (b"", b"HTTP/1.1 401 x\r\n\r\n<html>", b"HTTP/1.1 501 x\r\n\r\n")
-    assert [(endpoint.status_of(reply), endpoint.is_told_in_json(reply)) for reply in replies] == [(0, True), (401, False), (501, True)]
+    assert [(attacks.status_of(reply), attacks.is_told_in_json(reply)) for reply in replies] == [(0, True), (401, False), (501, True)]
 
 
 def test_wrong_lists_answers_and_growth_of_many_are_seen(tmp_path: Path) -> None:

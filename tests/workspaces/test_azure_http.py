@@ -440,9 +440,11 @@ def test_listing_that_cannot_be_read_is_a_failure_of_the_service() -> None:
     [found] = listed_page(blob.encode(), "").blobs
     assert (found.name, found.size, found.md5, found.modified) == ("a", 3, None, None)
     assert listed_level(LISTING.format("<BlobPrefix><Name Encoded='true'>a%2F</Name></BlobPrefix><Blob/><Other/>").encode(), "") == ["a/", ""]
-    for text in ("<", "<?xml version='1.0' encoding='nothing'?>" + blob):
+    expands = "<!DOCTYPE a [<!ENTITY x 'y'>]>" + LISTING.format(BLOB.format("&x;", "3", "", ""))
+    named = b"<?xml version='1.0' encoding='cp037'?>" + expands.encode("cp037")
+    for content in (b"<", named, *(expands.encode(encoding) for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"))):
         with pytest.raises(ServiceFailed, match=r"^Storage returned an invalid list of blobs \("):
-            listed_level(text.encode(), "")
+            listed_level(content, "")
     with pytest.raises(ServiceFailed, match="Storage returned no size of 'a'"):
         properties_of(Head("Content-Length", "-5"), "a")
     for length in ("abc", "9" * 5000, "-5", "", "٣"):

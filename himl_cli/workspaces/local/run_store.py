@@ -167,7 +167,7 @@ def _once_unlocked(connection: sqlite3.Connection, statement: str, seconds: floa
             if "locked" not in str(err) or time.monotonic() > deadline:
                 raise
         # A short random pause gives all waiting processes the same chance
-        time.sleep(random.uniform(0.0, 0.02))
+        time.sleep(random.uniform(0.0, 0.02))  # noqa: S311 - no secret
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import re
 import time
 from datetime import datetime, timezone
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BlobChanged, HimlError, NotAllowed, NotFound, ServiceFailed
@@ -153,6 +154,18 @@ def transient_failure(response: CurlResponse, who: str, code: str = "") -> Failu
         what = f"requests a wait of {wait:.0f} s" if wait is not None and wait >= 1 else "is busy, even after waiting"
         error = ServiceFailed(f"{who} {what} ({reason}).", hint="Try again later, or with fewer --workers.")
     return Failure(error, code, may_pass=True, retry_after=wait, message=f"{who} answered {status}")
+
+
+def parse_xml(content: bytes) -> ElementTree.Element:
+    """The root of a document in UTF-8. Raises ValueError for invalid XML, and for a document type, since older parsers
+    expand its entities without a limit."""
+    if b"<!DOCTYPE" in content or b"\0" in content:  # the latter is in each document in UTF-16
+        raise ValueError("it has a document type, or is not UTF-8")
+    parser = ElementTree.XMLParser(encoding="utf-8")  # noqa: S314 - without a document type, there are no entities
+    try:
+        return ElementTree.fromstring(content, parser)  # noqa: S314
+    except ElementTree.ParseError as err:
+        raise ValueError(str(err)) from err
 
 
 def error_code(body: bytes) -> str:

@@ -17,7 +17,7 @@ from itertools import chain, islice
 from operator import attrgetter
 from typing import Any
 from urllib.parse import unquote
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BlobChanged, HimlError, IntegrityFailed, NotFound, ServiceFailed
@@ -30,6 +30,7 @@ from himl_cli.workspaces.azure.storage.blob_responses import (
     BlobNotFound,
     Properties,
     etag_of,
+    parse_xml,
     properties_of,
     whole_md5,
 )
@@ -458,10 +459,10 @@ def listed_level(xml: bytes, root: str) -> Sequence[str]:
     return [_name(one, root) for one in _entries(xml)[1] if one.tag in ("Blob", "BlobPrefix")]
 
 
-def _entries(xml: bytes) -> tuple[ElementTree.Element, ElementTree.Element]:
+def _entries(xml: bytes) -> tuple[Element, Element]:
     try:
-        tree = ElementTree.fromstring(xml)
-    except (ElementTree.ParseError, LookupError, ValueError) as err:  # the last two for its declared encoding
+        tree = parse_xml(xml)
+    except ValueError as err:
         raise ServiceFailed(f"Storage returned an invalid list of blobs ({err}).", hint=CHANGING_PROXY) from err
     found = tree.find("Blobs")
     if found is None:
@@ -471,7 +472,7 @@ def _entries(xml: bytes) -> tuple[ElementTree.Element, ElementTree.Element]:
     return tree, found
 
 
-def _blob(one: ElementTree.Element, root: str) -> BlobInfo | None:
+def _blob(one: Element, root: str) -> BlobInfo | None:
     texts: dict[str, str] = {}
     for part in one:
         if part.tag == "Properties":
@@ -493,7 +494,7 @@ def _blob(one: ElementTree.Element, root: str) -> BlobInfo | None:
     return BlobInfo(name, size, etag, md5_from(md5) if md5 else None, http_time(texts.get("Last-Modified", "")))
 
 
-def _name(one: ElementTree.Element, root: str) -> str:
+def _name(one: Element, root: str) -> str:
     found = one.find("Name")
     if found is None or found.text is None:
         return ""

@@ -18,7 +18,6 @@ from dataclasses import fields, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 from urllib.parse import quote
-from xml.etree import ElementTree
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, ServiceFailed
@@ -29,7 +28,7 @@ from himl_cli.workspaces.azure.config import ApiVersion, Cloud
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.responses import pages, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
-from himl_cli.workspaces.azure.storage.blob_responses import ROLES
+from himl_cli.workspaces.azure.storage.blob_responses import ROLES, parse_xml
 from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
 from himl_cli.workspaces.azure.storage.scheduler import Query, ask
 from himl_cli.workspaces.azure.storage.signing import (
@@ -497,8 +496,8 @@ def _delegation_key_in(response: CurlResponse) -> Any:
 
     key = UserDelegationKey()  # type: ignore[no-untyped-call]
     try:
-        tree = ElementTree.fromstring(response.take())
-    except ElementTree.ParseError as err:
+        tree = parse_xml(response.take())
+    except ValueError as err:
         raise ServiceFailed(
             "Storage returned no key for signing links.", hint="Check for a proxy or a sign-in page of this network."
         ) from err
