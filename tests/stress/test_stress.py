@@ -21,7 +21,7 @@ import pytest
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from stress import endpoint, kills
+from stress import endpoint, killed, kills
 from stress.__main__ import lost_lines, main, totals
 from stress.apart import RANKS, orders, start_ranks
 from stress.bombs import bomb_problems
@@ -303,10 +303,10 @@ def test_any_other_end_of_a_call_is_lost() -> None:
 def test_ctrl_c_before_himl_starts_may_end_in_traceback() -> None:
     for code, text in ((-2, ""), (1, "Fatal Python error: init_import_site: no\n")):
         ended = Ended(code, "", text + TRACEBACK.format("/usr/lib/python3.11/site.py"))
-        assert kills.judge_first(ended, [kills.Struck(INT, kills.HIML, 0.1)], [], []) == REPORTED
-        assert kills.judge_first(ended, [kills.Struck(TERM, kills.HIML, 0.1)], [], []).is_lost
-        assert kills.judge_first(Ended(code, "", ended.stderr + "x/himl_cli/app.py"), [kills.Struck(INT, kills.HIML, 0.1)], [], []).is_lost
-    wanted = {(KILL, kills.HIML): {0, -9}, (INT, kills.HIML): {0, -2, 130}, (KILL, kills.SUPERVISOR): {0, 1}, (TERM, kills.ALL): {0, 1, -15, 130}}
+        assert kills.judge_first(ended, [kills.Struck(INT, killed.HIML, 0.1)], [], []) == REPORTED
+        assert kills.judge_first(ended, [kills.Struck(TERM, killed.HIML, 0.1)], [], []).is_lost
+        assert kills.judge_first(Ended(code, "", ended.stderr + "x/himl_cli/app.py"), [kills.Struck(INT, killed.HIML, 0.1)], [], []).is_lost
+    wanted = {(KILL, killed.HIML): {0, -9}, (INT, killed.HIML): {0, -2, 130}, (KILL, killed.SUPERVISOR): {0, 1}, (TERM, killed.ALL): {0, 1, -15, 130}}
     assert {key: kills.documented([kills.Struck(*key, 0.1)]) for key in wanted} == wanted
 
 
@@ -345,7 +345,7 @@ def test_damaged_state_and_leftovers_of_a_call_are_seen(tmp_path: Path) -> None:
     assert kills.unsound(tmp_path, tmp_path / "copies") == ["'transfers/here/state.db' is damaged"]
     assert path.read_bytes() == content
     write_files(tmp_path, {".himl-lock": "", "a": "", ".a.himl-part": "", "job.json.part": "", "sub/.latest.x81": ""})
-    assert kills.count_temporary(tmp_path) == 3
+    assert killed.count_temporary(tmp_path) == 3
 
 
 def ranks(*ends: tuple[int | None, str, str, float]) -> Launch:
