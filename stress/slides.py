@@ -296,7 +296,7 @@ def _tried(command: str, name: str, world: World, dice: random.Random) -> Result
     done = _called(world, arguments)
     is_met = not (damage.is_late and late.is_alive())
     late.cancel()
-    failed, problems = _state(command, world.project / "outputs", victim, sound.made[command])
+    failed, problems = state_after(command, world.project / "outputs", victim, sound.made[command])
     if damage.is_seen and not failed:
         problems.append(f"'{victim.name}' is accepted")
     verdict = judge(done.ended, frozenset({STRICT_FAILED if strict and failed else 0}), problems + _wrong_call(done, victim.name, failed), prints=True)
@@ -333,7 +333,7 @@ def _wrong_call(done: Measured, victim: str, failed: str) -> list[str]:
     return wrong
 
 
-def _state(command: str, outputs: Path, victim: Path, wanted: Mapping[str, bytes]) -> tuple[str, list[str]]:
+def state_after(command: str, outputs: Path, victim: Path, wanted: Mapping[str, bytes]) -> tuple[str, list[str]]:
     """The reason for which *victim* failed (empty: it did not), and problems of the other slides and of its own files."""
     found = contents(outputs)
     record = "slides.csv" if command == "tiles" else "montage.csv"
