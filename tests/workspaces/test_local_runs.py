@@ -253,6 +253,7 @@ def test_moments_with_and_without_a_time_zone_have_one_order(tmp_path: Path) -> 
 
 
 def test_what_is_held_for_too_long_is_told_and_else_waited_for(database: Database) -> None:
+    RunStore(database).add(Run("run", "e"))
     with closing(Database(database.path, patience=0.2)) as other:
         with database.writing(), pytest.raises(DiskFailed, match="is busy: other processes write to it"):
             RunStore(other).tag("run", {"key": "x"})
