@@ -59,17 +59,40 @@ def scenario(raw: Raw, name: str, baseline: str = "") -> str:
     return table([name, "rounds", *(title for figure in figures for title in TITLES[figure]), f"relative to {unit_of}"], rows)
 
 
+def rows(results: Results, *places: str) -> str:
+    """Render several scenarios in one table, with a row per candidate. A place is BENCH/SCENARIO, or BENCH/SCENARIO/BASELINE of the ratio."""
+    split = [place.split("/", 2) for place in places]
+    figures = [figure for figure in FIGURES if any(figure in one for bench, name, *_ in split for one in results[bench].rounds if one["scenario"] == name)]
+    lines = []
+    for bench, name, *baseline in split:
+        raw = results[bench]
+        candidates = raw.candidates(name)
+        for number, candidate in enumerate(candidates):
+            values = [shown(figure, raw.median(name, candidate, figure)) for figure in figures]
+            compared = next(figure for figure in figures if raw.values(name, candidate, figure))
+            own, unit = (raw.median(name, one, compared) for one in (candidate, baseline[0] if baseline else candidates[0]))
+            ratio = NOTHING if own is None or not unit else f"{own / unit:.2f}"
+            lines.append(["" if number else name, candidate, str(len(raw.rounds_of(name, candidate))), *values, ratio])
+    return table(["scenario", "candidate", "rounds", *(TITLES[figure][0] for figure in figures), "ratio"], lines)
+
+
 def matrix(raw: Raw, *names: str) -> str:
-    """Render a row per candidate and a column per scenario: medians of wall and, in brackets, processor time, then the peak memory of all scenarios."""
-    rows = []
-    for candidate in raw.candidates(*names):
+    """Render a row per candidate and a column per scenario or fact: medians of wall and, in brackets, processor time, and the peak of all scenarios."""
+    facts = {(one["scenario"], one["candidate"]): one["value"] for one in raw.facts}
+    measured, stated = ([name for name in names if any(name == one for one, _ in facts) == is_fact] for is_fact in (False, True))
+    lines = []
+    for candidate in raw.candidates(*measured):
         row, peaks = [candidate], list[float]()
-        for name in names:
+        for name in measured:
             wall, cpu, memory = (raw.median(name, candidate, figure) for figure in ("wall", "cpu", "memory"))
             row.append(shown("wall", wall) if wall is None or cpu is None else f"{shown('wall', wall)} ({shown('cpu', cpu)})")
             peaks += [memory] if memory is not None else []
-        rows.append([*row, shown("memory", max(peaks, default=None))])
-    return table(["wall (CPU)", *names, "peak memory"], rows)
+        lines.append([*row, shown("memory", max(peaks, default=None)), *(_fact(facts.get((name, candidate))) for name in stated)])
+    return table(["wall (CPU)", *measured, "peak memory", *stated], lines)
+
+
+def _fact(value: bool | int | None) -> str:
+    return NOTHING if value is None else ("yes" if value else "**no**") if isinstance(value, bool) else f"{value:,}"
 
 
 def spreads(raw: Raw, *names: str) -> str:
@@ -86,8 +109,7 @@ def facts(raw: Raw, *names: str) -> str:
     rows: dict[str, dict[str, str]] = {}
     for one in raw.facts:
         if one["scenario"] in names:
-            said = {True: "yes", False: "**no**"}[one["value"]] if isinstance(one["value"], bool) else f"{one['value']:,}"
-            rows.setdefault(one["candidate"], {})[one["scenario"]] = said
+            rows.setdefault(one["candidate"], {})[one["scenario"]] = _fact(one["value"])
     return table(["", *names], [[candidate, *(found.get(name, NOTHING) for name in names)] for candidate, found in rows.items()])
 
 
@@ -219,13 +241,13 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
     "left_out": left_out,
     "table": _of_bench(scenario),
     "matrix": _of_bench(matrix),
+    "rows": rows,
     "spreads": _of_bench(spreads),
     "facts": _of_bench(facts),
     "code": lambda results, *names: "```python\n" + "\n\n".join(inspect.getsource(getattr(image_readers, name)) for name in names) + "```",
     "aims": _aims,
     "count": _count_aims,
     "missed": _missed,
-    "not_judged": lambda results: _lines(f"- {one.aim.bench}, {one.aim.text}. Missing: {one.why}." for one in verdicts(results) if one.value is None),
     "ratio": _ratio,
     "fastest": _fastest,
     "gain": _gain,

@@ -10,14 +10,16 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 from stress.records import SHOWN, Outcome, PartResults, Record, read_parts
 from tests.support.machine import ROOT
 
 RESULTS, TEMPLATE = Path(__file__).with_name("results"), Path(__file__).with_name("reliability.md.in")
-NOTHING = "–"
+NOTHING, HEAD = "–", "survived / reported / lost"
+COLUMN, ROW = 0, 1  # of a cell
+FIGURES = re.compile(r"(list|plan)_many_.*|(memory|handles)_(first|last).*|(?!list_few|plan_few|put).*_seconds|seconds_each|longest_wait")
+"""The facts of cases of load that the page shows."""
 _PLACE = re.compile(r"\{([a-z_]+)(?:\.(?:([a-z_]+):)?([a-z_.]+))?\}")
 
 
@@ -32,10 +34,10 @@ def value_of(part: PartResults, column: str, name: str) -> str:
 _VALUES: Mapping[str, Callable[[Sequence[Record]], str]] = {
     "codes": lambda records: codes(records),
     "longest": lambda records: duration(max(record.result.seconds for record in records)),
-    "by_command": lambda records: matrix(records),
-    "by_target": lambda records: listed(records, ("group", "target"), ["examples"]),
-    "by_channel": lambda records: listed(records, ("command", "channel"), ["marks", "files", "processes"]),
-    "by_attack": lambda records: listed(records, ("attack", "server"), ["sent"], ["threads", "handles", "growth_mib", "own_longest_wait"]),
+    "table": lambda records: matrix(records),
+    "by_group": lambda records: summed(records, ("group", "targets"), COLUMN, ["examples"]),
+    "by_channel": lambda records: summed(records, ("channel", "commands"), ROW, ["marks", "files", "processes"]),
+    "by_attack": lambda records: summed(records, ("attack", "servers"), COLUMN, ["sent"], ["threads", "handles", "growth_mib", "own_longest_wait"]),
     "figures": lambda records: figures_of(records),
 }
 
@@ -77,13 +79,12 @@ def verdict(parts: Sequence[PartResults]) -> str:
 
 
 def mended(parts: Sequence[PartResults]) -> str:
-    lines = []
     lost = {one.id for part in parts for one in part.records if one.is_lost}
-    for case_id, told in (pair for part in parts for pair in part.meta.get("mended", {}).items() if pair[0] not in lost):
-        why = shorten(" ".join(told["why"].replace("`", "'").split()), 200)
-        lines.append(f"- `{case_id}`, fixed in commit {_commit(told)}. It reported: `{why}`")
-    head = ["The first run lost these cases. After the cause was fixed, they ran again:", ""]
-    return "\n".join([*head, *lines]) if lines else "No case was lost in the first run and repeated."
+    pairs = (pair for part in parts for pair in part.meta.get("mended", {}).items() if pair[0] not in lost)
+    found = [f"`{case_id}` ({_commit(told)})" for case_id, told in pairs]
+    if not found:
+        return "No case was lost in the first run and repeated."
+    return f"The first run lost {len(found)} cases, which ran again after the fix (with the commit): {', '.join(found)}."
 
 
 def runs(parts: Sequence[PartResults]) -> str:
@@ -91,8 +92,8 @@ def runs(parts: Sequence[PartResults]) -> str:
     for part in parts:
         begun = part.meta["started"][: len("2026-01-01T00:00")].replace("T", " ")
         took = duration(part.meta["seconds"]) + (", resumed" if "went_on" in part.meta else "")
-        lines.append([part.meta["part"], figure(len(part.records)), f"`{part.meta['command']}`", _commit(part.meta), begun, took])
-    return table(["part", "cases", "command", "commit", "started (UTC)", "time"], lines)
+        lines.append([part.meta["part"], figure(len(part.records)), *_ends(part.records), _commit(part.meta), begun, took])
+    return table(["part", "cases", HEAD, "not met", "commit", "started (UTC)", "time"], lines)
 
 
 def machines(parts: Sequence[PartResults]) -> str:
@@ -117,39 +118,42 @@ def duration(seconds: float) -> str:
 
 
 def _commit(meta: Mapping[str, Any]) -> str:
-    later = [f", from case {one['after'] + 1:,} on {_commit(one)}" for one in meta.get("went_on", [])]
+    pairs = zip([meta, *meta.get("went_on", [])], meta.get("went_on", []), strict=False)
+    later = [f", from case {one['after'] + 1:,} on {_commit(one)}" for before, one in pairs if one["commit"] != before["commit"]]
     return f"{meta['commit'][:10]}{' and changes' if meta['dirty'] else ''}{''.join(later)}"
 
 
 def matrix(records: Sequence[Record]) -> str:
-    """Rows by the third part of the ids, columns by the second, with survived / reported / lost per cell, the sums, and cases not met."""
+    """Rows by the third part of the ids, columns by the second, with survived / reported / lost per cell, and the sums."""
     cells = _by_cell(records)
     columns, rows = (sorted(set(names)) for names in zip(*cells, strict=True))
-    lines = [[row, *(_ends(cells.get((column, row), []))[0] for column in columns), *_ends([one for one in records if _cell(one)[1] == row])] for row in rows]
-    sums = ["sum", *(_ends([one for one in records if _cell(one)[0] == column])[0] for column in columns), *_ends(records)]
-    return table(["", *columns, "sum", "not met"], [*lines, sums])
+    lines = [[row, *(_ends(cells.get((column, row), []))[0] for column in columns), _ends([one for one in records if _cell(one)[1] == row])[0]] for row in rows]
+    sums = ["sum", *(_ends([one for one in records if _cell(one)[0] == column])[0] for column in columns), _ends(records)[0]]
+    return table(["", *columns, "sum"], [*lines, sums])
 
 
-def listed(records: Sequence[Record], heads: tuple[str, str], sums: Sequence[str], peaks: Sequence[str] = ()) -> str:
-    """A line per cell: the second and third part of its ids, the totals of the facts *sums*, the maxima of *peaks*, survived / reported / lost."""
+def summed(records: Sequence[Record], heads: tuple[str, str], by: int, sums: Sequence[str], peaks: Sequence[str] = ()) -> str:
+    """A line per column or row (*by*) of the cells, with their number, the totals of the facts *sums*, the maxima of *peaks*, and the outcomes."""
 
-    def figures(alike: Sequence[Record]) -> list[str]:
+    def line(name: str, alike: Sequence[Record]) -> list[str]:
         merges: list[tuple[str, Callable[[Sequence[Any]], Any]]] = [*((name, sum) for name in sums), *((name, max) for name in peaks)]
-        return [figure(merge(values)) if (values := _values(alike, name)) else NOTHING for name, merge in merges]
+        figures = [figure(merge(values)) if (values := _values(alike, name)) else NOTHING for name, merge in merges]
+        return [name, figure(len({_cell(one) for one in alike})), *figures, _ends(alike)[0]]
 
-    lines = [[*cell, *figures(alike), *_ends(alike)] for cell, alike in _by_cell(records).items()]
-    head = [*heads, *sums, *(f"max {name}" for name in peaks), "survived / reported / lost", "not met"]
-    return table([_title(name) for name in head], [*lines, ["sum", "", *figures(records), *_ends(records)]])
+    names = sorted({_cell(one)[by] for one in records})
+    lines = [line(name, [one for one in records if _cell(one)[by] == name]) for name in names]
+    titles = [*heads, *map(_title, sums), *(f"max {_title(name)}" for name in peaks), HEAD]
+    return table(titles, [*lines, line("sum", records)])
 
 
 def figures_of(records: Sequence[Record]) -> str:
-    """A line per fact of each case, by the ids of the cases, without the number of a first case."""
-    lines: list[list[str]] = []
+    """A line per case with the FIGURES among its facts."""
+    lines = []
     for record in records:
         words = [figure(int(word)) if word.isdecimal() and len(word) > 3 else word for word in record.id.removesuffix("/00").split("/")[1:]]
-        facts = sorted(record.result.facts.items())
-        lines += [[" ".join(words) if not number else "", _title(name), figure(value)] for number, (name, value) in enumerate(facts)]
-    return table(["case", "figure", "value"], lines)
+        facts = [f"{_title(name)}: {figure(value)}" for name, value in sorted(record.result.facts.items()) if FIGURES.fullmatch(name)]
+        lines.append([" ".join(words), "; ".join(facts), _ends([record])[0]])
+    return table(["case", "figures", HEAD], lines)
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

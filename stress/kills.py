@@ -21,41 +21,30 @@ from pathlib import Path
 from typing import Any
 
 from stress.faults import Attempt, Download, Stock, Submit, Upload
+from stress.killed import ALL, GROUP, HIML, NEXT_LIMIT, SHIM, SUPERVISOR, Killed, count_temporary
 from stress.records import Case, Outcome, Result
+from stress.runs import AtOnce, Attached, Deleted
+from stress.slides import Tiles
 from stress.world import LOG_METRIC, Ended, Verdict, World, differences, drawn_until_met, judge, judge_again
-from tests.support.folders import contents, files_with
+from tests.support.folders import files_with
 from tests.support.processes import MARK, is_sound, is_sound_file, processes_marked, stop
 from tests.support.running import PROGRAM, write_files
-from tests.support.slides import slide_picture, write_tiff
 from tests.support.web import KEY, serving_webhook
 
-HIML, GROUP, SUPERVISOR, SHIM, ALL = "himl", "group", "supervisor", "shim", "all"
-"""Who gets a signal: the command's process, its process group as by a terminal, the two that look after a job here, or everything."""
-AT_REST = frozenset({".himl-lock", ".gitignore"})  # there as well after a call that nobody killed
 
+class Moving(Killed):
+    """A command that moves files."""
 
-class Moving:
-    """A command of one case that moves files. `first` returns problems once it has ended completely, `then` after it was called again.
-
-    `overlaps`: it may be called again while effects of the killed call continue. `first` is called after that.
-    """
-
-    victims: Sequence[str] = (HIML, GROUP)
-    overlaps = False
-
-    def __init__(self, world: World, kind: type[Attempt], dice: random.Random) -> None:
-        self.world, self._attempt = world, kind(world, world.lasting("stock", Stock), dice)
-        self.arguments, self.close = self._attempt.arguments, self._attempt.close
+    def __init__(self, kind: type[Attempt], world: World, dice: random.Random) -> None:
+        super().__init__(world, dice)
+        self._attempt = kind(world, world.lasting("stock", Stock), dice)
+        self.arguments, self.close = self._attempt.arguments, self._attempt.close  # type: ignore[method-assign]
         self.env = world.environment(self._attempt.workspace)
 
     def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
         return self._attempt.problems(ended, is_done=ended.code == 0) + unsound(self.world.home, self.world.folder / "copies")
 
     then = first
-
-    def leftovers(self) -> int:
-        """The number of files that only a call in progress needs."""
-        return sum(map(count_temporary, (self.world.project, self.world.home, self.world.folder / "tmp")))
 
     def facts(self) -> Mapping[str, Any]:
         return {"jobs": len(self._attempt.of_first)} if isinstance(self._attempt, Sent) else {}
@@ -87,9 +76,6 @@ class Sent(Submit):
         return wrong + ([f"the call that was killed made {len(self.of_first)} jobs"] if len(self.of_first) > 1 else [])
 
 
-KINDS: Mapping[str, type[Attempt]] = {"download": Download, "upload": Upload, "submit": Sent}
-
-
 def unsound(folder: Path, scratch: Path) -> list[str]:
     """Problems that SQLite finds in the records of downloads below *folder*. Checks copies in *scratch*, since opening a file would repair it."""
     wrong = []
@@ -102,12 +88,6 @@ def unsound(folder: Path, scratch: Path) -> list[str]:
             wrong.append(f"'{path.relative_to(folder)}' is damaged")
     shutil.rmtree(scratch, ignore_errors=True)
     return wrong
-
-
-def count_temporary(folder: Path) -> int:
-    """The number of temporary files: hidden files that must not stay, and parts."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sum(path.name not in AT_REST and (path.name.startswith(".") or path.name.endswith(".part")) for path in found)
 
 
 STEPS = 20
@@ -147,18 +127,18 @@ OUTPUTS = {f"part_{step:02d}.bin": bytes([step]) * 10_000 for step in range(STEP
 LOG = "".join(f"step {step}\n" for step in range(STEPS)) + "trained\n"
 METRICS = {"loss": [1 / (step + 1) for step in range(STEPS)], "accuracy": [step / STEPS for step in range(STEPS)]}
 ENDED = ("Completed", "Failed", "Canceled")
-SLIDES = 6
 FIELDS = frozenset({"id", "experiment", "status", "created", "started", "ended", "tags", "command", "folder", "recovery_id", "exit_code", "reason"})
 _RUN = re.compile(r"^Run (\S+) \(experiment", re.MULTILINE)
 
 
-class Here:
+class Here(Killed):
     arguments = ("submit", "train.py")
     victims = (HIML, GROUP, SUPERVISOR, SHIM, ALL)
     overlaps = True
 
-    def __init__(self, world: World) -> None:
-        self.world, self.cwd, self.env = world, world.project, world.environment()
+    def __init__(self, world: World, dice: random.Random) -> None:
+        super().__init__(world, dice)
+        self.cwd = world.project
         write_files(self.cwd, {"train.py": SCRIPT})
         self._first: list[dict[str, Any]] = []
 
@@ -193,9 +173,6 @@ class Here:
     def facts(self) -> Mapping[str, Any]:
         return {"ended": ", ".join(self._statuses()) or "no run"}
 
-    def close(self) -> None:
-        """Nothing is left."""
-
     def _statuses(self) -> list[str]:
         return [run["status"] for run in self._first]
 
@@ -220,8 +197,8 @@ class Here:
 class Notified(Here):
     """A job whose end is posted to a webhook: once at most, as the record has it, and its address is in no file."""
 
-    def __init__(self, world: World) -> None:
-        super().__init__(world)
+    def __init__(self, world: World, dice: random.Random) -> None:
+        super().__init__(world, dice)
         self._server = ExitStack()
         self._webhook = self._server.enter_context(serving_webhook())
         self.env = {**self.env, "HIML_SUBMIT_NOTIFY": self._webhook.url}
@@ -247,57 +224,6 @@ class Notified(Here):
 
     def close(self) -> None:
         self._server.close()
-
-
-class Tiles:
-    """`himl tiles` of a few slides: a slide's folder is there as a whole or not at all, and the lists only when all is done."""
-
-    arguments = ("tiles", "slides", "--tile_size", "64", "--occupancy", "0", "--overview", "--workers", "2")
-    victims = (HIML, GROUP, ALL)
-    overlaps = False
-
-    def __init__(self, world: World) -> None:
-        self.world, self.env = world, world.environment()
-        self._wanted = world.lasting("tiles", self._made)
-        self._complete: int | None = None  # slides after the call that was killed
-        shutil.copytree(world.place / "slides", world.project / "slides")
-
-    def _made(self, world: World) -> Mapping[str, bytes]:
-        """The bytes of each file of a call that nobody killed."""
-        for seed in range(SLIDES):
-            (world.place / "slides").mkdir(exist_ok=True)
-            write_tiff(world.place / "slides" / f"{seed}.tiff", slide_picture(seed, (800, 600)), levels=2)
-        done = world.himl(*self.arguments, cwd=world.place, env=self.env)
-        assert done.code == 0, done.stderr
-        return contents(world.place / "outputs")
-
-    def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
-        return self._wrong(is_done=ended.code == 0)
-
-    def then(self, ended: Ended) -> list[str]:
-        return self._wrong(is_done=True) + [f"{path.name!r} is left" for path in self._parts()]
-
-    def _wrong(self, *, is_done: bool) -> list[str]:
-        outputs = self.world.project / "outputs"
-        found = {name: content for name, content in contents(outputs).items() if not name.startswith(".")}
-        slides = {path.name for path in outputs.glob("[!.]*") if path.is_dir()}
-        self._complete = len(slides) if self._complete is None else self._complete
-        wanted = {name: content for name, content in self._wanted.items() if is_done or name.partition("/")[0] in slides}
-        early = [] if is_done or slides >= {name.partition("/")[0] for name in self._wanted if "/" in name} else [name for name in found if "/" not in name]
-        lists = {name: self._wanted[name] for name in found if "/" not in name and name in self._wanted}
-        return differences({**wanted, **lists}, found, is_done=True) + [f"{name!r} lists slides that lack" for name in early]
-
-    def _parts(self) -> list[Path]:
-        return list((self.world.project / "outputs").glob(".*"))
-
-    def leftovers(self) -> int:
-        return len(self._parts())
-
-    def facts(self) -> Mapping[str, Any]:
-        return {"slides": self._complete}
-
-    def close(self) -> None:
-        """Nothing is left."""
 
 
 def wrong_run(workspace: Path, run: Mapping[str, Any]) -> list[str]:
@@ -336,26 +262,34 @@ def wrong_metrics(found: Sequence[tuple[str, int, float]], *, is_whole: bool) ->
     return wrong
 
 
-A_CELL = 50
+A_CELL, A_RUN_CELL = 50, 12
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-COMMANDS = ("local", "submit", "upload", "download", "notify", "tiles")
 BEYOND = 1.1  # signals come up to so many times the usual duration after the start
 TWICE, WITHIN = 0.1, 0.5  # share of cases with a second signal, and the seconds within which that comes
 WARM, MEASURED = 0.7, 3
-LIMIT, NEXT_LIMIT = 120.0, 60.0
+LIMIT = 120.0
 INTERRUPTED, FAILED, NOT_UP = 130, 1, "Fatal Python error: init_"
 _KNOWN_BY = {SUPERVISOR: "himl_cli.workspaces.local.supervisor", SHIM: "shim.py"}
 GONE, JOB_GONE = 5.0, 30.0  # seconds after which nothing of a command may be there, and of a job whose waiting himl was killed: that goes on to its end
 _OURS = re.compile(r"himl_cli/(?!__main__\.py|__init__\.py)")
 
 
-PROGRAMS: Mapping[str, Callable[[World], Here | Tiles]] = {"local": Here, "notify": Notified, "tiles": Tiles}
-Killed = Here | Tiles | Moving
+ON_RUNS: Mapping[str, Callable[[World, random.Random], Killed]] = {"attach": Attached, "delete": Deleted, "at_once": AtOnce}
+COMMANDS: Mapping[str, Callable[[World, random.Random], Killed]] = {
+    "local": Here,
+    "notify": Notified,
+    "tiles": Tiles,
+    "submit": partial(Moving, Sent),
+    "upload": partial(Moving, Upload),
+    "download": partial(Moving, Download),
+    **ON_RUNS,
+}
+MOVING = frozenset({"submit", "upload", "download"})  # which begin with a cache or without
 
 
 def kill_cases() -> list[Case]:
-    cells = [(command, number) for command in COMMANDS for number in SIGNALS]
-    return [Case(f"kills/{command}/{number.name}/{at:02d}", partial(_run, command, number)) for command, number in cells for at in range(A_CELL)]
+    cells = [(command, number, at) for command in COMMANDS for number in SIGNALS for at in range(A_RUN_CELL if command in ON_RUNS else A_CELL)]
+    return [Case(f"kills/{command}/{number.name}/{at:02d}", partial(_run, command, number)) for command, number, at in cells]
 
 
 def draw(number: signal.Signals, seconds: float, dice: random.Random) -> list[tuple[signal.Signals, float]]:
@@ -370,8 +304,8 @@ def _run(command: str, number: signal.Signals, world: World, dice: random.Random
 
 @contextmanager
 def _started(world: World, command: str, memory: Path | None, dice: random.Random) -> Iterator[tuple[Killed, Started]]:
-    killed = PROGRAMS[command](world) if command in PROGRAMS else Moving(world, KINDS[command], dice)
     world.begin_with(memory)
+    killed = COMMANDS[command](world, dice)
     started = Started(killed.arguments, world.project, killed.env, world.folder)
     try:
         yield killed, started
@@ -393,7 +327,7 @@ def _tried(world: World, command: str, number: signal.Signals, dice: random.Rand
         result = _judged(world, killed, ended, struck, started)
         world.check_requests()
     facts = {**result.facts, "of": round(seconds, 2), "signals": [hit.number.name for hit in struck]}
-    if command not in PROGRAMS:
+    if command in MOVING:
         facts["cache"] = "warm" if is_warm else "cold"
     if struck:
         facts |= {"after": round(struck[0].after, 3), "victim": struck[0].victim}
@@ -403,12 +337,14 @@ def _tried(world: World, command: str, number: signal.Signals, dice: random.Rand
 def _judged(world: World, killed: Killed, ended: Ended | None, struck: Sequence[Struck], started: Started) -> Result:
     seconds, goes_on = started.seconds, ended is not None and (ended.code < 0 or len(struck) > 1)
 
-    call_again = partial(world.call, killed.arguments, world.project, started.env, NEXT_LIMIT)
+    def call_again() -> Ended | None:
+        return world.call(killed.arguments, world.project, started.env, NEXT_LIMIT)
+
     is_beside = goes_on and killed.overlaps
     again = call_again() if is_beside else None
     orphans = processes_marked(started.mark, patience=JOB_GONE if goes_on else GONE)
     problems = killed.first(ended, again) if ended is not None and not orphans else []
-    verdict = judge_first(ended, struck, orphans, problems)
+    verdict = judge_first(ended, struck, orphans, problems, killed.codes)
     facts: dict[str, object] = {"leftovers": killed.leftovers()}
     if not verdict.is_lost:
         again = again if is_beside else call_again()
@@ -425,7 +361,7 @@ def _pace(world: World, command: str, *, is_warm: bool) -> tuple[float, Path | N
 
     def measure(world: World) -> tuple[float, Path | None]:
         memory = None
-        if is_warm and command not in PROGRAMS:
+        if is_warm and command in MOVING:
             _alone(world, command, None)
             memory = world.place / "memory of kills" / command
             shutil.copytree(world.home, memory)
@@ -518,8 +454,8 @@ def documented(struck: Sequence[Struck]) -> frozenset[int]:
     return frozenset(codes)
 
 
-def judge_first(ended: Ended | None, struck: Sequence[Struck], orphans: Sequence[str], problems: Sequence[str]) -> Verdict:
+def judge_first(ended: Ended | None, struck: Sequence[Struck], orphans: Sequence[str], problems: Sequence[str], codes: frozenset[int] = frozenset()) -> Verdict:
     """The verdict on the killed call. Ctrl-C during the start may end the interpreter with a traceback that names only the entry module of himl."""
     is_interpreters_end = ended is not None and (ended.code == -signal.SIGINT or (ended.code == FAILED and NOT_UP in ended.stderr))
     is_early = is_interpreters_end and any(each.number is signal.SIGINT for each in struck) and ended is not None and not _OURS.search(ended.stderr)
-    return judge(ended, documented(struck), problems, prints=True, orphans=orphans, is_before_himl=is_early)
+    return judge(ended, documented(struck) | codes, problems, prints=True, orphans=orphans, is_before_himl=is_early)

@@ -33,6 +33,7 @@ from stress.names import name_cases
 from stress.ranks import rank_cases
 from stress.records import Case, Outcome, Record, Result
 from stress.secrets.cases import secret_cases
+from stress.slides import slide_cases
 from stress.slurm import slurm_cases
 from stress.ui import ui_cases
 from stress.world import SPAWN, World, leave_only_ours, running_world
@@ -68,7 +69,7 @@ PARTS = (
     Part("faults", "Faults of the network and of the services", fault_cases, share=1.0),
     Part("kills", "Killed at a random moment", kill_cases, per_cell=4, at_once=4),
     Part("ranks", "Ranks of a launch", rank_cases, at_once=2),
-    Part("names", "Names, links and documents that somebody else made", lambda: [*name_cases(), *bomb_cases()]),
+    Part("names", "Names, links and documents that somebody else made", lambda: [*name_cases(), *bomb_cases(), *slide_cases()]),
     Part("secrets", "Secrets", secret_cases),
     Part("fuzz", "Garbage in place of what comes from outside", fuzz_cases),
     Part("endpoint", "The server of a local job", endpoint_cases, at_once=2),

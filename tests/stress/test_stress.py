@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from stress import attacks, endpoint, kills
+from stress import attacks, endpoint, killed, kills, runs, slides
 from stress.__main__ import lost_lines, main, totals
 from stress.apart import RANKS, orders, start_ranks
 from stress.bombs import bomb_problems
@@ -39,6 +40,7 @@ from stress.world import SPAWN, Ended, Gauge, Measured, Verdict, World, differen
 from tests.azureml_double.faults import Status
 from tests.azureml_double.stage import Stage
 from tests.support.running import until, write_files
+from tests.support.slides import KINDS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stress runs on Linux")
 SURVIVED, FAILED, NOT_MET = Result(Outcome.survived, 0, 0.5, 2, 0), Result(Outcome.reported, 5, 6.0, 5, 0), Result(Outcome.not_met, 0, 0.4)
@@ -303,10 +305,10 @@ def test_any_other_end_of_a_call_is_lost() -> None:
 def test_ctrl_c_before_himl_starts_may_end_in_traceback() -> None:
     for code, text in ((-2, ""), (1, "Fatal Python error: init_import_site: no\n")):
         ended = Ended(code, "", text + TRACEBACK.format("/usr/lib/python3.11/site.py"))
-        assert kills.judge_first(ended, [kills.Struck(INT, kills.HIML, 0.1)], [], []) == REPORTED
-        assert kills.judge_first(ended, [kills.Struck(TERM, kills.HIML, 0.1)], [], []).is_lost
-        assert kills.judge_first(Ended(code, "", ended.stderr + "x/himl_cli/app.py"), [kills.Struck(INT, kills.HIML, 0.1)], [], []).is_lost
-    wanted = {(KILL, kills.HIML): {0, -9}, (INT, kills.HIML): {0, -2, 130}, (KILL, kills.SUPERVISOR): {0, 1}, (TERM, kills.ALL): {0, 1, -15, 130}}
+        assert kills.judge_first(ended, [kills.Struck(INT, killed.HIML, 0.1)], [], []) == REPORTED
+        assert kills.judge_first(ended, [kills.Struck(TERM, killed.HIML, 0.1)], [], []).is_lost
+        assert kills.judge_first(Ended(code, "", ended.stderr + "x/himl_cli/app.py"), [kills.Struck(INT, killed.HIML, 0.1)], [], []).is_lost
+    wanted = {(KILL, killed.HIML): {0, -9}, (INT, killed.HIML): {0, -2, 130}, (KILL, killed.SUPERVISOR): {0, 1}, (TERM, killed.ALL): {0, 1, -15, 130}}
     assert {key: kills.documented([kills.Struck(*key, 0.1)]) for key in wanted} == wanted
 
 
@@ -331,6 +333,49 @@ def test_completed_local_run_has_all_files_log_and_metrics(tmp_path: Path) -> No
     assert kills.wrong_metrics(gap, is_whole=False) == ["metric 'loss' has 19 rows of 20, other ones than were logged"]
 
 
+def test_half_deleted_run_and_leftover_rows_are_seen(world: World) -> None:
+    with world.fresh():
+        world.begin_with(None)
+        deleted = runs.Deleted(world, random.Random(1))
+        assert (len(deleted.recorded()[0]), deleted.recorded()[1], deleted.leftovers()) == (36, [], 0)
+        done = world.himl("runs", "delete", "doomed_3", "--yes", cwd=world.project, env=deleted.env)
+        assert (done.code, deleted.first(Ended(-9, "", ""))) == (0, [])
+        assert deleted.facts() == {"deleted": 1}
+        with deleted.database() as database, database:
+            database.execute("INSERT INTO tags VALUES ('doomed_3', 'team', 'red')")
+            database.execute("DELETE FROM runs WHERE id = 'doomed_5'")
+        folder = world.project / ".himl" / "runs"
+        (folder / "doomed_4" / "code" / "outputs" / "part_007.bin").unlink()
+        gone = ["tags of 'doomed_3', which is deleted", "parameters of 'doomed_5', which is deleted", "metrics of 'doomed_5', which is deleted"]
+        gone += ["tags of 'doomed_5', which is deleted", "'doomed_4' is listed with 200 files of 201, or others"]
+        gone += [f"'doomed_5_child_{number}' is listed, and its parent is gone" for number in (0, 1)]
+        assert sorted(deleted.recorded()[1]) == sorted(gone)
+        assert deleted.leftovers() == 1
+        assert "the folder of 'doomed_5' is left" in deleted.then(DONE)
+
+
+def test_slides_beside_a_damaged_one_are_compared(tmp_path: Path) -> None:
+    names = [f"{kind}{KINDS[kind].suffix}" for kind in slides.SOUND]
+    victim, other = tmp_path / "slides" / names[0], names[1]
+    files = {f"{name}/{file}": f"{name} {file}" for name in names for file in ("0.png", "overview.jpg", "himl_tiles.json")}
+    lists = ["slide_id,image\n" + "".join(f"{name},{name}/0.png\n" for name in some) for some in (names, names[1:])]
+    wanted = {name: text.encode() for name, text in (files | {"dataset.csv": lists[0]}).items()}
+    record = "slide_id,status,reason\n" + "".join(f"{name},ok,\n" for name in names)
+    failed = {"slides.csv": record.replace("ok,", "failed,it is empty", 1), "dataset.csv": lists[1]}
+    sound = {name: text for name, text in files.items() if not name.startswith(names[0])}
+
+    def state(**changes: str) -> tuple[str, list[str]]:
+        shutil.rmtree(tmp_path / "outputs", ignore_errors=True)
+        write_files(tmp_path / "outputs", {**sound, **failed, **{name.replace("_csv", ".csv"): text for name, text in changes.items()}})
+        return slides.state_after("tiles", tmp_path / "outputs", victim, wanted)
+
+    assert state() == ("it is empty", [])
+    assert state(**{f"{other}/0.png": "x"})[1] == [f"'{other}/0.png' has 1 bytes of {len(files[f'{other}/0.png'])}, other ones from byte 0 on"]
+    assert state(**{f"{names[0]}/0.png": "x"})[1] == [f"'{names[0]}' has 1 files of 0"]
+    assert state(slides_csv=record.replace(f"{other},ok,", f"{other},failed,no"))[1] == [f"'{other}' failed: no", f"'{names[0]}' has 0 files of 2"]
+    assert state(slides_csv="\n".join(record.splitlines()[:-1]))[1][0] == "8 slides of 9 are listed"
+
+
 def test_damaged_state_and_leftovers_of_a_call_are_seen(tmp_path: Path) -> None:
     path = tmp_path / "transfers" / "here" / "state.db"
     path.parent.mkdir(parents=True)
@@ -345,7 +390,7 @@ def test_damaged_state_and_leftovers_of_a_call_are_seen(tmp_path: Path) -> None:
     assert kills.unsound(tmp_path, tmp_path / "copies") == ["'transfers/here/state.db' is damaged"]
     assert path.read_bytes() == content
     write_files(tmp_path, {".himl-lock": "", "a": "", ".a.himl-part": "", "job.json.part": "", "sub/.latest.x81": ""})
-    assert kills.count_temporary(tmp_path) == 3
+    assert killed.count_temporary(tmp_path) == 3
 
 
 def ranks(*ends: tuple[int | None, str, str, float]) -> Launch:

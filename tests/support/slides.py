@@ -380,6 +380,7 @@ BROKEN: Mapping[str, Broken] = {
     "truncated-jpeg": _damaged(_cut, ".jpg"),
     "truncated-svs": _damaged(_cut, ".svs"),
     "lying-size": _damaged(lambda path: overwrite_tags(path, {"ImageWidth": 3_000_000, "ImageLength": 3_000_000}), compression="deflate"),
+    "giant": (".tiff", lambda path: write_giant(path, (700_000, 300))),
     "lying-tile": _damaged(lambda path: overwrite_tags(path, {"TileWidth": 60_000, "TileLength": 60_000}), compression="deflate", tile=1024),
 }
 """Slides that cannot be shown, or not wholly. Root reads the unreadable one all the same."""

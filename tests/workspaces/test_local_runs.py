@@ -98,6 +98,24 @@ def test_the_first_end_stays_and_a_run_is_added_once(database: Database) -> None
     assert database.rows("SELECT * FROM tags") == [], "a transaction that fails leaves nothing"
 
 
+def test_a_deletion_that_fails_leaves_no_run_and_the_next_one_removes_its_folder(database: Database) -> None:
+    store = RunStore(database)
+    for name in "abc":
+        store.add(Run(name, "e", tags={"team": "red"}))
+
+    def fail(run_id: str) -> None:
+        raise DiskFailed(run_id)
+
+    with pytest.raises(DiskFailed, match="a"):
+        store.delete(["a", "b"], fail)
+    store.tag("a", {"team": "blue"})
+    assert ([*store.ids()], len(database.rows("SELECT * FROM tags"))) == (["c"], 1)
+    removed = list[str]()
+    store.delete([], removed.append)
+    store.delete(["c"], removed.append)
+    assert removed == ["a", "b", "c"]
+
+
 def test_the_file_system_is_that_of_the_deepest_mount() -> None:
     table = "/dev/sda / ext4 rw 0 0\nproc /proc proc rw 0 0\nserver:/x /mnt/share nfs4 rw 0 0\nshort line\n"
     table += "//s/y /mnt/with\\040space cifs rw 0 0\ns:/d /données nfs rw 0 0\n"
@@ -235,6 +253,7 @@ def test_moments_with_and_without_a_time_zone_have_one_order(tmp_path: Path) -> 
 
 
 def test_what_is_held_for_too_long_is_told_and_else_waited_for(database: Database) -> None:
+    RunStore(database).add(Run("run", "e"))
     with closing(Database(database.path, patience=0.2)) as other:
         with database.writing(), pytest.raises(DiskFailed, match="is busy: other processes write to it"):
             RunStore(other).tag("run", {"key": "x"})

@@ -38,6 +38,7 @@ LONGEST_MESSAGE = 200
 REGION_PIXELS, REGION_COLUMNS = 8 << 20, 4096
 TILE_ROWS, MOST_TILE_ROWS = 256, 4096
 LARGEST = 400_000_000  # maximum number of pixels of an image that is decoded whole
+LONGEST_SIDE = 600_000  # 75 mm at 0.125 µm per pixel. A small file can declare any size.
 # Names of Pillow plugins. The others start programs (EPS), accept any file (TGA), or write to the terminal (TIFF).
 FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "WEBP", "GIF", "PPM", "AVIF")
 STRIP_PIXELS = 4 << 20
@@ -99,6 +100,12 @@ def message_of(error: BaseException) -> str:
         return error.strerror
     words = " ".join(str(error).split())
     return words if len(words) <= LONGEST_MESSAGE else f"{words[: LONGEST_MESSAGE - 3]}..."
+
+
+def check_sides(size: Size) -> None:
+    """Raise SlideUnreadable if a side of *size*, that of level 0, is too long."""
+    if max(size) > LONGEST_SIDE:
+        raise SlideUnreadable(f"it has {size[0]} x {size[1]} pixels, and the maximum is {LONGEST_SIDE:,} on a side")
 
 
 def eight_bits(samples: NDArray[np.generic], lowest: float, highest: float) -> NDArray[np.uint8]:
@@ -179,6 +186,7 @@ class VendorSlide:
                 raise SlideUnreadable("OpenSlide does not support its format, or the file is damaged") from err
         self._slide.set_cache(openslide.OpenSlideCache(8 << 20))
         self.levels: Sequence[Size] = self._slide.level_dimensions
+        check_sides(self.levels[0])
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         text = self._slide.properties.get(f"openslide.level[{level}].tile-height", "")

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from tifffile import TIFF, TiffFile, TiffPage
 
 from himl_cli.core.montage import Colour, Size, SlideUnreadable
-from himl_cli.services.montage.readers import clipped_labels, eight_bits, grey_to_rgb, laid_over, library_errors
+from himl_cli.services.montage.readers import (
+    check_sides,
+    clipped_labels,
+    eight_bits,
+    grey_to_rgb,
+    laid_over,
+    library_errors,
+)
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # otherwise, warnings would go to the terminal
 
@@ -63,6 +70,7 @@ class TiffSlide:
                 self._pages = level_pages(self._file)
                 self.levels: Sequence[Size] = [(page.imagewidth, page.imagelength) for page in self._pages]
                 Level(self._pages[0], 0, as_labels=as_labels)
+                check_sides(self.levels[0])
         except BaseException:
             self._file.close()
             raise

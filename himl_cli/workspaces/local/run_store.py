@@ -10,8 +10,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -340,8 +340,10 @@ class RunStore:
             connection.execute(statement, (*values, run_id, *(if_tagged or ())))
 
     def tag(self, run_id: str, tags: Mapping[str, str | None]) -> None:
-        """Set tags, and delete those with the value None."""
+        """Set tags, and delete those with the value None. Do nothing for a run that another process has deleted."""
         with self.database.writing() as connection:
+            if connection.execute("SELECT 1 FROM runs WHERE id = ?", (run_id,)).fetchone() is None:
+                return
             gone = [(run_id, storable(name)) for name, value in tags.items() if value is None]
             connection.executemany("DELETE FROM tags WHERE run = ? AND name = ?", gone)
             put_pairs(connection, "tags", run_id, {name: value for name, value in tags.items() if value is not None})
@@ -362,12 +364,28 @@ class RunStore:
         with self.database.writing() as connection:
             connection.execute("DELETE FROM tags WHERE run = ? AND name = ?", (run_id, name))
 
-    def delete(self, run_ids: Iterable[str]) -> None:
+    def delete(self, run_ids: Sequence[str], remove: Callable[[str], None]) -> None:
+        """Delete the runs, and *remove* the folder of each.
+
+        An interrupted call leaves folders of runs that no longer exist. The next call removes them. Raises what
+        *remove* raises for these runs.
+        """
         with self.database.writing(durable=True) as connection:
-            for run_id in run_ids:
-                for table in ("tags", "parameters", "metrics"):
-                    connection.execute(f"DELETE FROM {table} WHERE run = ?", (run_id,))
-                connection.execute("DELETE FROM runs WHERE id = ?", (run_id,))
+            connection.execute("CREATE TABLE IF NOT EXISTS folders_to_delete (run TEXT PRIMARY KEY) WITHOUT ROWID")
+            ids = [(run_id,) for run_id in run_ids]
+            connection.executemany("INSERT OR IGNORE INTO folders_to_delete VALUES (?)", ids)
+            for table, column in (("tags", "run"), ("parameters", "run"), ("metrics", "run"), ("runs", "id")):
+                connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", ids)
+        for run_id in run_ids:
+            self._remove_folder(run_id, remove)
+        for row in self.database.rows("SELECT run FROM folders_to_delete WHERE run NOT IN (SELECT id FROM runs)"):
+            with suppress(DiskFailed):
+                self._remove_folder(row["run"], remove)
+
+    def _remove_folder(self, run_id: str, remove: Callable[[str], None]) -> None:
+        remove(run_id)
+        with self.database.writing() as connection:
+            connection.execute("DELETE FROM folders_to_delete WHERE run = ?", (run_id,))
 
     def open_jobs(self) -> list[str]:
         return _ids(row["job"] for row in self.database.rows("SELECT DISTINCT job FROM runs WHERE ended IS NULL"))

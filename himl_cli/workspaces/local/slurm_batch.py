@@ -251,9 +251,7 @@ def _queue(
         except BaseException as err:
             with suppress(HimlError):
                 cancel(numbers)
-            store.delete(ids)
-            for run_id in ids:
-                RunFolder(folder.path.with_name(run_id)).remove()
+            store.delete(ids, lambda run_id: RunFolder(folder.path.with_name(run_id)).remove())
             if isinstance(err, Stopped):
                 raise Interrupted("Nothing was submitted.") from None
             if isinstance(err, HimlError):

@@ -420,9 +420,7 @@ class LocalWorkspace(FolderWorkspace):
                 f"Run '{busy}', a child run of '{run_id}', is still in progress.",
                 hint=f"Stop it first: himl runs cancel {run_id}",
             )
-        for name in doomed:
-            self._folder_of(name).remove()
-        self._runs.delete(doomed)
+        self._runs.delete(doomed, lambda name: self._folder_of(name).remove())
 
 
 def _shown(folder: Path) -> str:

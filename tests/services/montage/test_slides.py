@@ -311,6 +311,7 @@ REASONS = {
     "truncated-jpeg": "it is damaged: image file is truncated",
     "truncated-svs": "the file is truncated",
     "lying-size": "has 3000000 x 3000000 pixels, for which 137334961 tiles are needed, but only 6",
+    "giant": "it has 700000 x 300 pixels, and the maximum is 600,000 on a side",
     "lying-tile": "the tiles of level 0 have 60000 x 60000 pixels, 10,299 MB each",
 }
 

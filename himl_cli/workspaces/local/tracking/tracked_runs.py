@@ -151,9 +151,7 @@ class JobRuns:
             act()
         gone = sorted({run_id for deleted in self._deleted for run_id in self.store.descendants(deleted)})
         if gone:
-            self.store.delete(gone)
-        for run_id in gone:
-            self._folder(run_id).remove()
+            self.store.delete(gone, lambda run_id: self._folder(run_id).remove())
 
     def search(self, request: Fields) -> Json:
         """Matching runs of the job, newest first by default, in pages."""
