@@ -81,7 +81,7 @@ class Output:
         *columns* may depend on the records. Without records, *empty* goes to stderr in the human format.
         """
         if self.format is Format.json:
-            self.json(list(records))
+            self._json_array(records)
         elif self.format is Format.quiet:
             # Names show it as Python's escape
             line_end = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -102,20 +102,31 @@ class Output:
 
         On a terminal, control characters and changes of direction become JSON escapes.
         """
-        import json
-
         from himl_cli.render.forms import json_form
 
-        text = json.dumps(
-            data if is_form else json_form(data),
-            ensure_ascii=False,
-            allow_nan=False,
-            indent=2 if self.is_terminal else None,
-        )
+        self.write(self._document(data if is_form else json_form(data)) + b"\n")
+
+    def _json_array(self, records: Iterable[Any]) -> None:
+        """Print *records* like `json`. There may be many, so keep only their texts until all of them are there."""
+        from himl_cli.render.forms import json_form
+
+        if self.is_terminal:
+            self.json(list(records))
+            return
+        texts = [self._document(json_form(record)) for record in records]
+        self.write(b"[")
+        for number, text in enumerate(texts):
+            self.write(b", " + text if number else text)
+        self.write(b"]\n")
+
+    def _document(self, form: Any) -> bytes:
+        import json
+
+        text = json.dumps(form, ensure_ascii=False, allow_nan=False, indent=2 if self.is_terminal else None)
         if self.is_terminal:
             text = "".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)
         # Lone surrogates become JSON escapes
-        self.write(f"{text}\n".encode("utf-8", "backslashreplace"))
+        return text.encode("utf-8", "backslashreplace")
 
     def lines(self, lines: Iterable[str]) -> None:
         for line in lines:

@@ -461,7 +461,8 @@ class RunStore:
     ) -> Iterator[Run]:
         """Matching runs, newest first, read in pages."""
         gone = set(lost)
-        parts = ["1" if wanted.children else "parent = ?" if wanted.parent else "parent IS NULL"]
+        # The index by time, which the plus sign selects, has the newest runs first
+        parts = ["1" if wanted.children else "parent = ?" if wanted.parent else "+parent IS NULL"]
         values: list[object] = [wanted.parent] if wanted.parent else []
         if wanted.archived is not None:
             flag = "EXISTS" if wanted.archived else "NOT EXISTS"
@@ -476,19 +477,11 @@ class RunStore:
             marks, of_gone = (",".join("?" * len(some)) for some in (wanted.statuses, gone))
             parts.append(f"CASE WHEN ended IS NULL AND job IN ({of_gone}) THEN 'Failed' ELSE status END IN ({marks})")
             values += [*sorted(gone), *(status.value for status in wanted.statuses)]
-        before: tuple[object, ...] = ()
-        clause, left = "", wanted.limit
-        while left is None or left > 0:
-            size = PAGE if left is None else min(PAGE, left)
-            rows = self.database.rows(
-                f"SELECT * FROM runs WHERE {' AND '.join(parts)}{clause} ORDER BY created DESC, id DESC LIMIT ?",
-                (*values, *before, size),
-            )
+        order, limit = "ORDER BY created DESC, id DESC", -1 if wanted.limit is None else wanted.limit
+        found = self.database.rows(f"SELECT id FROM runs WHERE {' AND '.join(parts)} {order} LIMIT ?", (*values, limit))
+        for chunk, marks in chunks([row["id"] for row in found], PAGE):
+            rows = self.database.rows(f"SELECT * FROM runs WHERE id IN ({marks}) {order}", chunk)
             yield from self._records(rows, gone, reasons or {})
-            if len(rows) < size:
-                return
-            clause, before = " AND (created, id) < (?, ?)", (rows[-1]["created"], rows[-1]["id"])
-            left = None if left is None else left - len(rows)
 
     def _records(self, rows: list[sqlite3.Row], lost: set[str], reasons: Mapping[str, str]) -> list[Run]:
         with taken_apart(self.database.path):
