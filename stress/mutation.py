@@ -1,7 +1,7 @@
 """Plant faults in himl_cli, one at a time, and report which of them the tests detect.
 
     python -m stress.mutation record               # record which test reaches which line: the whole suite with coverage, in .cache/mutation
-    python -m stress.mutation run --seed 7         # 60 faults in all packages; --list only prints them
+    python -m stress.mutation run --seed 7         # 60 faults in all packages; --last 200 for more, --list only prints them
     python -m stress.mutation branches             # branch coverage from the record
 
 A fault is an inverted comparison, a removed `not`, or a removed statement. Runs only tests that reach the line, those that reach least first.
@@ -110,7 +110,7 @@ def drawn(seed: int, count: int) -> list[Fault]:
     return list(chosen.values())
 
 
-def record(folder: Path, arguments: list[str]) -> int:
+def record(folder: Path, processes: int, arguments: list[str]) -> int:
     """Run the suite, record the arcs of each test and the failed tests, and return pytest's exit code."""
     site = Path(sysconfig.get_paths()["purelib"])
     hook, plugin = site / "himl_reach.pth", site / "himl_reach.py"
@@ -120,7 +120,7 @@ def record(folder: Path, arguments: list[str]) -> int:
     try:
         with tempfile.TemporaryDirectory() as traces:
             variables = os.environ | {"HIML_TEST_REACH": traces, "HIML_TEST_REACH_SOURCE": str(ROOT / PACKAGE)}
-            options = ["-p", "himl_reach", "-n", "auto", "--dist", "worksteal", f"--junitxml={folder / 'suite.xml'}"]
+            options = ["-p", "himl_reach", "-n", str(processes), "--dist", "worksteal", f"--junitxml={folder / 'suite.xml'}"]
             code = subprocess.run([*PYTEST, *options, *arguments], env=variables).returncode
             tests: dict[str, int] = {}
             reach: Reach = defaultdict(lambda: defaultdict(set))
@@ -178,56 +178,55 @@ def is_caught(tests: list[str], processes: int) -> str:
                 except subprocess.TimeoutExpired:
                     return "(no end)"
             if done.returncode not in (0, 5):
-                failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+                failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED tests/", "ERROR tests/"))]
                 return failed[0].split(" - ")[0] if failed else f"(exit {done.returncode}: {done.stdout[-200:]!r} {done.stderr[-200:]!r})"
     return ""
 
 
-def run(folder: Path, seeds: list[int], count: int, processes: int, *, only_list: bool) -> None:
-    tests, reach = pickle.loads((folder / "reach").read_bytes())
-    for seed in seeds:
-        caught: list[Fault] = []
-        faults = drawn(seed, count)
-        for number, fault in enumerate(faults, 1):
-            path = ROOT / fault.file
-            source = path.read_bytes()
-            planted = fault.planted(source)
-            place = ast.Constant(None, lineno=fault.begin[0], col_offset=fault.begin[1], end_lineno=fault.end[0], end_col_offset=fault.end[1])
-            before = ast.get_source_segment(source.decode(), place) or ""
-            print(f"{seed}.{number} {fault} `{' '.join(before.split())[:100]}` -> `{fault.text[:100]}`", flush=True)
-            if only_list:
-                continue
-            compile(planted, str(path), "exec")
-            candidates, start = tests_for(fault, tests, reach, random.Random(seed)), time.monotonic()
-            try:
-                path.write_bytes(planted)
-                noticed = is_caught(candidates, processes) if candidates else ""
-            finally:
-                path.write_bytes(source)
-            if noticed:
-                caught.append(fault)
-            print(f"    {'caught by ' + noticed if noticed else 'SURVIVED'} ({len(candidates)} tests, {time.monotonic() - start:.0f} s)", flush=True)
-        if not only_list:
-            print(f"seed {seed}: {len(caught)} of {len(faults)} caught", flush=True)
+def run(folder: Path, seed: int, first: int, last: int, processes: int, *, only_list: bool) -> None:
+    tests, reach = pickle.loads((folder / "reach").read_bytes()) if not only_list else ([], {})
+    survived = 0
+    faults = drawn(seed, last)[first - 1 :]
+    for number, fault in enumerate(faults, first):
+        path = ROOT / fault.file
+        source = path.read_bytes()
+        planted = fault.planted(source)
+        place = ast.Constant(None, lineno=fault.begin[0], col_offset=fault.begin[1], end_lineno=fault.end[0], end_col_offset=fault.end[1])
+        before = ast.get_source_segment(source.decode(), place) or ""
+        print(f"{seed}.{number} {fault} `{' '.join(before.split())[:100]}` -> `{fault.text[:100]}`", flush=True)
+        if only_list:
+            continue
+        compile(planted, str(path), "exec")
+        candidates, start = tests_for(fault, tests, reach, random.Random(seed)), time.monotonic()
+        try:
+            path.write_bytes(planted)
+            noticed = is_caught(candidates, processes) if candidates else ""
+        finally:
+            path.write_bytes(source)
+        survived += not noticed
+        print(f"    {'caught by ' + noticed if noticed else 'SURVIVED'} ({len(candidates)} tests, {time.monotonic() - start:.0f} s)", flush=True)
+    if not only_list:
+        print(f"seed {seed}: {len(faults) - survived} of {len(faults)} caught", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stress.mutation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("do", choices=("record", "run", "branches"))
     parser.add_argument("--folder", type=Path, default=Path(".cache/mutation"), help="where the record is")
-    parser.add_argument("--seed", type=int, action="append", help="may be given more than once")
-    parser.add_argument("--count", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=1, help="number of the first fault, to continue an interrupted run")
+    parser.add_argument("--last", type=int, default=60, help="number of the last fault")
     parser.add_argument("-n", "--processes", type=int, default=2)
     parser.add_argument("--list", action="store_true", help="name the faults and run nothing")
     arguments, others = parser.parse_known_args()
     if arguments.do == "record":
-        sys.exit(record(arguments.folder, others))
+        sys.exit(record(arguments.folder, arguments.processes, others))
     if others:
         parser.error(f"unknown arguments: {' '.join(others)}")
     if arguments.do == "branches":
         print(branches(pickle.loads((arguments.folder / "reach").read_bytes())[1]))
     else:
-        run(arguments.folder, arguments.seed or [1], arguments.count, arguments.processes, only_list=arguments.list)
+        run(arguments.folder, arguments.seed, arguments.first, arguments.last, arguments.processes, only_list=arguments.list)
 
 
 if __name__ == "__main__":

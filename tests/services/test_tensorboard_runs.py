@@ -104,6 +104,10 @@ def test_runs_that_come_to_match_join_and_none_leaves(azure: StagedWorkspace, wo
     lines = requests(azure, selection.renew)
     assert (selection.ids, selection.open) == (["train_2", "train_3", "train_4"], ["train_3", "train_4"])
     assert (len(lines), selection.selected.may_grow) == (1, True)
+    for number in range(5, 25):  # more new runs than the request for a few includes
+        azure.add_run(f"train_{number}", "train", status="Queued")
+    selection.renew()
+    assert selection.ids == [f"train_{number}" for number in range(2, 25)]
     for number, status in enumerate(("Running", "Queued", "Running")):
         azure.add_run(f"old_{number}", "old", status=status)
     selection = Selection(workspace, tmp_path, experiment="old", statuses=[RunStatus.running], num_runs=10)
