@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from benchmarks.measure import HIML, PROGRAMS, HimlWorkspace, clean_environment, himl_workspace, new_parser, peer_python, recording, spend
 from benchmarks.raw import Raw
+from benchmarks.runs_list import record_ended
 from himl_cli.core.jobs import HYPERPARAMETERS
-from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.runs import Run
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
+from himl_cli.workspaces.local.run_store import Database
 from tests.azureml_double.faults import Latency
 from tests.azureml_double.seeding import add_sweep
 from tests.support.clients import AZUREML_CORE
@@ -53,22 +55,19 @@ def measure_there(himl: HimlWorkspace, folder: Path, rounds: int, record: Raw) -
 def record_sweep(folder: Path, children: int, metrics: int, steps: int) -> None:
     """Record a completed sweep in *folder*/.himl. Ten trials write at a time, so that the points of one run are not contiguous."""
     (folder / ".himl" / "runs").mkdir(parents=True)
-    database = Database(folder / ".himl" / "workspace.db", create=True)
-    store, metric_store = RunStore(database), MetricStore(database)
-    store.add(Run(SWEEP, "sweep", display_name="sweep"), started=now_ms())
-    for start in range(0, children, AT_ONCE):
-        some = range(start, min(children, start + AT_ONCE))
-        for number in some:
-            tags = {HYPERPARAMETERS: json.dumps({"lr": number / 1000, "depth": number % 4})}
-            store.add(Run(f"{SWEEP}_{number}", "sweep", parent=SWEEP, tags=tags), started=now_ms())
-        for first in range(0, steps, AT_ONCE):
-            for number in some:
-                logged = [(metric, step) for step in range(first, min(steps, first + AT_ONCE)) for metric in range(metrics)]
-                values = [(f"val/metric {metric}", math.sin(step * metric) + number, step, 1_750_000_000_000 + step) for metric, step in logged]
-                metric_store.log(f"{SWEEP}_{number}", values)
-        for number in some:
-            store.end(f"{SWEEP}_{number}", RunStatus.completed, exit_code=0)
-    store.end(SWEEP, RunStatus.completed, exit_code=0)
+    trials = [
+        Run(f"{SWEEP}_{number}", "sweep", parent=SWEEP, tags={HYPERPARAMETERS: json.dumps({"lr": number / 1000, "depth": number % 4})})
+        for number in range(children)
+    ]
+    with closing(Database(folder / ".himl" / "workspace.db", create=True)) as database:
+        record_ended(database, [Run(SWEEP, "sweep", display_name="sweep"), *trials])
+        store = MetricStore(database)
+        for start in range(0, children, AT_ONCE):
+            for first in range(0, steps, AT_ONCE):
+                for number in range(start, min(children, start + AT_ONCE)):
+                    logged = [(metric, step) for step in range(first, min(steps, first + AT_ONCE)) for metric in range(metrics)]
+                    values = [(f"val/metric {metric}", math.sin(step * metric) + number, step, 1_750_000_000_000 + step) for metric, step in logged]
+                    store.log(trials[number].id, values)
 
 
 if __name__ == "__main__":

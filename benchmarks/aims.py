@@ -5,6 +5,7 @@ Verdicts are computed when a page is rendered, so that none can differ from its 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from benchmarks.raw import Raw
@@ -66,6 +67,18 @@ def judge(aim: Aim, raw: Raw) -> Verdict:
     elif aim.minus:
         value -= best(values[1])
     return Verdict(aim, value)
+
+
+def _within(scenario: str, candidate: str, seconds: float, megabytes: int) -> Iterator[Aim]:
+    """Limit time and memory of *candidate* in the benchmark `scale`."""
+    yield Aim("scale", f"{candidate}, {scenario}: at most {seconds:g} s", _of(scenario, candidate), seconds)
+    yield Aim("scale", f"{candidate}, {scenario}: at most {megabytes} MB", _of(scenario, candidate), megabytes * MB, "memory")
+
+
+def _grown(subject: str, candidate: str, few: int, many: int, limit: float, figure: str) -> Aim:
+    """Require a figure of *candidate* for *many* to be at most *limit* times that for *few*."""
+    text = f"{candidate}, {many:,} {subject}: at most {limit:g} times the {'memory' if figure == 'memory' else 'time'} of {few:,}"
+    return Aim("scale", text, _of(f"{many:,} {subject}", candidate), limit, figure, _of(f"{few:,} {subject}", candidate))
 
 
 def _of(scenario: str, *candidates: str) -> Of:
@@ -188,4 +201,16 @@ AIMS = (
     Aim("transfer", f"{BEST} the clients that store an MD5", _of(LARGE_UP, ENGINE), 1.1, denominator=_of(LARGE_UP, RCLONE, AZCOPY)),
     Aim("transfer", f"{BEST} all clients", _of(LARGE_UP, ENGINE), 1.1, denominator=_of(LARGE_UP, RCLONE, AZCOPY, SDK), cause=BEST_OF_ALL),
     Aim("transfer", "memory: at most 150 MB in all scenarios", Of(tuple(MOVES), (ENGINE, COMMAND)), 150 * MB, "memory"),
+    *_within("1,000,000 blobs", "himl", 60, 200),
+    _grown("blobs", "himl", 1_000, 1_000_000, 3, "memory"),
+    *_within("100,000 runs", "himl, newest 100", 0.5, 50),
+    *_within("100,000 runs", "himl, all as JSON", 10, 300),
+    _grown("runs", "himl, newest 100", 100, 100_000, 1.5, "wall"),
+    _grown("runs", "himl, newest 100", 100, 100_000, 1.5, "memory"),
+    *_within("10,000 trials", "himl, local", 10, 200),
+    Aim("scale", "himl, Azure ML, 10,000 trials: at most 100 requests", _of("10,000 trials", "himl, Azure ML"), 100, "requests"),
+    Aim("scale", "himl, Azure ML, 10,000 trials: at most 200 MB", _of("10,000 trials", "himl, Azure ML"), 200 * MB, "memory"),
+    *_within("500 Slurm runs", "himl", 0.5, 50),
+    *_within("5,000 slides", "himl", 60, 300),
+    _grown("slides", "himl", 50, 5_000, 3, "memory"),
 )

@@ -28,16 +28,22 @@ BENCHES = (
         "transfer",
         "montage",
         "tiles",
+        "scale",
     ),
     # Compares libraries, not himl, so it has a separate page and no aims.
     "image_loading",
 )
-QUICK = {**dict.fromkeys(BENCHES, ("--rounds", "1")), "slurm": ("--rounds", "1", "--open", "20"), "montage": ("--rounds", "1", "--width", "20000")}
+QUICK = {
+    **dict.fromkeys(BENCHES, ("--rounds", "1")),
+    "slurm": ("--rounds", "1", "--open", "20"),
+    "montage": ("--rounds", "1", "--width", "20000"),
+    "scale": ("--rounds", "1", "--largest", "10"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.all", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="run one round of each, only montages of width 20,000, and render no page")
+    parser.add_argument("--quick", action="store_true", help="run one round of each, only montages of width 20,000 and small sizes, and render no page")
     parser.add_argument("--only", nargs="+", choices=BENCHES, default=BENCHES, metavar="NAME", help=f"run only these benchmarks ({', '.join(BENCHES)})")
     parser.add_argument("--results", type=Path, metavar="FOLDER", help="folder for raw results (default: benchmarks/results, with the pages in docs)")
     args = parser.parse_args()

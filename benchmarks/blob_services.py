@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import formatdate
+from itertools import chain, count, islice
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -32,6 +33,9 @@ from tests.azureml_double.azurite import installed
 from tests.support.running import until
 
 SMALL_SIZE, BLOCK = 16 << 10, 1 << 20
+# The number of blobs in one response of Azure Storage.
+PAGE = 5000
+EMPTY_MD5 = "1B2M2Y8AsgTpgAmY7PhCfg=="
 PACKAGES = "nginx-light libnginx-mod-http-headers-more-filter"
 MODULES = ("ngx_http_echo_module.so", "ngx_http_headers_more_filter_module.so")
 MODULES_FOLDER = Path("/usr/lib/nginx/modules")
@@ -53,7 +57,8 @@ http {
 BLOBS = Template("""
   sendfile on; tcp_nopush on; default_type application/octet-stream; map_hash_max_size 16384; map_hash_bucket_size 128;
   map $$http_x_ms_range $$asked { "" $$http_range; default $$http_x_ms_range; }
-  map $$arg_prefix $$listing { default all; ~^small small; ~^large large; }
+  map $$arg_prefix $$listing { default all; ~^(?<part>\\w+) $$part; }
+  map $$arg_marker $$page { "" 0; default $$arg_marker; }
   map $$blob $$md5 { include $folder/md5s; }
   map $$asked $$md5_of_all { "" $$md5; }
   map $$asked $$md5_beside { default $$md5; "" ""; }
@@ -67,9 +72,9 @@ SERVER = Template("""
     location @missing { add_header x-ms-error-code BlobNotFound; return 404; }
     location ~ ^/(?:$account/)?$container/?$$ {
       if ($$arg_comp != list) { return 200; }
-      types { } default_type application/xml; root $folder/listings; rewrite ^ /$$listing.xml break;
+      types { } default_type application/xml; root $folder/listings; rewrite ^ /$$listing/$$page.xml break;
     }
-    location ~ ^/(?:$account/)?$container/(?<blob>(?:small|large)/f\\d+)$$ { $action }
+    location ~ ^/(?:$account/)?$container/(?<blob>\\w+/f\\d+)$$ { $action }
     location @blob { $serve }
     location / { return 404; }
   }
@@ -183,29 +188,48 @@ def _client(port: int) -> Any:
 
 
 @contextmanager
-def serving(sample: Sample, folder: Path) -> Iterator[tuple[int, int]]:
+def serving(sample: Sample, folder: Path, only_listed: Mapping[str, int] | None = None) -> Iterator[tuple[int, int]]:
     """Run nginx with the files of *sample*, and its own files in *folder*. Yield a port without delay, and one that delays each file by `DELAY` seconds.
 
-    Raises SystemExit if nginx cannot be started.
+    *only_listed* is the number of further blobs in the list of a part, before those of the sample. Raises SystemExit if nginx cannot be started.
     """
-    (folder / "listings").mkdir(parents=True)
+    parts = {name.partition("/")[0] for name in sample.md5s}
+    for part in (*parts, "all"):
+        files = sorted(sample.md5s if part == "all" else sample.names(part))
+        others = range((only_listed or {}).get(part, 0))
+        entries = chain((_entry(f"{part}/e{number:07d}.png", 0, SMALL_SIZE, EMPTY_MD5) for number in others), (_entry_of(sample, name) for name in files))
+        _write_pages(folder / "listings" / part, "" if part == "all" else f"{part}/", entries)
     port, slow_port = free_port(), free_port()
-    for part in ("small", "large", "all"):
-        blobs = ""
-        for name in sorted(sample.md5s if part == "all" else sample.names(part)):
-            status = (sample.folder / name).stat()
-            # The form of ETag that nginx sends.
-            etag = f"&quot;{int(status.st_mtime):x}-{status.st_size:x}&quot;"
-            modified = formatdate(int(status.st_mtime), usegmt=True)
-            blobs += BLOB.substitute(name=name, modified=modified, etag=etag, size=status.st_size, md5=sample.md5s[name])
-        text = f'<EnumerationResults ContainerName="{CONTAINER}"><Blobs>{blobs}</Blobs><NextMarker /></EnumerationResults>'
-        (folder / "listings" / f"{part}.xml").write_text(f'<?xml version="1.0" encoding="utf-8"?>{text}')
     (folder / "md5s").write_text("".join(f'"{name}" "{md5}";\n' for name, md5 in sample.md5s.items()))
     serve, servers = SERVE.substitute(files=sample.folder), ""
     for at, action in ((port, serve), (slow_port, f"echo_sleep {DELAY}; echo_exec @blob;")):
         servers += SERVER.substitute(account=ACCOUNT, container=CONTAINER, folder=folder, serve=serve, port=at, action=action)
     with _running(BLOBS.substitute(folder=folder, servers=servers), folder, port):
         yield port, slow_port
+
+
+def _entry_of(sample: Sample, name: str) -> str:
+    status = (sample.folder / name).stat()
+    return _entry(name, int(status.st_mtime), status.st_size, sample.md5s[name])
+
+
+def _entry(name: str, time: int, size: int, md5: str) -> str:
+    # The form of ETag that nginx sends.
+    return BLOB.substitute(name=name, modified=formatdate(time, usegmt=True), etag=f"&quot;{time:x}-{size:x}&quot;", size=size, md5=md5)
+
+
+def _write_pages(folder: Path, prefix: str, entries: Iterator[str]) -> None:
+    """Write the list of blobs with *prefix* as pages `0.xml`, `1.xml`, ..., each with the number of the next one as its marker."""
+    folder.mkdir(parents=True)
+    page, names = [*islice(entries, PAGE)], f"<Prefix>{prefix}</Prefix>" if prefix else "<Prefix />"
+    for number in count():
+        following = [*islice(entries, PAGE)]
+        marker = f"<NextMarker>{number + 1}</NextMarker>" if following else "<NextMarker />"
+        text = f'<EnumerationResults ContainerName="{CONTAINER}">{names}<Blobs>{"".join(page)}</Blobs>{marker}</EnumerationResults>'
+        (folder / f"{number}.xml").write_text(f'<?xml version="1.0" encoding="utf-8"?>{text}')
+        if not following:
+            return
+        page = following
 
 
 @contextmanager

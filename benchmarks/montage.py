@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -66,10 +67,15 @@ def tissue(base: Sequence[NDArray[np.float32]], number: int) -> NDArray[np.uint8
 
 
 def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
-    picture, options = Image.fromarray(pixels), {"photometric": "rgb", "compression": "jpeg", "compressionargs": {"level": 85}, "metadata": None}
+    picture = Image.fromarray(pixels)
     with tifffile.TiffWriter(path) as file:
         for level in range(LEVELS):
-            file.write(np.asarray(picture.reduce(2**level)), tile=(TILE, TILE), subfiletype=1 if level else 0, **options)
+            write_level(file, picture, level)
+
+
+def write_level(file: tifffile.TiffWriter, picture: Image.Image, level: int) -> None:
+    options: dict[str, Any] = {"photometric": "rgb", "compression": "jpeg", "compressionargs": {"level": 85}, "metadata": None}
+    file.write(np.asarray(picture.reduce(2**level)), tile=(TILE, TILE), subfiletype=1 if level else 0, **options)
 
 
 if __name__ == "__main__":

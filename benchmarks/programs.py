@@ -114,6 +114,34 @@ def one_by_one(direction: str, url: str, sas: str, part: str, folder: str, how: 
                 list(pool.map(by_own_client, names[start : start + BATCH]))
 
 
+def matching_blobs(url: str, key: str, part: str, pattern: str, folder: str) -> None:
+    """Download the blobs of *part* whose names match a glob."""
+    from fnmatch import fnmatch
+
+    from azure.storage.blob import BlobServiceClient
+
+    with BlobServiceClient(url, credential=key) as client:
+        container = client.get_container_client(CONTAINER)
+        for blob in container.list_blobs(name_starts_with=f"{part}/"):
+            name = blob.name.removeprefix(f"{part}/")
+            if fnmatch(name, pattern):
+                Path(folder, name).write_bytes(container.download_blob(blob.name).readall())
+
+
+def search_runs(store: str, most: str) -> None:
+    """List the newest runs of an experiment with MLflow, *most* or `all`, with the fields of `himl runs list`."""
+    from mlflow import MlflowClient
+
+    client, token, left = MlflowClient(store), None, sys.maxsize if most == "all" else int(most)
+    while left:
+        page = client.search_runs(["0"], max_results=min(left, 1000), order_by=["attributes.start_time DESC"], page_token=token)
+        for run in page:
+            print(json.dumps(run.to_dictionary()))
+        left, token = left - len(page), page.token
+        if not token:
+            return
+
+
 def submit(job: str) -> None:
     """Submit the YAML of a job with azure-ai-ml, like `az ml job create`, without telemetry."""
     from azure.ai.ml import MLClient, load_job
@@ -262,6 +290,14 @@ def submitit(folder: str, count: str, how: str) -> None:
         job.result()
 
 
+def slurm_jobs(count: str, held: str) -> None:
+    """Submit `job.py` with himl, in one process."""
+    from himl_cli.submission import submit
+
+    for _ in range(int(count)):
+        submit("job.py", cluster="slurm:gpu", sbatch=held, quiet=True)
+
+
 def hydra(*_: str) -> None:
     """Run a Hydra app that prints `x`. Hydra reads its arguments from the command line."""
     import hydra
@@ -270,7 +306,25 @@ def hydra(*_: str) -> None:
     hydra.main(version_base=None)(lambda config: print(config.x))()
 
 
-PROGRAMS = (engine, md5, storage_blob, one_by_one, submit, child_by_child, serve, watch, whole_files, montage, tiles, regions, submitit, hydra)
+PROGRAMS = (
+    engine,
+    md5,
+    storage_blob,
+    one_by_one,
+    matching_blobs,
+    search_runs,
+    submit,
+    child_by_child,
+    serve,
+    watch,
+    whole_files,
+    montage,
+    tiles,
+    regions,
+    submitit,
+    slurm_jobs,
+    hydra,
+)
 
 if __name__ == "__main__":
     # Other libraries must not import the modules of the benchmarks.

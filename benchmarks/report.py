@@ -1,6 +1,6 @@
-"""Render the pages of figures in docs/ from `benchmarks/PAGE.in` and the raw results, as Markdown.
+"""Render the pages of figures in docs/ from `benchmarks/PAGE.in` and the raw results, as Markdown, and the picture of one benchmark.
 
-`python -m benchmarks.report` writes the pages. A placeholder is `{{NAME ARGUMENT | ...}}`, and `PLACEHOLDERS` lists the names. A missing figure is rendered as
+`python -m benchmarks.report` writes them. A placeholder is `{{NAME ARGUMENT | ...}}`, and `PLACEHOLDERS` lists the names. A missing figure is rendered as
 `not measured`.
 """
 
@@ -14,10 +14,12 @@ from statistics import median
 
 from benchmarks import image_readers
 from benchmarks.aims import AIMS, Verdict, judge
+from benchmarks.figure import by_subject, draw
 from benchmarks.raw import FIGURES, Raw, Results, read_results
 
 HERE, DOCS = Path(__file__).parent, Path(__file__).parent.parent / "docs"
 RESULTS = HERE / "results"
+PICTURE = DOCS / "pictures" / "scale.svg"
 PAGES = ("performance.md", "image-loading.md")
 """A benchmark is on the page of its name if there is one, else on the first page."""
 PLACEHOLDER = re.compile(r"\{\{(\w+)([^{}]*)\}\}")
@@ -113,6 +115,18 @@ def facts(raw: Raw, *names: str) -> str:
     return table(["", *names], [[candidate, *(found.get(name, NOTHING) for name in names)] for candidate, found in rows.items()])
 
 
+def growth(raw: Raw) -> str:
+    """Render the medians of time and memory by size, with a row for the sizes of each subject, and one per candidate."""
+    rows = []
+    for subject, scenarios in by_subject(raw).items():
+        rows.append([f"**{subject}**", *(f"{size:,}" for size in scenarios)])
+        for candidate in raw.candidates(*scenarios.values()):
+            figures = [[raw.median(scenario, candidate, figure) for figure in ("wall", "memory")] for scenario in scenarios.values()]
+            rows.append([candidate, *(NOTHING if wall is None else f"{shown('wall', wall)}, {shown('memory', memory)}" for wall, memory in figures)])
+    longest = max(map(len, rows))
+    return table(["", *(f"size {number}" for number in range(1, longest))], [[*row, *[""] * (longest - len(row))] for row in rows])
+
+
 def machines(results: Results) -> str:
     """Name the machine of all results. If there are several machines, list the benchmarks of each."""
     found: dict[str, list[str]] = {}
@@ -162,6 +176,7 @@ def render(results: Path, page: str) -> str:
 def write_pages(results: Path) -> None:
     for page in PAGES:
         (DOCS / page).write_text(render(results, page), encoding="utf-8")
+    PICTURE.write_text(draw(read_results(results)["scale"]), encoding="utf-8")
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -243,6 +258,7 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
     "matrix": _of_bench(matrix),
     "rows": rows,
     "spreads": _of_bench(spreads),
+    "growth": _of_bench(growth),
     "facts": _of_bench(facts),
     "code": lambda results, *names: "```python\n" + "\n\n".join(inspect.getsource(getattr(image_readers, name)) for name in names) + "```",
     "aims": _aims,

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 from benchmarks.measure import HIML, clean_environment, new_parser, recording, spend, take_turns
 from benchmarks.raw import Raw
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
+from himl_cli.workspaces.local.run_store import Database, RunStore
 
 RUNS = 2000
 LISTS = ("", " --json", " --experiment nested --tags fold=3", " --num_runs all", " --num_runs all --json")
@@ -39,15 +41,24 @@ def completions() -> dict[str, list[str]]:
     return {'python -c "import typer"': [sys.executable, "-c", "import typer"], "himl --complete runs=": [HIML, "--complete", "runs=digits_"], **shell}
 
 
-def record_runs(folder: Path) -> None:
-    (folder / ".himl").mkdir()
-    store = RunStore(Database(folder / ".himl" / "workspace.db", create=True))
-    for number in range(RUNS):
+def record_ended(database: Database, runs: Iterable[Run]) -> None:
+    """Record *runs* as completed, all at once."""
+    RunStore(database).add_all(runs)
+    with database.writing() as connection:
+        connection.execute("UPDATE runs SET status = ?, exit_code = 0, started = created, ended = created + 60000", (RunStatus.completed.value,))
+
+
+def record_runs(folder: Path, count: int, *experiments: str) -> None:
+    """Record *count* runs in *folder*/.himl, which belong to *experiments* in turns."""
+
+    def run(number: int) -> Run:
         run_id = f"digits_{1_750_000_000 + number}_{number:08x}"
         tags = {"git_branch": "main", "git_commit": f"{number:040x}", "user": "ada", "fold": str(number % 5), "run_recovery_id": f"digits:{run_id}"}
-        experiment = "nested" if number % 2 else "digits"
-        store.add(Run(run_id, experiment, display_name=f"trial {number}", command="train.py", tags=tags), started=now_ms())
-        store.end(run_id, RunStatus.completed, exit_code=0)
+        return Run(run_id, experiments[number % len(experiments)], display_name=f"trial {number}", command="train.py", tags=tags)
+
+    (folder / ".himl").mkdir(parents=True)
+    with closing(Database(folder / ".himl" / "workspace.db", create=True)) as database:
+        record_ended(database, map(run, range(count)))
 
 
 def list_during_starts(record: Raw, folder: Path) -> None:
@@ -76,7 +87,7 @@ def delete_runs(record: Raw, folder: Path, rounds: int) -> None:
 if __name__ == "__main__":
     args = new_parser(__doc__, 11).parse_args()
     with tempfile.TemporaryDirectory() as name, recording("runs_list", args.raw) as record:
-        record_runs(Path(name))
+        record_runs(Path(name), RUNS, "digits", "nested")
         lists = {f"himl runs list{options}": [HIML, "runs", "list", *options.split()] for options in LISTS}
         take_turns(record, "2,000 runs", lists, args.rounds, Path(name))
         take_turns(record, "Tab, 2,000 runs", completions(), args.rounds, Path(name))
