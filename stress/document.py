@@ -66,7 +66,7 @@ def verdict(parts: Sequence[PartResults]) -> str:
     counts = Counter(record.result.outcome for _, record in records)
     injected = len(records) - counts[Outcome.not_met]
     ends = f"{counts[Outcome.survived]:,} completed normally, and {counts[Outcome.reported]:,} ended with a documented exit code and one line."
-    said = [f"**Nothing was lost.** Of {injected:,} cases, {ends}"]
+    said = [f"**Nothing was lost in the last run of each case.** Of {injected:,} cases, {ends}"]
     if counts[Outcome.lost]:
         said = [f"**{counts[Outcome.lost]:,} of {injected:,} cases lost something.** Of the others, {ends}", ""]
         losses = [(seed, one.id, " ".join(one.result.why.split())) for seed, one in records if one.is_lost]
@@ -84,7 +84,7 @@ def mended(parts: Sequence[PartResults]) -> str:
     found = [f"`{case_id}` ({_commit(told)})" for case_id, told in pairs]
     if not found:
         return "No case was lost in the first run and repeated."
-    return f"The first run lost {len(found)} cases, which ran again after the fix (with the commit): {', '.join(found)}."
+    return f"The first run lost {len(found)} cases, which ran again (on the commit in brackets): {', '.join(found)}."
 
 
 def runs(parts: Sequence[PartResults]) -> str:
