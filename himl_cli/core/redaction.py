@@ -102,11 +102,11 @@ def _masked_word(word: str, depth: int) -> str:
     found = _ASSIGNMENT.fullmatch(word)
     if found is not None and _is_secret(found["name"], found["value"]):
         return f"{found['before']}{MASK}{found['quote']}"
+    if depth > 0 and len(_WORD.findall(word)) > 1:
+        return redact(mask_line(word, depth - 1))
     quote = word[:1]
     if depth > 0 and quote in ("'", '"') and word.endswith(quote) and len(word) > 1:
         return f"{quote}{_masked_word(word[1:-1], depth - 1)}{quote}"
-    if depth > 0 and len(word.split()) > 1:
-        return redact(mask_line(word, depth - 1))
     return redact(
         found["before"] + _masked_word(found["value"], depth - 1) if found is not None and depth > 0 else word
     )

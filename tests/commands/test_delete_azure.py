@@ -146,3 +146,7 @@ def test_outputs_go_with_them_unless_others_need_them(himl: Himl, azure: StagedW
     assert azure.blob_names(DEFAULT) == ["apart_too/s", "azureml/sweep_10/model/m", "scans/s"]
     archived = {name: [version["isArchived"] for version in state.assets["data"][name].values()] for name in ("apart", "scans")}
     assert archived == {"apart": [True], "scans": [False, False]}
+    azure.add_output(state.runs["sweep_1"], "own", {"z": b"z"})
+    state.runs["sweep_1"].outputs["scans"] = run.outputs["scans"]
+    gone = himl.ok("runs", "delete", "sweep_1", "--outputs", "--yes").stdout
+    assert gone == "Deleted run 'sweep_1' and its 2 trials: 12 files, 48 B; output 'own': 1 file, 1 B.\n"

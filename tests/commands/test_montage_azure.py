@@ -135,7 +135,7 @@ def test_strict_job_with_broken_slide_fails_but_keeps_montage(himl: Himl, runnin
     run_id = failed.stdout.strip()
     shown, text = himl.ok("runs", "show", run_id, "--json").json(), himl.ok("runs", "show", run_id).stdout
     assert (shown["experiment"], shown["status"]) == ("montage", "Failed")
-    assert ("--layout=fit" in text, "--width" in text) == (True, False), text
+    assert ("--layout=fit" in text, "--level=1" in text, "--width" in text) == (True, True, False), text
     made = downloaded(himl, run_id)
     assert (made / "montage.png").is_file()
     assert [(row["image"], row["status"]) for row in rows_of(made)] == [("a.tiff", "failed"), ("b.svs", "ok")]

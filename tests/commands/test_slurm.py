@@ -362,6 +362,7 @@ def test_how_jobs_ended_that_slurm_has_forgotten(
         "CANCELLED by 0": ("Canceled", f"canceled in Slurm (job {numbers['CANCELLED by 0']})"),
         "": ("Canceled", "canceled in Slurm before it started"),
     }
+    assert {shown(himl, run_id)["ended"] for state, run_id in runs.items() if state} == {"2026-01-02T03:04:05.000Z"}
 
 
 def test_a_submit_that_is_killed_leaves_one_run_or_none(project: Path, himl: Himl, started_himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:

@@ -34,6 +34,7 @@ REFUSED = {
     ("--ssh_key", "train.py"): "--ssh_key 'train.py' is not a public SSH key.",
     ("--build_context", "empty"): "There is no 'Dockerfile' in '{project}",
     ("--build_context", "empty", "--dockerfile", "image/Dockerfile"): "--dockerfile 'image/Dockerfile' is outside --build_context 'empty'.",
+    ("--build_context", "image", "--dockerfile", "../train.py"): "--dockerfile '../train.py' is outside --build_context 'image'.",
     ("--build_context", "image", "--dockerfile", "Dockerfile.own"): "'Dockerfile.own' is excluded from the build context",
     ("--dockerfile", "{home}/Dockerfile"): "The build context would be all of '{home}'.",
 }

@@ -75,6 +75,7 @@ def test_a_line_is_masked_and_stays_otherwise() -> None:
         ("-e MY_TOKEN=HIDDEN --password HIDDEN  --gpus all", "-e MY_TOKEN=*** --password ***  --gpus all"),
         ("-e 'MY_PAT=HID DEN' -e \"B=c d\"", "-e 'MY_PAT=***' -e \"B=c d\""),
         ("-e MY_PAT='HID DEN' x", "-e MY_PAT=*** x"),
+        ("--a='--password HIDDEN' --b=\"-c 'x --token HIDDEN'\"", "--a='--password ***' --b=\"-c 'x --token ***'\""),
         (" 'left open --password HIDDEN ", " 'left open --password *** "),
         ("'" * 3000, "'" * 3000),
     ):

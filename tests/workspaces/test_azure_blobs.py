@@ -422,7 +422,10 @@ def test_damage_of_a_range_is_mended_or_ends_where_it_begins(stage: Stage, appen
 
 def test_upload_stores_md5_and_media_type(stage: Stage, azure_environment: StagedWorkspace, tmp_path: Path) -> None:
     requests = [sending(tmp_path / "1", "m/log.txt", LARGE), sending(tmp_path / "2", "m/small.json", b"{}")]
-    hasty_store(azure_environment).store(requests, Stored(), workers=4)
+    many = [sending(tmp_path / f"of 8 MiB {number}", f"many/{number}", bytes(8 << 20)) for number in range(6)]  # more than the memory for files
+    sink = Stored()
+    hasty_store(azure_environment).store([*requests, *many], sink, workers=8)
+    assert (sink.errors, len(sink.blobs)) == ({}, 8)
     container = azure_environment.state.datastores[DEFAULT].container
     large, small = (azure_environment.state.storage.properties(container, name) for name in ("m/log.txt", "m/small.json"))
     assert large is not None

@@ -47,6 +47,7 @@ def is_complete(sink: Received) -> bool:
 
 def test_cache_keeps_datastore_signature_but_not_account_key(stage: Stage, azure: StagedWorkspace, project: Path, tmp_path: Path) -> None:
     azure.put_blobs(DEFAULT, FILES)
+    stage.faults.add(Status(400, code="UserError"), SECRETS)  # the service refuses the lifetime
     assert is_complete(fetched(azure, project, DEFAULT))
     stage.log.clear()
     assert is_complete(fetched(azure, project, DEFAULT))

@@ -211,23 +211,23 @@ def test_name_of_file_and_folder_or_of_local_files_is_refused(tmp_path: Path) ->
     assert ((tmp_path / "a-b").read_text(), (tmp_path / "ok").read_bytes()) == ("mine", b"3")
 
 
-@pytest.mark.parametrize("change", ["another version", "damage"])
-def test_unusable_partial_file_is_fetched_anew(tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize(("change", "moved"), [("another version", 3 * SMALL), ("damage", 3 * SMALL), ("damage, but all bytes", 2 * SMALL)])
+def test_unusable_partial_file_is_fetched_anew(tmp_path: Path, change: str, moved: int) -> None:
     store = MemoryStore({"big": pattern(2 * SMALL)}, before_piece=stop_at(SMALL, KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         download(store, DownloadRequest(tmp_path))
     store.before_piece = let_through
     store.moved = 0
-    if change == "damage":
-        (path,) = tmp_path.glob(".big.*.himl-part")
-        with open(path, "r+b") as part:
-            part.write(b"garbage")
-    else:
+    if change == "another version":
         store.put("big", pattern(3 * SMALL))
+    else:
+        (path,) = tmp_path.glob(".big.*.himl-part")
+        body = path.read_bytes() if change == "damage" else store.bodies["big"]
+        path.write_bytes(b"garbage" + body[7:])
     assert download(store, DownloadRequest(tmp_path)).problem() is None
     assert files_in(tmp_path) == store.bodies
-    # A damaged file costs its missing half, then the whole file.
-    assert store.moved == 3 * SMALL
+    # A damaged file costs what is missing of it, then the whole file.
+    assert store.moved == moved
 
 
 def test_download_renews_grown_source_but_keeps_other_files(tmp_path: Path) -> None:
