@@ -43,10 +43,8 @@ def submit(
     from himl_cli.workspaces.resolve import open_runs
 
     class Talk(Output):
-        """Prints no result, which the caller gets instead."""
-
         def result(self, *_: object, **__: object) -> None:
-            return
+            """Print nothing. The caller gets the result."""
 
     class TalkOptions(OutputOptions):
         make_output = Talk

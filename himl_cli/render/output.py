@@ -330,11 +330,9 @@ def size_text(size: int) -> str:
 
 def shown_path(path: str) -> str:
     """*path*, or on a terminal its relative path if that is shorter. Empty stays empty."""
-    if not path or not sys.stdout.isatty():
-        return path
     try:
-        return min(os.path.relpath(path), path, key=len)
-    except ValueError:  # on another drive, on Windows
+        return min(os.path.relpath(path), path, key=len) if sys.stdout.isatty() else path
+    except ValueError:  # empty, or on another drive, on Windows
         return path
 
 

@@ -341,7 +341,9 @@ class SlideArchive:
         """
         name, digest, outcome = document["name"], document["attributes"][DIGEST], "unchanged"
         query = {"itemId": item["_id"], "name": name, "sort": "updated", "sortdir": -1, "limit": 1}
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             old = next(iter(self._request("GET", "annotation", **query)), None)
             attributes = old["annotation"].get("attributes") if old is not None else None
             if old is not None and (attributes or {}).get(DIGEST) == digest and (attempt > 1 or not overwrite):
@@ -360,7 +362,6 @@ class SlideArchive:
             except ServiceFailed as err:
                 if err.is_lasting or attempt == ATTEMPTS:
                     raise
-        raise AssertionError("the last attempt returns or raises")
 
     def _lookup(self, path: str) -> Document:
         try:

@@ -200,17 +200,6 @@ class Workspace(Protocol):
         """The workspace that contains the run: this one, unless it joins several, which may raise RunNotFound."""
         return self
 
-    def checks(self) -> Iterator[Check]:
-        """Check the requirements of this workspace one after another, and continue after a failure if that is useful.
-
-        Errors that a user can fix become failed checks with remedies, and are not raised.
-        """
-        return iter(())
-
-    def describe(self) -> WorkspaceFacts:
-        """The facts about the workspace. Raises the errors of a request to it."""
-        return WorkspaceFacts("", self.label, "")
-
     def close(self) -> None:
         """Close all open connections and files. Later calls open them again."""
         return None
@@ -255,6 +244,15 @@ class JobRunner(Workspace, Protocol):
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         """Start the pipeline, and return its run once that is recorded. Its steps are child runs. Raises HimlError, and
         then nothing runs."""
+
+    def checks(self) -> Iterator[Check]:
+        """Check the requirements of this workspace one after another, and continue after a failure if that is useful.
+
+        Errors that a user can fix become failed checks with remedies, and are not raised.
+        """
+
+    def describe(self) -> WorkspaceFacts:
+        """The facts about the workspace. Raises the errors of a request to it."""
 
 
 @runtime_checkable
@@ -374,4 +372,4 @@ class FoundWorkspace:
 
     facts: WorkspaceFacts
     is_named: bool
-    open: Callable[[], Workspace]
+    open: Callable[[], JobRunner]

@@ -240,6 +240,10 @@ def load_models(uri: str) -> None:
     assert "MLmodel" in {path.name for path in Path(mlflow.artifacts.download_artifacts("models:/doubles/2")).iterdir()}
     found = mlflow.search_logged_models(experiment_ids=[run.info.experiment_id], output_format="list")
     assert sorted(each.name for each in found) == ["model"], found
+    assert [each.model_id for each in run.outputs.model_outputs] == [found[0].model_id]
+    (alike,) = client_of(f"{uri}/").search_runs([run.info.experiment_id])  # the first call of a store
+    assert alike.info.run_id == run.info.run_id
+    client_of(uri)
     assert mlflow.pyfunc.load_model(f"models:/{found[0].model_id}").predict([3]) == [6]
     alias = (client.set_registered_model_alias, "doubles", "new", "1")
     for call, *arguments in (alias, (client.delete_model_version, "doubles", "1"), (client.delete_registered_model, "doubles")):

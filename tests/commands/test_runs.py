@@ -100,6 +100,7 @@ def test_runs_are_listed_shown_tagged_and_deleted(himl: Himl, project: Path) -> 
     text = himl.ok("runs", "show", "train_3_cc").stdout
     assert text.splitlines()[0] == "train_3_cc  Completed"
     assert f"Folder        {project / '.himl' / 'runs' / 'train_3_cc' / 'code'}" in text
+    assert f"Folder        {Path('.himl', 'runs', 'train_3_cc', 'code')}" in screen(himl, "runs", "show", "train_3_cc")
     for line in (
         "Outcome       exit code 0",
         "Started       2026-03-01T12:00:03.000Z, took 1m 05s",

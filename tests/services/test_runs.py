@@ -187,14 +187,14 @@ def test_error_while_following_names_run_and_cancel_command() -> None:
 
 def test_log_of_last_try_is_read_by_default(runs: RecordedRuns) -> None:
     tries = {"user_logs/std_log.txt": "one\n", "user_logs/retry_001/std_log.txt": "two\n", "user_logs/retry_010/std_log.txt": "eleven\n"}
-    runs.add("train_1_aa", files={**tries, "user_logs/retry_010/std_log_process_1.txt": "other\n"})
+    runs.add("train_1_aa", files={**tries, "user_logs/retry_010/std_log_process_1.txt": "other\n", "logs/deep/own.log": "own\n"})
     events: list[Event] = []
     assert b"".join(read_log(runs.workspace, "train_1_aa", notify=events.append)) == b"eleven\n"
     assert events == [Notice("This log is from attempt 11. For the previous one: himl runs logs train_1_aa --try 2")]
     assert (read(runs, "std_log.txt"), read(runs, "user_logs/std_log.txt")) == (b"eleven\n", b"one\n")
     assert last_lines(runs.workspace, "train_1_aa") == ("user_logs/retry_010/std_log.txt", b"eleven\n")
     assert [read(runs, attempt=attempt) for attempt in (1, 2, 11)] == [b"one\n", b"two\n", b"eleven\n"]
-    assert read(runs, "std_log_process_1.txt", attempt=11) == b"other\n"
+    assert (read(runs, "std_log_process_1.txt", attempt=11), read(runs, "own.log")) == (b"other\n", b"own\n")
     runs.add("other_1_aa", files={"logs/one/b.log": "1", "user_logs/two/b.log": "2"})
     with pytest.raises(NotFound) as ambiguous:
         read_log(runs.workspace, "other_1_aa", "b.log")
