@@ -117,7 +117,7 @@ EIGHT_TIMES = (
 )
 PROCESSES = (
     "The job needs three new processes: himl, the process that supervises the job and outlives the terminal, and a small one that ends the processes of the "
-    "job even if the supervisor is killed. A trace of one call (260 ms) shows 75 ms until Typer is loaded and the options are parsed, 75 ms for checks, "
+    "job even if the supervisor is killed. A trace of one call (250 ms) shows 75 ms until Typer is loaded and the options are parsed, 75 ms for checks, "
     "snapshot and Git, while the supervisor loads its modules, 30 ms to record the run, 27 ms for the small process, 13 ms in the script, and 40 ms until "
     "the end is recorded and printed."
 )
