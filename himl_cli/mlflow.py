@@ -14,6 +14,7 @@ an MlflowException with the message of himl's error.
 from __future__ import annotations
 
 import hashlib
+import threading
 from abc import update_abstractmethods
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -158,8 +159,9 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         self._uri = absolute_uri(store_uri)
         self._workspace = translated(open_uri)(self._uri)
         self._names: dict[str, str] = {}  # names of experiments by id
-        # Deleted runs by id, as MLflow's page requests a run that it has just deleted.
+        # Deleted runs by id. MLflow's page deletes a run and its child runs at the same time, and requests them later.
         self._deleted: dict[str, Run] = {}
+        self._deletion = threading.Lock()
         self._folder = local_folder(self._workspace)
 
     def search_experiments(
@@ -424,19 +426,25 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     def delete_run(self, run_id: str) -> None:
         """Permanently delete the run with its descendants and all their files. Does nothing if its parent has just been
         deleted. Raises NotAllowed for a run that is not local."""
-        if run_id in self._deleted:
-            return
-        home = self._workspace.home_of(run_id)
-        if not isinstance(home, FolderWorkspace):
-            raise NotAllowed(
-                f"Run '{run_id}' is in {home.label}. MLflow can only delete local runs.",
-                hint=f"To delete it with its files: himl runs delete {run_id}",
-            )
-        below = [home.run(run_id)]
-        for run in below:
-            below += home.runs(RunQuery(parent=run.id, archived=None))
-        home.delete(run_id)
-        self._deleted |= {run.id: run for run in below}
+        with self._deletion:
+            if run_id in self._deleted:
+                return
+            home = self._workspace.home_of(run_id)
+            if not isinstance(home, FolderWorkspace):
+                raise NotAllowed(
+                    f"Run '{run_id}' is in {home.label}. MLflow can only delete local runs.",
+                    hint=f"To delete it with its files: himl runs delete {run_id}",
+                )
+            below = [home.run(run_id)]
+            for run in below:
+                below += home.runs(RunQuery(parent=run.id, archived=None))
+            try:
+                self._deleted |= {run.id: run for run in below}
+                home.delete(run_id)
+            except BaseException:
+                for run in below:
+                    self._deleted.pop(run.id, None)
+                raise
 
     def search_traces(self, *args: Any, **kwargs: Any) -> tuple[list[Any], None]:
         return [], None

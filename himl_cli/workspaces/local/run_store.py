@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeVar
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.installation import update_hint
@@ -25,6 +26,7 @@ from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
 NETWORK_TYPES = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"}
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
+T = TypeVar("T")
 NO_ROOM_BESIDE = ("unable to open", "disk I/O error", "readonly database")  # SQLite cannot create files next to it
 
 SCHEMA = """
@@ -251,7 +253,7 @@ def _as_time(milliseconds: int | None) -> datetime | None:
     return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
 
 
-def chunks(items: Sequence[str], size: int = 500) -> Iterator[tuple[tuple[str, ...], str]]:
+def chunks(items: Sequence[T], size: int = 500) -> Iterator[tuple[tuple[T, ...], str]]:
     """Chunks of *items*, each with as many question marks."""
     for start in range(0, len(items), size):
         chunk = tuple(items[start : start + size])
@@ -367,20 +369,30 @@ class RunStore:
     def delete(self, run_ids: Sequence[str], remove: Callable[[str], None]) -> None:
         """Delete the runs, and *remove* the folder of each.
 
-        An interrupted call leaves folders of runs that no longer exist. The next call removes them. Raises what
-        *remove* raises for these runs.
+        An interrupted call leaves folders of runs that no longer exist. The next call removes them. On a full disk,
+        which takes no record of a deletion, the folders go first. Raises what *remove* raises for these runs.
         """
-        with self.database.writing(durable=True) as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS folders_to_delete (run TEXT PRIMARY KEY) WITHOUT ROWID")
-            ids = [(run_id,) for run_id in run_ids]
-            connection.executemany("INSERT OR IGNORE INTO folders_to_delete VALUES (?)", ids)
-            for table, column in (("tags", "run"), ("parameters", "run"), ("metrics", "run"), ("runs", "id")):
-                connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", ids)
+        try:
+            self._delete_records(run_ids)
+        except DiskFailed as err:
+            if err.hint != FREE_SPACE:
+                raise
+            for run_id in run_ids:
+                remove(run_id)
+            self._delete_records(run_ids)
         for run_id in run_ids:
             self._remove_folder(run_id, remove)
         for row in self.database.rows("SELECT run FROM folders_to_delete WHERE run NOT IN (SELECT id FROM runs)"):
             with suppress(DiskFailed):
                 self._remove_folder(row["run"], remove)
+
+    def _delete_records(self, run_ids: Sequence[str]) -> None:
+        ids = [(run_id,) for run_id in run_ids]
+        with self.database.writing(durable=True) as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS folders_to_delete (run TEXT PRIMARY KEY) WITHOUT ROWID")
+            connection.executemany("INSERT OR IGNORE INTO folders_to_delete VALUES (?)", ids)
+            for table, column in (("tags", "run"), ("parameters", "run"), ("metrics", "run"), ("runs", "id")):
+                connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", ids)
 
     def _remove_folder(self, run_id: str, remove: Callable[[str], None]) -> None:
         remove(run_id)
@@ -478,9 +490,10 @@ class RunStore:
             parts.append(f"CASE WHEN ended IS NULL AND job IN ({of_gone}) THEN 'Failed' ELSE status END IN ({marks})")
             values += [*sorted(gone), *(status.value for status in wanted.statuses)]
         order, limit = "ORDER BY created DESC, id DESC", -1 if wanted.limit is None else wanted.limit
-        found = self.database.rows(f"SELECT id FROM runs WHERE {' AND '.join(parts)} {order} LIMIT ?", (*values, limit))
-        for chunk, marks in chunks([row["id"] for row in found], PAGE):
-            rows = self.database.rows(f"SELECT * FROM runs WHERE id IN ({marks}) {order}", chunk)
+        matching = f"SELECT rowid FROM runs WHERE {' AND '.join(parts)} {order} LIMIT ?"
+        # By row number, since a damaged id may be NULL
+        for chunk, marks in chunks([row["rowid"] for row in self.database.rows(matching, (*values, limit))], PAGE):
+            rows = self.database.rows(f"SELECT * FROM runs WHERE rowid IN ({marks}) {order}", chunk)
             yield from self._records(rows, gone, reasons or {})
 
     def _records(self, rows: list[sqlite3.Row], lost: set[str], reasons: Mapping[str, str]) -> list[Run]:
