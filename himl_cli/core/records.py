@@ -26,10 +26,20 @@ class _Pending:
         with _lock:
             cls = next((each for each in owner.__mro__ if each.__dict__.get(self._name) is self), None)
             if cls is not None:  # another thread has not done it
-                for name in (SIGNATURE, "__init__", "__setstate__"):
-                    delattr(cls, name)
-                dataclasses.dataclass(**self._options)(cls)
+                _compile(cls, self._options)
         return getattr(owner, self._name)
+
+
+def _compile(cls: Any, options: dict[str, Any]) -> None:
+    """Make *cls* a dataclass. Other threads may call its constructor at any moment, so the class always has one: the
+    constructor that waits for the lock is replaced by that of a subclass with the same fields."""
+    delattr(cls, SIGNATURE)
+    cls.__doc__ = cls.__doc__ or cls.__name__  # Python would derive it from the signature
+    dataclasses.dataclass(**options, init=False)(cls)
+    names = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
+    only_init = {"frozen": options.get("frozen", False), "repr": False, "eq": False, "match_args": False}
+    cls.__init__ = dataclasses.dataclass(**only_init)(type(cls)(cls.__name__, (cls,), names)).__init__
+    delattr(cls, "__setstate__")
 
 
 def _lazy_dataclass(**options: Any) -> Callable[[Any], Any]:

@@ -68,8 +68,13 @@ def test_record_that_another_process_made() -> None:
 
 
 def test_threads_that_use_a_record_first() -> None:
-    for _ in range(50):
-        record: type = dataclass(frozen=True)(type("Record", (), {"__annotations__": {"x": int}}))
-        with ThreadPoolExecutor(8) as pool:
-            made = [*pool.map(lambda x, record=record: (record(x).x, [each.name for each in fields(record)]), range(8))]
-        assert made == [(x, ["x"]) for x in range(8)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(300):
+            record: type = dataclass(frozen=True)(type("Record", (), {"__annotations__": {"x": int}}))
+            with ThreadPoolExecutor(8) as pool:
+                made = [*pool.map(lambda x, record=record: (record(x).x, [each.name for each in fields(record)]), range(8))]
+            assert made == [(x, ["x"]) for x in range(8)]
+    finally:
+        sys.setswitchinterval(interval)
