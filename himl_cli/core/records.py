@@ -31,14 +31,14 @@ class _Pending:
 
 
 def _compile(cls: Any, options: dict[str, Any]) -> None:
-    """Make *cls* a dataclass. Other threads may call its constructor at any moment, so the class always has one: the
-    constructor that waits for the lock is replaced by that of a subclass with the same fields."""
+    """Make *cls* a dataclass. It keeps the constructor that waits for the lock until a subclass with the same fields
+    has the compiled one, because other threads may construct an object at any time."""
     delattr(cls, SIGNATURE)
     cls.__doc__ = cls.__doc__ or cls.__name__  # Python would derive it from the signature
     dataclasses.dataclass(**options, init=False)(cls)
-    names = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
+    namespace = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
     only_init = {"frozen": options.get("frozen", False), "repr": False, "eq": False, "match_args": False}
-    cls.__init__ = dataclasses.dataclass(**only_init)(type(cls)(cls.__name__, (cls,), names)).__init__
+    cls.__init__ = dataclasses.dataclass(**only_init)(type(cls)(cls.__name__, (cls,), namespace)).__init__
     delattr(cls, "__setstate__")
 
 

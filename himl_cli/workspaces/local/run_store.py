@@ -369,8 +369,8 @@ class RunStore:
     def delete(self, run_ids: Sequence[str], remove: Callable[[str], None]) -> None:
         """Delete the runs, and *remove* the folder of each.
 
-        An interrupted call leaves folders of runs that no longer exist. The next call removes them. On a full disk,
-        which takes no record of a deletion, the folders go first. Raises what *remove* raises for these runs.
+        An interrupted call leaves folders of runs that no longer exist. The next call removes them. If the disk is too
+        full to record the deletion, the folders are removed first. Raises what *remove* raises for these runs.
         """
         try:
             self._delete_records(run_ids)
