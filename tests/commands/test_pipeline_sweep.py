@@ -123,15 +123,31 @@ def test_a_stopped_sweep_goes_on_with_the_steps_that_are_missing(himl: Himl, pro
     assert himl("submit", "--resume", f"{killed}_1").code == 2
 
 
+# Fold 3 fails. A trial over 5 waits to be stopped. A trial below it logs its value only when the policy has evaluated
+# the poor one, and ends at once.
+WAIT = """
+import os, pathlib, sys, time
+from himl_cli import RUN_CONTEXT
+x, logged = float(sys.argv[1]), pathlib.Path(os.environ.get("NOTES", ".")) / "logged"
+if "NOTES" in os.environ and x < 5:
+    while not logged.exists():
+        time.sleep(0.05)
+    time.sleep(1)
+RUN_CONTEXT.log("val/loss", x, step=0)
+RUN_CONTEXT.flush()
+if x > 5:
+    logged.touch()
+    time.sleep(100)
+sys.exit(x == 3)
+"""
+
+
 @posix
-def test_a_poor_pipeline_is_stopped_early_and_a_failing_one_fails_the_sweep(himl: Himl, project: Path) -> None:
-    waits = (
-        JUDGE.replace("100 - ", "") + "RUN_CONTEXT.flush()\nimport time\ntime.sleep(600 if float(sys.argv[1]) > 5 else 0)\nsys.exit(float(sys.argv[1]) == 3)\n"
-    )
+def test_a_poor_pipeline_is_stopped_early_and_a_failing_one_fails_the_sweep(himl: Himl, project: Path, tmp_path: Path) -> None:
     write_pipeline(project, {"step1": step("wait.py", "${{search_space.x}}", name="a")})
-    write_files(project, {"src/wait.py": waits})
+    write_files(project, {"src/wait.py": WAIT})
     stop = ("--early_stop", "bandit(slack_factor=0.1)", "--max_concurrent", "2")
-    himl.ok("submit", "pipe.json", "--sweep", "x=1,9", *stop)
+    himl.ok("submit", "pipe.json", "--sweep", "x=1,9", *stop, env={"NOTES": str(notes_folder(tmp_path))})
     sweep = latest(himl)["id"]
     assert statuses(himl, sweep) == ["Completed", "Canceled"]
     assert (children(himl, sweep)[1]["tags"]["himl.stopped_early"], "bandit" in children(himl, sweep)[1]["reason"]) == ("bandit", True)

@@ -293,7 +293,7 @@ class Sweep:
                 started.is_again = True
                 self._children.store.delete_tag(run.id, STOPPED_EARLY)
         with self._children.logging_errors():
-            self._read_metrics(self._started)
+            self._is_to_judge = self._read_metrics(self._started)
         at_work = len(self._children.at_work)
         self._log(f"resumed: {len(left)} of {self._total} trials remaining, {at_work} running")
         return left
@@ -322,8 +322,8 @@ class Sweep:
 
     def _note_end(self, run: Run | None, run_id: str, trouble: str) -> None:
         started = self._started[run_id]
-        with self._children.logging_errors():
-            self._read_metrics([run_id])
+        with self._children.logging_errors():  # the policy compares the other trials with these values
+            self._is_to_judge |= self._read_metrics([run_id])
         if run is None:
             started.note_end(RunStatus.failed)
             text = f"could not be started: {trouble}"
