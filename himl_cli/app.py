@@ -5,6 +5,7 @@ Calling a command imports its module, so `himl --help` loads none of them.
 
 from __future__ import annotations
 
+import gc
 import shlex
 import signal
 import sys
@@ -140,3 +141,4 @@ def main() -> None:
     finally:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+        gc.freeze()  # the end of Python searches no garbage then, which takes a tenth of the time of a short command

@@ -117,7 +117,8 @@ def follow_log(
     """
     first_pause, longest_pause = workspace.home_of(run_id).poll_interval
     is_here = (first_pause, longest_pause) == Workspace.poll_interval
-    outage, pause = OutageTolerance(notify), first_pause
+    # A local job may end at once
+    outage, pause = OutageTolerance(notify), first_pause / 8 if is_here else first_pause
     files: BlobStore | None = None
     found: Log | None = None
     status: RunStatus | None = None
@@ -170,7 +171,7 @@ def follow_log(
             outage.succeeded()
         except ServiceFailed as err:
             outage.failed(err)
-        pause = first_pause if has_grown else min(longest_pause, pause * GROWTH)
+        pause = min(first_pause if has_grown else longest_pause, pause * GROWTH)
         if status is None or not status.is_final:
             time.sleep(pause)
     if found is None:

@@ -1,13 +1,13 @@
-"""Run one process of a job, and never outlive its supervisor. Started as `python -I -S shim.py STDIN COMMAND…`,
-without imports from himl.
+"""Run one process of a job, and never outlive its supervisor. Started as `python -I -S shim.py`, without imports from
+himl, while the supervisor prepares the job.
 
-stdin: words from the supervisor, one per line (INT, TERM, KILL). Its end means that the supervisor has ended.
+stdin: the process as a JSON object on one line (see `main`), then words from the supervisor, one per line (INT, TERM,
+KILL). Its end means that the supervisor has ended.
 stdout: one JSON object per line: `{"pid": 7, "parent": 5}` at the start, with the command's process and the parent of
 this one, then `{"exit": 3}`, `{"signal": 11}` or `{"error": "…"}`.
-stderr: the job's log, which is both stdout and stderr of the command.
 
-STDIN is the stdin of the command: a device, the number of a handle, or '' for none. The command gets a separate
-process group (on Windows a Job Object). The shim ends processes that the command leaves behind.
+The command gets a separate process group (on Windows a Job Object). The shim ends processes that the command leaves
+behind.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-VARIABLES = "SHIM_VARIABLES"  # a JSON object: variables of the command, which refer to those of srun
 SECONDS_TO_LEAVE = 1.0  # between TERM and KILL for processes that remain
 
 if sys.platform == "win32":
@@ -178,19 +177,35 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def main(stdin: str, command: list[str]) -> None:
-    if VARIABLES in os.environ:
-        variables = json.loads(os.environ.pop(VARIABLES))
-        os.environ.update({name: os.path.expandvars(text) for name, text in variables.items()})
-        sender["rank"] = int(os.environ["SLURM_PROCID"])
+def main() -> None:
+    """Run the process on stdin, an object with these keys. `command`: the program and its arguments. `stdin`: a device,
+    the number of a handle, or '' for none. `log`: the file that gets both stdout and stderr, '' for the shim's stderr.
+    `cwd`, `env`: the folder and all variables, or those of the shim if empty. `srun`: more variables, which refer to
+    those that srun sets for each process, else empty.
+    """
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):  # the command would inherit SIG_IGN, but not a handler
             signal.signal(getattr(signal, name), lambda number, frame: None)
     family = Family()
+    line = sys.stdin.readline()
+    if not line:  # the supervisor ended without starting the job
+        return
+    job = json.loads(line)
+    if job["env"]:
+        os.environ.clear()
+        os.environ.update(job["env"])
+    if job["srun"]:
+        os.environ.update({name: os.path.expandvars(text) for name, text in job["srun"].items()})
+        sender["rank"] = int(os.environ["SLURM_PROCID"])
     try:
-        process = family.start(command, stdin)
+        if job["log"]:
+            with open(job["log"], "ab") as log:
+                os.dup2(log.fileno(), 2)
+        if job["cwd"]:
+            os.chdir(job["cwd"])
+        process = family.start(job["command"], job["stdin"])
     except OSError as err:
-        report(error=f"cannot start '{command[0]}': {err.strerror or err}")
+        report(error=f"cannot start '{job['command'][0]}': {err.strerror or err}")
         return
     report(pid=process.pid, parent=os.getppid())
     threading.Thread(target=obey, args=(family,), daemon=True).start()
@@ -216,4 +231,4 @@ def report(**facts: str | int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main()

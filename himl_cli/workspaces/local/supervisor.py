@@ -37,7 +37,7 @@ from himl_cli.workspaces.local.launch_request import (
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
 from himl_cli.workspaces.local.run_store import RunStore
-from himl_cli.workspaces.local.shim import VARIABLES, become_subreaper, children_of
+from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
 from himl_cli.workspaces.local.system_metrics import ENABLED, sampling
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
@@ -71,13 +71,20 @@ class Supervisor(RunProcess):
         self._ends: queue.Queue[RankEnd] = queue.Queue()
 
     def work(self, store: RunStore) -> Outcome:
-        run_id, spec = self.folder.run_id, self._request.spec
         if self.is_stopped():
             raise Stopped
         if self._again:
             from himl_cli.workspaces.local.metric_store import begin_attempt
 
-            begin_attempt(store.database, run_id)
+            begin_attempt(store.database, self.folder.run_id)
+        with contextlib.ExitStack() as started:
+            ranks = self._make_ranks()  # their shims load while the files are staged
+            for rank in ranks:
+                started.callback(rank.close)
+            return self._work(store, ranks)
+
+    def _work(self, store: RunStore, ranks: list[Rank]) -> Outcome:
+        run_id, spec = self.folder.run_id, self._request.spec
         self._files.stage(is_stopped=self.is_stopped)
         attempt = self._files.attempt
         if attempt > 1:
@@ -97,7 +104,7 @@ class Supervisor(RunProcess):
             store.start(run_id)
             if spec.slurm and spec.parent:
                 store.start_parent(spec.parent)
-            ranks = self._start_ranks(env)
+            self._start(ranks, env)
             report("started")
             tracking.serve()
             is_sampled = not spec.no_system_metrics and ENABLED not in env
@@ -181,17 +188,23 @@ class Supervisor(RunProcess):
 
             MetricStore(store.database).log(self.folder.run_id, [], self._request.values, rule="IGNORE")
 
-    def _start_ranks(self, env: Mapping[str, str]) -> Sequence[Rank]:
-        command, stdin = job_command(self._request), self._request.stdin
+    def _make_ranks(self) -> list[Rank]:
+        stdin = self._request.stdin
         if self._request.nodes > 1:
-            return [RanksOfNodes(self._request, command, env, self._files.cwd, self._files.logs[0], self._ends)]
+            return [RanksOfNodes(self._request, self._files.logs[0], self._ends)]
         ranks = []
-        for number, (log, own) in enumerate(zip(self._files.logs, rank_environments(self._request), strict=True)):
+        for number, log in enumerate(self._files.logs):
             source = stdin if number == 0 or not stdin.isdigit() else ""
-            ranks.append(Rank(number, command, {**env, **own}, self._files.cwd, log, source, self._ends))
+            ranks.append(Rank(number, source, log, self._ends))
         if stdin.isdigit():
             os.close(int(stdin))  # the writer of the pipe must notice when the script closes it
         return ranks
+
+    def _start(self, ranks: Sequence[Rank], env: Mapping[str, str]) -> None:
+        command, cwd = job_command(self._request), self._files.cwd
+        own = rank_environments(self._request) if self._request.nodes == 1 else [{}]
+        for rank, variables in zip(ranks, own, strict=True):
+            rank.start(command, {**env, **variables}, cwd)
 
     def _watch(self, ranks: Sequence[Rank]) -> tuple[list[RankEnd], str]:
         """Wait for all ranks, and stop them in steps if there is a reason. Returns their ends, and the reason."""
@@ -248,36 +261,31 @@ SHIM = (sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")))
 
 
 class Rank:
-    """One process of the job: starts the command under its shim, and puts its end into *ends*.
+    """One process of the job: loads its shim, starts the command under it, and puts its end into *ends*.
 
     *stdin* is that of the request. The command writes directly to *log* (append mode), so that no line is lost when the
     supervisor dies. `parent` is the process that started the shims of this node, 0 while it is unknown.
     """
 
-    def __init__(
-        self,
-        number: int,
-        command: Sequence[str],
-        env: Mapping[str, str],
-        cwd: Path,
-        log: Path,
-        stdin: str,
-        ends: queue.Queue[RankEnd],
-    ) -> None:
+    def __init__(self, number: int, stdin: str, log: Path, ends: queue.Queue[RankEnd]) -> None:
         self._number = number
+        self._stdin, self._log = stdin, log
         self._ends = ends
         self.parent = os.getpid()
-        with log.open("ab") as stream:
-            self._shim = subprocess.Popen(
-                [*SHIM, stdin, *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stream,
-                cwd=cwd,
-                env=env,
-                start_new_session=True,
-                pass_fds=(int(stdin),) if stdin.isdigit() else (),
-            )
+        self._shim = subprocess.Popen(
+            SHIM,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=(int(stdin),) if stdin.isdigit() else (),
+        )
+
+    def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
+        self._begin(command=command, stdin=self._stdin, log=str(self._log), cwd=str(cwd), env=env, srun={})
+
+    def _begin(self, **job: Any) -> None:
+        """Send *job* to the shim (see its `main`), and listen to its reports."""
+        self.send(json.dumps(job))
         threading.Thread(target=self._listen, daemon=True).start()
 
     def send(self, word: str) -> None:
@@ -313,33 +321,33 @@ class RanksOfNodes(Rank):
     """The ranks of all nodes. One `srun` starts a shim for each, copies its stdin to all of them, and merges their
     output."""
 
-    def __init__(
-        self,
-        request: LaunchRequest,
-        command: Sequence[str],
-        env: Mapping[str, str],
-        cwd: Path,
-        log: Path,
-        ends: queue.Queue[RankEnd],
-    ) -> None:
+    def __init__(self, request: LaunchRequest, log: Path, ends: queue.Queue[RankEnd]) -> None:
+        self._request, self._log = request, log
         self._count, self._ends = request.rank_count or 1, ends
         self._count_here, self.parent = request.spec.processes or 1, 0
+        self._is_started = False
+
+    def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
+        request, log = self._request, self._log
         options = [f"--ntasks={self._count}", f"--ntasks-per-node={request.spec.processes}", f"--chdir={cwd}"]
         options += ["--distribution=block", "--wait=0", "--kill-on-bad-exit=0", "--open-mode=append"]
         options += [f"--error={log.parent}/std_log_process_%t.txt".replace("%", "%%").replace("%%t", "%t")]
         if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun ignores it since 22.05
             options.append(f"--cpus-per-task={cpus}")
         self._shim = subprocess.Popen(
-            ["srun", *options, *SHIM, "", *command],
+            ["srun", *options, *SHIM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=cwd,
-            env={**env, VARIABLES: json.dumps(srun_variables(request, env))},
+            env=env,
             start_new_session=True,
         )
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._is_started = True
+        self._begin(command=command, stdin="", log="", cwd="", env={}, srun=srun_variables(request, env))
 
     def close(self) -> None:
+        if not self._is_started:
+            return
         assert self._shim.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._shim.stdin.close()
