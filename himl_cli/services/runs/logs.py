@@ -117,8 +117,9 @@ def follow_log(
     """
     first_pause, longest_pause = workspace.home_of(run_id).poll_interval
     is_here = (first_pause, longest_pause) == Workspace.poll_interval
-    # A local job may end at once
-    outage, pause = OutageTolerance(notify), first_pause / 8 if is_here else first_pause
+    # A local job may end at once. Each pause is a tenth of the time so far, up to the longest one.
+    pause, growth = (first_pause / 8, 1.1) if is_here else (first_pause, GROWTH)
+    outage = OutageTolerance(notify)
     files: BlobStore | None = None
     found: Log | None = None
     status: RunStatus | None = None
@@ -171,7 +172,7 @@ def follow_log(
             outage.succeeded()
         except ServiceFailed as err:
             outage.failed(err)
-        pause = min(first_pause if has_grown else longest_pause, pause * GROWTH)
+        pause = min(first_pause if has_grown else longest_pause, pause * growth)
         if status is None or not status.is_final:
             time.sleep(pause)
     if found is None:

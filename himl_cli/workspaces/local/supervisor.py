@@ -18,12 +18,13 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.runs import TRY, RunStatus, new_run_id
+from himl_cli.core.jobs import Entry, JobSpec, Snapshot
+from himl_cli.core.runs import TRY, Run, RunStatus, new_run_id
 from himl_cli.workspaces.local.launch_request import (
     TRY_VARIABLE,
     LaunchRequest,
@@ -69,22 +70,22 @@ class Supervisor(RunProcess):
         )
         self._request = request
         self._ends: queue.Queue[RankEnd] = queue.Queue()
+        self._ranks = self._new_ranks()  # their shims load while the run is recorded and its files are staged
 
     def work(self, store: RunStore) -> Outcome:
+        with contextlib.ExitStack() as stack:
+            for rank in self._ranks:
+                stack.callback(rank.close)
+            return self._work(store)
+
+    def _work(self, store: RunStore) -> Outcome:
+        run_id, spec = self.folder.run_id, self._request.spec
         if self.is_stopped():
             raise Stopped
         if self._again:
             from himl_cli.workspaces.local.metric_store import begin_attempt
 
-            begin_attempt(store.database, self.folder.run_id)
-        with contextlib.ExitStack() as started:
-            ranks = self._make_ranks()  # their shims load while the files are staged
-            for rank in ranks:
-                started.callback(rank.close)
-            return self._work(store, ranks)
-
-    def _work(self, store: RunStore, ranks: list[Rank]) -> Outcome:
-        run_id, spec = self.folder.run_id, self._request.spec
+            begin_attempt(store.database, run_id)
         self._files.stage(is_stopped=self.is_stopped)
         attempt = self._files.attempt
         if attempt > 1:
@@ -104,12 +105,12 @@ class Supervisor(RunProcess):
             store.start(run_id)
             if spec.slurm and spec.parent:
                 store.start_parent(spec.parent)
-            self._start(ranks, env)
+            self._start_ranks(env)
             report("started")
             tracking.serve()
             is_sampled = not spec.no_system_metrics and ENABLED not in env
-            with sampling(self.folder.path, env, lambda: ranks[0].parent) if is_sampled else contextlib.nullcontext():
-                outcome = self._outcome_of_ranks(*self._watch(ranks))
+            with sampling(self.folder.path, env, lambda: self._ranks[0].parent) if is_sampled else contextlib.nullcontext():
+                outcome = self._outcome_of_ranks(*self._watch())
         finally:  # a failure after the script's end cannot change its status, so it is added to the reason
             problem = ""
             try:
@@ -161,6 +162,7 @@ class Supervisor(RunProcess):
             stdin = "" if self._request.stdin.isdigit() else self._request.stdin
             self._request, self._again = replace(self._request, again=True, stdin=stdin), True
             self._files, self._ends = JobFiles(self._request, self.folder), queue.Queue()
+            self._ranks = self._new_ranks()
             outcome = self._outcome(store)
         return outcome
 
@@ -188,7 +190,7 @@ class Supervisor(RunProcess):
 
             MetricStore(store.database).log(self.folder.run_id, [], self._request.values, rule="IGNORE")
 
-    def _make_ranks(self) -> list[Rank]:
+    def _new_ranks(self) -> list[Rank]:
         stdin = self._request.stdin
         if self._request.nodes > 1:
             return [RanksOfNodes(self._request, self._files.logs[0], self._ends)]
@@ -200,13 +202,13 @@ class Supervisor(RunProcess):
             os.close(int(stdin))  # the writer of the pipe must notice when the script closes it
         return ranks
 
-    def _start(self, ranks: Sequence[Rank], env: Mapping[str, str]) -> None:
+    def _start_ranks(self, env: Mapping[str, str]) -> None:
         command, cwd = job_command(self._request), self._files.cwd
         own = rank_environments(self._request) if self._request.nodes == 1 else [{}]
-        for rank, variables in zip(ranks, own, strict=True):
+        for rank, variables in zip(self._ranks, own, strict=True):
             rank.start(command, {**env, **variables}, cwd)
 
-    def _watch(self, ranks: Sequence[Rank]) -> tuple[list[RankEnd], str]:
+    def _watch(self) -> tuple[list[RankEnd], str]:
         """Wait for all ranks, and stop them in steps if there is a reason. Returns their ends, and the reason."""
         ends: list[RankEnd] = []
         stopping, stop, sent = 0.0, "", 0
@@ -221,11 +223,11 @@ class Supervisor(RunProcess):
                     stop, stopping = self._reason_to_stop(ends, deadline), now
                 signals = CANCEL_SIGNALS if stop == CANCELED else STOP_SIGNALS
                 while stop and sent < len(signals) and now - stopping >= signals[sent][0]:
-                    for rank in ranks:
+                    for rank in self._ranks:
                         rank.send(signals[sent][1])
                     sent += 1
         finally:
-            for rank in ranks:
+            for rank in self._ranks:
                 rank.close()
             _end_adopted()
         return ends, stop
@@ -405,6 +407,8 @@ def main() -> None:
     The exit code shows Slurm, and so the jobs that wait for this one, whether the run completed. It is 0 for a run that
     continues, since Slurm does not requeue a job that fails at that moment.
     """
+    for record in (Entry, Snapshot, JobSpec, LaunchRequest, Run, Outcome):  # compiles them before the request arrives
+        fields(record)
     document = read_request()
     form = json.loads(document)
     if "probe" in form:
