@@ -1,10 +1,13 @@
 """The entry point of `himl`, and of `python -m himl_cli` if himl is not on PATH."""
 
+import gc
 import signal
 import sys
 
 # Ctrl-C during imports ends the process without a traceback.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+# Python would search for garbage some fifty times during imports, and find none.
+gc.set_threshold(20_000)
 
 if sys.argv[1:2] == ["--complete"]:
     from himl_cli.commands.complete import main as main

@@ -109,7 +109,8 @@ class Supervisor(RunProcess):
             report("started")
             tracking.serve()
             is_sampled = not spec.no_system_metrics and ENABLED not in env
-            with sampling(self.folder.path, env, lambda: self._ranks[0].parent) if is_sampled else contextlib.nullcontext():
+            first = self._ranks[0]
+            with sampling(self.folder.path, env, lambda: first.parent) if is_sampled else contextlib.nullcontext():
                 outcome = self._outcome_of_ranks(*self._watch())
         finally:  # a failure after the script's end cannot change its status, so it is added to the reason
             problem = ""
