@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
@@ -22,8 +23,9 @@ SCRIPT = Path(__file__).parents[1] / "completions" / "himl.bash"
 PRESS = f". {shlex.quote(str(SCRIPT))}; COMP_WORDS=(himl runs show digits_); COMP_CWORD=3; _himl; [ ${{#COMPREPLY[@]}} -gt 1 ]"
 """The action of Bash at Tab after `himl runs show digits_`. It fails if himl offers fewer than two ids."""
 
+SECONDS = 10
 WAITS, WRITES = (
-    "import time; time.sleep(10)\n",
+    f"import time; time.sleep({SECONDS})\n",
     """
 import os
 for folder in range(100):
@@ -61,15 +63,17 @@ def record_runs(folder: Path, count: int, *experiments: str) -> None:
         record_ended(database, map(run, range(count)))
 
 
-def list_during_starts(record: Raw, folder: Path) -> None:
-    """Time `himl runs list`, again and again, until 16 commands have started a job each."""
+def list_during_starts(record: Raw, folder: Path, times: int) -> None:
+    """Time `himl runs list`, again and again, until 16 commands have started a job each. Do this several times, since a few lists are enough to fill it."""
     (folder / "waits.py").write_text(WAITS)
     command = [HIML, "submit", "waits.py", "--no_wait"]
-    starts = [subprocess.Popen(command, cwd=folder, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(16)]
     number = 0
-    while any(start.poll() is None for start in starts):
-        number += 1
-        record.add("while 16 jobs start", "himl runs list", number, wall=spend([HIML, "runs", "list"], clean_environment(), folder)["wall"])
+    for _ in range(times):
+        starts = [subprocess.Popen(command, cwd=folder, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(16)]
+        while any(start.poll() is None for start in starts):
+            number += 1
+            record.add("while 16 jobs start", "himl runs list", number, wall=spend([HIML, "runs", "list"], clean_environment(), folder)["wall"])
+        time.sleep(SECONDS + 2)  # until the jobs have ended
 
 
 def delete_runs(record: Raw, folder: Path, rounds: int) -> None:
@@ -91,5 +95,5 @@ if __name__ == "__main__":
         lists = {f"himl runs list{options}": [HIML, "runs", "list", *options.split()] for options in LISTS}
         take_turns(record, "2,000 runs", lists, args.rounds, Path(name))
         take_turns(record, "Tab, 2,000 runs", completions(), args.rounds, Path(name))
-        list_during_starts(record, Path(name))
+        list_during_starts(record, Path(name), min(5, args.rounds))
         delete_runs(record, Path(name), min(3, args.rounds))
