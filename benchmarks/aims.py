@@ -136,8 +136,9 @@ START = (
 )
 LAYOUT = "Decoding, resizing and encoding keep both cores busy: himl takes {{wall montage | 20,000 wide | himl montage}}."
 PIXELS = (
-    "This layout has the pixels of Pillow's bicubic filter, which takes about half of the processor time. Decoding and encoding are most of the "
-    "rest. The default layout of himl, with another filter, reaches {{ratio wall | montage | 20,000 wide | hi-ml-cpath 0.5.2 | himl montage}} times."
+    "This layout has the pixels of Pillow's bicubic filter, which takes half of the processor time in a profile. Decoding JPEG takes 13 %, encoding both "
+    "files 12 %, copies of bytes 6 % and Python 4 %. himl uses {{cpu montage | 20,000 wide | himl montage --layout hi-ml}} of processor time on two cores. The "
+    "default layout of himl, with another filter, reaches {{ratio wall | montage | 20,000 wide | hi-ml-cpath 0.5.2 | himl montage}} times."
 )
 
 DRAWING = (
