@@ -64,7 +64,7 @@ def record_runs(folder: Path, count: int, *experiments: str) -> None:
 
 
 def list_during_starts(record: Raw, folder: Path, times: int) -> None:
-    """Time `himl runs list`, again and again, until 16 commands have started a job each. Do this several times, since a few lists are enough to fill it."""
+    """Time `himl runs list`, again and again, until 16 commands have started a job each. Repeat that, because only two or three lists fit into one start."""
     (folder / "waits.py").write_text(WAITS)
     command = [HIML, "submit", "waits.py", "--no_wait"]
     number = 0

@@ -141,4 +141,4 @@ def main() -> None:
     finally:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        gc.freeze()  # the end of Python searches no garbage then, which takes a tenth of the time of a short command
+        gc.freeze()  # skips the garbage collection at exit, a tenth of the time of a short command

@@ -408,7 +408,7 @@ def main() -> None:
     The exit code shows Slurm, and so the jobs that wait for this one, whether the run completed. It is 0 for a run that
     continues, since Slurm does not requeue a job that fails at that moment.
     """
-    for record in (Entry, Snapshot, JobSpec, LaunchRequest, Run, Outcome):  # compiles them before the request arrives
+    for record in (Entry, Snapshot, JobSpec, LaunchRequest, Run, Outcome):  # compile them before the request arrives
         fields(record)
     document = read_request()
     form = json.loads(document)
