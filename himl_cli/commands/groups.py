@@ -51,6 +51,9 @@ OTHER_WORDS = {
     "kill": "cancel",
     "log": "logs",
     "tail": "logs",
+    "follow": "logs --follow",
+    "watch": "show --watch",
+    "wait": "show --watch",
     "run": "submit",
     "runner": "submit",
     "himl-runner": "submit",
@@ -64,7 +67,7 @@ OTHER_WORDS = {
     "get": "download",
     "put": "upload",
 }
-"""Names of these commands in other tools, including hi-ml's."""
+"""Names of these commands in other tools, including hi-ml's. A command may have an option."""
 
 OTHER_OPTIONS = {
     "-f": ("--follow",),
@@ -252,27 +255,34 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
 
     def hint_for_unknown(self, ctx: Any, args: list[str]) -> str:
         """The same call with himl's name for the command, if its parser accepts that."""
-        verb, rest = OTHER_WORDS.get(args[0].lower(), ""), args[1:]
-        found = self.get_command(ctx, verb) if verb and not {"-h", "--help"} & {*rest} else None
+        words = [*OTHER_WORDS.get(args[0].lower(), "").split(), *args[1:]]
+        is_other = args[0].lower() in OTHER_WORDS and not {"-h", "--help"} & {*words}
+        found = self.get_command(ctx, words[0]) if is_other else None
         if found is not None:
             with suppress(BadUsage, typer.TyperException):
-                found.make_context(verb, [*rest], parent=ctx)
-                return mask_line(f"In himl: {ctx.command_path} {shlex.join([verb, *rest])}")
+                found.make_context(words[0], words[1:], parent=ctx)
+                return mask_line(f"In himl: {ctx.command_path} {shlex.join(words)}")
         return f"See '{ctx.command_path} --help'."
 
     def _near_command(self, ctx: Any, name: str) -> str:
         """Suggest a command for *name*: one in this group with a similar name or this name in other tools, or one of
         this name in a subgroup."""
-        verb, root = OTHER_WORDS.get(name, normalized(name)), ctx.find_root()
+        words, root = OTHER_WORDS.get(name, normalized(name)), ctx.find_root()
+        verb, _, option = words.partition(" ")
+
+        def is_fitting(group: Any) -> bool:
+            found = group.get_command(ctx, verb)
+            return found is not None and option in ["", *(name for each in found.params for name in each.opts)]
+
+        if is_fitting(self):
+            return f"Did you mean '{words}'?"
+        if is_fitting(root.command):
+            return f"Did you mean '{root.command_path} {words}'?"
         groups = {group: self.get_command(ctx, group) for group in self.list_commands(ctx)}
-        if verb in groups:
-            return f"Did you mean '{verb}'?"
-        if ctx is not root and verb in root.command.list_commands(root):
-            return f"Did you mean '{root.command_path} {verb}'?"
         below = [
-            f"'{ctx.command_path} {group} {verb}'"
+            f"'{ctx.command_path} {group} {words}'"
             for group, found in groups.items()
-            if isinstance(found, HimlGroup) and verb in found.list_commands(ctx)
+            if isinstance(found, HimlGroup) and is_fitting(found)
         ]
         return did_you_mean(name, groups) or (f"Did you mean {' or '.join(below)}?" if below else "")
 
