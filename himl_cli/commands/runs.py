@@ -564,8 +564,8 @@ def delete(
     """Delete runs with all files and child runs, after a confirmation.
 
     himl lists everything that it will delete, and asks. On Azure ML, it deletes the files first. To complete an
-    interrupted deletion, repeat the command. In a local workspace, the next deletion completes it. Name the runs
-    explicitly.
+    interrupted deletion, repeat the command for the remaining runs. In a local workspace, the next deletion completes
+    it. Name the runs explicitly.
 
     \b
       himl runs delete train_1772366400_0a1b2c3d

@@ -63,11 +63,12 @@ def test_deletion_that_broke_off_goes_on_when_it_is_repeated(himl: Himl, azure: 
     faults = azure.stage.faults
     faults.add(Status(503, retry_after=0), BLOBS, times=3)  # a temporary failure
     faults.add(Status(409, code="LeaseIdMissing"), f"{BLOBS}.*dcid.sweep_1_0/outputs/m.bin", times=None)
-    outcome = himl("runs", "delete", "sweep_1", "--yes")
+    azure.add_output(azure.state.runs["sweep_10"], "own", {"x": b"x"})
+    outcome = himl("runs", "delete", "sweep_1", "sweep_10", "--outputs", "--yes")
     assert outcome.code == 5
     assert "'outputs/m.bin' in run 'sweep_1_0' is locked by a lease." in outcome.stderr
     assert "of 12 files, but not run 'sweep_1'.\n" in outcome.stderr
-    assert "To continue: himl runs delete sweep_1" in outcome.stderr
+    assert "To continue: himl runs delete sweep_1 sweep_10 --outputs\n" in outcome.stderr, "the runs that are left"
     left = [name for name in names(azure) if "sweep_10" not in name]
     assert "ExperimentRun/dcid.sweep_1_0/outputs/m.bin" in left
     assert {name.split("/")[1] for name in left if name.startswith("E")} >= {"dcid.sweep_1", "dcid.sweep_1_0"}, "a run's files go before those above it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import shlex
 import threading
 import weakref
 from collections import deque
@@ -420,7 +421,8 @@ def delete_runs(workspace: Workspace, footprints: Sequence[RunFootprint], notify
     Return the ids of runs that were archived instead, because their service cannot delete runs. Raises Interrupted.
     """
     archived = []
-    for each in footprints:
+    outputs = ["--outputs"] if any(each.outputs for each in footprints) else []
+    for number, each in enumerate(footprints):
         with suppress(RunNotFound):
             home = workspace.home_of(each.run.id)
             if isinstance(home, FolderWorkspace):
@@ -428,8 +430,13 @@ def delete_runs(workspace: Workspace, footprints: Sequence[RunFootprint], notify
             elif isinstance(home, CloudWorkspace):
                 try:
                     is_gone = home.erase(each, notify=notify)
-                except KeyboardInterrupt as err:
+                except (HimlError, KeyboardInterrupt) as err:
+                    left = [one.run.id for one in footprints[number:]]
+                    hint = f"To continue: {shlex.join(['himl', 'runs', 'delete', *left, *outputs])}"
+                    if isinstance(err, HimlError):
+                        err.hint = f"{err.hint} {hint}".strip()
+                        raise
                     text = f"Stopped. Some files of run '{each.run.id}' may be deleted, but the run still exists."
-                    raise Interrupted(text, hint=f"To continue: himl runs delete {each.run.id}") from err
+                    raise Interrupted(text, hint=hint) from err
                 archived += [] if is_gone else [each.run.id]
     return archived

@@ -168,7 +168,6 @@ class RunDeletion:
             return self._delete_record(root)
         except HimlError as err:
             err.args = (f"{err} himl deleted {tally.deleted:,} of {total:,} files, but not run '{root}'.",)
-            err.hint = " ".join(filter(None, (err.hint, f"To continue: himl runs delete {root}")))
             raise
 
     def _delete_record(self, run_id: str) -> bool:
