@@ -63,6 +63,22 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # the library has n
                 seen.add(key.value)
         return node
 
+    def flatten_mapping(self, node: Any) -> None:
+        """Expand merges (`<<`): own keys override merged ones, and earlier mappings override later ones (YAML 1.1,
+        https://yaml.org/type/merge.html). PyYAML 6.0.4 uses another order (its issue 953)."""
+        own, merged = list[tuple[Any, Any]](), list[tuple[Any, Any]]()
+        for key, value in node.value:
+            if key.tag != f"{_TAG}merge":
+                own.append((key, value))
+                continue
+            for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                if not isinstance(source, yaml.MappingNode):
+                    raise _refused("only mappings can be merged", source.start_mark)
+                self.flatten_mapping(source)
+                merged = [*source.value, *merged]
+        node.value = [*merged, *own]
+        super().flatten_mapping(node)
+
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         if node.tag in (f"{_TAG}int", f"{_TAG}float") and len(node.value) > LONGEST_NUMBER:
             raise _refused("the number is too long", node.start_mark)

@@ -45,6 +45,7 @@ DEEP_BY_ALIASES = "a: &a0 1\n" + "".join(f"k{n}: &a{n} {'[' * 90}*a{n - 1}{']' *
     ("a: !!bool maybe", "line 1: 'maybe' is not a valid bool"),
     ('a: 1\nb: "x\\ud800"', "line 2: the text contains half a surrogate pair"),
     ("a: &a {x: 1}\nb:\n  x: 1\n  x: 2\n  <<: *a\n", "line 4: the key 'x' occurs twice"),
+    ("a: 1\nb:\n  <<: [1]\n", "line 3: only mappings can be merged"),
 ], ids=lambda value: value[:12])  # fmt: skip
 def test_excessive_or_invalid_yaml_is_refused_quickly(text: str, complaint: str) -> None:
     with within(SECONDS), pytest.raises(BadUsage) as caught:
@@ -56,7 +57,7 @@ def test_excessive_or_invalid_yaml_is_refused_quickly(text: str, complaint: str)
 
 @pytest.mark.parametrize(("text", "meant"), [
     ("group:\n  one: &a {x: 1}\n  two: &b\n    <<: *a\n    x: 2\ntop:\n  <<: *b\n", {"group": {"one": {"x": 1}, "two": {"x": 2}}, "top": {"x": 2}}),
-    ("a: &a {x: 1}\nb: &b {y: 2}\nc:\n  <<: [*a, *b]\n", {"a": {"x": 1}, "b": {"y": 2}, "c": {"x": 1, "y": 2}}),
+    ("a: &a {lr: 1}\nb: &b {lr: 2, y: 2}\nc:\n  <<: [*a, *b]\n", {"a": {"lr": 1}, "b": {"lr": 2, "y": 2}, "c": {"lr": 1, "y": 2}}),
     ('emoji: "\\ud83d\\ude00"\n', {"emoji": "\U0001f600"}),
     ("many: &m [" + "1, " * 999 + "1]\nall: [" + "*m, " * 9 + "*m]\n", {"many": [1] * 1000, "all": [[1] * 1000] * 10}),
 ], ids=lambda value: str(value)[:12])  # fmt: skip
