@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import closing
+from itertools import cycle
 from pathlib import Path
 
 from benchmarks.measure import HIML, clean_environment, new_parser, recording, spend, take_turns
@@ -23,6 +24,7 @@ SCRIPT = Path(__file__).parents[1] / "completions" / "himl.bash"
 PRESS = f". {shlex.quote(str(SCRIPT))}; COMP_WORDS=(himl runs show digits_); COMP_CWORD=3; _himl; [ ${{#COMPREPLY[@]}} -gt 1 ]"
 """The action of Bash at Tab after `himl runs show digits_`. It fails if himl offers fewer than two ids."""
 
+IMPORT = {'python -c "import typer"': [sys.executable, "-c", "import typer"]}
 SECONDS = 10
 WAITS, WRITES = (
     f"import time; time.sleep({SECONDS})\n",
@@ -40,7 +42,7 @@ def completions() -> dict[str, list[str]]:
     """Return the commands to time. The import of Typer is a lower bound for Typer's own completion."""
     bash = shutil.which("bash")
     shell = {"a new Bash that sources the script": [bash, "-c", f"PATH={shlex.quote(str(Path(HIML).parent))}:$PATH; {PRESS}"]} if bash else {}
-    return {'python -c "import typer"': [sys.executable, "-c", "import typer"], "himl --complete runs=": [HIML, "--complete", "runs=digits_"], **shell}
+    return {**IMPORT, "himl --complete runs=": [HIML, "--complete", "runs=digits_"], **shell}
 
 
 def record_ended(database: Database, runs: Iterable[Run]) -> None:
@@ -64,15 +66,15 @@ def record_runs(folder: Path, count: int, *experiments: str) -> None:
 
 
 def list_during_starts(record: Raw, folder: Path, times: int) -> None:
-    """Time `himl runs list`, again and again, until 16 commands have started a job each. Repeat that, because only two or three lists fit into one start."""
+    """Time `himl runs list` and the import of Typer in turns, until 16 commands have started a job each. Repeat that, because few turns fit into a start."""
     (folder / "waits.py").write_text(WAITS)
     command = [HIML, "submit", "waits.py", "--no_wait"]
-    number = 0
+    turns = enumerate(cycle({"himl runs list": [HIML, "runs", "list"], **IMPORT}.items()), 2)
     for _ in range(times):
         starts = [subprocess.Popen(command, cwd=folder, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(16)]
         while any(start.poll() is None for start in starts):
-            number += 1
-            record.add("while 16 jobs start", "himl runs list", number, wall=spend([HIML, "runs", "list"], clean_environment(), folder)["wall"])
+            number, (candidate, call) = next(turns)
+            record.add("while 16 jobs start", candidate, number // 2, **spend(call, clean_environment(), folder))
         time.sleep(SECONDS + 2)  # until the jobs have ended
 
 
@@ -95,5 +97,5 @@ if __name__ == "__main__":
         lists = {f"himl runs list{options}": [HIML, "runs", "list", *options.split()] for options in LISTS}
         take_turns(record, "2,000 runs", lists, args.rounds, Path(name))
         take_turns(record, "Tab, 2,000 runs", completions(), args.rounds, Path(name))
-        list_during_starts(record, Path(name), min(5, args.rounds))
+        list_during_starts(record, Path(name), min(10, args.rounds))
         delete_runs(record, Path(name), min(3, args.rounds))
