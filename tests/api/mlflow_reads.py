@@ -5,7 +5,6 @@ Each function runs in its own process, with the oldest and the newest MLflow.
 
 from __future__ import annotations
 
-import gc
 import math
 import sys
 from collections.abc import Mapping
@@ -18,7 +17,6 @@ from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-gc.freeze()
 TRAINED, FAILED, OTHER, SWEEP = "train_1_aa", "train_2_bb", "other_3_cc", "hunt_4_dd"
 TRIALS = [f"{SWEEP}_0", f"{SWEEP}_1"]
 LOSS = [1.0, math.inf, 0.5]

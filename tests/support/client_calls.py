@@ -6,6 +6,7 @@ Tests import this module, and the client's interpreter runs it as a script, so i
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib.util
 import json
 import os
@@ -81,6 +82,7 @@ def main() -> None:
     if not CAN_FORK:
         (call,) = calls.values()
         _call(module, call)
+    gc.freeze()
     processes = {name: os.fork() or _call(module, call) for name, call in calls.items()}
     codes = {name: os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for name, process in processes.items()}
     os.write(1, f"\n{json.dumps(codes)}\n".encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import sys
@@ -27,7 +26,6 @@ if "MLFLOW_IS_FULL" in os.environ:
     from sklearn.linear_model import LinearRegression, Ridge
     from sklearn.model_selection import GridSearchCV
 # The forked processes need not scan these objects again.
-gc.freeze()
 
 
 def code_of(call: Any, *arguments: Any) -> str:
