@@ -69,11 +69,11 @@ class RecordedRuns:
 
     def add_many(self, count: int) -> None:
         """Record *count* completed runs in one transaction, without folders."""
-        rows = [(f"many_{self._clock // 1000 + number}_{number:08x}", self._clock + number) for number in range(count)]
+        rows = [{"id": f"many_{self._clock // 1000 + number}_{number:08x}", "created": self._clock + number} for number in range(count)]
         with self._database.writing() as connection:
             connection.executemany(
                 "INSERT INTO runs (id, job, experiment, display_name, description, command, folder, status, created, started, ended)"
-                " VALUES (?1, ?1, 'many', '', '', 'python many.py', '', 'Completed', ?2, ?2, ?2 + 1000)",
+                " VALUES (:id, :id, 'many', '', '', 'python many.py', '', 'Completed', :created, :created, :created + 1000)",
                 rows,
             )
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["runs", "experiments"]
 
@@ -18,16 +18,16 @@ MOST = 200  # names in one reply, since a longer list does not help to choose
 PLAIN = re.compile(r"\w[\w./+-]*", re.ASCII)
 SORTABLE = 1000  # runs to sort in memory; if more match, the index over time finds the newest of them soon
 
-FEW = "SELECT id, created, parent IS NULL FROM runs WHERE id >= ?1 AND id < ?2 LIMIT ?3"
+FEW = "SELECT id, created, parent IS NULL FROM runs WHERE id >= ? AND id < ? LIMIT ?"
 # The index that SQLite would choose would sort all runs
 NEWEST = (
-    "SELECT id FROM runs INDEXED BY runs_by_time WHERE substr(id, 1, length(?1)) = ?1 AND (parent IS NULL) = ?2 "
-    "ORDER BY created DESC, id DESC"
+    "SELECT id FROM runs INDEXED BY runs_by_time WHERE substr(id, 1, length(:prefix)) = :prefix "
+    "AND (parent IS NULL) = :is_top ORDER BY created DESC, id DESC"
 )
 # Skips from name to name in the index, regardless of the number of runs per experiment
 EXPERIMENTS = """
 WITH RECURSIVE found (name) AS (
-    SELECT min(experiment) FROM runs WHERE experiment >= ?1
+    SELECT min(experiment) FROM runs WHERE experiment >= ?
     UNION ALL SELECT (SELECT min(experiment) FROM runs WHERE experiment > name) FROM found WHERE name IS NOT NULL
 )
 SELECT name FROM found WHERE name IS NOT NULL
@@ -65,9 +65,11 @@ def _runs(connection: sqlite3.Connection, prefix: str) -> Iterator[str]:
     few.sort(key=lambda row: (row[1], row[0]), reverse=True)
     found: set[str] = set()
     for is_top in (True, False):
-        rows = (row for row in few if bool(row[2]) is is_top)
+        rows: Iterable[Sequence[Any]] = (row for row in few if bool(row[2]) is is_top)
         if is_top or not found or prefix in found:
-            for name, *_ in rows if len(few) <= SORTABLE else connection.execute(NEWEST, (prefix, is_top)):
+            if len(few) > SORTABLE:
+                rows = connection.execute(NEWEST, {"prefix": prefix, "is_top": is_top})
+            for name, *_ in rows:
                 found.add(name)
                 yield name
 
