@@ -23,6 +23,7 @@ from himl_cli.commands.options import (
     TransferOptions,
     WorkspaceOptions,
     option,
+    parse_folder,
 )
 from himl_cli.commands.session import For, open_session
 from himl_cli.core.errors import RunNotFound
@@ -43,7 +44,9 @@ def download(
     output_key: str | None = option("Output dataset of the run, instead of its artifacts.", "KEY"),
     list_only: bool = option("List the files without downloading them.", default=False, names=("--list",)),
     globs: GlobOptions,
-    output_dir: Path = option("Save files as DIR/RUN_ID/NAME.", "DIR", Path("outputs"), kind=Path, panel="Destination"),
+    output_dir: Path = option(
+        "Save files as DIR/RUN_ID/NAME.", "DIR", "outputs", parse=parse_folder, panel="Destination"
+    ),
     flat: bool = option("Save files as DIR/NAME (one run only).", default=False),
     strip_prefix: bool = option("Remove the folders of the prefix from names.", default=False),
     transfer_opts: TransferOptions,

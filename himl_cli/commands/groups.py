@@ -204,6 +204,8 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
                 more = list(takewhile(lambda word: not word.startswith("-"), args[index:]))
                 repeated = [word for each in more for word in (option, each)]
                 what, words = "Repeat the option", [*args[:index], *repeated, *args[index + len(more) :]]
+        elif self._lists_runs(ctx) and re.search(r"^latest$|_\d{10}_[0-9a-f]{8}", found[1]):
+            return f"For one run: himl runs show {shlex.quote(found[1])}"
         elif self._lists_runs(ctx):
             what = "For the newest runs, or those of an experiment"
             words = [*args[:index], "--num_runs" if args[index].isdecimal() else "--experiment", *args[index:]]

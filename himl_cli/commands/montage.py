@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from himl_cli.commands.groups import command, group
-from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option, parse_folder, split_list
+from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option, parse_folder, parse_list
 from himl_cli.commands.slides import (
     ClusterOptions,
     ReaderOptions,
@@ -50,9 +50,7 @@ def _parse_level(option: str, text: str) -> int | None:
 
 
 def _parse_formats(option: str, values: Sequence[str] | None) -> Sequence[ImageFormat]:
-    names = split_list(values)
-    non_blank(option, None if values is None else ",".join(names))
-    formats = dict.fromkeys(parse_member(option, name, ImageFormat) for name in names)
+    formats = dict.fromkeys(parse_member(option, name, ImageFormat) for name in parse_list(option, values))
     return tuple(formats) or (ImageFormat.png, ImageFormat.jpg)
 
 

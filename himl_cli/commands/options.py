@@ -161,12 +161,14 @@ def _duplicate_option(
     return ValueError(f"{where}: {first} already has an option of that name. {todo}.")
 
 
-def split_list(values: Iterable[str] | None) -> list[str]:
-    return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
-
-
-def parse_list(_option: str, values: Iterable[str] | None) -> Sequence[str]:
-    return tuple(split_list(values))
+def parse_list(option: str, values: Iterable[str] | None) -> Sequence[str]:
+    """The parts of *values*, which commas separate. Raises BadUsage for a value without a part."""
+    found: list[str] = []
+    for value in values or ():
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        non_blank(option, ",".join(parts))
+        found += parts
+    return tuple(found)
 
 
 def parse_pairs(option: str, values: Iterable[str] | None) -> Mapping[str, str]:
@@ -200,13 +202,13 @@ def parse_count(option: str, text: str | None) -> int | None:
     return min(int(digits[:20]), ALL_RUNS)
 
 
-def parse_statuses(_option: str, names: Iterable[str] | None) -> Sequence[RunStatus]:
+def parse_statuses(option: str, names: Iterable[str] | None) -> Sequence[RunStatus]:
     """Parse statuses in any case, and hi-ml's `Finished` and `Cancelled`. Raises BadUsage with the nearest status."""
     from himl_cli.core.runs import RunStatus
 
     known = {status.value.lower(): status for status in RunStatus}
     known |= {"cancelled": RunStatus.canceled, "finished": RunStatus.completed}
-    wanted = split_list(names)
+    wanted = parse_list(option, names)
     wrong = next((name for name in wanted if name.lower() not in known), None)
     if wrong is not None:
         near = get_close_matches(wrong.lower(), known, n=1)
@@ -303,7 +305,7 @@ TAGS = option(
     "Only runs with these tags.",
     "K=V,...",
     many=True,
-    parse=lambda name, values: parse_pairs(name, split_list(values)),
+    parse=lambda name, values: parse_pairs(name, parse_list(name, values)),
 )
 STATUS = option(
     "Only Queued, Running, Completed, Failed or Canceled runs.",
@@ -314,7 +316,9 @@ STATUS = option(
 
 
 class SelectionOptions(Bundle):
-    run: Sequence[str] = option("Run ids, recovery ids, Studio URLs, or latest.", "ID,...", many=True, panel="Runs")
+    run: Sequence[str] = option(
+        "Run ids, recovery ids, Studio URLs, or latest.", "ID,...", many=True, parse=parse_list, panel="Runs"
+    )
     experiment, num_runs, tags, status = EXPERIMENT, NUM_RUNS, TAGS, STATUS
     latest_run_file: str | None = option(
         "File with a run id.  [default: nearest most_recent_run.txt]", "PATH", parse=non_blank
@@ -339,13 +343,12 @@ class SelectionOptions(Bundle):
         from himl_cli.services.runs.lookup import check_selection
 
         tags = [word for word in plain or () if self.tags and "=" in word and "://" not in word]
-        named = [non_blank("RUN", name) for name in plain or () if name not in tags]
-        named += [non_blank("--run", name) for name in self.run]
+        named = parse_list("RUN", [name for name in plain or () if name not in tags])
         selection = RunSelection(
-            runs=split_list(named),
+            runs=[*named, *self.run],
             experiment=self.experiment,
             num_runs=self.num_runs,
-            tags={**self.tags, **parse_pairs("--tags", split_list(tags))},
+            tags={**self.tags, **parse_pairs("--tags", parse_list("--tags", tags))},
             statuses=self.status,
             latest_run_file=self.latest_run_file,
             children=self.children,

@@ -168,8 +168,16 @@ def values_text(values: Mapping[str, Scalar]) -> str:
 
 
 def value_text(value: Scalar) -> str:
-    """A value as a script's argument: numbers in full, booleans as in Python."""
-    return repr(value) if isinstance(value, float) else str(value)
+    """A value as a script's argument: numbers in full, booleans as in Python. Negative numbers have no exponent, since
+    argparse would take `-1e-05` for an option."""
+    if not isinstance(value, float):
+        return str(value)
+    text = repr(value)
+    if value < 0 and "e" in text:
+        from decimal import Decimal  # imported late, since all commands import this module
+
+        return format(Decimal(text), "f")
+    return text
 
 
 # Azure ML's word for nodes that it chooses. Such a job names no compute target, so there is none to look up

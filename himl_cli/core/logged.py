@@ -23,7 +23,7 @@ from himl_cli.core.jobs import (
     hyperparameters_of,
 )
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import Run
+from himl_cli.core.runs import Run, RunStatus
 
 LoggedValue = TypeVar("LoggedValue", float, str)
 LoggedPoint = TypeVar("LoggedPoint", bound="Point[float] | Point[str]")
@@ -114,9 +114,13 @@ class SweepView:
 
     @property
     def best_at_the_end(self) -> str:
-        """The run with the best finite last value, or an empty text."""
-        best = best_of(self.goal, (trial.value for trial in self.trials if trial.value is not None))
-        return next((trial.run.id for trial in self.trials if best is not None and trial.value == best), "")
+        """The run with the best finite last value, or an empty text. Only completed runs count, if any has a value."""
+        valued = [
+            (each.value, each.run) for each in self.trials if each.value is not None and math.isfinite(each.value)
+        ]
+        valued = [(value, run) for value, run in valued if run.status is RunStatus.completed] or valued
+        best = best_of(self.goal, (value for value, _ in valued))
+        return next((run.id for value, run in valued if value == best), "")
 
 
 @dataclass(frozen=True)

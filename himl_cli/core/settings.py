@@ -113,9 +113,10 @@ def _read(path: Path) -> SettingsFile | None:
             from difflib import get_close_matches
 
             near = get_close_matches(name, SECTIONS, n=1)
-            hint = f"Sections: {', '.join(f'[{known}]' for known in SECTIONS)}. Options of submit belong in [submit]."
+            known = {section: f"[{'.'.join((*prefix, section))}]" for section in SECTIONS}
+            hint = f"Sections: {', '.join(known.values())}. Options of submit belong in {known['submit']}."
             if near:
-                hint = f"Did you mean [{'.'.join((*prefix, near[0]))}]?"
+                hint = f"Did you mean {known[near[0]]}?"
             line = lines_of(text, prefix).get(name, 0)
             raise Setting(name, None, path, line).wrong("is not known.", hint=hint)
     return SettingsFile(path, prefix, text, content)

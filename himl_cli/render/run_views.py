@@ -305,7 +305,7 @@ def _trial_rows(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
     if sweep.best and sweep.best != sweep.best_at_the_end:
         number = numbers.get(sweep.best, sweep.best)
         best = f"trial {number}" if number != sweep.best and sys.stdout.isatty() else sweep.best
-        yield styled(f"The best value at any step is that of {best}. The table shows last values.", "dim")
+        yield styled(f"The best trial, by its best value at any step, is {best}. The table shows last values.", "dim")
     values = [trial.value for trial in sweep.trials if trial.value is not None and math.isfinite(trial.value)]
     if sweep.is_repeated and values:
         import statistics

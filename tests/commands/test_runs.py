@@ -204,7 +204,7 @@ def test_trials_are_rows_in_the_order_of_their_values(himl: Himl, empty: Recorde
     assert "hyperparameters" not in page
     himl.ok("runs", "tag", SHOWN, f"{BEST_TRIAL}={SHOWN}_0")
     shown = himl.ok("runs", "show", SHOWN).stdout
-    assert f"The best value at any step is that of {SHOWN}_0. The table shows last values.\n" in shown
+    assert f"The best trial, by its best value at any step, is {SHOWN}_0. The table shows last values.\n" in shown
     assert table(shown)[1][0] == f"{SHOWN}_0"
 
 

@@ -179,6 +179,10 @@ def test_tables_of_settings_make_the_script(himl: Himl, project: Path, slurm: Sl
     for line in ("#SBATCH --partition=short", "#SBATCH --mem=100M", "#SBATCH --exclusive", "export FROM_SETUP=yes"):
         assert line in dry.splitlines()
     assert "very-secret-2" not in dry
+    for of_table, partition in ((b"", ["#SBATCH --partition=lab"]), (b'partition = ""', [])):
+        write_files(project, {"himl.toml": b"[slurm.lab]\n" + of_table})
+        dry = himl("submit", "show.py", "--cluster", "slurm:lab", "--dry_run").stdout
+        assert [line for line in dry.splitlines() if line.startswith("#SBATCH --partition")] == partition
     write_files(project, {"himl.toml": b'[slurm.lab]\npartitoin = "short"\n'})
     done = himl("submit", "show.py", "--cluster", "slurm:lab")
     assert done.code == 2
@@ -406,6 +410,17 @@ def test_many_open_runs_cost_one_call(himl: Himl, slurm: Slurm, send: Callable[.
     for run in himl("runs", "list", "-q").stdout.split():
         assert himl("runs", "cancel", run).code == 0
     assert shown(himl, run_id)["status"] == "Canceled"
+
+
+@pytest.mark.parametrize("options", [[], ["--sweep", "x=1,2"]])
+def test_without_slurm_nothing_is_left(himl: Himl, project: Path, options: list[str]) -> None:
+    write_files(project, {"hello.py": SCRIPTS["hello.py"].encode()})
+    without = {"PATH": str(project)}
+    done = himl("submit", "hello.py", "--cluster", "slurm:gpu", *options, env=without)
+    assert (done.code, "There is no sbatch on PATH" in done.stderr) == (3, True), done.stderr
+    assert [*(project / ".himl" / "runs").iterdir()] == []
+    done = himl("init", "--slurm", env=without)
+    assert (done.code, "There is no sinfo on PATH" in done.stderr) == (3, True), done.stderr
 
 
 def test_doctor_and_init_know_slurm(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:

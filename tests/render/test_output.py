@@ -375,7 +375,9 @@ def test_folds_are_ordered_with_mean_and_std_and_no_best() -> None:
         assert not any("best" in line for line in lines)
         names = [line.split()[0] for line in lines if line.lstrip().startswith("sweep_")]
         assert (names, len(names) >= 6) == (sorted(names), True)
-        assert list(shown(best))[-1] == "The best value at any step is that of sweep_1. The table shows last values."
+        assert list(shown(best))[-1] == "The best trial, by its best value at any step, is sweep_1. The table shows last values."
+    failed = [replace(each, run=replace(each.run, status=RunStatus.failed)) for each in trials(0.1)]
+    assert "The best trial" not in "".join(trials_view(SweepView("loss", "minimize", [*failed, *trials(0.5, 0.25)[1:]], best="sweep_1")))
     assert list(best_lines(SweepView("loss", "minimize", trials(0.5, None), is_repeated=True)))[-1] == "loss: mean 0.5 of 1 run"
 
 

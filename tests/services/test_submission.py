@@ -66,7 +66,7 @@ def test_bad_input_is_named_before_anything_is_written(local: SubmitRequest, pro
     with pytest.raises(BadUsage, match=message) as caught:
         prepare_job(replace(local, **change))
     assert sorted(project.rglob("*")) == before
-    assert change != {"target": "src/trian.py"} or "train.py" in caught.value.hint
+    assert change != {"target": "src/trian.py"} or "'src/train.py'" in caught.value.hint
 
 
 def test_git_facts_become_tags_without_secrets(local: SubmitRequest, project: Path, git: Callable[..., str], caplog: pytest.LogCaptureFixture) -> None:

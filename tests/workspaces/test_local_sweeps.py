@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
 import re
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec
+from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, value_text
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.workspaces.local.children import Children
@@ -225,6 +226,13 @@ def choice(*values: Scalar) -> SearchRange:
 def draws(found: SearchRange, count: int, seed: int = 0) -> list[Any]:
     sampler = make_sampler(spec("random", {"x": found}, count, seed))
     return [values["x"] for index in range(count) if (values := sampler(index, ())) is not None]
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False) | st.integers())
+def test_argparse_reads_every_number(value: float) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lr", type=type(value))
+    assert parser.parse_args(["--lr", value_text(value)]).lr == value
 
 
 def test_grid_yields_each_combination_once_last_key_fastest() -> None:

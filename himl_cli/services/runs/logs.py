@@ -294,7 +294,7 @@ def wait_for_run(
         ) from err
     run = workspace.run(run_id)
     if interrupted and run.status is RunStatus.canceled:
-        raise Interrupted(f"Run '{run_id}' was canceled.", hint=f"Show its files: himl runs show {run_id}")
+        raise Interrupted(f"Run '{run_id}' was canceled.", hint=f"List its files: himl download {run_id} --list")
     return run
 
 

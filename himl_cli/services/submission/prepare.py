@@ -27,7 +27,6 @@ from himl_cli.core.jobs import (
 )
 from himl_cli.core.redaction import mask_arguments, redact
 from himl_cli.core.runs import NOTIFICATION, RECORDED_FROM, RECORDED_IN, STUDIO, Run, RunQuery, RunSelection, new_run_id
-from himl_cli.core.text import did_you_mean
 from himl_cli.services.runs.log_names import MAIN_LOG
 from himl_cli.services.runs.logs import watching
 from himl_cli.services.runs.lookup import find_runs
@@ -41,6 +40,7 @@ from himl_cli.services.submission.request import (
     check_values,
     command_line,
     job_of_options,
+    near_path,
     refuse,
     shorten_tags,
     webhook_of,
@@ -158,9 +158,7 @@ def _check_script(path: Path, shown: str) -> None:
         if name:
             hint = f"Name the script in it: himl submit {shlex.quote(Path(shown, name).as_posix())}"
     elif not path.exists():
-        near = did_you_mean(path.name, scripts)
-        hint = near or "Check the path. It is relative to the current folder."
-        raise BadUsage(f"There is no script '{shown}'.", hint=hint)
+        raise BadUsage(f"There is no script '{shown}'.", hint=near_path(shown, scripts))
     elif path.suffix == ".ipynb":
         problem = "is a notebook, not a script"
         hint = f"Convert it: jupyter nbconvert --to script {shlex.quote(shown)}"

@@ -14,7 +14,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field, fields, replace
 from pathlib import Path, PurePath
@@ -39,7 +39,7 @@ from himl_cli.core.jobs import (
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import is_address, mask_arguments, mask_line, parts_of, redact
 from himl_cli.core.runs import experiment_remarks, friendly_experiment
-from himl_cli.core.text import YAML_ENDINGS, did_you_mean, non_blank, shorten
+from himl_cli.core.text import YAML_ENDINGS, non_blank, shorten
 
 log = logging.getLogger(__name__)
 
@@ -319,8 +319,16 @@ def target_path(request: SubmitRequest) -> Path:
     names = [each.name for each in path.parent.iterdir() if is_file(each.name)] if path.parent.is_dir() else []
     if path.is_dir():
         raise BadUsage(f"'{shown}' is a folder, not a file.")
-    hint = did_you_mean(path.name, names) or "Check the path. It is relative to the current folder."
-    raise BadUsage(f"There is no file '{shown}'.", hint=hint)
+    raise BadUsage(f"There is no file '{shown}'.", hint=near_path(shown, names))
+
+
+def near_path(shown: str, names: Iterable[str]) -> str:
+    """A hint for a path that does not exist: similar ones among *names* in its folder."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(Path(shown).name, [*names], n=2)
+    found = " or ".join(f"'{Path(shown).with_name(name).as_posix()}'" for name in near)
+    return f"Did you mean {found}?" if found else "Check the path. It is relative to the current folder."
 
 
 def beside_file(request: SubmitRequest, kinds: Sequence[str], name: str) -> tuple[SubmitRequest, list[str]]:
@@ -341,7 +349,11 @@ def beside_file(request: SubmitRequest, kinds: Sequence[str], name: str) -> tupl
             f"Arguments after '--' do not apply to {name}.",
             f"Write them into '{request.target}'.",
         ),
-        (bool(typed), f"--{shown} does not apply to {name}.", f"Omit it, or set it in '{request.target}'."),
+        (
+            bool(typed),
+            f"--{shown} does not apply to {name}.",
+            f"Omit it, or use a key of '{request.target}', if there is one for it.",
+        ),
     )
     remark = f"Ignored: record_in = azure. himl records local runs of {name} in the local workspace only."
     return request.without(*idle), [remark] if request.is_told_to_azure else []

@@ -23,16 +23,14 @@ OWN = ("array", "chdir", "dependency", "error", "export", "input", "job-name", "
 
 
 def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0) -> SlurmSpec:
-    """The Slurm options for `--cluster slurm:NAME`: the settings table of that name in the folder *cwd*, else the
-    partition of that name.
+    """The Slurm options for `--cluster slurm:NAME`: those of the settings table of that name in the folder *cwd*, if
+    there is one, and the partition of that name unless the table has another one.
 
     Options that were *typed* (`--sbatch`) override both. The job's limit of *seconds* (0 for none) is the default time
     limit. Raises BadUsage for options that sbatch would reject.
     """
     tables = section_settings(cwd, SECTION)
-    table = {"partition": name} if name else {}
-    if name in tables:
-        table = _table(tables[name])
+    table = {"partition": name} | (_table(tables[name]) if name in tables else {})
     options: dict[str, str | None] = {"partition": table["partition"]} if table.get("partition") else {}
     of_table = _options(table.get("sbatch", ()), f"[{SECTION}.{name}] sbatch")
     options |= of_table | _options(typed, "--sbatch")

@@ -239,7 +239,11 @@ def parse_space(texts: Sequence[str]) -> dict[str, SearchRange]:
         name = name.strip().lstrip("-")
         refuse(
             "--sweep",
-            (not equals or not name, f" '{text}' has no name.", "Write --sweep NAME=SPEC, as in --sweep lr=0.1,0.01"),
+            (
+                not equals or not name,
+                f" '{text}' has no {'name' if equals else 'values'}.",
+                "Write --sweep NAME=SPEC, as in --sweep lr=0.1,0.01",
+            ),
             (
                 HYPERPARAMETER_NAME.fullmatch(name) is None,
                 f" '{text}': '{name}' is not a valid name of a hyperparameter.",

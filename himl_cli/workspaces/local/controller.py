@@ -405,7 +405,7 @@ class Sweep:
                 self._log(f"{word}: {best.title}{self._metric_text(best)}, {best.run_id}")
                 return
         if trials:
-            self._log(f"no trial logged a value of '{name}', {what} (--primary_metric)")
+            self._log(f"no trial logged a finite value of '{name}', {what} (--primary_metric)")
 
     def _metric_text(self, trial: StartedTrial) -> str:
         best = best_of(self._spec.goal, trial.metric)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -18,7 +19,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import NamedTuple
 
-from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.core.errors import HimlError, NotFound, ServiceFailed
 from himl_cli.core.jobs import MANY, STEP, STEP_AFTER
 from himl_cli.core.processes import is_held
 from himl_cli.core.records import dataclass
@@ -279,7 +280,13 @@ def _user() -> str:
 
 
 def partitions() -> list[tuple[str, str, str]]:
-    """The partitions of the site, default first: name, time limit, generic resources. Raises ServiceFailed."""
+    """The partitions of the site, default first: name, time limit, generic resources. Raises NotFound without Slurm,
+    ServiceFailed."""
+    if shutil.which("sinfo") is None:
+        raise NotFound(
+            "There is no sinfo on PATH, so this machine cannot list partitions.",
+            hint="Log in to a machine that can submit jobs to Slurm.",
+        )
     text, problem = output_of(["sinfo", "--noheader", "--format=%P|%l|%G"])
     if text is None:
         raise ServiceFailed(f"Cannot list the partitions: {problem}.", hint="Check the output of: sinfo")

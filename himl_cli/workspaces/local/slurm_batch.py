@@ -52,13 +52,14 @@ END = "END_OF_REQUEST"
 OF_CONTROLLER = ("account", "clusters", "partition", "qos", "reservation", "time")
 
 
-def check_sbatch() -> None:
-    """Raise NotFound if this machine has no Slurm."""
-    if shutil.which("sbatch") is None:
-        raise NotFound(
-            "There is no sbatch on PATH, so this machine cannot submit jobs to Slurm.",
-            hint="Log in to a machine that can, or omit --cluster slurm:...",
-        )
+def no_sbatch() -> NotFound | None:
+    """The error if this machine has no Slurm."""
+    if shutil.which("sbatch") is not None:
+        return None
+    return NotFound(
+        "There is no sbatch on PATH, so this machine cannot submit jobs to Slurm.",
+        hint="Log in to a machine that can, or omit --cluster slurm:...",
+    )
 
 
 def _script(spec: JobSpec, folder: RunFolder, document: str, own: Mapping[str, str | None]) -> str:
@@ -141,7 +142,8 @@ def queue_job(request: LaunchRequest, folder: RunFolder) -> HimlError | None:
     """Record the run as queued, stage its files, and submit its job to Slurm. If Slurm refuses the job, delete the
     record and return the error. Raises OSError, Interrupted, and ServiceFailed if it is unknown whether Slurm has the
     job."""
-    check_sbatch()
+    if (error := no_sbatch()) is not None:
+        return error
     files = JobFiles(replace(request, again=False), folder)
     new = replace(with_recovery_id(request.run), folder=str(files.cwd))
 
@@ -157,7 +159,8 @@ def queue_job(request: LaunchRequest, folder: RunFolder) -> HimlError | None:
 def queue_plan(plan: Plan, folder: RunFolder) -> HimlError | None:
     """As `queue_job`, for a sweep or a pipeline. Record and submit the children that are known in advance: trials as
     arrays, steps as jobs that wait for each other. If trials depend on results of others, submit a controller."""
-    check_sbatch()
+    if (error := no_sbatch()) is not None:
+        return error
     children: list[LaunchRequest] = []
     if plan.kind == PIPELINE:
         children = [step_request(plan, job) for job in plan.jobs]
@@ -211,7 +214,8 @@ def _largest_array() -> int:
 def queue_again(request: LaunchRequest | Plan, folder: RunFolder) -> HimlError | None:
     """Submit the job of an ended run, or a controller for its missing children, to Slurm. Returns the error if Slurm
     refuses it."""
-    check_sbatch()
+    if (error := no_sbatch()) is not None:
+        return error
     with closing(Database(folder.workspace / "workspace.db")) as database:
         store = RunStore(database)
         folder.allow_to_run()
