@@ -863,7 +863,7 @@ function __himl_complete --description 'What may stand at the cursor'
         else if test "$word" = --
             __himl_value files "$current" '' $words "$current"
             return
-        else if string match -q -- '-?*' $word
+        else if string match -q -r -- '^-.' $word
             set -l row (__himl_find $where $word)
             set used $used $row
             if string match -q -- '*=*' $row; and not string match -q -r -- '^--.*=|^-[^-].' $word

@@ -14,7 +14,7 @@ import typer
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, option
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import write_atomic
 from himl_cli.core.text import did_you_mean, named
 from himl_cli.render.output import Declined
@@ -42,7 +42,7 @@ SKILL_RULES = """\
 
 - `himl COMMAND --help` lists the options of a command. Write the arguments of a script after `--`.
 - Commands take a run id or `latest`. Without one, they use the run that you submitted last from the current folder,
-  except `himl runs cancel`, `himl runs tag` and `himl runs delete`.
+  except `himl runs cancel`, `tag`, `archive`, `restore` and `delete`.
 - `himl submit` waits for a job on this machine. With `--cluster` it returns at once: add `--wait` to wait.
 - himl sets `MLFLOW_TRACKING_URI` in each job. Log metrics in the script with MLflow.
 - `--json` prints one JSON document on stdout, and `himl schema COMMAND` prints its JSON Schema. `-q` prints ids or
@@ -158,9 +158,14 @@ def skill(
     differing = [str(path) for path in paths if path.exists() and path.read_bytes() != text.encode()]
     if differing and not output.confirm(f"Replace {named(differing)} with the skill of this version?"):
         raise Declined("himl wrote nothing.")
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text)
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            write_atomic(path, text)
+    except OSError as err:
+        hint = "Move it away, or print the skill: himl skill > FILE"
+        raise DiskFailed(f"Cannot write '{err.filename}': {err.strerror}.", hint=hint) from err
     names = [str(path) for path in paths]
     output.result({"files": names}, human="\n".join(f"Wrote '{name}'." for name in names), quiet=names)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -145,6 +146,10 @@ def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
     # Only a request for the current folder fails without a file name.
     if isinstance(failure, FileNotFoundError) and failure.filename is None:
         return DiskFailed("The current folder no longer exists.", hint="Change to an existing folder.")
+    if isinstance(failure, OSError) and failure.errno == errno.ENOSPC and failure.filename is None:
+        from himl_cli.services.transfer.local_files import DiskFull
+
+        return DiskFull("Cannot write the output: no space left on the disk.", hint="Free some space.")
     words = [] if verbose else ["To see the traceback, run the command again with --verbose."]
     hint = " ".join([*words, *map(str, getattr(failure, "__notes__", ()))])
     if isinstance(failure, OSError) and failure.strerror:

@@ -27,6 +27,7 @@ from himl_cli.commands.options import (
 )
 from himl_cli.commands.session import For, open_session
 from himl_cli.core.errors import RunNotFound
+from himl_cli.core.text import non_blank
 
 download_app = group()
 datastore_app = group(
@@ -131,7 +132,7 @@ def upload_files(
     from himl_cli.services.transfer.plan import UploadRequest
     from himl_cli.services.transfer.upload import checked_prefix, upload
 
-    target, how = checked_prefix(remote_prefix) or ".", transfer_opts
+    target, how = checked_prefix(non_blank("REMOTE_PREFIX", remote_prefix)) or ".", transfer_opts
     request = UploadRequest(local, remote_prefix, globs.filters(), how.overwrite, not how.no_validate, how.workers)
     with open_session(workspace_opts, output_opts, For.data) as session:
         store = session.workspace.datastore(datastore)

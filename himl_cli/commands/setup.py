@@ -14,7 +14,7 @@ import typer
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import VARIABLE_PREFIX, OutputOptions, WorkspaceOptions, option
-from himl_cli.core.errors import HimlError
+from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.render.output import Format
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def init(
     himl writes config.json for the workspace in the options below. HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and
     HIML_WORKSPACE_NAME set defaults. Without them, himl creates a local workspace. --from imports the portal's
     config.json or DeepSeismic's .env. It also imports InnerEye's settings.yml, with its private file. Settings go to
-    himl.toml, and credentials to himl.private.toml. himl changes no existing file.
+    himl.toml, and credentials to himl.private.toml. himl changes no existing file, but --slurm adds to himl.toml.
 
     \b
       himl init
@@ -55,10 +55,12 @@ def init(
     from himl_cli.services.project_setup import set_up
     from himl_cli.workspaces import resolve
 
-    if slurm:
-        return _write_partitions(output_opts)
     named = {"subscription_id": subscription_id, "resource_group": resource_group, "workspace_name": workspace_name}
     ids, folder = {key: value for key, value in named.items() if value is not None}, Path.cwd()
+    if slurm:
+        if local or source is not None or ids:
+            raise BadUsage("--slurm cannot be combined with other options.", hint="Run 'himl init --slurm' alone.")
+        return _write_partitions(output_opts)
     done = set_up(
         folder,
         source,
@@ -75,7 +77,6 @@ def init(
 
 
 def _write_partitions(output_opts: OutputOptions) -> None:
-    from himl_cli.core.errors import BadUsage
     from himl_cli.core.files import write_atomic
     from himl_cli.core.settings import FILE
     from himl_cli.core.workspaces import PreparedFile, SetUp
@@ -89,7 +90,7 @@ def _write_partitions(output_opts: OutputOptions) -> None:
         raise BadUsage(f"'{path}' already has Slurm settings.", hint="Edit the file. To list partitions, run sinfo.")
     write_atomic(path, f"{before.rstrip()}\n\n{settings_text(found)}".lstrip())
     keys = [f"{SECTION}.{name}" for name, _, _ in found]
-    print_set_up(output_opts.output(), SetUp([PreparedFile(path, not before, keys)]), Path.cwd())
+    print_set_up(output_opts.output(), SetUp([PreparedFile(path, is_new=True, keys=keys)]), Path.cwd())
 
 
 @workspace_app.callback()

@@ -97,8 +97,18 @@ class ReaderOptions(Bundle):
     strict: bool = option("Exit with 1 if a slide is unreadable.", default=False)
 
 
+def parse_cluster(option: str, name: str | None) -> str | None:
+    """Check the name of an Azure ML compute. Raises BadUsage for a Slurm partition."""
+    if non_blank(option, name) is not None and str(name).startswith("slurm:"):
+        raise BadUsage(
+            f"{option} {name}: this command runs on this machine or on Azure ML.",
+            hint="Omit --cluster, or name an Azure ML compute.",
+        )
+    return name
+
+
 class ClusterOptions(Bundle):
-    cluster: str | None = option("Azure ML compute, or local.", "NAME", parse=non_blank, panel="Compute")
+    cluster: str | None = option("Azure ML compute, or local.", "NAME", parse=parse_cluster, panel="Compute")
     conda_env: Sequence[str] = option("Conda files of the job's environment.", "FILE,...", many=True, parse=parse_list)
     private_wheel: str | None = option("himl wheel to install in the job.", "FILE", parse=non_blank)
     shm_size: str | None = option("Shared memory (default: 100g).", "SIZE", parse=non_blank)

@@ -127,7 +127,7 @@ def open_workspace(spec: str | None, config_file: str | None, *, start: Path) ->
     Raises WorkspaceNotFound if there is none, and the errors of `find_workspaces`.
     """
     meant = find_workspaces(spec, config_file, start=start)
-    return open_azure(meant.azure, start) if meant.azure else _open_local(_existing(meant))
+    return open_azure(meant.azure, start) if meant.azure else _open_found_local(meant)
 
 
 def open_runs(spec: str | None, config_file: str | None, *, start: Path) -> Workspace:
@@ -138,9 +138,7 @@ def open_runs(spec: str | None, config_file: str | None, *, start: Path) -> Work
     meant = find_workspaces(spec, config_file, start=start)
     address = meant.azure
     if address is None:
-        for remark in () if meant.is_named else search_remarks(None, None, start=start):
-            log.warning("%s", remark)
-        return _open_local(_existing(meant))
+        return _open_found_local(meant)
     if meant.local is None:
         return open_azure(address, start)
     return JoinedWorkspace(_open_local(meant.local), lambda: open_azure(address, start), address.label)
@@ -349,11 +347,23 @@ def azure_facts(spec: str | None, config_file: str | None, *, start: Path) -> Se
     ]
 
 
+def _open_found_local(meant: ResolvedWorkspaces) -> LocalWorkspace:
+    """Open the local workspace, with a warning of each `config.json` that the search skipped."""
+    for remark in () if meant.is_named else search_remarks(None, None, start=meant.start):
+        log.warning("%s", remark)
+    return _open_local(_existing(meant))
+
+
 def _existing(meant: ResolvedWorkspaces) -> Path:
     if meant.local is not None:
         return meant.local
+    if meant.is_named:
+        raise WorkspaceNotFound(
+            f"No local workspace: no {WORKSPACE_FOLDER} folder in '{meant.start}' or above.",
+            hint="Create one with 'himl submit SCRIPT' or 'himl init --local'.",
+        )
     what = f"No workspace: no {WORKSPACE_FOLDER} folder"
-    if not meant.is_named and (remarks := search_remarks(None, None, start=meant.start)):
+    if remarks := search_remarks(None, None, start=meant.start):
         raise WorkspaceNotFound(
             f"{what} in '{meant.start}' or above, and no valid Azure ML config.json.",
             hint=f"{remarks[0]} For details, run 'himl doctor'.",

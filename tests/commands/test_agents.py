@@ -57,3 +57,10 @@ def test_skill_is_installed_in_the_project_and_never_over_a_change(himl: Himl, p
     assert (project / FILES[1]).read_text() == "changed"
     himl.ok("skill", "--install", "--yes")
     assert (project / FILES[1]).read_text(encoding="utf-8") == text
+
+
+def test_skill_is_written_to_both_places_or_none(himl: Himl, project: Path) -> None:
+    write_files(project, {"pyproject.toml": "", FILES[1].split("/")[0]: "a file"})
+    outcome = himl("skill", "--install")
+    assert (outcome.code, "error: Cannot write '" in outcome.stderr, "himl skill > FILE" in outcome.stderr) == (1, True, True), outcome.stderr
+    assert not (project / FILES[0]).exists()

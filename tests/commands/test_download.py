@@ -155,6 +155,25 @@ def test_folder_goes_up_and_comes_back(himl: Himl, project: Path, store: Path) -
     assert {*files_in(project / "rotten")} == {"rots/train.csv", "rots/images/2.png"}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there")
+def test_what_cannot_be_uploaded_is_told(himl: Himl, project: Path) -> None:
+    himl.ok("init", "--local")
+    write_files(project, {"data/a.txt": "a", "none/.keep/x": "", "config.json": "{bad"})
+    (project / "data" / "gone.ckpt").symlink_to(project / "nowhere")
+    outcome = himl("datastore", "upload", "data", "data")
+    assert (outcome.code, "left out 'data/gone.ckpt' (it is a link to a file that does not exist)" in outcome.stderr) == (1, True), outcome.stderr
+    assert "config.json" in outcome.stderr, "data would go elsewhere with a valid one"
+    assert himl.ok("datastore", "list", "-q").stdout == "data/a.txt\n"
+    for place in (".himl", ".himl/datastores", ".himl/datastores/local/data"):
+        outcome = himl("datastore", "upload", place, "data/copy")
+        assert (outcome.code, "contains the destination, datastore 'local'" in outcome.stderr) == (2, True), outcome.stderr
+    himl.ok("datastore", "upload", ".", "all", "--exclude", "*.ckpt")
+    (project / "empty").mkdir()
+    outcome = himl("datastore", "upload", "empty", "x")
+    assert (outcome.code, "There are no files to upload in 'empty'." in outcome.stderr, "hint: Check" in outcome.stderr) == (3, True, False), outcome.stderr
+    assert "no .himl folder in" in himl("datastore", "list", "-w", "local", cwd=project.parent).stderr
+
+
 @pytest.mark.usefixtures("store")
 def test_bad_input_is_said_in_a_line_and_leaves_nothing(himl: Himl, project: Path) -> None:
     for arguments, code, said in [

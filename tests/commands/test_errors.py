@@ -259,6 +259,7 @@ def test_what_was_meant_is_done_by_the_command_of_the_hint(himl: Himl, project: 
         ("runs cancel --all", 2, "See 'himl runs cancel --help'."),
         ("himl-tb --run_ids x --num_runs 2", 2, "hint: In himl: himl tb --run_ids x --num_runs 2\n"),
         ("runs list latest", 2, "hint: For one run: himl runs show latest\n"),
+        ("init --slurm --local", 2, "error: --slurm cannot be combined with other options.\n"),
         ("watch", 2, "Did you mean 'himl runs show --watch'?"),
         ("runs watch latest", 2, "hint: In himl: himl runs show --watch latest\n"),
         ("workspace watch", 2, "error: No such command 'watch'.\n"),

@@ -171,6 +171,7 @@ BAD: Mapping[str, tuple[Sequence[str], int, str]] = {
     "unknown layout": (("slides", "--layout", "himl"), 2, "--layout cannot be 'himl'. Did you mean 'hi-ml'?"),
     "output is a file": (("slides", "--output_path", "slides/c.png"), 2, "--output_path 'slides/c.png' is a file"),
     "output below a file": (("slides", "--output_path", "slides/c.png/x"), 1, "c.png"),
+    "slurm": (("slides", "--cluster", "slurm:gpu"), 2, "--cluster slurm:gpu: this command runs on this machine or on Azure ML."),
     "output is empty": (("slides", "--output_path", ""), 2, "--output_path got an empty value"),
     "both lists": (("slides", "--include_by_slide_id", "a", "--exclude_by_slide_id", "b"), 2, "cannot be combined"),
     "no such option": (("slides", "--widht", "5"), 2, "Did you mean '--width'"),

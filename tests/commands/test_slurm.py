@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -426,7 +427,7 @@ def test_without_slurm_nothing_is_left(himl: Himl, project: Path, options: list[
 def test_doctor_and_init_know_slurm(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
     assert himl("init", "--local").code == 0
     done: Outcome = himl("doctor", "--slurm", "gpu")
-    assert "slurm-wlm 22.05" in done.stdout
+    assert re.search(r"slurm-wlm \d+\.\d+", done.stdout), done.stdout
     assert f"can access '{project / '.himl'}' and this Python" in done.stdout, done.stdout
     assert "Slurm refused the job" in himl("doctor", "--slurm", "none").stdout
     assert himl("init", "--slurm").code == 0

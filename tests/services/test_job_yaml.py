@@ -174,7 +174,7 @@ def test_compute_and_options_that_do_not_count(folder: Path) -> None:
         name = [*options][-1]
         with pytest.raises(BadUsage, match=f"--{name} does not apply to a job's YAML") as caught:
             prepared(folder, COMMAND, typed=frozenset(options), **options)
-        assert caught.value.hint == "Omit it, or set it in 'job.yml'."
+        assert caught.value.hint == "Omit it, or use a key of 'job.yml', if there is one for it."
     (folder / "conda.yml").write_text("name: x\ndependencies: [python]\n")
     with pytest.raises(BadUsage, match=r"'conda\.yml' is not a job"):
         prepare_document(SubmitRequest(cwd=folder, target="conda.yml"), {})

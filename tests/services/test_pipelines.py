@@ -311,7 +311,7 @@ def test_spec_means_search_range(spec: str, draw: Draw, values: tuple[str | floa
     ("x=randint(0)", "n must be a positive integer"),
     ("x=quniform(0,1,0)", "q, the step, must be greater than 0"),
     (f"x=randint({'9' * 400})", "must be a number, not '"),
-    ("x", "no name"),
+    ("x", "no values"),
     ("a b=1,2", "'a b' is not a valid name of a hyperparameter"),
     ("lr=[0.1,0.2]", "a list must not have brackets. | Write --sweep lr=0.1,0.2"),
     ("password=abc,def", "looks like a secret"),

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, build_opener
 
@@ -102,8 +102,11 @@ class Board:
         try:
             with DIRECT.open(f"http://{host}:{self.port}/{path}?{urlencode(query)}", timeout=60) as answer:
                 return json.load(answer)
+        except HTTPError as err:
+            err.close()
         except (URLError, HTTPException, OSError):
-            return None
+            pass
+        return None
 
     def values(self, run: str, tag: str = "loss") -> list[float]:
         return [value for _, _, value in self.ask("data/plugin/scalars/scalars", run=run, tag=tag) or []]

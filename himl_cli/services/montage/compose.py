@@ -250,8 +250,8 @@ def make_montage(
         ExitStack() as opened,  # closes files and slides after the pool, when no thread uses them
         Pool(request.workers, folder.stop) as pool,  # an error ends threads that wait for files
     ):
-        removed, left = earlier_files(request.output, names)
         check_inputs(request.output, entries, folder, lists)
+        removed = earlier_files(request.output, names)
         folder.expect([name for entry in entries for name in (entry.image, entry.mask) if name])
         found = find_sources(entries, folder, request.backend, pool)
         if not folder.is_rereadable and request.layout is LayoutStyle.fit:
@@ -281,7 +281,7 @@ def make_montage(
         if ImageFormat.dzi in request.formats:
             write_page(new / PAGE, Tiling(layout.size), outcomes, "Montage")
         publish(request.output, names, removed)
-    for text in _late_remarks(request, outcomes, removed, left):
+    for text in _late_remarks(request, outcomes, removed):
         notify(Notice(text))
     files = [request.output / name for name in IMPORTANCE if name in names]
     seconds = time.monotonic() - began
@@ -339,9 +339,7 @@ def _growth_remarks(setting: Setting, found: Sequence[Sources]) -> Iterator[str]
         )
 
 
-def _late_remarks(
-    request: MontageRequest, cells: Sequence[CellOutcome], removed: Sequence[str], left: Sequence[str]
-) -> Iterator[str]:
+def _late_remarks(request: MontageRequest, cells: Sequence[CellOutcome], removed: Sequence[str]) -> Iterator[str]:
     """Remarks on levels other than the requested one (not for masks, which often have one level), and on files in the
     output folder from other montages."""
     count = sum(cell.level not in (None, request.level) for cell in cells) if request.level is not None else 0
@@ -353,6 +351,3 @@ def _late_remarks(
         )
     if removed:
         yield f"Removed {with_and(removed)} of an earlier montage from '{request.output}'."
-    if left:
-        are = "is" if len(left) == 1 else "are"
-        yield f"{with_and(left)} in '{request.output}' {are} older than this montage, and not part of it."

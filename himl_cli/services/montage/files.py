@@ -196,12 +196,13 @@ def _remove_staged(staging: Path) -> None:
 
 
 def publish(path: Path, names: Sequence[str], stale: Sequence[str]) -> None:
-    """Move the files and folders *names* of `output_folder` to their final paths, in order, and remove *stale*. Raises
-    DiskFailed, after which old and new files may be mixed."""
+    """Move the files and folders *names* of `output_folder` to their final paths, and remove *stale*. The record is
+    first, since it shows the next montage that the others are himl's. Raises DiskFailed, after which old and new files
+    may be mixed."""
     staging = path.absolute() / STAGING
     try:
         (staging / OLD).mkdir()
-        for name in (*stale, *names):
+        for name in (*stale, *sorted(names, key=lambda name: name != RECORD)):
             final = path / name
             if name in stale or (final.is_dir() and not final.is_symlink()):
                 with suppress(FileNotFoundError):
@@ -212,17 +213,16 @@ def publish(path: Path, names: Sequence[str], stale: Sequence[str]) -> None:
         raise disk_error(err, f"Cannot move the montage to '{path}'") from err
 
 
-def earlier_files(folder: Path, names: Collection[str]) -> tuple[list[str], list[str]]:
-    """Files of *folder* that have names of montage files, other than *names*, which a new montage consists of.
+def earlier_files(folder: Path, names: Collection[str]) -> list[str]:
+    """Files of an earlier montage in *folder*, other than *names*, which a new montage consists of. They must be
+    removed, because they would seem to belong to the new one.
 
-    The first list contains files of an earlier montage, as its montage.csv proves. They must be removed, because they
-    would seem to belong to the new one. The second contains files of unknown origin. A page or tiles without a
-    `montage.dzi` are not himl's. Raises BadUsage if a file to replace or remove does not belong to a montage.
+    Raises BadUsage for a file that does not belong to a montage, as a montage.csv beside it proves. A page or tiles
+    without a `montage.dzi` do not, but they are in the way only of a new pyramid.
     """
     is_zoom = (folder / DZI).is_file()
-    found = [name for name in (PNG, JPG, *((PAGE, DZI, TILES) if is_zoom else ())) if name not in names]
-    found = [name for name in found if os.path.lexists(folder / name)]
-    removed, left = (found, []) if is_record(folder / RECORD) else ([], found)
+    removed = [name for name in (PNG, JPG, *((PAGE, DZI, TILES) if is_zoom else ())) if name not in names]
+    removed = [name for name in removed if os.path.lexists(folder / name)]
     for name in (*names, *removed):
         path = folder / name
         if os.path.lexists(path) and path.is_dir() != (name == TILES):
@@ -233,7 +233,11 @@ def earlier_files(folder: Path, names: Collection[str]) -> tuple[list[str], list
             raise BadUsage(what, hint=HINT)
         if name == PAGE and not is_zoom and os.path.lexists(path):
             raise BadUsage(f"'{path}' is not a montage's page, because there is no {DZI} beside it.", hint=HINT)
-    return removed, left
+    for name in () if is_record(folder / RECORD) else (PNG, JPG, DZI, RECORD):
+        if os.path.lexists(folder / name):
+            what = f"'{folder / name}' does not belong to a montage, because himl's {RECORD} is not in that folder."
+            raise BadUsage(what, hint=HINT)
+    return removed
 
 
 def check_inputs(folder: Path, entries: Sequence[SlideEntry], slides: SlideFolder, lists: Iterable[Path]) -> None:

@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -148,7 +149,8 @@ def local_dataset(dataset: Path) -> tuple[LocalFolder, str | None]:
             f"There is no folder or CSV '{dataset}'.", hint="Check the path, relative to the current folder."
         )
     if may_be_slide(dataset.name):
-        hint = f"To show one slide: himl montage '{dataset.parent}' --image_glob '{escape(dataset.name)}'"
+        words = shlex.join([str(dataset.parent), "--image_glob", escape(dataset.name)])
+        hint = f"To select one slide, use its folder: {words}"
         raise BadUsage(f"'{dataset}' is neither a folder nor a CSV.", hint=hint)
     return LocalFolder(dataset.parent), dataset.name
 
@@ -346,7 +348,7 @@ def read_table(text: str, name: str) -> list[tuple[int, Sequence[str]]]:
     if tuple(header) in (COLUMNS, TILED_COLUMNS):
         raise BadUsage(
             f"'{name}' describes {'a montage' if tuple(header) == COLUMNS else 'tiles'}, and is not a list of slides.",
-            hint=f"Use the folder of the slides with --include_by_slide_id '{name}'.",
+            hint="Use the folder of the slides, and this file with --include_by_slide_id.",
         )
     for column in (*REQUIRED, *OPTIONAL):
         if column in REQUIRED and column not in header:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -11,11 +12,11 @@ from pathlib import Path
 from himl_cli.core.blobs import BlobInfo, Refused, StoreRequest, TransferResult
 from himl_cli.core.errors import BadUsage, BlobChanged, HimlError, NotFound, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notify, Planned, ignore
-from himl_cli.core.files import FoundFile, walk_files
+from himl_cli.core.files import WORKSPACE_FOLDER, FoundFile, walk_files
 from himl_cli.core.records import dataclass
 from himl_cli.services.transfer.local_files import UnsafeName, disk_error, md5_of, safe_relative
-from himl_cli.services.transfer.plan import TransferStats, UploadRequest
-from himl_cli.workspaces.base import BlobStore
+from himl_cli.services.transfer.plan import Filters, TransferStats, UploadRequest
+from himl_cli.workspaces.base import BlobStore, LocalStore
 
 ATTEMPTS = 3
 # Up to this size, a file is read for its MD5 before the upload, during which it is still in memory.
@@ -31,7 +32,8 @@ def upload(store: BlobStore, request: UploadRequest, notify: Notify = ignore) ->
     work = _Upload(store, request, notify)
     result = work.run(work.files())
     if not work.count:
-        raise NotFound(f"There are no files to upload in '{request.local}'.", hint="Check --include and --exclude.")
+        hint = "Check --include and --exclude." if request.filters != Filters() else ""
+        raise NotFound(f"There are no files to upload in '{request.local}'.", hint=hint)
     return result
 
 
@@ -98,11 +100,23 @@ class _Upload:
             return
         if not local.is_dir():
             raise NotFound(f"There is no file or folder '{local}'.")
+        target = self._store.path_of(f"{self._prefix}x") if isinstance(self._store, LocalStore) else None
+        if target is not None:
+            top = os.path.relpath(target.resolve(), local.resolve()).split(os.sep)
+            if os.pardir not in top and WORKSPACE_FOLDER not in top:
+                raise BadUsage(
+                    f"'{local}' contains the destination, {self._store.label}.", hint="Upload a folder in it."
+                )
         # Both iterators are sorted in the order of the walk.
         stored = (blob for page in self._store.list(self._prefix) for blob in page)
         there = next(stored, None)
-        for found in walk_files(str(local), skip_workspaces=True):
+        for found in walk_files(str(local), skip_workspaces=True, of_any_kind=True):
             name = self._prefix + found.name
+            if stat.S_ISLNK(found.stat.st_mode) and self._request.filters.admit(found.name):
+                self.count += 1
+                self._stats.refused.append(Refused(name, "it is a link to a file that does not exist"))
+            if not stat.S_ISREG(found.stat.st_mode):
+                continue
             while there is not None and there.name < name:
                 there = next(stored, None)
             if self._request.filters.admit(found.name):

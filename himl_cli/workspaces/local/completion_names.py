@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import time
@@ -10,6 +11,7 @@ from contextlib import closing, suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
 Kind = Literal["runs", "experiments"]
 
@@ -45,7 +47,8 @@ def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
     # Open an unused database as immutable, since SQLite would otherwise create files next to it
     mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
     found: list[str] = []
-    uri = f"{path.absolute().as_uri()}?{mode}"
+    # Path.as_uri of Python 3.14 imports the HTTP client
+    uri = f"file:///{quote(os.fsencode(path.absolute().as_posix()).lstrip(b'/'))}?{mode}"
     with (
         suppress(sqlite3.Error, UnicodeDecodeError),
         closing(sqlite3.connect(uri, uri=True, timeout=0.05)) as connection,

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.installation import update_hint
@@ -109,7 +110,7 @@ class Database:
         self._is_open = True
 
     def _open(self, mode: str, pragma: str = "") -> tuple[sqlite3.Connection, int]:
-        name = f"{self.path.absolute().as_uri()}?{mode}"
+        name = f"file:///{quote(os.fsencode(self.path.absolute().as_posix()).lstrip(b'/'))}?{mode}"
         connection = sqlite3.connect(
             name, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )

@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -181,12 +182,12 @@ def test_the_csv_of_a_folder_is_used_or_the_one_that_is_named(folder: Folder) ->
         local_dataset(folder.root / "gone")
     with pytest.raises(BadUsage, match="neither a folder nor a CSV") as caught:
         local_dataset(folder.write("a[1].svs", b"x"))
-    assert caught.value.hint == f"To show one slide: himl montage '{folder.root}' --image_glob 'a[[]1].svs'"
+    assert caught.value.hint == f"To select one slide, use its folder: {shlex.join([str(folder.root), '--image_glob', 'a[[]1].svs'])}"
     assert folder.ids(glob="a[[]1].svs") == ["a[1].svs"]
     folder.write("montage.csv", ",".join(files.COLUMNS) + "\n" + "a" + "," * (len(files.COLUMNS) - 1) + "\n")
     error = refused(folder, csv="montage.csv")
     assert str(error) == "'montage.csv' describes a montage, and is not a list of slides."
-    assert error.hint == "Use the folder of the slides with --include_by_slide_id 'montage.csv'."
+    assert error.hint == "Use the folder of the slides, and this file with --include_by_slide_id."
 
 
 def test_images_are_relative_to_the_csv(folder: Folder, tmp_path: Path) -> None:

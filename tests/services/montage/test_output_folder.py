@@ -123,9 +123,9 @@ def refused(out: Path, data: Path, formats: Sequence[ImageFormat] = PNG, **query
 
 def test_new_montage_removes_files_of_earlier_montage(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    write_files(out, {"montage.jpg": "mine", "index.html": "mine"})
-    assert made(out, folder) == [f"montage.jpg in '{out}' is older than this montage, and not part of it."]
-    assert left_in(out) == ["index.html", "montage.csv", "montage.jpg", "montage.png"], "what is not known to be ours stays"
+    write_files(out, {"index.html": "mine"})
+    assert made(out, folder) == []
+    assert left_in(out) == ["index.html", "montage.csv", "montage.png"], "what is not known to be ours stays"
     (out / "index.html").unlink()
     made(out, folder, ALL)
     made(out, folder, ALL, include=out / "montage.csv")
@@ -133,6 +133,15 @@ def test_new_montage_removes_files_of_earlier_montage(folder: Path, tmp_path: Pa
     (said,) = made(out, folder)
     assert left_in(out) == ["montage.csv", "montage.png"]
     assert said.startswith("Removed montage.jpg, index.html, montage.dzi and montage_files of an earlier montage")
+
+
+@pytest.mark.parametrize("name", ["montage.png", "montage.jpg", "montage.dzi", "montage.csv"])
+def test_foreign_files_are_never_replaced_or_removed(name: str, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_files(out, {name: "mine"})
+    for _ in range(2):
+        assert refused(out, folder) == f"'{out / name}' does not belong to a montage, because himl's montage.csv is not in that folder."
+    assert ((out / name).read_text(), os.listdir(out)) == ("mine", [name])
 
 
 @pytest.mark.parametrize(("name", "formats"), [("montage.png", ALL), ("montage.jpg", PNG), ("montage_files/mine.png", PNG), ("montage_files/3/mine.png", ALL)])
@@ -203,14 +212,21 @@ def test_foreign_page_and_tile_folder_are_never_overwritten(folder: Path) -> Non
 def test_a_pipe_that_is_called_as_the_record_is_not_waited_for(folder: Path) -> None:
     os.mkfifo(folder / "montage.csv")
     slide(folder, "montage.jpg")
-    found: list[tuple[list[str], list[str]]] = []
-    thread = Thread(target=lambda: found.append(earlier_files(folder, ["montage.png"])), daemon=True)
+    found: list[BadUsage] = []
+
+    def look() -> None:
+        try:
+            earlier_files(folder, ["montage.png"])
+        except BadUsage as err:
+            found.append(err)
+
+    thread = Thread(target=look, daemon=True)
     thread.start()
     thread.join(60)
     with suppress(OSError):
         # Releases the thread if it waits for the pipe.
         os.close(os.open(folder / "montage.csv", os.O_WRONLY | os.O_NONBLOCK))
-    assert found == [([], ["montage.jpg"])]
+    assert [str(err) for err in found] == [f"'{folder / 'montage.jpg'}' does not belong to a montage, because himl's montage.csv is not in that folder."]
 
 
 def test_a_full_disk_is_told_and_what_was_there_stays(small_disk: SmallDisk, tmp_path: Path) -> None:
