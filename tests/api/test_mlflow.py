@@ -21,10 +21,11 @@ from himl_cli.core.runs import RunStatus
 from himl_cli.services.mlflow_server import OLDEST
 from tests.api import mlflow_reads as calls
 from tests.api.mlflow_reads import FAILED, FILES, LOSS, OTHER, SWEEP, TRAINED, TRIALS
+from tests.azure.lab import client_packages, client_python
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
 from tests.support.client_calls import Call, Called, call_all, variables_of_machine
-from tests.support.clients import HIML_OLDEST_MLFLOW, client_python, packages_of
+from tests.support.clients import HIML_OLDEST_MLFLOW
 from tests.support.running import PROGRAM, Himl, write_files
 from tests.support.runs import RecordedRuns
 
@@ -203,7 +204,7 @@ def test_an_older_mlflow_in_a_job_logs_and_warns_of_nothing(himl: Himl, project:
     """MLflow loads himl's plugins automatically when a script imports it."""
     write_files(project, {"train.py": LOGS})
     strict = "error,ignore:label() is deprecated"  # protobuf warns MLflow of that since 6.31, on Python 3.12 and newer
-    run = himl.ok("submit", "train.py", "-q", env={"PYTHONPATH": packages_of("mlflow2"), "PYTHONWARNINGS": strict}).stdout.strip()
+    run = himl.ok("submit", "train.py", "-q", env={"PYTHONPATH": client_packages("mlflow2"), "PYTHONWARNINGS": strict}).stdout.strip()
     log = himl.ok("runs", "logs", run).stdout
     assert ("logged by 2.22.5\n" in log, "warn" in log.lower()) == (True, False), log
     assert ("loss", 0.5) in [(each["name"], each["value"]) for each in himl.ok("runs", "show", run, "--json").json()["metrics"]]

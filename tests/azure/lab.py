@@ -6,12 +6,12 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -28,6 +28,8 @@ from tests.support.azure_jobs import pipeline_of, prepare, train
 from tests.support.client_calls import Call, Called, call_all, variables_of_machine
 from tests.support.folders import contents
 from tests.support.running import Himl
+
+Found = TypeVar("Found")
 
 AZURE_AI_ML = "azure-ai-ml"  # the client in the environment of the tests
 PROGRAMS = Path(__file__).with_name("programs")
@@ -113,10 +115,19 @@ def visit(stage: Stage, client: str, labs: Mapping[str, Lab], folder: Path) -> V
 
 def client_python(name: str) -> Path:
     """The Python with the client *name*. Skips the test with a reason if it cannot be installed."""
+    return Path(sys.executable) if name == AZURE_AI_ML else _available(clients.client_python, name)
+
+
+def client_packages(name: str) -> str:
+    """The folder of a client's packages for PYTHONPATH. Skips the test with a reason if they cannot be used."""
+    return _available(clients.packages_of, name)
+
+
+def _available(find: Callable[[str], Found], name: str) -> Found:
     from tests.conftest import lacking
 
     try:
-        return Path(sys.executable) if name == AZURE_AI_ML else clients.client_python(name)
+        return find(name)
     except clients.PythonMissing as error:
         lacking(str(error))
         raise

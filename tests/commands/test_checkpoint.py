@@ -169,6 +169,7 @@ def test_refused_push_makes_no_run_and_a_new_one_says_what_it_is(himl: Himl, pro
         (("a.ckpt", "--from", ""), 2, "--from"),
         (("a.ckpt",), 2, "--from"),
         (("make.py", " ", "--from", made), 2, "FILE got an empty value."),
+        (("https://example.org/m.ckpt", "--from", made), 3, "Fetch the file first: himl checkpoint fetch URL"),
     ):
         outcome = himl("checkpoint", "push", *arguments)
         assert (outcome.code, outcome.stdout, said in outcome.stderr) == (code, "", True), outcome.stderr

@@ -29,11 +29,12 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
 from himl_cli.services.mlflow_server import OLDEST
+from tests.azure.lab import client_python
 from tests.azureml_double.stage import Stage
 from tests.support.browser import browser as browser
 from tests.support.browser import page as page
 from tests.support.client_calls import variables_of_machine
-from tests.support.clients import HIML_OLDEST_MLFLOW, PROJECT, client_python
+from tests.support.clients import HIML_OLDEST_MLFLOW, PROJECT
 from tests.support.processes import MARK, processes_marked
 from tests.support.running import PROGRAM, Himl, until, validator, write_files
 from tests.support.runs import RecordedRuns, posix

@@ -69,7 +69,13 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     HIML_OLDEST_MLFLOW: ("-e", f"{PROJECT}[ui]", "mlflow==3.5.1", *required_by_himl("ui")),
     AZUREML_MLFLOW: ("azureml-mlflow>=1.62,<1.63", "mlflow-skinny>=3,<4", "azure-identity>=1.16,<2"),
 }
-NEWEST_PYTHON: Mapping[str, tuple[int, int]] = {AZUREML_CORE: (3, 11), AZUREML_TENSORBOARD: (3, 11), HI_ML_CPATH: (3, 9)}  # nobody maintains it since
+NEWEST_PYTHON: Mapping[str, tuple[int, int]] = {
+    AZUREML_CORE: (3, 11),  # nobody maintains these three since
+    AZUREML_TENSORBOARD: (3, 11),
+    HI_ML_CPATH: (3, 9),
+    "mlflow2": (3, 13),  # there is no later build of the pyarrow of these two
+    HIML_OLDEST_MLFLOW: (3, 13),
+}
 OLDEST_PYTHON = (3, 9)
 FULL = ("mlflow2", "mlflow3")
 ALL = (SKINNY, *FULL)
@@ -96,7 +102,9 @@ def client_python(name: str) -> Path:
 
 
 def packages_of(name: str) -> str:
-    """The folder of a client's packages for PYTHONPATH, if the Python of the tests runs the client."""
+    """The folder of a client's packages for PYTHONPATH. Raises PythonMissing if the client does not support the Python of the tests."""
+    if sys.version_info[:2] > NEWEST_PYTHON.get(name, sys.version_info[:2]):
+        raise PythonMissing(f"a Python that {name} supports")
     folder = client_python(name).parent.parent
     return str(next(path for path in (folder / "Lib" / "site-packages", *folder.glob("lib/python*/site-packages")) if path.is_dir()))
 

@@ -128,7 +128,9 @@ def _find_files(
         if not path.exists():
             paths = [*map(Path, sorted(glob.glob(str(path), recursive=True)))] if glob.has_magic(str(file)) else []
         if not paths:
-            raise NotFound(f"There is no file '{file}'.")
+            is_address = str(file).startswith(("http:", "https:"))
+            hint = "himl pushes files of this machine. Fetch the file first: himl checkpoint fetch URL"
+            raise NotFound(f"There is no file '{file}'.", hint=hint if is_address else "Check the path.")
         for top in paths:
             is_empty = True
             try:
