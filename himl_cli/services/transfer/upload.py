@@ -101,12 +101,12 @@ class _Upload:
         if not local.is_dir():
             raise NotFound(f"There is no file or folder '{local}'.")
         target = self._store.path_of(f"{self._prefix}x") if isinstance(self._store, LocalStore) else None
-        if target is not None:
-            top = os.path.relpath(target.resolve(), local.resolve()).split(os.sep)
-            if os.pardir not in top and WORKSPACE_FOLDER not in top:
-                raise BadUsage(
-                    f"'{local}' contains the destination, {self._store.label}.", hint="Upload a folder in it."
-                )
+        below = None
+        with suppress(ValueError):  # it is elsewhere
+            below = target and target.resolve().relative_to(local.resolve())
+        if below and WORKSPACE_FOLDER not in below.parts:  # the walk skips such a folder
+            what = f"'{local}' contains the destination, {self._store.label}."
+            raise BadUsage(what, hint="Upload a folder in it.")
         # Both iterators are sorted in the order of the walk.
         stored = (blob for page in self._store.list(self._prefix) for blob in page)
         there = next(stored, None)
