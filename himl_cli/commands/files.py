@@ -146,7 +146,7 @@ def download_files(
     *,
     prefix: Annotated[str, typer.Argument(metavar="PREFIX", help="Prefix of names, or one file ('' for all).")],
     local_dir: Annotated[
-        Path,
+        str,
         typer.Argument(metavar="LOCAL_DIR", help="Destination folder, for the whole remote paths."),
     ],
     globs: GlobOptions,
@@ -170,13 +170,12 @@ def download_files(
     from himl_cli.services.transfer.plan import DownloadRequest
 
     filters, how = globs.filters(prefix), transfer_opts
-    request = DownloadRequest(local_dir, filters, "", strip_prefix, how.overwrite, not how.no_validate, how.workers)
+    folder = Path(non_blank("LOCAL_DIR", local_dir))
+    request = DownloadRequest(folder, filters, "", strip_prefix, how.overwrite, not how.no_validate, how.workers)
     with open_session(workspace_opts, output_opts, For.data) as session:
         store = session.workspace.datastore(datastore)
         result = download_blobs(store, request, notify=session.notify)
-    print_transfer(
-        session.output, result, "Downloaded", [str(local_dir)], nothing=f"There are no files in {store.label}."
-    )
+    print_transfer(session.output, result, "Downloaded", [str(folder)], nothing=f"There are no files in {store.label}.")
 
 
 @command(datastore_app, "list")

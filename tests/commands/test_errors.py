@@ -45,6 +45,8 @@ CASES: list[tuple[list[str], int, str]] = [
     (["runs", "list", "--status", ","], 2, "--status got an empty value."),
     (["runs", "delete", "--experiment", "train", "--status", "", "--yes"], 2, "--status got an empty value."),
     (["download", ","], 2, "RUN got an empty value."),
+    (["datastore", "upload", "x", ""], 2, "REMOTE_PREFIX got an empty value."),
+    (["datastore", "download", "x", ""], 2, "LOCAL_DIR got an empty value."),
     (["download", "train_1_aa", "--output_dir", ""], 2, "--output_dir got an empty value."),
     (["tb", "--experiment", "train", "--tags", "a=b", "--tags", "c=d", "--sync_only"], 3, "No run of experiment 'train' is a=b and c=d."),
     (["runs", "show"], 3, "No run was given, and there is no most_recent_run.txt in"),
