@@ -18,7 +18,7 @@ Number = Annotated[
     float | Literal["NaN", "Infinity", "-Infinity"],
     Meta(description="A number. NaN and the infinities are strings."),
 ]
-Value = int | bool | str | None | Number
+Value = int | bool | str | Number | None
 Seconds = Annotated[float, Meta(description="A duration in seconds.")]
 Bytes = Annotated[int, Meta(description="A size in bytes.")]
 Md5 = Annotated[str, Meta(description="An MD5 in hexadecimal digits.")]

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,9 @@ def act() -> dict[str, Any]:
     client = opened()
     # The default interval would be 30 s, since the service sends no Retry-After.
     client.jobs.begin_cancel(RUNNING, polling_interval=0.1).result()
-    client.jobs.archive(FAILED)
+    can_archive = tuple(map(int, version("azure-ai-ml").split(".")[:2])) >= (1, 35)  # the service rejects the request of older versions
+    if can_archive:
+        client.jobs.archive(FAILED)
     asset = client.data.create_or_update(Data(name="scans", version="1", path="azureml://datastores/workspaceblobstore/paths/scans/", type="uri_folder"))
     default = client.datastores.get_default()
     client.datastores.create_or_update(AzureBlobDatastore(name="second", account_name=default.account_name, container_name=default.container_name))
@@ -122,6 +125,7 @@ def act() -> dict[str, Any]:
     except ResourceNotFoundError as error:
         missing = str(error.error.code if error.error else error.status_code)
     return {
+        "is_archived": can_archive,
         "canceled": client.jobs.get(RUNNING).status,
         "active": [job.name for job in client.jobs.list()],
         "streamed": streamed(client, BEST),
