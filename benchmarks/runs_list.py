@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
 from itertools import cycle
@@ -66,15 +67,19 @@ def record_runs(folder: Path, count: int, *experiments: str) -> None:
 
 
 def list_during_starts(record: Raw, folder: Path, times: int) -> None:
-    """Time `himl runs list` and the import of Typer in turns, until 16 commands have started a job each. Repeat that, because few turns fit into a start."""
+    """Time `himl runs list` and the import of Typer in turns, until 16 commands have started a job each. Repeat that, with the other one first, because few
+    turns fit into a start, and the first one takes longest."""
     (folder / "waits.py").write_text(WAITS)
     command = [HIML, "submit", "waits.py", "--no_wait"]
-    turns = enumerate(cycle({"himl runs list": [HIML, "runs", "list"], **IMPORT}.items()), 2)
-    for _ in range(times):
+    candidates = {"himl runs list": [HIML, "runs", "list"], **IMPORT}
+    rounds = Counter[str]()
+    for start in range(times):
         starts = [subprocess.Popen(command, cwd=folder, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(16)]
-        while any(start.poll() is None for start in starts):
-            number, (candidate, call) = next(turns)
-            record.add("while 16 jobs start", candidate, number // 2, **spend(call, clean_environment(), folder))
+        turns = cycle(list(candidates)[:: -1 if start % 2 else 1])
+        while any(each.poll() is None for each in starts):
+            candidate = next(turns)
+            rounds[candidate] += 1
+            record.add("while 16 jobs start", candidate, rounds[candidate], **spend(candidates[candidate], clean_environment(), folder))
         time.sleep(SECONDS + 2)  # until the jobs have ended
 
 
