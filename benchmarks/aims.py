@@ -124,8 +124,10 @@ PROCESSES = (
     "script, 12 ms in the script, and 16 ms until the end is recorded and printed."
 )
 CONTENTION = (
-    "The 16 commands start together, three processes each, and have all started after about 2 s. Until then a list, which needs 0.1 s of a processor, shares "
-    "two cores with dozens of processes."
+    "The 16 commands start together, three processes each, and have all started after about 2 s. Until then a list, which needs "
+    "{{cpu runs_list | while 16 jobs start | himl runs list}} of a processor, shares two cores with dozens of processes. In the same turns, "
+    '`python -c "import typer"`, which needs {{cpu runs_list | while 16 jobs start | python -c "import typer"}}, takes '
+    '{{wall runs_list | while 16 jobs start | python -c "import typer"}}.'
 )
 SHARED = (
     "Azurite keeps one of the two cores busy, and each byte that a client computes with the other one delays it. himl takes "
