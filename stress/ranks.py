@@ -303,7 +303,7 @@ def _whole(tried: Tried, launch: Launch, *, but: int | None = None) -> Verdict:
     if is_done:
         sizes = {name: len(content) for name, content in source.files.items() if content}
         problems += moved_otherwise(sizes, source.moved()) + ended_early(launch, source.there(), but=killed)
-    return judge_launch(launch, problems, but=killed)
+    return judge_launch(launch, problems, but=killed, there=source.there())
 
 
 def _and_again(tried: Tried, launcher: Launcher, result: Result) -> Result:
@@ -328,8 +328,13 @@ def _result(tried: Tried, launch: Launch, verdict: Verdict, *, hits: int, but: i
     return Result(outcome, code, launch.seconds, hits, why=verdict.why, facts=facts)
 
 
-def judge_launch(launch: Launch, problems: Sequence[str], *, documented: Set[int] = frozenset({0}), but: Set[int] = frozenset()) -> Verdict:
-    """The verdict on a launch whose ranks, *but* killed ones, must all end with the same code, and after 0 with the same stdout."""
+def judge_launch(
+    launch: Launch, problems: Sequence[str], *, documented: Set[int] = frozenset({0}), but: Set[int] = frozenset(), there: float = math.inf
+) -> Verdict:
+    """The verdict on a launch whose ranks, *but* killed ones, must all end with the same code, and after 0 with the same stdout.
+
+    A rank that started when all bytes were *there* (seconds since the epoch) may check the files itself, so its stdout may differ.
+    """
     ends = {rank: end for rank, end in sorted(launch.ends.items()) if rank not in but}
     if hanging := [rank for rank, end in ends.items() if end.code is None]:
         return lost(f"ranks {hanging} do not end")
@@ -339,7 +344,7 @@ def judge_launch(launch: Launch, problems: Sequence[str], *, documented: Set[int
         return lost(f"the ranks end with different codes: {said}")
     verdicts = [judge(Ended(codes[rank], end.stdout, end.stderr), documented, problems, prints=True) for rank, end in ends.items()]
     worst = next((verdict for verdict in verdicts if verdict.is_lost), verdicts[0])
-    if worst.outcome is Outcome.survived and len({end.stdout for end in ends.values()}) > 1:
+    if worst.outcome is Outcome.survived and len({end.stdout for end in ends.values() if end.started < there}) > 1:
         texts = "; ".join(f"{rank}: {end.stdout[:120]!r}" for rank, end in ends.items())
         return lost(f"the ranks say different things: {texts}")
     if not worst.is_lost and launch.waited > LONGEST:

@@ -411,6 +411,10 @@ def test_ranks_have_to_agree() -> None:
         assert judge_launch(ranks(*ends), problems) == Verdict(Outcome.lost, said)
     assert judge_launch(ranks((0, "3", "", 1), (0, "3", "waits", 2)), []).outcome is Outcome.survived
     assert judge_launch(ranks((-9, "", "", 1), (1, "", "died", 2)), [], documented={1}, but={0}) == REPORTED
+    differing = ranks((0, "3", "", 1), (0, "0", "", 2))
+    differing.ends[1].started = 104.0
+    assert judge_launch(differing, [], there=103.9).outcome is Outcome.survived
+    assert judge_launch(differing, [], there=104.1).why.startswith("the ranks say different things: ")
     early = ranks((0, "3", "", 5), (0, "3", "", 2), (-9, "", "", 1))
     assert ended_early(early, 104.5) == ["rank 1 ended 2.50 s before all bytes were there"]
     assert ended_early(early, 104.5, but={1}) == []
