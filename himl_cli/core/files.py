@@ -157,11 +157,11 @@ def write_atomic(path: Path, text: str, *, is_private: bool = False) -> None:
 @contextmanager
 def atomic_replacement(path: Path, *, is_private: bool = False) -> Iterator[str]:
     """Provide the name of a new, empty file beside *path*. It replaces *path* on success, and is deleted otherwise.
-    Raises OSError."""
+    Snapshots and uploads omit it if the process is killed before that. Raises OSError."""
     import tempfile  # imports twenty modules
 
     # Limit the name, which may be long
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=PART_SUFFIX)
     try:
         os.close(handle)
         yield temporary

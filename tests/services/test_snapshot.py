@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.files import atomic_replacement
 from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import LARGE_SNAPSHOT_BYTES
 from himl_cli.core.text import parse_dotenv
@@ -122,6 +123,14 @@ def test_rules_of_all_levels_and_what_is_never_sent(project: Path) -> None:
     others = [".git/config", ".himl/workspace.db", "__pycache__/a.pyc", "venv/pyvenv.cfg", "venv/lib/x.py"]
     write_files(project / "never", dict.fromkeys([*results, *others, "train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"], ""))
     assert sent(project / "never") == {"train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"}
+
+
+@pytest.mark.parametrize("name", ["most_recent_run.txt", "himl.private.toml"])
+def test_parts_of_killed_processes_are_never_sent(project: Path, name: str) -> None:
+    write_files(project, {"train.py": ""})
+    with atomic_replacement(project / name):
+        assert len(list(project.iterdir())) == 2
+        assert sent(project) == {"train.py"}
 
 
 SECRETS = ["himl.private.toml", ".env", ".env.local", "prod.env", ".envrc", "InnerEyePrivateSettings.yml", "InnerEyeTestVariables.txt", "settings_private.yml"]
