@@ -263,6 +263,29 @@ def test_pictures_have_the_pixels_of_one_go(kind: Kind, size: Size, tmp_path: Pa
     assert path.stat().st_size < pixels.nbytes / 100 or size != (1100, 800)
 
 
+# Pictures that begin with three equal pixels, so that the encoder finds a match near the start.
+DIGEST_OF_PNGS = """
+import hashlib
+import numpy as np
+from himl_cli.services.montage.encoding import encode_png
+
+random, digest = np.random.default_rng(5), hashlib.sha256()
+for _ in range(20_000):
+    pixels = random.integers(0, 24, (2, 60, 3), np.uint8)
+    pixels[0, :3] = random.integers(0, 256, 3)
+    digest.update(encode_png(pixels))
+print(digest.hexdigest())
+"""
+
+
+def test_equal_pixels_have_equal_files_in_each_process() -> None:
+    """The start of a file once depended on addresses, which the system draws for each process."""
+    started = [subprocess.Popen([sys.executable, "-c", DIGEST_OF_PNGS], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    digests = {process.communicate()[0] for process in started}
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert len(digests) == 1
+
+
 def test_strips_are_joined_by_restart_markers(tmp_path: Path, pool: Pool) -> None:
     """Each strip is a whole number of rows of blocks.
 
