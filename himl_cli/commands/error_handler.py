@@ -66,6 +66,10 @@ class _Edged:
     """The name in usage lines. None for the name of the running program."""
     handled: Kinds = OF_USERS
 
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        with giving_up():  # Typer would return 130 without a message
+            return super().make_context(*args, **kwargs)  # type: ignore[misc]  # of the sibling base class
+
     def invoke(self, ctx: Any) -> Any:
         with giving_up():
             return super().invoke(ctx)  # type: ignore[misc]  # of the sibling base class

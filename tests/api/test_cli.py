@@ -132,6 +132,28 @@ def test_how_a_tool_ends(project: Path, kind: str) -> None:
     assert (done.returncode, done.stderr.startswith("Traceback"), done.stderr.endswith("KeyError: 'key'\n")) == (1, True, True)
 
 
+INTERRUPTED_AT_OPTIONS = """
+import typer
+from himl_cli import cli
+
+def interrupt(value: str) -> str:
+    raise KeyboardInterrupt
+
+app = cli.app()
+
+@cli.command(app)
+def tool(name: str = typer.Option("", callback=interrupt)) -> None:
+    pass
+
+cli.main(app)
+"""
+
+
+def test_an_interruption_while_options_are_read_is_reported(project: Path) -> None:
+    done = run_script(written(project, INTERRUPTED_AT_OPTIONS))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: Interrupted.\n")
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_log_of_a_tool_is_its_own(project: Path, own: bool) -> None:
     setup = "import logging\n" + own * "logging.basicConfig(format='mine: %(message)s')\n"
