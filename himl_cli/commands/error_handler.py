@@ -67,7 +67,7 @@ class _Edged:
     handled: Kinds = OF_USERS
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        with giving_up():  # Typer would return 130 without a message
+        with giving_up():  # outside `invoke`, Typer returns 130 on Ctrl-C, without a message
             return super().make_context(*args, **kwargs)  # type: ignore[misc]  # of the sibling base class
 
     def invoke(self, ctx: Any) -> Any:

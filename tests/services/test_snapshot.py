@@ -126,7 +126,7 @@ def test_rules_of_all_levels_and_what_is_never_sent(project: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["most_recent_run.txt", "himl.private.toml"])
-def test_parts_of_killed_processes_are_never_sent(project: Path, name: str) -> None:
+def test_temporary_files_of_killed_commands_are_never_sent(project: Path, name: str) -> None:
     write_files(project, {"train.py": ""})
     with atomic_replacement(project / name):
         assert len(list(project.iterdir())) == 2

@@ -162,14 +162,12 @@ def _compressed(rows: NDArray[np.uint8], above: NDArray[np.uint8]) -> tuple[byte
     np.subtract(rows[0], above, out=filtered[0, 1:])
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     deflate = isal_zlib.compressobj(1, isal_zlib.DEFLATED, -isal_zlib.MAX_WBITS)
-    # At the start of a longer input, ISA-L uses a memory address in place of the third byte (`write_first_byte` in
-    # igzip_icf_body_h1_gr_bt.asm), so that equal pixels would have different files. It does not after a short input.
+    # If a stream starts with a long input, ISA-L hashes a memory address instead of the third byte (`write_first_byte`
+    # in igzip_icf_body_h1_gr_bt.asm), so equal pixels may have different files. Eight bytes are not a long input.
     flat = filtered.reshape(-1)
-    parts = [
-        part
-        for data in (flat[:8], flat[8:])
-        for part in (deflate.compress(data), deflate.flush(isal_zlib.Z_SYNC_FLUSH))
-    ]
+    parts: list[bytes] = []
+    for data in (flat[:8], flat[8:]):
+        parts += deflate.compress(data), deflate.flush(isal_zlib.Z_SYNC_FLUSH)
     return _chunk(b"IDAT", *parts), isal_zlib.adler32(filtered), filtered.nbytes
 
 

@@ -279,7 +279,7 @@ print(digest.hexdigest())
 
 
 def test_equal_pixels_have_equal_files_in_each_process() -> None:
-    """The start of a file once depended on addresses, which the system draws for each process."""
+    """ISA-L's output may depend on addresses, which the system draws for each process."""
     started = [subprocess.Popen([sys.executable, "-c", DIGEST_OF_PNGS], stdout=subprocess.PIPE, text=True) for _ in range(3)]
     digests = {process.communicate()[0] for process in started}
     assert [process.returncode for process in started] == [0, 0, 0]
