@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from himl_cli.core.files import LATEST_RUN_FILE
 from himl_cli.core.jobs import HYPERPARAMETERS
 from himl_cli.core.logged import Aggregation, Child, RunResults, Value
 from himl_cli.core.runs import Run, RunStatus
@@ -130,8 +131,9 @@ def status(himl: Himl) -> str:
 
 
 def started(himl: Himl, project: Path, *options: str) -> subprocess.Popen[bytes]:
-    """A submit of train.py that waits for its job, after the script has printed `up`."""
+    """A submit of train.py that waits for its job, after the script has printed `up` and himl has noted the run."""
     process = himl.start("submit", "train.py", *options)
+    until((project / LATEST_RUN_FILE).exists)
     until(lambda: any(beginning(log) == b"up" for log in (project / ".himl" / "runs").glob("*/user_logs/std_log.txt")))
     return process
 
