@@ -308,6 +308,10 @@ def test_ctrl_c_before_himl_starts_may_end_in_traceback() -> None:
         assert kills.judge_first(ended, [kills.Struck(INT, killed.HIML, 0.1)], [], []) == REPORTED
         assert kills.judge_first(ended, [kills.Struck(TERM, killed.HIML, 0.1)], [], []).is_lost
         assert kills.judge_first(Ended(code, "", ended.stderr + "x/himl_cli/app.py"), [kills.Struck(INT, killed.HIML, 0.1)], [], []).is_lost
+    ignored = Ended(0, "done", "Failed checking if argv[0] is an import path entry\n" + TRACEBACK.format("<frozen zipimport>"))
+    assert kills.judge_first(ignored, [kills.Struck(INT, killed.HIML, 0.1)], [], []).outcome is Outcome.survived
+    for ended, number, problems in ((ignored, TERM, []), (ignored, INT, ["'a' is lacking"]), (replace(ignored, stderr=TRACEBACK.format("x.py")), INT, [])):
+        assert kills.judge_first(ended, [kills.Struck(number, killed.HIML, 0.1)], [], problems).is_lost
     wanted = {(KILL, killed.HIML): {0, -9}, (INT, killed.HIML): {0, -2, 130}, (KILL, killed.SUPERVISOR): {0, 1}, (TERM, killed.ALL): {0, 1, -15, 130}}
     assert {key: kills.documented([kills.Struck(*key, 0.1)]) for key in wanted} == wanted
 
