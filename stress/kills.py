@@ -269,8 +269,8 @@ TWICE, WITHIN = 0.1, 0.5  # share of cases with a second signal, and the seconds
 WARM, MEASURED = 0.7, 3
 LIMIT = 120.0
 INTERRUPTED, FAILED = 130, 1
-# What CPython prints when a Ctrl-C ends its start, or is ignored there.
-NOT_UP, IGNORED = "Fatal Python error: init_", "Failed checking if argv[0] is an import path entry"
+# What CPython prints, by exit code, when a Ctrl-C arrives while it starts. With 0, it ignores the Ctrl-C and continues.
+_AT_START = {-signal.SIGINT: "", FAILED: "Fatal Python error: init_", 0: "Failed checking if argv[0] is an import path entry"}
 _KNOWN_BY = {SUPERVISOR: "himl_cli.workspaces.local.supervisor", SHIM: "shim.py"}
 GONE, JOB_GONE = 5.0, 30.0  # seconds after which nothing of a command may be there, and of a job whose waiting himl was killed: that goes on to its end
 _OURS = re.compile(r"himl_cli/(?!__main__\.py|__init__\.py)")
@@ -459,7 +459,11 @@ def documented(struck: Sequence[Struck]) -> frozenset[int]:
 def judge_first(ended: Ended | None, struck: Sequence[Struck], orphans: Sequence[str], problems: Sequence[str], codes: frozenset[int] = frozenset()) -> Verdict:
     """The verdict on the killed call. A Ctrl-C during the start may end the interpreter with a traceback that names only the entry module of himl. The
     interpreter may also print a traceback and continue."""
-    early = {-signal.SIGINT: "", FAILED: NOT_UP, 0: IGNORED}
-    is_interpreters_end = ended is not None and ended.code in early and early[ended.code] in ended.stderr
-    is_early = is_interpreters_end and any(each.number is signal.SIGINT for each in struck) and ended is not None and not _OURS.search(ended.stderr)
+    is_early = (
+        ended is not None
+        and ended.code in _AT_START
+        and _AT_START[ended.code] in ended.stderr
+        and not _OURS.search(ended.stderr)
+        and any(each.number is signal.SIGINT for each in struck)
+    )
     return judge(ended, documented(struck) | codes, problems, prints=True, orphans=orphans, is_before_himl=is_early)
