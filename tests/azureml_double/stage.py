@@ -247,8 +247,11 @@ class Stage:
             return
         host = head.first[1].rpartition(":")[0].lower()
         role = role_of(host)
-        if role is None or (role is Role.BLOB and self.azure.storage(host.partition(".")[0]) is None):
-            self.log.note(Seen("CONNECT", host, "", "", {}, status=502, unknown="nobody plays this host"))
+        account = host.partition(".")[0]
+        if role is None or (role is Role.BLOB and self.azure.storage(account) is None):
+            # An interrupted client may have sent this before its workspace was deleted.
+            unknown = "" if account in self._free_accounts else "nobody plays this host"
+            self.log.note(Seen("CONNECT", host, "", "", {}, status=502, unknown=unknown))
             await _say(writer, "502 Bad Gateway", "Content-Length: 0\r\nConnection: close\r\n")
             return
         met = self.faults.meet(f"CONNECT {host}")

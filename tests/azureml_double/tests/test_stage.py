@@ -44,7 +44,7 @@ def test_workspaces_are_apart_and_gone_after_the_test(stage: Stage) -> None:
     assert ask(stage, "GET", ARM + one.state.path + VERSION, token=token).status == 401
     with pytest.raises(OSError, match="502"):
         ask(stage, "GET", f"https://{one.state.storage.host}/")
-    stage.log.expect_unknown(one.state.storage.host)
+    assert stage.log.unknown() == [], "an interrupted client can be that late"
     emptied = Storage(one.state.storage.account, one.state.storage.key, stage.azurite)
     assert list(emptied.client.list_containers()) == []
     emptied.close()
