@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import pairwise
@@ -45,7 +47,19 @@ def edge(tokens: Sequence[str], handled: Kinds) -> Iterator[SimpleNamespace]:
 
 @contextmanager
 def giving_up() -> Iterator[None]:
-    """Convert Ctrl-C to Interrupted, and `typer.Abort` to HimlError."""
+    """Convert Ctrl-C to Interrupted, and `typer.Abort` to HimlError.
+
+    Python ignores a Ctrl-C in a destructor or a callback of weakref, after a traceback. Here, it comes again.
+    """
+    before = sys.unraisablehook
+
+    def repeat(ignored: sys.UnraisableHookArgs) -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            threading.Timer(0.01, _interrupt).start()  # in this function, it would be ignored, too
+        else:
+            before(ignored)
+
+    sys.unraisablehook = repeat
     try:
         yield
     except KeyboardInterrupt as err:
@@ -57,6 +71,16 @@ def giving_up() -> Iterator[None]:
         if isinstance(err.__cause__, KeyboardInterrupt):
             raise Interrupted("Interrupted.") from err
         raise
+    finally:
+        sys.unraisablehook = before
+
+
+def _interrupt() -> None:
+    """Send Ctrl-C to the main thread, and end its wait."""
+    if sys.platform == "win32":
+        signal.raise_signal(signal.SIGINT)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 class _Edged:

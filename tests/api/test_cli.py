@@ -154,6 +154,35 @@ def test_an_interruption_while_options_are_read_is_reported(project: Path) -> No
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: Interrupted.\n")
 
 
+IN_A_DESTRUCTOR = """
+import signal
+import time
+from himl_cli import cli
+
+class Held:
+    def __del__(self) -> None:
+        {body}
+
+app = cli.app()
+
+@cli.command(app)
+def tool() -> None:
+    Held()
+    time.sleep({seconds})
+    print("goes on")
+
+cli.main(app)
+"""
+
+
+def test_an_interruption_in_a_destructor_is_not_ignored(project: Path) -> None:
+    done = run_script(written(project, IN_A_DESTRUCTOR.format(body="signal.raise_signal(signal.SIGINT)", seconds=600)))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: Interrupted.\n")
+    done = run_script(written(project, IN_A_DESTRUCTOR.format(body="raise ValueError", seconds=0)))
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
+    assert "ValueError" in done.stderr
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_log_of_a_tool_is_its_own(project: Path, own: bool) -> None:
     setup = "import logging\n" + own * "logging.basicConfig(format='mine: %(message)s')\n"
