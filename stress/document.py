@@ -84,7 +84,8 @@ def mended(parts: Sequence[PartResults]) -> str:
     found = [f"`{case_id}` ({_commit(told)})" for case_id, told in pairs]
     if not found:
         return "No case was lost in the first run and repeated."
-    return f"The first run lost {len(found)} cases, which ran again (on the commit in brackets): {', '.join(found)}."
+    cases = "one case" if len(found) == 1 else f"{len(found)} cases"
+    return f"The first run lost {cases}, which ran again (on the commit in brackets): {', '.join(found)}."
 
 
 def runs(parts: Sequence[PartResults]) -> str:
