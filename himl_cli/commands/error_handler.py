@@ -49,13 +49,14 @@ def edge(tokens: Sequence[str], handled: Kinds) -> Iterator[SimpleNamespace]:
 def giving_up() -> Iterator[None]:
     """Convert Ctrl-C to Interrupted, and `typer.Abort` to HimlError.
 
-    Python ignores a Ctrl-C in a destructor or a callback of weakref, after a traceback. Here, it comes again.
+    Python prints a traceback for a Ctrl-C in a destructor or a callback of weakref, and ignores it. This repeats it.
     """
     before = sys.unraisablehook
 
     def repeat(ignored: sys.UnraisableHookArgs) -> None:
         if issubclass(ignored.exc_type, KeyboardInterrupt):
-            threading.Timer(0.01, _interrupt).start()  # in this function, it would be ignored, too
+            # Python would ignore it in this function, too.
+            threading.Timer(0.01, _interrupt, [threading.get_ident()]).start()
         else:
             before(ignored)
 
@@ -75,12 +76,12 @@ def giving_up() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _interrupt() -> None:
-    """Send Ctrl-C to the main thread, and end its wait."""
+def _interrupt(main_thread: int) -> None:
+    """Send SIGINT to the main thread, which also ends its wait."""
     if sys.platform == "win32":
         signal.raise_signal(signal.SIGINT)
     else:
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        signal.pthread_kill(main_thread, signal.SIGINT)
 
 
 class _Edged:

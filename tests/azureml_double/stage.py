@@ -250,7 +250,7 @@ class Stage:
         account = host.partition(".")[0]
         if role is None or (role is Role.BLOB and self.azure.storage(account) is None):
             # An interrupted client may have sent this before its workspace was deleted.
-            unknown = "" if account in self._free_accounts else "nobody plays this host"
+            unknown = "" if role is Role.BLOB and account in self._free_accounts else "nobody plays this host"
             self.log.note(Seen("CONNECT", host, "", "", {}, status=502, unknown=unknown))
             await _say(writer, "502 Bad Gateway", "Content-Length: 0\r\nConnection: close\r\n")
             return
