@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -188,6 +189,11 @@ class Output:
             )
         sys.stderr.write(f"{one_line(question)} [y/N] ")
         sys.stderr.flush()
+        if sys.platform != "win32":
+            # Python handles a signal only before the next instruction: after one that comes just before the system's
+            # read, it would wait for the user's answer.
+            while not select.select([sys.stdin], [], [], 0.1)[0]:
+                pass
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

@@ -233,6 +233,29 @@ def test_several_commands_are_a_group_and_ask(project: Path) -> None:
     assert "error: Really? himl cannot ask this without a terminal." in refused.stderr
 
 
+INTERRUPTED_AT_A_QUESTION = """
+import signal
+import threading
+from himl_cli import cli
+
+app = cli.app()
+
+@cli.command(app)
+def tool(talk: cli.Talk) -> None:
+    threading.Timer(0.5, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)).start()
+    talk.confirm("Really?")
+
+cli.main(app)
+"""
+"""A signal to another thread does not end the main thread's read, as one that comes just before that read."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
+def test_an_interruption_just_before_the_answer_is_read_is_not_lost(project: Path) -> None:
+    terminal = Terminal([sys.executable, str(written(project, INTERRUPTED_AT_A_QUESTION))], cwd=project, env={"NO_COLOR": "1"})
+    assert (terminal.finish(), terminal.screen) == (130, "Really? [y/N] error: Interrupted.\n")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")
 def test_rows_are_a_table_that_fits_the_terminal(project: Path) -> None:
     rows = [{"run": "train_1_aa", "val/loss": 0.123456789, "tags": ["a", "b"]}, {"run": "train_2_bb", "val/loss": None, "text": "long " * 30}]
