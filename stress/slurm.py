@@ -126,7 +126,6 @@ def away(world: World, dice: random.Random) -> Result:
         finally:
             until_away.join()
             at.slurm.start_controller()
-        until(lambda: "UP" in at.slurm("scontrol", "ping", may_fail=True), "the controller answers")
         verdict = judge(ended, {0, AWAY}, at.wrong(named(ended)))
         again = at.call(*SUBMIT, "--", "1")
         verdict = judge_again(verdict, again, at.wrong(named(ended) + named(again)))

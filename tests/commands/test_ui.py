@@ -108,12 +108,13 @@ def ask(port: int, path: str, document: Any = None, headers: Mapping[str, str] |
 
 @dataclass(frozen=True)
 class World:
-    """A folder with runs in the local workspace and in Azure ML, the variables that reach them, and a server."""
+    """A folder with runs in the local workspace and in Azure ML, the variables that reach them, and a server. `growing` is the run in progress."""
 
     folder: Path
     variables: Mapping[str, str]
     board: Board
     version: str
+    growing: str
 
     @property
     def himl(self) -> Himl:
@@ -174,10 +175,11 @@ def world(request: pytest.FixtureRequest, jobs: tuple[Path, dict[str, str]], tmp
         pytest.skip("the environment of the tests has the oldest MLflow itself")
     program = PROGRAM if request.param == "newest" else client_python(HIML_OLDEST_MLFLOW).with_name("himl")
     (folder, variables), own = jobs, tmp_path_factory.mktemp(request.param)
-    submit(Himl(PROGRAM, folder), variables, "grow.py", "--workspace", "local", "--display_name", f"Growing {request.param}", "--", str(own))
+    growing = f"Growing {own.name}"
+    submit(Himl(PROGRAM, folder), variables, "grow.py", "--workspace", "local", "--display_name", growing, "--", str(own))
     try:
         with serving(Himl(program, folder), own, env={**variables, **HOSTILE}, command=["ui"]) as board:
-            yield World(folder, variables, board, version)
+            yield World(folder, variables, board, version, growing)
             assert board.end() == 0
             assert board.talk == "Press Ctrl-C to stop it.\n"
     finally:
@@ -207,7 +209,7 @@ def choose(page: Page, *names: str) -> None:
 
 def test_tables_show_runs_of_both_places_and_those_below_them(world: World, shown: Page) -> None:
     shown.goto(f"{world.board.url}#/experiments")
-    for name in ("train", "fail", "trial"):
+    for name in ("train", "fail", "grow"):
         expect(shown.get_by_role("link", name=name, exact=True)).to_be_visible()
     shown.get_by_role("link", name="train", exact=True).click()
     expect(shown.get_by_text("3 matching runs")).to_be_visible()
@@ -260,9 +262,9 @@ def test_a_failed_run_says_why(world: World, shown: Page) -> None:
     expect(shown.get_by_text("exit code 3")).to_be_visible()
 
 
-def test_a_curve_grows_while_it_is_looked_at(world: World, shown: Page, request: pytest.FixtureRequest) -> None:
+def test_a_curve_grows_while_it_is_looked_at(world: World, shown: Page) -> None:
     """The page refreshes every 30 seconds. The test moves its clock forward."""
-    growing = f"Growing {request.node.callspec.params['world']}"
+    growing = world.growing
     shown.clock.install()
     shown.goto(world.address(growing, "/model-metrics"))
     draws(shown, {(growing, "loss"): [1.0, 0.5]})
@@ -304,8 +306,8 @@ def test_a_sweep_is_deleted_with_its_trials_and_files(world: World, shown: Page,
     assert world.himl("runs", "show", sweep, env=world.variables).code == 3
 
 
-def test_runs_that_go_on_or_are_elsewhere_are_not_deleted(world: World, shown: Page, request: pytest.FixtureRequest) -> None:
-    growing = f"Growing {request.node.callspec.params['world']}"
+def test_runs_that_go_on_or_are_elsewhere_are_not_deleted(world: World, shown: Page) -> None:
+    growing = world.growing
     sentences = {growing: f"Run '{world.run_id(growing)}' is still in progress. Stop it first: himl runs cancel", "Far": "Run 'far_1_aa' is in "}
     for experiment, name in (("grow", growing), ("train", "Far")):
         shown.goto(world.address(experiment))

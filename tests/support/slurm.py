@@ -84,13 +84,22 @@ class Slurm:
         return done.stdout.strip()
 
     def start(self) -> None:
-        self.start_controller()
+        self._start("slurmctld-wlm")
         for node in ("n1", "n2"):
             self._start("slurmd-wlm", "-N", node, "-d", str(self.root / "usr/sbin/slurmstepd-wlm"))
-        until(lambda: self("sinfo", "-h", "-N", "-o", "%t").split().count("idle") >= 4, "two nodes in two partitions are idle")
+        self._wait_for_nodes()
 
     def start_controller(self) -> None:
+        """Start the controller again, and wait until it can use both nodes."""
         self._start("slurmctld-wlm")
+        self._wait_for_nodes()
+
+    def _wait_for_nodes(self) -> None:
+        def states() -> list[str]:
+            return self("sinfo", "-h", "-N", "-o", "%t", may_fail=True).split()
+
+        # For some seconds, a controller that starts again knows no states: 'unk'.
+        until(lambda: sum(state in ("idle", "mix", "alloc", "comp") for state in states()) == 4, lambda: f"two nodes in two partitions answer: {states()}")
 
     def stop_controller(self) -> None:
         controller = self.daemons.pop(0)
