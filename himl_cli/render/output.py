@@ -190,8 +190,8 @@ class Output:
         sys.stderr.write(f"{one_line(question)} [y/N] ")
         sys.stderr.flush()
         if sys.platform != "win32":
-            # Python handles a signal only before the next instruction: after one that comes just before the system's
-            # read, it would wait for the user's answer.
+            # Python handles a signal only between two instructions. One that arrives just before the system's read
+            # would have no effect until the user answers, so wait with a time limit.
             while not select.select([sys.stdin], [], [], 0.1)[0]:
                 pass
         return sys.stdin.readline().strip().lower() in ("y", "yes")

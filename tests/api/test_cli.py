@@ -247,7 +247,7 @@ def tool(talk: cli.Talk) -> None:
 
 cli.main(app)
 """
-"""A signal to another thread does not end the main thread's read, as one that comes just before that read."""
+"""A signal to another thread does not end the main thread's read. Neither does a signal that arrives just before that read."""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX terminal")

@@ -90,7 +90,7 @@ class Slurm:
         self._wait_for_nodes()
 
     def start_controller(self) -> None:
-        """Start the controller again, and wait until it can use both nodes."""
+        """Restart the controller, and wait until it can use both nodes."""
         self._start("slurmctld-wlm")
         self._wait_for_nodes()
 
@@ -98,7 +98,7 @@ class Slurm:
         def states() -> list[str]:
             return self("sinfo", "-h", "-N", "-o", "%t", may_fail=True).split()
 
-        # For some seconds, a controller that starts again knows no states: 'unk'.
+        # For some seconds, a restarted controller reports its nodes as 'unk'.
         until(lambda: sum(state in ("idle", "mix", "alloc", "comp") for state in states()) == 4, lambda: f"two nodes in two partitions answer: {states()}")
 
     def stop_controller(self) -> None:
