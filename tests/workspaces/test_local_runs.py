@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -108,6 +109,20 @@ def test_work_of_sqlite_grows_with_the_runs_that_are_listed_or_not_at_all(databa
     assert {name for name, (few, many) in work.items() if many > 20 * few} == set()
     few, many = work["newest"]
     assert many < 2 * few
+
+
+def test_logging_a_parameter_reads_no_others(tmp_path: Path) -> None:
+    runs = RecordedRuns(tmp_path)
+    run_id, peaks = runs.add("r1"), list[int]()
+    for number in range(2):
+        tracemalloc.start()
+        runs.workspace.log_parameters(run_id, {f"own{number}": "1"})
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        runs.workspace.log_parameters(run_id, {f"p{each}": "1" for each in range(5000)})
+    assert peaks[1] < 2 * peaks[0] + 50_000, "bytes at the first and at the second parameter"
+    with pytest.raises(BadUsage, match=r"'p17' of run 'r1' already has the value '1', not '2'"):
+        runs.workspace.log_parameters(run_id, {"p17": "2"})
 
 
 def test_the_first_end_stays_and_a_run_is_added_once(database: Database) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TypeVar
@@ -24,6 +24,11 @@ PAIRS_AT_ONCE = 400  # SQLite before 3.32 allows 999 variables
 LOGGED_AT_ONCE = 2000
 _IDS = uuid.UUID("6f0b6a7e-6a0c-4f0e-9d2c-5a1c3c1b7f10")
 INSERT_METRICS = "INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)"
+# Unless the run has that point after a row
+INSERT_NEW_METRICS = (
+    "INSERT INTO metrics (run, name, value, step, time) SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM "
+    "metrics WHERE run = ?1 AND name = ?2 AND step = ?4 AND time = ?5 AND value IS ?3 AND rowid > ?6)"
+)
 
 # Texts for numbers that JSON lacks, by their names in Python
 JSON_WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
@@ -52,10 +57,13 @@ class MetricStore:
         *,
         rule: str = "REPLACE",
     ) -> None:
-        """Store *points*, *parameters* and *tags* in one transaction. *rule* is SQLite's rule for those that exist."""
-        rows = [(run_id, name, _null_if_nan(value), step, time) for name, value, step, time in points]
+        """Store *points*, *parameters* and *tags* in one transaction. Skips points that this attempt has stored before,
+        as clients repeat a request if its reply was lost. *rule* is SQLite's rule for parameters and tags that
+        exist."""
         with self.database.writing() as connection:
-            connection.executemany(INSERT_METRICS, rows)
+            if rows := [(run_id, name, _null_if_nan(value), step, time) for name, value, step, time in points]:
+                place = max(_places(self.database, [run_id]).get(run_id, ()), default=0)
+                connection.executemany(INSERT_NEW_METRICS, [(*row, place) for row in rows])
             for table, pairs in (("parameters", parameters), ("tags", tags)):
                 put_pairs(connection, table, run_id, pairs or {}, rule=rule)
 
@@ -105,14 +113,13 @@ class MetricStore:
         """A number that changes when another process writes to the database."""
         return int(self.database.rows("PRAGMA data_version")[0][0])
 
-    def since(self, row: int, run_ids: Sequence[str]) -> tuple[int, list[tuple[str, Point]]]:
+    def since(self, row: int, run_ids: Collection[str]) -> tuple[int, list[tuple[str, Point]]]:
         """The number of the last row of all metrics, and the points of *run_ids* after *row*, each with its run."""
         newest = self.database.rows("SELECT COALESCE(MAX(rowid), 0) FROM metrics")[0][0]
         statement = "SELECT run, name, value, step, time FROM metrics WHERE rowid > ? AND rowid <= ?"
         found = self.database.rows(statement, (row, newest)) if run_ids else []
-        wanted = set(run_ids)
         return newest, [
-            (run, (name, nan_if_null(value), step, time)) for run, name, value, step, time in found if run in wanted
+            (run, (name, nan_if_null(value), step, time)) for run, name, value, step, time in found if run in run_ids
         ]
 
     def values_after(self, name: str, places: Mapping[str, int]) -> list[tuple[str, int, float]]:
@@ -141,6 +148,14 @@ class MetricStore:
     def parameters(self, run_id: str) -> dict[str, str]:
         statement = "SELECT name, value FROM parameters WHERE run = ? ORDER BY name"
         return {row["name"]: row["value"] for row in self.database.rows(statement, (run_id,))}
+
+    def parameters_named(self, run_id: str, names: Iterable[str]) -> dict[str, str]:
+        """Those of *names* that the run has. Reads no others, since a run may have many."""
+        found: dict[str, str] = {}
+        for some, marks in chunks([*names], PAIRS_AT_ONCE):
+            statement = f"SELECT name, value FROM parameters WHERE run = ? AND name IN ({marks})"
+            found |= {row["name"]: row["value"] for row in self.database.rows(statement, (run_id, *some))}
+        return found
 
     def logged_after(self, run_id: str, last: int) -> tuple[Sequence[Logged], int]:
         """At most `LOGGED_AT_ONCE` points of the run itself after the row *last* (0: from the first one), in the form

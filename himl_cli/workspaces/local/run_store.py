@@ -363,9 +363,10 @@ class RunStore:
             for run_id, value in values.items():
                 put_pairs(connection, "tags", run_id, {name: value})
 
-    def delete_tag(self, run_id: str, name: str) -> None:
+    def delete_tag(self, run_id: str, name: str) -> bool:
+        """Delete a tag. Returns False if the run lacks it."""
         with self.database.writing() as connection:
-            connection.execute("DELETE FROM tags WHERE run = ? AND name = ?", (run_id, name))
+            return connection.execute("DELETE FROM tags WHERE run = ? AND name = ?", (run_id, name)).rowcount == 1
 
     def delete(self, run_ids: Sequence[str], remove: Callable[[str], None]) -> None:
         """Delete the runs, and *remove* the folder of each.

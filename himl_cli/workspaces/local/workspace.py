@@ -389,7 +389,9 @@ class LocalWorkspace(FolderWorkspace):
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         """As `RunRecorder.log_parameters`. Raises BadUsage for a parameter that has another value already,
         RunNotFound."""
-        known = self.parameters(run_id)
+        if self._runs.job_of(run_id) is None:
+            raise self._not_found(run_id)
+        known = self._metrics.parameters_named(run_id, parameters)
         for name, value in parameters.items():
             if known.get(name, value) != value:
                 raise BadUsage(

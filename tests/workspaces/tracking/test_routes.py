@@ -233,6 +233,53 @@ def test_a_batch_with_a_changed_parameter_is_refused_whole(job: TrackedJob) -> N
     assert (job.parameters(), job.values("m"), job.run().tags) == ({"p": "1"}, [], {"git": "abc"})
 
 
+def test_a_repeated_batch_is_stored_once(job: TrackedJob) -> None:
+    points = [{"key": "m", "value": value, "step": step, "timestamp": 1} for step, value in enumerate([1, "NaN", "Infinity", 4])]
+    for metrics in (points, points, points[:2], [{**points[0], "value": 2}]):
+        assert job.post("runs/log-batch", run_id=JOB, metrics=metrics).status == 200
+    assert job.values("m") == [1, 2, pytest.approx(math.nan, nan_ok=True), math.inf, 4]
+
+
+def test_the_work_of_a_write_does_not_grow_with_the_values_before_it(job: TrackedJob) -> None:
+    model = job.post("logged-models", name="model", source_run_id=JOB).body["model"]["info"]["model_id"]
+    numbers = range(1000)
+    batches = [
+        *({"metrics": [{"key": "m", "value": n, "step": n, "timestamp": k, "model_id": model} for n in numbers]} for k in (1, 2, 3)),
+        *({what: [{"key": f"p{100 * k + n}", "value": "1"} for n in range(100)]} for k in range(20) for what in ("params", "tags")),
+    ]
+    writes: dict[str, dict[str, object]] = {
+        "log-metric": {"key": "m", "value": 1, "model_id": model},
+        "log-parameter": {"key": "own", "value": "1"},
+        "set-tag": {"key": "own", "value": "1"},
+        "delete-tag": {"key": "own"},
+        "log-batch": {"metrics": [{"key": "m", "value": 2}], "params": [{"key": "other", "value": "1"}]},
+    }
+    work = 0
+
+    def count() -> None:
+        nonlocal work
+        work += 1
+
+    def measured() -> dict[str, int]:
+        """Return the instructions of SQLite's virtual machine for each write, in units of ten."""
+        nonlocal work
+        found = {}
+        for route, fields in writes.items():
+            work = 0
+            assert job.post(f"runs/{route}", run_id=JOB, **fields).status == 200, route
+            found[route] = work
+        return found
+
+    with job.store.database.writing() as connection:
+        connection.set_progress_handler(count, 10)
+    measured()
+    before = measured()
+    for batch in batches:
+        assert job.post("runs/log-batch", run_id=JOB, **batch).status == 200
+    after = measured()
+    assert {route: after[route] for route in after if after[route] > 2 * before[route] + 10} == {}, before
+
+
 def test_models_of_mlflow_2_are_remembered_in_a_tag(job: TrackedJob) -> None:
     for number in range(2):
         assert job.post("runs/log-model", run_id=JOB, model_json=json.dumps({"number": number})).status == 200

@@ -277,18 +277,13 @@ class JobRuns:
         for what, size in {**sizes, "entities": sum(sizes.values())}.items():
             if size > MOST_OF[what]:
                 raise RequestError(f"A batch logging request can contain at most {MOST_OF[what]} {what}. Got {size}.")
-        # Skip stored values, since clients repeat a request if its reply was lost, and MLflow 3 sends a run's metrics
-        # again for each of its models.
         run_id = self.require(request.key("run_id"))
         pairs = [(item.key("key"), item.text("value", "")) for item in params]
-        sent = [(metric, _point(metric)) for metric in metrics]
-        of_models = [(metric, point) for metric, point in sent if metric.text("model_id", "")]
-        stored = {repr(point) for name in {point[0] for _, point in of_models} for point in self._points(run_id, name)}
-        points = [p for _, p in sent if repr(p) not in stored and not self.latest.is_last(run_id, p)]
+        points = [_point(metric) for metric in metrics]
         other_tags = request.pairs("tags")
         name = other_tags.pop(RUN_NAME, "")
         with self._lock:  # makes comparing and storing a parameter atomic
-            known = self.metric_store.parameters(run_id) if pairs else {}
+            known = self.metric_store.parameters_named(run_id, dict(pairs))
             for key, value in pairs:
                 if (before := known.setdefault(key, value)) != value:
                     raise RequestError(
@@ -301,7 +296,9 @@ class JobRuns:
         if name:
             self.store.rename(run_id, name)
         self.latest.note(run_id, points)
-        for metric, point in of_models:
+        for metric, point in zip(metrics, points, strict=True):
+            if not metric.text("model_id", ""):
+                continue
             names = ("model_id", "dataset_name", "dataset_digest")
             texts = {name: metric.text(name) for name in names if metric.has(name)}
             with self._lock:
@@ -311,9 +308,8 @@ class JobRuns:
 
     def delete_tag(self, request: Fields) -> Json:
         run_id, name = self.require(request.key("run_id")), request.key("key")
-        if name not in self.record(run_id).tags:
+        if not self.store.delete_tag(run_id, name):
             raise not_found(f"Tag '{name[:250]}' of run '{run_id}'")
-        self.store.delete_tag(run_id, name)
         return {}
 
     def log_model(self, request: Fields) -> Json:
@@ -385,11 +381,6 @@ class LatestMetrics:
         with self._lock:
             _take(self._of(run_id), points)
 
-    def is_last(self, run_id: str, point: Point) -> bool:
-        """Whether the last point of the metric equals *point*, with NaN equal to NaN."""
-        with self._lock:
-            return repr(self._of(run_id).get(point[0])) == repr(point)
-
     def of(self, run_id: str) -> list[Point]:
         with self._lock:
             return list(self._of(run_id).values())
@@ -397,7 +388,7 @@ class LatestMetrics:
     def _of(self, run_id: str) -> dict[str, Point]:
         version, (seen_version, seen_row) = self._store.version(), self._seen
         if version != seen_version:  # another process wrote to the database
-            newest, points = self._store.since(seen_row, [*self._runs])
+            newest, points = self._store.since(seen_row, self._runs)
             if newest < seen_row:  # runs were deleted, and SQLite reuses row numbers
                 self._runs.clear()
             for changed, point in points:
