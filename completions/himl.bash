@@ -72,6 +72,7 @@ _himl_table() {
             --sampling=choice:grid,random,bayesian
             --max_trials=
             --max_concurrent=
+            --max_failures=
             --primary_metric=
             --goal=choice:minimize,maximize
             --early_stop=choice:median

@@ -122,6 +122,9 @@ OPTIONS: Mapping[str, Option] = {
         "Number of trials (default: the whole grid). Required for other samplings.", "N", kind=int | None
     ),
     "max_concurrent": option("Parallel trials (default: 1; all on a cluster).", "N", kind=int | None),
+    "max_failures": option(
+        "Start no more trials if the first N to end all fail (default: 3). 0: never stop.", "N", kind=int | None
+    ),
     "primary_metric": option("Metric that ranks trials.", "NAME", "val/loss"),
     "goal": option("minimize or maximize the primary metric.", "GOAL", "minimize"),
     "early_stop": option(

@@ -266,10 +266,12 @@ def resume(call: Submission, reference: str) -> Run:
         if source == TYPED and REQUEST_FIELDS.get(name, name) not in taken:
             raise BadUsage(
                 f"--{name} cannot be used with --resume, which keeps the options of the run.",
-                hint="Omit it. Only --max_concurrent and --env_var can change.",
+                hint="Omit it. Only --max_concurrent, --max_failures and --env_var can change.",
             )
     if request.max_concurrent is not None and request.max_concurrent < 1:
         raise BadUsage(f"--max_concurrent must be a positive integer, not {request.max_concurrent}.")
+    if request.max_failures is not None and request.max_failures < 0:
+        raise BadUsage(f"--max_failures must be 0 or a positive integer, not {request.max_failures}.")
     parse_reference(non_blank("--resume", reference))
     with call.open(For.runs) as session, interruptions() as interrupted:
         run, seen = resume_run(session.workspace, reference, request, session.notify)

@@ -105,6 +105,7 @@ class SweepSpec:
     `sampling` is `grid`, `random` or `bayesian`. The workspace chooses a `seed` of None. `max_trials` is the total
     number of trials (of a grid at most its points). The workspace chooses a `max_concurrent` of None. `goal` is
     `minimize` or `maximize`. `max_seconds` limits the whole sweep (on a cluster only). None is the workspace's limit.
+    himl starts no more trials once the first `max_failures` to end all failed, or with 0 regardless of failures.
     """
 
     space: Mapping[str, SearchRange]
@@ -117,6 +118,7 @@ class SweepSpec:
     seed: int | None = None
     kind: str = "sweep"
     max_seconds: float | None = None
+    max_failures: int = 3
 
 
 def best_of(goal: str, values: Iterable[float]) -> float | None:

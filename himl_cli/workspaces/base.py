@@ -288,14 +288,14 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
         """Delete the run, its children and all their files. Raises RunNotFound, and BadUsage while it runs."""
 
     def resume(
-        self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, webhook: Webhook | None = None
+        self, run_id: str, *, env: Mapping[str, str], limits: Mapping[str, int | None], webhook: Webhook | None = None
     ) -> Run:
         """Continue the run under its own id: a sweep with its missing trials, a pipeline with its missing steps, a job
         with another attempt.
 
-        Existing files of the run stay. *env* are the job's own variables. No file stores them, or the *webhook* to
-        notify of the end. Raises RunNotFound, and BadUsage for a run that is in progress or complete, or with missing
-        variables.
+        Existing files of the run stay. *limits* are new values of `SweepSpec.max_concurrent` and `max_failures`, or
+        None. *env* are the job's own variables. No file stores them, or the *webhook* to notify of the end. Raises
+        RunNotFound, and BadUsage for a run that is in progress or complete, or with missing variables.
         """
 
     def python_of(self, run_id: str) -> str:

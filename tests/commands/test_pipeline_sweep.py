@@ -151,6 +151,8 @@ def test_a_poor_pipeline_is_stopped_early_and_a_failing_one_fails_the_sweep(himl
     sweep = latest(himl)["id"]
     assert statuses(himl, sweep) == ["Completed", "Canceled"]
     assert (children(himl, sweep)[1]["tags"]["himl.stopped_early"], "bandit" in children(himl, sweep)[1]["reason"]) == ("bandit", True)
+    assert himl("submit", "pipe.json", "--sweep", "x=3,2,1", "--max_failures", "1").code == 1
+    assert show(himl, "latest")["reason"] == "the first trial to end failed; 2 of 3 were not started"
     assert himl("submit", "pipe.json", "--crossval", "4", "--crossval_arg", "x").code == 1
     assert show(himl, "latest")["reason"] == "1 of 4 trials failed"
     assert "val/loss: mean" in log_of(project, latest(himl)["id"])
@@ -169,6 +171,7 @@ def test_what_no_sweep_of_pipelines_can_be_is_refused(himl: Himl, project: Path)
         (*rate, *gpu, "--sampling", "bayesian", "--max_trials", "2"): f"--sampling bayesian {at_once}",
         ("--sweep", "rate=uniform(0,1)", *gpu, "--max_trials", "1001"): "The sweep has 1,001 pipelines. The limit is 1,000.",
         ("--max_trials", "3"): "--max_trials needs --sweep.",
+        (*rate, *gpu, "--max_failures", "1"): "--max_failures 1 applies to local jobs only, and this job runs on cluster 'gpu'.",
     }.items():
         refused = himl("submit", "pipe.json", *options, "--dry_run")
         assert (refused.code, message in refused.stderr) == (2, True), refused.stderr

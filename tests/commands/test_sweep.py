@@ -151,6 +151,28 @@ def test_log_tells_the_course_and_best_trial_is_noted(himl: Himl, project: Path)
     assert "best (no trial completed, this one is failed): trial 1, lr=0.25" in log_of(project, broken)
 
 
+def test_sweep_whose_first_trials_fail_can_be_finished(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import sys\nsys.exit(float(sys.argv[2]) > 2)\n", "himl.toml": "[submit]\nmax_failures = 2\n"})
+    given_up = himl("submit", "train.py", "--sweep", "size=5,4,3,2,1")
+    run = latest(himl)
+    hint = f"himl submit --resume {run}"
+    assert f"error: Run '{run}' failed: the first 2 trials to end failed; 3 of 5 were not started.\n" in given_up.stderr
+    resumed = himl("submit", "--resume", run)
+    assert statuses(himl, run) == ["Failed"] * 3 + ["Completed"] * 2
+    assert (resumed.code, show(himl, run)["reason"]) == (1, "3 of 5 trials failed")
+    assert re.findall(r"(trial \d), size=\d: started", resumed.stdout) == [f"trial {number}" for number in (2, 3, 4, 0, 1)]
+    again = himl("submit", "--resume", run)
+    reason = f"the first 2 trials to end failed; 1 of 5 was not started again; to run all: {hint} --max_failures 0"
+    assert (again.code, show(himl, run)["reason"]) == (1, reason)
+    assert again.stderr.splitlines()[-2:] == [f"error: Run '{run}' failed: {reason}.", f"hint: Show the cause: himl runs logs {run}_0"]
+    ended = himl(*hint.split()[1:], "--max_failures", "0")
+    assert (ended.code, ended.stdout.count(": started"), show(himl, run)["reason"]) == (1, 3, "3 of 5 trials failed")
+    write_files(project, {"train.py": "raise SystemExit(1)\n"})
+    for options, failed in [(("--crossval", "3", "--max_failures", "1"), 1), (("--different_seeds", "4", "--max_failures", "0"), 4)]:
+        assert himl("submit", "train.py", *options).code == 1
+        assert statuses(himl, latest(himl)) == ["Failed"] * failed
+
+
 def test_folds_and_seeds_pass_their_number_and_none_is_best(himl: Himl, project: Path) -> None:
     script = "import sys\nfrom himl_cli import RUN_CONTEXT\nRUN_CONTEXT.log('val/loss', 1 + 2 * int(sys.argv[-1]))\nprint(*sys.argv[1:])\n"
     write_files(project, {"train.py": script, "himl.toml": "[submit]\nearly_stop = 'median'\n"})
@@ -277,6 +299,7 @@ def test_resume_takes_same_options_again_and_refuses_others(himl: Himl, project:
         (("--sweep", "random_seed=0,1", "--goal", "maximize"), "maximize val/loss'."),
         (("--experiment", "other"), "--experiment cannot be used with --resume"),
         (("--max_concurrent", "0"), "--max_concurrent must be a positive integer, not 0."),
+        (("--max_failures=-1",), "--max_failures must be 0 or a positive integer, not -1."),
     ]:
         refused = himl("submit", "--resume", run, *variable, *options)
         assert (refused.code, refused.stdout, said in refused.stderr.splitlines()[0]) == (2, "", True)

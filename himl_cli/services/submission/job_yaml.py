@@ -64,6 +64,7 @@ from himl_cli.services.submission.request import (
     check_values,
     command_line,
     job_of_options,
+    refuse,
     retries_remarks,
     target_path,
 )
@@ -75,6 +76,7 @@ from himl_cli.services.submission.sweeps import (
     checked_range,
     checked_stop,
     points_of,
+    with_max_failures,
     with_seed,
 )
 from himl_cli.services.yaml_files import dump_mapping
@@ -152,6 +154,9 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
         description=common.description or root.text("description"),
     )
     reader = _JobReader(request, common)
+    refuse(
+        "--max_failures ", (kind != SWEEP and request.is_typed("max_failures"), "applies to sweeps only.", "Omit it.")
+    )
     if kind == COMMAND:
         root.check_keys(COMMAND_KEYS)
         prepared = replace(prepared, job=reader.command(root, common, read_inputs(root.part("inputs")), root))
@@ -282,7 +287,7 @@ class _JobReader:
         part.check_keys((*NAMING, *AROUND, *SEARCH_KEYS))
         trial = component_at(part, "trial")
         trial.check_keys((*NAMING, *RUNNING, "inputs", "outputs", "is_deterministic"))
-        sweep = _sweep(part)
+        sweep = with_max_failures(_sweep(part), self.request)
         values = with_defaults(trial, read_inputs(part.part("inputs")))
         job = self.command(trial, replace(self.common, sweep=sweep), values, part, sweep.space)
         limits = part.part("limits")

@@ -63,7 +63,7 @@ from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
 
 KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
 # Options that apply to a resumed run
-RESUME_OPTIONS = ("max_concurrent", "env_vars", "notify", "notify_format")
+RESUME_OPTIONS = ("max_concurrent", "max_failures", "env_vars", "notify", "notify_format")
 # Options that may be repeated for a resumed run, if they agree with its record
 OF_RECORD = (*SWEEP_KINDS, *KINDS_OF_OPTION)
 _PUBLIC_KEYS = re.compile(r"((ssh|ecdsa|sk)-\S+[ \t]+[A-Za-z0-9+/]+=*([ \t][^\r\n]*)?[\r\n]*)+")
@@ -311,7 +311,8 @@ def note_latest(run: Run, cwd: Path, notify: Notify) -> None:
 def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify: Notify) -> tuple[Run, int]:
     """Resume the run *wanted*. Returns it with the offset in its log, in bytes, at which new output begins.
 
-    `env_vars`, `max_concurrent` and `notify` of *request* apply. Its other options must agree with the run's record.
+    `env_vars`, `max_concurrent`, `max_failures` and `notify` of *request* apply. Its other options must agree with the
+    run's record.
     Raises RunNotFound, and BadUsage for a run that cannot be resumed or that was a different job.
     """
     (run,) = find_runs(workspace, RunSelection(runs=(wanted,)), cwd=request.cwd)
@@ -328,7 +329,8 @@ def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify
     webhook = webhook_of(request)
     if webhook is None and NOTIFICATION in run.tags:
         notify(Notice("himl sends no notification, because it does not store the address. Pass it again: --notify URL"))
-    resumed = home.resume(run.id, env=request.env_vars, max_concurrent=request.max_concurrent, webhook=webhook)
+    limits = {name: getattr(request, name) for name in ("max_concurrent", "max_failures")}
+    resumed = home.resume(run.id, env=request.env_vars, limits=limits, webhook=webhook)
     note_latest(resumed, Path(request.cwd), notify)
     return resumed, log.size if log else 0
 
@@ -353,7 +355,7 @@ def _check_agrees(run: Run, request: SubmitRequest) -> None:
             )
     if any(map(request.is_typed, OF_RECORD[: len(SWEEP_KINDS)])):
         of_settings = [name for name in SWEEP_KINDS if not request.is_typed(name)]
-        again = requested_sweep(single_sweep_option(request.without("max_concurrent", *of_settings)))
+        again = requested_sweep(single_sweep_option(request.without("max_concurrent", "max_failures", *of_settings)))
         text, made = sweep_text(again) if again else "a single run", run.tags.get(SWEPT, "")
         if text not in (made, without_seed(made)):
             was = made or ("a pipeline" if run.tags.get(MANY) == "pipeline" else "a single run")

@@ -136,6 +136,7 @@ class SubmitRequest(JobOptions):
     sampling: str | None = option(**MANY_RUNS)
     max_trials: int | None = option(**MANY_RUNS)
     max_concurrent: int | None = option(**MANY_RUNS)
+    max_failures: int | None = option(only="local", files="pipeline yaml_local")
     primary_metric: str = option("val/loss", **MANY_RUNS)
     goal: str = option("minimize", **MANY_RUNS)
     early_stop: str | None = option(**MANY_RUNS)

@@ -37,7 +37,7 @@ KINDS_OF_OPTION: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("crossval_arg", "crossval_count_arg"), ("crossval",)),
     "seed_arg": ("different_seeds",),
     **dict.fromkeys(("sampling", "max_trials", "early_stop"), ("sweep",)),
-    **dict.fromkeys(("max_concurrent", "primary_metric", "goal"), KINDS),
+    **dict.fromkeys(("max_concurrent", "max_failures", "primary_metric", "goal"), KINDS),
 }
 ARGUMENTS = {
     **dict.fromkeys((Draw.uniform, Draw.loguniform), ("low", "high")),
@@ -134,7 +134,26 @@ def requested_sweep(request: SubmitRequest) -> SweepSpec | None:
         kind=kind,
     )
     check_sweep(spec, on_cluster=on_cluster)
-    return spec
+    return with_max_failures(spec, request)
+
+
+def with_max_failures(spec: SweepSpec, request: SubmitRequest) -> SweepSpec:
+    """*spec* with `--max_failures`. Raises BadUsage for an invalid number, and for an array of Slurm, whose trials
+    start without a process of himl."""
+    most = request.max_failures
+    if most is None:
+        return spec
+    has_controller = request.on_slurm is None or spec.sampling == "bayesian" or spec.early_stop is not None
+    refuse(
+        "--max_failures ",
+        (most < 0, f"must be 0 or a positive integer, not {most}.", "With 0, failures do not stop the sweep."),
+        (
+            most > 0 and not has_controller and request.is_typed("max_failures"),
+            f"{most} does not apply to an array of Slurm, which starts all its trials.",
+            "Omit it.",
+        ),
+    )
+    return replace(spec, max_failures=most)
 
 
 def _numbered(

@@ -46,7 +46,6 @@ from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.slurm import SlurmJobs, end_unreachable_steps
 from himl_cli.workspaces.local.sweep_plan import job_outputs, pipeline_trial, stage_plan, step_request, trial_request
 
-FAILURES_TO_GIVE_UP = 3
 SECONDS_TO_JUDGE = 0.25  # between checks of a policy, or longer, so that checks take at most a tenth of the time
 
 
@@ -230,6 +229,7 @@ class Sweep:
         self._next_look = 0.0
         self._is_to_judge = False
         self._ends: list[RunStatus] = []  # of trials that ended under this controller
+        self._trouble = ""  # of the first trial that could not be started
         self._total = self._spec.max_trials
         if self._spec.sampling == "grid":
             self._total = min(self._total, prod(len(found.values) for found in self._spec.space.values()))
@@ -240,7 +240,8 @@ class Sweep:
         most = self._most
         while True:
             stopping, at_work = self._children.stopping, self._children.at_work
-            has_given_up = self._ends[:FAILURES_TO_GIVE_UP] == [RunStatus.failed] * FAILURES_TO_GIVE_UP
+            first = self._ends[: self._spec.max_failures]
+            has_given_up = 0 < self._spec.max_failures == first.count(RunStatus.failed)
             while waiting and len(at_work) < most and not stopping and not has_given_up:
                 self._start(waiting.popleft())
             if not at_work:
@@ -253,9 +254,19 @@ class Sweep:
         if stopping:
             return stopping
         if has_given_up and waiting:
-            not_started = f"{len(waiting)} of {self._total} were not started"
-            return Outcome(RunStatus.failed, f"the first {FAILURES_TO_GIVE_UP} trials to end failed; {not_started}")
+            return Outcome(RunStatus.failed, self._why_given_up(waiting))
         return self._outcome_of_trials()
+
+    def _why_given_up(self, waiting: Sequence[int]) -> str:
+        """The reason of a sweep that leaves the trials *waiting*. If all of these failed before, resuming would begin
+        with the same failures, so it names the option that continues."""
+        most, child_id = self._spec.max_failures, self._plan.child_id
+        new = [index for index in waiting if child_id(index) not in self._started]
+        failed = "trial to end" if most == 1 else f"{most} trials to end"
+        count, again = len(new or waiting), "" if new else " again"
+        were = f"{count} of {self._total} {'was' if count == 1 else 'were'} not started{again}"
+        resume = "" if new else f"; to run all: himl submit --resume {self._plan.run.id} --max_failures 0"
+        return f"the first {failed} failed{self._trouble}; {were}{resume}"
 
     def outcome_of_recorded(self) -> Outcome:
         """The outcome of a sweep whose trials have all ended."""
@@ -269,7 +280,7 @@ class Sweep:
     def _outcome_of_trials(self) -> Outcome:
         statuses = [each.status for each in self._started.values() if each.status and not each.is_stopped_early]
         end = end_of_trials(statuses, self._total)
-        return Outcome(end.status, end.reason)
+        return Outcome(end.status, end.reason and end.reason + self._trouble)
 
     def _find_what_is_left(self) -> Iterable[int]:
         """The numbers of the trials to start. Watches trials in progress from now on."""
@@ -296,7 +307,8 @@ class Sweep:
             self._is_to_judge = self._read_metrics(self._started)
         at_work = len(self._children.at_work)
         self._log(f"resumed: {len(left)} of {self._total} trials remaining, {at_work} running")
-        return left
+        # Those that failed before come last, since they may fail again
+        return sorted(left, key=lambda index: self._plan.child_id(index) in self._started)
 
     def _start(self, index: int) -> None:
         run_id = self._plan.child_id(index)
@@ -327,6 +339,7 @@ class Sweep:
         if run is None:
             started.note_end(RunStatus.failed)
             text = f"could not be started: {trouble}"
+            self._trouble = self._trouble or f" ({started.title} {text.rstrip('.')})"
         else:
             started.note_end(run.status, _is_stopped_early(run))
             is_judged = started.verdict and started.is_stopped_early

@@ -91,7 +91,7 @@ def begin(request: Request, start: Callable[[Request, RunFolder], HimlError | No
 
 
 def resume(
-    workspace: Path, run: Run, *, env: Mapping[str, str], max_concurrent: int | None, webhook: Webhook | None
+    workspace: Path, run: Run, *, env: Mapping[str, str], limits: Mapping[str, int | None], webhook: Webhook | None
 ) -> None:
     """Resume a run that stopped early: a job with another attempt, a sweep or a pipeline with its missing trials or
     steps. Returns once it is running again. Raises BadUsage if it cannot be resumed, DiskFailed, Interrupted."""
@@ -103,8 +103,9 @@ def resume(
             _check_stored(run, [job["spec"] for job in stored["many"]["jobs"]], env)
             plan = plan_from_stored(stored["many"], folder.path, env)
             plan = replace(plan, jobs=[replace(job, spec=replace(job.spec, webhook=webhook)) for job in plan.jobs])
-            if max_concurrent is not None and plan.jobs[0].spec.sweep is not None:
-                sweep = replace(plan.sweep, max_concurrent=max_concurrent)
+            if plan.jobs[0].spec.sweep is not None:
+                changes: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
+                sweep = replace(plan.sweep, **changes)
                 first = replace(plan.jobs[0], spec=replace(plan.jobs[0].spec, sweep=sweep))
                 plan = replace(plan, jobs=[first, *plan.jobs[1:]])
             specs = [job.spec for job in plan.jobs]

@@ -283,11 +283,11 @@ class LocalWorkspace(FolderWorkspace):
         return self._runs.get(run_id) or self.run(run_id)
 
     def resume(
-        self, run_id: str, *, env: Mapping[str, str], max_concurrent: int | None, webhook: Webhook | None = None
+        self, run_id: str, *, env: Mapping[str, str], limits: Mapping[str, int | None], webhook: Webhook | None = None
     ) -> Run:
         from himl_cli.workspaces.local.launch import resume
 
-        resume(self.folder, self.run(run_id), env=env, max_concurrent=max_concurrent, webhook=webhook)
+        resume(self.folder, self.run(run_id), env=env, limits=limits, webhook=webhook)
         return self.run(run_id)
 
     def python_of(self, run_id: str) -> str:
