@@ -53,7 +53,7 @@ def record_himl(folder: Path) -> list[str]:
     ids = [f"{EXPERIMENT}_{1_750_000_000 + number}_{number:08x}" for number in range(RUNS)]
     for number, run_id in enumerate(ids):
         store.add(Run(run_id, EXPERIMENT, display_name=f"run {number}", command="train.py", tags={"fold": str(number % 5)}), started=now_ms())
-        metrics.log(run_id, points_of(number), {"lr": str(number / 1000)})
+        metrics.log(run_id, points_of(number), [("lr", str(number / 1000))])
         store.end(run_id, RunStatus.completed, exit_code=0)
     database.close()
     return ids

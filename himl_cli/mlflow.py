@@ -325,16 +325,26 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             written = [
                 entities.LoggedModelOutput(each["model_id"], each["step"]) for each in known.get("model_outputs", ())
             ]
-            messages = [
-                _message(each, service_pb2.LoggedModel())
-                for each in known.get("models", ())
-                if "is_deleted" not in each
-            ]
+            models = [each for each in known.get("models", ()) if "is_deleted" not in each]
+            messages = [_message(each, service_pb2.LoggedModel()) for each in self._with_metrics(models)]
         except (AttributeError, LookupError, TypeError, ValueError, ParseError) as err:
             raise DiskFailed(f"'{path / TRACKED}' is damaged: it has content that himl does not write.") from err
         for message in messages:
             message.info.artifact_uri = self._artifacts_of(run, Path(unquote(message.info.artifact_uri)).name)
         return inputs, entities.RunOutputs(written), [entities.LoggedModel.from_proto(each) for each in messages]
+
+    def _with_metrics(self, models: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+        """*models* with their metrics from the database. Older versions of himl stored those with the models."""
+        from himl_cli.workspaces.local.metric_store import MetricStore
+        from himl_cli.workspaces.local.run_store import Database
+        from himl_cli.workspaces.local.tracking.models import json_metrics_of
+
+        if not models:
+            return
+        with closing(Database((self._folder or Path()) / "workspace.db")) as database:
+            for each in models:
+                metrics = json_metrics_of(MetricStore(database), each["info"]["model_id"])
+                yield {**each, "data": {**each["data"], "metrics": [*each["data"].get("metrics", ()), *metrics]}}
 
     def _models(self, experiment_ids: Sequence[str]) -> Iterator[entities.LoggedModel]:
         for run in self._runs_of(experiment_ids):

@@ -59,7 +59,7 @@ def _workspace() -> bytes:
     path = Path.cwd() / "made.db"
     database = Database(path, create=True)
     RunStore(database).add(Run(JOB, "exp", display_name="n", tags={"himl.tries": "[1]", "a": "b"}), status=RunStatus.running, started=1700000000000)
-    metric_store.MetricStore(database).log(JOB, [("loss", 0.5, 1, 1700000000000), ("loss", 0.4, 2, 1700000001000)], {"lr": "1"})
+    metric_store.MetricStore(database).log(JOB, [("loss", 0.5, 1, 1700000000000), ("loss", 0.4, 2, 1700000001000)], [("lr", "1")])
     RunStore(database).end(JOB, RunStatus.completed, exit_code=0)
     database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
     database.close()

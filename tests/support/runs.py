@@ -80,7 +80,7 @@ class RecordedRuns:
 
     def log(self, run_id: str, points: Sequence[Point] = (), parameters: Mapping[str, str] | None = None) -> None:
         """Record metrics (name, value, step, milliseconds) and parameters."""
-        MetricStore(self._database).log(run_id, points, parameters)
+        MetricStore(self._database).log(run_id, points, (parameters or {}).items())
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> 
                 f"{NAMES.format(marks)} SELECT m.run, m.name, m.value, m.step FROM "
                 f"(SELECT * FROM names WHERE name IS NOT NULL{clause}) AS n JOIN metrics AS m ON m.rowid = (SELECT "
                 "l.rowid FROM metrics AS l WHERE l.run = n.run AND l.name = n.name "
-                "ORDER BY l.step DESC, l.time DESC, l.rowid DESC LIMIT 1)"
+                "ORDER BY l.step DESC, l.rowid DESC LIMIT 1)"
             )
             for run_id, name, value, step in database.rows(statement, (*chunk, *names)):
                 with taken_apart(database.path):
@@ -219,7 +219,7 @@ def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> 
         if name in found.get(run_id, {}):
             left = "".join(" AND NOT (rowid <= ? AND step >= ?)" for _ in cuts)
             statement = (
-                f"SELECT value, step FROM metrics WHERE run = ? AND name = ?{left} ORDER BY step DESC, time DESC, "
+                f"SELECT value, step FROM metrics WHERE run = ? AND name = ?{left} ORDER BY step DESC, "
                 "rowid DESC LIMIT 1"
             )
             value, step = database.rows(statement, (run_id, name, *(part for cut in cuts for part in cut)))[0]
@@ -234,7 +234,7 @@ def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[
         for clause, names in _of_names(database, chunk, marks, wanted):
             statement = (
                 f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({marks}){clause} "
-                "ORDER BY run, name, step, time, rowid"
+                "ORDER BY run, name, step, rowid"
             )
             rows = database.rows(statement, (*chunk, *names))
             if cuts:

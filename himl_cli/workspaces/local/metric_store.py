@@ -2,23 +2,34 @@
 
 Values of a later attempt replace those that earlier attempts logged at that step and beyond. So a script that starts
 from the beginning and one that continues from a checkpoint both leave one series. The values of earlier attempts stay
-in the database.
+in the database. A parameter of an earlier attempt keeps its value until the current one logs another.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TypeVar
 
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Metric, MetricPoint
 from himl_cli.core.runs import TRIES
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.local.run_store import Database, RunStore, chunks, put_pairs, taken_apart
+from himl_cli.workspaces.local.run_store import (
+    EARLIER_PARAMETERS,
+    MODEL_METRICS,
+    Database,
+    RunStore,
+    chunks,
+    put_pairs,
+    storable,
+    taken_apart,
+)
 
 PAIRS_AT_ONCE = 400  # SQLite before 3.32 allows 999 variables
 LOGGED_AT_ONCE = 2000
@@ -28,6 +39,11 @@ INSERT_METRICS = "INSERT INTO metrics (run, name, value, step, time) VALUES (?,?
 INSERT_NEW_METRICS = (
     "INSERT INTO metrics (run, name, value, step, time) SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM "
     "metrics WHERE run = ?1 AND name = ?2 AND step = ?4 AND time = ?5 AND value IS ?3 AND rowid > ?6)"
+)
+# The value that a parameter keeps, unless it is that of an earlier attempt
+FIXED = (
+    "SELECT value FROM parameters AS p WHERE run = ? AND name = ? AND NOT EXISTS "
+    "(SELECT 1 FROM earlier_parameters AS e WHERE e.run = p.run AND e.name = p.name)"
 )
 
 # Texts for numbers that JSON lacks, by their names in Python
@@ -39,7 +55,21 @@ Cut = tuple[int, int]
 # By run and name of the metric, only for metrics with replaced values
 Cuts = Mapping[tuple[str, str], Sequence[Cut]]
 
+# A point of a logged model: the id of the model, the point, the name and the digest of its dataset, or ''
+ModelPoint = tuple[str, Point, str, str]
+
 T = TypeVar("T")
+
+
+class ParameterFixed(BadUsage):
+    """The current attempt has logged the parameter with another value."""
+
+    def __init__(self, run_id: str, name: str, before: str, value: str) -> None:
+        super().__init__(
+            f"Parameter '{name}' of run '{run_id}' already has the value '{before}', not '{value}'.",
+            hint="A parameter cannot change. Log a metric instead.",
+        )
+        self.name, self.before, self.value = name, before, value
 
 
 class MetricStore:
@@ -52,20 +82,50 @@ class MetricStore:
         self,
         run_id: str,
         points: Iterable[Point],
-        parameters: Mapping[str, str] | None = None,
+        parameters: Iterable[tuple[str, str]] = (),
         tags: Mapping[str, str] | None = None,
         *,
-        rule: str = "REPLACE",
-    ) -> None:
-        """Store *points*, *parameters* and *tags* in one transaction. Skips points that this attempt has stored before,
-        as clients repeat a request if its reply was lost. *rule* is SQLite's rule for parameters and tags that
-        exist."""
+        of_models: Iterable[ModelPoint] = (),
+    ) -> list[Point]:
+        """Store all of this in one transaction, and return the points that are new: this skips those that the attempt
+        has stored before, as clients repeat a request if its reply was lost. Raises ParameterFixed."""
+        pairs, points_of_models, new = [*parameters], [*of_models], list[Point]()
         with self.database.writing() as connection:
-            if rows := [(run_id, name, _null_if_nan(value), step, time) for name, value, step, time in points]:
-                place = max(_places(self.database, [run_id]).get(run_id, ()), default=0)
-                connection.executemany(INSERT_NEW_METRICS, [(*row, place) for row in rows])
-            for table, pairs in (("parameters", parameters), ("tags", tags)):
-                put_pairs(connection, table, run_id, pairs or {}, rule=rule)
+            place = last_rows(self.database, [run_id]).get(run_id, 0)
+            for name, value, step, time in points:
+                values = (run_id, name, _null_if_nan(value), step, time, place)
+                if connection.execute(INSERT_NEW_METRICS, values).rowcount:
+                    new.append((name, value, step, time))
+            if pairs:
+                _put_parameters(connection, run_id, pairs)
+            put_pairs(connection, "tags", run_id, tags or {})
+            if points_of_models:
+                connection.execute(MODEL_METRICS)
+                connection.executemany(
+                    "INSERT OR IGNORE INTO model_metrics (model, run, name, step, time, value, dataset_name, "
+                    "dataset_digest) VALUES (?,?,?,?,?,?,?,?)",
+                    [
+                        (model, run_id, name, step, time, repr(value), *dataset)
+                        for model, (name, value, step, time), *dataset in points_of_models
+                    ],
+                )
+        return new
+
+    def fill_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
+        """Store those of *parameters* that the run lacks."""
+        with self.database.writing() as connection:
+            put_pairs(connection, "parameters", run_id, parameters, rule="IGNORE")
+
+    def metrics_of_model(self, model_id: str) -> list[tuple[str, ModelPoint]]:
+        """The points of a logged model, by step, then time, each with its run."""
+        if not self.database.rows("SELECT 1 FROM sqlite_master WHERE name = 'model_metrics'"):
+            return []
+        statement = "SELECT * FROM model_metrics WHERE model = ? ORDER BY step, time"
+        with taken_apart(self.database.path):
+            return [
+                (run, (model, (name, float(value), step, time), *dataset))
+                for model, run, name, step, time, value, *dataset in self.database.rows(statement, (model_id,))
+            ]
 
     def log_entries(self, run_id: str, entries: Iterable[Logged], beside: Callable[[], None]) -> None:
         """Store the numbers of *entries* in one transaction, and call *beside* within it. If *beside* raises, store
@@ -95,7 +155,7 @@ class MetricStore:
         only, names = ("", ()) if name is None else (" AND name = ?", (name,))
         statement = (
             f"SELECT run, name, step, time, value, rowid AS number FROM metrics WHERE run IN ({marks}){only} "
-            "ORDER BY step, time, rowid"
+            "ORDER BY step, rowid"
         )
         series: dict[tuple[str, str], list[MetricPoint]] = {}
         cuts = cuts_of(self.database, run_ids)
@@ -149,14 +209,6 @@ class MetricStore:
         statement = "SELECT name, value FROM parameters WHERE run = ? ORDER BY name"
         return {row["name"]: row["value"] for row in self.database.rows(statement, (run_id,))}
 
-    def parameters_named(self, run_id: str, names: Iterable[str]) -> dict[str, str]:
-        """Those of *names* that the run has. Reads no others, since a run may have many."""
-        found: dict[str, str] = {}
-        for some, marks in chunks([*names], PAIRS_AT_ONCE):
-            statement = f"SELECT name, value FROM parameters WHERE run = ? AND name IN ({marks})"
-            found |= {row["name"]: row["value"] for row in self.database.rows(statement, (run_id, *some))}
-        return found
-
     def logged_after(self, run_id: str, last: int) -> tuple[Sequence[Logged], int]:
         """At most `LOGGED_AT_ONCE` points of the run itself after the row *last* (0: from the first one), in the form
         for another workspace, and their last row.
@@ -175,6 +227,18 @@ class MetricStore:
         return [Logged(name, LoggedKind.scalar, rows) for name, rows in series.items()], last
 
 
+def _put_parameters(connection: sqlite3.Connection, run_id: str, pairs: Iterable[tuple[str, str]]) -> None:
+    """Store parameters, which the attempt cannot change from now on."""
+    connection.execute(EARLIER_PARAMETERS)
+    for name, value in pairs:
+        kept = connection.execute(FIXED, (run_id, storable(name))).fetchone()
+        if kept is not None and kept[0] != storable(value):
+            raise ParameterFixed(run_id, name, kept[0], value)
+        if kept is None:
+            put_pairs(connection, "parameters", run_id, {name: value})
+            connection.execute("DELETE FROM earlier_parameters WHERE run = ? AND name = ?", (run_id, storable(name)))
+
+
 def _null_if_nan(value: float) -> float | None:
     return None if math.isnan(value) else value
 
@@ -189,11 +253,21 @@ def json_number(value: T) -> T | str:
 
 
 def begin_attempt(database: Database, run_id: str) -> None:
-    """Record that later values belong to another attempt, unless nothing was logged before."""
-    last = database.rows("SELECT MAX(rowid) FROM metrics WHERE run = ?", (run_id,))[0][0]
-    if last is not None:
-        places = sorted({*_places(database, [run_id]).get(run_id, []), last})
-        RunStore(database).tag(run_id, {TRIES: json.dumps(places)})
+    """Record that later values of the job and of the runs nested in it belong to another attempt."""
+    of_job = "run IN (SELECT id FROM runs WHERE job = ?)"
+    with database.writing() as connection:
+        connection.execute(EARLIER_PARAMETERS)
+        statement = f"INSERT OR IGNORE INTO earlier_parameters SELECT run, name FROM parameters WHERE {of_job}"
+        connection.execute(statement, (run_id,))
+    rows = database.rows(f"SELECT run, MAX(rowid) FROM metrics WHERE {of_job} GROUP BY run", (run_id,))
+    before = _places(database, [run for run, _ in rows])
+    places = {run: json.dumps(sorted({*before.get(run, []), last})) for run, last in rows}
+    RunStore(database).tag_each(TRIES, places)
+
+
+def last_rows(database: Database, run_ids: Sequence[str]) -> dict[str, int]:
+    """The last row of the earlier attempts of each run that had several."""
+    return {run_id: max(places) for run_id, places in _places(database, run_ids).items() if places}
 
 
 def cuts_of(database: Database, run_ids: Sequence[str]) -> Cuts:

@@ -57,6 +57,21 @@ CREATE TABLE IF NOT EXISTS digests (
 ) WITHOUT ROWID;
 """
 
+# Tables that himl creates when it first needs them, so that older versions can use the database
+FOLDERS_TO_DELETE = "CREATE TABLE IF NOT EXISTS folders_to_delete (run TEXT PRIMARY KEY) WITHOUT ROWID"
+# Parameters whose values are those of an earlier attempt, which the current one may replace
+EARLIER_PARAMETERS = (
+    "CREATE TABLE IF NOT EXISTS earlier_parameters "
+    "(run TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (run, name)) WITHOUT ROWID"
+)
+# Metrics of MLflow's logged models. A value is a text, since a NaN would be NULL
+MODEL_METRICS = (
+    "CREATE TABLE IF NOT EXISTS model_metrics (model TEXT NOT NULL, run TEXT NOT NULL, name TEXT NOT NULL, "
+    "step INTEGER NOT NULL, time INTEGER NOT NULL, value TEXT NOT NULL, dataset_name TEXT NOT NULL, "
+    "dataset_digest TEXT NOT NULL, "
+    "PRIMARY KEY (model, step, time, name, run, dataset_name, dataset_digest, value)) WITHOUT ROWID"
+)
+
 
 class Database:
     """One connection to `workspace.db`, safe to share between threads.
@@ -391,10 +406,12 @@ class RunStore:
     def _delete_records(self, run_ids: Sequence[str]) -> None:
         ids = [(run_id,) for run_id in run_ids]
         with self.database.writing(durable=True) as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS folders_to_delete (run TEXT PRIMARY KEY) WITHOUT ROWID")
+            for statement in (FOLDERS_TO_DELETE, EARLIER_PARAMETERS, MODEL_METRICS):
+                connection.execute(statement)
             connection.executemany("INSERT OR IGNORE INTO folders_to_delete VALUES (?)", ids)
-            for table, column in (("tags", "run"), ("parameters", "run"), ("metrics", "run"), ("runs", "id")):
-                connection.executemany(f"DELETE FROM {table} WHERE {column} = ?", ids)
+            connection.executemany("DELETE FROM runs WHERE id = ?", ids)
+            for table in ("tags", "parameters", "earlier_parameters", "metrics", "model_metrics"):
+                connection.executemany(f"DELETE FROM {table} WHERE run = ?", ids)
 
     def _remove_folder(self, run_id: str, remove: Callable[[str], None]) -> None:
         remove(run_id)

@@ -189,7 +189,7 @@ class Supervisor(RunProcess):
         if self._request.values:
             from himl_cli.workspaces.local.metric_store import MetricStore
 
-            MetricStore(store.database).log(self.folder.run_id, [], self._request.values, rule="IGNORE")
+            MetricStore(store.database).fill_parameters(self.folder.run_id, self._request.values)
 
     def _new_ranks(self) -> list[Rank]:
         stdin = self._request.stdin

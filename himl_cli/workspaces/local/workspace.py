@@ -387,18 +387,11 @@ class LocalWorkspace(FolderWorkspace):
         self._writer.write(run_id, entries, self._folder_of(run_id).artifacts)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
-        """As `RunRecorder.log_parameters`. Raises BadUsage for a parameter that has another value already,
+        """As `RunRecorder.log_parameters`. Raises BadUsage for a parameter to which this attempt gave another value,
         RunNotFound."""
         if self._runs.job_of(run_id) is None:
             raise self._not_found(run_id)
-        known = self._metrics.parameters_named(run_id, parameters)
-        for name, value in parameters.items():
-            if known.get(name, value) != value:
-                raise BadUsage(
-                    f"Parameter '{name}' of run '{run_id}' already has the value '{known[name]}', not '{value}'.",
-                    hint="A parameter cannot change. Log a metric instead.",
-                )
-        self._metrics.log(run_id, [], parameters)
+        self._metrics.log(run_id, [], parameters.items())
 
     def settle(self, run_id: str, seconds: float = 60.0) -> None:
         """Return at once, since all stored values can be read."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -181,13 +182,16 @@ def test_values_steps_and_times_that_fit_are_kept(job: TrackedJob) -> None:
 
 
 def test_points_have_an_order_and_are_kept_once(job: TrackedJob) -> None:
+    # The clock was set back between the values of step 7.
     for step, time, value in ((5, 10, 0.5), (7, 10, 0.7), (7, 12, 0.8), (7, 11, 0.9), (6, 99, 0.6)):
         job.post("runs/log-metric", run_id=JOB, key="m", value=value, step=step, timestamp=time)
     data = job.get(f"runs/get?run_id={JOB}").body["run"]["data"]["metrics"]
-    assert data == [{"key": "m", "value": 0.8, "timestamp": 12, "step": 7}]
+    assert data == [{"key": "m", "value": 0.9, "timestamp": 11, "step": 7}]
+    assert job.values("m") == [0.5, 0.6, 0.7, 0.8, 0.9]
     points = [{"key": "n", "value": value, "step": step, "timestamp": 1} for step, value in enumerate([1, "NaN", 3])]
     model = job.post("logged-models", name="model", source_run_id=JOB).body["model"]["info"]["model_id"]
-    for metrics in (points, points[2:], [{**point, "model_id": model} for point in points], [{**points[2], "step": 3}]):
+    of_model = [{**point, "model_id": model} for point in points]
+    for metrics in (points, points, points[:2], of_model, of_model, [{**points[2], "step": 3}]):
         assert job.post("runs/log-batch", run_id=JOB, metrics=metrics).status == 200
     assert job.values("n") == [1, pytest.approx(math.nan, nan_ok=True), 3, 3]
     assert len(job.get(f"logged-models/{model}").body["model"]["data"]["metrics"]) == 3
@@ -309,6 +313,42 @@ def test_logged_models_live_in_the_runs_artifacts(job: TrackedJob) -> None:
     assert job.get(f"logged-models/{first}?allow_deleted=true").status == 200
     for name in ("..", "a/b", "a\\b", "c:", "a.b", "x\n", "\x00", "n" * 201, 5):
         assert job.post("logged-models", experiment_id="1", name=name).error == INVALID, name
+
+
+def test_a_later_attempt_has_what_earlier_ones_recorded(tmp_path: Path) -> None:
+    iris, digits = ({"dataset": {"name": name, "digest": "d"}, "tags": []} for name in ("iris", "digits"))
+    with tracked_job(tmp_path) as job:
+        child = job.new_child("child")
+        for run_id in (JOB, child):
+            job.post("runs/log-batch", run_id=run_id, params=[{"key": "start", "value": "0"}, {"key": "lr", "value": "1"}])
+            job.post("runs/log-batch", run_id=run_id, metrics=[{"key": "m", "value": step, "step": step} for step in range(5)])
+        job.post("runs/log-inputs", run_id=child, datasets=[iris])
+        model = job.post("logged-models", name="net", source_run_id=child, tags=[{"key": "t", "value": "1"}]).body["model"]["info"]
+        job.post("runs/log-metric", run_id=child, key="acc", value="NaN", step=1, model_id=model["model_id"])
+        # The model's metrics are stored at once, as the job may be killed.
+        assert [run_id for run_id, _ in job.metric_store.metrics_of_model(model["model_id"])] == [child]
+    with tracked_job(tmp_path) as job:
+        for run_id in (JOB, child):
+            found = {point["key"]: point["value"] for point in job.get(f"runs/get?run_id={run_id}").body["run"]["data"]["metrics"]}
+            assert found["m"] == 4
+            for value, answer in (("3", 200), ("3", 200), ("5", 400)):
+                assert job.post("runs/log-parameter", run_id=run_id, key="start", value=value).status == answer
+            job.post("runs/log-batch", run_id=run_id, metrics=[{"key": "m", "value": 10 + step, "step": step} for step in range(3)])
+            found = {point["key"]: point["value"] for point in job.get(f"runs/get?run_id={run_id}").body["run"]["data"]["metrics"]}
+            assert (found["m"], job.values("m", run_id), job.parameters(run_id)) == (12, [10, 11, 12], {"lr": "1", "start": "3"})
+        job.post("runs/log-inputs", run_id=child, datasets=[digits])
+        job.post("runs/outputs", run_id=child, models=[{"model_id": model["model_id"], "step": 3}])
+        assert job.get(f"runs/get?run_id={child}").body["run"]["inputs"]["dataset_inputs"] == [iris, digits]
+        later = job.post("logged-models", name="net", source_run_id=child).body["model"]["info"]
+        assert later["artifact_uri"].endswith("/net-2")
+    with tracked_job(tmp_path) as job:
+        found_model = job.get(f"logged-models/{model['model_id']}").body["model"]
+        assert found_model["info"] == model
+        assert [(point["key"], point["value"], point["run_id"]) for point in found_model["data"]["metrics"]] == [("acc", "NaN", child)]
+        experiment = job.server.environment({})["MLFLOW_EXPERIMENT_ID"]
+        listed = job.post("logged-models/search", experiment_ids=[experiment]).body["models"]
+        assert [each["info"]["model_id"] for each in listed] == [later["model_id"], model["model_id"]]
+        assert job.post("runs/log-parameter", run_id=JOB, key="start", value="6").status == 200
 
 
 def test_models_are_searched_by_what_was_logged_of_them(job: TrackedJob) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.metric_store import MetricStore, begin_attempt
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.tracking_server import Limits, TrackingServer
 from tests.support.folders import files_below
@@ -99,14 +99,18 @@ class TrackedJob:
 
 @contextmanager
 def tracked_job(folder: Path, limits: Limits = Limits()) -> Iterator[TrackedJob]:  # noqa: B008 - it is frozen
-    """Yield a running job, whose runs are in *folder*, with its server."""
+    """Yield a running job, whose runs are in *folder*, with its server. If *folder* has the job, its next attempt."""
     folder.mkdir(parents=True, exist_ok=True)
     database = Database(folder / "workspace.db", create=True)
-    RunStore(database).add(Run(JOB, "train", display_name="the job", tags={"git": "abc"}), status=RunStatus.running, started=now_ms())
-    numbers = itertools.count(1)
+    store = RunStore(database)
+    if store.get(JOB) is None:
+        store.add(Run(JOB, "train", display_name="the job", tags={"git": "abc"}), status=RunStatus.running, started=now_ms())
+    else:
+        begin_attempt(database, JOB)
+    numbers = itertools.count(len(store.ids()))
     server = TrackingServer(
         database, JOB, artifacts_of=lambda run_id: folder / run_id / "artifacts", new_child_id=lambda: f"train_1700000000_{next(numbers):08x}", limits=limits
     )
     server.serve()
     with closing(database), closing(server):
-        yield TrackedJob(server, folder, RunStore(database), MetricStore(database))
+        yield TrackedJob(server, folder, store, MetricStore(database))

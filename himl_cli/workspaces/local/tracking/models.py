@@ -1,5 +1,5 @@
-"""Entities of MLflow's clients other than runs: logged models, in a file of their run, traces, as long as the job runs,
-and the model registry, in the workspace's database, which later jobs share."""
+"""Entities of MLflow's clients other than runs: logged models, in a file of their run, with metrics in the workspace's
+database, traces, as long as the job runs, and the model registry, in the database, which later jobs share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from himl_cli.core.records import dataclass
+from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import Database, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
     MODEL_ATTRIBUTES,
@@ -23,6 +26,7 @@ from himl_cli.workspaces.local.tracking.protocol import (
     RequestError,
     Searchable,
     find_page,
+    json_metric,
     json_pairs,
     not_found,
     parse_order,
@@ -50,13 +54,25 @@ class LoggedModel:
 
 
 class LoggedModels:
-    """MLflow 3's logged models, with artifacts of the run as their files. Thread-safe."""
+    """MLflow 3's logged models of a job, including those of its earlier attempts, with artifacts of the run as their
+    files. Thread-safe."""
 
     def __init__(self, runs: JobRuns) -> None:
         self.runs = runs
-        self._lock = threading.Lock()
-        self._models: dict[str, LoggedModel] = {}
-        runs.at_end.append(self._keep_all)  # with metrics that were logged since
+        self._lock = threading.RLock()
+
+    @cached_property
+    def _models(self) -> dict[str, LoggedModel]:
+        """By id, in the order of their creation."""
+        found = []
+        for run_id in self.runs.store.descendants(self.runs.job_id):
+            for form in self.runs.links(run_id, "models"):
+                info, data = Fields(form["info"]), Fields(form["data"])
+                folder = self.runs.artifacts_of(run_id) / Path(unquote(info.text("artifact_uri"))).name
+                pairs, is_deleted = (info.pairs("tags"), data.pairs("params")), form.get("is_deleted") is True
+                found.append(LoggedModel(dict(info.values), folder, *pairs, is_deleted))
+        found.sort(key=lambda model: Fields(model.info).integer("creation_timestamp_ms"))
+        return {str(model.info["model_id"]): model for model in found}
 
     def create(self, request: Fields) -> Json:
         """Create a model of a run, with its files in the run's artifacts under the model's name, as in MLflow 2."""
@@ -91,7 +107,8 @@ class LoggedModels:
 
     def find(self, request: Fields) -> LoggedModel:
         model_id = request.key("model_id")
-        model = self._models.get(model_id)
+        with self._lock:
+            model = self._models.get(model_id)
         if model is None or (model.is_deleted and request.text("allow_deleted", "") != "true"):
             raise not_found(f"Logged model '{model_id[:250]}'")
         return model
@@ -144,23 +161,29 @@ class LoggedModels:
             return {"models": [self._json(model)["model"] for model in found], **more}
 
     def _metrics_of(self, model: LoggedModel) -> list[Json]:
-        return self.runs.model_metrics.get(str(model.info["model_id"]), [])
-
-    def _keep_all(self) -> None:
-        with self._lock:
-            for model in self._models.values():
-                self._kept(model)
+        return json_metrics_of(self.runs.metric_store, str(model.info["model_id"]))
 
     def _kept(self, model: LoggedModel) -> Json:
-        """Store the model in its run's file, and return its JSON form."""
+        """Store the model in its run's file, without its metrics, and return its JSON form."""
         form: dict[str, Any] = self._json(model)
         stage = {"is_deleted": model.is_deleted} if model.is_deleted else {}
-        self.runs.keep(str(model.info["source_run_id"]) or self.runs.job_id, "models", [{**form["model"], **stage}])
+        stored = {"info": form["model"]["info"], "data": {"params": json_pairs(model.params)}, **stage}
+        self.runs.keep(str(model.info["source_run_id"]) or self.runs.job_id, "models", [stored])
         return form
 
     def _json(self, model: LoggedModel) -> Json:
         data: Json = {"params": json_pairs(model.params), "metrics": list(self._metrics_of(model))}
         return {"model": {"info": {**model.info, "tags": json_pairs(model.tags)}, "data": data}}
+
+
+def json_metrics_of(store: MetricStore, model_id: str) -> list[Json]:
+    """The metrics of a logged model as clients read them."""
+    found: list[Json] = []
+    for run_id, (_, point, name, digest) in store.metrics_of_model(model_id):
+        dataset = {"dataset_name": name, "dataset_digest": digest}
+        given = {key: value for key, value in dataset.items() if value}
+        found.append({**json_metric(point), "run_id": run_id, "model_id": model_id, **given})
+    return found
 
 
 # A registered model with its versions by number (a text). Times are in milliseconds since 1970 UTC.

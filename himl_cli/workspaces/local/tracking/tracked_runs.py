@@ -10,7 +10,7 @@ from typing import Any
 
 from himl_cli.core.logged import INT64
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.local.metric_store import MetricStore, Point
+from himl_cli.workspaces.local.metric_store import MetricStore, ParameterFixed, Point, last_rows
 from himl_cli.workspaces.local.run_folder import TRACKED, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
@@ -51,9 +51,9 @@ def run_id_of(request: Fields) -> str:
 class JobRuns:
     """The runs that a job's clients can access: the job's run and its children. Raises `RequestError` for other runs.
 
-    Datasets and models that runs read and wrote are stored in a file per run. Metrics of models (`model_metrics`) exist
-    as long as the job runs. A script that names another experiment still logs to that of its job, since clients fail
-    if ids differ. A request to log is stored completely or refused.
+    Datasets and models that runs read and wrote are stored in a file per run, to which later attempts of the job add. A
+    script that names another experiment still logs to that of its job, since clients fail if ids differ. A request to
+    log is stored completely or refused.
     """
 
     def __init__(
@@ -66,7 +66,6 @@ class JobRuns:
     ) -> None:
         self.store = RunStore(database)
         self.metric_store = MetricStore(database)
-        self.latest = LatestMetrics(self.metric_store)
         self.job_id = job.id
         self.artifacts_of = artifacts_of
         self.experiment_id = experiment_id
@@ -76,10 +75,8 @@ class JobRuns:
         self._lock = threading.Lock()
         self._known: set[str] = set()
         self._deleted: set[str] = set()
-        self.model_metrics: dict[str, list[Json]] = {}
-        self.at_end: list[Callable[[], None]] = []
-        # By run, then by kind, with those of the job's earlier attempts at the start
-        self._linked: dict[str, dict[str, list[dict[str, Any]]]] = {job.id: self._folder(job.id).read(TRACKED)}
+        self._linked: dict[str, dict[str, list[dict[str, Any]]]] = {}  # by run, then by kind
+        self.latest = LatestMetrics(self.metric_store, last_rows(database, self.store.descendants(job.id)))
 
     def require(self, run_id: str, *, active: bool = True) -> str:
         """Return the id. Raises `RequestError` if the run does not belong to this job, or if it is deleted and *active*
@@ -146,9 +143,7 @@ class JobRuns:
         return {}
 
     def close(self) -> None:
-        """Call the functions in `at_end`, and delete hidden child runs with their descendants and files."""
-        for act in self.at_end:
-            act()
+        """Delete hidden child runs with their descendants and files."""
         gone = sorted({run_id for deleted in self._deleted for run_id in self.store.descendants(deleted)})
         if gone:
             self.store.delete(gone, lambda run_id: self._folder(run_id).remove())
@@ -166,7 +161,7 @@ class JobRuns:
         for run in runs:
             datasets = [
                 {**each["dataset"], "context": Fields(each).pairs("tags").get("mlflow.data.context")}
-                for each in self._links(run.id, "dataset_inputs")
+                for each in self.links(run.id, "dataset_inputs")
             ]
             metrics = {name: value for name, value, _, _ in self.latest.of(run.id)}
             parameters = self.metric_store.parameters(run.id)
@@ -186,7 +181,7 @@ class JobRuns:
             entry = {"dataset": texts, "tags": json_pairs(item.pairs("tags"))}
             datasets.setdefault((texts["name"], texts["digest"]), entry)
         models = [item.key("model_id") for item in request.items("models")]
-        known = {_key(entry) for entry in self._links(run_id, "dataset_inputs")}
+        known = {_key(entry) for entry in self.links(run_id, "dataset_inputs")}
         self.keep(run_id, "dataset_inputs", [entry for key, entry in datasets.items() if key not in known])
         self.keep(run_id, "model_inputs", [{"model_id": name} for name in models])
         return {}
@@ -202,20 +197,24 @@ class JobRuns:
         if not entries:
             return
         new = {_key(entry) for entry in entries}
-        old = [entry for entry in self._links(run_id, kind) if _key(entry) not in new]
         with self._lock:
-            kinds = self._linked.setdefault(run_id, {})
-            kinds[kind] = [*old, *entries]
-            folder = self._folder(run_id)
+            kinds, folder = self._kinds_of(run_id), self._folder(run_id)
+            kinds[kind] = [*(entry for entry in kinds.get(kind, ()) if _key(entry) not in new), *entries]
             try:
                 folder.path.mkdir(parents=True, exist_ok=True)
                 folder.write(TRACKED, kinds)
             except OSError as err:
                 raise explain_disk_error(err, "Cannot store the logged values", folder.path) from err
 
-    def _links(self, run_id: str, kind: str) -> Sequence[dict[str, Any]]:
+    def links(self, run_id: str, kind: str) -> Sequence[dict[str, Any]]:
+        """The entries that were kept for the run, including those of earlier attempts. Raises DiskFailed."""
         with self._lock:
-            return [*self._linked.get(run_id, {}).get(kind, [])]
+            return [*self._kinds_of(run_id).get(kind, [])]
+
+    def _kinds_of(self, run_id: str) -> dict[str, list[dict[str, Any]]]:
+        if run_id not in self._linked:
+            self._linked[run_id] = self._folder(run_id).read(TRACKED)
+        return self._linked[run_id]
 
     def _folder(self, run_id: str) -> RunFolder:
         return RunFolder(self.artifacts_of(run_id).parent)
@@ -240,8 +239,8 @@ class JobRuns:
             "params": json_pairs(self.metric_store.parameters(run.id)),
             "tags": json_pairs(_tags(run)),
         }
-        inputs = {kind: self._links(run.id, kind) for kind in ("dataset_inputs", "model_inputs")}
-        outputs = {"model_outputs": self._links(run.id, "model_outputs")}
+        inputs = {kind: self.links(run.id, kind) for kind in ("dataset_inputs", "model_inputs")}
+        outputs = {"model_outputs": self.links(run.id, "model_outputs")}
         return {"info": self._info(run), "data": data, "inputs": inputs, "outputs": outputs}
 
     def experiment(self, action: str, request: Fields) -> Json:
@@ -280,30 +279,26 @@ class JobRuns:
         run_id = self.require(request.key("run_id"))
         pairs = [(item.key("key"), item.text("value", "")) for item in params]
         points = [_point(metric) for metric in metrics]
+        of_models = [
+            (metric.text("model_id"), point, metric.text("dataset_name", ""), metric.text("dataset_digest", ""))
+            for metric, point in zip(metrics, points, strict=True)
+            if metric.text("model_id", "")
+        ]
         other_tags = request.pairs("tags")
         name = other_tags.pop(RUN_NAME, "")
-        with self._lock:  # makes comparing and storing a parameter atomic
-            known = self.metric_store.parameters_named(run_id, dict(pairs))
-            for key, value in pairs:
-                if (before := known.setdefault(key, value)) != value:
-                    raise RequestError(
-                        f"Changing param values is not allowed. Param with key='{key[:250]}' was already logged "
-                        f"with value='{before[:250]}' for run ID='{run_id}'. Attempted logging new value "
-                        f"'{value[:250]}'."
-                    )
+        # MLflow 3 sends a run's metrics again for each of its models
+        try:
             if points or pairs or other_tags:
-                self.metric_store.log(run_id, points, dict(pairs), other_tags)
+                points = self.metric_store.log(run_id, points, pairs, other_tags, of_models=of_models)
+        except ParameterFixed as err:
+            raise RequestError(
+                f"Changing param values is not allowed. Param with key='{err.name[:250]}' was already logged "
+                f"with value='{err.before[:250]}' for run ID='{run_id}'. Attempted logging new value "
+                f"'{err.value[:250]}'."
+            ) from err
         if name:
             self.store.rename(run_id, name)
         self.latest.note(run_id, points)
-        for metric, point in zip(metrics, points, strict=True):
-            if not metric.text("model_id", ""):
-                continue
-            names = ("model_id", "dataset_name", "dataset_digest")
-            texts = {name: metric.text(name) for name in names if metric.has(name)}
-            with self._lock:
-                found = self.model_metrics.setdefault(texts["model_id"], [])
-                found.append({**json_metric(point), "run_id": run_id, **texts})
         return {}
 
     def delete_tag(self, request: Fields) -> Json:
@@ -367,19 +362,24 @@ class LatestMetrics:
     """The last value of every metric, in memory, since clients request it for each artifact and a run may have millions
     of points. Thread-safe.
 
-    Also reads new values that other processes log to these runs (`RUN_CONTEXT.log`).
+    Also reads new values that other processes log to these runs (`RUN_CONTEXT.log`). Among values of the same step, the
+    one logged last counts, since a clock may be set back. A value of an earlier attempt (up to the row in *begin* of
+    its run) counts until there is a new one.
     """
 
-    def __init__(self, store: MetricStore) -> None:
+    def __init__(self, store: MetricStore, begin: Mapping[str, int]) -> None:
         self._store = store
+        self._begin = begin
         self._lock = threading.Lock()
         self._runs: dict[str, dict[str, Point]] = {}
+        self._earlier: dict[str, set[str]] = {}  # names of values of earlier attempts, by run
         self._seen = (0, 0)  # version of the database, and the last row that was read
 
     def note(self, run_id: str, points: Iterable[Point]) -> None:
-        """Add logged *points*. The one with the highest step, then time, is the last."""
+        """Add logged *points*."""
         with self._lock:
-            _take(self._of(run_id), points)
+            self._of(run_id)
+            self._take(run_id, points)
 
     def of(self, run_id: str) -> list[Point]:
         with self._lock:
@@ -392,21 +392,25 @@ class LatestMetrics:
             if newest < seen_row:  # runs were deleted, and SQLite reuses row numbers
                 self._runs.clear()
             for changed, point in points:
-                _take(self._runs.get(changed, {}), [point])
+                self._take(changed, [point])
             self._seen = (version, newest)
         if run_id not in self._runs:
             self._runs[run_id] = {
                 metric.name: (metric.name, metric.last.value, metric.last.step, milliseconds(metric.last.time))
                 for metric in self._store.metrics([run_id])
             }
+            if run_id in self._begin:
+                new = {name for _, (name, *_) in self._store.since(self._begin[run_id], [run_id])[1]}
+                self._earlier[run_id] = self._runs[run_id].keys() - new
         return self._runs[run_id]
 
-
-def _take(known: dict[str, Point], points: Iterable[Point]) -> None:
-    for point in points:
-        before = known.get(point[0])
-        if before is None or point[2:] >= before[2:]:
-            known[point[0]] = point
+    def _take(self, run_id: str, points: Iterable[Point]) -> None:
+        known, earlier = self._runs.get(run_id, {}), self._earlier.get(run_id, set())
+        for point in points:
+            name, before = point[0], known.get(point[0])
+            if before is None or name in earlier or point[2] >= before[2]:
+                known[name] = point
+                earlier.discard(name)
 
 
 def _point(metric: Fields) -> Point:
