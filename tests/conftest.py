@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from himl_cli.core.processes import RANK_NAMES
 from tests.support import fork_server
 from tests.support.folders import SmallDisk, made_read_only, mounted_small_disk
 from tests.support.processes import MARK, processes_marked, stop
@@ -41,7 +42,6 @@ SLOW_COMMANDS = ("help", "montage", "pipeline", "runs_in_azure", "submit", "swee
 SLOW = (*(f"tests/{name}/" for name in SLOW_FOLDERS), *(f"tests/commands/test_{name}" for name in SLOW_COMMANDS))
 """The tests that `--quick` omits, in addition to browser tests and those that may build a client's environment."""
 FOREIGN_PREFIXES = ("HIML_", "AZURE", "AZUREML_", "MLFLOW_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "TORCH_", "DATABRICKS_", "DSA_")
-RANK_NAMES = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "MPI_LOCALRANKID"}
 FOREIGN_NAMES = RANK_NAMES | {"PYTHONPATH", "FORCE_COLOR", "CLICOLOR_FORCE", "TERM", "VIRTUAL_ENV", "CONDA_PREFIX", "SSH_CONNECTION"}
 
 

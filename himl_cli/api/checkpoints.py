@@ -41,9 +41,9 @@ def fetch_checkpoint(
     workspace: object | None = None,
     workspace_config_path: PathLike | None = None,
 ) -> Path:
-    """Fetch a checkpoint, and return its local path: a file, or a folder if *source* names one.
+    """Fetch a checkpoint, and return its absolute local path: a file, or a folder if *source* names one.
 
-    *source* is a path (returned unchanged), an https address, `RUN`, `RUN:FILE`, `RUN:FOLDER/FILE` or `RUN:FOLDER/`.
+    *source* is a path, an https address, `RUN`, `RUN:FILE`, `RUN:FOLDER/FILE` or `RUN:FOLDER/`.
     *select* ("last", "best", "epoch=3"), *metric* and *goal* ("minimize", "maximize") select among the checkpoints of a
     run. The destination is *output_dir*, by default `checkpoints/RUN_ID` (`checkpoints` for an address). himl skips
     complete files, verifies the MD5 of every file, and keeps local files that differ, unless *overwrite* is set. Local
@@ -147,7 +147,7 @@ def _download_checkpoint(
             once=once_per_node,
             notify=log_notice,
         )
-    return fetched.path
+    return fetched.path.absolute()
 
 
 MODEL_WEIGHTS_DIR_NAME = "pretrained_models"
@@ -230,8 +230,8 @@ class CheckpointParser:
     def get_or_download_checkpoint(
         self, download_dir: PathLike = FOLDER, workspace: object = None, workspace_config_path: PathLike | None = None
     ) -> Path:
-        """The local file or folder: a local one unchanged, one of a run in `download_dir/RUN_ID`, one from an address
-        in `download_dir/pretrained_models`.
+        """The absolute path of the local file or folder: a local one, one of a run in `download_dir/RUN_ID`, one from
+        an address in `download_dir/pretrained_models`.
 
         himl skips complete files. It keeps local files that differ, and raises TransferIncomplete. It verifies the MD5
         of every file that has one. It finds the workspace like `download_files_from_run_id`. Raises NotThere (also a
@@ -239,7 +239,7 @@ class CheckpointParser:
         download.
         """
         if self.is_local_file:
-            return expand_home(self._text)
+            return Path(self)
         folder = Path(download_dir)
         return self._download(
             folder / MODEL_WEIGHTS_DIR_NAME if self.is_url else folder, workspace, workspace_config_path
@@ -251,7 +251,7 @@ class CheckpointParser:
 
     def __fspath__(self) -> str:
         if self._here is None:
-            self._here = self._download(Path(FOLDER), None, None).absolute()
+            self._here = self._download(Path(FOLDER), None, None)
         return str(self._here)
 
     def _download(self, root: Path, workspace: object, workspace_config_path: PathLike | None) -> Path:

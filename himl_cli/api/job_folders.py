@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from himl_cli.core.errors import NotAllowed, NotFound
+from himl_cli.core.processes import JOB_FOLDER
 from himl_cli.services.checkpoints.names import FOLDER as SAVED_IN
 from himl_cli.services.checkpoints.names import Kind, Rank, is_better, on_disk, rank_of
 
@@ -53,7 +54,7 @@ class DataFolders(Mapping[str, Path]):
                 f"No {self._kind} '{key}'. There are: {', '.join(self) or 'none'}.",
                 hint=f"Submit with --{self._kind} {key}=NAME",
             )
-        return Path(folder)
+        return job_folder() / folder
 
     def __iter__(self) -> Iterator[str]:
         keys = {name[len(self._prefix) :] for name in os.environ if name.startswith(self._prefix) and os.environ[name]}
@@ -84,6 +85,23 @@ class DataFolders(Mapping[str, Path]):
         return [item.partition(end)[0] for item in os.environ.get(name, "").split(parting) if item.partition(end)[0]]
 
 
+def job_folder() -> Path:
+    """The folder in which the script of the current job started, even if the script changed its folder since. Outside
+    of a job, the current folder.
+
+    On Azure ML, no variable has it. Python's absolute path of the script ends with the one on the command line.
+    """
+    from himl_cli.workspaces.resolve import own_local_run
+
+    if not os.environ.get("AZUREML_RUN_ID"):
+        return Path.cwd()
+    if os.environ.get(JOB_FOLDER) and own_local_run() is not None:
+        return Path(os.environ[JOB_FOLDER])
+    script = str(getattr(sys.modules["__main__"], "__file__", None) or "")
+    is_relative = os.path.isabs(script) and script.endswith(f"{os.sep}{sys.argv[0]}")
+    return Path(script.removesuffix(sys.argv[0])) if is_relative else Path.cwd()
+
+
 def inputs() -> DataFolders:
     """The folders of the job's inputs by key: `inputs()["mnist"]` for `--input mnist=NAME`. Empty outside a job."""
     return DataFolders("input")
@@ -96,7 +114,7 @@ def outputs() -> DataFolders:
 
 def recovery_checkpoint(folder: str | os.PathLike[str] = SAVED_IN) -> Path | None:
     """The checkpoint to resume from, or None to start from scratch. Call it in each rank, before anything writes to
-    *folder*.
+    *folder*, which is relative to the folder in which the job started.
 
     It is the checkpoint with the highest epoch in `outputs/checkpoints`, `outputs/retry_001/checkpoints`, … of all
     attempts of the job: files such as `recovery_epoch=9.ckpt` or `recovery_9.ckpt`. For the same epoch, it is that of
@@ -109,7 +127,7 @@ def recovery_checkpoint(folder: str | os.PathLike[str] = SAVED_IN) -> Path | Non
     results. Raises NotAllowed if another user owns the temporary folder.
     """
     place = Path(folder).as_posix().rstrip("/")
-    root = Path.cwd()
+    root = job_folder()
     found = on_disk(root, place, least=Kind.autosave)
     stored = None
     if not Path(folder).is_absolute():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.api.distributed import LONGEST_VARIABLE, set_environment_variables_for_multi_node
 from himl_cli.api.exceptions import NoWorkspace, WrongArgument, naming_submit_arguments, one_line_if_uncaught
-from himl_cli.api.job_folders import DataFolders
+from himl_cli.api.job_folders import DataFolders, job_folder
 from himl_cli.api.open_workspace import resolve_workspace
 from himl_cli.api.transfer import PathLike, log_notice
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
@@ -156,10 +156,10 @@ Datasets = Sequence[str | DatasetConfig]
 class AzureRunInfo:
     """Paths and the run for a script, inside and outside of a job.
 
-    *input_datasets* and *output_datasets* are folders in the order of the datasets, with None for a dataset without a
-    folder. himl saves the files in *output_folder* and *logs_folder* with the run. *run* is the run to log to, None
-    outside of a job. *mount_contexts* is always empty, as himl mounts nothing outside of a job. It exists for
-    compatibility with hi-ml.
+    All paths are absolute. *input_datasets* and *output_datasets* are folders in the order of the datasets, with None
+    for a dataset without a folder. himl saves the files in *output_folder* and *logs_folder* with the run. *run* is the
+    run to log to, None outside of a job. *mount_contexts* is always empty, as himl mounts nothing outside of a job. It
+    exists for compatibility with hi-ml.
     """
 
     input_datasets: list[Path | None]
@@ -204,14 +204,15 @@ def info_in_job(inputs: list[DatasetConfig], outputs: list[DatasetConfig], is_wa
         mount_contexts=[],
         run=RUN_CONTEXT,
         is_running_in_azure_ml=is_in_azure,
-        **_result_folders(Path()),
+        **_result_folders(job_folder()),
     )
 
 
 def _result_folders(folder: Path) -> dict[str, Path]:
     """The folders for results: below *folder*, or in an Amulet job the folder that Amulet saves."""
     amulet = os.environ.get(AMULET_OUTPUT)
-    outputs, logs = (Path(amulet), Path(amulet, "logs")) if amulet else (folder / "outputs", folder / "logs")
+    outputs = folder / (amulet or "outputs")
+    logs = outputs / "logs" if amulet else folder / "logs"
     return {"output_folder": _make_folder(outputs), "logs_folder": _make_folder(logs)}
 
 
@@ -268,7 +269,7 @@ def _input_folder(
     config: DatasetConfig, index: int, azure: Callable[[], Workspace | None], default_datastore: str | None
 ) -> Path | None:
     if config.local_folder is not None:
-        folder = Path(config.local_folder)
+        folder = Path(config.local_folder).absolute()
         if not folder.exists():
             log.warning("Dataset '%s': its local_folder '%s' does not exist.", config.name, folder)
         return folder
@@ -280,7 +281,7 @@ def _input_folder(
 
 def _output_folder(config: DatasetConfig, default_datastore: str | None) -> Path | None:
     if config.local_folder is not None:
-        return _make_folder(Path(config.local_folder))
+        return _make_folder(Path(config.local_folder).absolute())
     folder = _in_local_datastore(config, default_datastore)
     if folder is not None and not config.overwrite_existing and folder.exists():
         raise BadUsage(

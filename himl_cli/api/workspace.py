@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -15,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from himl_cli.api.exceptions import NotThere, raising
 from himl_cli.api.open_workspace import resolve_workspace
 from himl_cli.api.recording import OfflineRun, Recording, reason_of
-from himl_cli.api.transfer import download_once, download_one, upload_folder
+from himl_cli.api.transfer import download_once, download_one, log_notice, upload_folder
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.logged import Logged, Metric, MetricPoint, TextPoint, Texts
 from himl_cli.core.runs import Run as Record
 from himl_cli.core.runs import RunEnd, RunQuery, RunStatus
-from himl_cli.services.runs.logs import GROWTH, follow_log, raise_unless_completed
+from himl_cli.services.runs.logs import follow_to_end, raise_unless_completed, wait_for_end
 from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest
 from himl_cli.workspaces.base import BlobStore, RunRecorder
 from himl_cli.workspaces.base import Workspace as Opened
@@ -219,18 +217,15 @@ class Run(Recording):
     ) -> dict[str, Any]:
         """Wait until the run ends, and return its details.
 
-        With *show_output*, print its log to stdout as it grows. *wait_post_processing* has no effect. Ctrl-C stops the
-        waiting, not the run. Raises JobFailed if the run did not complete, unless *raise_on_error* is False.
+        With *show_output*, print its log to stdout as it grows. *wait_post_processing* has no effect. Ctrl-C, and an
+        outage of the service of more than ten minutes, stop the waiting, not the run. Raises JobFailed if the run did
+        not complete, unless *raise_on_error* is False.
         """
         opened = self._found_in.opened
         if show_output:
-            with suppress(NotFound):  # a run may end without a log
-                for piece in follow_log(opened, self.id):
-                    _print(piece)
-        pause, at_most = opened.home_of(self.id).poll_interval
-        while not self._now().status.is_final:
-            time.sleep(pause)
-            pause = min(at_most, pause * GROWTH)
+            self.record = follow_to_end(opened, self.id, _print, log_notice)
+        else:
+            self.record = wait_for_end(opened, self.id, log_notice)
         if raise_on_error:
             raise_unless_completed(self.record)
         return self.get_details()

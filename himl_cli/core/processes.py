@@ -25,12 +25,22 @@ RANKS = {
 }
 # Environment variables with a process's rank among those of all nodes, by precedence
 RANKS_OF_ALL = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
+# All variables by which launchers describe a rank. Jobs that start in a rank do not get them
+RANK_NAMES = {
+    *(*RANKS, *filter(None, RANKS.values()), *RANKS_OF_ALL),
+    *("WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "GLOBAL_RANK", "OMPI_COMM_WORLD_SIZE"),
+    *("OMPI_COMM_WORLD_NODE_RANK", "PMI_SIZE", "PMIX_RANK", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK"),
+    *("ROLE_WORLD_SIZE", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_SIZE"),
+    *("SLURM_NODEID", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE"),
+}
 # Environment variables that are equal for all ranks of one launch. None is unique everywhere, so all of them and the
 # launcher's process count together. They are equal for two launches of one shell.
 LAUNCH_VARIABLES = (
     *("AZUREML_RUN_ID", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR", "MASTER_PORT"),
     *("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
 )
+# The environment variable with the folder in which the script of a local job starts
+JOB_FOLDER = "HIML_JOB_FOLDER"
 PROC = Path("/proc")
 SUPERVISOR = "himl_cli.workspaces.local.supervisor"  # the module of the process that supervises a local job
 

@@ -31,7 +31,7 @@ from himl_cli import (
 from himl_cli.api.open_workspace import azure_names
 from himl_cli.core.errors import BadUsage, IntegrityFailed, NotFound, RunNotFound
 from tests.api.conftest import FILES, arrived
-from tests.azureml_double.faults import FlipByte
+from tests.azureml_double.faults import FlipByte, Status
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.clients import HIML_V1, client_python
 from tests.support.running import write_files
@@ -165,7 +165,8 @@ def test_run_and_datastore_of_the_service_are_as_ones_here(azure_run: Run, azure
     assert azure_run.get_file_names() == sorted(AZURE_FILES)
     assert azure_run.workspace.is_in_azure
     assert himl_cli.is_running_in_azure_ml(azure_run)
-    assert azure_run.wait_for_completion()["status"] == "Completed"
+    azure_environment.stage.faults.add(Status(503, retry_after=300), "history", times=1)
+    assert azure_run.wait_for_completion()["status"] == "Completed", "an outage does not end the waiting"
     write_files(tmp_path / "data", {"1.txt": "one", "deep/2.txt": "two"})
     himl_cli.upload_to_datastore("workspaceblobstore", tmp_path / "data", Path("baz"))
     assert azure_environment.blob_names("workspaceblobstore") == ["baz/1.txt", "baz/deep/2.txt"]

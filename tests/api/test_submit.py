@@ -98,14 +98,14 @@ def test_waited_job_has_current_folder_and_its_datasets(lab: StagedWorkspace, pr
     call = rf"""{CLUSTER}, input_datasets=[DatasetConfig("faces", data_name="images"), DatasetConfig("faces", target_folder="data/faces")],
         output_datasets=[DatasetConfig("made", data_name="masks")], ignored_folders=["big", Path("also").absolute(), r"data\raw"],
         wait_for_completion=True, wait_for_completion_show_output=True"""
-    read = "(info.input_datasets[0] / '1.png').read_text(), info.input_datasets[1], Path('data/faces/1.png').read_text()"
+    read = "(info.input_datasets[0] / '1.png').read_text(), info.input_datasets[1] == Path('data/faces').absolute(), Path('data/faces/1.png').read_text()"
     with lab.run_jobs():
         done = run_script(write_script(project, "train.py", call, f"print({read}, info.output_datasets[0].is_dir())\n{LIST}"), *PLACED, "--azureml")
     assert (done.returncode, sent(lab).status, "Completed in" in done.stderr) == (0, "Completed", True), done.stderr
     assert {*job_of(lab)["inputs"]} == {"images", "INPUT_1"}
     assert "masks" in job_of(lab)["outputs"]
     found, files = done.stdout.splitlines()[-2:]
-    assert found == "1 data/faces 1 True"
+    assert found == "1 True 1 True"
     assert files.startswith("['config.json', 'environment.yml', 'lib/a.py', 'train.py'] ['train.py', '--data', '/")
 
 
@@ -336,9 +336,9 @@ def test_folders_and_datastores_here_are_used(project: Path, tmp_path: Path) -> 
     (project / "data").mkdir()
     done = run_script(write_script(project, "train.py", call, OUTSIDE))
     told = json.loads(done.stdout)
-    assert (told["inputs"], told["outputs"]) == (["data", None, "none"], [str(tmp_path / "made" / "b"), None])
+    assert (told["inputs"], told["outputs"]) == ([str(project / "data"), None, str(project / "none")], [str(tmp_path / "made" / "b"), None])
     assert (tmp_path / "made" / "b").is_dir()
-    assert "its local_folder 'none' does not exist" in done.stderr
+    assert f"its local_folder '{project / 'none'}' does not exist" in done.stderr
     stores = project / ".himl" / "datastores"
     write_files(stores, {"local/a/x": "1", "big/b/x": "2"})
     call = 'default_datastore="other", input_datasets=["a", DatasetConfig("b", datastore="big"), "b", "../local/a"], output_datasets=["c"]'
@@ -432,7 +432,7 @@ def job(azure: StagedWorkspace) -> dict[str, str]:
 
 def test_job_gets_own_paths_and_arguments_at_no_cost(azure: StagedWorkspace, job: dict[str, str], project: Path) -> None:
     found = said(write_script(project, "train.py", CALL, ALL), env={**job, "HIML_TEST_START": "1"})
-    paths = {"inputs": ["/data/a", "/data/b"], "outputs": ["/data/c"], "out": "outputs", "logs": "logs", "cwd": str(project)}
+    paths = {"inputs": ["/data/a", "/data/b"], "outputs": ["/data/c"], "out": f"{project}/outputs", "logs": f"{project}/logs", "cwd": str(project)}
     assert found == {**paths, "azure": True, "has_run": True, "heavy": [], "made": True}
     assert azure.requests() == []
     torch = "[os.environ.get(name) for name in ('MASTER_ADDR', 'MASTER_PORT', 'NODE_RANK')]"
@@ -493,7 +493,8 @@ say(epochs=parser.parse_args().epochs, arguments=sys.argv[1:])
 def test_job_here_has_its_paths_and_does_not_send_itself(himl: Himl, job: dict[str, str], project: Path, tmp_path: Path) -> None:
     """As in hi-ml, a script's parser need not define --azureml. Files in the output folders are saved with the run."""
     write_files(project, {"data/a/x": "1"})
-    after = f"{PARSED}\n(info.output_folder / 'model.txt').write_text('m')\n(info.logs_folder / 'log.txt').write_text('l')\n{ALL}"
+    after = f"{PARSED}\nimport os\nos.chdir('/')\n"
+    after += f"(info.output_folder / 'model.txt').write_text('m')\n(info.logs_folder / 'log.txt').write_text('l')\n{ALL}"
     write_script(project, "train.py", CALL.replace(", submit_to_azureml=True", ""), after)
     options = ("--input", "a,local=data/a", "--output", f"c,local={project / 'made'}")
     out = himl.ok("submit", "train.py", *options, "--", "--epochs", "3", "--azureml").stdout
@@ -502,7 +503,8 @@ def test_job_here_has_its_paths_and_does_not_send_itself(himl: Himl, job: dict[s
     assert parsed == {"epochs": 3, "arguments": ["--epochs", "3"]}
     assert found["inputs"] == [str(project / "data" / "a"), None]
     assert (found["outputs"], found["azure"], found["has_run"], found["heavy"]) == ([str(project / "made")], False, True, [])
-    assert (found["out"], found["logs"], found["made"]) == ("outputs", "logs", True)
+    code = project / ".himl" / "runs" / himl.ok("runs", "list", "-q").stdout.strip() / "code"
+    assert (found["out"], found["logs"]) == (str(code / "outputs"), str(code / "logs"))
     himl.ok("download", "latest", "--flat", "--output_dir", tmp_path / "got")
     assert [(tmp_path / "got" / name).read_text() for name in ("outputs/model.txt", "logs/log.txt")] == ["m", "l"]
     (project / "look.py").write_text("import himl_cli; himl_cli.RUN_CONTEXT.log('a', 1); print(himl_cli.is_running_in_azure_ml())")

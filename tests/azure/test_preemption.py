@@ -89,14 +89,17 @@ def test_recovery_checkpoint_has_highest_epoch_of_all_tries(himl: Himl, azure: S
 
 def test_recovery_checkpoint_prefers_higher_epoch_of_disk_or_run(himl: Himl, azure: StagedWorkspace, jobs: JobRunner, project: Path) -> None:
     looks = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from himl_cli.job import recovery_checkpoint
+here = Path.cwd()
 def found(*epochs):
+    os.chdir(here)
     for path in Path("outputs/checkpoints").glob("*"):
         path.unlink()
     for epoch in epochs:
         Path("outputs/checkpoints", f"recovery_epoch={epoch}.ckpt").write_text("disk")
+    os.chdir("/")  # a job's checkpoints stay where they are
     best = recovery_checkpoint()
     print(best.name, best.read_text(), flush=True)
 Path("outputs/checkpoints").mkdir(parents=True)

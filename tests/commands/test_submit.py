@@ -83,10 +83,12 @@ def test_ranks_get_their_variables_and_logs(himl: Himl, started_himl: Himl, proj
     assert outcome.stdout.split() == lines[0]
     env = seen(himl, "submit", "show.py", "--processes_per_node", "1", "--distribution", "mpi")["env"]
     assert (env["OMPI_COMM_WORLD_RANK"], env["OMPI_COMM_WORLD_SIZE"]) == ("0", "1")
-    inner = "import os; print(sorted(name for name in os.environ if name in ('RANK', 'WORLD_SIZE') or name.startswith('AZURE_ML_')))"
+    launched = {"PMI_RANK": "1", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2", "PMIX_RANK": "1", "GROUP_RANK": "0"}
+    inner = f"import os; print(sorted(name for name in os.environ if name in {('RANK', 'WORLD_SIZE', *launched)} or name.startswith('AZURE_ML_')))"
     outer = f"import subprocess; subprocess.run(['{himl.program}', 'submit', 'inner.py'], check=True)"
     write_files(project, {"inner.py": inner, "outer.py": outer})
     assert himl.ok("submit", "outer.py", "--processes_per_node", "1", "--output", "preds").stdout.splitlines().count("[]") == 1
+    assert himl.ok("submit", "inner.py", env=launched).stdout == "[]\n"
 
 
 def test_script_runs_here_with_what_it_is_given(himl: Himl, project: Path) -> None:
@@ -112,7 +114,7 @@ def test_script_runs_here_with_what_it_is_given(himl: Himl, project: Path) -> No
     wanted = {"AZUREML_RUN_ID": run["id"], "AZUREML_ARM_PROJECT_NAME": "my_exp", "COLOUR": "blue=ish", "EMPTY": "", "MLFLOW_RUN_ID": run["id"]}
     assert wanted.items() <= job["env"].items()
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE"} & set(job["env"])
-    assert Path(job["cwd"]) == project / ".himl" / "runs" / run["id"] / "code"
+    assert Path(job["cwd"]) == Path(job["env"]["PWD"]) == project / ".himl" / "runs" / run["id"] / "code"
     missing = himl("submit", "sub/show.py", "--python", "/nowhere/python")
     assert (missing.code, "/nowhere/python" in missing.stderr) == (2, True)
     env = seen(himl, "submit", "sub/show.py", "--env_var", "MLFLOW_TRACKING_URI=https://mlflow.example.org")["env"]

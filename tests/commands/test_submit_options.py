@@ -22,10 +22,13 @@ from tests.support.web import FileServer
 LACKS = "import no_such_package"
 READS = "from pathlib import Path\nprint(open({}).read())"
 LOOKS = """
+import os
 from pathlib import Path
 from himl_cli.job import recovery_checkpoint
+folder = Path("outputs/checkpoints").absolute()
+os.chdir("/")
 found = recovery_checkpoint()
-print(sorted(path.name for path in Path("outputs/checkpoints").glob("*")), found and found.name, found and found.read_text())
+print(sorted(path.name for path in folder.glob("*")), found and found.name, found and found.read_text())
 """
 SECRET = "sv=2024-11-04&X-Amz-Signature=hush1&sig=hush2&password=hush3"
 KEPT = ("recovery_epoch=3.ckpt", "recovery_epoch=12.ckpt", "best.pt")

@@ -158,7 +158,7 @@ def test_local_files_are_uploaded_once_to_one_place(azure_environment: StagedWor
 
 def test_local_job_does_not_get_settings_of_its_submit(tmp_path: Path) -> None:
     order = LaunchRequest(str(tmp_path), SPEC, "python train.py", {}, {})
-    env = job_environment(order, {"HIML_SUBMIT_CHECKPOINT": "https://h/x?sig=hush", "HIML_CACHE": "kept"})
+    env = job_environment(order, {"HIML_SUBMIT_CHECKPOINT": "https://h/x?sig=hush", "HIML_CACHE": "kept"}, tmp_path)
     assert "HIML_SUBMIT_CHECKPOINT" not in env
     assert env["HIML_CACHE"] == "kept"
 

@@ -37,6 +37,7 @@ from himl_cli.core.jobs import (
     check_placeholders,
     sweep_tags,
 )
+from himl_cli.core.processes import JOB_FOLDER, RANK_NAMES
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.runs import DUE, NOTIFICATION, Run
@@ -54,11 +55,6 @@ RUN_NAME = "${{name}}"  # placeholder of the run's id in the name of an output, 
 RANK = "{rank}"
 TRY_VARIABLE = "HIML_TRY"  # the number of the attempt, from 1
 OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", "HIML_SUBMIT_")
-RANK_NAMES = {
-    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"),
-    *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE"),
-    *("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-}
 # Patterns for command lines only. They are compiled on use, since most jobs are scripts.
 _PYTHON = r"^\s*python3?(?=\s)"
 _SPECIAL = r"[\\'\"`$&|;<>(){}*?\[\]~#!\n]"
@@ -375,9 +371,9 @@ def datastore_folder(item: DataSpec, default: Path) -> Path:
     return (named if named.is_dir() else default) / item.name
 
 
-def job_environment(request: LaunchRequest, base: Mapping[str, str]) -> dict[str, str]:
+def job_environment(request: LaunchRequest, base: Mapping[str, str], cwd: Path) -> dict[str, str]:
     """The variables that all ranks share: *base* (the user's, without those of a job that himl itself may run in), the
-    names of the run, and its data folders."""
+    names of the run, its data folders, and *cwd*, where the script starts."""
     spec, run_id = request.spec, Path(request.run_folder).name
     env = {name: value for name, value in base.items() if name not in RANK_NAMES and not name.startswith(OF_OTHER_JOBS)}
     folder = str(Path(spec.python).parent)
@@ -392,6 +388,8 @@ def job_environment(request: LaunchRequest, base: Mapping[str, str]) -> dict[str
         "AZUREML_ROOT_RUN_ID": spec.parent or run_id,
         "AZUREML_ARM_PROJECT_NAME": spec.experiment,
         "HIML_RUN_FOLDER": request.run_folder,  # the functions that log values find the workspace by it
+        JOB_FOLDER: str(cwd),
+        "PWD": str(cwd),  # that of the user's shell is the project
         "PYTHONUNBUFFERED": "1",  # a followed log must show lines as they are printed
     }
 

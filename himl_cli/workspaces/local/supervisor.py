@@ -98,7 +98,7 @@ class Supervisor(RunProcess):
             is_shared=self._request.nodes > 1,
         )
         try:
-            env = job_environment(self._request, os.environ)
+            env = job_environment(self._request, os.environ, self._files.cwd)
             if "MLFLOW_TRACKING_URI" not in spec.env:  # the user's own server does not have this run
                 env = tracking.environment(env)
             env |= {TRY_VARIABLE: str(attempt), **spec.env}

@@ -70,7 +70,7 @@ def script_line(spec: JobSpec) -> str:
             is_plain = all(text and shlex.quote(text) == text for text in texts)
             return f"${{{{{SEARCH_SPACE}.{key}}}}}" if is_plain else f'"${SWEEP_VARIABLE}{key}"'
         target = targets.get(key) if kind == "inputs" else None
-        return f"${{{{{kind}.{key}}}}}" if target is None else shlex.quote(target)
+        return f"${{{{{kind}.{key}}}}}" if target is None else _absolute(target)
 
     if sweep is None or spec.entry.kind is EntryKind.command:
         return shell_line(spec, fill)
@@ -124,7 +124,7 @@ def _link_commands(spec: JobSpec) -> str:
         text += (
             f"[ -e {link} ] || {{ mkdir -p {parent} && ln -sn {source} {link}; }} 2>/dev/null || true; "
             f"[ {link} -ef {source} ] || {{ echo {complaint} >&2; exit 1; }}; "
-            f"export {INPUT_VARIABLE}{key}={link}; "
+            f"export {INPUT_VARIABLE}{key}={_absolute(target)}; "
         )
     return text
 
@@ -167,6 +167,11 @@ def _targets(inputs: Iterable[DataSpec]) -> dict[str, str]:
     never one that looks like an option."""
     paths = {item.key: posixpath.normpath(item.target) for item in inputs if item.target}
     return {key: f"./{path}" if path.startswith("-") else path for key, path in paths.items()}
+
+
+def _absolute(target: str) -> str:
+    """The target for bash as an absolute path, which stays valid when the script changes its folder."""
+    return shlex.quote(target) if target.startswith("/") else f'"$PWD"/{shlex.quote(target)}'
 
 
 def _is_within(path: str, folder: str) -> bool:
