@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -19,6 +20,7 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.logged import Logged, Metric, MetricPoint, TextPoint, Texts
 from himl_cli.core.runs import Run as Record
 from himl_cli.core.runs import RunEnd, RunQuery, RunStatus
+from himl_cli.core.text import storable
 from himl_cli.services.runs.logs import follow_to_end, raise_unless_completed, wait_for_end
 from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest
 from himl_cli.workspaces.base import BlobStore, RunRecorder
@@ -27,6 +29,8 @@ from himl_cli.workspaces.base import Workspace as Opened
 if TYPE_CHECKING:
     from himl_cli.services.runs.writing import RunWriter
     from himl_cli.workspaces.azure.config import WorkspaceAddress
+
+log = logging.getLogger(__name__)
 
 
 class _Named:
@@ -237,12 +241,16 @@ class Run(Recording):
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Save *parameters* as text immediately. An existing parameter with another value does not change, for example
         after an interruption, and himl saves the others."""
-        given = {name: str(value) for name, value in parameters.items()}
+        given = {storable(str(name)): storable(str(value)) for name, value in parameters.items()}
         try:
             self._recorder.log_parameters(self.id, given)
         except BadUsage:
+            from himl_cli.services.runs.writing import send_apart
+
             known = self._found_in.opened.parameters(self.id)
-            self._recorder.log_parameters(self.id, {name: given[name] for name in given.keys() - known.keys()})
+            others = [pair for pair in given.items() if pair[0] not in known]
+            for (name, _), why in send_apart(lambda some: self._recorder.log_parameters(self.id, dict(some)), others):
+                log.warning("himl did not store parameter '%s' of run '%s': %s", name, self.id, why)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set *tags*. Other tags do not change."""

@@ -63,6 +63,12 @@ def shorten(text: str, most: int = LONGEST_SHOWN) -> str:
     return f"{text[: most - 1 - tail]}…{text[-tail:]}"
 
 
+def storable(text: str) -> str:
+    """*text* in a form that databases and services accept: bytes of a command line or file name that are not UTF-8
+    become escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 LONGEST_GLOB = 1000  # characters, since the time to parse one is quadratic
 NAMED = 3  # names that a sentence lists
 

@@ -135,8 +135,9 @@ def _send(webhook: Webhook, data: bytes) -> str:
             if pause is None:
                 return failure.message + (f" ({attempts} attempts)" if attempts > 1 else "")
             time.sleep(pause)
-    except (HimlError, OSError) as err:  # the certificate authorities cannot be read
-        return str(err).rstrip(".")
+    except Exception as err:  # noqa: BLE001 - unreadable certificate authorities, for example
+        # The texts of errors other than OSError may contain the address
+        return str(err).rstrip(".") if isinstance(err, (HimlError, OSError)) else type(err).__name__
     raise AssertionError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -16,10 +17,12 @@ from himl_cli.core.logged import Aggregation, Logged, LoggedKind, LoggedRow, Run
 from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.aggregate import aggregate, children_chosen
+from himl_cli.services.runs.writing import RunWriter
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import RunRecorder, Workspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.support.azure import opened
+from tests.support.running import until
 from tests.support.runs import RecordedRuns
 from tests.support.stores import Stored, listed, sending
 
@@ -127,6 +130,30 @@ def test_texts_come_back_beside_the_numbers(workspace: Seen, run_id: str) -> Non
         (child, "kernel/kind"): [(3, "rbf")],
     }
     assert [metric.name for metric in found.metrics] == [metric.name for metric in workspace.metrics(run_id)] == ["fruit/size"]
+
+
+def test_entries_that_cannot_be_stored_are_named_and_do_not_lose_others(workspace: Seen, run_id: str, caplog: pytest.LogCaptureFixture) -> None:
+    long, bytes_of_latin_1 = "损失" * 14, "caf\udce9.txt"
+    unsendable = Logged("\udce9", LoggedKind.scalar, [LoggedRow({"\udce9": "text"})])
+    entries = [writing.scalar("loss", 1.0, 0), writing.scalar("word", "yes"), writing.row(long, {"a": 1}), writing.row(long, {"a": 2})]
+    entries += [unsendable] * isinstance(workspace, LocalWorkspace)
+    entries += [writing.scalar("file", bytes_of_latin_1), writing.scalar("loss", 0.5, 1), writing.scalar(bytes_of_latin_1, 2.0)]
+    writer = RunWriter(workspace, run_id)
+    for entry in entries:
+        writer.add(entry)
+    until(lambda: not writer.left)
+    writer.add(writing.scalar("loss", 0.25, 2))
+    writer.settle(60)
+    found = workspace.values(run_id)
+    assert values(workspace, run_id)["loss"] == [(0, 1.0), (1, 0.5), (2, 0.25)]
+    assert values(workspace, run_id)["caf\\udce9.txt"] == [(0, 2.0)]
+    texts = {texts.name: [point.value for point in texts.points] for texts in found.texts}
+    assert (texts["word"], texts["file"]) == (["yes"], ["caf\\udce9.txt"])
+    if isinstance(workspace, LocalWorkspace):
+        said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+        assert [long in said[0], "File name too long" in said[0], "'\\udce9'" in said[1], len(said)] == [True, True, True, 2]
+    else:
+        assert values(workspace, run_id)[f"{long}/a"] == [(0, 1.0), (1, 2.0)]
 
 
 def test_parameters_keep_their_values(workspace: Seen, run_id: str) -> None:

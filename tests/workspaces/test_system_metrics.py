@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import himl_cli
+from himl_cli.workspaces.local.system_metrics import Machine
 from tests.support.running import Himl, until, write_files
 from tests.support.terminals import Terminal
 
@@ -154,3 +155,10 @@ def test_a_driver_that_hangs_keeps_no_run_from_its_end(nvml: dict[str, str], him
     write_files(project, {"sleep.py": "import time\ntime.sleep(0.6)\n"})
     himl.ok("submit", "sleep.py", env=SAMPLED_OFTEN | nvml | {"NVML_INIT": "hangs"})
     assert himl("runs", "show", "--json").json()["status"] == "Completed"
+
+
+def test_failing_part_of_a_sample_does_not_lose_the_others(tmp_path: Path) -> None:
+    def parent() -> int:
+        raise RuntimeError("no such counter")
+
+    assert "system/disk_usage_percentage" in Machine(tmp_path, {}, parent, 0.0).sample()

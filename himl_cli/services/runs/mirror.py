@@ -14,11 +14,12 @@ from functools import partial
 from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
-from himl_cli.core.errors import DiskFailed, HimlError, NotAllowed, NotAllowedNow, NotFound, RunNotFound, ServiceFailed
+from himl_cli.core.errors import DiskFailed, HimlError, NotAllowed, RunNotFound
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import OF_RECORDING, STOPPED, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs.mirror_state import RETRY_SECONDS, MirrorFile, MirrorState, SentRun
+from himl_cli.services.runs.writing import is_refusal, may_pass, send_apart
 from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
 
 log = logging.getLogger(__name__)
@@ -81,9 +82,9 @@ class Mirror:
             while True:
                 try:
                     is_done = self._round(threads, begun)
-                except HimlError as err:
+                except Exception as err:  # noqa: BLE001 - logged, and recorded in the local run
                     failing_since = failing_since if failures else time.monotonic()
-                    failures, refusals = failures + 1, 0 if _may_pass(err) else refusals + 1
+                    failures, refusals = failures + 1, 0 if may_pass(err) else refusals + 1
                     if not self._state.away:
                         log.warning("Cannot send the run now. It is stored, and himl will send it later: %s", err)
                         self._state.away = redact(str(err))
@@ -203,7 +204,7 @@ class Mirror:
             elif self._sending is None:
                 self._sending = threads.submit(update)
         except HimlError as err:
-            if not _is_refusal(err):
+            if not is_refusal(err):
                 raise
             self._file_refusals += 1
             if self._file_refusals < REFUSALS:
@@ -245,18 +246,6 @@ def note_stopped(source: Workspace, run_id: str, why: str) -> None:
         log.warning("Cannot store why the recording stopped: %s", err)
 
 
-def _may_pass(failure: HimlError) -> bool:
-    """Whether *failure* may disappear without intervention."""
-    if isinstance(failure, ServiceFailed):
-        return not failure.is_lasting
-    return isinstance(failure, (DiskFailed, NotAllowedNow))
-
-
-def _is_refusal(failure: HimlError) -> bool:
-    """Whether the whole run is refused, not one item: no permission, no such run, no such workspace."""
-    return isinstance(failure, (NotAllowed, NotFound)) and not _may_pass(failure)
-
-
 def send_values(source: FolderWorkspace, target: RunRecorder, run: Run, sent: SentRun) -> None:
     """Send new metrics, parameters and tags. Items that *target* rejects are logged and skipped. Raises temporary
     errors, and refusals of the whole run."""
@@ -264,39 +253,25 @@ def send_values(source: FolderWorkspace, target: RunRecorder, run: Run, sent: Se
         entries, last = source.logged(run.id, sent.last_point)
         if not entries:
             break
-        if _refusal(partial(target.log, run.id, entries)):
-            for metric in entries:
-                if why := _refusal(partial(target.log, run.id, [metric])):
-                    step, count = metric.rows[0].step, len(metric.rows)
-                    points = f"step {step}" if count == 1 else f"{count} points, the first at step {step}"
-                    log.warning("Metric '%s' was rejected (%s): %s", metric.name, points, why)
+        for metric, why in send_apart(partial(target.log, run.id), entries):
+            step, count = metric.rows[0].step, len(metric.rows)
+            points = f"step {step}" if count == 1 else f"{count} points, the first at step {step}"
+            log.warning("Metric '%s' was rejected (%s): %s", metric.name, points, why)
         sent.last_point = last
     tags = {name: value for name, value in run.tags.items() if name not in OF_RECORDING}
     for what, send, values, known in (
         ("Parameter", target.log_parameters, source.parameters(run.id), sent.parameters),
         ("Tag", target.tag, tags, sent.tags),
     ):
-        new = {name: value for name, value in values.items() if known.get(name) != value}
-        if new and _refusal(partial(send, run.id, new)):  # one at a time, so that one does not block the others
-            for name, value in new.items():
-                if why := _refusal(partial(send, run.id, {name: value})):
-                    log.warning("%s '%s' was rejected: %s", what, name, why)
+        new = [(name, value) for name, value in values.items() if known.get(name) != value]
+        if new:
+            for (name, _), why in send_apart(lambda some: send(run.id, dict(some)), new):  # noqa: B023 - called at once
+                log.warning("%s '%s' was rejected: %s", what, name, why)
         known.update(new)
     if gone := [name for name in sent.tags if name not in tags]:
-        if why := _refusal(partial(target.tag, run.id, dict.fromkeys(gone))):
-            log.warning("Tags could not be removed: %s", why)
+        for name, why in send_apart(lambda names: target.tag(run.id, dict.fromkeys(names)), gone):
+            log.warning("Tag '%s' could not be removed: %s", name, why)
         sent.tags = {name: value for name, value in sent.tags.items() if name in tags}
-
-
-def _refusal(send: Callable[[], object]) -> str:
-    """Reason why *send* was rejected, empty on success. Raises temporary errors, and refusals of the whole run."""
-    try:
-        send()
-    except HimlError as err:
-        if _may_pass(err) or _is_refusal(err):
-            raise
-        return str(err) or type(err).__name__
-    return ""
 
 
 class FileMirror:
@@ -333,7 +308,7 @@ class FileMirror:
             with tempfile.TemporaryDirectory(prefix="himl-") as folder:
                 self._target.run_files(self._run_id).store(self._requests(due, Path(folder)), self, workers=WORKERS)
             for name, error in self._failed:
-                if (_may_pass(error) and not isinstance(error, DiskFailed)) or _is_refusal(error):
+                if (may_pass(error) and not isinstance(error, DiskFailed)) or is_refusal(error):
                     raise error
                 now = files.stat(name)
                 if now is not None and now.etag == self._etags[name]:

@@ -9,13 +9,13 @@ import shlex
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
 from types import GeneratorType
-from typing import Any
+from typing import Any, TypeVar
 
 from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import (
@@ -35,6 +35,7 @@ from himl_cli.core.logged import INT64, Logged, LoggedKind, LoggedRow, Value
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunFootprint, RunQuery
+from himl_cli.core.text import shorten, storable
 from himl_cli.workspaces.base import (
     BlobStore,
     CloudWorkspace,
@@ -48,9 +49,10 @@ log = logging.getLogger(__name__)
 
 BATCH = 500  # entries per request, and the number at which they are sent at once
 MOST_KEPT = 1_000_000
-_NOT_NOW = (ServiceFailed, DiskFailed, NotAllowedNow)
+_NOT_NOW = (ServiceFailed, DiskFailed, NotAllowedNow, OSError)
 _OF_THE_RUN = (NotFound, NotAllowed)
 """Errors that concern the whole run, not a single entry."""
+Item = TypeVar("Item")
 
 _busy: set[RunWriter] = set()
 """Writers with entries to send. The set keeps them alive."""
@@ -71,6 +73,7 @@ class RunWriter:
         self._run_id = run_id
         self._waiting: deque[Logged] = deque()
         self._dropped = 0
+        self._told: set[str] = set()
         self._is_fork = False
         self._make_locks()
         register_after_fork(self)
@@ -101,7 +104,7 @@ class RunWriter:
         """Send the buffer, and return once it is stored.
 
         Raises ServiceFailed, DiskFailed or NotAllowedNow if it cannot be sent now and will be sent later. Raises what
-        the workspace raises for rejected entries, which are dropped, after sending the others.
+        the workspace raises for rejected entries, which are dropped with a warning, after sending the others.
         """
         refused: HimlError | None = None
         with self._sending:
@@ -110,7 +113,19 @@ class RunWriter:
                     batch = [*islice(self._waiting, BATCH)]
                 if not batch:
                     break
-                refused = self._send(batch) or refused
+                try:
+                    for entry, refused in send_apart(self._send, batch):
+                        self._drop([entry])
+                        if entry.name not in self._told:
+                            self._told.add(entry.name)
+                            said = f"himl did not store '{shorten(entry.name)}' of run '{self._run_id}': {refused}"
+                            log.warning("%s", storable(said))
+                except _OF_THE_RUN as err:
+                    if isinstance(err, _NOT_NOW):
+                        raise
+                    log.warning("Lost %d entries that were logged to run '%s': %s", len(batch), self._run_id, err)
+                    self._drop(batch)
+                    refused = err
         dropped, self._dropped = self._dropped, 0
         if dropped:
             text = "Lost %d entries that were logged to run '%s', because it could not be reached for too long."
@@ -118,25 +133,15 @@ class RunWriter:
         if refused is not None:
             raise refused
 
-    def _send(self, batch: Sequence[Logged]) -> HimlError | None:
-        """Send *batch*. If it is rejected, send its halves, so that one entry does not affect others. Return the
-        refusal, if any."""
-        refused: HimlError | None = None
-        try:
-            self._workspace.log(self._run_id, batch)
-        except _NOT_NOW:
-            raise
-        except HimlError as err:
-            if len(batch) > 1 and not isinstance(err, _OF_THE_RUN):
-                half = len(batch) // 2
-                first = self._send(batch[:half])
-                return self._send(batch[half:]) or first
-            refused = err
+    def _send(self, batch: Sequence[Logged]) -> None:
+        self._workspace.log(self._run_id, batch)
+        self._drop(batch)
+
+    def _drop(self, batch: Sequence[Logged]) -> None:
         with self._lock:
             for entry in batch:
                 if self._waiting and self._waiting[0] is entry:  # otherwise, the full buffer dropped it
                     self._waiting.popleft()
-        return refused
 
     def settle(self, seconds: float) -> None:
         """Flush, and wait up to *seconds* until all entries can be read back."""
@@ -158,8 +163,8 @@ class RunWriter:
             except _NOT_NOW as err:
                 log.warning("Lost %d entries that were logged to run '%s': %s", self.left, self._run_id, err)
                 return
-            except HimlError as err:
-                log.warning("Some values that were logged to run '%s' were rejected: %s", self._run_id, err)
+            except HimlError:  # `flush` has logged it
+                continue
 
     def after_fork(self) -> None:
         """Clear the buffer, which the parent sends, and replace locks that the parent's threads may hold."""
@@ -194,8 +199,8 @@ class RunWriter:
                     log.warning("Cannot send values to run '%s' now. himl keeps them: %s", self._run_id, err)
                 failures += 1
                 continue
-            except HimlError as err:
-                log.warning("Some values that were logged to run '%s' were rejected: %s", self._run_id, err)
+            except HimlError:  # `flush` has logged it
+                pass
             if failures:
                 log.warning("Sent the values that were waiting for run '%s'.", self._run_id)
                 failures = 0
@@ -204,6 +209,34 @@ class RunWriter:
                     self._is_working = False
                     _busy.discard(self)
                     return
+
+
+def may_pass(failure: Exception) -> bool:
+    """Whether *failure* may disappear without intervention."""
+    if isinstance(failure, ServiceFailed):
+        return not failure.is_lasting
+    return isinstance(failure, _NOT_NOW)
+
+
+def is_refusal(failure: Exception) -> bool:
+    """Whether *failure* concerns the whole run, not one item: no permission, no such run, no such workspace."""
+    return isinstance(failure, _OF_THE_RUN) and not may_pass(failure)
+
+
+def send_apart(send: Callable[[Sequence[Item]], object], items: Sequence[Item]) -> Iterator[tuple[Item, HimlError]]:
+    """*send* all items. If that fails, send each half, so that one item does not affect others. Yield each rejected
+    item with the error. Raises temporary errors, and refusals of the whole run."""
+    try:
+        send(items)
+    except Exception as err:
+        if may_pass(err) or is_refusal(err):
+            raise
+        if len(items) == 1:
+            yield items[0], err if isinstance(err, HimlError) else HimlError(f"{type(err).__name__}: {err}")
+            return
+        half = len(items) // 2
+        yield from send_apart(send, items[:half])
+        yield from send_apart(send, items[half:])
 
 
 # Exit handlers run in reverse order, and the first finalizer registers all of them. Create one now, so that `_end_all`
@@ -261,7 +294,7 @@ def table(name: str, columns: Mapping[str, Any]) -> Logged:
         if not isinstance(content, (str, bytes)) and hasattr(content, "tolist") and getattr(content, "ndim", 0) == 1:
             content = content.tolist()  # numpy arrays, pandas series, tensors
         items = content if isinstance(content, (list, tuple, range)) else [content]
-        whole[str(column)] = [_value(f"{name}/{column}", item) for item in items]
+        whole[storable(str(column))] = [_value(f"{name}/{column}", item) for item in items]
     lengths = {column: len(content) for column, content in whole.items()}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"'{column}' has {length}" for column, length in lengths.items())
@@ -276,25 +309,27 @@ def table(name: str, columns: Mapping[str, Any]) -> Logged:
 
 def image(name: str, file: str) -> Logged:
     """An image in the run's *file*."""
-    return Logged(_name(name), LoggedKind.image, [LoggedRow({_name(name): file})])
+    return Logged(_name(name), LoggedKind.image, [LoggedRow({_name(name): storable(file)})])
 
 
 def _name(name: str) -> str:
     if not str(name).strip():
         raise BadUsage("A metric needs a name.")
-    return str(name)
+    return storable(str(name))
 
 
 def _value(name: str, value: Any) -> Value:
-    if value is None or isinstance(value, (bool, str)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return storable(value)
     if not isinstance(value, (int, float)) and callable(getattr(value, "item", None)):
         try:
             value = value.item()  # numpy scalars, tensors with one element
         except (TypeError, ValueError, RuntimeError):  # arrays with several elements
             pass
     if isinstance(value, (bool, str)):
-        return value
+        return _value(name, value)
     try:
         if isinstance(value, Integral):
             return int(value) if int(value) in INT64 else float(value)
@@ -305,7 +340,7 @@ def _value(name: str, value: Any) -> Value:
             f"'{name}': {type(value).__name__} is too large to log.", hint="The largest number is 1.8e308."
         ) from err
     log.warning("'%s': logging a value of type %s as text.", name, type(value).__name__)
-    return repr(value)
+    return storable(repr(value))
 
 
 # Files of a run; canceling, tagging and deleting runs.

@@ -7,6 +7,7 @@ with more than numbers, are lines of JSON in `logged/NAME.jsonl` among the run's
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -22,13 +23,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, RunResults, Series, TextPoint, Texts, Value
-from himl_cli.core.text import read_json
+from himl_cli.core.text import read_json, shorten
 from himl_cli.workspaces.local.metric_store import JSON_WORDS, MetricStore, counts, cuts_of, json_number, nan_if_null
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, RunStore, chunks, taken_apart
 
 SUFFIX = ".jsonl"
+# Errors of a single file, which would occur again, unlike those of a full or missing disk
+OF_THE_FILE = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES)
 NAMES = (
     "WITH RECURSIVE names (run, name) AS (SELECT id, (SELECT min(name) FROM metrics WHERE run = id) FROM runs WHERE id "
     "IN ({}) UNION ALL SELECT run, (SELECT min(m.name) FROM metrics AS m WHERE m.run = names.run AND m.name > "
@@ -45,44 +49,55 @@ class LoggedWriter:
     def __init__(self, store: MetricStore) -> None:
         self._store = store
         self._seen: OrderedDict[str, None] = OrderedDict()
+        self._in_files: set[str] = set()  # first rows of entries that were in a batch with an error
         self._lock = threading.Lock()
 
     def write(self, run_id: str, entries: Sequence[Logged], artifacts: Path) -> None:
-        """Store metrics in the database, and the rest below *artifacts*, all or nothing. Raises DiskFailed."""
+        """Store metrics in the database, and the rest below *artifacts*. After an error, a call with all or some of
+        the entries stores each once. Raises DiskFailed, and BadUsage for an entry that can never be stored."""
         with self._lock:
             fresh = [
                 replace(entry, rows=rows)
                 for entry in entries
                 if (rows := [row for row in entry.rows if row.id not in self._seen])
             ]
-            self._store.log_entries(run_id, fresh, lambda: _append(fresh, artifacts))
-            self._seen.update(dict.fromkeys(row.id for entry in fresh for row in entry.rows))
+            self._store.log_entries(run_id, fresh, lambda: self._append(fresh, artifacts))
+            ids = [row.id for entry in fresh for row in entry.rows]
+            self._seen.update(dict.fromkeys(ids))
+            self._in_files.difference_update(ids)
             while len(self._seen) > 100_000:
                 self._seen.popitem(last=False)
 
+    def _append(self, entries: Sequence[Logged], artifacts: Path) -> None:
+        for entry in entries:
+            if entry.rows[0].id not in self._in_files:
+                _append(entry, artifacts)
+                self._in_files.add(entry.rows[0].id)
 
-def _append(entries: Sequence[Logged], artifacts: Path) -> None:
-    """Append entries with more than numbers to their files. One write per entry allows several ranks to do so."""
-    for entry in entries:
-        texts = set(entry.columns) - set(entry.numeric_columns)
-        if entry.kind is not LoggedKind.table and not texts:
-            continue
-        lines = ""
-        for row in entry.rows:  # all values of a column with more than numbers are texts, as in Azure ML
-            step = {} if row.step is None else {"step": row.step}
-            values = {
-                column: str(value) if column in texts and value is not None else json_number(value)
-                for column, value in row.values.items()
-            }
-            record = {"time": row.time.isoformat(), "kind": entry.kind.value, **step, "values": values}
-            lines += json.dumps(record, ensure_ascii=False) + "\n"
-        path = artifacts / "logged" / f"{quote(entry.name, safe=' ')}{SUFFIX}"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab", buffering=0) as file:
-                file.write(lines.encode())
-        except OSError as err:
-            raise explain_disk_error(err, "Cannot store the logged values", path) from err
+
+def _append(entry: Logged, artifacts: Path) -> None:
+    """Append an entry with more than numbers to its file. One write allows several ranks to do so."""
+    texts = set(entry.columns) - set(entry.numeric_columns)
+    if entry.kind is not LoggedKind.table and not texts:
+        return
+    lines = ""
+    for row in entry.rows:  # all values of a column with more than numbers are texts, as in Azure ML
+        step = {} if row.step is None else {"step": row.step}
+        values = {
+            column: str(value) if column in texts and value is not None else json_number(value)
+            for column, value in row.values.items()
+        }
+        record = {"time": row.time.isoformat(), "kind": entry.kind.value, **step, "values": values}
+        lines += json.dumps(record, ensure_ascii=False) + "\n"
+    path = artifacts / "logged" / f"{quote(entry.name, safe=' ')}{SUFFIX}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            file.write(lines.encode())
+    except OSError as err:
+        if err.errno in OF_THE_FILE:
+            raise BadUsage(f"Cannot write its file '{shorten(path.name)}': {err.strerror}.") from err
+        raise explain_disk_error(err, "Cannot store the logged values", path) from err
 
 
 def read_logged_files(artifacts: Path, wanted: Wanted) -> RunResults:

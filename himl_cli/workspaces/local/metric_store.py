@@ -19,7 +19,7 @@ from typing import TypeVar
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Metric, MetricPoint
 from himl_cli.core.runs import TRIES
-from himl_cli.core.text import read_json
+from himl_cli.core.text import read_json, storable
 from himl_cli.workspaces.local.run_store import (
     EARLIER_PARAMETERS,
     MODEL_METRICS,
@@ -27,7 +27,6 @@ from himl_cli.workspaces.local.run_store import (
     RunStore,
     chunks,
     put_pairs,
-    storable,
     taken_apart,
 )
 
@@ -93,7 +92,7 @@ class MetricStore:
         with self.database.writing() as connection:
             place = last_rows(self.database, [run_id]).get(run_id, 0)
             for name, value, step, time in points:
-                values = (run_id, name, _null_if_nan(value), step, time, place)
+                values = (run_id, storable(name), _null_if_nan(value), step, time, place)
                 if connection.execute(INSERT_NEW_METRICS, values).rowcount:
                     new.append((name, value, step, time))
             if pairs:

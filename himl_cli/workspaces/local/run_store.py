@@ -22,6 +22,7 @@ from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import MANY, STEP, TRIAL
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.runs import ARCHIVED, SLURM_JOB, Run, RunQuery, RunStatus
+from himl_cli.core.text import storable
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
 
 NETWORK_TYPES = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"}
@@ -258,11 +259,6 @@ LOST_WITH_CHILDREN = f"its controller {HOW_LOST}; its child runs continue; to do
 
 def now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def storable(text: str) -> str:
-    """*text* in the form for SQLite: bytes of a command line or file name that are not UTF-8 become escapes."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _as_time(milliseconds: int | None) -> datetime | None:

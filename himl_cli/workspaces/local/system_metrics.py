@@ -94,19 +94,27 @@ class Machine:
         self._psutil = psutil
         self._folder, self._parent = folder, parent
         self._cpu_seconds, self._read = 0.0, started
-        self._network = psutil.net_io_counters()
+        self._network: Any = None
+        with suppress(Exception):
+            self._network = psutil.net_io_counters()
         self._gpus = Gpus(env.get("CUDA_VISIBLE_DEVICES"))
 
     def sample(self) -> dict[str, float]:
         """The current values by name, without those that cannot be read."""
-        found = self._of_processes() | self._gpus.sample()
-        if self._network is not None and (network := self._psutil.net_io_counters()) is not None:
-            found["network_receive_megabytes"] = (network.bytes_recv - self._network.bytes_recv) / 1e6
-            found["network_transmit_megabytes"] = (network.bytes_sent - self._network.bytes_sent) / 1e6
-        with suppress(OSError):
-            disk = self._psutil.disk_usage(str(self._folder))
-            found["disk_usage_percentage"], found["disk_usage_megabytes"] = disk.percent, disk.used / 1e6
+        found: dict[str, float] = {}
+        for sample in (self._of_processes, self._gpus.sample, self._of_network, self._of_disk):
+            with suppress(Exception):  # a driver or a system without some counters must not end all samples
+                found |= sample()
         return {SYSTEM + name: value for name, value in found.items()}
+
+    def _of_network(self) -> dict[str, float]:
+        now, before = self._psutil.net_io_counters(), self._network
+        received, sent = (now.bytes_recv - before.bytes_recv) / 1e6, (now.bytes_sent - before.bytes_sent) / 1e6
+        return {"network_receive_megabytes": received, "network_transmit_megabytes": sent}
+
+    def _of_disk(self) -> dict[str, float]:
+        disk = self._psutil.disk_usage(str(self._folder))
+        return {"disk_usage_percentage": disk.percent, "disk_usage_megabytes": disk.used / 1e6}
 
     def _of_processes(self) -> dict[str, float]:
         """CPU load and memory of the processes. CPU seconds include those of reaped children (proc(5): cutime, cstime),
