@@ -76,7 +76,7 @@ def create_aml_run_object(
     like azureml-core's. Raises BadUsage for an empty name or an unreadable folder, and errors of `get_workspace` and
     the workspace.
     """
-    from himl_cli.services.submission.snapshot import take_snapshot
+    from himl_cli.services.submission.snapshot import ignored_remarks, take_snapshot
 
     place = get_workspace(workspace, workspace_config_path)
     if not isinstance(place.opened, RunRecorder):
@@ -85,6 +85,8 @@ def create_aml_run_object(
     report = take_snapshot(Path(snapshot_directory)) if snapshot_directory is not None else None
     if report is not None and report.secrets:
         log_notice(Notice(f"Excluded, as they may contain secrets: {named(report.secrets)}."))
+    for text in ignored_remarks([report]) if report is not None else ():
+        log_notice(Notice(text))
     run_id = new_run_id(experiment)
     name = Path(sys.argv[0]).name if sys.argv else ""
     words = ["python", "-c", "...", *sys.argv[1:]] if name == "-c" else [name, *sys.argv[1:]]

@@ -309,8 +309,10 @@ def secrets_text(names: Sequence[str]) -> str:
 class SnapshotReport:
     """A snapshot, its bytes by top-level folder or file, and the name of its ignore file.
 
-    `downloads` are folders that were left out because himl downloads to them, `missed` the ignored folders, as the user
-    named them, that do not exist, `secrets` the files that were left out because they may contain secrets.
+    `downloads` are files and folders that were left out because himl downloaded them, `missed` the ignored folders, as
+    the user named them, that do not exist, `secrets` the files that were left out because they may contain secrets.
+    `has_untracked`: the snapshot contains files that git does not track. None if himl cannot determine that. Then, if
+    an ignore file excluded anything, `git_problem` is the reason.
     """
 
     snapshot: Snapshot
@@ -319,6 +321,8 @@ class SnapshotReport:
     downloads: Sequence[str] = ()
     missed: Sequence[str] = ()
     secrets: Sequence[str] = ()
+    has_untracked: bool | None = None
+    git_problem: str = ""
 
     @property
     def is_large(self) -> bool:
@@ -528,6 +532,11 @@ class PipelineSpec:
     def sweep(self) -> SweepSpec | None:
         """The search that makes it many pipelines."""
         return self.steps[0].job.sweep
+
+    def with_tags(self, tags: Mapping[str, str]) -> PipelineSpec:
+        """The pipeline and its steps with *tags* in place of theirs."""
+        steps = [replace(step, job=replace(step.job, tags=tags)) for step in self.steps]
+        return replace(self, steps=steps, tags=tags)
 
     def trial(self, index: int, values: Mapping[str, Scalar]) -> PipelineSpec:
         """The pipeline of trial *index* of this sweep."""

@@ -53,9 +53,6 @@ def print_prepared(output: Output, remarks: Sequence[str], *reports: SnapshotRep
     for report in filter(None, reports):
         root, count = report.snapshot.root, len(report.snapshot.files)
         output.notice(f"Snapshot of '{root}': {count:,} file{'s' * (count != 1)}, {size_text(report.snapshot.size)}.")
-        if report.downloads:
-            folders = ", ".join(f"'{folder}'" for folder in report.downloads)
-            output.notice(f"himl left out its own downloads: {folders}. If the job needs them as data, add --input.")
         if report.secrets:
             output.notice(secrets_text(report.secrets))
         if report.is_large:

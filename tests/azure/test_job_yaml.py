@@ -20,7 +20,8 @@ from azure.core.pipeline.transport import HttpTransport
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, EnvironmentSpec, JobSpec, StepSpec
-from himl_cli.services.submission.request import automatic_tags, git_facts
+from himl_cli.services.submission.git import git_facts
+from himl_cli.services.submission.request import automatic_tags
 from himl_cli.workspaces.azure.config import CLOUD_VARIABLE, CLOUDS, Cloud, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.sdk import client_for, load_sdk, restored_variables, silenced

@@ -301,9 +301,16 @@ def test_what_himl_downloaded_is_not_sent_with_the_next_job(himl: Himl, project:
     assert "'own', 'pyproject.toml', 'tool.sh', 'train.py'] ['net.py']\n" in outcome.stdout
     assert "'got'" not in outcome.stdout
     assert "himl left out its own downloads: 'got', 'lib/got'." in outcome.stderr
-    write_files(project, {"got/again.py": ""})
-    outcome = himl("submit", "got/again.py")
-    assert (outcome.code, "himl downloaded files to 'got'" in outcome.stderr) == (2, True)
+    write_files(project, {"got/again.py": "import os; print(*os.listdir('got')); open('outputs/made.py', 'w').write('1')"})
+    assert "again.py\n" in himl.ok("submit", "got/again.py").stdout, "only what himl downloaded is left out"
+    for place in ("lib", "."):
+        himl.ok("checkpoint", "fetch", "latest:outputs/made.py", "--output_dir", place)
+    outcome = himl.ok("submit", "train.py")
+    assert "] ['net.py']" in outcome.stdout
+    lefts = [line for line in outcome.stderr.splitlines() if "its own downloads" in line]
+    assert (len(lefts), "'lib/outputs'" in lefts[0], "'lib'" in lefts[0]) == (1, True, False)
+    outcome = himl("submit", "lib/outputs/made.py")
+    assert (outcome.code, "himl downloaded 'lib/outputs'" in outcome.stderr) == (2, True)
 
 
 def test_home_folder_is_refused_unless_it_is_named(himl: Himl, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,67 @@ def test_ignore_files_match_what_git_itself_lists(project: Path, git: Callable[.
         assert sent(project) == {name for name in listed if name}, top
 
 
+def test_files_that_git_tracks_are_sent_despite_ignore_rules(project: Path, git: Callable[..., str]) -> None:
+    """As git lists them, for a folder, one below it, a worktree and a submodule. A list of himl's own has precedence."""
+    rules = {".gitignore": "data/\n*.cfg\n!a.cfg\nlink\nlibs\n", "lib/.gitignore": "*\n"}
+    tracked = ["data/__init__.py", "data/deep/x.cfg", "b.cfg", "lib/net.py", "src/train.py", "src/x.cfg", "outputs/old.py", ".env"]
+    others = ["data/raw.bin", "data/deep/raw.bin", "data/new/x.py", "c.cfg", "lib/own.py", "src/y.cfg"]
+    for root in (project / "main", project / "libs"):
+        write_files(root, {**rules, **dict.fromkeys(tracked, root.name), "a.cfg": ""})
+        git(root, "init", "-q")
+        git(root, "add", "--force", ".")
+        git(root, "commit", "-qm", "First")
+    git(project / "main", "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", "--force", str(project / "libs"), "libs/net")
+    git(project / "main", "commit", "-qm", "Submodule")
+    git(project / "main", "worktree", "add", "-q", str(project / "tree"))
+    for root in (project / "main", project / "main/src", project / "main/libs/net", project / "tree"):
+        write_files(root, dict.fromkeys(others, ""))
+        listed = git(root, "ls-files", "-z", "--others", "--exclude-standard").split("\0")
+        listed += git(root, "ls-files", "-z", "--recurse-submodules").split("\0")
+        never = {"", "outputs/old.py", ".env", "libs/net/.env", "libs/net"}
+        assert sent(root) == {name for name in listed if name} - never, root
+    write_files(project / "main", {".amlignore": "data/\nlibs/\n"})
+    assert sent(project / "main") & {"data/__init__.py", "libs/net/b.cfg", "b.cfg", "c.cfg"} == {"b.cfg", "c.cfg"}
+    assert "src/x.cfg" not in sent(project / "main", ("src",)), "--ignored_folders has precedence"
+
+
+@pytest.mark.parametrize("place", ["setting", "default", "info", "worktree"])
+def test_ignore_rules_outside_of_the_folder_apply(project: Path, git: Callable[..., str], tmp_path: Path, place: str) -> None:
+    write_files(project, {"train.py": "", "a.bin": "", ".gitignore": "!keep.bin\n", "keep.bin": ""})
+    git(project, "init", "-q")
+    files = {"setting": tmp_path / "mine", "default": Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "git/ignore")}
+    rules = files.get(place, project / ".git/info/exclude")
+    write_files(rules.parent, {rules.name: "*.bin\n"})
+    if place == "setting":
+        git(project, "config", "core.excludesFile", str(rules))
+    if place == "worktree":
+        git(project, "commit", "-qm", "First", "--allow-empty")
+        git(project, "worktree", "add", "-q", str(tmp_path / "tree"))
+        shutil.copytree(project, tmp_path / "tree", ignore=shutil.ignore_patterns(".git"), dirs_exist_ok=True)
+        project = tmp_path / "tree"
+    assert sent(project) == {"train.py", ".gitignore", "keep.bin"}
+
+
+def test_unlisted_files_of_git_are_reported_if_rules_exclude_any(project: Path, git: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(project, {"train.py": "", ".gitignore": "*.cfg\n"})
+    git(project, "init", "-q")
+    monkeypatch.setenv("PATH", str(project))
+    assert (take_snapshot(project).has_untracked, ignored_remarks([take_snapshot(project)])) == (None, [])
+    write_files(project, {"a.cfg": ""})
+    (remark,) = ignored_remarks([take_snapshot(project)])
+    assert remark.endswith("because git does not list them: git is not installed.")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root can read all files")
+@pytest.mark.parametrize("name", ["weights.bin", ".gitignore", "lib"])
+def test_unreadable_files_are_errors_unless_excluded(project: Path, name: str) -> None:
+    write_files(project, {"train.py": "", "weights.bin": "", ".gitignore": "", "lib/net.py": ""})
+    (project / name).chmod(0)
+    with pytest.raises(BadUsage, match=f"Cannot read '{project / name}' for the snapshot: Permission denied"):
+        take_snapshot(project)
+    (project / name).chmod(0o700)
+
+
 @pytest.mark.parametrize(("rules", "name", "excluded"), [
     *((line.encode(), "a", None) for line in ["# a", "", "   ", "!", "/", "!/", "\\", "a\\", "[a", "[b-a]", "[[:none:]]"]),
     (b"\xef\xbb\xbfa\n", "a", True),
@@ -120,7 +181,7 @@ def test_rules_of_all_levels_and_what_is_never_sent(project: Path) -> None:
     write_files(project / "aml", {**rules, **dict.fromkeys(["a.txt", "data/x", "sub/b.py", "sub/c.py"], "")})
     assert sent(project / "aml") == {*rules, "a.txt", "sub/b.py"}
     results = ["outputs/best.ckpt", "logs/events", "most_recent_run.txt", "sub/most_recent_run.txt", "data/.himl-transfer.json", "data/.a.ckpt.himl-part"]
-    others = [".git/config", ".himl/workspace.db", "__pycache__/a.pyc", "venv/pyvenv.cfg", "venv/lib/x.py"]
+    others = [".git/config", ".himl/workspace.db", "__pycache__/a.pyc", "venv/pyvenv.cfg", "venv/lib/x.py", "env/conda-meta/history", "env/lib/x.py"]
     write_files(project / "never", dict.fromkeys([*results, *others, "train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"], ""))
     assert sent(project / "never") == {"train.py", "lib/outputs/kept.txt", "lib/logs/kept.py"}
 

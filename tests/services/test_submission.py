@@ -4,6 +4,8 @@ or an Azure ML workspace.
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -89,6 +91,56 @@ def test_git_facts_become_tags_without_secrets(local: SubmitRequest, project: Pa
     tags = prepare_job(replace(local, build=build, arguments=arguments)).spec.tags
     assert "--epochs 3" in tags["command_line"]
     assert not [secret for secret in ("abc123", "hunter2", "SIGNATURE", "marked-secret") if secret in str(tags)]
+
+
+def test_checkout_is_dirty_clean_or_unknown(
+    local: SubmitRequest, project: Path, git: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Untracked files count if they are in the snapshot. A job in place has none, so that there all count but himl's."""
+    write_files(tmp_path / "lib", {"net.py": ""})
+    write_files(project, {".gitignore": "*.bin\n"})
+    for root in (tmp_path / "lib", project):
+        git(root, "init", "-q")
+        git(root, "add", ".")
+        git(root, "commit", "-qm", "First")
+    git(project, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(tmp_path / "lib"), "lib")
+    if os.name != "nt":
+        (project / "linked").symlink_to("lib")
+        git(project, "add", "linked")
+    git(project, "commit", "-qm", "Submodule")
+
+    def dirty(**options: Any) -> str | None:
+        return prepare_job(replace(local, **options)).spec.tags.get("build_source_dirty")
+
+    def both() -> tuple[str | None, str | None]:
+        return dirty(), dirty(in_place=True)
+
+    assert both() == ("false", "false")
+    write_files(project, {"most_recent_run.txt": "", "outputs/a": "", ".himl/.gitignore": "*", "data.bin": ""})
+    assert both() == ("false", "false"), "files of himl, and ignored ones"
+    write_files(project, {"raw/own.txt": ""})
+    assert (dirty(ignored_folders=("raw",)), *both()) == ("false", "true", "true")
+    assert dirty(tags={"build_source_dirty": "false"}) == "false", "the user's tag"
+    shutil.rmtree(project / "raw")
+    write_files(project, {".amlignore": "", "lib/.amlignore": ""})
+    git(project, "add", ".amlignore")
+    git(project, "commit", "-qm", "List")
+    git(project / "lib", "add", ".")
+    assert both() == ("true", "true"), "a changed submodule, and an ignored file that the job gets"
+    git(project / "lib", "commit", "-qm", "Second")
+    (project / "data.bin").unlink()
+    assert both() == ("true", "true"), "a moved submodule"
+    git(project, "commit", "-qam", "Moved")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "lib/.git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "none"))
+    assert both() == ("false", "false"), "variables of a hook"
+    real = shutil.which("git")
+    for word, known in (("status", {"build_source_id"}), ("ls-files", {"build_source_id"})):
+        (tmp_path / "git").write_text(f'#!/bin/sh\ncase "$*" in *{word}*) exit 1;; esac\nexec {real} "$@"\n')
+        (tmp_path / "git").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        assert dirty() is None or os.name == "nt", f"without an answer to git {word}"
+        assert known <= {*prepare_job(local).spec.tags}
 
 
 def test_durations_sizes_inputs_and_outputs() -> None:

@@ -31,7 +31,7 @@ from himl_cli.services.submission.lock_files import (
     without_hashes,
 )
 from himl_cli.services.submission.request import MADE_FROM_FILES, SubmitRequest, refuse
-from himl_cli.services.submission.snapshot import take_snapshot
+from himl_cli.services.submission.snapshot import ignored_remarks, take_snapshot
 
 # Azure ML's base image with MPI, CUDA and conda, which also runs on machines without a GPU. The version is pinned, so
 # that an environment never changes.
@@ -188,7 +188,8 @@ def _from_dockerfile(request: SubmitRequest) -> tuple[EnvironmentSpec, list[str]
         raise BadUsage(
             f"'{name}' is excluded from the build context '{folder}'.", hint=f"Check its {report.ignore_file}."
         )
-    remarks = [f"Build context '{folder}': {secrets_text(report.secrets)}"] if report.secrets else []
+    left_out = [secrets_text(report.secrets)] if report.secrets else []
+    remarks = [f"Build context '{folder}': {text}" for text in (*left_out, *ignored_remarks([report]))]
     return EnvironmentSpec(context=report.snapshot, dockerfile=name), remarks
 
 

@@ -32,6 +32,7 @@ from himl_cli.core.jobs import (
 )
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_document
+from himl_cli.services.submission.git import with_untracked
 from himl_cli.services.submission.job_yaml_file import (
     AROUND,
     COMMAND,
@@ -127,7 +128,7 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     check_values(request)
     if request.experiment is None and not request.experiment_from_branch:
         request = replace(request, experiment=root.text("experiment_name") or None)
-    common, remarks = job_of_options(request, path.with_suffix(".py").name, path.parent, env)
+    common, remarks = job_of_options(request, path.with_suffix(".py").name, path.parent, env, has_snapshot=is_local)
     own_tags = {key: root.part("tags").text(key) for key in root.part("tags").content}
     common = replace(common, tags={**common.tags, **own_tags, **request.tags})
     changes = DocumentChanges(
@@ -171,7 +172,14 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     if reader.idle:
         remarks.append(f"Ignored, because the job runs on this machine: {', '.join(reader.idle)}.")
     reports = list(reader.snapshots.values())
-    return replace(prepared, reports=reports, remarks=[*remarks, *ignored_remarks(reports)])
+    tags = with_untracked(common.tags, {**own_tags, **request.tags}, reports)
+    return replace(
+        prepared,
+        job=prepared.job and replace(prepared.job, tags=tags),
+        pipeline=prepared.pipeline and prepared.pipeline.with_tags(tags),
+        reports=reports,
+        remarks=[*remarks, *ignored_remarks(reports)],
+    )
 
 
 def changed_yaml(prepared: PreparedDocument) -> str:

@@ -36,6 +36,7 @@ from himl_cli.core.jobs import (
 from himl_cli.core.records import dataclass
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.data import bring_inputs
+from himl_cli.services.submission.git import with_untracked
 from himl_cli.services.submission.pipeline_file import (
     CLUSTER,
     MPI_STEP,
@@ -160,11 +161,10 @@ def prepare_pipeline(
             steps=steps,
             display_name=request.display_name,
             description=request.description,
-            tags=common.tags,
             cluster=request.on_cluster,
             default_datastore=request.default_datastore,
             command=command_line(request),
-        ),
+        ).with_tags(with_untracked(common.tags, request.tags, reports)),
         reports,
         [*remarks, *ignored_remarks(reports)],
         maker.data,

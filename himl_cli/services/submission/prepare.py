@@ -32,6 +32,7 @@ from himl_cli.services.runs.logs import watching
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun
 from himl_cli.services.submission.data import parse_data
+from himl_cli.services.submission.git import with_untracked
 from himl_cli.services.submission.request import (
     PreparedJob,
     SubmitRequest,
@@ -88,7 +89,9 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
     file = _entry_file(entry, root)
     if request.snapshot_root is None and not request.in_place:
         check_root(root, file if request.module else start)
-    spec, naming_remarks = job_of_options(request, _named_by(entry), root, os.environ, tags)
+    spec, naming_remarks = job_of_options(
+        request, _named_by(entry), root, os.environ, tags, has_snapshot=not request.in_place
+    )
     distribution, processes = _distribution(request)
     spec = replace(
         spec,
@@ -112,8 +115,8 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
         return PreparedJob(spec, None, remarks, request.checkpoint)
     report = take_snapshot(root, request.ignored_folders, request.include_secret)
     if entry.kind in KINDS.values() and entry.target not in report.snapshot.files:
-        downloaded = next((folder for folder in report.downloads if entry.target.startswith(f"{folder}/")), None)
-        why = f"himl downloaded files to '{downloaded}'. Move the script"
+        downloaded = next((each for each in report.downloads if f"{entry.target}/".startswith(f"{each}/")), None)
+        why = f"himl downloaded '{downloaded}'. Copy the script"
         raise BadUsage(
             f"'{entry.target}' is excluded from the snapshot of '{root}'.",
             hint=f"{why if downloaded else f'Check its {report.ignore_file}'}, or use another --snapshot_root.",
@@ -121,7 +124,8 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
     remarks += ignored_remarks([report])
     if sweep and not request.on_cluster:
         remarks += copies_remarks(sweep, report.snapshot.size)
-    return PreparedJob(replace(spec, snapshot=report.snapshot), report, remarks, request.checkpoint)
+    spec = replace(spec, snapshot=report.snapshot, tags=with_untracked(spec.tags, request.tags, [report]))
+    return PreparedJob(spec, report, remarks, request.checkpoint)
 
 
 def _find_entry(request: SubmitRequest) -> tuple[Entry, Path, Path]:

@@ -40,6 +40,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import is_address, mask_arguments, mask_line, parts_of, redact
 from himl_cli.core.runs import experiment_remarks, friendly_experiment
 from himl_cli.core.text import YAML_ENDINGS, non_blank, shorten
+from himl_cli.services.submission.git import git_facts
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,6 @@ MOST = {"num_nodes": MOST_NODES, "node_count": MOST_NODES, "processes_per_node":
 MOST_RETRIES = 1000
 LONGEST_SHOWN = 24  # characters of an invalid count in a message
 LONGEST_TAG_VALUE = 1000
-GIT_SECONDS = 5.0
 # Files that pipx and `uv tool` write into the environments that they create
 TOOL_MARKS = ("pipx_metadata.json", "uv-receipt.toml")
 
@@ -391,14 +391,20 @@ def count_problem(value: object, most: int) -> str:
 
 
 def job_of_options(
-    request: SubmitRequest, name: str, folder: Path, env: Mapping[str, str], tags: Mapping[str, str] | None = None
+    request: SubmitRequest,
+    name: str,
+    folder: Path,
+    env: Mapping[str, str],
+    tags: Mapping[str, str] | None = None,
+    *,
+    has_snapshot: bool = True,
 ) -> tuple[JobSpec, list[str]]:
     """The names, tags, limits and cluster options of a job of any kind, and remarks.
 
     *name* is the default name of the experiment. *tags* are added to the automatic tags, and the user's tags replace
-    both. Raises BadUsage.
+    both. *has_snapshot*: himl lists the files of the job. Raises BadUsage.
     """
-    git = git_facts(folder)
+    git = git_facts(folder, has_snapshot=has_snapshot)
     experiment, remarks = choose_experiment(
         request.experiment, name, from_branch=request.experiment_from_branch, git=git
     )
@@ -484,49 +490,6 @@ def choose_experiment(
         return chosen, experiment_remarks(asked, chosen)
     path = PurePath(target)
     return friendly_experiment(path.stem if path.suffix in (".py", ".sh") else target), []
-
-
-def git_facts(folder: Path) -> dict[str, str]:
-    """Tags that describe the git checkout of *folder*, or none outside a checkout or without git.
-
-    Never fails, because a job can run without these tags. The URL of `origin` has no credentials. A checkout counts as
-    dirty if a tracked file differs.
-    """
-    import subprocess
-
-    questions = (
-        ("log", "-1", "--format=%H%x00%an%x00%s"),
-        ("symbolic-ref", "--short", "-q", "HEAD"),
-        ("config", "--get", "remote.origin.url"),
-        ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules"),
-    )
-    command = ["git", "-C", str(folder), "--no-optional-locks"]
-    pipe, null = subprocess.PIPE, subprocess.DEVNULL
-    answers: list[str | None] = [None] * len(questions)
-    with suppress(OSError):  # git is not installed
-        # In parallel, because each query starts a process
-        processes = [subprocess.Popen([*command, *words], stdin=null, stdout=pipe, stderr=null) for words in questions]
-        for place, process in enumerate(processes):
-            try:
-                output, _ = process.communicate(timeout=GIT_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-            else:
-                is_answer = process.returncode == 0
-                answers[place] = output.decode(errors="replace").strip() if is_answer else None
-    commit, branch, repository, changes = answers
-    if commit is None and branch is None:
-        return {}
-    number, author, message = (commit or "\0\0").split("\0")
-    return {
-        "build_source_repository": redact(repository or ""),
-        "build_branch": branch or "",
-        "build_source_id": number,
-        "build_source_author": author,
-        "build_source_message": message,
-        "build_source_dirty": str(bool(changes)).lower(),
-    }
 
 
 def automatic_tags(git: Mapping[str, str], build: Mapping[str, str], command_line: str) -> dict[str, str]:

@@ -11,16 +11,19 @@ another `*` never backtracks.
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import posixpath
 import re
 import stat
 import warnings
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, lru_cache
-from pathlib import Path
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from pathlib import Path, PurePosixPath
 from typing import cast
 
 from pathspec import GitIgnoreSpec, RegexPattern
@@ -28,14 +31,17 @@ from pathspec import GitIgnoreSpec, RegexPattern
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import LATEST_RUN_FILE, WORKSPACE_FOLDER, Globs, is_bookkeeping
 from himl_cli.core.jobs import Snapshot, SnapshotReport
-from himl_cli.core.text import YAML_ENDINGS, as_found
-from himl_cli.services.transfer.state import has_fetched_files, targets
+from himl_cli.core.records import dataclass
+from himl_cli.core.text import YAML_ENDINGS, as_found, named
+from himl_cli.services.submission.git import RESULTS_OF_EARLIER_RUNS, Checkout, checkout_of
+from himl_cli.services.transfer.state import fetched_files, targets
 
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")
 ALWAYS_LEFT_OUT = frozenset(
     {".git", ".hg", ".svn", WORKSPACE_FOLDER, LATEST_RUN_FILE, "__pycache__", ".ipynb_checkpoints"}
 )
-RESULTS_OF_EARLIER_RUNS = frozenset({"outputs", "logs"})
+# Files in environments of Python and conda
+ENVIRONMENTS = ("pyvenv.cfg", "conda-meta")
 GIT_FILE, OWN_FILE = ".gitignore", ".amlignore"
 
 # The class that GitIgnoreSpec uses for a line. Its name depends on pathspec's version. Created directly, it always uses
@@ -58,79 +64,22 @@ def find_snapshot_root(start: Path) -> Path:
 def take_snapshot(
     root: Path, ignored_folders: Sequence[str] = (), include_secret: Sequence[str] = ()
 ) -> SnapshotReport:
-    """List the files of the snapshot below *root*, by the rules of `.amlignore` if the root has one, else of
-    `.gitignore`, at every level as in git.
+    """List the files of the snapshot below *root*, by the rules of `.amlignore` if the root has one, else of git: files
+    that it tracks, and others that no ignore rule excludes, at every level.
 
-    The snapshot never contains version control, workspaces, caches, virtual environments, files with secrets, or
-    results of earlier runs (`outputs` and `logs` at the top level, and folders with downloads of himl). It follows
-    symlinks, loops once, and skips special files. Raises BadUsage for a folder or a glob that cannot be read.
+    The snapshot never contains version control, workspaces, caches, environments of Python and conda, files with
+    secrets, results of earlier runs (`outputs` and `logs` at the top level), or unchanged downloads of himl that git
+    does not track. It follows symlinks, loops once, and skips special files. Raises BadUsage for a folder, an ignore
+    file or a glob that cannot be read.
 
     *ignored_folders* are paths, absolute or relative to *root*, or names of folders at any level, with `/` or `\\`. The
     report lists those that matched nothing. *include_secret* are globs, as in `himl download --include`, of files that
     are included even though they may contain secrets.
     """
-    ignore_file = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
     ignored = {folder: _ignored_names(root, folder) for folder in ignored_folders}
-    ignored_names = frozenset().union(*ignored.values())
-    included = Globs(include_secret) if include_secret else None
-    # Computed once per snapshot, and only if it has folders
-    fetched_folders = cache(_fetched_folders)
-    files: list[str] = []
-    by_top: defaultdict[str, int] = defaultdict(int)
-    met: set[str] = set()
-    downloads: list[str] = []
-    secrets: list[str] = []
-
-    def walk(
-        folder: str,
-        prefix: str,
-        rules: Sequence[tuple[str, Sequence[Rule]]],
-        above: frozenset[tuple[int, int]],
-        is_private: bool,
-    ) -> None:
-        """Walk *folder*. *rules* are those of its parents, nearest last, each with the path from its folder to this
-        one."""
-        if own := read_rules(os.path.join(folder, ignore_file)):
-            rules = [*rules, ("", own)]
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-        for entry in entries:
-            name, base = prefix + entry.name, entry.name
-            if base in ALWAYS_LEFT_OUT or is_bookkeeping(base) or name in RESULTS_OF_EARLIER_RUNS:
-                continue
-            try:
-                info = entry.stat()
-            except OSError:
-                continue  # a dangling link, or a file that was deleted after the listing
-            is_folder = stat.S_ISDIR(info.st_mode)
-            if is_folder and (names := ignored_names & {base, f"./{name}"}):
-                met.update(names)
-                continue
-            # The nearest rule that matches excludes the entry or, with `!`, includes it again, as in git
-            verdicts = (verdict(each, path + base, is_folder=is_folder) for path, each in reversed(rules))
-            if next((excludes for excludes in verdicts if excludes is not None), False):
-                continue
-            paths = [entry.path, os.path.realpath(entry.path)] if entry.is_symlink() else [entry.path]
-            if is_folder:
-                identity = _identity(entry.path, info)
-                if identity in fetched_folders() and has_fetched_files(Path(entry.path)):
-                    downloads.append(name)
-                elif identity not in above and not os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):
-                    deeper = [(f"{path}{base}/", each) for path, each in rules]
-                    private = is_private or any(map(is_private_folder, paths))
-                    walk(entry.path, f"{name}/", deeper, above | {identity}, private)
-            elif stat.S_ISREG(info.st_mode):
-                is_secret = any(may_hold_secrets(path, info.st_size) for path in paths)
-                is_secret = is_secret or (is_private and not name.endswith(PUBLIC_ENDING))
-                if is_secret and not (included and included.matches(name)):
-                    secrets.append(name)
-                else:
-                    files.append(name)
-                    by_top[name.split("/", 1)[0]] += info.st_size
-
+    walk = _Walk(root, frozenset().union(*ignored.values()), Globs(include_secret) if include_secret else None)
     try:
-        rules = _rules_above(root) if ignore_file == GIT_FILE else []
-        walk(str(root), "", rules, frozenset({_identity(str(root), root.stat())}), False)
+        walk.start()
     except OSError as err:
         raise BadUsage(
             f"Cannot read '{err.filename}' for the snapshot: {err.strerror}.",
@@ -141,12 +90,176 @@ def take_snapshot(
     missed = [
         folder
         for folder, names in ignored.items()
-        if not names & met
+        if not names & walk.met
         and not any(posixpath.basename(name) in usual for name in names)
         and not any(os.path.isdir(root / name) for name in names if not name.startswith("./.."))
     ]
-    snapshot = Snapshot(root, files, sum(by_top.values()))
-    return SnapshotReport(snapshot, dict(by_top), ignore_file, downloads, missed, secrets)
+    return SnapshotReport(
+        Snapshot(root, walk.files, sum(walk.by_top.values())),
+        dict(walk.by_top),
+        walk.ignore_file,
+        walk.downloads,
+        missed,
+        walk.secrets,
+        walk.has_untracked,
+        walk.problem,
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A folder in the walk. `name` is its path below the root with a final slash, or empty. `rules` are those of its
+    parents, nearest last, each with the path from its folder to this one. `above` identifies the parents. `fetched` are
+    the downloads of himl, by the name of the folder that they are in. In a folder that `is_ignored`, only tracked files
+    count."""
+
+    path: str
+    name: str
+    rules: Sequence[tuple[str, Sequence[Rule]]]
+    above: frozenset[tuple[int, int]]
+    fetched: Mapping[str, Mapping[str, tuple[int, int]]]
+    is_private: bool = False
+    is_ignored: bool = False
+
+
+class _Walk:
+    """The listing of one snapshot, by `start`. Raises OSError."""
+
+    def __init__(self, root: Path, ignored_names: frozenset[str], included: Globs | None) -> None:
+        self._root, self._ignored_names, self._included = root, ignored_names, included
+        self._checkout = checkout_of(root)
+        self.ignore_file = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
+        self._tracked = self._checkout.tracked if self._checkout else None
+        # An explicit list of files to exclude has precedence over git
+        self._wanted = (self._tracked or frozenset()) if self.ignore_file == GIT_FILE else frozenset()
+        self._has_excluded = False
+        self.files: list[str] = []
+        self.by_top: defaultdict[str, int] = defaultdict(int)
+        self.met: set[str] = set()
+        self.downloads: list[str] = []
+        self.secrets: list[str] = []
+
+    def start(self) -> None:
+        rules = _rules_above(self._root, self._checkout) if self.ignore_file == GIT_FILE else []
+        identity = _identity(str(self._root), self._root.stat())
+        fetched = {"": fetched_files(self._root) or {}} if identity in self._fetched_folders else {}
+        self._enter(_Place(str(self._root), "", rules, frozenset({identity}), fetched))
+
+    @property
+    def problem(self) -> str:
+        """Why the tracked files are unknown, if an ignore rule excluded anything."""
+        return self._checkout.problem if self._checkout and self._has_excluded else ""
+
+    @property
+    def has_untracked(self) -> bool | None:
+        """Whether git tracks all files. Those behind a tracked link count if git tracks them where they are."""
+        if self._tracked is None:
+            return None
+        others, root = [name for name in self.files if name not in self._tracked], os.path.realpath(self._root)
+        for name in others:
+            is_linked = any(above.as_posix() in self._tracked for above in PurePosixPath(name).parents)
+            place = Path(os.path.relpath(os.path.realpath(self._root / name), root)).as_posix() if is_linked else name
+            if place not in self._tracked:
+                return True
+        return False
+
+    @cached_property
+    def _fetched_folders(self) -> set[tuple[int, int]]:
+        """The identities of the folders that himl downloaded to, or none without a cache."""
+        found: set[tuple[int, int]] = set()
+        with suppress(BadUsage, DiskFailed, OSError):
+            found.update(_identity(str(each), os.stat(each)) for each in targets() if os.path.isdir(each))
+        return found
+
+    @cached_property
+    def _sorted(self) -> Sequence[str]:
+        return sorted(self._wanted)
+
+    def _has_tracked(self, folder: str) -> bool:
+        """Whether git tracks a file in *folder*, which has a final slash."""
+        at = bisect_left(self._sorted, folder)
+        return at < len(self._sorted) and self._sorted[at].startswith(folder)
+
+    def _enter(self, place: _Place) -> None:
+        if own := read_rules(os.path.join(place.path, self.ignore_file)):
+            place = replace(place, rules=[*place.rules, ("", own)])
+        with os.scandir(place.path) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        for entry in entries:
+            name = place.name + entry.name
+            if entry.name in ALWAYS_LEFT_OUT or is_bookkeeping(entry.name) or name in RESULTS_OF_EARLIER_RUNS:
+                continue
+            try:
+                info = entry.stat()
+            except OSError as err:
+                # A link may be dangling or a loop, and a file may have been deleted after the listing
+                if isinstance(err, PermissionError) and not self._is_ignored(place, entry.name, is_folder=True):
+                    raise
+                continue
+            if stat.S_ISDIR(info.st_mode):
+                self._add_folder(place, entry, info)
+            elif stat.S_ISREG(info.st_mode):
+                self._add_file(place, entry, info)
+
+    def _is_ignored(self, place: _Place, base: str, *, is_folder: bool) -> bool:
+        """Whether --ignored_folders names the entry, or the nearest rule that matches excludes it instead of including
+        it again with `!`, as in git."""
+        if is_folder and (names := self._ignored_names & {base, f"./{place.name}{base}"}):
+            self.met.update(names)
+            return True
+        if place.is_ignored:
+            return True
+        verdicts = (verdict(each, path + base, is_folder=is_folder) for path, each in reversed(place.rules))
+        is_excluded = next((excludes for excludes in verdicts if excludes is not None), False)
+        self._has_excluded = self._has_excluded or is_excluded
+        return is_excluded
+
+    def _add_folder(self, place: _Place, entry: os.DirEntry[str], info: os.stat_result) -> None:
+        name = f"{place.name}{entry.name}/"
+        is_ignored = self._is_ignored(place, entry.name, is_folder=True)
+        identity = _identity(entry.path, info)
+        is_left_out = is_ignored and not self._has_tracked(name)
+        if (
+            is_left_out
+            or identity in place.above
+            or any(os.path.exists(f"{entry.path}/{mark}") for mark in ENVIRONMENTS)
+        ):
+            return
+        fetched = place.fetched
+        if identity in self._fetched_folders:
+            files = fetched_files(Path(entry.path))
+            if files is None:  # another himl has its records open
+                self.downloads.append(name.rstrip("/"))
+            fetched, is_ignored = {**fetched, name: files or {}}, is_ignored or files is None
+        rules = [(f"{path}{entry.name}/", each) for path, each in place.rules]
+        is_private = place.is_private or any(map(is_private_folder, _spellings(entry)))
+        kept, left_out = len(self.files) + len(self.secrets), len(self.downloads)
+        self._enter(_Place(entry.path, name, rules, place.above | {identity}, fetched, is_private, is_ignored))
+        if len(self.downloads) > left_out and len(self.files) + len(self.secrets) == kept:
+            self.downloads[left_out:] = [name.rstrip("/")]  # it contains nothing else
+
+    def _add_file(self, place: _Place, entry: os.DirEntry[str], info: os.stat_result) -> None:
+        name = place.name + entry.name
+        if name not in self._wanted and self._is_ignored(place, entry.name, is_folder=False):
+            return
+        stamp = (info.st_size, info.st_mtime_ns)
+        is_fetched = any(files.get(name[len(folder) :]) == stamp for folder, files in place.fetched.items())
+        if is_fetched and name not in (self._tracked or ()):
+            self.downloads.append(name)
+            return
+        if not info.st_mode & stat.S_IROTH and not os.access(entry.path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), entry.path)
+        is_secret = any(may_hold_secrets(path, info.st_size) for path in _spellings(entry))
+        is_secret = is_secret or (place.is_private and not name.endswith(PUBLIC_ENDING))
+        if is_secret and not (self._included and self._included.matches(name)):
+            self.secrets.append(name)
+        else:
+            self.files.append(name)
+            self.by_top[name.split("/", 1)[0]] += info.st_size
+
+
+def _spellings(entry: os.DirEntry[str]) -> list[str]:
+    return [entry.path, os.path.realpath(entry.path)] if entry.is_symlink() else [entry.path]
 
 
 def secrets_but(include_secret: Sequence[str]) -> Callable[[str, str], bool]:
@@ -166,11 +279,21 @@ def secrets_but(include_secret: Sequence[str]) -> Callable[[str, str], bool]:
 
 
 def ignored_remarks(reports: Sequence[SnapshotReport]) -> list[str]:
-    """A warning about ignored folders that no snapshot has. Without it, a typo would include a folder unnoticed."""
+    """Remarks on files that the snapshots exclude or include by mistake, for example because of a typo in
+    --ignored_folders, and on excluded downloads."""
     first = reports[0].missed if reports else ()
-    names = ", ".join(f"'{folder}'" for folder in first if all(folder in report.missed for report in reports))
-    text = f"warning: --ignored_folders {names} excludes nothing: the snapshot has no such folder."
-    return [text] if names else []
+    missed = ", ".join(f"'{folder}'" for folder in first if all(folder in report.missed for report in reports))
+    texts = (
+        [f"warning: --ignored_folders {missed} excludes nothing: the snapshot has no such folder."] if missed else []
+    )
+    for report in reports:
+        if report.git_problem:
+            what = f"The snapshot of '{report.snapshot.root}' excludes tracked files that an ignore rule matches"
+            texts.append(f"warning: {what}, because git does not list them: {report.git_problem}.")
+        if report.downloads:
+            what = f"himl left out its own downloads: {named(report.downloads)}"
+            texts.append(f"{what}. If the job needs them, add --input, or copy them.")
+    return texts
 
 
 def _ignored_names(root: Path, folder: str) -> frozenset[str]:
@@ -194,23 +317,15 @@ def _ignored_names(root: Path, folder: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def _rules_above(root: Path) -> list[tuple[str, Sequence[Rule]]]:
-    """The rules of the repository that contains *root*, nearest last, beginning with `.git/info/exclude`, each with the
-    path from its folder to the root. Without a repository there are none, because files above *root* do not apply."""
-    top = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), None)
-    if top is None:
+def _rules_above(root: Path, checkout: Checkout | None) -> list[tuple[str, Sequence[Rule]]]:
+    """The rules of the checkout that contains *root*, nearest last, beginning with those for all of it, each with the
+    path from its folder to the root. Without a checkout there are none, because files above *root* do not apply."""
+    if checkout is None:
         return []
-    files = [(folder, folder / GIT_FILE) for folder in reversed(root.parents) if folder.is_relative_to(top)]
-    read = [(folder, read_rules(path)) for folder, path in [(top, top / ".git" / "info" / "exclude"), *files]]
+    above = [(folder, folder / GIT_FILE) for folder in reversed(root.parents) if folder.is_relative_to(checkout.top)]
+    files = [*((checkout.top, path) for path in checkout.excludes), *above]
+    read = [(folder, read_rules(path)) for folder, path in files]
     return [("".join(f"{part}/" for part in root.relative_to(folder).parts), rules) for folder, rules in read if rules]
-
-
-def _fetched_folders() -> set[tuple[int, int]]:
-    """The identities of the folders that himl downloaded to, or none without a cache."""
-    found: set[tuple[int, int]] = set()
-    with suppress(BadUsage, DiskFailed, OSError):
-        found.update(_identity(str(each), os.stat(each)) for each in targets() if os.path.isdir(each))
-    return found
 
 
 def _identity(path: str, info: os.stat_result) -> tuple[int, int]:
@@ -225,11 +340,11 @@ Rule = tuple[re.Pattern[str] | None, Sequence[re.Pattern[str] | None], bool, boo
 
 
 def read_rules(path: str | Path) -> list[Rule]:
-    """The rules in a file, the last first, or none if the file does not exist or cannot be read."""
+    """The rules in a file, the last first, or none if there is no such file. Raises OSError for an unreadable one."""
     try:
         with open(path, "rb") as stream:
             return parse_rules(stream.read())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return []
 
 

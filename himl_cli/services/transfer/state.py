@@ -219,23 +219,20 @@ def targets() -> Iterator[Path]:
             yield Path(entry.target)
 
 
-def has_fetched_files(folder: Path) -> bool:
-    """Whether any file in *folder* is unchanged since its download, or is being downloaded."""
+def fetched_files(folder: Path) -> dict[str, tuple[int, int]] | None:
+    """The size in bytes and the modification time in nanoseconds that each downloaded file in *folder* had, by its path
+    below it. None if they are unknown, because another himl is downloading to the folder."""
     state = _CacheEntry.of(folder).path / "state.db"
     if not state.exists():
-        return False
+        return {}
     with closing(sqlite3.connect(state, timeout=0)) as connection:
         try:
-            for target, size, mtime_ns in connection.execute("SELECT target, size, mtime_ns FROM files"):
-                with suppress(OSError, ValueError):
-                    status = os.lstat(folder / _text(target))
-                    if (status.st_size, status.st_mtime_ns) == (size, mtime_ns):
-                        return True
-            return False
-        except sqlite3.OperationalError:  # another himl has it open
-            return True
+            rows = connection.execute("SELECT target, size, mtime_ns FROM files")
+            return {_text(target): (size, mtime_ns) for target, size, mtime_ns in rows}
+        except sqlite3.OperationalError:
+            return None
         except sqlite3.DatabaseError:
-            return False
+            return {}
 
 
 def _locked(entry: _CacheEntry, folder: Path, warn: Callable[[str], None]) -> BaseFileLock:

@@ -1,0 +1,152 @@
+"""What git knows about a folder: the tags of a run, the tracked files, and the files with ignore rules."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from himl_cli.core.files import LATEST_RUN_FILE, expand_user, home_folder
+from himl_cli.core.jobs import SnapshotReport
+from himl_cli.core.records import dataclass
+from himl_cli.core.redaction import redact
+
+GIT_SECONDS = 5.0
+DIRTY = "build_source_dirty"
+RESULTS_OF_EARLIER_RUNS = frozenset({"outputs", "logs"})
+# The caller may be a hook of git, whose variables name a repository and an index for every folder
+OF_CALLER = (
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX"),
+    *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_LITERAL_PATHSPECS"),
+)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The output of one git command, or None and the reason."""
+
+    output: bytes | None
+    problem: str = ""
+
+    @property
+    def text(self) -> str | None:
+        return None if self.output is None else self.output.decode(errors="replace").strip()
+
+
+def _ask(folder: Path, *questions: Sequence[str]) -> list[_Answer]:
+    """The answers of git in *folder*. Never fails."""
+    import subprocess
+
+    command = ["git", "-C", str(folder), "--no-optional-locks"]
+    env = {name: value for name, value in os.environ.items() if name not in OF_CALLER}
+    answers = []
+    try:
+        # In parallel, because each query starts a process
+        processes = [
+            subprocess.Popen(
+                [*command, *words], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            for words in questions
+        ]
+    except OSError as err:
+        reason = "git is not installed" if isinstance(err, FileNotFoundError) else str(err.strerror)
+        return [_Answer(None, reason)] * len(questions)
+    for process in processes:
+        try:
+            output, errors = process.communicate(timeout=GIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            answers.append(_Answer(None, f"git did not answer within {GIT_SECONDS:g} seconds"))
+        else:
+            reason, *_ = [*errors.decode(errors="replace").splitlines(), f"git returned {process.returncode}"]
+            answers.append(_Answer(output) if process.returncode == 0 else _Answer(None, redact(reason)))
+    return answers
+
+
+def git_facts(folder: Path, *, has_snapshot: bool = True) -> dict[str, str]:
+    """Tags that describe the git checkout of *folder*, or none outside a checkout or without git.
+
+    Never fails, because a job can run without these tags. The URL of `origin` has no credentials. A checkout is dirty
+    if a tracked file or a submodule differs. Untracked files also count, unless himl lists a snapshot, for which
+    `with_untracked` considers exactly those that it contains. Without an answer of git, there is no tag.
+    """
+    status = ["status", "--porcelain", "--ignore-submodules=untracked", "--untracked-files=no"]
+    if not has_snapshot:
+        own = (f",top,glob)**/{LATEST_RUN_FILE}", *(f"){name}" for name in sorted(RESULTS_OF_EARLIER_RUNS)))
+        status[-1:] = ["--untracked-files=normal", "--", *(f":(exclude{each}" for each in own)]
+    answers = _ask(
+        folder,
+        ("log", "-1", "--format=%H%x00%an%x00%s"),
+        ("symbolic-ref", "--short", "-q", "HEAD"),
+        ("config", "--get", "remote.origin.url"),
+        status,
+    )
+    commit, branch, repository, changes = (answer.text for answer in answers)
+    if commit is None and branch is None:
+        return {}
+    number, author, message = (commit or "\0\0").split("\0")
+    return {
+        "build_source_repository": redact(repository or ""),
+        "build_branch": branch or "",
+        "build_source_id": number,
+        "build_source_author": author,
+        "build_source_message": message,
+        DIRTY: "" if changes is None else str(bool(changes)).lower(),
+    }
+
+
+def with_untracked(
+    tags: Mapping[str, str], given: Mapping[str, str], reports: Sequence[SnapshotReport]
+) -> dict[str, str]:
+    """*tags* of a job with the snapshots of *reports*. A clean checkout becomes dirty if a snapshot contains an
+    untracked file, and unknown, without the tag, if himl cannot determine that. Tags that the user has *given* stay."""
+    found = [report.has_untracked for report in reports]
+    if DIRTY in given or tags.get(DIRTY) != "false" or not any(each in (True, None) for each in found):
+        return dict(tags)
+    kept = {name: value for name, value in tags.items() if name != DIRTY}
+    return {**kept, DIRTY: "true"} if True in found else kept
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """The checkout of git at `top` that contains a folder.
+
+    `tracked` are the tracked files in the folder, relative to it, with `/` separators, including those of submodules.
+    It is None if git did not answer, with the reason in `problem`. `excludes` are the files with ignore rules for the
+    whole checkout, the nearest last.
+    """
+
+    top: Path
+    tracked: frozenset[str] | None
+    excludes: Sequence[Path]
+    problem: str = ""
+
+
+def checkout_of(folder: Path) -> Checkout | None:
+    """The checkout that contains *folder*, or None outside of one."""
+    top = next((each for each in (folder, *folder.parents) if (each / ".git").exists()), None)
+    if top is None:
+        return None
+    listing, setting = _ask(
+        folder, ("ls-files", "-z", "--recurse-submodules"), ("config", "--path", "--get", "core.excludesFile")
+    )
+    own = _common_folder(top) / "info" / "exclude"
+    if listing.output is None:
+        return Checkout(top, None, [own], listing.problem)
+    home = home_folder() or Path()
+    usual = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config", "git", "ignore")
+    excludes = usual if setting.output is None else top / expand_user(os.fsdecode(setting.output.rstrip(b"\r\n")))
+    return Checkout(top, frozenset(os.fsdecode(listing.output).split("\0")), [excludes, own])
+
+
+def _common_folder(top: Path) -> Path:
+    """The folder of the repository at *top*, where `.git` may be a file: that of a submodule, or, for a linked
+    worktree, that of the main one."""
+    folder = top / ".git"
+    with suppress(OSError, ValueError):
+        if folder.is_file():
+            folder = top / folder.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+            folder = folder / (folder / "commondir").read_text(encoding="utf-8").strip()
+    return folder
