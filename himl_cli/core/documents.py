@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypedDict
 from msgspec import Meta
 
 from himl_cli.core.jobs import Scalar
-from himl_cli.core.runs import RunStatus
+from himl_cli.core.runs import Attempt, RunStatus
 
 Time = Annotated[str, Meta(description="A time in UTC.", extra_json_schema={"format": "date-time"})]
 Number = Annotated[
@@ -98,6 +98,7 @@ class RunDetails(_RunDetails, total=False):
     """A run with all its logged values."""
 
     primary_metric: Annotated[PrimaryMetric, Meta(description="Of a sweep.")]
+    attempts: Annotated[list[Attempt], Meta(description="Of a run that was started several times, oldest first.")]
     machine: Annotated[list[MachineUse], Meta(description="With --machine.")]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
@@ -27,6 +28,9 @@ AUTOMATIC_TAGS = ("build_", "command_line", "run_recovery_id", "mlflow.", "himl.
 # further attempt
 TRIES = "himl.tries"
 TRY = "himl.try"  # the number of the last attempt of such a run
+# The tag of a run that was started again: a JSON list of its attempts as lists of start, end (both in milliseconds
+# since 1970 UTC, null if unknown) and outcome
+ATTEMPTS = "himl.attempts"
 SLURM_JOB = "himl.slurm_job"  # the Slurm job's number of a local run, empty until it is known
 RECORDED_IN = "himl.recorded_in"  # the workspace to which a local run is mirrored
 STUDIO = "himl.studio"  # the page of a local run in that workspace
@@ -61,8 +65,9 @@ class RunStatus(str, Enum):
 
 @dataclass(frozen=True)
 class Run:
-    """One run. Times are UTC. `parent` is the id of its parent run, `reason` explains its end, `url` is its page if it
-    has one, `command` the program as users see it. Lists omit archived runs.
+    """One run. Times are UTC: `started` is the start of its first attempt, `ended` the end of its last one. `parent` is
+    the id of its parent run, `reason` explains its end, `url` is its page if it has one, `command` the program as users
+    see it. Lists omit archived runs.
 
     For a new run, `id`, `experiment`, the names, `tags`, `parent` and `command` count.
     """
@@ -87,7 +92,8 @@ class Run:
 
     @property
     def duration(self) -> float | None:
-        """Seconds from start to end, or until now. None before the start, and if the end was never recorded."""
+        """Seconds from the first start to the end, or until now, with the time between attempts. None before the start,
+        and if the end was never recorded."""
         if self.started is None or (self.ended is None and self.status.is_final):
             return None
         return max(0.0, ((self.ended or datetime.now(timezone.utc)) - self.started).total_seconds())
@@ -373,6 +379,44 @@ class RunEnd:
 
     status: RunStatus
     reason: str = ""
+
+    @property
+    def text(self) -> str:
+        status = self.status.value.lower()
+        return f"{status}: {self.reason}" if self.reason not in ("", status) else status
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt of a run that was started several times: a status and a reason as `outcome`, empty while it runs. An
+    attempt that was killed has no end."""
+
+    started: datetime | None
+    ended: datetime | None
+    outcome: str
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from start to end, or until now while it runs. None if either is unknown."""
+        ended = self.ended if self.outcome else datetime.now(timezone.utc)
+        return None if self.started is None or ended is None else max(0.0, (ended - self.started).total_seconds())
+
+
+def attempts_of(run: Run) -> list[Attempt]:
+    """The attempts of a run that was started several times, oldest first. Empty for other runs."""
+    found = []
+    try:
+        for began, ended, outcome in json.loads(run.tags.get(ATTEMPTS, "[]")):
+            times = [each and datetime.fromtimestamp(each / 1000, timezone.utc) for each in (began, ended)]
+            found.append(Attempt(times[0], times[1], outcome))
+    except (OSError, OverflowError, TypeError, ValueError):  # users may overwrite tags
+        return []
+    if len(found) < 2:
+        return []
+    *before, last = found
+    if run.status.is_final:
+        last = replace(last, ended=run.ended, outcome=RunEnd(run.status, run.reason).text)
+    return [*(replace(each, outcome=each.outcome or "ended without a recorded outcome") for each in before), last]
 
 
 def end_of_trials(statuses: Sequence[RunStatus], total: int) -> RunEnd:

@@ -11,7 +11,7 @@ from typing import Any
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.logged import Metric, RunDetails, Texts, float_form, machine_use
-from himl_cli.core.runs import Run, run_form
+from himl_cli.core.runs import Run, attempts_of, run_form
 from himl_cli.core.text import utc_text
 
 
@@ -60,6 +60,8 @@ def details_form(details: RunDetails) -> dict[str, Any]:
     have their child runs."""
     logged = {name: json_form(getattr(details, name)) for name in ("parameters", "metrics", "texts")}
     form, sweep = run_form(details.run) | logged, details.sweep
+    if attempts := attempts_of(details.run):
+        form |= {"attempts": json_form(attempts)}
     if sweep is None:
         return form | {"children": [_nested_form(child, details) for child in details.children]}
     trials = {

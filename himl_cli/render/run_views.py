@@ -30,6 +30,7 @@ from himl_cli.core.jobs import (
 )
 from himl_cli.core.logged import SYSTEM, Metric, RunDetails, SweepView, TrialView, machine_use, system_summary
 from himl_cli.core.runs import (
+    ATTEMPTS,
     AUTOMATIC_TAGS,
     FROM_RUN,
     NOTIFICATION,
@@ -44,6 +45,7 @@ from himl_cli.core.runs import (
     Run,
     RunFootprint,
     RunStatus,
+    attempts_of,
     own_name,
     own_tags,
 )
@@ -367,7 +369,7 @@ def _value(name: str, trial: TrialView) -> str:
 SHOWN_ELSEWHERE = (
     *("mlflow.log-model.history", NOTIFICATION, RECORDED_IN, STUDIO, STOPPED, FROM_RUN, PUSHED),
     *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER),
-    *(TRIALS, TRIES, TRY),
+    *(TRIALS, TRIES, TRY, ATTEMPTS),
 )
 
 
@@ -388,6 +390,17 @@ def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
         if pairs:
             yield from ("", styled(title, "bold"))
             yield from _pairs(pairs, label_width=min(30, max(len(one_line(name)) for name in pairs)), indent="  ")
+    attempts = [
+        (
+            str(number),
+            _time_text(each.started) if each.started else "",
+            duration_text(each.duration),
+            one_line(each.outcome),
+        )
+        for number, each in enumerate(attempts_of(run), 1)
+    ]
+    titles = ("NUMBER", "STARTED", "DURATION", "OUTCOME")
+    yield from _table("Attempts", titles, attempts, right=(0, 2), ranks=(0, 2, 1, 3), cut=(3,))
     if machine:
         yield from _machine_view(details)
     metrics = [

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -50,7 +51,13 @@ def test_a_failed_job_is_tried_again_in_its_folder(himl: Himl, started_himl: Him
     assert done.stderr.count("Another attempt of run") == 2
     run = latest(himl)
     assert (run["status"], run["exit_code"], run["tags"]["himl.try"]) == ("Completed", 0, "3")
-    assert "\nAttempts      3; " in himl.ok("runs", "show", "latest").stdout
+    shown = himl.ok("runs", "show", "latest").stdout
+    assert "\nAttempts      3; " in shown
+    assert re.search(r"^ +2  20\S+Z +\S+  failed: exit code 12$\n +3 .* completed$", shown, re.MULTILINE)
+    first, second, third = show(himl, run["id"])["attempts"]
+    # The run lasts from the start of its first attempt to the end of the last one.
+    assert (first["started"], first["outcome"], third["ended"]) == (run["started"], "failed: exit code 11", run["ended"])
+    assert first["started"] < first["ended"] < second["started"] < second["ended"] < third["started"] < run["ended"]
     assert himl.ok("runs", "logs", "latest", "--try", "2").stdout == "try 2 after recovery_epoch=1.ckpt \n"
     (told,) = himl.ok("runs", "aggregate", "latest", "--json").json()["children"]
     assert told["series"]["val/loss"]["values"] == [5, 6, 7]
@@ -59,7 +66,10 @@ def test_a_failed_job_is_tried_again_in_its_folder(himl: Himl, started_himl: Him
     assert (run["status"], run["exit_code"], run["reason"]) == ("Failed", 12, "exit code 12")
     # A resumed run has all of its retries again.
     assert himl("submit", "--resume", "latest").code == 1
-    assert latest(himl)["tags"]["himl.try"] == "4"
+    again = latest(himl)
+    assert (again["tags"]["himl.try"], again["started"]) == ("4", run["started"])
+    ends = [(each["outcome"], each["ended"]) for each in show(himl, run["id"])["attempts"]]
+    assert ends[1:] == [("failed: exit code 12", run["ended"]), ("failed: exit code 13", ends[2][1]), ("failed: exit code 14", again["ended"])]
 
 
 @posix

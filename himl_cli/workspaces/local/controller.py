@@ -122,7 +122,7 @@ def _run_steps(children: Children) -> Outcome:
         if job.key not in left:
             continue
         if job.key in completed:
-            children.store.reopen(known[job.key][0].id)  # its supervisor refuses completed runs
+            children.store.resume(known[job.key][0].id)  # its supervisor refuses completed runs
         run, trouble = _run_step(children, job, job.key in known and known[job.key][1])
         if children.stopping:
             return children.stopping

@@ -39,11 +39,6 @@ class Outcome(RunEnd):
 
     exit_code: int | None = None
 
-    @property
-    def text(self) -> str:
-        status = self.status.value.lower()
-        return f"{status}: {self.reason}" if self.reason not in ("", status) else status
-
 
 def with_recovery_id(new: Run) -> Run:
     """The run with the tag that hi-ml uses to find its runs."""
@@ -187,7 +182,7 @@ class RunProcess(ABC):
             self.folder.allow_to_run()
         if known is not None:
             self._again = not self._is_queued or self.has_begun(store)
-            store.reopen(known.id)
+            store.resume(known.id)
             if due := self._new.tags.get(NOTIFICATION):
                 store.tag(known.id, {NOTIFICATION: due})
             else:

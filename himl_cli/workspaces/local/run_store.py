@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -21,7 +22,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import MANY, STEP, TRIAL
 from himl_cli.core.processes import register_after_fork
-from himl_cli.core.runs import ARCHIVED, SLURM_JOB, Run, RunQuery, RunStatus
+from himl_cli.core.runs import ARCHIVED, ATTEMPTS, SLURM_JOB, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.core.text import storable
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
 
@@ -302,7 +303,29 @@ class RunStore:
                 _insert(connection, run, run.id, run.folder)
 
     def start(self, run_id: str) -> None:
-        self._update(run_id, "status = ?, started = ?", (RunStatus.running.value, now_ms()))
+        """Record the start of an attempt. A run has started with its first one."""
+        attempts, now = self._attempts(run_id), now_ms()
+        self._update(run_id, "status = ?, started = COALESCE(started, ?)", (RunStatus.running.value, now))
+        if attempts:
+            self.tag(run_id, {ATTEMPTS: json.dumps([*attempts, (now, None, "")])})
+
+    def end_attempt(self, run_id: str, outcome: str, ended: int | None = None) -> None:
+        """Record how an attempt ended, since another one may follow."""
+        if attempts := self._attempts(run_id):
+            # An attempt that failed before its start follows one with an outcome
+            *before, (started, _, known) = attempts
+            last = [(started, ended or now_ms(), outcome)]
+            self.tag(
+                run_id, {ATTEMPTS: json.dumps([*before, *last] if not known else [*attempts, (None, *last[0][1:])])}
+            )
+
+    def _attempts(self, run_id: str) -> list[tuple[int | None, int | None, str]]:
+        statement = "SELECT started, (SELECT value FROM tags WHERE run = id AND name = ?) FROM runs WHERE id = ?"
+        for started, text in self.database.rows(statement, (ATTEMPTS, run_id)):
+            with suppress(TypeError, ValueError):  # no tag, or another value of a user
+                return [(begin, end, outcome) for begin, end, outcome in json.loads(text)]
+            return [(started, None, "")] if started is not None else []
+        return []
 
     def start_parent(self, run_id: str) -> None:
         """Record that the first of its children has started."""
@@ -312,7 +335,7 @@ class RunStore:
     def requeue(self, run_id: str) -> None:
         """Record that an open run waits in a queue."""
         if (found := self.get(run_id)) is not None and found.status is not RunStatus.queued:
-            self._update(run_id, "status = ?, started = NULL", (RunStatus.queued.value,))
+            self._update(run_id, "status = ?", (RunStatus.queued.value,))
 
     def end(
         self,
@@ -332,8 +355,15 @@ class RunStore:
     def rename(self, run_id: str, display_name: str) -> None:
         self._update(run_id, "display_name = ?", (display_name,), open_only=False)
 
+    def resume(self, run_id: str) -> None:
+        """Record that another attempt of the run may start."""
+        run = self.get(run_id)
+        if run is not None and run.ended is not None:
+            self.end_attempt(run_id, RunEnd(run.status, run.reason).text, round(run.ended.timestamp() * 1000))
+        self.reopen(run_id)
+
     def reopen(self, run_id: str) -> None:
-        """Record that an ended run is running again: a run that is resumed, or a nested run that a client resumed."""
+        """Record that an ended run is running again."""
         values = "status = ?, ended = NULL, exit_code = NULL, reason = ''"
         self._update(run_id, values, (RunStatus.running.value,), open_only=False)
 

@@ -140,7 +140,7 @@ class SlurmJobs:
         folder, run = RunFolder(self.folder / "runs" / run_id), store.get(run_id)
         if number and folder.is_cancel_asked():
             return RunStatus.canceled, folder.why_canceled()
-        if number and run is not None and run.started is None:
+        if number and run is not None and run.status is RunStatus.queued:
             return RunStatus.canceled, "canceled in Slurm before it started"
         return RunStatus.failed, UNKNOWN_END if number else NEVER_SENT
 

@@ -224,7 +224,7 @@ def queue_again(request: LaunchRequest | Plan, folder: RunFolder) -> HimlError |
         except HimlError as err:
             return err
         store.tag(folder.run_id, {SLURM_JOB: number})
-        store.reopen(folder.run_id)
+        store.resume(folder.run_id)
         store.requeue(folder.run_id)
     return None
 

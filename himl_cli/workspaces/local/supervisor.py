@@ -139,11 +139,13 @@ class Supervisor(RunProcess):
         if outcome.reason == TERMINATED:
             reason = job.reason_to_stop()
             if not reason:
+                store.end_attempt(self.folder.run_id, outcome.text)
                 return None
             outcome = replace(outcome, reason=reason)
         if self._files.retries >= self._request.spec.retries:
             return outcome
         self._files.note_retry()
+        store.end_attempt(self.folder.run_id, outcome.text)
         store.requeue(self.folder.run_id)
         if not job.requeue():
             return outcome
@@ -159,6 +161,7 @@ class Supervisor(RunProcess):
             deadline = time.monotonic() + min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**number)
             while not self.is_stopped() and time.monotonic() < deadline:
                 time.sleep(POLL_SECONDS)
+            store.end_attempt(self.folder.run_id, outcome.text)
             # The first attempt has read what was piped in
             stdin = "" if self._request.stdin.isdigit() else self._request.stdin
             self._request, self._again = replace(self._request, again=True, stdin=stdin), True
