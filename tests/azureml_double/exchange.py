@@ -15,7 +15,7 @@ import time
 import uuid
 
 from tests.azureml_double import faults
-from tests.azureml_double.frame import UNKNOWN, ServiceError, error_document
+from tests.azureml_double.frame import UNKNOWN, ServiceError, data_plane_error
 from tests.azureml_double.log import LAST_CHUNK, Head, Role, Seen, body_of, framed, read_head, role_of
 from tests.azureml_double.state import Azure, make_run_token
 from tests.azureml_double.storage import StorageRefusal, admitted, answer_of, asks_for_key, key_answer
@@ -203,7 +203,7 @@ class Exchange:
             body = page.text.encode()
             return Head(["HTTP/1.1", str(page.status), "Page"], [("Content-Type", page.content_type), ("Content-Length", str(len(body)))]), body
         if status is not None and not self._is_blob:
-            return _json_answer(status, is_data=role_of(self._host) is Role.DATA)
+            return _json_answer(status, request.first[1] if role_of(self._host) is Role.DATA else "")
         # Each service rejects the token in its own way.
         if met.use(faults.ExpireToken):
             request.set("Authorization", f"Bearer {make_run_token('', '', seconds=-1)[0]}")
@@ -286,12 +286,12 @@ async def _pass(content: bytes, writer: asyncio.StreamWriter | None) -> None:
         await writer.drain()
 
 
-def _json_answer(status: faults.Status, *, is_data: bool) -> tuple[Head, bytes]:
-    """A fault's answer: in the data plane's format, with the request's id only in the body (as recorded), or in ARM's
-    short format.
+def _json_answer(status: faults.Status, path: str) -> tuple[Head, bytes]:
+    """A fault's answer: in the format of the data plane at *path*, with the request's id only in the body (as
+    recorded), or without a path in ARM's short format.
     """
-    error = ServiceError(status.status, status.code, status.message)
-    body = json.dumps(error_document(error) if is_data else {"error": {"code": error.code, "message": error.message}}).encode()
+    error, is_data = ServiceError(status.status, status.code, status.message), bool(path)
+    body = bytes(data_plane_error(error, path).body) if is_data else json.dumps({"error": {"code": error.code, "message": error.message}}).encode()
     headers = [("Content-Type", "application/json; charset=utf-8"), ("Content-Length", str(len(body)))]
     if not is_data:
         headers.append(("x-ms-request-id", str(uuid.uuid4())))

@@ -11,7 +11,7 @@ import re
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import quote, urlencode
 
 from starlette.datastructures import MutableHeaders
@@ -64,6 +64,7 @@ class ServiceError(Exception):
     inner: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
     gateway: bool = False  # answered by ARM itself, not by the service behind it
+    details: tuple[str, ...] = ()  # messages that only `details` has
 
 
 def not_found(message: str) -> ServiceError:
@@ -87,15 +88,21 @@ def arm_error(error: ServiceError) -> JSONResponse:
         return JSONResponse({"error": body}, error.status, headers={**error.headers, "x-ms-failure-cause": "gateway"})
     info: Json = {"ComponentName": "managementfrontend", "Correlation": _correlation(), "Environment": "master", "Location": "eastus"}
     info |= {"Time": time_text(now())} | ({"InnerError": _nested(error.inner)} if error.inner else {})
-    body |= {"details": [], "additionalInfo": [{"type": kind, "info": {"value": value}} for kind, value in info.items()]}
+    details = [{"code": error.code, "message": message, "details": [], "additionalInfo": []} for message in error.details]
+    body |= {"details": details, "additionalInfo": [{"type": kind, "info": {"value": value}} for kind, value in info.items()]}
     return JSONResponse({"error": body}, error.status, headers={**error.headers, "x-ms-response-type": "error"})
 
 
 def data_plane_error(error: ServiceError, path: str) -> JSONResponse:
-    if path.startswith("/mlflow/"):
-        document: Json = {"error_code": MLFLOW_CODES.get(error.status, "INTERNAL_ERROR"), "message": error.message}
-        return JSONResponse(document, error.status, headers=error.headers)
-    return JSONResponse(error_document(error), error.status, headers=error.headers)
+    document = error_document(error)
+    if path.startswith("/mlflow/"):  # with capital letters, as in public reports of 2021 to 2025
+        document = _capitalized(document | {"componentName": "mlflow"}) | {"Correlation": document["correlation"], "statusCode": error.status}
+        document["error_code"] = MLFLOW_CODES.get(error.status, "INTERNAL_ERROR")
+    return JSONResponse(document, error.status, headers=error.headers)
+
+
+def _capitalized(value: Any) -> Any:
+    return {f"{name[:1].upper()}{name[1:]}": _capitalized(one) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 def error_document(error: ServiceError, component: str = "") -> Json:

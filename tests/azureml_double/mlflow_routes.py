@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MOST_METRICS, MOST_OTHERS, MOST_RUNS, MOST_IN_BULK = 1000, 100, 100, 25_000
+MOST_PARAMETERS = 200  # of a run, by three public reports
 STATUSES = dict.fromkeys(("NotStarted", "Unapproved", "Starting", "Provisioning", "Preparing", "Queued"), "SCHEDULED")
 STATUSES |= {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
 FROM_MLFLOW: Mapping[str, str] = {"RUNNING": "Running", "SCHEDULED": "Queued", "FINISHED": "Completed", "FAILED": "Failed", "KILLED": "Canceled"}
@@ -158,6 +159,11 @@ def log_batch(request: Request) -> Response:
     metrics, params, tags = ([body] if kind == alone else body.get(kind) or [] for kind in ("metrics", "params", "tags"))
     if len(metrics) > MOST_METRICS or len(params) > MOST_OTHERS or len(tags) > MOST_OTHERS:
         raise bad_request(f"At most {MOST_METRICS} metrics, {MOST_OTHERS} params and {MOST_OTHERS} tags go into one batch.")
+    size = len(run.parameters.keys() | {param["key"] for param in params})
+    if params and size > MOST_PARAMETERS:
+        rule = "A field of the entity is over the size limit."
+        see = "See https://aka.ms/azure-machine-learning-limits for service limits documentation."
+        raise ServiceError(400, "ValidationError", f"{rule} FieldName=Parameters, Limit={MOST_PARAMETERS}, Size={size}. {see}")
     for param in params:
         if run.parameters.setdefault(param["key"], str(param.get("value", ""))) != str(param.get("value", "")):
             raise bad_request(f"Param '{param['key']}' of run {run.run_id} was logged with another value.")

@@ -50,12 +50,12 @@ def _where(request: Request) -> tuple[str, str]:
 
 def list_artifacts(request: Request) -> Response:
     """List a page of artifacts whose paths start with a prefix, as records or (`contentinfo`) with links to read
-    them, and the link to the next page.
+    them, and the link to the next page. The list is empty if the workspace cannot access its storage.
     """
     (container, prefix), token = _where(request), request.query_params.get("continuationToken")
     workspace, last = workspace_of(request), name_in(token) if token else ""
     blobs = workspace.storage.list(CONTAINER, _blob_name(container, re.sub("//+", "/", prefix)))
-    shown = list(islice((blob for blob in blobs if blob.name > last), workspace.page_size + 1))
+    shown = list(islice((blob for blob in blobs if blob.name > last), workspace.page_size + 1 if workspace.reaches_storage else 0))
     token = token_after(shown[-2].name) if len(shown) > workspace.page_size else None
     value = []
     for blob in shown[: workspace.page_size]:

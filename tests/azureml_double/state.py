@@ -328,6 +328,7 @@ class Workspace:
     refused_orders: Collection[str] = ()  # orders of runs that run history rejects with a 400
     skips_in_index: bool = False  # whether its index pages by `nextSkip`, never by a token
     hides_in_index: bool = False  # whether its index shows no run
+    reaches_storage: bool = True  # otherwise its lists of artifacts are empty, as a public report says
     # Metrics that are missing from MLflow's search: logged recently, or by azureml-core.
     search_lacks: Collection[str] = ()
     # By run, metric, and device (empty: none) or NODE/DEVICE.

@@ -93,6 +93,10 @@ def test_a_failure_is_one_line_a_hint_and_an_exit_code(himl: Himl, failing: Stag
     assert (outcome.code, outcome.stdout, "AzureML Data Scientist" in outcome.stderr) == (4, "", True)
     assert himl.ok("runs", "show", "train_1_aa", "-q", env=reader).stdout == "train_1_aa\n"
     assert himl("runs", "tag", "train_1_aa", "a=b", env=reader).code == 4
+    failing.state.reaches_storage = False
+    for arguments in (["--list"], []):
+        outcome = himl("download", "train_1_aa", *arguments, env=reader)
+        assert (outcome.code, outcome.stdout, "No access to the files of run 'train_1_aa'" in outcome.stderr) == (4, "", True), "not 'has no files'"
     content = json.loads((project / "config.json").read_text()) | {"workspace_name": "nothing"}
     (project / "config.json").write_text(json.dumps(content))
     outcome = himl("runs", "list")

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,17 @@ def test_parameters_keep_their_values(workspace: Seen, run_id: str) -> None:
     with pytest.raises(BadUsage, match="lr"):
         workspace.log_parameters(run_id, {"lr": "0.2"})
     assert workspace.parameters(run_id)["lr"] == "0.1"
+
+
+def test_parameters_beyond_the_limit_leave_the_others(workspace: Seen, run_id: str, caplog: pytest.LogCaptureFixture) -> None:
+    many = {f"p{number:03}": str(number) for number in range(250)}
+    workspace.log_parameters(run_id, dict(islice(many.items(), 130)))
+    workspace.log_parameters(run_id, dict(islice(many.items(), 130, None)))
+    workspace.log_parameters(run_id, {"p249": "249"})
+    most = 200 if isinstance(workspace, AzureWorkspace) else 250
+    assert workspace.parameters(run_id) == dict(islice(many.items(), most))
+    told = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert told == ([f"Azure ML stores at most 200 parameters of a run, so run '{run_id}' lacks 'p200' and all others after it."] if most == 200 else [])
 
 
 def stored(workspace: Seen, run_id: str, files: dict[str, bytes], folder: Path) -> Stored:

@@ -203,6 +203,8 @@ ARM = {
         "additionalInfo": [{"type": "ComponentName", "info": {"value": "x"}}, {"type": "InnerError", "info": {"value": {"code": "NotFoundError"}}}],
     }
 }
+MEMBER = "Could not find member 'assetVersion' on object of type 'UriFolderJobOutput'."
+LIMIT = "A field of the entity is over the size limit. FieldName=Parameters, Limit=200, Size=210."
 
 
 def failed(body: Any, status: int = 404, headers: dict[str, str] | None = None, path: str = "/runs/r") -> Response:
@@ -218,6 +220,10 @@ def test_codes_and_message_are_read_from_every_form() -> None:
         (DATA_PLANE, ("RunNotFound", "NotFound", "UserError"), "Gone."),
         (ARM, ("NotFoundError", "UserError"), "Gone."),
         ({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "Gone."}, ("RESOURCE_DOES_NOT_EXIST",), "Gone."),
+        ({"error": {"code": "RequestInvalid", "message": "", "details": [{"message": MEMBER}]}}, ("RequestInvalid",), MEMBER),
+        ({"error": {"code": "A", "message": "no", "details": [{"details": [{"message": MEMBER}]}, {"message": "no"}, 1]}}, ("A",), f"no\n{MEMBER}"),
+        ({"Error": {"Code": "ValidationError", "Message": LIMIT, "Details": [], "InnerError": None}}, ("ValidationError",), LIMIT),
+        ({"Error": {"Code": "UserError", "Message": "Gone.", "InnerError": {"Code": "NotFoundError"}}}, ("NotFoundError", "UserError"), "Gone."),
         ("Gone.", (), "Gone."),
         ("<!DOCTYPE html><html>", (), ""),
         ({"error": {"code": "A", "message": "no", "additionalInfo": True}}, ("A",), "no"),
@@ -242,6 +248,13 @@ def test_codes_and_message_are_read_from_every_form() -> None:
         ("<html>", 407, ServiceFailed, "proxy requires a user name"),
         ("", 502, ServiceRefused, "failed at GET /…/runs/r: 502"),
         ("", 418, ServiceRefused, "refused GET /…/runs/r: 418"),
+        (
+            {"error": {"code": "RequestInvalid", "message": "No.", "details": [{"message": MEMBER}]}},
+            400,
+            ServiceRefused,
+            f"(RequestInvalid: No: {MEMBER[:-1]})",
+        ),
+        ({"Error": {"Code": "ValidationError", "Message": LIMIT}, "error_code": "BAD_REQUEST"}, 400, ServiceRefused, f"(ValidationError: {LIMIT[:-1]})"),
         ("", 401, NotAllowedNow, "rejected the sign-in by Azure CLI"),
         ("", 403, NotAllowed, "Azure CLI is not allowed to do this"),
     ],
@@ -250,7 +263,7 @@ def test_each_refusal_becomes_its_own_kind_of_error(body: Any, status: int, kind
     error = error_of(body, status)
     assert type(error) is kind
     assert words in str(error)
-    assert error.hint or kind is ServiceNotFound or status == 418
+    assert error.hint or kind is ServiceNotFound or status in (400, 418)
 
 
 def test_a_tenant_and_the_reason_of_a_404_to_a_put_are_told() -> None:
@@ -269,6 +282,7 @@ def test_the_requests_id_is_read_from_wherever_it_is() -> None:
         ({"x-ms-correlation-request-id": "c"}, {}, "c"),
         ({}, {"error": {"code": "x"}, "correlation": {"operation": "o", "request": "b"}}, "b"),
         ({}, {"correlation": {"request": None}}, ""),
+        ({}, {"Error": {"Code": "x"}, "Correlation": {"operation": "o", "request": "b"}}, "b"),
     ]
     for headers, body, request_id in answers:
         assert failed(body, 500, headers).request_id == request_id

@@ -182,8 +182,27 @@ def test_artifacts_are_listed_if_empty_prefix_is_rejected(stage: Stage, azure: S
     stage.faults.add(Status(404, code="UserError"), r"/prefix/contentinfo/ExperimentRun/dcid\.run_\d/?(\?|$)", times=None)
     with opened(azure, project) as workspace:
         assert download(workspace.run_files("run_1"), DownloadRequest(project / "out")).files == 3
-        assert listed(workspace.run_files("run_2")) == []
+        with pytest.raises(NotAllowed, match="No access to the files of run 'run_2'"):
+            listed(workspace.run_files("run_2"))
     assert sorted(path.name for path in (project / "out" / "outputs").iterdir()) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("status", ["Queued", "Running", "Completed"])
+def test_after_a_refusal_by_storage_an_empty_list_is_no_evidence(azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+    azure.add_run("bare", "demo", status=status)
+    azure.put_artifacts(azure.add_run("run_1", "demo", status=status), {LOG: b"epoch 1\n", "outputs/a": b"1"})
+    azure.state.reaches_storage = False
+    use(azure, monkeypatch, {Right.READ})
+    with opened(azure, project) as workspace:
+        files, bare = workspace.run_files("run_1"), workspace.run_files("bare")
+        assert [(blob.name, b"".join(files.read(blob.name))) for page in files.list("user_logs/") for blob in page] == [(LOG, b"epoch 1\n")]
+        for store, prefix in [(files, ""), (files, "outputs/"), *[(bare, one) for one in ("", "outputs/", "user_logs/") if status == "Completed"]]:
+            with pytest.raises(NotAllowed, match=r"No access to the files of run '(run_1|bare)': the storage account refuses your sign-in"):
+                listed(store, prefix)
+        assert status == "Completed" or [listed(bare, prefix) for prefix in ("", "outputs/", "user_logs/")] == [[], [], []]
+    azure.state.reaches_storage = True
+    with opened(azure, project) as workspace:
+        assert listed(workspace.run_files("run_1"), "outputs/none/") == []
 
 
 def test_the_services_links_count_where_the_accounts_keys_do_not(stage: Stage, azure: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,7 +206,10 @@ def test_why_a_run_failed_is_one_line_without_secrets() -> None:
         assert record(status="Completed", error=error).reason == ""
     failed = record(status="Failed", error={"error": {"code": "UserError", "message": user}})
     assert (failed.reason, failed.exit_code) == (" ".join(user.split()), 3)
-    assert record(status="Failed", error={"message": "Out of memory, exit code: -9"}).exit_code == -9
+    codes = {"Out of memory, exit code: -9": -9, "ExecutionFailed: [REDACTED]\n\texit_codes: 1": 1, "exit_codes: 0, 137": 137, "exit_codes: 0,0": None}
+    for message, code in codes.items():
+        assert record(status="Failed", error={"message": message}).exit_code == code
+    assert record(status="Paused").reason == "paused", "beside its status, Queued"
     assert record(status="Canceled", cancelationReason="by ada").reason == "by ada"
     command: dict[str, Any] = {"status": "Completed", "runTypeV2": {"traits": ["azureml.scriptrun", "scriptRun", "remote"]}, "target": "cpu-cluster"}
     assert record(**command).exit_code == 0

@@ -13,6 +13,7 @@ from dataclasses import field
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from functools import cached_property
+from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -21,6 +22,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 
 LONGEST_MESSAGE = 200  # characters of the service's message that are shown
+MOST_MESSAGES = 4  # that are shown of one error: its own, and those of its details
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,10 @@ class Response:
     """A response. `url` has no query, and `headers` have lower-case names. `body` is the JSON value, None if there was
     none, or the text of an error that is not JSON.
 
-    Bodies of errors: resource manager's `{"error": {code, message, additionalInfo: [{type: InnerError, …}]}}`, the
-    Azure ML services' `{"error": {code, message, innerError: {code, innerError}}, "correlation": …}`, and MLflow's
-    `{error_code, message}`.
+    Bodies of errors: resource manager's `{"error": {code, message, details: [{code, message}], additionalInfo: [{type:
+    InnerError, …}]}}`, the Azure ML services' `{"error": {code, message, innerError: {code, innerError}},
+    "correlation": …}`, the same with capital letters from Azure ML's MLflow routes (`{"Error": {"Code": …}}`), and
+    MLflow's `{error_code, message}`.
     """
 
     method: str
@@ -48,10 +51,8 @@ class Response:
         return unquote(urlsplit(self.url).path)
 
     @property
-    def _error(self) -> Mapping[str, Any]:
-        if not isinstance(self.body, Mapping):
-            return {}
-        inner = self.body.get("error")
+    def _error(self) -> Any:
+        inner = _member(self.body, "error")
         return inner if isinstance(inner, Mapping) else self.body
 
     @cached_property
@@ -60,38 +61,57 @@ class Response:
 
     @cached_property
     def message(self) -> str:
-        """The service's message, redacted, at most 20,000 characters, or "" for HTML pages."""
-        text = self._error.get("message") if isinstance(self.body, Mapping) else self.body
-        return redact(text[:20_000]) if isinstance(text, str) and not text.lstrip().startswith("<") else ""
+        """The service's message, and those of its details in lines of their own, redacted, at most 20,000 characters,
+        or "" for HTML pages."""
+        is_text = isinstance(self.body, str) and not self.body.lstrip().startswith("<")
+        return redact("\n".join([self.body] if is_text else dict.fromkeys(_messages(self._error)))[:20_000])
 
     @property
     def in_brackets(self) -> str:
-        """` (CODE: first line of the message)`, with the parts that exist."""
-        line = (self.message.strip().splitlines() or [""])[0].rstrip(". ")
-        line = line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}…"
-        parts = ": ".join(filter(None, [*self.codes[:1], line]))
+        """` (CODE: first lines of the message and its details)`, with the parts that exist."""
+        texts = _messages(self._error) if isinstance(self.body, Mapping) else [self.message]
+        lines = (redact((text[:20_000].strip().splitlines() or [""])[0]).rstrip(". ") for text in texts)
+        short = (line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}…" for line in lines)
+        parts = ": ".join(filter(None, [*self.codes[:1], *islice(dict.fromkeys(short), MOST_MESSAGES)]))
         return f" ({parts})" if parts else ""
 
     @property
     def request_id(self) -> str:
         """The id under which the service logged the request. The Azure ML services return it only in the body."""
-        correlation = self.body.get("correlation") if isinstance(self.body, Mapping) else None
-        found = correlation.get("request") if isinstance(correlation, Mapping) else None
+        found = _member(_member(self.body, "correlation"), "request")
         in_body = redact(found) if isinstance(found, str) else ""
         return self.headers.get("x-ms-request-id") or self.headers.get("x-ms-correlation-request-id") or in_body
 
 
+def _member(value: Any, *names: str) -> Any:
+    """The first member of the JSON object *value* that has a value, by its *names* in lower case, or None."""
+    found = {str(name).lower(): one for name, one in value.items()} if isinstance(value, Mapping) else {}
+    return next((found[name] for name in names if found.get(name)), None)
+
+
+def _members(value: Any, name: str) -> Sequence[Any]:
+    found = _member(value, name)
+    return found if isinstance(found, list) else ()
+
+
 def _codes(error: Any) -> Iterator[str]:
-    if not isinstance(error, Mapping):
-        return
-    code = error.get("code") or error.get("error_code")
-    if isinstance(code, str) and code:
+    code = _member(error, "code", "error_code")
+    if isinstance(code, str):
         yield code
-    extras = error.get("additionalInfo")
-    for extra in extras if isinstance(extras, list) else ():
-        if isinstance(extra, Mapping) and extra.get("type") == "InnerError" and isinstance(extra.get("info"), Mapping):
-            yield from _codes(extra["info"].get("value"))
-    yield from _codes(error.get("innerError") or error.get("innererror"))
+    for extra in _members(error, "additionalinfo"):
+        if _member(extra, "type") == "InnerError":
+            yield from _codes(_member(_member(extra, "info"), "value"))
+    if inner := _member(error, "innererror"):
+        yield from _codes(inner)
+
+
+def _messages(error: Any) -> Iterator[str]:
+    """The message of *error*, then those of its details, which may have details themselves."""
+    message = _member(error, "message")
+    if isinstance(message, str):
+        yield message
+    for detail in _members(error, "details"):
+        yield from _messages(detail)
 
 
 def one_line(text: str, most: int = 300) -> str:

@@ -20,7 +20,7 @@ from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Value
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run, RunEnd, RunStatus
-from himl_cli.core.text import read_json
+from himl_cli.core.text import read_json, shorten
 from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.responses import as_time, one_line, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
@@ -179,8 +179,8 @@ def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id
     that completed has exit code 0.
     """
     status = status_of(raw.get("status") or "")
-    reason = _reason(raw) if status in (RunStatus.failed, RunStatus.canceled) else ""
-    found = re.search(r"\b(?:exit|status|return) ?code:? (-?\d+)", reason, re.IGNORECASE)
+    is_paused = (raw.get("status") or "").lower() == "paused"
+    reason = _reason(raw) if status in (RunStatus.failed, RunStatus.canceled) else "paused" if is_paused else ""
     traits = [str(trait).lower() for trait in (raw.get("runTypeV2") or {}).get("traits") or ()]
     is_command = "scriptrun" in traits and raw.get("target") != LOCAL_TARGET and not starts_jobs(raw)
     tags = user_tags(raw)
@@ -195,7 +195,7 @@ def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id
         ended=as_time(raw.get("endTimeUtc")) if status.is_final else None,
         tags=tags,
         parent=raw.get("parentRunId") or None,
-        exit_code=int(found[1]) if found else 0 if status is RunStatus.completed and is_command else None,
+        exit_code=0 if status is RunStatus.completed and is_command else _exit_code(reason),
         reason=reason,
         command=tags.get("command_line") or raw.get("scriptName") or "",
         workspace=address.label,
@@ -248,6 +248,16 @@ def _reason(raw: RawRun) -> str:
     return one_line(message or "", 500)
 
 
+_EXIT_CODES = re.compile(r"\b(?:(?:exit|status|return) ?code|exit_codes?):? (-?\d+(?:, ?-?\d+)*)", re.IGNORECASE)
+
+
+def _exit_code(reason: str) -> int | None:
+    """The exit code in *reason*, the first that is not 0 where it names those of several processes, or None."""
+    found = _EXIT_CODES.search(reason)
+    codes = [int(code) for code in found[1].split(",")] if found else []
+    return next(filter(None, codes), codes[0] if len(codes) == 1 else None)
+
+
 def _innermost(message: str) -> str:
     """The message itself, if the service wrapped it in JSON (`{"NonCompliant": "..."}`, `{"error": {"message":
     "..."}}`)."""
@@ -262,6 +272,9 @@ def _innermost(message: str) -> str:
     return value if isinstance(value, str) and value else message
 
 
+MOST_PARAMETERS = 200
+# The words of the service, as in public reports.
+_PARAMETER_LIMIT = re.compile(r"\bFieldName=Parameters, Limit=(\d+), Size=(\d+)")
 MOST_ROWS = 250  # of one metric in one request
 _KINDS = {
     LoggedKind.scalar: "azureml.v1.scalar",
@@ -325,6 +338,7 @@ class RunWriting:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._full: set[str] = set()  # runs for whose missing parameters there was a warning
 
     def start(self, new: Run) -> None:
         """Create the run, with its experiment if that is new, and start it."""
@@ -383,18 +397,45 @@ class RunWriting:
                 log.warning("Azure ML rejected metric '%s' of run '%s': %s", name, run_id, why)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
-        """Log parameters. Raises BadUsage if one has another value."""
-        url, pairs = self._connection.service("mlflow", "/runs/log-batch"), iter(parameters.items())
-        while some := [{"key": key, "value": value} for key, value in islice(pairs, 100)]:  # MLflow's limit
-            try:
-                self._connection.rest.post(url, json={"run_id": run_id, "metrics": [], "params": some, "tags": []})
-            except ServiceRefused as err:
-                if err.status != 400:
-                    raise
-                raise BadUsage(
-                    f"Azure ML rejected parameters of run '{run_id}': {err}",
-                    hint="A parameter keeps its first value.",
-                ) from err
+        """Log parameters. A warning names the first one beyond the service's limit for a run.
+
+        Raises BadUsage if the service rejects one, for example because it has another value already.
+        """
+        pairs, first = iter(parameters.items()), ""
+        while some := [*islice(pairs, 100)]:  # MLflow's limit
+            while some and (excess := self._excess(run_id, some)):
+                first, some = some[-excess:][0][0], some[:-excess]
+            if first and run_id not in self._full:
+                self._full.add(run_id)
+                log.warning(
+                    "Azure ML stores at most %d parameters of a run, so run '%s' lacks '%s' and all others after it.",
+                    MOST_PARAMETERS,
+                    run_id,
+                    first,
+                )
+
+    def _excess(self, run_id: str, some: Sequence[tuple[str, str]]) -> int:
+        """Log *some* parameters, or none of them if the run has no place for this number of them."""
+        url = self._connection.service("mlflow", "/runs")
+        params = [{"key": key, "value": value} for key, value in some]
+        try:
+            body = {"run_id": run_id, "metrics": [], "params": params, "tags": []}
+            self._connection.rest.post(f"{url}/log-batch", json=body)
+            return 0
+        except ServiceRefused as err:
+            if err.status != 400:
+                raise
+            if limit := _PARAMETER_LIMIT.search(str(err)):
+                return max(1, int(limit[2]) - int(limit[1]))
+            run = self._connection.rest.get_object(f"{url}/get", "run", params={"run_id": run_id, "run_uuid": run_id})
+            with understood(f"{url}/get", "the run in it"):
+                known = {each["key"]: each.get("value") for each in run["run"]["data"].get("params") or ()}
+            other = [
+                f"'{key}' is '{known[key]}', not '{value}'" for key, value in some if known.get(key, value) != value
+            ]
+            why = f"{shorten(redact(', '.join(other)), 300)}." if other else str(err)
+            hint = "A parameter keeps its first value." if other else err.hint
+            raise BadUsage(f"Azure ML rejected parameters of run '{run_id}': {why}", hint=hint) from err
 
     def settle(self, run: RunFacts, seconds: float) -> None:
         """Wait at most *seconds* until the metric service has processed its data. Later data appears later."""

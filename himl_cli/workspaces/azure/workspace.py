@@ -181,7 +181,7 @@ class AzureWorkspace(CloudWorkspace):
 
     def run_files(self, run_id: str) -> BlobStore:
         """The artifacts. Sends no request of its own for a run that himl has seen."""
-        return self._datastores.artifacts(self._facts(run_id).container_id, f"run '{run_id}'")
+        return self._datastores.artifacts(run_id, self._facts(run_id).container_id, f"run '{run_id}'")
 
     def artifact_location(self, run_id: str) -> tuple[str, str]:
         from himl_cli.workspaces.azure.storage.datastores import ARTIFACT_STORE
@@ -194,7 +194,7 @@ class AzureWorkspace(CloudWorkspace):
     def output_files(self, run_id: str, key: str) -> BlobStore:
         label = f"output '{key}' of run '{run_id}'"
         if key == DEFAULT_OUTPUT:
-            return self._datastores.artifacts(self._facts(run_id).container_id, label)
+            return self._datastores.artifacts(run_id, self._facts(run_id).container_id, label)
         uri, is_file = find_output(self.connection, self._history, self._found(run_id, self._history.data), key)
         return self._datastores.at_uri(uri, label, is_file=is_file)
 

@@ -34,7 +34,7 @@ from himl_cli.workspaces.azure.config import ApiVersion, WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.responses import object_of, pages, unexpected
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
-from himl_cli.workspaces.azure.storage.blob_responses import BlobNotFound
+from himl_cli.workspaces.azure.storage.blob_responses import ROLES, BlobNotFound
 from himl_cli.workspaces.azure.storage.blob_upload import store_blobs
 from himl_cli.workspaces.azure.storage.container import AzureBlobs, BlobReader, SingleBlob
 from himl_cli.workspaces.azure.storage.curl import CurlPool
@@ -150,6 +150,19 @@ class LinkEndpoint(Endpoint):
                 return self._listed(self._url(""), has_links=False)
         return []
 
+    def logs_of(self, run_id: str, *, is_for_logs: bool) -> tuple[list[str], bool]:
+        """The names of the logs in the details of *run_id*, and whether there is no other file, or *is_for_logs* no
+        other log. Stores their links.
+
+        A run that has not ended may have no files yet, which is not known of an ended one.
+        """
+        url = self._connection.service("history", f"/runs/{quote(run_id, safe='')}/details")
+        details = self._connection.rest.get_object(url, "run")
+        logs = object_of(details.get("logFiles") or {}, url, "logs")
+        for name, link in logs.items():
+            self._remember(name, {"contentUri": link})
+        return sorted(logs), is_for_logs if logs else not details.get("endTimeUtc")
+
     def _listed(self, url: str, *, has_links: bool) -> list[str]:
         names: set[str] = set()
 
@@ -231,6 +244,7 @@ class RunArtifacts(BlobReader):
         self,
         connection: Connection,
         pool: CurlPool,
+        run_id: str,
         container_id: str,
         label: str,
         make_direct: Callable[[], AzureBlobs],
@@ -238,6 +252,7 @@ class RunArtifacts(BlobReader):
         self._links = LinkEndpoint(connection, container_id, label)
         super().__init__(self._links, pool, RetryPolicy(), GROWING)
         self._connection = connection
+        self._run_id = run_id
         self._container_id = container_id
         self._make_direct = make_direct
         self._direct: AzureBlobs | None = None
@@ -253,7 +268,10 @@ class RunArtifacts(BlobReader):
     def _list_by_links(self, prefix: str) -> Iterator[Sequence[BlobInfo]]:
         # Parts such as `..` would change the URL.
         folders = [*takewhile(lambda part: part not in ("", ".", ".."), prefix.split("/")[:-1])]
-        names = [name for name in self._links.names("/".join(folders)) if name.startswith(prefix)]
+        names, is_known = self._links.names("/".join(folders)), True
+        if not names and not (folders and self._links.names("")):
+            names, is_known = self._links.logs_of(self._run_id, is_for_logs=prefix.startswith(GROWING))
+        names = [name for name in names if name.startswith(prefix)]
         for start in range(0, len(names), 500):
             some = names[start : start + 500]
             queries = [self._head(name) for name in some if not reason_not_to_ask(name)]
@@ -266,6 +284,12 @@ class RunArtifacts(BlobReader):
                         found.append(query.answer.blob)
             if found:
                 yield sorted(found, key=lambda blob: blob.name)
+        if not is_known:
+            raise NotAllowed(
+                f"No access to the files of {self._links.label}: the storage account refuses your sign-in, and Azure "
+                "ML lists no files.",
+                hint=ROLES,
+            )
 
     def stat(self, name: str) -> BlobInfo | None:
         by_links = super().stat
@@ -375,11 +399,12 @@ class Datastores:
         ]
         return min(found, key=lambda one: (one.credentials == "None", one.name), default=None)
 
-    def artifacts(self, container_id: str, label: str) -> BlobStore:
-        """The artifacts of *container_id*, the `dataContainerId` of a run. Sends no request yet."""
+    def artifacts(self, run_id: str, container_id: str, label: str) -> BlobStore:
+        """The artifacts of the run, in *container_id*, its `dataContainerId`. Sends no request yet."""
         return RunArtifacts(
             self._connection,
             self._pool,
+            run_id,
             container_id,
             label,
             lambda: self._blobs(self.find(ARTIFACT_STORE), f"ExperimentRun/{container_id}/", label, GROWING),
