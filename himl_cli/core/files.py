@@ -176,6 +176,14 @@ def atomic_replacement(path: Path, *, is_private: bool = False) -> Iterator[str]
         raise
 
 
+def is_same_place(one: Path, other: str | Path) -> bool:
+    """Whether both are the same existing file or folder."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
 def home_folder() -> Path | None:
     """The user's home folder. None if there is none (a container with an unknown user id)."""
     try:

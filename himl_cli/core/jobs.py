@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 import math
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from enum import Enum
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -456,6 +458,35 @@ class JobSpec(JobOptions):
     slurm: SlurmSpec | None = None
     webhook: Webhook | None = None
     brought: Mapping[str, str] = field(default_factory=dict)
+
+
+def input_targets(spec: JobSpec) -> dict[str, str]:
+    """The locations of the inputs with a `target=`, by key: an absolute path, or one in the script's working folder,
+    never one that looks like an option.
+
+    Raises BadUsage for targets that cannot be separate links: one inside another, or one where the snapshot has files.
+    """
+    paths = {item.key: posixpath.normpath(item.target) for item in spec.inputs if item.target}
+    targets = {key: f"./{path}" if path.startswith("-") else path for key, path in paths.items()}
+    for (one, path), (other, other_path) in combinations(targets.items(), 2):
+        if _is_within(path, other_path) or _is_within(other_path, path):
+            raise BadUsage(
+                f"The targets '{path}' of input '{one}' and '{other_path}' of input '{other}' conflict: one is inside "
+                "the other."
+            )
+    for key, target in targets.items():
+        reason = ""
+        if target == ".":
+            reason = "target=. is invalid, because the data would replace the script's own folder."
+        elif not target.startswith("/") and any(_is_within(name, target) for name in spec.snapshot.files):
+            reason = f"target={target} is invalid, because the snapshot has files there."
+        if reason:
+            raise BadUsage(f"Input '{key}': {reason}", hint="Name another folder.")
+    return targets
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def check_placeholders(spec: JobSpec) -> None:

@@ -201,8 +201,18 @@ def test_python_function_submits_too(himl: Himl, project: Path, send: Callable[.
 
 def test_trials_are_one_array(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
     script = "import sys\nfrom log import log\nlog('loss', float(sys.argv[2]))\n"
-    write_files(project, {"trial.py": script.encode()})
-    run_id = send("trial.py", "--sweep", "x=" + ",".join(str(value) for value in range(1, 7)), "--max_concurrent", "3", "--primary_metric", "loss")
+    write_files(project, {"trial.py": b"open('in/x').close()\n" + script.encode(), "data/x": b""})
+    run_id = send(
+        "trial.py",
+        "--input",
+        "x,local=data,target=in",
+        "--sweep",
+        "x=" + ",".join(str(value) for value in range(1, 7)),
+        "--max_concurrent",
+        "3",
+        "--primary_metric",
+        "loss",
+    )
     run = ended(himl, run_id)
     assert (run["status"], run["tags"]["himl.best_trial"]) == ("Completed", f"{run_id}_0")
     assert job_of(run).endswith("[0-5]")

@@ -338,6 +338,30 @@ def test_job_here_gets_data_from_azure(azure_environment: StagedWorkspace, stage
         done = himl.ok("submit", "train.py", "--input", "scans=scans", "--output", "maps=maps")
         assert done.stdout == "['a.png', 'deep']\n"
     assert not stage.log.find(r"GET [^ ]*/scans/")
+    write_files(project, {"look.py": "import os; print(sorted(os.listdir('got/scans')))"})
+    assert himl.ok("submit", "look.py", "--input", "scans,target=got/scans").stdout == "['a.png', 'deep']\n"
+
+
+def test_local_input_at_its_target_is_a_link_in_the_folder_of_the_job(himl: Himl, project: Path, git: Callable[..., str]) -> None:
+    """So a script whose data git ignores runs unchanged, also if git tracks a file beside the data."""
+    look = "import os, sys; print(open(f'{sys.argv[1]}/a.csv').read(), os.path.islink(sys.argv[1]))\n"
+    write_files(project, {"train.py": look, "data/a.csv": "1", "data/.gitkeep": "", "conf/x": "", ".gitignore": "data/*\n!.gitkeep\n"})
+    git(project, "init", "-q")
+    git(project, "add", ".")
+    data = ("--input", "x,local=data,target=data")
+    assert himl.ok("submit", "train.py", *data, "--", "data").stdout == "1 True\n"
+    assert himl.ok("submit", "train.py", *data, "--retries", "1", "--", "data").stdout == "1 True\n"
+    himl.ok("submit", "train.py", *data, "--sweep", "lr=1,2", "--", "data")
+    assert [himl.ok("runs", "logs", f"{latest(himl)['id']}_{number}").stdout for number in range(2)] == ["1 True\n"] * 2
+    assert himl.ok("submit", "train.py", "--input", "x,local=data,target=conf/deep/in", "--", "conf/deep/in").stdout == "1 True\n"
+    assert "makes no link" not in himl.ok("submit", "train.py", "--in_place", *data, "--", "data").stderr
+    assert "makes no link for a job in place" in himl.ok("submit", "train.py", "--in_place", "--input", "x,local=data,target=in", "--", "data").stderr
+    for targets, why in {"conf": "the snapshot has files there", "a a/b": "one is inside the other"}.items():
+        inputs = [word for number, target in enumerate(targets.split()) for word in ("--input", f"x{number}=x,local=data,target={target}")]
+        outcome = himl("submit", "train.py", *inputs)
+        assert (outcome.code, why in outcome.stderr) == (2, True)
+    himl.ok("runs", "delete", "latest", "--yes")
+    assert (project / "data/a.csv").exists()
 
 
 def test_job_stays_completed_when_outputs_cannot_be_kept(himl: Himl, project: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 import time
@@ -119,7 +120,9 @@ def bring_inputs(spec: JobSpec, local: FolderWorkspace, azure: Callable[[], obje
     found = {}
     for item in missing:
         folder = bring_dataset(workspace, item, default, notify)
-        found[item.key] = replace(item, local=str(folder), target=None, mode=None, version=None)
+        # An absolute target is the folder itself, and a relative one becomes a link to it
+        target = item.target if item.target and not os.path.isabs(expand_home(item.target, "folder")) else None
+        found[item.key] = replace(item, local=str(folder), target=target, mode=None, version=None)
     inputs = [found.get(item.key, item) for item in spec.inputs]
     return replace(spec, inputs=inputs, default_datastore=known)
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.files import LATEST_RUN_FILE, home_folder, write_atomic
+from himl_cli.core.files import LATEST_RUN_FILE, home_folder, is_same_place, write_atomic
 from himl_cli.core.jobs import (
     MANY,
     SWEPT,
@@ -113,7 +113,11 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
         remarks += cluster_remarks
     if request.in_place:
         return PreparedJob(spec, None, remarks, request.checkpoint)
-    report = take_snapshot(root, request.ignored_folders, request.include_secret)
+    # A local input at its own target becomes a link, also if git tracks a file in it
+    linked = [item for item in spec.inputs if item.local and item.target and not request.on_cluster]
+    linked = [item for item in linked if is_same_place(root / str(item.target), request.cwd / str(item.local))]
+    at_target = [str(root / str(item.target)) for item in linked]
+    report = take_snapshot(root, [*request.ignored_folders, *at_target], request.include_secret)
     if entry.kind in KINDS.values() and entry.target not in report.snapshot.files:
         downloaded = next((each for each in report.downloads if f"{entry.target}/".startswith(f"{each}/")), None)
         why = f"himl downloaded '{downloaded}'. Copy the script"

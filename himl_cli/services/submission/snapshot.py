@@ -193,7 +193,8 @@ class _Walk:
                 info = entry.stat()
             except OSError as err:
                 # A link may be dangling or a loop, and a file may have been deleted after the listing
-                if isinstance(err, PermissionError) and not self._is_ignored(place, entry.name, is_folder=True):
+                is_left_out = self._is_named(name) or self._is_ignored(place, entry.name, is_folder=True)
+                if isinstance(err, PermissionError) and not is_left_out:
                     raise
                 continue
             if stat.S_ISDIR(info.st_mode):
@@ -201,12 +202,15 @@ class _Walk:
             elif stat.S_ISREG(info.st_mode):
                 self._add_file(place, entry, info)
 
+    def _is_named(self, folder: str) -> bool:
+        """Whether --ignored_folders contains *folder*."""
+        names = self._ignored_names & {posixpath.basename(folder), f"./{folder}"}
+        self.met.update(names)
+        return bool(names)
+
     def _is_ignored(self, place: _Place, base: str, *, is_folder: bool) -> bool:
-        """Whether --ignored_folders names the entry, or the nearest rule that matches excludes it instead of including
-        it again with `!`, as in git."""
-        if is_folder and (names := self._ignored_names & {base, f"./{place.name}{base}"}):
-            self.met.update(names)
-            return True
+        """Whether the nearest rule that matches excludes the entry, instead of including it again with `!`, as in
+        git."""
         if place.is_ignored:
             return True
         verdicts = (verdict(each, path + base, is_folder=is_folder) for path, each in reversed(place.rules))
@@ -216,14 +220,12 @@ class _Walk:
 
     def _add_folder(self, place: _Place, entry: os.DirEntry[str], info: os.stat_result) -> None:
         name = f"{place.name}{entry.name}/"
-        is_ignored = self._is_ignored(place, entry.name, is_folder=True)
-        identity = _identity(entry.path, info)
-        is_left_out = is_ignored and not self._has_tracked(name)
-        if (
-            is_left_out
-            or identity in place.above
-            or any(os.path.exists(f"{entry.path}/{mark}") for mark in ENVIRONMENTS)
-        ):
+        if self._is_named(name.rstrip("/")):
+            return
+        is_ignored, identity = self._is_ignored(place, entry.name, is_folder=True), _identity(entry.path, info)
+        if (is_ignored and not self._has_tracked(name)) or identity in place.above:
+            return
+        if any(os.path.exists(f"{entry.path}/{mark}") for mark in ENVIRONMENTS):
             return
         fetched = place.fetched
         if identity in self._fetched_folders:

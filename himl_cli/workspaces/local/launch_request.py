@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.files import is_same_place
 from himl_cli.core.jobs import (
     MANY,
     PLACEHOLDER,
@@ -35,6 +36,7 @@ from himl_cli.core.jobs import (
     SweepSpec,
     Webhook,
     check_placeholders,
+    input_targets,
     sweep_tags,
 )
 from himl_cli.core.processes import JOB_FOLDER, RANK_NAMES
@@ -308,6 +310,7 @@ def resolve_folders(spec: JobSpec, default: Path, run_id: str, notify: Notify) -
     unknown or cannot be filled in.
     """
     inputs = {item.key: str(_input_folder(item, default, notify)) for item in spec.inputs}
+    _note_targets(spec, inputs, notify)
     outputs = {item.key: str(output_folder(item, default, run_id)) for item in spec.outputs}
     check_placeholders(spec)
     if spec.entry.kind is EntryKind.command:
@@ -333,10 +336,26 @@ def _input_folder(item: DataSpec, default: Path, notify: Notify) -> Path:
             )
         if item.version is not None:
             notify(Notice(f"Input '{item.key}': local folders have no versions, so himl ignores ':{item.version}'."))
-    if item.target is not None:
-        text = f"'target={item.target}' applies only to Azure ML. The local folder is '{folder}'."
-        notify(Notice(f"Input '{item.key}': {text}"))
     return folder
+
+
+def _note_targets(spec: JobSpec, inputs: Mapping[str, str], notify: Notify) -> None:
+    from himl_cli.core.events import Notice
+
+    linked = linked_inputs(spec)
+    for item in spec.inputs:
+        is_ignored = item.target is not None and item.key not in linked
+        if is_ignored and not is_same_place(spec.snapshot.root / str(item.target), inputs[item.key]):
+            where = "for a job in place" if spec.in_place else "outside of the folder of a local job"
+            text = f"himl makes no link {where}, and ignores 'target={item.target}'"
+            notify(Notice(f"Input '{item.key}': {text}. The local folder is '{inputs[item.key]}'."))
+
+
+def linked_inputs(spec: JobSpec) -> dict[str, str]:
+    """The inputs that are links in the folder of a local job: paths in it, by key. Raises BadUsage as
+    `input_targets`."""
+    targets = {} if spec.in_place else input_targets(spec)
+    return {key: target for key, target in targets.items() if not target.startswith(("/", "../"))}
 
 
 def output_folder(item: DataSpec, default: Path, run_id: str) -> Path:

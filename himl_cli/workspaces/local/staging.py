@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from himl_cli.core.jobs import JobSpec
-from himl_cli.workspaces.local.launch_request import LaunchRequest, stored_form
+from himl_cli.workspaces.local.launch_request import LaunchRequest, linked_inputs, stored_form
 from himl_cli.workspaces.local.run_folder import COLLECTED, PLAN, RECORD, RunFolder
 
 STAGED, ATTEMPTS, RETRIES = "laid", "tries", "retries"  # keys of a run's record
@@ -39,8 +39,8 @@ class JobFiles:
         self.logs = [folder.user_logs / name for name in names]
 
     def stage(self, *, is_stopped: Callable[[], bool], is_attempt: bool = True) -> None:
-        """Stage the snapshot and create the folders. Another attempt keeps those of earlier ones. Without *is_attempt*,
-        the job starts later. Raises OSError, Stopped."""
+        """Stage the snapshot with the links to inputs, and create the folders. Another attempt keeps those of earlier
+        ones. Without *is_attempt*, the job starts later. Raises OSError, Stopped."""
         folder, spec, again = self._folder, self._request.spec, self._request.again
         known = folder.read(RECORD) if again else {}
         attempts = known.get(ATTEMPTS, 0)
@@ -66,6 +66,10 @@ class JobFiles:
                 shutil.rmtree(folder.code)  # partial files of an attempt that was killed
             folder.code.mkdir()
             stage_files(spec, folder.code, is_stopped=is_stopped)
+            for key, target in linked_inputs(spec).items():
+                source, link = Path(self._request.inputs[key]), folder.code / target
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(source, target_is_directory=source.is_dir())
         if not is_attempt:
             return folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts})
         self._made = [self.cwd / name for name in COLLECTED if not (self.cwd / name).exists()]

@@ -6,19 +6,17 @@ from __future__ import annotations
 import posixpath
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
 
-from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import (
     PLACEHOLDER,
     SEARCH_SPACE,
-    DataSpec,
     Draw,
     EntryKind,
     JobSpec,
     check_placeholders,
+    input_targets,
     with_search_space,
 )
 
@@ -58,7 +56,7 @@ def script_line(spec: JobSpec) -> str:
     hyperparameter of the job.
     """
     check_placeholders(spec)
-    targets, sweep = _targets(spec.inputs), spec.sweep
+    targets, sweep = input_targets(spec), spec.sweep
 
     def fill(kind: str, key: str) -> str:
         if kind == SEARCH_SPACE and sweep is not None:
@@ -101,23 +99,10 @@ def _link_commands(spec: JobSpec) -> str:
     All ranks of a node run them, maybe at once. Creating a link either works or finds one (`-n` keeps it from going
     into the link). Any other existing file stays, and the job fails with a message in its log.
 
-    Raises BadUsage for targets that cannot be separate links: one inside another, or one where the snapshot has files.
+    Raises BadUsage as `input_targets`.
     """
-    targets, text = _targets(spec.inputs), ""
-    for (one, path), (other, other_path) in combinations(targets.items(), 2):
-        if _is_within(path, other_path) or _is_within(other_path, path):
-            raise BadUsage(
-                f"The targets '{path}' of input '{one}' and '{other_path}' of input '{other}' conflict: one is inside "
-                "the other."
-            )
-    for key, target in targets.items():
-        reason = ""
-        if target == ".":
-            reason = "target=. is invalid, because the data would replace the script's own folder."
-        elif not target.startswith("/") and any(_is_within(name, target) for name in spec.snapshot.files):
-            reason = f"target={target} is invalid, because the snapshot has files there."
-        if reason:
-            raise BadUsage(f"Input '{key}': {reason}", hint="Name another folder.")
+    text = ""
+    for key, target in input_targets(spec).items():
         source = f'"${{{{inputs.{key}}}}}"'
         link, parent = shlex.quote(target), shlex.quote(posixpath.dirname(target) or ".")
         complaint = shlex.quote(f"himl: cannot link input {key} to {target}: the path exists or is not writable.")
@@ -162,20 +147,9 @@ def _source(source: str) -> str:
     return shlex.quote(source) if found is None else f'"{found[0]}"{shlex.quote(source[found.end() :])}'
 
 
-def _targets(inputs: Iterable[DataSpec]) -> dict[str, str]:
-    """The locations of the inputs with a `target=`, by key: an absolute path, or one in the script's working folder,
-    never one that looks like an option."""
-    paths = {item.key: posixpath.normpath(item.target) for item in inputs if item.target}
-    return {key: f"./{path}" if path.startswith("-") else path for key, path in paths.items()}
-
-
 def _absolute(target: str) -> str:
     """The target for bash as an absolute path, which stays valid when the script changes its folder."""
     return shlex.quote(target) if target.startswith("/") else f'"$PWD"/{shlex.quote(target)}'
-
-
-def _is_within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _word(argument: str, fill: Callable[[str, str], str]) -> str:
