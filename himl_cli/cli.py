@@ -93,7 +93,8 @@ class Runs(SelectionOptions, metaclass=_Taken):
         """Find the selected runs, at least one, in *place* (default: the configured workspaces).
 
         *named* are positional run ids, which count as `--run`. The default is the last run submitted from the current
-        folder. With *explicit*, a selection is required. Raises RunNotFound, NotFound, WorkspaceNotFound, BadUsage for
+        folder. With *explicit*, for tools that change runs, a selection is required, and the name of an experiment is
+        exact. Raises RunNotFound, NotFound, WorkspaceNotFound, BadUsage for
         contradictory options, NotAllowed and ServiceFailed.
         """
         from himl_cli.api.workspace import Run, Workspace

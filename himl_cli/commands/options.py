@@ -338,6 +338,7 @@ class SelectionOptions(Bundle):
 
         Call it before you open a workspace. Raises BadUsage for selections that `check_selection` rejects, and for
         several runs if *single* names an option that takes one. With *archived*, options select archived runs.
+        *explicit* is for commands that change runs: a selection is required, and names are exact.
         """
         from himl_cli.core.runs import RunSelection
         from himl_cli.services.runs.lookup import check_selection
@@ -353,6 +354,7 @@ class SelectionOptions(Bundle):
             latest_run_file=self.latest_run_file,
             children=self.children,
             archived=archived,
+            is_exact=explicit,
         )
         check_selection(selection, explicit=explicit)
         if single and len(set(selection.runs)) > 1:

@@ -259,7 +259,8 @@ class RunQuery:
 
 @dataclass(frozen=True)
 class RunSelection:
-    """The user's selection of runs. `services.runs.lookup` turns it into runs."""
+    """The user's selection of runs. `services.runs.lookup` turns it into runs. With `is_exact`, for changes of runs,
+    other spellings of an experiment do not count."""
 
     runs: Sequence[str] = ()
     experiment: str | None = None
@@ -269,6 +270,7 @@ class RunSelection:
     latest_run_file: str | None = None
     children: bool = False
     archived: bool = False
+    is_exact: bool = False
 
 
 Goal = Literal["minimize", "maximize"]

@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from itertools import islice
@@ -488,10 +489,7 @@ class JoinedWorkspace(Workspace):
             is_here = self._missing_here(query.parent) is None
             yield from (self.local.runs(query) if is_here else self._remote_runs(query))
             return
-        others = (
-            run for run in self._remote_runs(query) if RECORDED_FROM not in run.tags or self._missing_here(run.id)
-        )
-        both = heapq.merge(self.local.runs(query), others, key=lambda run: run.created, reverse=True)
+        both = heapq.merge(self.local.runs(query), self._only_there(query), key=lambda run: run.created, reverse=True)
         yield from islice(both, query.limit)
 
     def experiments(self) -> Mapping[str, datetime]:
@@ -501,6 +499,23 @@ class JoinedWorkspace(Workspace):
         here = self.local.experiments()
         found = {name: min(each[name] for each in (here, there) if name in each) for name in {**here, **there}}
         return dict(sorted(found.items(), key=lambda each: each[1], reverse=True))
+
+    def _only_there(self, query: RunQuery) -> Iterator[Run]:
+        """The runs of the service without records of local runs, which count toward its limit, so that this requests
+        more runs if there are some among the first."""
+        passed: set[str] = set()
+        limit = query.limit
+        while True:
+            found = 0
+            for run in self._remote_runs(replace(query, limit=limit)):
+                found += 1
+                if run.id not in passed:
+                    passed.add(run.id)
+                    if RECORDED_FROM not in run.tags or self._missing_here(run.id):
+                        yield run
+            if not limit or found < limit:
+                return
+            limit *= 4
 
     def _remote_runs(self, query: RunQuery) -> Iterator[Run]:
         with _way_out():

@@ -74,7 +74,8 @@ def test_archived_runs_are_passed_over_until_they_are_restored(himl: Himl, proje
     assert himl.ok("runs", "archive", "--experiment", "train", "--num_runs", "all").stdout == "Archived run 'train_3_cc'.\nArchived run 'train_2_bb'.\n"
     assert ids(himl.ok("runs", "list", "--json")) == ["base_1_aa"]
     assert himl.ok("runs", "show", "latest", "-q").stdout == "base_1_aa\n"
-    assert "Experiment 'train' has no runs" in himl("runs", "show", "--experiment", "train").stderr
+    shown = himl("runs", "show", "--experiment", "train").stderr.splitlines()
+    assert shown == ["error: All runs of experiment 'train' are archived.", "hint: See himl runs list --experiment train --archived"]
     listed = himl.ok("runs", "list", "--archived", "--json").json()
     assert [(run["id"], run["archived"]) for run in listed] == [("train_3_cc", True), ("train_2_bb", True)]
     assert ids(himl.ok("runs", "list", "--archived", "--status", "Failed", "--json")) == ["train_2_bb"]
@@ -87,6 +88,36 @@ def test_archived_runs_are_passed_over_until_they_are_restored(himl: Himl, proje
     assert (outcome.code, "No run of experiment 'train' is archived." in outcome.stderr, "--archived" in outcome.stderr) == (3, True, True)
     assert himl("runs", "archive").code == 2
     assert himl.ok("runs", "delete", "train_3_cc", "--yes").stdout == "Deleted run 'train_3_cc' and its 2 nested runs.\n"
+
+
+def test_changes_take_exact_names_of_experiments_and_reading_takes_old_spellings(himl: Himl, project: Path) -> None:
+    runs = RecordedRuns(project)
+    runs.add("my_exp_1_aa", experiment="my_exp")
+    runs.add("my-exp_2_bb", experiment="my-exp")
+    everything = ("--experiment", "my-exp", "--num_runs", "all")
+    assert himl.ok("runs", "delete", *everything, "--yes").stdout == "Deleted run 'my-exp_2_bb'.\n"
+    told = [
+        "error: Experiment 'my-exp' has no runs in local workspace '.himl'.",
+        "hint: There is an experiment 'my_exp'. Name it exactly: --experiment my_exp",
+    ]
+    command: tuple[str, ...]
+    for command in (("delete", "--yes"), ("cancel",), ("tag", "a=b"), ("archive",), ("restore",)):
+        outcome = himl("runs", *command, *everything)
+        assert (outcome.code, outcome.stderr.splitlines()) == (3, told), command
+        by_id = himl("runs", *command, "my-exp:my_exp_1_aa")
+        assert (by_id.code, "belongs to experiment 'my_exp', not 'my-exp'" in by_id.stderr) == (3, True), command
+    for command in (("submit", "--resume"), ("checkpoint", "push", "a.ckpt", "--from")):
+        assert "belongs to experiment 'my_exp', not 'my-exp'" in himl(*command, "my-exp:my_exp_1_aa").stderr, command
+    assert himl.ok("runs", "show", *everything).stderr == "Experiment 'my-exp' has no runs. Using experiment 'my_exp'.\n"
+    runs.add("my-exp_3_cc", experiment="my-exp")
+    himl.ok("runs", "archive", *everything)
+    for command in (("runs", "cancel"), ("runs", "tag", "a=b"), ("runs", "show"), ("runs", "logs"), ("checkpoint", "fetch")):
+        outcome = himl(*command, *everything[:2])
+        assert (outcome.code, outcome.stderr.splitlines()[0]) == (3, "error: All runs of experiment 'my-exp' are archived."), command
+    assert himl.ok("runs", "show", "my_exp_1_aa", "--json").json()["tags"] == {}
+    runs.add_many(250)
+    failed = himl("runs", "show", "--experiment", "my_exp", "--status", "Failed")
+    assert failed.stderr.splitlines()[0] == "error: No run of experiment 'my_exp' is Failed.", "there are 200 newer runs of others"
 
 
 @pytest.mark.usefixtures("recorded")

@@ -45,7 +45,7 @@ LOOK = """
 import sys
 from pathlib import Path
 from himl_cli.job import inputs
-assert inputs()["scans"] == Path("in/scans") and inputs()["more"] == Path(sys.argv[2]).parent, dict(inputs())
+assert inputs()["scans"] == Path("in/scans").absolute() and inputs()["more"] == Path(sys.argv[2]).parent, dict(inputs())
 print(Path("in/scans/a.txt").read_text(), Path(sys.argv[2]).read_text(), sys.argv[1])
 """
 

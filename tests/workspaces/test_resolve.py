@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, RunNotFound, ServiceFailed, WorkspaceNotFound
-from himl_cli.core.runs import RunQuery, RunStatus
+from himl_cli.core.runs import RECORDED_FROM, RunQuery, RunStatus
 from himl_cli.core.workspaces import parse_workspace_id
 from himl_cli.services.runs.writing import delete_runs, footprints_of
 from himl_cli.workspaces.azure.config import (
@@ -290,6 +290,26 @@ def test_runs_of_both_come_newest_first(both: JoinedWorkspace) -> None:
         (RunQuery(parent="far_1"), ["far_child"]),
     ):
         assert ids(both, query) == expected
+
+
+def test_records_of_local_runs_in_the_service_hide_no_other_runs(near: RecordedRuns, far: RecordedRuns) -> None:
+    far.add("cluster_1", experiment="cluster", status=RunStatus.failed, tags={"team": "blue"})
+    far.add("cluster_2")
+    for number in range(30):
+        far.add(f"twin_{number}", tags={RECORDED_FROM: "laptop", "team": "blue"}, status=RunStatus.failed)
+    for number in range(30):
+        near.add(f"twin_{number}", status=RunStatus.failed, experiment="here")
+    far.add("deleted_here", tags={RECORDED_FROM: "laptop"})
+    both = JoinedWorkspace(near.workspace, lambda: far.workspace, far.workspace.label)
+    for query, expected in (
+        (RunQuery("train", limit=1), ["deleted_here"]),
+        (RunQuery("train", limit=2), ["deleted_here", "cluster_2"]),
+        (RunQuery(tags={"team": "blue"}, limit=1), ["cluster_1"]),
+        (RunQuery(tags={"team": "blue"}, statuses=[RunStatus.failed], limit=20), ["cluster_1"]),
+        (RunQuery("train", limit=20), ["deleted_here", "cluster_2"]),
+    ):
+        assert ids(both, query) == expected
+    assert {*ids(both, RunQuery(limit=33))} == {"deleted_here", "cluster_1", "cluster_2", *(f"twin_{number}" for number in range(30))}
 
 
 def test_each_run_is_asked_of_the_workspace_that_keeps_it(both: JoinedWorkspace, near: RecordedRuns, far: RecordedRuns) -> None:

@@ -62,7 +62,7 @@ def push_checkpoints(
     if not files:
         raise BadUsage("No files to push were given.", hint="Give files or folders.")
     non_blank("--from", from_run)
-    selection, home = RunSelection(runs=(from_run,)), workspace
+    selection, home = RunSelection(runs=(from_run,), is_exact=True), workspace
     try:
         (source,) = find_runs(workspace, selection, cwd=cwd)
     except NotFound:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -116,12 +117,12 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notif
     """
     check_selection(selection)
     if selection.runs:
-        runs = (_named(workspace, text, archived=selection.archived) for text in selection.runs)
+        runs = (_named(workspace, text, selection) for text in selection.runs)
         found = [*{run.id: run for run in runs}.values()]
     elif selection.experiment is not None:
         limit, archived = selection.num_runs or 1, selection.archived
         query = RunQuery(selection.experiment, selection.statuses, selection.tags, limit=limit, archived=archived)
-        found = [*runs_of_experiment(workspace, query, notify)]
+        found = [*runs_of_experiment(workspace, query, notify, is_exact=selection.is_exact)]
         if not found:
             raise _nothing_in_experiment(workspace, selection, selection.experiment)
     else:
@@ -129,7 +130,7 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notif
         path = cwd / expand_home(named) if named is not None else nearest_latest_run_file(cwd)
         reference = read_latest_run_file(path)
         try:
-            found = [_referenced(workspace, reference)]
+            found = [_referenced(workspace, reference, is_exact=selection.is_exact)]
         except RunNotFound as err:
             raise NotFound(
                 f"No run '{reference.run_id}', which '{path}' names, in {workspace.label}.",
@@ -177,12 +178,12 @@ def means_one_run(selection: RunSelection) -> bool:
     return len(selection.runs) <= 1 and selection.num_runs in (None, 1) and not selection.children
 
 
-def _named(workspace: Workspace, text: str, *, archived: bool) -> Run:
+def _named(workspace: Workspace, text: str, selection: RunSelection) -> Run:
     if text.lower() == LATEST:
-        return newest_run(workspace, archived=archived)
+        return newest_run(workspace, archived=selection.archived)
     reference, named = parse_reference(text), workspace_in_url(text)
     try:
-        run = _referenced(workspace, reference)
+        run = _referenced(workspace, reference, is_exact=selection.is_exact)
     except RunNotFound as err:
         if named and f" {named.label} ".casefold() not in f" {workspace.label} ".casefold():
             raise _in_another(named, workspace.label) from err
@@ -211,9 +212,10 @@ def newest_run(workspace: Workspace, *, archived: bool = False) -> Run:
     raise NotFound(f"There are no runs in {workspace.label} yet.", hint="Submit one: himl submit SCRIPT")
 
 
-def _referenced(workspace: Workspace, reference: RunReference) -> Run:
-    run = workspace.run(reference.run_id)
-    if reference.experiment is not None and underscored(reference.experiment) != underscored(run.experiment):
+def _referenced(workspace: Workspace, reference: RunReference, *, is_exact: bool) -> Run:
+    run, named = workspace.run(reference.run_id), reference.experiment
+    is_other = named != run.experiment if is_exact else underscored(named or "") != underscored(run.experiment)
+    if named is not None and is_other:
         raise NotFound(
             f"Run '{run.id}' belongs to experiment '{run.experiment}', not '{reference.experiment}'.",
             hint=f"Give {run.recovery_id} or the run id alone.",
@@ -221,37 +223,53 @@ def _referenced(workspace: Workspace, reference: RunReference) -> Run:
     return run
 
 
-def runs_of_experiment(workspace: Workspace, query: RunQuery, notify: Notify) -> Iterator[Run]:
+def runs_of_experiment(
+    workspace: Workspace, query: RunQuery, notify: Notify, *, is_exact: bool = False
+) -> Iterator[Run]:
     """Yield the runs that match *query*, which has an experiment. Runs are fetched as they are consumed.
 
-    If the experiment has no runs, try its name as `submit` writes it, then the names that hi-ml and older versions
-    wrote, and report the name to *notify*.
+    If the experiment has no runs, not even archived ones, try its other spellings unless *is_exact*, and report the
+    name to *notify*.
     """
     asked = query.experiment or ""
-    for name in dict.fromkeys((asked, friendly_experiment(asked), hi_ml_experiment(asked), underscored(asked))):
+    for name in (asked,) if is_exact else _spellings(asked):
         runs = iter(workspace.runs(replace(query, experiment=name)))
         first = next(runs, None)
         if first is not None:
             if name != asked:
                 notify(Notice(f"Experiment '{asked}' has no runs. Using experiment '{name}'."))
             return chain([first], runs)
-        if (query.statuses or query.tags) and any(workspace.runs(RunQuery(name, limit=1))):
+        if _has_runs(workspace, name):
             break
     return iter(())
+
+
+def _spellings(experiment: str) -> Iterable[str]:
+    """The name, as `submit` writes it, and as hi-ml and older versions wrote it."""
+    return dict.fromkeys(
+        (experiment, friendly_experiment(experiment), hi_ml_experiment(experiment), underscored(experiment))
+    )
+
+
+def _has_runs(workspace: Workspace, experiment: str, *, archived: bool | None = None) -> bool:
+    return any(True for _ in workspace.runs(RunQuery(experiment, limit=1, archived=archived)))
 
 
 def _nothing_in_experiment(workspace: Workspace, selection: RunSelection, experiment: str) -> NotFound:
     conditions = [f"{key}={value}" for key, value in selection.tags.items()]
     conditions += [" or ".join(status.value for status in selection.statuses)] if selection.statuses else []
+    conditions += ["archived"] if selection.archived else []
+    see = f"himl runs list --experiment {shlex.quote(experiment)}"
+    if _has_runs(workspace, experiment, archived=None if selection.archived else False):
+        see += " --archived" if selection.archived else ""
+        return NotFound(f"No run of experiment '{experiment}' is {' and '.join(conditions)}.", hint=f"See {see}")
+    if _has_runs(workspace, experiment):
+        return NotFound(f"All runs of experiment '{experiment}' are archived.", hint=f"See {see} --archived")
     known = dict.fromkeys(run.experiment for run in workspace.runs(RunQuery(limit=LOOKED_THROUGH)))
-    if experiment in known or selection.archived:
-        option = " --archived" if selection.archived else ""
-        return NotFound(
-            f"No run of experiment '{experiment}' is {' and '.join([*conditions, *(['archived'] if option else [])])}.",
-            hint=f"See himl runs list --experiment {experiment}{option}",
-        )
     hint = f"Experiments: {', '.join(list(known)[:5])}." if known else "Submit the first run: himl submit SCRIPT"
-    if near := get_close_matches(experiment, known, n=2, cutoff=0.5):
+    if other := next((name for name in [*_spellings(experiment)][1:] if _has_runs(workspace, name)), ""):
+        hint = f"There is an experiment '{other}'. Name it exactly: --experiment {other}"
+    elif near := get_close_matches(experiment, known, n=2, cutoff=0.5):
         hint = f"Did you mean {' or '.join(near)}?"
     return NotFound(f"Experiment '{experiment}' has no runs in {workspace.label}.", hint=hint)
 

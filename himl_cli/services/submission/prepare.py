@@ -323,7 +323,7 @@ def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify
     run's record.
     Raises RunNotFound, and BadUsage for a run that cannot be resumed or that was a different job.
     """
-    (run,) = find_runs(workspace, RunSelection(runs=(wanted,)), cwd=request.cwd)
+    (run,) = find_runs(workspace, RunSelection(runs=(wanted,), is_exact=True), cwd=request.cwd)
     home = workspace.home_of(run.id)
     if not isinstance(home, FolderWorkspace):
         raise BadUsage(
