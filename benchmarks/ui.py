@@ -22,7 +22,7 @@ from benchmarks.measure import HIML, clean_environment, new_parser, recording, t
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
-from himl_cli.workspaces.local.tracking.tracking_server import experiment_number
+from himl_cli.workspaces.local.tracking.protocol import experiment_number
 from tests.support.browser import chromium
 from tests.support.running import until
 from tests.support.tensorboard import DIRECT

@@ -14,6 +14,7 @@ an MlflowException with the message of himl's error.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from abc import update_abstractmethods
 from bisect import bisect_left, bisect_right
@@ -51,7 +52,7 @@ from himl_cli.core.errors import (
 from himl_cli.core.files import WORKSPACE_FOLDER, expand_home
 from himl_cli.core.jobs import hyperparameters_of, value_text
 from himl_cli.core.logged import RunResults
-from himl_cli.core.runs import Run, RunQuery, own_tags
+from himl_cli.core.runs import MLFLOW_ADDRESS, Run, RunQuery, own_tags
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
 from himl_cli.workspaces.resolve import local_folder, open_configured_azure, open_runs
@@ -330,6 +331,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         except (AttributeError, LookupError, TypeError, ValueError, ParseError) as err:
             raise DiskFailed(f"'{path / TRACKED}' is damaged: it has content that himl does not write.") from err
         for message in messages:
+            message.info.experiment_id = experiment_id(run.experiment)  # a script may name others
             message.info.artifact_uri = self._artifacts_of(run, Path(unquote(message.info.artifact_uri)).name)
         return inputs, entities.RunOutputs(written), [entities.LoggedModel.from_proto(each) for each in messages]
 
@@ -463,8 +465,27 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         return []
 
 
+class JobContext:
+    """Records in the run of a local job if its script starts MLflow's runs at another address than himl's. MLflow calls
+    it for each run that a script starts."""
+
+    def in_context(self) -> bool:
+        from himl_cli.core.redaction import redact
+        from himl_cli.workspaces.resolve import own_local_run
+        from mlflow import get_tracking_uri
+
+        address = get_tracking_uri()
+        if address != os.environ.get("HIML_TRACKING_URI") and (job := own_local_run()) is not None:
+            with suppress(HimlError):
+                job[0].tag(job[1], {MLFLOW_ADDRESS: redact(address)})
+        return False
+
+    def tags(self) -> dict[str, str]:
+        return {}
+
+
 def experiment_id(name: str) -> str:
-    from himl_cli.workspaces.local.tracking.tracking_server import experiment_number
+    from himl_cli.workspaces.local.tracking.protocol import experiment_number
 
     return experiment_number(name)
 

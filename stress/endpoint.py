@@ -157,7 +157,7 @@ def wrong_record(kept: Kept, steps: int, tags: frozenset[str], *, is_submitted: 
 
 
 SCRIPT = f"""{LOG_METRIC}
-way = {{name: os.environ[f"MLFLOW_{{name}}"] for name in ("TRACKING_URI", "TRACKING_TOKEN", "RUN_ID")}}
+way = {{name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "AZUREML_RUN_ID")}}
 place = Path("PLACE")
 place.with_suffix(".part").touch(mode=0o600)
 place.with_suffix(".part").write_text(json.dumps(way))
@@ -245,9 +245,9 @@ def submitted(world: World) -> Iterator[Target]:
         running.until(place.exists, "the script began")
         way = json.loads(place.read_text())
         folder = project / ".himl"
-        port = int(way["TRACKING_URI"].rpartition(":")[2])
+        port = int(way["MLFLOW_TRACKING_URI"].rpartition(":")[2])
         gauge = Gauge(processes.supervisor_of(project))
-        yield Target(port, way["RUN_ID"], gauge, way["TRACKING_TOKEN"], folder / "runs", folder / "workspace.db")
+        yield Target(port, way["AZUREML_RUN_ID"], gauge, way["MLFLOW_TRACKING_TOKEN"], folder / "runs", folder / "workspace.db")
         place.with_name("stop").touch()
         running.until(lambda: not processes.processes_below(folder), "the job ended")
     finally:

@@ -27,7 +27,7 @@ from PIL import Image
 
 from benchmarks.montage import make_slides
 from himl_cli.core.jobs import HYPERPARAMETERS, MANY
-from himl_cli.workspaces.local.tracking.tracking_server import experiment_number
+from himl_cli.workspaces.local.tracking.protocol import experiment_number
 from tests.support.browser import OPTIONS, chromium
 from tests.support.runs import RecordedRuns
 from tests.support.slides import mask_picture, slide_picture, write_tiff

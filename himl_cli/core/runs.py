@@ -40,6 +40,7 @@ DUE, SENDING, SENT, NOT_SENT = "due", "sending", "sent", "failed"
 ARCHIVED = "himl.archived"  # marks an archived run in local records
 STOPPED = "himl.recording_stopped"  # the reason why a local run was not mirrored completely
 RECORDED_FROM = "himl.recorded_from"  # the machine of the local run, on its mirror
+MLFLOW_ADDRESS = "himl.mlflow_address"  # where the script of a local job started MLflow's runs, if not in himl
 OF_RECORDING = (RECORDED_IN, STUDIO, STOPPED, RECORDED_FROM, NOTIFICATION)
 # The tag of a run that started from a checkpoint of another one, or that stores changed ones: the other run's id, with
 # `:` and the path for one file or `FOLDER/`. Without a run, it is `./NAME` for a path, or the address without its query

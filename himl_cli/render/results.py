@@ -20,7 +20,15 @@ from himl_cli.core.jobs import MANY, SnapshotReport, secrets_text
 from himl_cli.core.logged import SweepView
 from himl_cli.core.montage import CellOutcome, MontageResult, WrittenFile
 from himl_cli.core.redaction import MASK, mask_arguments, mask_line, redact
-from himl_cli.core.runs import FetchedCheckpoint, LinkedCheckpoint, PushedCheckpoints, Run, RunStatus, run_form
+from himl_cli.core.runs import (
+    MLFLOW_ADDRESS,
+    FetchedCheckpoint,
+    LinkedCheckpoint,
+    PushedCheckpoints,
+    Run,
+    RunStatus,
+    run_form,
+)
 from himl_cli.core.text import named, utc_text
 from himl_cli.core.tiles import TiledSlide, TilesResult
 from himl_cli.core.workspaces import Check, CheckState, SetUp, WorkspaceFacts
@@ -125,6 +133,11 @@ def print_ended(
         output.notice(f"Compare all metrics: himl runs aggregate {run.id}")
     if run.status is RunStatus.completed:
         output.notice(f"Results: himl download {run.id}{' --children' if MANY in run.tags else ''}")
+    if address := run.tags.get(MLFLOW_ADDRESS):
+        output.notice(
+            f"The script started MLflow runs at '{address}', which himl does not record. To record them, remove that "
+            "address from the script."
+        )
     if unkept:
         count, names = len(unkept), [name for name, _ in unkept]
         where = shown_path(os.path.commonpath([path for _, path in unkept]))

@@ -33,6 +33,7 @@ from himl_cli.core.runs import (
     ATTEMPTS,
     AUTOMATIC_TAGS,
     FROM_RUN,
+    MLFLOW_ADDRESS,
     NOTIFICATION,
     PUSHED,
     RECORDED_IN,
@@ -367,7 +368,17 @@ def _value(name: str, trial: TrialView) -> str:
 
 
 SHOWN_ELSEWHERE = (
-    *("mlflow.log-model.history", NOTIFICATION, RECORDED_IN, STUDIO, STOPPED, FROM_RUN, PUSHED),
+    *(
+        "mlflow.log-model.history",
+        "mlflow.user",
+        MLFLOW_ADDRESS,
+        NOTIFICATION,
+        RECORDED_IN,
+        STUDIO,
+        STOPPED,
+        FROM_RUN,
+        PUSHED,
+    ),
     *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER),
     *(TRIALS, TRIES, TRY, ATTEMPTS),
 )
@@ -512,6 +523,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Folder": shown_path(run.folder),
         "Workspace": run.workspace,
         "Recorded in": tags.get(RECORDED_IN, ""),
+        "MLflow": f"runs at '{tags[MLFLOW_ADDRESS]}', not in himl" if MLFLOW_ADDRESS in tags else "",
         "Notified": tags.get(NOTIFICATION, ""),
         "Not recorded": tags.get(STOPPED, ""),
         "Studio": run.url or tags.get(STUDIO, ""),

@@ -249,7 +249,7 @@ def _routes() -> http_connection.Routes:
     numbers = itertools.count(1)
     job = RunStore(database).get(JOB)
     assert job is not None
-    return http_connection.Routes(tracked_runs.JobRuns(database, job, "1", lambda run_id: Path.cwd() / run_id, lambda: f"train_1700000000_{next(numbers):08x}"))
+    return http_connection.Routes(tracked_runs.JobRuns(database, job, lambda run_id: Path.cwd() / run_id, lambda: f"train_1700000000_{next(numbers):08x}"))
 
 
 def _request(given: tuple[str, str, str, bytes]) -> None:

@@ -28,6 +28,7 @@ from tests.support.client_calls import Call, Called, call_all, variables_of_mach
 from tests.support.clients import HIML_OLDEST_MLFLOW
 from tests.support.running import PROGRAM, Himl, write_files
 from tests.support.runs import RecordedRuns
+from tests.workspaces.tracking.tracked_job import tracked_job
 
 # The first use of a client builds its environment.
 pytestmark = pytest.mark.timeout(1800)
@@ -208,6 +209,26 @@ def test_an_older_mlflow_in_a_job_logs_and_warns_of_nothing(himl: Himl, project:
     log = himl.ok("runs", "logs", run).stdout
     assert ("logged by 2.22.5\n" in log, "warn" in log.lower()) == (True, False), log
     assert ("loss", 0.5) in [(each["name"], each["value"]) for each in himl.ok("runs", "show", run, "--json").json()["metrics"]]
+
+
+ELSEWHERE = """
+import os
+import mlflow
+mlflow.set_tracking_uri(os.environ["ELSEWHERE"])
+with mlflow.start_run(run_name="there"):
+    mlflow.log_metric("loss", 0.5)
+"""
+
+
+def test_a_script_may_log_to_an_address_of_its_own_and_himl_names_it(himl: Himl, project: Path, tmp_path: Path) -> None:
+    write_files(project, {"train.py": ELSEWHERE})
+    with tracked_job(tmp_path / "team") as team:
+        address = f"http://127.0.0.1:{team.server.port}/{team.secret}"
+        done = himl.ok("submit", "train.py", "--env_var", f"ELSEWHERE={address}")
+        assert (team.values("loss"), team.run().display_name) == ([0.5], "there")
+    assert f"The script started MLflow runs at '{address}', which himl does not record." in done.stderr
+    assert f"runs at '{address}', not in himl" in himl.ok("runs", "show", "latest").stdout
+    assert himl.ok("runs", "show", "latest", "--json").json()["metrics"] == []
 
 
 IMPORTED = """

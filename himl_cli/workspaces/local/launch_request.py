@@ -436,11 +436,12 @@ def _variables_of_ranks(request: LaunchRequest, address: str, node: str, rank: s
 
 def srun_variables(request: LaunchRequest, env: Mapping[str, str]) -> dict[str, str]:
     """The variables of ranks on several nodes, which refer to those that srun sets per rank. *env* are the shared
-    variables, with the job's tracking server at the loopback address."""
+    variables, with the job's tracking server at the loopback address, and with `$SLURM_PROCID` in its token."""
     first = "$SLURM_LAUNCH_NODE_IPADDR"
     ranks = _variables_of_ranks(request, first, "$SLURM_NODEID", "$SLURM_PROCID", "$SLURM_LOCALID")
-    known = ("MLFLOW_TRACKING_URI", "NO_PROXY", "no_proxy")
-    return ranks | {name: env[name].replace("127.0.0.1", first) for name in known if name in env}
+    known = ("MLFLOW_TRACKING_URI", "HIML_TRACKING_URI", "NO_PROXY", "no_proxy")
+    tokens = {name: env[name] for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD") if name in env}
+    return ranks | tokens | {name: env[name].replace("127.0.0.1", first) for name in known if name in env}
 
 
 def job_command(request: LaunchRequest) -> list[str]:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -98,14 +98,17 @@ class Supervisor(RunProcess):
             is_shared=self._request.nodes > 1,
         )
         try:
-            env = job_environment(self._request, os.environ, self._files.cwd)
-            if "MLFLOW_TRACKING_URI" not in spec.env:  # the user's own server does not have this run
-                env = tracking.environment(env)
-            env |= {TRY_VARIABLE: str(attempt), **spec.env}
+            base = job_environment(self._request, os.environ, self._files.cwd)
+
+            def environment(rank: str) -> dict[str, str]:
+                env = base if "MLFLOW_TRACKING_URI" in spec.env else tracking.environment(base, rank)
+                return env | {TRY_VARIABLE: str(attempt), **spec.env}
+
+            env = environment("0")
             store.start(run_id)
             if spec.slurm and spec.parent:
                 store.start_parent(spec.parent)
-            self._start_ranks(env)
+            self._start_ranks(environment)
             report("started")
             tracking.serve()
             is_sampled = not spec.no_system_metrics and ENABLED not in env
@@ -206,11 +209,13 @@ class Supervisor(RunProcess):
             os.close(int(stdin))  # the writer of the pipe must notice when the script closes it
         return ranks
 
-    def _start_ranks(self, env: Mapping[str, str]) -> None:
+    def _start_ranks(self, environment: Callable[[str], Mapping[str, str]]) -> None:
+        """Start all ranks. *environment* returns the variables of a rank."""
         command, cwd = job_command(self._request), self._files.cwd
-        own = rank_environments(self._request) if self._request.nodes == 1 else [{}]
-        for rank, variables in zip(self._ranks, own, strict=True):
-            rank.start(command, {**env, **variables}, cwd)
+        if self._request.nodes > 1:
+            return self._ranks[0].start(command, environment("$SLURM_PROCID"), cwd)
+        for number, (rank, own) in enumerate(zip(self._ranks, rank_environments(self._request), strict=True)):
+            rank.start(command, {**environment(str(number)), **own}, cwd)
 
     def _watch(self) -> tuple[list[RankEnd], str]:
         """Wait for all ranks, and stop them in steps if there is a reason. Returns their ends, and the reason."""

@@ -80,8 +80,6 @@ def exit_with_three(how: str) -> None:
 def nest_runs() -> None:
     client = MlflowClient()
     with mlflow.start_run(run_name="renamed") as parent:
-        # MLflow 2 does not send the name of an existing run.
-        mlflow.set_tag("mlflow.runName", "renamed")
         for number in range(2):
             with mlflow.start_run(run_name=f"fold {number}", nested=True):
                 mlflow.log_metric("score", number / 10)
@@ -110,13 +108,28 @@ def nest_runs() -> None:
 
 def name_experiments(how: str) -> None:
     if how == "set":
-        experiment = mlflow.set_experiment("another name")
-        assert experiment.experiment_id == os.environ["MLFLOW_EXPERIMENT_ID"], experiment
+        mlflow.set_experiment("another name")
     with mlflow.start_run() as run:
         mlflow.log_metric("loss", 1.0)
         assert run.info.run_id == os.environ["EXPECTED_RUN"], run.info
-        assert [found.experiment_id for found in mlflow.search_experiments()] == [run.info.experiment_id]
-        assert mlflow.create_experiment("third name", tags={"a": "b"}) == run.info.experiment_id
+        name = "another name" if how == "set" else os.environ["MLFLOW_EXPERIMENT_NAME"]
+        found = mlflow.get_experiment_by_name(name)
+        assert found is not None
+        assert run.info.experiment_id == found.experiment_id, run.info
+        assert [each.info.run_id for each in MlflowClient().search_runs([found.experiment_id])] == [run.info.run_id]
+        assert mlflow.get_experiment("0").name == "train"
+
+
+def use_other_address() -> None:
+    """Log to another address first: no variable names a run that only the job's server has."""
+    own = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(os.environ["OTHER_ADDRESS"])
+    with mlflow.start_run():
+        mlflow.log_metric("elsewhere", 1.0)
+    mlflow.set_tracking_uri(own)
+    with mlflow.start_run() as run:
+        mlflow.log_metric("loss", 1.0)
+    assert run.info.run_id == os.environ["EXPECTED_RUN"]
 
 
 def search_runs() -> None:
@@ -151,11 +164,13 @@ def log_async() -> None:
 
 
 def own_client() -> None:
-    """Use a logger with its own client, as Lightning does: it finds its experiment by name, creates a run, and ends it."""
+    """Use a logger with its own client, as Lightning does: it creates its experiment and a run, and ends the run."""
     client = MlflowClient()
-    experiment = client.get_experiment_by_name("lightning_logs")
-    assert experiment is not None
-    run_id = client.create_run(experiment_id=experiment.experiment_id, tags={"mlflow.runName": "lightning"}).info.run_id
+    assert client.get_experiment_by_name("lightning_logs") is None
+    experiment_id = client.create_experiment("lightning_logs")
+    run = client.create_run(experiment_id=experiment_id, tags={"mlflow.runName": "lightning"})
+    run_id = run.info.run_id
+    assert (run_id, run.info.experiment_id) == (os.environ["EXPECTED_RUN"], experiment_id)
     now = int(time.time() * 1000)
     client.log_batch(run_id=run_id, metrics=[Metric("loss", 0.1 * step, now, step) for step in range(1500)])
     client.log_batch(run_id=run_id, params=[Param(f"p{number}", str(number)) for number in range(150)])

@@ -79,6 +79,8 @@ def client(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             path.write_text(text)
             path.chmod(0o600)
             add(name, function="meet_refusals")
+        jobs["team"] = stack.enter_context(tracked_job(folder / "team"))
+        add("use_other_address", env={"OTHER_ADDRESS": f"http://127.0.0.1:{jobs['team'].server.port}/{jobs['team'].secret}"})
         for rank in range(RANKS):
             add(f"rank {rank}", str(rank), str(COUNT), function="log_from_rank", job="rank 0" if rank else "")
         yield Client(request.param, jobs, call_all(client_python(request.param), Path(__file__).with_name("mlflow_calls.py"), calls))
@@ -126,12 +128,17 @@ def test_nested_and_later_runs_become_children_of_the_job(client: Client) -> Non
     assert job.run().status is RunStatus.running
     assert set(client.job("search_runs").children()) == {f"trial {number}" for number in range(4)}
     job = client.job("own_client")
-    child = job.children()["lightning"]
-    assert (child.parent, child.status, len(job.parameters(child.id))) == (JOB, RunStatus.failed, 150)
-    assert len(job.values("loss", child.id)) == 1501
-    # A different experiment changes nothing.
+    assert (job.children(), job.run().display_name, job.run().status, len(job.parameters())) == ({}, "lightning", RunStatus.running, 150)
+    assert len(job.values("loss")) == 1501
+    # In the workspace, a different experiment changes nothing.
     for call in ("set_experiment", "experiment of the shell"):
         assert (client.job(call).values("loss"), client.job(call).children()) == ([1.0], {})
+
+
+def test_a_script_may_log_to_an_address_of_its_own(client: Client) -> None:
+    job, team = client.job("use_other_address"), client.jobs["team"]
+    assert (job.values("loss"), job.values("elsewhere"), job.children()) == ([1.0], [], {})
+    assert (team.values("loss"), team.values("elsewhere")) == ([], [1.0])
 
 
 def test_logging_goes_on_after_refusals_and_with_foreign_settings(client: Client) -> None:

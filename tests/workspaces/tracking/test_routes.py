@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.tracking.protocol import MODEL_ATTRIBUTES, RequestError, Searchable, parse_filter, parse_order, sort_items
 from tests.support.folders import SmallDisk
-from tests.workspaces.tracking.tracked_job import API, INVALID, JOB, MISSING, TrackedJob, tracked_job
+from tests.workspaces.tracking.tracked_job import API, INVALID, JOB, MISSING, PARENT, TrackedJob, tracked_job
 
 
 def test_routes_have_several_prefixes_and_others_are_not_found(job: TrackedJob) -> None:
@@ -59,7 +59,7 @@ def test_a_run_shows_its_info_its_names_and_its_user(job: TrackedJob) -> None:
     tags = {tag["key"]: tag["value"] for tag in job.get(f"runs/get?run_id={JOB}").body["run"]["data"]["tags"]}
     assert tags == {"git": "abc", "mlflow.runName": "by set-tag"}
     for child, user in ((job.new_child(user_id="ada"), "ada"), (job.new_child(tags={"mlflow.user": "eve"}, user_id="ada"), "eve")):
-        assert job.run(child).tags == {"mlflow.user": user}
+        assert job.run(child).tags == {"mlflow.user": user, PARENT: JOB}
         assert job.get(f"runs/get?run_id={child}").body["run"]["info"]["user_id"] == user
 
 
@@ -113,18 +113,51 @@ def test_search_knows_the_job_itself_pages_and_refuses(job: TrackedJob) -> None:
             assert job.post("runs/search", **{name: value}).error == INVALID, (name, value)
 
 
-def test_the_experiment_is_always_the_jobs(job: TrackedJob) -> None:
+def test_a_script_has_the_experiment_of_its_job_and_those_that_it_creates(job: TrackedJob) -> None:
     own = job.get("experiments/get?experiment_id=0").body["experiment"]
-    assert (own["name"], own["lifecycle_stage"]) == ("train", "active")
-    assert job.get("experiments/get-by-name?experiment_name=x").body == {"experiment": own}
-    assert job.post("experiments/create", name="x").body == {"experiment_id": own["experiment_id"]}
-    assert job.post("experiments/search", max_results=5).body == {"experiments": [own]}
-    job.post("experiments/set-experiment-tag", experiment_id="1", key="k", value="v")
-    assert job.get("experiments/get?experiment_id=1").body["experiment"]["tags"] == [{"key": "k", "value": "v"}]
-    job.post("experiments/delete-experiment-tag", experiment_id="1", key="k")
-    assert job.get("experiments/get?experiment_id=1").body["experiment"]["tags"] == []
+    assert (own["name"], own["lifecycle_stage"], own["experiment_id"]) == ("train", "active", "0")
+    assert job.get("experiments/get-by-name?experiment_name=train").body == {"experiment": own}
+    assert job.get("experiments/get-by-name?experiment_name=x").error == job.get("experiments/get?experiment_id=5").error == MISSING
+    x = job.post("experiments/create", name="x", tags=[{"key": "k", "value": "v"}]).body["experiment_id"]
+    assert job.post("experiments/create", name="x").error == job.post("experiments/create", name="train").error == (400, "RESOURCE_ALREADY_EXISTS")
+    found = job.get("experiments/get-by-name?experiment_name=x").body["experiment"]
+    assert (found["experiment_id"], found["name"], found["tags"]) == (x, "x", [{"key": "k", "value": "v"}])
+
+    def names(**fields: object) -> list[str]:
+        return [each["name"] for each in job.post("experiments/search", **fields).body["experiments"]]
+
+    assert (names(), names(filter="name LIKE 't%'"), names(filter="tags.k = 'v'"), names(view_type="DELETED_ONLY")) == (["x", "train"], ["train"], ["x"], [])
+    assert (names(order_by=["name"]), names(order_by=["name DESC"], max_results=1)) == (["train", "x"], ["x"])
+    job.post("experiments/set-experiment-tag", experiment_id=x, key="k", value="w")
+    assert job.get(f"experiments/get?experiment_id={x}").body["experiment"]["tags"] == [{"key": "k", "value": "w"}]
+    job.post("experiments/delete-experiment-tag", experiment_id=x, key="k")
+    assert job.get(f"experiments/get?experiment_id={x}").body["experiment"]["tags"] == []
     for action in ("update", "delete", "restore"):
-        assert job.post(f"experiments/{action}", experiment_id="1", new_name="y").error == INVALID
+        assert job.post(f"experiments/{action}", experiment_id=x, new_name="y").error == INVALID
+    # A run is found in the experiment in which a script created it. In the workspace, it belongs to that of the job.
+    child = job.new_child("child", experiment_id=x)
+    assert (job.found(), job.found(experiment_ids=[x]), job.run(child).experiment) == (["the job"], ["child"], "train")
+    assert job.get(f"runs/get?run_id={child}").body["run"]["info"]["experiment_id"] == x
+    assert job.post("runs/create", experiment_id="5").error == MISSING
+    model = job.post("logged-models", name="model", experiment_id=x).body["model"]["info"]
+    assert model["experiment_id"] == x
+    assert job.post("logged-models/search", experiment_ids=["0"]).body == {"models": []}
+
+
+def test_the_first_run_of_a_rank_is_that_of_the_job(job: TrackedJob) -> None:
+    tags = [{"key": key, "value": "v"} for key in ("team", "mlflow.source.name")]
+
+    def created(rank: int, **fields: object) -> str:
+        token = job.server.environment({}, str(rank))["MLFLOW_TRACKING_TOKEN"]
+        body = json.dumps({"tags": tags, **fields}).encode()
+        run_id: str = job.send("POST", f"{API}runs/create", body, {"Authorization": f"Bearer {token}"}).body["run"]["info"]["run_id"]
+        return run_id
+
+    nested = job.new_child("nested")
+    assert [job.run(nested).parent, created(0, run_name="named"), created(1)] == [JOB, JOB, JOB]
+    later = created(0)
+    assert (later in (JOB, nested), job.run(later).parent, created(2)) == (False, JOB, JOB)
+    assert (job.run().display_name, job.run().tags) == ("named", {"git": "abc", "team": "v"})
 
 
 def test_tags_are_unicode_and_deleted_once(job: TrackedJob) -> None:
@@ -296,7 +329,7 @@ def test_logged_models_live_in_the_runs_artifacts(job: TrackedJob) -> None:
     child = job.new_child("child")
     (job.artifacts(child) / "taken").mkdir(parents=True)
     names = ["model", "Model", "taken", "model"]
-    models = [job.post("logged-models", experiment_id="1", name=name, source_run_id=child).body["model"]["info"] for name in names]
+    models = [job.post("logged-models", name=name, source_run_id=child).body["model"]["info"] for name in names]
     folders = [info["artifact_uri"].removeprefix(job.artifacts(child).as_uri() + "/") for info in models]
     assert folders == ["model", "Model-2", "taken-2", "model-3"]
     first = models[0]["model_id"]
@@ -312,7 +345,7 @@ def test_logged_models_live_in_the_runs_artifacts(job: TrackedJob) -> None:
     assert job.get(f"logged-models/{first}").error == MISSING
     assert job.get(f"logged-models/{first}?allow_deleted=true").status == 200
     for name in ("..", "a/b", "a\\b", "c:", "a.b", "x\n", "\x00", "n" * 201, 5):
-        assert job.post("logged-models", experiment_id="1", name=name).error == INVALID, name
+        assert job.post("logged-models", name=name).error == INVALID, name
 
 
 def test_a_later_attempt_has_what_earlier_ones_recorded(tmp_path: Path) -> None:
@@ -345,20 +378,19 @@ def test_a_later_attempt_has_what_earlier_ones_recorded(tmp_path: Path) -> None:
         found_model = job.get(f"logged-models/{model['model_id']}").body["model"]
         assert found_model["info"] == model
         assert [(point["key"], point["value"], point["run_id"]) for point in found_model["data"]["metrics"]] == [("acc", "NaN", child)]
-        experiment = job.server.environment({})["MLFLOW_EXPERIMENT_ID"]
+        experiment = "0"
         listed = job.post("logged-models/search", experiment_ids=[experiment]).body["models"]
         assert [each["info"]["model_id"] for each in listed] == [later["model_id"], model["model_id"]]
         assert job.post("runs/log-parameter", run_id=JOB, key="start", value="6").status == 200
 
 
 def test_models_are_searched_by_what_was_logged_of_them(job: TrackedJob) -> None:
-    experiment = job.server.environment({})["MLFLOW_EXPERIMENT_ID"]
     ids = [job.post("logged-models", name=name, source_run_id=JOB).body["model"]["info"]["model_id"] for name in ("one", "two")]
     job.post("runs/log-metric", run_id=JOB, key="acc", value=0.9, model_id=ids[1], dataset_name="iris", dataset_digest="d")
     job.post("runs/log-metric", run_id=JOB, key="acc", value="NaN", model_id=ids[0])
 
     def found(**fields: object) -> list[str]:
-        reply = job.post("logged-models/search", **{"experiment_ids": [experiment], **fields})
+        reply = job.post("logged-models/search", **{"experiment_ids": ["0"], **fields})
         assert reply.status == 200, reply
         return [model["info"]["name"] for model in reply.body["models"]]
 

@@ -18,6 +18,7 @@ from himl_cli.workspaces.local.tracking.tracking_server import Limits, TrackingS
 from tests.support.folders import files_below
 
 JOB = "train_1700000000_0badcafe"
+PARENT = "mlflow.parentRunId"
 API = "/api/2.0/mlflow/"
 INVALID = (400, "INVALID_PARAMETER_VALUE")
 MISSING = (404, "RESOURCE_DOES_NOT_EXIST")
@@ -84,15 +85,14 @@ class TrackedJob:
 
     def new_child(self, name: str = "", tags: Mapping[str, str] | None = None, **fields: object) -> str:
         """Create a nested run as clients do, and return its id."""
-        pairs = [{"key": key, "value": value} for key, value in (tags or {}).items()]
-        reply = self.post("runs/create", experiment_id="1", run_name=name, tags=pairs, **fields)
+        pairs = [{"key": key, "value": value} for key, value in {PARENT: JOB, **(tags or {})}.items()]
+        reply = self.post("runs/create", run_name=name, tags=pairs, **fields)
         assert reply.status == 200, reply
         return str(reply.body["run"]["info"]["run_id"])
 
     def found(self, filter: str = "", order_by: Sequence[str] = (), **fields: object) -> list[str]:
         """Return the names of the runs that a search finds."""
-        experiment = self.server.environment({})["MLFLOW_EXPERIMENT_ID"]
-        reply = self.post("runs/search", experiment_ids=[experiment], filter=filter, order_by=list(order_by), **fields)
+        reply = self.post("runs/search", **{"experiment_ids": ["0"], "filter": filter, "order_by": list(order_by), **fields})
         assert reply.status == 200, reply
         return [run["info"]["run_name"] for run in reply.body["runs"]]
 

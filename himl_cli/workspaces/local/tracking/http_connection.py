@@ -6,10 +6,12 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import os
 import re
 import socket
-from base64 import b64encode
+from base64 import b64decode
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from hmac import compare_digest
 from http import HTTPStatus
@@ -20,6 +22,7 @@ from urllib.parse import parse_qs, unquote
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.records import dataclass
+from himl_cli.workspaces.local.shim import children_of
 from himl_cli.workspaces.local.tracking.models import LoggedModels, ModelRegistry, Traces
 from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestError, parse_json, with_finite_numbers
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
@@ -62,7 +65,7 @@ class Routes:
             ("GET", "metrics/get-history"): runs.history,
             ("GET", "metrics/get-history-bulk-interval"): runs.interval,
             ("GET", "experiments/get"): partial(runs.experiment, "get"),
-            ("GET", "experiments/get-by-name"): partial(runs.experiment, "get"),
+            ("GET", "experiments/get-by-name"): partial(runs.experiment, "get by name"),
             ("GET", "experiments/search"): partial(runs.experiment, "search"),
             ("POST", "experiments/search"): partial(runs.experiment, "search"),
             ("POST", "experiments/create"): partial(runs.experiment, "create"),
@@ -109,7 +112,7 @@ class Routes:
             ("DELETE", "model-versions/delete-tag"): partial(registry.edit, "delete tag"),
         }
 
-    def answer(self, method: str, path: str, query: str, body: bytes) -> Json:
+    def answer(self, method: str, path: str, query: str, body: bytes, sender: Callable[[], str] = str) -> Json:
         """The reply to a request. *path* is percent-encoded, without the query."""
         prefix = next((prefix for prefix in PREFIXES if path.startswith(prefix)), None)
         route = path.removeprefix(prefix).rstrip("/") if prefix else ""
@@ -131,14 +134,14 @@ class Routes:
             fields = parse_json(body, "The request's body is not valid JSON", "BAD_REQUEST")
         if not isinstance(fields, dict):
             raise RequestError("The request's body must be a JSON object.", code="BAD_REQUEST")
-        return self._routes[method, route](Fields({**fields, **named}))
+        return self._routes[method, route](Fields({**fields, **named}, sender))
 
 
 @dataclass(frozen=True)
 class AuthContext:
-    """The rules of authentication. A client sends the secret as a bearer token, as the password of `user`, or as the
-    first part of the path. Reads at most `drained` bytes of the body of a client without it, and calls
-    `on_authenticated` with a connection that has sent it. `is_shared`: other machines may connect."""
+    """The rules of authentication. A client sends the secret, which `-RANK` may follow, as a bearer token, as the
+    password of `user`, or as the first part of the path. Reads at most `drained` bytes of the body of a client without
+    it, and calls `on_authenticated` with a connection that has sent it. `is_shared`: other machines may connect."""
 
     routes: Routes
     user: str
@@ -147,6 +150,24 @@ class AuthContext:
     drained: int
     on_authenticated: Callable[[socket.socket], None]
     is_shared: bool = False
+
+
+def process_of(connection: socket.socket) -> int | None:
+    """The descendant of this process at the other end of a loopback connection (Linux, proc(5)), else None. Of
+    processes that share the socket, the one that forked the others."""
+    ports = tuple(f":{name[1]:04X}" for name in (connection.getpeername(), connection.getsockname()))
+    with suppress(OSError), open("/proc/net/tcp") as sockets:
+        rows = [line.split() for line in sockets]
+        links = {f"socket:[{row[9]}]" for row in rows if (row[1][-5:], row[2][-5:]) == ports}
+        processes = children_of(os.getpid())
+        for process in processes:
+            processes += children_of(process)
+            with suppress(OSError):  # it has ended
+                for handle in os.listdir(f"/proc/{process}/fd"):
+                    with suppress(OSError):
+                        if os.readlink(f"/proc/{process}/fd/{handle}") in links:
+                            return process
+    return None
 
 
 class _Head:
@@ -174,6 +195,7 @@ class Connection(BaseHTTPRequestHandler):
     def __init__(self, client: socket.socket, context: AuthContext) -> None:
         self._context = context
         self._is_authenticated = False
+        self._rank = ""
         server: Any = None  # the base class does not use it
         super().__init__(client, ("127.0.0.1", 0), server)
 
@@ -229,7 +251,7 @@ class Connection(BaseHTTPRequestHandler):
         if len(body) < length:
             self.close_connection = True
             raise RequestError("The request's body ended early.", code="BAD_REQUEST")
-        return self._context.routes.answer(self.command, route, query, body)
+        return self._context.routes.answer(self.command, route, query, body, self._sender)
 
     def _length(self) -> int:
         """The length of the body. If it is unknown, raises `RequestError`, and the connection ends."""
@@ -249,13 +271,17 @@ class Connection(BaseHTTPRequestHandler):
         known_hosts = r"[\d.]+" if self._context.is_shared else "127[.]0[.]0[.]1|localhost"
         if len(hosts) != 1 or not re.fullmatch(f"({known_hosts}):{port}", hosts[0].lower()):
             raise RequestError("This server accepts only its own address.", code="PERMISSION_DENIED", status=403)
-        secret, authorization = self._context.secret, self.headers.get("Authorization", "")
-        known = (f"Bearer {secret}".encode(), b"Basic " + b64encode(f"{self._context.user}:{secret}".encode()))
+        authorization = self.headers.get("Authorization", "")
+        kind, _, sent = authorization.partition(" ")
+        if kind == "Basic":
+            with suppress(ValueError):
+                user, _, sent = b64decode(sent, validate=True).decode("latin-1").partition(":")
+                sent = sent if user == self._context.user else ""
         first, _, rest = path[1:].partition("/")
-        if compare_digest(first.encode("latin-1", "replace"), secret.encode()):
+        if self._is_token(first):
             path = f"/{rest}"
-        elif not any(compare_digest(authorization.encode("latin-1", "replace"), key) for key in known):
-            cause = f": {OTHER_CREDENTIALS}." if authorization.lower().startswith("basic ") else "."
+        elif kind not in ("Bearer", "Basic") or not self._is_token(sent):
+            cause = f": {OTHER_CREDENTIALS}." if kind.lower() == "basic" else "."
             raise RequestError(
                 f"This is the tracking server of one himl job, and the request lacks the job's token{cause}",
                 code="UNAUTHENTICATED",
@@ -266,6 +292,17 @@ class Connection(BaseHTTPRequestHandler):
             self._context.on_authenticated(self.connection)
             self.connection.settimeout(None)
         return path
+
+    def _is_token(self, text: str) -> bool:
+        """Whether *text* is the job's secret. It may end with a rank, which this connection then belongs to."""
+        secret, _, rank = text.partition("-")
+        is_ours = compare_digest(secret.encode("latin-1", "replace"), self._context.secret.encode())
+        self._rank = rank if is_ours else self._rank
+        return is_ours
+
+    def _sender(self) -> str:
+        """The rank and, where the kernel lists it, the process of the client."""
+        return f"{self._rank} {process_of(self.connection)}"
 
     def _read(self, length: int) -> bytes:
         """At most *length* bytes of the body. Raises ConnectionError if the client disconnects in the middle of a

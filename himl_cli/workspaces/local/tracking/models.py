@@ -87,7 +87,7 @@ class LoggedModels:
             )
         info: Json = {
             "model_id": model_id,
-            "experiment_id": self.runs.experiment_id,
+            "experiment_id": self.runs.find_experiment(request),
             "name": name,
             **dict.fromkeys((f"{each}_ms" for each in TIMES), now_ms()),
             "status": STATUSES[0],
@@ -146,10 +146,10 @@ class LoggedModels:
             (*parse_order(item.key("field_name"), MODEL_ATTRIBUTES)[:2], item.values.get("ascending") is not False)
             for item in request.items("order_by")
         ]
-        wanted = self.runs.experiment_id in request.texts("experiment_ids")
-        items = []
+        wanted, items = request.texts("experiment_ids"), []
         with self._lock:
-            for model in [each for each in reversed(self._models.values()) if wanted and not each.is_deleted]:
+            models = [each for each in reversed(self._models.values()) if each.info["experiment_id"] in wanted]
+            for model in [each for each in models if not each.is_deleted]:
                 times = {name: model.info[f"{name}_ms"] for name in TIMES}
                 status = str(model.info["status"]).removeprefix("LOGGED_MODEL_")
                 attributes = {**model.info, **times, "model_name": model.info["name"], "status": status}

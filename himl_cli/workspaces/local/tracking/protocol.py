@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field
@@ -47,9 +48,10 @@ def not_found(what: str) -> RequestError:
 @dataclass(frozen=True)
 class Fields:
     """A JSON object or a query string. Null means absent, as in protocol buffers' JSON. All methods that read values
-    raise `RequestError`."""
+    raise `RequestError`. *sender* identifies the process that sent the request, as far as that is known."""
 
     values: Mapping[str, object]
+    sender: Callable[[], str] = str
 
     def has(self, name: str) -> bool:
         return self.values.get(name) is not None
@@ -155,6 +157,11 @@ def milliseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
+def experiment_number(name: str) -> str:
+    """The id of the experiment *name* for clients: digits that depend only on the name."""
+    return str(zlib.crc32(name.encode()) + 1)  # never 0, the id of MLflow's default experiment
+
+
 def json_pairs(pairs: Mapping[str, str]) -> list[Json]:
     return [{"key": key, "value": value} for key, value in pairs.items()]
 
@@ -176,7 +183,8 @@ ALIASES = {
     **dict.fromkeys(("run name", "Run name", "Run Name"), "run_name"),
 }
 TIMES = ("creation_timestamp", "last_updated_timestamp")
-NUMERIC_ATTRIBUTES = {"start_time", "end_time", "version_number", *TIMES}
+EXPERIMENT_ATTRIBUTES = frozenset({"experiment_id", "name", "creation_time", "last_update_time"})
+NUMERIC_ATTRIBUTES = {"start_time", "end_time", "version_number", "creation_time", "last_update_time", *TIMES}
 RUN_ATTRIBUTES = frozenset({"run_id", "run_name", "user_id", "status", "artifact_uri", "start_time", "end_time"})
 MODEL_ATTRIBUTES = frozenset(
     {

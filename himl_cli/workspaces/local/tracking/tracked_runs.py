@@ -14,10 +14,12 @@ from himl_cli.workspaces.local.metric_store import MetricStore, ParameterFixed, 
 from himl_cli.workspaces.local.run_folder import TRACKED, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
+    EXPERIMENT_ATTRIBUTES,
     Fields,
     Json,
     RequestError,
     Searchable,
+    experiment_number,
     find_page,
     json_metric,
     json_pairs,
@@ -29,6 +31,8 @@ from himl_cli.workspaces.local.tracking.protocol import (
 
 RUN_NAME = "mlflow.runName"
 USER_TAG = "mlflow.user"
+PARENT = "mlflow.parentRunId"
+SOURCE = "mlflow.source."
 MODEL_HISTORY = "mlflow.log-model.history"
 STATUS_NAMES = {
     RunStatus.queued: "SCHEDULED",
@@ -41,6 +45,7 @@ STATUSES = {name: status for status, name in STATUS_NAMES.items()}
 VIEWS = {"ACTIVE_ONLY": {False}, "DELETED_ONLY": {True}, "ALL": {False, True}}
 MOST_OF = {"metrics": 1000, "params": 100, "tags": 100, "entities": 1000}  # in one batch, as MLflow's own server allows
 INTERVAL_POINTS = 2500
+JOBS_EXPERIMENT = "0"  # the id of MLflow's default experiment, which scripts use if they name none
 
 
 def run_id_of(request: Fields) -> str:
@@ -51,16 +56,16 @@ def run_id_of(request: Fields) -> str:
 class JobRuns:
     """The runs that a job's clients can access: the job's run and its children. Raises `RequestError` for other runs.
 
-    Datasets and models that runs read and wrote are stored in a file per run, to which later attempts of the job add. A
-    script that names another experiment still logs to that of its job, since clients fail if ids differ. A request to
-    log is stored completely or refused.
+    The first run that a process of the job creates is the job's own run, so that a script needs no id. Later ones are
+    its children. Datasets and models that runs read and wrote are stored in a file per run, to which later attempts of
+    the job add. Experiments that a script creates exist as long as the job runs: in the workspace, all runs belong to
+    that of the job. A request to log is stored completely or refused.
     """
 
     def __init__(
         self,
         database: Database,
         job: Run,
-        experiment_id: str,
         artifacts_of: Callable[[str], Path],
         new_child_id: Callable[[], str],
     ) -> None:
@@ -68,9 +73,11 @@ class JobRuns:
         self.metric_store = MetricStore(database)
         self.job_id = job.id
         self.artifacts_of = artifacts_of
-        self.experiment_id = experiment_id
         self._experiment = job.experiment
-        self._experiment_tags: dict[str, str] = {}
+        self._experiments: dict[str, Json] = {}
+        self._add_experiment(JOBS_EXPERIMENT, job.experiment, {})
+        self._experiment_of: dict[str, str] = {}  # by run, except those in the job's experiment
+        self._senders: set[str] = set()  # those that continue the job's run
         self._new_child_id = new_child_id
         self._lock = threading.Lock()
         self._known: set[str] = set()
@@ -99,18 +106,32 @@ class JobRuns:
         return {"run": self._run_json(self.record(run_id_of(request)))}
 
     def create(self, request: Fields) -> Json:
-        """Create a child run of the run `mlflow.parentRunId`, by default of the job's run."""
+        """Create a child run of the run `mlflow.parentRunId`, by default of the job's run. The first run of a process
+        without that tag is the job's run."""
         tags = request.pairs("tags")
         name = request.text("run_name", "") or tags.get(RUN_NAME, "")
         tags.pop(RUN_NAME, None)
         if user := request.text("user_id", ""):
             tags.setdefault(USER_TAG, user)
-        parent = tags.get("mlflow.parentRunId", self.job_id)
-        parent = parent if self.store.job_of(parent) == self.job_id else self.job_id
-        child = Run(self._new_child_id(), self._experiment, display_name=name, tags=tags, parent=parent)
-        started = request.moment("start_time", now_ms())
-        self.store.add(child, job=self.job_id, status=RunStatus.running, started=started)
-        return {"run": self._run_json(self.record(child.id))}
+        experiment_id = self.find_experiment(request)
+        started, sender = request.moment("start_time", now_ms()), request.sender()
+        with self._lock:
+            is_jobs = PARENT not in tags and sender not in self._senders
+            if is_jobs:
+                self._senders.add(sender)
+        if is_jobs:
+            run_id = self.job_id
+            # himl has recorded the program and its commit
+            self.store.tag(run_id, {key: value for key, value in tags.items() if not key.startswith(SOURCE)})
+            if name:
+                self.store.rename(run_id, name)
+        else:
+            run_id, parent = self._new_child_id(), tags.get(PARENT, self.job_id)
+            parent = parent if self.store.job_of(parent) == self.job_id else self.job_id
+            child = Run(run_id, self._experiment, display_name=name, tags=tags, parent=parent)
+            self.store.add(child, job=self.job_id, status=RunStatus.running, started=started)
+        self._experiment_of[run_id] = experiment_id
+        return {"run": self._run_json(self.record(run_id))}
 
     def update(self, request: Fields) -> Json:
         """Rename a run, or end or resume a child run. Clients cannot change the status of the job's run, since a script
@@ -154,7 +175,8 @@ class JobRuns:
         view = request.text("run_view_type", "ACTIVE_ONLY")
         if view not in VIEWS:
             raise RequestError(f"Invalid run_view_type '{view[:50]}'. Valid values are {', '.join(VIEWS)}.")
-        run_ids = self.store.descendants(self.job_id) if self.experiment_id in request.texts("experiment_ids") else []
+        wanted = request.texts("experiment_ids")
+        run_ids = [each for each in self.store.descendants(self.job_id) if self.experiment_of(each) in wanted]
         runs = [self.record(run_id) for run_id in run_ids if (run_id in self._deleted) in VIEWS[view]]
         runs.sort(key=lambda run: (-(run.started or run.created).timestamp(), run.id))
         items = []
@@ -224,7 +246,7 @@ class JobRuns:
             "run_id": run.id,
             "run_uuid": run.id,
             "run_name": run.display_name or run.id,
-            "experiment_id": self.experiment_id,
+            "experiment_id": self.experiment_of(run.id),
             "user_id": run.tags.get(USER_TAG, ""),
             "status": STATUS_NAMES[run.status],
             "start_time": milliseconds(run.started or run.created),
@@ -243,28 +265,66 @@ class JobRuns:
         outputs = {"model_outputs": self.links(run.id, "model_outputs")}
         return {"info": self._info(run), "data": data, "inputs": inputs, "outputs": outputs}
 
+    def experiment_of(self, run_id: str) -> str:
+        return self._experiment_of.get(run_id, JOBS_EXPERIMENT)
+
+    def find_experiment(self, request: Fields) -> str:
+        """The id of the experiment in the request, by default that of the job. Raises `RequestError`."""
+        found = request.text("experiment_id", "") or JOBS_EXPERIMENT
+        if found not in self._experiments:
+            raise not_found(f"Experiment with id '{found[:250]}'")
+        return found
+
     def experiment(self, action: str, request: Fields) -> Json:
-        """The job's experiment. Its tags last as long as the job runs, and nothing else can change."""
+        """The job's experiment, and those that its script creates. Only their tags can change."""
+        named = request.text("experiment_name" if action == "get by name" else "name", "")
+        known = next((key for key, each in self._experiments.items() if each["name"] == named), None)
+        match action:
+            case "create":
+                new = experiment_number(request.key("name"))
+                if known is not None:
+                    raise RequestError(f"Experiment '{named[:250]}' already exists.", code="RESOURCE_ALREADY_EXISTS")
+                self._add_experiment(new, named, request.pairs("tags"))
+                return {"experiment_id": new}
+            case "get by name":
+                if known is None:
+                    raise not_found(f"Experiment '{named[:250]}'")
+                return {"experiment": self._experiment_json(known)}
+            case "search":
+                return self._search_experiments(request)
+        found = self.find_experiment(request)
+        tags = self._experiments[found]["tags"]
+        assert isinstance(tags, dict)
         match action:
             case "change":
-                raise RequestError("The experiment of a job cannot be changed or deleted by its script.")
-            case "create":
-                request.key("name")
-                return {"experiment_id": self.experiment_id}
+                raise RequestError("The experiments of a job cannot be changed or deleted by its script.")
             case "set tag":
-                self._experiment_tags[request.key("key")] = request.text("value", "")
+                tags[request.key("key")] = request.text("value", "")
             case "delete tag":
-                self._experiment_tags.pop(request.key("key"), None)
-        if action.endswith("tag"):
-            return {}
-        found = {
-            "experiment_id": self.experiment_id,
-            "name": self._experiment,
-            "artifact_location": self.artifacts_of(self.job_id).as_uri(),
-            "lifecycle_stage": "active",
-            "tags": json_pairs(dict(self._experiment_tags)),
-        }
-        return {"experiments": [found]} if action == "search" else {"experiment": found}
+                tags.pop(request.key("key"), None)
+            case "get":
+                return {"experiment": self._experiment_json(found)}
+        return {}
+
+    def _search_experiments(self, request: Fields) -> Json:
+        items = [
+            (Searchable(each, tags=Fields(each).pairs("tags")), self._experiment_json(key))
+            for key, each in reversed(self._experiments.items())
+            if request.text("view_type", "ACTIVE_ONLY") != "DELETED_ONLY"
+        ]
+        clauses = [parse_order(clause, EXPERIMENT_ATTRIBUTES) for clause in request.texts("order_by")]
+        attributes = EXPERIMENT_ATTRIBUTES
+        found, more = find_page(request, items, attributes=attributes, clauses=clauses, default=1000, most=50_000)
+        return {"experiments": found, **more}
+
+    def _add_experiment(self, experiment_id: str, name: str, tags: dict[str, str]) -> None:
+        times = dict.fromkeys(("creation_time", "last_update_time"), now_ms())
+        self._experiments[experiment_id] = {"experiment_id": experiment_id, "name": name, **times, "tags": tags}
+
+    def _experiment_json(self, experiment_id: str) -> Json:
+        found = self._experiments[experiment_id]
+        fixed = {"artifact_location": self.artifacts_of(self.job_id).as_uri(), "lifecycle_stage": "active"}
+        return {**found, **fixed, "tags": json_pairs(Fields(found).pairs("tags"))}
 
     def log_one(self, what: str, request: Fields) -> Json:
         """Log a metric, param or tag as a batch of one."""

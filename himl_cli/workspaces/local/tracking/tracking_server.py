@@ -11,7 +11,6 @@ import socket
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,8 +28,11 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 USER = "himl"  # the user name if the job's token is sent as a password
 CLOSE_SECONDS = 5.0
-# Variables that would send other credentials than the job's token, or request features that the server lacks
+# Variables that would send other credentials than the job's token, name runs and experiments of another server, or
+# request features that the server lacks
 DROPPED = (
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_AUTH",
@@ -75,7 +77,6 @@ class TrackingServer:
         job = RunStore(database).get(job_id)
         if job is None:
             raise RunNotFound(job_id, f"'{database.path}'")
-        self._job = job
         self._secret = os.urandom(24).hex()
         self._is_shared = is_shared
         # All ranks and their data loaders may connect at once
@@ -86,15 +87,13 @@ class TrackingServer:
         self._threads: dict[socket.socket, threading.Thread] = {}
         self._limiter = UnauthenticatedLimiter(limits or Limits())
         self._runs: JobRuns | None = None
-        self._experiment_id = experiment_number(job.experiment)
-        facts = (database, job, self._experiment_id, artifacts_of, new_child_id)
+        facts = (database, job, artifacts_of, new_child_id)
         self._accepting = threading.Thread(target=self._serve, args=facts, name="tracking", daemon=True)
 
-    def environment(self, base: Mapping[str, str]) -> dict[str, str]:
-        """*base*, the environment of the job's processes, with the variables that make MLflow's clients use this
-        server."""
-        ids = {"run_id": self._job.id, "experiment_id": self._experiment_id}
-        return client_environment(base, port=self.port, secret=self._secret, **ids)
+    def environment(self, base: Mapping[str, str], rank: str = "0") -> dict[str, str]:
+        """*base*, the environment of a process of the job, with the variables that make MLflow's clients use this
+        server. The token ends with the *rank*, since each rank continues the job's run."""
+        return client_environment(base, port=self.port, secret=f"{self._secret}-{rank}")
 
     def serve(self) -> None:
         """Start to serve requests."""
@@ -225,15 +224,9 @@ class UnauthenticatedLimiter:
             self._changed.notify_all()
 
 
-def experiment_number(name: str) -> str:
-    """The id of the experiment *name* for clients: digits that depend only on the name."""
-    return str(zlib.crc32(name.encode()) + 1)  # never 0, the id of MLflow's default experiment
-
-
-def client_environment(
-    base: Mapping[str, str], *, port: int, secret: str, run_id: str, experiment_id: str
-) -> dict[str, str]:
-    """*base* with the variables for MLflow's clients.
+def client_environment(base: Mapping[str, str], *, port: int, secret: str) -> dict[str, str]:
+    """*base* with the variables for MLflow's clients. None of them names a run or an experiment, which a script's own
+    server would not find.
 
     Clients send the secret as a bearer token. A user's `~/.mlflow/credentials` would take precedence, so if that file
     exists, they also send it as a password. A netrc file with this address would take precedence over both. Only then
@@ -248,11 +241,11 @@ def client_environment(
     env["NO_PROXY"] = _with_loopback(upper or lower)
     if sys.platform != "win32":  # on Windows, both are the same variable
         env["no_proxy"] = _with_loopback(lower or upper)
+    uri = f"{address}/{secret}" if _netrc_applies(base, home) else address
     return env | {
-        "MLFLOW_TRACKING_URI": f"{address}/{secret}" if _netrc_applies(base, home) else address,
+        "MLFLOW_TRACKING_URI": uri,
+        "HIML_TRACKING_URI": uri,  # to detect that a script uses another server
         "MLFLOW_TRACKING_TOKEN": secret,
-        "MLFLOW_RUN_ID": run_id,
-        "MLFLOW_EXPERIMENT_ID": experiment_id,
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
