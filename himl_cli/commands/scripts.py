@@ -392,8 +392,16 @@ def _list_of(setting: Setting) -> list[str]:
             raise setting.wrong(f"must hold plain values, not {entry!r}.")
         return str(entry).lower() if isinstance(entry, bool) else str(entry)
 
+    def choice(entry: Any) -> str:
+        """One value of a sweep. A text with commas or of digits stays one text."""
+        is_special = isinstance(entry, str) and not re.fullmatch(r"[A-Za-z_][\w./-]*", entry)
+        return '"' + text(entry).replace('"', '""') + '"' if is_special else text(entry)
+
     value, is_sweep = setting.value, normalized(setting.key) == "sweep"
     if isinstance(value, Mapping):
-        texts = {key: each if is_sweep and isinstance(each, list) else [each] for key, each in value.items()}
-        return [f"{key}={','.join(map(text, entries))}" for key, entries in texts.items()]
+        texts = {
+            key: ",".join(map(choice, each)) if is_sweep and isinstance(each, list) else text(each)
+            for key, each in value.items()
+        }
+        return [f"{key}={each}" for key, each in texts.items()]
     return [*map(text, value if isinstance(value, list) else [value])]

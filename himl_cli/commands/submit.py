@@ -112,7 +112,7 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "sweep": option(
         "Values of --NAME, such as 0.1,0.01 or uniform(a,b). Also loguniform(a,b) (e^a to e^b), normal(mu,sigma) and "
-        "randint(n).",
+        "randint(n). For options without a value or with several: switch(true,false), words(1 2,3).",
         "NAME=SPEC",
         many=True,
         panel="Sweeps and cross-validation",

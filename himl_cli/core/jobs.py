@@ -7,6 +7,7 @@ import json
 import math
 import posixpath
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from enum import Enum
@@ -17,7 +18,7 @@ from typing import Any
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of
-from himl_cli.core.text import named, read_json
+from himl_cli.core.text import Spelled, named, read_json, spelled
 
 SEARCH_SPACE = "search_space"
 # Group 1 is `inputs`, `outputs` or `search_space`, group 2 the key. It accepts any characters, so that himl can reject
@@ -45,6 +46,13 @@ GOAL = "himl.goal"
 BEST_TRIAL = "himl.best_trial"
 
 GOALS = ("minimize", "maximize")
+# Forms of a SearchRange, and the values of switches
+SWITCH, NEGATABLE, WORDS = "switch", "negatable", "words"
+SWITCHES = (SWITCH, NEGATABLE)
+SWITCH_WORDS = {
+    **dict.fromkeys(("true", "yes", "on", "1"), True),
+    **dict.fromkeys(("false", "no", "off", "0"), False),
+}
 HYPERPARAMETER_NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
 
 
@@ -77,11 +85,13 @@ class SearchRange:
     """The choices of `choice`, or the arguments of a distribution, in `values`.
 
     The arguments are (low, high) or (mu, sigma), followed by a step for `q…`, and (upper,) for `randint`, which draws
-    from 0 to upper - 1.
+    from 0 to upper - 1. A script gets each choice as `--NAME VALUE`, unless `form` is `switch` (`--NAME` for true, no
+    argument for false), `negatable` (`--no-NAME` for false) or `words` (`--NAME` and all words of the value).
     """
 
     draw: Draw
     values: Sequence[Scalar]
+    form: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,26 +143,48 @@ def hyperparameters_of(tags: Mapping[str, str]) -> dict[str, Scalar]:
     """The values of a trial by name, from its tags. Empty for other runs. Leading dashes of a name, as in azureml's
     `--lr`, are removed."""
     try:
-        found = read_json(tags.get(HYPERPARAMETERS, "{}"))
+        found = read_json(tags.get(HYPERPARAMETERS, "{}"), number=spelled)
     except ValueError:
         return {}
     return {name.lstrip("-"): value for name, value in found.items()} if isinstance(found, dict) else {}
 
 
-def with_search_space(arguments: Sequence[str], names: Iterable[str]) -> list[str]:
-    """Append `--NAME ${{search_space.NAME}}` to *arguments* for each of *names* that they do not use."""
+def with_search_space(arguments: Sequence[str], space: Mapping[str, SearchRange]) -> list[str]:
+    """Append `--NAME ${{search_space.NAME}}` to *arguments* for each hyperparameter that they do not use. A switch is
+    the placeholder alone."""
     named = {found[2] for argument in arguments for found in PLACEHOLDER.finditer(argument) if found[1] == SEARCH_SPACE}
-    missing = [name for name in names if name not in named]
-    return [*arguments, *(text for name in missing for text in (f"--{name}", f"${{{{{SEARCH_SPACE}.{name}}}}}"))]
+    missing = {name: found.form for name, found in space.items() if name not in named}
+    added = [
+        [*([] if form in SWITCHES else [f"--{name}"]), f"${{{{{SEARCH_SPACE}.{name}}}}}"]
+        for name, form in missing.items()
+    ]
+    return [*arguments, *(word for words in added for word in words)]
 
 
-def filled_in(arguments: Sequence[str], values: Mapping[str, str]) -> list[str]:
-    """Replace `${{search_space.NAME}}` in *arguments* by the values of hyperparameters."""
+def filled_in(
+    arguments: Sequence[str], values: Mapping[str, str], space: Mapping[str, SearchRange] | None = None
+) -> list[str]:
+    """Replace `${{search_space.NAME}}` in *arguments* by the values of hyperparameters. A whole argument becomes the
+    words of a value with a form in *space*."""
 
-    def fill(argument: str) -> str:
-        return PLACEHOLDER.sub(lambda found: values[found[2]] if found[1] == SEARCH_SPACE else found[0], argument)
+    def fill(argument: str) -> list[str]:
+        whole = PLACEHOLDER.fullmatch(argument)
+        if whole and whole[1] == SEARCH_SPACE and space and (form := space[whole[2]].form):
+            return value_words(whole[2], values[whole[2]], form)
+        return [PLACEHOLDER.sub(lambda found: values[found[2]] if found[1] == SEARCH_SPACE else found[0], argument)]
 
-    return list(map(fill, arguments))
+    return [word for argument in arguments for word in fill(argument)]
+
+
+def value_words(name: str, text: str, form: str) -> list[str]:
+    """The words in place of the value *text* of the hyperparameter *name*, by the *form* of its SearchRange. Raises
+    ValueError for an unclosed quote."""
+    if form == WORDS:
+        return shlex.split(text)
+    state = SWITCH_WORDS.get(text.lower())
+    if form not in SWITCHES or state is None:
+        return [text]
+    return [f"--{name}"] if state else [f"--no-{name}"] * (form == NEGATABLE)
 
 
 def sweep_tags(sweep: SweepSpec) -> dict[str, str]:
@@ -163,7 +195,16 @@ def sweep_tags(sweep: SweepSpec) -> dict[str, str]:
 def trial_tags(tags: Mapping[str, str], index: int, values: Mapping[str, Scalar]) -> dict[str, str]:
     """The tags of a trial of a sweep with *tags*."""
     own = {name: value for name, value in tags.items() if name != SWEPT}
-    return {**own, HYPERPARAMETERS: json.dumps(dict(values)), TRIAL: str(index)}
+    pairs = [f"{json.dumps(name)}: {_json_text(value)}" for name, value in values.items()]
+    return {**own, HYPERPARAMETERS: f"{{{', '.join(pairs)}}}", TRIAL: str(index)}
+
+
+def _json_text(value: Scalar) -> str:
+    """*value* in JSON, with the spelling of a number. One that is not valid in JSON (`.5`) becomes a text."""
+    if not isinstance(value, Spelled):
+        return json.dumps(value)
+    is_valid = re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", value.text)
+    return value.text if is_valid else json.dumps(value.text)
 
 
 def values_text(values: Mapping[str, Scalar]) -> str:
@@ -172,16 +213,22 @@ def values_text(values: Mapping[str, Scalar]) -> str:
 
 
 def value_text(value: Scalar) -> str:
-    """A value as a script's argument: numbers in full, booleans as in Python. Negative numbers have no exponent, since
-    argparse would take `-1e-05` for an option."""
+    """A value as a script's argument: numbers as the user spelled them, or in full, Booleans as in Python. Negative
+    numbers have no exponent, since argparse would take `-1e-05` for an option."""
     if not isinstance(value, float):
         return str(value)
     text = repr(value)
-    if value < 0 and "e" in text:
+    if value < 0 and "e" in text.lower():
         from decimal import Decimal  # imported late, since all commands import this module
 
         return format(Decimal(text), "f")
     return text
+
+
+def short_text(value: Scalar) -> str:
+    """A value for users, a number whose text is long with six digits."""
+    text = value_text(value)
+    return f"{value:.6g}" if isinstance(value, float) and len(text) > 10 else text
 
 
 # Azure ML's word for nodes that it chooses. Such a job names no compute target, so there is none to look up
@@ -581,7 +628,7 @@ def step_of_trial(job: JobSpec, values: Mapping[str, Scalar]) -> JobSpec:
     texts = {name: value_text(value) for name, value in values.items()}
     return replace(
         job,
-        arguments=filled_in(job.arguments, texts),
+        arguments=filled_in(job.arguments, texts, job.sweep.space if job.sweep else None),
         env={**job.env, **{f"AZUREML_SWEEP_{name}": text for name, text in texts.items()}},
         tags={name: value for name, value in job.tags.items() if name != SWEPT},
         sweep=None,

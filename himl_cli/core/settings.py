@@ -14,7 +14,7 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.records import dataclass
-from himl_cli.core.text import DEEPEST, is_too_deep
+from himl_cli.core.text import DEEPEST, is_too_deep, spelled
 
 PRIVATE_FILE, FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"
 SECTIONS = ("submit", "notify", "azure", "montage", "slurm")
@@ -137,7 +137,9 @@ def _parse(path: Path, text: str) -> Any:
     is_deep = any(part.count(".") > DEEPEST for part in re.split(r"[\n=,{}\[\]]", plain))
     try:
         if not is_deep:
-            content = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads(text)
+            content = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads(
+                text, parse_float=spelled
+            )
     except ValueError as err:  # includes TOMLDecodeError
         raise _corrupt(path, text, str(err)) from err
     except RecursionError:

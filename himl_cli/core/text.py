@@ -113,13 +113,43 @@ class NotJson(ValueError):
         self.column = column
 
 
-def read_json(text: str | bytes, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """The JSON value in *text*. *pairs* converts the keys and values of an object, which is a dictionary otherwise.
-    Raises NotJson."""
+class Spelled(float):
+    """A number in the spelling of its source, such as `1e5` or `3.10`, which is also its text."""
+
+    def __new__(cls, text: str) -> Spelled:
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    text: str
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (self.text,)
+
+    def __repr__(self) -> str:
+        return self.text
+
+    __str__ = __repr__
+
+
+def spelled(text: str) -> float:
+    """The number in *text*, with its spelling if Python spells it differently."""
+    number = float(text)
+    return number if repr(number) == text or "_" in text else Spelled(text)
+
+
+def read_json(
+    text: str | bytes,
+    *,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    number: Callable[[str], float] = float,
+) -> Any:
+    """The JSON value in *text*. *pairs* converts the keys and values of an object, which is a dictionary otherwise, and
+    *number* the text of a decimal number. Raises NotJson."""
     import json
 
     try:
-        value = json.loads(text, object_pairs_hook=pairs)
+        value = json.loads(text, object_pairs_hook=pairs, parse_float=number)
     except json.JSONDecodeError as err:
         raise NotJson(err.msg, err.lineno, err.colno) from err
     except RecursionError as err:

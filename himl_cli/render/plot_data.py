@@ -279,9 +279,7 @@ def names_of(children: Sequence[Child]) -> list[str]:
     names = []
     for child in children:
         values = {name: child.hyperparameters[name] for name in varying if name in child.hyperparameters}
-        texts = [
-            f"{name}={number(each) if isinstance(each, float) else value_text(each)}" for name, each in values.items()
-        ]
+        texts = [f"{name}={number(each) if type(each) is float else value_text(each)}" for name, each in values.items()]
         names.append(", ".join(texts) or child.label)
     counts = Counter(names)
     return [

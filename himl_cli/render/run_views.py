@@ -25,6 +25,7 @@ from himl_cli.core.jobs import (
     TRIAL,
     TRIALS,
     hyperparameters_of,
+    short_text,
     value_text,
     values_text,
 )
@@ -362,9 +363,9 @@ def _for_people(ranked: Sequence[TrialView], columns: Sequence[Column], numbers:
 
 def _value(name: str, trial: TrialView) -> str:
     value = trial.hyperparameters.get(name)
-    if isinstance(value, float) and sys.stdout.isatty():
-        return f"{value:.6g}"
-    return "" if value is None else value_text(value)
+    if value is None:
+        return ""
+    return short_text(value) if sys.stdout.isatty() else value_text(value)
 
 
 SHOWN_ELSEWHERE = (

@@ -110,24 +110,67 @@ def test_grid_runs_every_combination_with_its_values(himl: Himl, project: Path) 
     variables = ("--env_var", "WANDB_API_KEY=very-secret-1", "--processes_per_node", "1")
     outcome = himl("submit", "train.py", *options, *variables, "--", "--epochs", "3", "--rate=${{search_space.lr}}", env={"PYTHONPATH": str(project / "site")})
     assert outcome.code == 0, outcome.stderr
-    assert outcome.stderr.splitlines()[0] == 'Sweep: lr=0.1,0.033234493303921135 net=small,"64,32", grid, 4 trials, minimize val/loss.'
+    assert outcome.stderr.splitlines()[0] == 'Sweep: lr=0.10,0.033234493303921135 net=small,"64,32", grid, 4 trials, minimize val/loss.'
     parent = himl.ok("runs", "list", "-q").stdout.strip()
     assert f"Compare all metrics: himl runs aggregate {parent}" in outcome.stderr
     found = children(himl, parent)
-    names = ["lr=0.1, net=small", "lr=0.1, net=64,32", "lr=0.033234493303921135, net=small", "lr=0.033234493303921135, net=64,32"]
+    names = ["lr=0.10, net=small", "lr=0.10, net=64,32", "lr=0.033234493303921135, net=small", "lr=0.033234493303921135, net=64,32"]
     assert [(run["id"], run["status"], run["display_name"]) for run in found] == [(f"{parent}_{n}", "Completed", name) for n, name in enumerate(names)]
     assert "trial 2, lr=0.0332345, net=small: started" in log_of(project, parent), "numbers in six digits"
     assert drawn(himl, parent)[3] == {"lr": 0.033234493303921135, "net": "64,32"}
     arguments, environment, data = seen(project, f"{parent}_1")
-    assert (arguments, data) == (["--epochs", "3", "--rate=0.1", "--net", "64,32"], "snapshot")
-    wanted = {"AZUREML_SWEEP_lr": "0.1", "AZUREML_SWEEP_net": "64,32", "AZUREML_RUN_ID": f"{parent}_1", "AZUREML_ROOT_RUN_ID": parent, "RANK": "0"}
+    assert (arguments, data) == (["--epochs", "3", "--rate=0.10", "--net", "64,32"], "snapshot")
+    wanted = {"AZUREML_SWEEP_lr": "0.10", "AZUREML_SWEEP_net": "64,32", "AZUREML_RUN_ID": f"{parent}_1", "AZUREML_ROOT_RUN_ID": parent, "RANK": "0"}
     assert {name: environment[name] for name in wanted} == wanted
-    assert show(himl, f"{parent}_1")["parameters"] == {"lr": "0.1", "net": "64,32"}
+    assert show(himl, f"{parent}_1")["parameters"] == {"lr": "0.10", "net": "64,32"}
     store = project / ".himl/datastores/local/models"
     assert {path.parent.name for path in store.glob("*/m")} == {f"{parent}_{number}" for number in range(4)}
     himl.ok("download", f"{parent}_1", "--output_key", "model", "--output_dir", "got", "--flat")
     assert (project / "got/m").read_text() == "3"
     assert [path.name for path in files_with(project / ".himl", "very-secret-1")] == ["seen.json"] * 4, "which the script wrote"
+
+
+def test_values_reach_a_script_as_it_takes_them_and_numbers_keep_their_spelling(himl: Himl, project: Path) -> None:
+    script = """
+import argparse, json, sys
+parser = argparse.ArgumentParser()
+parser.add_argument("--amp", action="store_true")
+parser.add_argument("--ema", action=argparse.BooleanOptionalAction)
+parser.add_argument("--sizes", nargs="+", type=int)
+parser.add_argument("--py")
+parser.parse_known_args()
+print(json.dumps(sys.argv[1:]))
+sys.exit("1e-4" in sys.argv)
+"""
+    write_files(project, {"train.py": script, "himl.toml": '[submit]\nsweep.lr = [1e-4, 1e5]\nsweep.v = ["3.10"]\nmax_concurrent = 4\n'})
+    rows: list[tuple[list[str], list[list[str]], list[str]]] = [
+        ([], [["--lr", "1e-4", "--v", "3.10"], ["--lr", "1e5", "--v", "3.10"]], ["lr=1e-4, v=3.10", "lr=1e5, v=3.10"]),
+        (["--sweep", "amp=true,false", "--sweep", "ema=False"], [["--amp", "--no-ema"], ["--no-ema"]], ["amp=true, ema=False", "amp=false, ema=False"]),
+        (
+            ["--sweep", 'sizes="64 32",128', "--sweep", "py=3.10"],
+            [["--sizes", "64", "32", "--py", "3.10"], ["--sizes", "128", "--py", "3.10"]],
+            ["sizes=64 32, py=3.10", "sizes=128, py=3.10"],
+        ),
+        (
+            ["--sweep", "x=switch(true,--no-x)", "--sweep", "y=words(a 'b c')"],
+            [["--x", "--y", "a", "b c"], ["--no-x", "--y", "a", "b c"]],
+            ["x=true, y=a 'b c'", "x=--no-x, y=a 'b c'"],
+        ),
+    ]
+    for options, arguments, names in rows:
+        ended = himl("submit", "train.py", *options)
+        found = children(himl, latest(himl))
+        assert [run["display_name"] for run in found] == names, ended.stderr
+        assert [json.loads(log_of(project, run["id"])) for run in found] == arguments
+        if not options:
+            assert himl("submit", "--resume", "latest").code == 1
+            assert log_of(project, f"{latest(himl)}_0") == '["--lr", "1e-4", "--v", "3.10"]\n', "the second attempt"
+            assert [run["tags"]["hyperparameters"] for run in found] == ['{"lr": 1e-4, "v": "3.10"}', '{"lr": 1e5, "v": "3.10"}']
+            assert [run["hyperparameters"] for run in show(himl, latest(himl))["children"]] == [{"lr": 1e-4, "v": "3.10"}, {"lr": 1e5, "v": "3.10"}]
+            assert show(himl, f"{latest(himl)}_1")["parameters"] == {"lr": "1e5", "v": "3.10"}
+            assert himl.ok("runs", "aggregate", "--child_arg", "lr", "--json").json()["children"][1]["label"] == "1e5"
+            assert "trial 1, lr=1e5, v=3.10: started" in log_of(project, latest(himl))
+    assert "y: " not in ended.stderr
 
 
 def test_log_tells_the_course_and_best_trial_is_noted(himl: Himl, project: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import ClusterSpec, DataSpec, Draw, EarlyStop, Entry, EntryKind, SearchRange, StepOutput, SweepSpec
+from himl_cli.core.text import Spelled
 from himl_cli.services.submission.pipeline_file import read_pipeline
 from himl_cli.services.submission.pipelines import PreparedPipeline, prepare_pipeline, with_named_datastores
 from himl_cli.services.submission.request import SubmitRequest
@@ -282,7 +283,10 @@ def refusal(*specs: str, on_cluster: bool = False, **options: Any) -> str:
 
 @pytest.mark.parametrize(("spec", "draw", "values"), [
     ("1, 2 ,-3", Draw.choice, (1, 2, -3)),
-    ("1e-3,.5,2.", Draw.choice, (0.001, 0.5, 2.0)),
+    ("1e-3,.5,2.", Draw.choice, (Spelled("1e-3"), Spelled(".5"), Spelled("2."))),
+    ("""1,0.1,"3.10",'1e5',2.50""", Draw.choice, (1, 0.1, "3.10", "1e5", Spelled("2.50"))),
+    ("(64,32),[1, (2,3)],\"(4)\"", Draw.choice, ("(64,32)", "[1, (2,3)]", "(4)")),
+    ('64 32,it\'s,"say ""a, b"""', Draw.choice, ("64 32", "it's", 'say "a, b"')),
     ("007,true,nan,1_000,1e999," + "9" * 5000, Draw.choice, ("007", "true", "nan", "1_000", "1e999", "9" * 5000)),
     ('"64,32",128', Draw.choice, ("64,32", 128)),
     ("uniform(high=1,low=0)", Draw.uniform, (0, 1)),
@@ -293,7 +297,7 @@ def refusal(*specs: str, on_cluster: bool = False, **options: Any) -> str:
 def test_spec_means_search_range(spec: str, draw: Draw, values: tuple[str | float, ...]) -> None:
     space = sweep(f"x={spec}", max_trials=5).space["x"]
     assert space == SearchRange(draw, values)
-    assert [type(value) for value in space.values] == [type(value) for value in values]
+    assert [(type(value), str(value)) for value in space.values] == [(type(value), str(value)) for value in values]
 
 
 @pytest.mark.parametrize(("spec", "message"), [
@@ -424,7 +428,7 @@ def test_invalid_early_stop_is_refused(text: str, message: str) -> None:
 
 
 def test_sweep_is_told_in_lines() -> None:
-    assert sweep_text(sweep("lr=0.10,0.01", 'layers="64,32",128')) == 'lr=0.1,0.01 layers="64,32",128, grid, 4 trials, minimize val/loss'
+    assert sweep_text(sweep("lr=0.10,0.01", 'layers="64,32",128')) == 'lr=0.10,0.01 layers="64,32",128, grid, 4 trials, minimize val/loss'
     options: dict[str, Any] = {"max_trials": 1, "goal": "maximize", "primary_metric": "acc", "early_stop": "median(delay_evaluation=3)"}
     text = sweep_text(sweep("x=normal(0,0.5)", sampling="random(seed=7)", **options))
     assert text == "x=normal(0,0.5), random(seed=7), 1 trial, maximize acc, median(delay_evaluation=3)"

@@ -239,7 +239,7 @@ class _StepMaker:
     def _with_values(self, step: Step) -> list[str]:
         """The arguments of *step*, followed by the values of the hyperparameters that it names as `--NAME`."""
         sweep = self.common.sweep
-        taken = [name for name in sweep.space if _takes(step, name)] if sweep else []
+        taken = {name: found for name, found in sweep.space.items() if _takes(step, name)} if sweep else {}
         counts = sweep_arguments(self.request) if taken else ()
         return with_search_space([*step.arguments, *counts], taken)
 

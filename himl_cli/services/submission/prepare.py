@@ -87,6 +87,11 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
         tags[SWEPT] = sweep_text(sweep)
     entry, start, root = _find_entry(request)
     file = _entry_file(entry, root)
+    if sweep is not None:
+        from himl_cli.services.submission.script_options import with_forms  # needs a parser of Python
+
+        sweep, form_remarks = with_forms(sweep, entry, file, request.arguments)
+        remarks += form_remarks
     if request.snapshot_root is None and not request.in_place:
         check_root(root, file if request.module else start)
     spec, naming_remarks = job_of_options(

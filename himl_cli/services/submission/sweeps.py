@@ -3,7 +3,6 @@ their description in words."""
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections import Counter
@@ -19,15 +18,19 @@ from himl_cli.core.jobs import (
     PLACEHOLDER,
     REPEATED,
     SEARCH_SPACE,
+    SWITCH,
+    SWITCH_WORDS,
+    WORDS,
     Draw,
     EarlyStop,
     Scalar,
     SearchRange,
     SweepSpec,
     value_text,
+    value_words,
 )
 from himl_cli.core.redaction import MASK, mask_arguments
-from himl_cli.core.text import did_you_mean
+from himl_cli.core.text import Spelled, did_you_mean
 from himl_cli.services.submission.request import SubmitRequest, refuse
 
 KINDS = ("sweep", "crossval", "different_seeds")
@@ -203,7 +206,7 @@ def with_seed(spec: SweepSpec, *, on_cluster: bool, sdk: str = "v2") -> SweepSpe
 
 def parse_call(text: str) -> tuple[str, Sequence[str], Mapping[str, str]] | None:
     """The name, positional values and named values of a call such as `uniform(0, 1)` or `bandit(slack_factor=0.1)`, or
-    None if *text* is not a call. Values are separated by commas, except within double quotes."""
+    None if *text* is not a call. Values are separated by commas, except within quotes and brackets."""
     found = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", text, re.DOTALL)
     if found is None:
         return None
@@ -219,11 +222,41 @@ def parse_call(text: str) -> tuple[str, Sequence[str], Mapping[str, str]] | None
 
 
 def _split_values(text: str) -> list[str]:
-    try:
-        (parts,) = csv.reader([text.replace("\n", " ")], skipinitialspace=True, strict=True)
-    except csv.Error:
-        parts = text.split(",")
-    return [part.strip() for part in parts]
+    """The parts of *text* between commas that are not within quotes or brackets. All parts if these are unclosed."""
+    parts, depth, quote = [""], 0, ""
+    for sign in text.replace("\n", " "):
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'" and (depth or not parts[-1].strip() or parts[-1].endswith(sign)):
+            quote = sign
+        elif sign in "([{)]}":
+            depth += 1 if sign in "([{" else -1
+        if sign == "," and not quote and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return [part.strip() for part in (text.split(",") if quote or depth else parts)]
+
+
+def _unquoted(text: str) -> str | None:
+    """The text within quotes, or None if *text* has none."""
+    found = re.fullmatch(r"""(["'])((?:(?!\1).|\1\1)*)\1""", text, re.DOTALL)
+    return found and found[2].replace(found[1] * 2, found[1])
+
+
+def _choice(text: str) -> Scalar:
+    """One value of a list: a text if it is in quotes, else as `_scalar`, but a number keeps its spelling."""
+    if (quoted := _unquoted(text)) is not None:
+        return quoted
+    value = _scalar(text)
+    return value if isinstance(value, str) or value_text(value) == text else Spelled(text)
+
+
+def typed_value(value: Scalar) -> str:
+    """*value* as the user types it in a list."""
+    text = value_text(value)
+    is_plain = not isinstance(value, str) or (_split_values(text) == [text] and isinstance(_choice(text), str))
+    return text if is_plain and _unquoted(text) is None else '"' + text.replace('"', '""') + '"'
 
 
 def _scalars(named: Mapping[str, str], names: Sequence[str], where: str) -> dict[str, Scalar]:
@@ -232,7 +265,7 @@ def _scalars(named: Mapping[str, str], names: Sequence[str], where: str) -> dict
         if name not in names:
             known = f"Use one of: {', '.join(names)}." if names else "Omit the arguments."
             raise BadUsage(f"{where}: unknown '{name}'.", hint=did_you_mean(name, names) or known)
-    return {name: _scalar(value) for name, value in named.items()}
+    return {name: _number(value) for name, value in named.items()}
 
 
 def _scalar(text: str) -> Scalar:
@@ -243,6 +276,11 @@ def _scalar(text: str) -> Scalar:
     if re.fullmatch(r"[+-]?(?:0|[1-9]\d*)", text):
         return int(text)
     return float(text) if DECIMAL.fullmatch(text) and math.isfinite(float(text)) else text
+
+
+def _number(text: str) -> Scalar:
+    """An argument of a call, with or without quotes."""
+    return _scalar(_unquoted(text) or text)
 
 
 def _near(word: str, known: Sequence[str], shown: Sequence[str] = ()) -> str:
@@ -279,29 +317,57 @@ def search_range(name: str, spec: str) -> SearchRange:
     where, text = f"--sweep {name}={spec}", spec.strip()
     call = parse_call(spec)
     if call is None:
-        is_bracketed = text.startswith("[") and text.endswith("]")
+        parts = _split_values(text) if text else []
+        bare = [part for part in parts if _unquoted(part) is None]
+        is_bracketed = bool(re.fullmatch(r"\[.*\]", text)) and len(parts) == 1
+        has_parentheses = any(
+            set("()") & {*part} and (len(parts) == 1 or not re.fullmatch(r"[(\[{].*[)\]}]", part)) for part in bare
+        )
         usual = f"Write --sweep {name}=0.1,0.01 or --sweep '{name}=uniform(0,1)'"
         form = f"Write --sweep '{name}={_form(Draw(text))}'" if text in ARGUMENTS else ""
         refuse(
             f"{where}: ",
-            ("(" in text or ")" in text, "this is neither a list nor a distribution.", usual),
+            (has_parentheses, "this is neither a list nor a distribution.", usual),
             (bool(form), f"{text} needs arguments.", form),
-            (is_bracketed, "a list must not have brackets.", f"Write --sweep {name}={text[1:-1]}"),
+            (
+                is_bracketed,
+                "a list must not have brackets.",
+                f"Write --sweep {name}={text[1:-1]}, or for a single value --sweep '{name}=\"{text}\"'",
+            ),
         )
-        return checked_range(SearchRange(Draw.choice, tuple(map(_scalar, _split_values(text))) if text else ()), where)
+        return checked_range(SearchRange(Draw.choice, tuple(map(_choice, parts))), where)
     word, values, named = call
+    if word in (SWITCH, WORDS):
+        return _with_form(name, word, [_unquoted(value) or value for value in values], where)
     try:
         draw = Draw(word)
     except ValueError:
         hint = _near(word, [draw.value for draw in Draw])
         raise BadUsage(f"{where}: there is no distribution '{word}'.", hint=hint) from None
     names = ARGUMENTS.get(draw, ())
-    given = {**dict(zip(names, map(_scalar, values), strict=False)), **_scalars(named, names, where)}
+    given = {**dict(zip(names, map(_number, values), strict=False)), **_scalars(named, names, where)}
     if draw is Draw.choice:
-        return checked_range(SearchRange(draw, tuple(map(_scalar, values))), where)
+        return checked_range(SearchRange(draw, tuple(map(_choice, values))), where)
     if len(values) + len(named) != len(names) or len(given) != len(names):
         raise _wrong_count(draw, where)
     return checked_range(SearchRange(draw, tuple(given[each] for each in names)), where)
+
+
+def _with_form(name: str, form: str, texts: Sequence[str], where: str) -> SearchRange:
+    """The values of `switch(true,false)` or `words(64 32,128)`."""
+    texts = texts or (["true", "false"] if form == SWITCH else [])
+    for text in texts:
+        is_switch = text.lower() in SWITCH_WORDS or text.startswith("-")
+        if form == SWITCH and not is_switch:
+            hint = f"Use true (--{name}), false (no argument), or an option such as --no-{name}."
+            raise BadUsage(f"{where}: '{text}' is no value of a switch.", hint=hint)
+        try:
+            value_words(name, text, form)
+        except ValueError:
+            raise BadUsage(
+                f"{where}: a quote in '{text}' is not closed.", hint="Close it, or write \\' for it."
+            ) from None
+    return checked_range(SearchRange(Draw.choice, tuple(texts), form), where)
 
 
 def _wrong_count(draw: Draw, where: str) -> BadUsage:
@@ -364,8 +430,8 @@ def checked_range(found: SearchRange, where: str) -> SearchRange:
     """*found*, after a check that himl can draw from it. Raises BadUsage, with *where* first."""
     values = found.values
     if found.draw is Draw.choice:
-        counts = Counter((type(value), value) for value in values)
-        twice = next((f"the value {value} occurs twice." for (_, value), count in counts.items() if count > 1), "")
+        counts = Counter(map(value_text, values))
+        twice = next((f"the value {text} occurs twice." for text, count in counts.items() if count > 1), "")
         refuse(
             f"{where}: ",
             (not values, "the list is empty.", "List at least one value: --sweep lr=0.1,0.01"),
@@ -503,8 +569,9 @@ def _check_for_azure(name: str, found: SearchRange, is_bayesian: bool) -> None:
     is_quniform = is_bayesian and found.draw is Draw.quniform
     is_whole = all(isinstance(value, int) for value in values)
     steps = (float(values[1]) - float(values[0])) / float(values[2]) if is_quniform else 0
-    # The client sends booleans as texts
+    # The client sends booleans as texts, and all values if one is spelled unusually
     texts = {isinstance(value, (str, bool)) for value in values}
+    is_spelled = any(isinstance(value, Spelled) for value in values)
     refuse(
         f"--sweep {name}: ",
         (
@@ -523,7 +590,7 @@ def _check_for_azure(name: str, found: SearchRange, is_bayesian: bool) -> None:
             "Use a larger q, or uniform(low,high).",
         ),
         (
-            is_bayesian and found.draw is Draw.choice and len(texts) > 1,
+            is_bayesian and found.draw is Draw.choice and len(texts) > 1 and not is_spelled,
             "with --sampling bayesian on Azure ML, a list must not mix numbers and words.",
             "Use --sampling random, or only numbers or words.",
         ),
@@ -538,8 +605,9 @@ def sweep_text(spec: SweepSpec) -> str:
     val/loss`. For folds and seeds, which search nothing: `random_seed=0,1,2, 3 runs, mean of val/loss`."""
     ranges: list[str] = []
     for name, found in spec.space.items():
-        values = [f'"{text}"' if "," in text else text for text in map(value_text, found.values)]
+        values = [*map(typed_value, found.values)]
         listed = ",".join(values[:LONGEST_LIST]) + (f",… ({len(values)} values)" if len(values) > LONGEST_LIST else "")
+        listed = f"{found.form}({listed})" if found.form else listed
         drawn = f"{found.draw.value}({','.join(values)})"
         ranges.append(f"{name}={listed if found.draw is Draw.choice else drawn}")
     parts, plural = [" ".join(ranges)], "s" * (spec.max_trials != 1)

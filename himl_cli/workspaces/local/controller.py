@@ -26,6 +26,7 @@ from himl_cli.core.jobs import (
     Scalar,
     best_of,
     hyperparameters_of,
+    short_text,
 )
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.records import dataclass
@@ -207,11 +208,7 @@ class StartedTrial(Trial):
 
     @property
     def title(self) -> str:
-        values = [
-            f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"
-            for name, value in self.values.items()
-        ]
-        return ", ".join([f"trial {self.index}", *values])
+        return ", ".join([f"trial {self.index}", *(f"{name}={short_text(each)}" for name, each in self.values.items())])
 
 
 class Sweep:

@@ -43,6 +43,7 @@ from himl_cli.core.processes import JOB_FOLDER, RANK_NAMES
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_arguments, mask_line
 from himl_cli.core.runs import DUE, NOTIFICATION, Run
+from himl_cli.core.text import Spelled
 
 if TYPE_CHECKING:
     from himl_cli.core.events import Notify
@@ -276,7 +277,8 @@ def _job_form(spec: JobSpec) -> Form:
         "snapshot": snapshot,
         "arguments": list(spec.arguments),
         "keep": list(spec.keep),
-        **{name: asdict(part) if (part := getattr(spec, name)) else None for name in ("sweep", "slurm", "webhook")},
+        "sweep": _sweep_form(spec.sweep) if spec.sweep else None,
+        **{name: asdict(part) if (part := getattr(spec, name)) else None for name in ("slurm", "webhook")},
         **{name: [asdict(item) for item in getattr(spec, name)] for name in ("inputs", "outputs")},
         **{name: dict(getattr(spec, name)) for name in ("env", "tags", "brought")},
         "docker_args": [],
@@ -284,10 +286,23 @@ def _job_form(spec: JobSpec) -> Form:
     }
 
 
+def _sweep_form(sweep: SweepSpec) -> Form:
+    """The sweep in JSON, which has no spelling of numbers."""
+    form = asdict(sweep)
+    for found in form["space"].values():
+        found["values"] = [{"spelled": one.text} if isinstance(one, Spelled) else one for one in found["values"]]
+    return form
+
+
+def _range_from_form(form: Form) -> SearchRange:
+    values = [Spelled(value["spelled"]) if isinstance(value, dict) else value for value in form["values"]]
+    return SearchRange(Draw(form["draw"]), values, form.get("form", ""))
+
+
 def _job_from_form(form: Form) -> JobSpec:
     snapshot, sweep = form["snapshot"], form["sweep"]
     if sweep:
-        space = {name: SearchRange(Draw(found["draw"]), found["values"]) for name, found in sweep["space"].items()}
+        space = {name: _range_from_form(found) for name, found in sweep["space"].items()}
         early_stop = EarlyStop(**sweep["early_stop"]) if sweep["early_stop"] else None
         sweep = SweepSpec(**{**sweep, "space": space, "early_stop": early_stop})
     parts: Form = {

@@ -65,7 +65,7 @@ def plan_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notify) 
             )
         for value in found.values if found.draw is Draw.choice and is_line else ():
             if isinstance(value, str):
-                _filled(spec, {name: value})
+                _filled(spec, {**dict.fromkeys(spec.sweep.space, ""), name: value})
     check_shell(spec)
     run_id = spec.run_id or new_run_id(spec.experiment)
     inputs, _ = resolve_folders(spec, datastore, run_id, notify)
@@ -215,9 +215,9 @@ def _trial_output(item: DataSpec) -> DataSpec:
 
 
 def _filled(spec: JobSpec, values: Mapping[str, str]) -> JobSpec:
-    arguments = list(spec.arguments)
+    arguments, space = list(spec.arguments), spec.sweep.space if spec.sweep else {}
     if spec.entry.kind is EntryKind.command:
         spec = replace(spec, entry=replace(spec.entry, target=fill_command(spec.entry.target, {SEARCH_SPACE: values})))
     else:
-        arguments = with_search_space(arguments, values)
-    return replace(spec, arguments=filled_in(arguments, values))
+        arguments = with_search_space(arguments, space)
+    return replace(spec, arguments=filled_in(arguments, values, space))

@@ -33,6 +33,7 @@ from himl_cli.core.jobs import (
     value_text,
 )
 from himl_cli.core.records import dataclass
+from himl_cli.core.text import Spelled
 from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.command_line import command_line
@@ -405,8 +406,9 @@ def git_properties(tags: Mapping[str, str]) -> dict[str, str]:
 
 def wire_values(space: SearchRange) -> list[Scalar]:
     """The values in the service's form: numbers stay numbers, and Booleans, which it does not support, become texts
-    as in Python."""
-    return [value_text(value) if isinstance(value, bool) else value for value in space.values]
+    as in Python. If Python spells one of the choices differently, all of them become texts."""
+    as_texts = space.draw is Draw.choice and any(isinstance(value, Spelled) for value in space.values)
+    return [value_text(value) if isinstance(value, bool) or as_texts else value for value in space.values]
 
 
 def search_space(space: SearchRange) -> list[Any]:

@@ -9,14 +9,18 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import (
     PLACEHOLDER,
     SEARCH_SPACE,
     Draw,
     EntryKind,
     JobSpec,
+    SearchRange,
     check_placeholders,
     input_targets,
+    value_text,
+    value_words,
     with_search_space,
 )
 
@@ -64,6 +68,8 @@ def script_line(spec: JobSpec) -> str:
             # text, so that no quotes are right for every value. If a choice needs quotes, the variable itself is
             # quoted, which works for all values.
             space = sweep.space[key]
+            if space.form:
+                return _words(key, space)
             texts = [value for value in space.values if isinstance(value, str)] if space.draw is Draw.choice else []
             is_plain = all(text and shlex.quote(text) == text for text in texts)
             return f"${{{{{SEARCH_SPACE}.{key}}}}}" if is_plain else f'"${SWEEP_VARIABLE}{key}"'
@@ -73,6 +79,17 @@ def script_line(spec: JobSpec) -> str:
     if sweep is None or spec.entry.kind is EntryKind.command:
         return shell_line(spec, fill)
     return shell_line(replace(spec, arguments=with_search_space(spec.arguments, sweep.space)), fill)
+
+
+def _words(name: str, space: SearchRange) -> str:
+    """Text for bash that becomes the words of a trial's value. Raises BadUsage for words with special characters, since
+    bash does not parse quotes that come from a variable."""
+    words = {text: value_words(name, text, space.form) for text in map(value_text, space.values)}
+    for text, each in words.items():
+        if shlex.join(each) != " ".join(each):
+            raise BadUsage(f"--sweep {name}: on Azure ML, '{text}' needs quotes.", hint="Use words without quotes.")
+    cases = " ".join(f"{shlex.quote(text)}) printf '%s ' {' '.join(each)};;" for text, each in words.items() if each)
+    return f'$(case "${SWEEP_VARIABLE}{name}" in {cases} esac)'
 
 
 def shell_line(spec: JobSpec, fill: Callable[[str, str], str]) -> str:

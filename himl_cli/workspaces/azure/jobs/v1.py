@@ -264,6 +264,10 @@ def _check_sweep(spec: JobSpec) -> None:
     require_sdk("azureml.train.hyperdrive")
     if spec.entry.kind is not EntryKind.script:
         raise BadUsage("With --sdk v1, a sweep must run a Python script (no module or shell script).", hint=_OTHERWISE)
+    for name, found in spec.sweep.space.items() if spec.sweep else ():
+        if found.form:
+            rule = f"a script gets each hyperparameter as --NAME VALUE, so '{name}' cannot be a switch or several words"
+            raise BadUsage(f"With --sdk v1, {rule}.", hint=_OTHERWISE)
     for text in _without_values(spec.arguments):
         rule = ""
         if PLACEHOLDER.search(text) and not PLACEHOLDER.fullmatch(text):
