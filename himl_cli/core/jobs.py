@@ -413,6 +413,17 @@ class SlurmSpec:
     run_with: str = ""
 
 
+@dataclass(frozen=True)
+class Editables:
+    """Code below *root* that a local job imports from its snapshot, although the job's Python would find it in the
+    project: `folders` of the snapshot that precede others on Python's path, and `hooks`, the files of modules that
+    `site-packages` imports at each start, with paths below *root*."""
+
+    root: str
+    folders: Sequence[str] = ()
+    hooks: Sequence[str] = ()
+
+
 WEBHOOK_FORMATS = ("json", "slack", "teams")
 
 
@@ -504,6 +515,7 @@ class JobSpec(JobOptions):
     sweep: SweepSpec | None = None
     slurm: SlurmSpec | None = None
     webhook: Webhook | None = None
+    editables: Editables | None = None
     brought: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -27,6 +27,7 @@ from himl_cli.core.jobs import (
     DataSpec,
     Draw,
     EarlyStop,
+    Editables,
     Entry,
     EntryKind,
     JobSpec,
@@ -55,6 +56,7 @@ PIPELINE = "pipeline"
 LONGEST_TITLE = 60
 LONGEST_KEY = 30  # in the id of a step's run, since file names are limited to 255 bytes
 RUN_NAME = "${{name}}"  # placeholder of the run's id in the name of an output, as on Azure ML
+PARTS = ("slurm", "webhook", "editables")  # fields of a job that are records or None
 RANK = "{rank}"
 TRY_VARIABLE = "HIML_TRY"  # the number of the attempt, from 1
 OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", "HIML_SUBMIT_")
@@ -278,7 +280,7 @@ def _job_form(spec: JobSpec) -> Form:
         "arguments": list(spec.arguments),
         "keep": list(spec.keep),
         "sweep": _sweep_form(spec.sweep) if spec.sweep else None,
-        **{name: asdict(part) if (part := getattr(spec, name)) else None for name in ("slurm", "webhook")},
+        **{name: asdict(part) if (part := getattr(spec, name)) else None for name in PARTS},
         **{name: [asdict(item) for item in getattr(spec, name)] for name in ("inputs", "outputs")},
         **{name: dict(getattr(spec, name)) for name in ("env", "tags", "brought")},
         "docker_args": [],
@@ -313,6 +315,7 @@ def _job_from_form(form: Form) -> JobSpec:
         "sweep": sweep or None,
         "slurm": SlurmSpec(**form["slurm"]) if form.get("slurm") else None,
         "webhook": Webhook(**form["webhook"]) if form.get("webhook") else None,
+        "editables": Editables(**form["editables"]) if form.get("editables") else None,
     }
     return JobSpec(**{**form, **parts})
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from himl_cli.core.jobs import JobSpec
+from himl_cli.workspaces.local.editables import stage_modules
 from himl_cli.workspaces.local.launch_request import LaunchRequest, linked_inputs, stored_form
 from himl_cli.workspaces.local.run_folder import COLLECTED, PLAN, RECORD, RunFolder
 
@@ -72,6 +73,8 @@ class JobFiles:
                 link.symlink_to(source, target_is_directory=source.is_dir())
         if not is_attempt:
             return folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts})
+        if spec.editables is not None:
+            stage_modules(spec.editables, folder)
         self._made = [self.cwd / name for name in COLLECTED if not (self.cwd / name).exists()]
         for made in self._made:  # as in jobs on Azure ML
             made.mkdir(exist_ok=True)

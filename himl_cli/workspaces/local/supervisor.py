@@ -25,6 +25,7 @@ from typing import Any
 from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import Entry, JobSpec, Snapshot
 from himl_cli.core.runs import TRY, Run, RunStatus, new_run_id
+from himl_cli.workspaces.local.editables import with_snapshot_first
 from himl_cli.workspaces.local.launch_request import (
     TRY_VARIABLE,
     LaunchRequest,
@@ -102,7 +103,7 @@ class Supervisor(RunProcess):
 
             def environment(rank: str) -> dict[str, str]:
                 env = base if "MLFLOW_TRACKING_URI" in spec.env else tracking.environment(base, rank)
-                return env | {TRY_VARIABLE: str(attempt), **spec.env}
+                return with_snapshot_first(env | {TRY_VARIABLE: str(attempt), **spec.env}, spec.editables)
 
             env = environment("0")
             store.start(run_id)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -234,7 +235,7 @@ class LocalWorkspace(FolderWorkspace):
         from himl_cli.workspaces.local.launch import launch
         from himl_cli.workspaces.local.launch_request import resolve_folders
 
-        datastore = self._default_folder(spec.default_datastore)
+        datastore, (spec,) = self._default_folder(spec.default_datastore), _with_editables([spec], notify)
         if spec.sweep is not None:
             from himl_cli.workspaces.local.sweep_plan import plan_sweep
 
@@ -250,7 +251,8 @@ class LocalWorkspace(FolderWorkspace):
         from himl_cli.workspaces.local.launch_request import LaunchRequest, resolve_folders, shown_command
         from himl_cli.workspaces.local.sweep_plan import plan_sweep
 
-        datastore, spec = self._default_folder(spec.default_datastore), slurm_batch.masked(spec)
+        datastore, (spec,) = self._default_folder(spec.default_datastore), _with_editables([spec], notify)
+        spec = slurm_batch.masked(spec)
         if spec.sweep is not None:
             plan = plan_sweep(self.folder, spec, datastore, notify)
             if slurm_batch.needs_controller(plan):
@@ -264,6 +266,9 @@ class LocalWorkspace(FolderWorkspace):
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         from himl_cli.workspaces.local.sweep_plan import plan_pipeline
 
+        jobs = _with_editables([step.job for step in spec.steps], notify)
+        steps = [replace(step, job=job) for step, job in zip(spec.steps, jobs, strict=True)]
+        spec = replace(spec, steps=steps)
         return self._launch_plan(plan_pipeline(self.folder, spec, self._default_folder, notify), notify)
 
     def _launch_plan(self, plan: Plan, notify: Notify) -> Run:
@@ -416,6 +421,15 @@ class LocalWorkspace(FolderWorkspace):
                 hint=f"Stop it first: himl runs cancel {run_id}",
             )
         self._runs.delete(doomed, lambda name: self._folder_of(name).remove())
+
+
+def _with_editables(jobs: Sequence[JobSpec], notify: Notify) -> Sequence[JobSpec]:
+    from himl_cli.workspaces.local.editables import with_editables
+
+    found = [with_editables(job, os.environ) for job in jobs]
+    for text in dict.fromkeys(remark for _, remarks in found for remark in remarks):
+        notify(Notice(text))
+    return [job for job, _ in found]
 
 
 def _shown(folder: Path) -> str:

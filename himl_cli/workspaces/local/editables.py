@@ -1,0 +1,225 @@
+"""Code of a project that the job's Python would import from the project in place of the snapshot: packages that are
+installed in editable mode, and folders of PYTHONPATH.
+
+Reads the files that installers leave in `site-packages`, and starts no Python. A `.pth` file names a folder (setuptools
+for `src/`, hatch, PDM, Poetry), or imports a module with the paths of packages (setuptools for other layouts, and the
+package `editables`). In a job, the folders of the snapshot precede `site-packages` on Python's path, and so does a
+module of the same name with the paths of the snapshot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import re
+import site
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from himl_cli.core.jobs import Editables, EntryKind, JobSpec
+from himl_cli.core.processes import JOB_FOLDER
+from himl_cli.workspaces.local.run_folder import RunFolder
+
+MODULES = "imports"  # the folder of such modules in the folder of a run
+_HOOK = re.compile(r"\b(__editable___\w+_finder|_editable_impl_\w+)\b")
+_CODE = (".py", ".so", ".pyd", ".dll", ".dylib")
+_NO_MODULES = (".pth", ".dist-info", ".egg-info", ".egg-link")
+_SKIPPED = (".pyc", ".log", "~")
+# Names that a project may share with installed packages, since nothing imports them
+_HARMLESS = {"test", "tests", "docs", "examples", "scripts", "setup", "conftest"}
+_PACKAGES = ("lib*/{}/site-packages", "lib/{}/dist-packages", "local/lib/{}/dist-packages", "Lib/site-packages")
+SECONDS_TO_ASK = 10.0
+LACKS, REMEDY = "the snapshot lacks", ". To change that, stop ignoring it"
+
+
+def with_editables(spec: JobSpec, env: Mapping[str, str]) -> tuple[JobSpec, list[str]]:
+    """The job with its editables, if its Python or PYTHONPATH in *env* has any in the root of its snapshot, and remarks
+    on code that the job imports from the project, because its snapshot lacks a part."""
+    if spec.in_place or not spec.python:
+        return spec, []
+    search = _Search(spec)
+    for folder in filter(os.path.isabs, spec.env.get("PYTHONPATH", env.get("PYTHONPATH", "")).split(os.pathsep)):
+        search.add_folder(folder)
+    for packages in _package_folders(spec.python):
+        search.add_packages(packages)
+    folders = [*dict.fromkeys(search.folders)]
+    if not (folders or search.hooks):
+        return spec, search.remarks
+    return replace(spec, editables=Editables(str(spec.snapshot.root), folders, search.hooks)), search.remarks
+
+
+def stage_modules(editables: Editables, folder: RunFolder) -> None:
+    """Write the modules of *editables* with the paths of the run's snapshot. Raises OSError."""
+    for hook in editables.hooks:
+        with suppress(FileNotFoundError):  # the package was uninstalled
+            text = Path(hook).read_text(encoding="utf-8")
+            root, code = (_quoted(os.path.join(each, "")) for each in (editables.root, folder.code))
+            (folder.path / MODULES).mkdir(exist_ok=True)
+            (folder.path / MODULES / Path(hook).name).write_text(text.replace(root, code), encoding="utf-8")
+
+
+def with_snapshot_first(env: Mapping[str, str], editables: Editables | None) -> dict[str, str]:
+    """The variables of a job, with its snapshot first on Python's path."""
+    if editables is None:
+        return dict(env)
+    code = Path(env[JOB_FOLDER])
+    first = [str(code.with_name(MODULES))] if editables.hooks else []
+    first += [str(code / folder) for folder in editables.folders]
+    return {**env, "PYTHONPATH": os.pathsep.join([*first, *filter(None, [env.get("PYTHONPATH")])])}
+
+
+class _Search:
+    """Collects `folders` of the snapshot, `hooks` (see `Editables`) and `remarks`."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        self._real_root = os.path.realpath(spec.snapshot.root)
+        self._root, self._files = str(spec.snapshot.root), {*spec.snapshot.files}
+        self._parents = {posixpath.dirname(name) for name in self._files}
+        self._own = posixpath.dirname(spec.entry.target) if spec.entry.kind is EntryKind.script else ""
+        self._has_own = spec.entry.kind in (EntryKind.script, EntryKind.module)
+        self.folders: list[str] = []
+        self.hooks: list[str] = []
+        self.remarks: list[str] = []
+
+    def add_packages(self, packages: Path) -> None:
+        """Add the packages of the project that are installed in the folder *packages* in editable mode."""
+        names, known = sorted(os.listdir(packages)), set[str]()
+        modules = {name.partition(".")[0] for name in names if not name.endswith(_NO_MODULES)}
+        for name in names:
+            if not name.endswith(".pth"):
+                continue
+            with suppress(OSError, ValueError):
+                for line in (packages / name).read_text(encoding="utf-8-sig").splitlines():
+                    hook = _HOOK.search(line) if line.startswith("import") else None
+                    if hook is not None:
+                        self._add_hook(packages / f"{hook[1]}.py", known, name)
+                    elif line.strip() and not line.startswith(("#", "import")):
+                        path = os.path.join(packages, line.strip())
+                        if self._inside(path) is not None:
+                            known.add(name)
+                            self.add_folder(path, modules)
+        for name in names:
+            if name.endswith(".dist-info") and os.path.exists(os.path.join(packages, name, "direct_url.json")):
+                self._check_known(packages / name, known)
+
+    def add_folder(self, path: str, others: set[str] | frozenset[str] = frozenset()) -> None:
+        """Add a folder of Python's path, if it is in the snapshot. *others* are the names of installed packages, which
+        modules in it must not hide."""
+        part = self._inside(path)
+        if part is None or "site-packages" in part or not os.path.isdir(path):  # an environment in the project
+            return
+        prefix = f"{part}/" if part else ""
+        below = [name[len(prefix) :] for name in self._files if name.startswith(prefix)]
+        if not below and os.path.basename(path).startswith("__editable__."):  # setuptools' folder of links
+            sources = {self._source_of(path, name) for name in sorted(os.listdir(path))} - {None}
+            return self.add_folder(str(sources.pop()), others) if len(sources) == 1 else self._remark(part)
+        names = {name.partition(".")[0] for name in below if "/" not in name and name.endswith(".py")}
+        packages = sorted(name.partition("/")[0] for name in below if re.fullmatch(r"[^/]+/__init__\.py", name))
+        checked = [f"{prefix}{name}" for name in packages] if not part else [part]
+        what = ", ".join(packages) or part
+        hidden = sorted((names | {*packages}) & (others | sys.stdlib_module_names) - _HARMLESS)
+        if missing := next(filter(None, map(self._missing, checked)), "") or ("" if below else part):
+            self._remark(what, f"{LACKS} '{missing}'{REMEDY}")
+        elif others and hidden and not (self._has_own and part == self._own):
+            self._remark(what, f"'{prefix}{hidden[0]}' would hide the installed '{hidden[0]}'")
+        else:
+            self.folders.append(part)
+
+    def _add_hook(self, path: Path, known: set[str], name: str) -> None:
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(rf"""['"]{re.escape(_quoted(self._root))}[/\\]([^'"]*)['"]""", text)
+        parts = [part.replace("\\\\", "/").removesuffix("/__init__.py") for part in found]
+        if not parts:
+            return
+        known.add(name)
+        lacking = (part for part in parts if not any(self._has(part, end) for end in ("", "/", ".")))
+        if missing := next(lacking, "") or next(filter(None, map(self._missing, parts)), ""):
+            self._remark(parts[0], f"{LACKS} '{missing}'{REMEDY}")
+        else:
+            self.hooks.append(str(path))
+
+    def _has(self, part: str, end: str) -> bool:
+        return any(name.startswith(part + end) if end else name == part for name in self._files)
+
+    def _inside(self, path: str) -> str | None:
+        """The path relative to the root of the snapshot, with `/`. None outside of it."""
+        root, path = self._real_root, os.path.realpath(path)
+        if path != root and not path.startswith(os.path.join(root, "")):
+            return None
+        return "" if path == root else path[len(os.path.join(root, "")) :].replace(os.sep, "/")
+
+    def _source_of(self, folder: str, name: str) -> str | None:
+        """The folder with the package or module *name*, whose files in *folder* are links."""
+        path = os.path.join(folder, name)
+        if os.path.isdir(path):
+            path = next((os.path.join(path, each) for each in sorted(os.listdir(path))), path)
+        tail, source = os.path.relpath(path, folder), os.path.realpath(path)
+        return source[: -len(tail)] if source.endswith(os.sep + tail) and os.path.islink(path) else None
+
+    def _missing(self, part: str) -> str:
+        """A file of the project's folder *part* that its code may need, and that the snapshot lacks: code, or data in a
+        folder of the snapshot."""
+        for parent, folders, names in os.walk(os.path.join(self._root, part)):
+            folders[:] = [each for each in folders if not each.startswith((".", "__pycache__", "__editable__."))]
+            folders[:] = [each for each in folders if not each.endswith(".egg-info")]
+            above = parent[len(self._root) + 1 :].replace(os.sep, "/")
+            for name in names:
+                path = posixpath.join(above, name)
+                is_needed = name.endswith(_CODE) or above in self._parents
+                if is_needed and path not in self._files and not name.startswith(".") and not name.endswith(_SKIPPED):
+                    return path
+        return ""
+
+    def _check_known(self, info: Path, known: set[str]) -> None:
+        """Add a remark if a distribution of the project in editable mode has none of the *known* `.pth` files."""
+        from urllib.parse import urlsplit
+        from urllib.request import url2pathname  # imported late, since every supervisor loads this module
+
+        with suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
+            origin = json.loads((info / "direct_url.json").read_text(encoding="utf-8"))
+            folder = url2pathname(urlsplit(origin["url"]).path)
+            if origin["dir_info"].get("editable") and self._inside(folder) is not None:
+                lines = (info / "RECORD").read_text(encoding="utf-8").splitlines()
+                if not known.intersection(line.partition(",")[0] for line in lines):
+                    self._remark(info.name.partition("-")[0], "himl does not support how it is installed")
+
+    def _remark(self, what: str, why: str = f"{LACKS} it{REMEDY}") -> None:
+        self.remarks.append(f"The job imports '{what}' from '{self._root}', not from its snapshot, since {why}.")
+
+
+def _quoted(path: str) -> str:
+    return repr(path)[1:-1]
+
+
+def _package_folders(python: str) -> Iterator[Path]:
+    """The folders of packages of the interpreter *python*: those of its environment, by their usual places, or else
+    those that it names."""
+    program, real = Path(python), Path(os.path.realpath(python))
+    found = _usual_folders(program, real)
+    if not found:
+        with suppress(OSError, subprocess.SubprocessError):
+            question = [python, "-c", "import sys; print(*sys.path, sep='\\n')"]
+            answer = subprocess.run(question, capture_output=True, text=True, timeout=SECONDS_TO_ASK).stdout
+            found = [Path(line) for line in answer.splitlines() if line.endswith("-packages")]
+    yield from (folder for folder in dict.fromkeys(map(Path.resolve, found)) if folder.is_dir())
+
+
+def _usual_folders(program: Path, real: Path) -> list[Path]:
+    def prefix_of(program: Path) -> Path:
+        return program.parent.parent if program.parent.name.lower() in ("bin", "scripts") else program.parent
+
+    prefixes: Sequence[Path] = [prefix_of(program)]
+    config = ""
+    with suppress(OSError, ValueError):
+        config = (prefixes[0] / "pyvenv.cfg").read_text(encoding="utf-8")
+    if not config or re.search(r"^include-system-site-packages\s*=\s*true", config, re.MULTILINE | re.IGNORECASE):
+        prefixes = [*prefixes, prefix_of(real), Path(site.getuserbase())]
+    version = re.search(r"python\d+\.\d+", real.name)
+    names = [version[0], version[0].partition(".")[0]] if version else ["python3*"]
+    patterns = dict.fromkeys(pattern.format(name) for pattern in _PACKAGES for name in names)
+    return [folder for prefix in prefixes for pattern in patterns for folder in prefix.glob(pattern)]
