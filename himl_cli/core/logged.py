@@ -89,7 +89,8 @@ class SweepView:
     """The trials of a sweep in their order, and their primary metric.
 
     `best` is the run that the workspace recorded as the best, by its best value at any step. Until then, it is the one
-    with the best finite last value, or empty. `is_repeated` marks folds and seeds, none of which is the best.
+    with the best finite last value, or empty. `missing` is a recorded best run that is archived or deleted, so that it
+    is not among the trials. `is_repeated` marks folds and seeds, none of which is the best.
     """
 
     metric: str
@@ -97,6 +98,7 @@ class SweepView:
     trials: Sequence[TrialView]
     best: str = ""
     is_repeated: bool = False
+    missing: str = ""
 
     @property
     def ranked(self) -> Sequence[TrialView]:
@@ -359,7 +361,9 @@ def sweep_of(run: Run, children: Sequence[Run], results: Callable[..., Mapping[s
         return SweepView(metric, goal, views, is_repeated=True)
     view = SweepView(metric, goal, views)
     recorded = run.tags.get(BEST_TRIAL, "")
-    return replace(view, best=recorded if recorded in values else view.best_at_the_end)
+    if recorded in values:
+        return replace(view, best=recorded)
+    return replace(view, best=view.best_at_the_end, missing=recorded)
 
 
 @dataclass(frozen=True)

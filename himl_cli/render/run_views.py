@@ -306,7 +306,9 @@ def _trial_rows(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
         rows = [[(column.plain or column.text)(trial) for column in named] for trial in ranked]
         right = [place for place, column in enumerate(named) if column.right and place]
         yield from aligned([[column.title for column in named], *rows], right=right)
-    if sweep.best and sweep.best != sweep.best_at_the_end:
+    if sweep.missing:
+        yield styled(f"The recorded best trial, {sweep.missing}, is archived or deleted.", "dim")
+    elif sweep.best and sweep.best != sweep.best_at_the_end:
         number = numbers.get(sweep.best, sweep.best)
         best = f"trial {number}" if number != sweep.best and sys.stdout.isatty() else sweep.best
         yield styled(f"The best trial, by its best value at any step, is {best}. The table shows last values.", "dim")
@@ -394,6 +396,10 @@ def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
     run = details.run
     yield f"{styled(one_line(run.id), 'bold')}  {styled(run.status.value, STATUS_STYLES[run.status.value])}"
     facts = _facts(run) | {"Machine": machine_text(details.metrics)}
+    if facts["Best trial"] and details.sweep is not None:
+        facts["Best trial"] = details.sweep.best
+    elif facts["Best trial"] and not details.children:
+        facts["Best trial"] += ", which is archived or deleted"
     yield from _pairs({name: value for name, value in facts.items() if value}, label_width=12)
     automatic = {name: value for name, value in run.tags.items() if name.startswith(AUTOMATIC_TAGS)}
     submitted = {name: value for name, value in automatic.items() if name not in SHOWN_ELSEWHERE}

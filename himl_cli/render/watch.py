@@ -180,8 +180,9 @@ def progress_text(watched: WatchedRuns, run: Run) -> str:
     """The number of ended trials or steps, such as `3/6`. The total is the number that the sweep plans, if known, else
     the number that exist. Empty for a run without any."""
     children = watched.children.get(run.id, ())
-    planned = [int(number) for number in re.findall(r", (\d{1,9}) (?:trial|run)s?, ", run.tags.get(SWEPT, ""))]
-    total = max([len(children), *planned])
+    # The last number, since values of hyperparameters come before it
+    planned = re.findall(r", (\d{1,9}) (?:trial|run)s?, (?=minimize |maximize |mean of )", run.tags.get(SWEPT, ""))[-1:]
+    total = max([len(children), *map(int, planned)])
     return f"{sum(child.status.is_final for child in children)}/{total}" if children else ""
 
 

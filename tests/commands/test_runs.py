@@ -237,6 +237,14 @@ def test_trials_are_rows_in_the_order_of_their_values(himl: Himl, empty: Recorde
     shown = himl.ok("runs", "show", SHOWN).stdout
     assert f"The best trial, by its best value at any step, is {SHOWN}_0. The table shows last values.\n" in shown
     assert table(shown)[1][0] == f"{SHOWN}_0"
+    for change in (("archive", f"{SHOWN}_0"), ("delete", f"{SHOWN}_0", "--yes")):
+        himl.ok("runs", *change)
+        shown = himl.ok("runs", "show", SHOWN).stdout
+        assert (f"Best trial    {SHOWN}_2\n" in shown, table(shown)[1][:5:4]) == (True, [f"{SHOWN}_2", "best"])
+        assert shown.endswith(f"The recorded best trial, {SHOWN}_0, is archived or deleted.\n")
+        assert himl.ok("runs", "show", SHOWN, "--json").json()["primary_metric"]["best"] == f"{SHOWN}_2"
+    himl.ok("runs", "archive", *(f"{SHOWN}_{index}" for index in range(1, 4)))
+    assert f"Best trial    {SHOWN}_0, which is archived or deleted\n" in himl.ok("runs", "show", SHOWN).stdout
 
 
 @posix

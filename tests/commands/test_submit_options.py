@@ -143,6 +143,8 @@ def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: 
         assert (outcome.code, told.format(project) in outcome.stderr.replace("\\", "/")) == (code, True), outcome.stderr
         for works in ("lab.train", "pydoc"):
             himl.ok("submit", "-m", works, "--dry_run")
+    write_files(project, {"2_app/t.py": "print(__name__)"})
+    assert himl.ok("submit", "-m", "2_app.t").stdout == "__main__\n"
     write_files(project, {"jobs/train.py": "from tools import net", "tools/net.py": "", "jobs/pyproject.toml": ""})
     hint = hint_of(himl, "jobs/train.py")
     assert f"; 'tools' is in '{project}', outside the snapshot: add --snapshot_root . --env_var PYTHONPATH=." in hint

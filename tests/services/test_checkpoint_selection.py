@@ -329,6 +329,12 @@ def test_best_trial_of_sweep_is_that_on_record_or_computed(runs: RecordedRuns) -
     with pytest.raises(NotFound, match="but its child runs may") as caught:
         found(runs, source="sweep_1_aa")
     assert caught.value.hint == "Use its best trial, himl checkpoint fetch sweep_1_aa_1, or add --select best."
+    runs.workspace.archive("sweep_1_aa_1")
+    runs.log("sweep_1_aa_0", [("val/loss", 0.5, 1, 1)])
+    runs.workspace.tag("sweep_1_aa", {PRIMARY_METRIC: "val/loss"})
+    taken = found(runs, "best", source="sweep_1_aa")
+    assert taken.run is not None
+    assert taken.run.id == "sweep_1_aa_0", "the best of those that are not archived, as in runs show"
     runs.add("sweep_2_aa", tags={MANY: "sweep", PRIMARY_METRIC: "val_acc", GOAL: "maximize"})
     for number, value in enumerate((0.5, 0.9)):
         trial = runs.add(f"sweep_2_aa_{number}", parent="sweep_2_aa", tags={HYPERPARAMETERS: '{"lr": 0.1}'}, files={f"{HERE}/best.ckpt": str(number)})

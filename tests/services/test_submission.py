@@ -50,7 +50,7 @@ def cluster(project: Path) -> SubmitRequest:
     ({"module": "a.b"}, "cannot be combined"),
     ({"target": "src/trian.py"}, "no script 'src/trian.py'"),
     ({"target": "notes.txt"}, "neither a .py nor a .sh"),
-    ({"target": None, "module": "train.py!"}, "is not a module name"),
+    *(({"target": None, "module": name}, "is not a module name") for name in ("train.py!", "train.py", "src/train", "a..b", "-x")),
     ({"num_nodes": 2}, "one node"),
     ({"processes_per_node": 0}, "at least 1"),
     ({"distribution": "horovod"}, "horovod"),

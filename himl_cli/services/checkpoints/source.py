@@ -173,16 +173,23 @@ def run_or_best_trial(run: Run, workspace: Workspace, choice: Choice) -> tuple[R
         raise NotFound(
             f"Run '{run.id}' repeats one training, so that none of its runs is the best.", hint=CHILDREN.format(run.id)
         )
-    best = run.tags.get(BEST_TRIAL)
-    if not best:
-        view = sweep_view(workspace, run, children_of(workspace, run))
-        best = view.best if view is not None else None
+    best = _best_trial(run, workspace)
     if not best:
         raise NotFound(
             f"Sweep '{run.id}' has no best trial{'' if run.status.is_final else ' yet'}.", hint=CHILDREN.format(run.id)
         )
     trial = workspace.run(best)
     return trial, f"Run '{run.id}' is a sweep. Using its best trial '{trial.id}'."
+
+
+def _best_trial(run: Run, workspace: Workspace) -> str:
+    """The best trial of a sweep: the recorded one, unless it is archived or deleted. Empty without one."""
+    if best := run.tags.get(BEST_TRIAL, ""):
+        with suppress(RunNotFound):
+            if not workspace.run(best).is_archived:
+                return best
+    view = sweep_view(workspace, run, children_of(workspace, run))
+    return view.best if view is not None else ""
 
 
 def checkpoint_of(
@@ -202,7 +209,7 @@ def checkpoint_of(
     except NotFound as err:  # for a sweep or pipeline, the hint names a run with checkpoints
         if MANY not in run.tags:
             raise
-        best = run.tags.get(BEST_TRIAL)
+        best = BEST_TRIAL in run.tags and _best_trial(run, workspace)
         hint = f"Use its best trial, himl checkpoint fetch {best}, or add --select best."
         hint = hint if best else CHILDREN.format(run.id)
         raise NotFound(f"Run '{run.id}' has no such checkpoint, but its child runs may.", hint=hint) from err

@@ -186,7 +186,8 @@ def _check_script(path: Path, shown: str) -> None:
 def _check_module(name: str, root: Path) -> None:
     """Raise BadUsage for an invalid module name, and for a module that is missing from a package of the project. Other
     modules may be installed."""
-    if not all(part.isidentifier() for part in name.split(".")):
+    # Python also runs modules whose names are no identifiers, such as `2_app.train`
+    if not re.fullmatch(r"\w[\w-]*(\.[\w-]+)*", name) or name.endswith(".py"):
         raise BadUsage(f"-m '{name}' is not a module name.", hint="Write it with dots, without .py: -m package.module")
     top, *below = name.split(".")
     place = root.joinpath(top, *below)

@@ -248,13 +248,19 @@ def _reason(raw: RawRun) -> str:
     return one_line(message or "", 500)
 
 
-_EXIT_CODES = re.compile(r"\b(?:(?:exit|status|return) ?code|exit_codes?):? (-?\d+(?:, ?-?\d+)*)", re.IGNORECASE)
+# "status code 403" alone is the answer of a server
+_EXIT_CODES = re.compile(
+    r"\b(?:(?P<is_end>exited with )(?:exit |status |return )?|exit[ _]?)codes?:? (?P<codes>-?\d+(?:, ?-?\d+)*)",
+    re.IGNORECASE,
+)
 
 
 def _exit_code(reason: str) -> int | None:
-    """The exit code in *reason*, the first that is not 0 where it names those of several processes, or None."""
-    found = _EXIT_CODES.search(reason)
-    codes = [int(code) for code in found[1].split(",")] if found else []
+    """The exit code in *reason*, the first that is not 0 where it names those of several processes, or None. The end of
+    the user's process counts more than codes that its error names. None if these differ."""
+    found = [*_EXIT_CODES.finditer(reason)]
+    texts = {one["codes"] for one in found if one["is_end"]} or {one["codes"] for one in found}
+    codes = [int(code) for code in texts.pop().split(",")] if len(texts) == 1 else []
     return next(filter(None, codes), codes[0] if len(codes) == 1 else None)
 
 
