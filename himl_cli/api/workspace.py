@@ -579,7 +579,7 @@ def get_workspace(
 
 def _value(points: list[MetricPoint | TextPoint]) -> float | str | list[float | str]:
     # One name may have numbers and texts.
-    values = [point.value for point in sorted(points, key=lambda point: (point.step, point.time))]
+    values = [point.value for point in sorted(points, key=lambda point: point.step)]
     return values[0] if len(values) == 1 else values
 
 

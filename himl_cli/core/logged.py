@@ -233,8 +233,8 @@ STATISTICS = ("mean", "std", "min", "max", "median")
 
 @dataclass(frozen=True)
 class Series:
-    """The points of one metric, by step, then time, as columns of the same length. Values may be NaN or infinite.
-    `times` are seconds since 1970 UTC."""
+    """The points of one metric, by step, then in the order logged, as columns of the same length. Values may be NaN or
+    infinite. `times` are seconds since 1970 UTC."""
 
     steps: Sequence[int]
     values: Sequence[float]
@@ -286,8 +286,8 @@ def machine_use(metrics: Iterable[Metric]) -> list[MachineUse]:
 class RunResults:
     """The logged values of one run, by name.
 
-    `last` has, for each number, the value of the highest step (of the same step, the latest), and for each text and
-    image (the name of a file of the run) the last one. Tables show only these. Columns of logged tables are
+    `last` has, for each number, the value of the highest step (of the same step, the one logged last), and for each
+    text and image (the name of a file of the run) the last one. Tables show only these. Columns of logged tables are
     `NAME/COLUMN` in it. `series` are the points of numbers (a list of numbers is one, with its indices as steps),
     `texts` those of texts, `tables` values by column, `lists` lists that contain other values than numbers, `images`
     names of the run's files. These five are empty if the caller requested last values only. `parameters` are the logged

@@ -28,6 +28,11 @@ AUTOMATIC_TAGS = ("build_", "command_line", "run_recovery_id", "mlflow.", "himl.
 # further attempt
 TRIES = "himl.tries"
 TRY = "himl.try"  # the number of the last attempt of such a run
+# The tag of a nested run of an earlier attempt that a later one repeated: the number of that attempt. Its values do not
+# count. A nested run of a later attempt has the tag TRY
+REPEATED_BY = "himl.repeated_by"
+# The tag of a run that a script started after the job's run, not nested in it: the id of the job's run
+BESIDE = "himl.beside"
 # The tag of a run that was started again: a JSON list of its attempts as lists of start, end (both in milliseconds
 # since 1970 UTC, null if unknown) and outcome
 ATTEMPTS = "himl.attempts"
@@ -181,6 +186,12 @@ def run_form(run: Run) -> dict[str, Any]:
         "archived": run.is_archived,
         "recovery_id": run.recovery_id,
     }
+
+
+def beside(run: Run, children: Sequence[Run]) -> Sequence[Run]:
+    """The *children* of *run*, or *run* and its children if its script started them one after the other: MLflow's
+    first run is the job's run, and the next ones are its child runs."""
+    return [run, *children] if any(child.tags.get(BESIDE) == run.id for child in children) else children
 
 
 def own_name(run: Run) -> str:

@@ -33,11 +33,13 @@ from himl_cli.core.logged import SYSTEM, Metric, RunDetails, SweepView, TrialVie
 from himl_cli.core.runs import (
     ATTEMPTS,
     AUTOMATIC_TAGS,
+    BESIDE,
     FROM_RUN,
     MLFLOW_ADDRESS,
     NOTIFICATION,
     PUSHED,
     RECORDED_IN,
+    REPEATED_BY,
     SLURM_JOB,
     STOPPED,
     STUDIO,
@@ -48,6 +50,7 @@ from himl_cli.core.runs import (
     RunFootprint,
     RunStatus,
     attempts_of,
+    beside,
     own_name,
     own_tags,
 )
@@ -383,7 +386,7 @@ SHOWN_ELSEWHERE = (
         PUSHED,
     ),
     *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER),
-    *(TRIALS, TRIES, TRY, ATTEMPTS),
+    *(TRIALS, TRIES, TRY, ATTEMPTS, REPEATED_BY, BESIDE),
 )
 
 
@@ -408,26 +411,17 @@ def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
         if pairs:
             yield from ("", styled(title, "bold"))
             yield from _pairs(pairs, label_width=min(30, max(len(one_line(name)) for name in pairs)), indent="  ")
-    attempts = [
-        (
-            str(number),
-            _time_text(each.started) if each.started else "",
-            duration_text(each.duration),
-            one_line(each.outcome),
-        )
-        for number, each in enumerate(attempts_of(run), 1)
-    ]
-    titles = ("NUMBER", "STARTED", "DURATION", "OUTCOME")
-    yield from _table("Attempts", titles, attempts, right=(0, 2), ranks=(0, 2, 1, 3), cut=(3,))
+    yield from _attempts_view(run)
     if machine:
         yield from _machine_view(details)
+    nested = _nested_names(details)
     metrics = [
         (
             one_line(each.name),
             number_text(each.last.value),
             str(each.last.step),
             str(len(each.points)),
-            each.run if each.run != run.id else "",
+            nested.get(each.run, each.run),
         )
         for each in details.metrics
         if not (each.name.startswith(SYSTEM) and (machine or sys.stdout.isatty()))
@@ -440,7 +434,7 @@ def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
             str(each.last.step),
             str(len(each.points)),
             cut_end(one_line(each.last.value), 200),
-            each.run if each.run != run.id else "",
+            nested.get(each.run, each.run),
         )
         for each in details.texts
     ]
@@ -451,17 +445,52 @@ def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
     elif any(STEP in child.tags for child in details.children):
         yield from steps_view(details.children, details.below)
     else:
-        children = [
-            (one_line(child.id), one_line(own_name(child)), child.status.value, duration_text(child.duration))
-            for child in details.children
+        yield from _children_view(details)
+
+
+def _children_view(details: RunDetails) -> Iterator[str]:
+    """The nested runs. Those of earlier attempts that a later one repeated are in a separate table."""
+    has_attempts = any(TRY in child.tags for child in details.children)
+    titles = ("ID", "NAME", "STATUS", "DURATION", "ATTEMPT" if has_attempts else "")
+    parts: dict[bool, list[Run]] = {False: [], True: []}
+    for child in beside(details.run, details.children):
+        parts[REPEATED_BY in child.tags].append(child)
+    for title, children in zip(("Children", "Repeated by a later attempt"), parts.values(), strict=True):
+        rows = [
+            (
+                *(one_line(each.id), one_line(own_name(each)), each.status.value, duration_text(each.duration)),
+                each.tags.get(TRY, "1") if has_attempts and each is not details.run else "",
+            )
+            for each in children
         ]
-        titles = ("ID", "NAME", "STATUS", "DURATION")
-        yield from _table("Children", titles, children, right=(3,), ranks=(0, 3, 1, 2), cut=(1,))
+        yield from _table(title, titles, rows, right=(3, 4), ranks=(0, 3, 1, 2, 4), cut=(1,))
+
+
+def _attempts_view(run: Run) -> Iterator[str]:
+    rows = [
+        (
+            *(str(number), _time_text(each.started) if each.started else "", duration_text(each.duration)),
+            one_line(each.outcome),
+        )
+        for number, each in enumerate(attempts_of(run), 1)
+    ]
+    titles = ("NUMBER", "STARTED", "DURATION", "OUTCOME")
+    yield from _table("Attempts", titles, rows, right=(0, 2), ranks=(0, 2, 1, 3), cut=(3,))
+
+
+def _nested_names(details: RunDetails) -> dict[str, str]:
+    """The names of nested runs by id, if no other one has the name. Empty for the run itself."""
+    ids: dict[str, list[str]] = {}
+    for child in details.children:
+        if REPEATED_BY not in child.tags:
+            ids.setdefault(own_name(child) or child.id, []).append(child.id)
+    return {found[0]: one_line(name) for name, found in ids.items() if len(found) == 1} | {details.run.id: ""}
 
 
 def _machine_view(details: RunDetails) -> Iterator[str]:
     uses = machine_use(details.metrics)
-    nested = ["" if each.run == details.run.id else each.run for each in uses]
+    names = _nested_names(details)
+    nested = [names.get(each.run, each.run) for each in uses]
     rows = [
         (one_line(each.metric), each.node, *map(number_text, (each.mean, each.peak, each.last)), str(each.count), run)
         for each, run in zip(uses, nested, strict=True)

@@ -42,6 +42,39 @@ pathlib.Path("../../../../up").touch()
 time.sleep(600)
 """
 
+# Its first attempt is killed in the fourth fold. Each attempt logs a table, a list and texts
+FOLDS = """
+import json, os, signal, urllib.request
+from himl_cli import RUN_CONTEXT
+attempt = int(os.environ["HIML_TRY"])
+
+def send(route, **fields):
+    headers = {"Authorization": "Bearer " + os.environ["MLFLOW_TRACKING_TOKEN"], "Content-Type": "application/json"}
+    url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/" + route
+    return json.load(urllib.request.urlopen(urllib.request.Request(url, json.dumps(fields).encode(), headers)))
+
+def start(name, parent):
+    tags = [{"key": "mlflow.parentRunId", "value": parent}] if parent else []
+    return send("create", run_name=name, tags=tags)["run"]["info"]["run_id"]
+
+job = start("", "")
+RUN_CONTEXT.log_table("confusion", {"count": [attempt] * (4 - attempt), "label": [f"{attempt}"] * (4 - attempt)})
+RUN_CONTEXT.log_list("names", [f"{attempt}"] * (4 - attempt))
+for step in range(5 - 2 * attempt, 7 - 2 * attempt):
+    RUN_CONTEXT.log("note", f"note {attempt}", step=step)
+RUN_CONTEXT.flush()
+for number in range(5):
+    for name in (f"fold {number}", ""):
+        fold = start(name, job)
+        if number == 3 and attempt == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        send("log-metric", run_id=fold, key="acc" if name else "unnamed", value=10 * attempt + number)
+        inner = start("inner", fold)
+        send("log-metric", run_id=inner, key="deep", value=attempt)
+        for run in (inner, fold):
+            send("update", run_id=run, status="FINISHED")
+"""
+
 
 def test_a_failed_job_is_tried_again_in_its_folder(himl: Himl, started_himl: Himl, project: Path) -> None:
     write_files(project, {"flaky.py": FLAKY})
@@ -70,6 +103,31 @@ def test_a_failed_job_is_tried_again_in_its_folder(himl: Himl, started_himl: Him
     assert (again["tags"]["himl.try"], again["started"]) == ("4", run["started"])
     ends = [(each["outcome"], each["ended"]) for each in show(himl, run["id"])["attempts"]]
     assert ends[1:] == [("failed: exit code 12", run["ended"]), ("failed: exit code 13", ends[2][1]), ("failed: exit code 14", again["ended"])]
+
+
+@posix
+def test_results_of_a_failed_attempt_are_kept_apart(himl: Himl, project: Path) -> None:
+    write_files(project, {"folds.py": FOLDS})
+    assert himl("submit", "folds.py", "--retries", "1").code == 0
+    run = show(himl, "latest")
+    told = himl.ok("runs", "aggregate", run["id"], "--json")
+    assert "Omitted 7 nested runs of earlier attempts, which a later attempt repeated. To see them: himl runs show" in told.stderr
+    found = [each for each in told.json()["children"] if each["display_name"]]
+    assert [each["display_name"] for each in found] == [f"fold {number}" for number in range(5)]
+    assert [each["last"]["acc"] for each in found] == [20, 21, 22, 23, 24]
+    assert told.json()["statistics"]["acc"]["count"] == told.json()["statistics"]["unnamed"]["count"] == 5
+    children = [(each["display_name"], each["status"], each["tags"].get("himl.try"), each["tags"].get("himl.repeated_by")) for each in run["children"]]
+    assert children[6:8] == [("fold 3", "Failed", None, "2"), ("fold 0", "Completed", "2", None)]
+    assert {each[3] for each in children[:7]} == {"2"}
+    values = {(each["name"], each["run"] == run["id"]): each["value"] for each in run["metrics"]}
+    assert {value for (name, _), value in values.items() if name == "deep"} == {2}
+    assert (values["confusion/count", True], [each["count"] for each in run["metrics"] if each["name"] == "confusion/count"]) == (2, [2])
+    # The second attempt logged the texts from step 1 on, the first one from step 3 on.
+    texts = {each["name"]: (each["value"], each["step"], each["count"]) for each in run["texts"]}
+    assert texts == {"confusion/label": ("2", 1, 2), "names": ("2", 1, 2), "note": ("note 2", 2, 2)}
+    shown = himl.ok("runs", "show", run["id"]).stdout
+    assert re.search(r"^Repeated by a later attempt\n  ID .* ATTEMPT\n(.* 1\n){7}", shown, re.MULTILINE)
+    assert re.search(r"^  acc +20 .* fold 0$", shown, re.MULTILINE)
 
 
 @posix

@@ -141,7 +141,7 @@ def test_runs_are_listed_shown_tagged_and_deleted(himl: Himl, project: Path) -> 
     ):
         assert line in text.splitlines()
     metrics = [line.split() for line in text.splitlines() if line.split()[:1] in (["val/loss"], ["grad"], ["big"])]
-    assert metrics == [["big", "-Infinity", "2", "1"], ["grad", "NaN", "2", "1"], ["val/loss", "0.5", "2", "2"], ["val/loss", "0.25", "1", "1", "fold_0"]]
+    assert metrics == [["big", "-Infinity", "2", "1"], ["grad", "NaN", "2", "1"], ["val/loss", "0.5", "2", "2"], ["val/loss", "0.25", "1", "1", "fold", "0"]]
     children = [line.split() for line in text.splitlines() if line.split()[:1] in (["fold_0"], ["fold_1"])]
     assert children == [["fold_0", "fold", "0", "Completed", "1m", "05s"], ["fold_1", "fold", "1", "Failed", "1m", "05s"]]
     write_files(project, {"most_recent_run.txt": "train:train_2_bb\n", "deep/er/x": ""})

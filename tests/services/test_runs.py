@@ -247,6 +247,8 @@ def labels(*runs: Run, child_arg: str | None = None) -> list[str]:
     ([run("a", command="t.py --lr ${{search_space.lr}}"), run("b", command="t.py --lr 0.2")], ["a", "0.2"]),
     ([run("a", display_name="encode"), run("b", display_name="train")], ["encode", "train"]),
     ([run("p_3", parent="p"), run("p_1", parent="p")], ["3", "1"]),
+    ([run(name, parent="p", tags={"t": name}, display_name=f"fold {name}") for name in "ab"], ["fold a", "fold b"]),
+    ([run("p", tags={"t": "p"}), run("b", parent="p", tags={"t": "b"}, display_name="later")], ["p", "later"]),
     ([run("a", display_name="same"), run("b", display_name="same")], ["a", "b"]),
 ])  # fmt: skip
 def test_runs_are_labeled_by_what_differs(runs: list[Run], wanted: list[str]) -> None:

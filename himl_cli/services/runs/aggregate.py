@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.core.events import Notify, ignore
+from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import atomic_replacement, write_atomic
 from himl_cli.core.installation import install_command
-from himl_cli.core.jobs import MANY, PLACEHOLDER, STEP, Scalar, hyperparameters_of, value_text, values_text
+from himl_cli.core.jobs import MANY, PLACEHOLDER, STEP, TRIAL, Scalar, hyperparameters_of, value_text, values_text
 from himl_cli.core.logged import STATISTICS, SYSTEM, Aggregation, Child, RunResults, Series, Value, system_summary
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import Run, RunSelection, own_name, own_tags
+from himl_cli.core.runs import REPEATED_BY, Run, RunSelection, beside, own_name, own_tags
 from himl_cli.services.runs.lookup import children_of, find_runs, means_one_run, results_of
 from himl_cli.workspaces.base import Workspace
 
@@ -38,20 +38,33 @@ def choose_runs(
 
     A single run is replaced by its children (trials, folds, steps, or nested runs), if it has any. Of several runs,
     sweeps and pipelines are replaced. No run occurs twice. The result is never empty. Raises what `find_runs` raises.
+
+    Children of earlier attempts that a later attempt repeated do not count, which *notify* receives.
     """
     found = find_runs(workspace, selection, cwd=cwd, notify=notify)
     if means_one_run(selection):
-        return children_chosen(workspace, found[0])
+        return children_chosen(workspace, found[0], notify=notify)
     if selection.children:
-        return in_order(found), None
+        return in_order(_that_count(found, notify)), None
     standing = [each for run in found for each in (children_chosen(workspace, run)[0] if MANY in run.tags else [run])]
     return [*{run.id: run for run in standing}.values()], None
 
 
-def children_chosen(workspace: Workspace, parent: Run) -> tuple[Sequence[Run], Run | None]:
-    """Children of *parent*, and *parent*. Without children, *parent* alone, and None."""
+def children_chosen(workspace: Workspace, parent: Run, *, notify: Notify = ignore) -> tuple[Sequence[Run], Run | None]:
+    """Children of *parent*, and *parent*. Without children, *parent* alone, and None. If its script started them beside
+    *parent*, that is the first of them."""
     children = [child for child in children_of(workspace, parent) if child.id != f"{parent.id}{PREPARATION}"]
+    children = _that_count(beside(parent, children), notify)
     return (in_order(children), parent) if children else ([parent], None)
+
+
+def _that_count(runs: Sequence[Run], notify: Notify) -> list[Run]:
+    repeated = [run for run in runs if REPEATED_BY in run.tags]
+    if repeated:
+        which = f"{len(repeated)} nested run{'s' * (len(repeated) != 1)} of earlier attempts"
+        hint = f"To see them: himl runs show {repeated[0].parent}"
+        notify(Notice(f"Omitted {which}, which a later attempt repeated. {hint}"))
+    return [run for run in runs if REPEATED_BY not in run.tags]
 
 
 def in_order(children: Sequence[Run]) -> list[Run]:
@@ -96,6 +109,10 @@ def labels_of(runs: Sequence[Run], results: Sequence[RunResults], child_arg: str
     if all(STEP in run.tags for run in runs):
         return unique([_name(run) if own_name(run) else run.tags[STEP] for run in runs])
     labels = _distinguishing([hyperparameters_of(run.tags) for run in runs])
+    # Scripts name nested runs. Azure ML makes up names for runs without one
+    is_nested = all(TRIAL not in run.tags and run.parent and not run.url for run in runs[1:])
+    if not labels and is_nested and len({own_name(run) for run in runs}) > 1:
+        labels = [_name(run) for run in runs]
     for values_of_all in (
         [own_tags(run) for run in runs],
         [_arguments(run) for run in runs],

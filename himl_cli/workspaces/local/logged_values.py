@@ -1,5 +1,6 @@
 """Logged values in the local workspace: numbers as metrics, other values in a file of the run. Also reads the values of
-many runs in bulk: one query for hundreds of runs, with points as columns of numbers.
+many runs in bulk: one query for hundreds of runs, with points as columns of numbers. Omits values of earlier attempts
+that a later one replaced: the rows of tables and lists with the same name, others from their step on.
 
 Each column of numbers in a table is a metric `NAME/COLUMN`, with its rows as steps. The table itself, and other entries
 with more than numbers, are lines of JSON in `logged/NAME.jsonl` among the run's artifacts.
@@ -13,7 +14,7 @@ import os
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -41,6 +42,7 @@ NAMES = (
 """The metrics of runs, with a NULL after those of each. Searches the index once per name, whereas DISTINCT would read
 all points."""
 Wanted = Callable[[str], bool]
+COUNTED = (LoggedKind.list.value, LoggedKind.table.value)  # kinds whose steps are numbers of rows
 
 
 class LoggedWriter:
@@ -61,21 +63,22 @@ class LoggedWriter:
                 for entry in entries
                 if (rows := [row for row in entry.rows if row.id not in self._seen])
             ]
-            self._store.log_entries(run_id, fresh, lambda: self._append(fresh, artifacts))
+            attempt = RunStore(self._store.database).attempt(run_id)
+            self._store.log_entries(run_id, fresh, lambda: self._append(fresh, artifacts, attempt))
             ids = [row.id for entry in fresh for row in entry.rows]
             self._seen.update(dict.fromkeys(ids))
             self._in_files.difference_update(ids)
             while len(self._seen) > 100_000:
                 self._seen.popitem(last=False)
 
-    def _append(self, entries: Sequence[Logged], artifacts: Path) -> None:
+    def _append(self, entries: Sequence[Logged], artifacts: Path, attempt: int) -> None:
         for entry in entries:
             if entry.rows[0].id not in self._in_files:
-                _append(entry, artifacts)
+                _append(entry, artifacts, attempt)
                 self._in_files.add(entry.rows[0].id)
 
 
-def _append(entry: Logged, artifacts: Path) -> None:
+def _append(entry: Logged, artifacts: Path, attempt: int) -> None:
     """Append an entry with more than numbers to its file. One write allows several ranks to do so."""
     texts = set(entry.columns) - set(entry.numeric_columns)
     if entry.kind is not LoggedKind.table and not texts:
@@ -87,7 +90,8 @@ def _append(entry: Logged, artifacts: Path) -> None:
             column: str(value) if column in texts and value is not None else json_number(value)
             for column, value in row.values.items()
         }
-        record = {"time": row.time.isoformat(), "kind": entry.kind.value, **step, "values": values}
+        of_attempt = {"attempt": attempt} if attempt > 1 else {}
+        record = {"time": row.time.isoformat(), "kind": entry.kind.value, **step, **of_attempt, "values": values}
         lines += json.dumps(record, ensure_ascii=False) + "\n"
     path = artifacts / "logged" / f"{quote(entry.name, safe=' ')}{SUFFIX}"
     try:
@@ -140,7 +144,7 @@ def read_texts(artifacts: Path, run_id: str) -> Iterator[Texts]:
     for name, lines in _read_lines(artifacts):
         points: dict[str, list[TextPoint]] = {}
         for number, (kind, row) in enumerate(lines):
-            step = number if kind in (LoggedKind.list.value, LoggedKind.table.value) else row.step or 0
+            step = number if kind in COUNTED else row.step or 0
             for column, value in row.values.items() if kind != LoggedKind.image.value else ():
                 if isinstance(value, str):
                     full = f"{name}/{column}" if kind == LoggedKind.table.value else name
@@ -151,11 +155,11 @@ def read_texts(artifacts: Path, run_id: str) -> Iterator[Texts]:
 
 
 def _sorted(points: list[TextPoint]) -> list[TextPoint]:
-    return sorted(points, key=lambda point: (point.step, point.time))
+    return sorted(points, key=lambda point: point.step)
 
 
 def _read_lines(artifacts: Path) -> Iterator[tuple[str, list[tuple[str, LoggedRow]]]]:
-    """The name of each file and its rows, each with its kind, sorted by name. Most runs have none.
+    """The name of each file and its rows that count, each with its kind, sorted by name. Most runs have none.
 
     Skips invalid lines (of another program's file, or cut off by a full disk). A time without a zone is in UTC, as in
     himl's files.
@@ -166,14 +170,29 @@ def _read_lines(artifacts: Path) -> Iterator[tuple[str, list[tuple[str, LoggedRo
     except (OSError, ValueError):
         return
     for name in names:
-        lines: list[tuple[str, LoggedRow]] = []
+        lines: list[tuple[int, str, LoggedRow]] = []
         for text in (folder / name).read_bytes().splitlines():
             with suppress(ValueError, TypeError, KeyError, AttributeError, OverflowError):
                 found: Any = read_json(text)
                 time, step = datetime.fromisoformat(found["time"]), int(found.get("step") or 0)
                 time = time if time.tzinfo is not None else time.replace(tzinfo=timezone.utc)
-                lines.append((str(found["kind"]), LoggedRow(dict(found["values"]), step, time, id="")))
-        yield unquote(name.removesuffix(SUFFIX)), lines
+                row = LoggedRow(dict(found["values"]), step, time, id="")
+                lines.append((int(found.get("attempt", 1)), str(found["kind"]), row))
+        yield unquote(name.removesuffix(SUFFIX)), [*reversed([*_that_count(reversed(lines))])]
+
+
+def _that_count(lines: Iterable[tuple[int, str, LoggedRow]]) -> Iterator[tuple[str, LoggedRow]]:
+    """Of *lines*, latest first and each with its attempt, those that no later attempt replaced."""
+    first: dict[str, tuple[int, int]] = {}  # the lowest step of an attempt and of later ones, by kind
+    cut: dict[str, int] = {}  # the lowest step of later attempts
+    for attempt, kind, row in lines:
+        step = 0 if kind in COUNTED else row.step or 0
+        last, lowest = first.get(kind, (attempt, step))
+        if attempt < last:
+            cut[kind] = lowest
+        first[kind] = attempt, min(lowest, step)
+        if kind not in cut or step < cut[kind]:
+            yield kind, row
 
 
 def _column(values: Sequence[Value]) -> Sequence[Value]:
@@ -216,8 +235,8 @@ def read_results(
 
 
 def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, tuple[float, int]]]:
-    """The value of each metric with the highest step, and that step. Among equal steps, the latest, then the one logged
-    last. Without values that a later attempt replaced."""
+    """The value of each metric with the highest step, and that step. Among equal steps, the one logged last. Without
+    values that a later attempt replaced."""
     found: dict[str, dict[str, tuple[float, int]]] = {run_id: {} for run_id in run_ids}
     for chunk, marks in chunks(run_ids):
         for clause, names in _of_names(database, chunk, marks, wanted):

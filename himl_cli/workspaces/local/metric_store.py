@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Metric, MetricPoint
-from himl_cli.core.runs import TRIES
+from himl_cli.core.runs import TRIES, RunStatus
 from himl_cli.core.text import read_json, storable
 from himl_cli.workspaces.local.run_store import (
     EARLIER_PARAMETERS,
@@ -128,15 +128,16 @@ class MetricStore:
 
     def log_entries(self, run_id: str, entries: Iterable[Logged], beside: Callable[[], None]) -> None:
         """Store the numbers of *entries* in one transaction, and call *beside* within it. If *beside* raises, store
-        nothing. Numbers rows of lists and tables after those that the run has."""
+        nothing. Numbers rows of lists and tables after those that the attempt has logged."""
         with self.database.writing() as connection:
+            place = last_rows(self.database, [run_id]).get(run_id, 0)
             for entry in entries:
                 names = {column: entry.name_of(column) for column in entry.numeric_columns}
                 is_counted, following = entry.kind in (LoggedKind.list, LoggedKind.table), 0
                 if is_counted:
                     marks = ",".join("?" * len(names))
-                    statement = f"SELECT MAX(step) + 1 FROM metrics WHERE run = ? AND name IN ({marks})"
-                    following = connection.execute(statement, (run_id, *names.values())).fetchone()[0] or 0
+                    statement = f"SELECT MAX(step) + 1 FROM metrics WHERE run = ? AND name IN ({marks}) AND rowid > ?"
+                    following = connection.execute(statement, (run_id, *names.values(), place)).fetchone()[0] or 0
                 points: list[tuple[str, str, float | None, int, int]] = []
                 for number, row in enumerate(entry.rows):
                     step = following + number if is_counted else row.step or 0
@@ -148,8 +149,8 @@ class MetricStore:
             beside()
 
     def metrics(self, run_ids: Sequence[str], *, name: str | None = None) -> list[Metric]:
-        """The metrics of *run_ids* in that order, by name, with points by step, then time. Omits points that a later
-        attempt replaced."""
+        """The metrics of *run_ids* in that order, by name, with points by step, then in the order logged, since clocks
+        may be set back. Omits points that a later attempt replaced."""
         marks = ",".join("?" * len(run_ids))
         only, names = ("", ()) if name is None else (" AND name = ?", (name,))
         statement = (
@@ -252,7 +253,12 @@ def json_number(value: T) -> T | str:
 
 
 def begin_attempt(database: Database, run_id: str) -> None:
-    """Record that later values of the job and of the runs nested in it belong to another attempt."""
+    """Record that later values of the job and of the runs nested in it belong to another attempt. Nested runs that an
+    attempt left open have failed with it."""
+    store = RunStore(database)
+    for nested in store.open_runs_of(run_id):
+        if nested != run_id:
+            store.end(nested, RunStatus.failed, reason="the attempt of the job ended")
     of_job = "run IN (SELECT id FROM runs WHERE job = ?)"
     with database.writing() as connection:
         connection.execute(EARLIER_PARAMETERS)
@@ -261,7 +267,7 @@ def begin_attempt(database: Database, run_id: str) -> None:
     rows = database.rows(f"SELECT run, MAX(rowid) FROM metrics WHERE {of_job} GROUP BY run", (run_id,))
     before = _places(database, [run for run, _ in rows])
     places = {run: json.dumps(sorted({*before.get(run, []), last})) for run, last in rows}
-    RunStore(database).tag_each(TRIES, places)
+    store.tag_each(TRIES, places)
 
 
 def last_rows(database: Database, run_ids: Sequence[str]) -> dict[str, int]:

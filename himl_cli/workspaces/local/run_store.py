@@ -22,7 +22,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import MANY, STEP, TRIAL
 from himl_cli.core.processes import register_after_fork
-from himl_cli.core.runs import ARCHIVED, ATTEMPTS, SLURM_JOB, Run, RunEnd, RunQuery, RunStatus
+from himl_cli.core.runs import ARCHIVED, ATTEMPTS, REPEATED_BY, SLURM_JOB, TRY, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.core.text import storable
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
 
@@ -295,6 +295,8 @@ class RunStore:
         the reason of its failure if that process records no outcome (default: `LOST`)."""
         with self.database.writing(durable=True) as connection:
             _insert(connection, new, job or new.id, folder, status, reason_if_lost, started)
+            if job not in ("", new.id):
+                _note_attempt(connection, new.id)
 
     def add_all(self, runs: Iterable[Run]) -> None:
         """Record queued runs, each in its `folder`. All of them are recorded, or none."""
@@ -354,6 +356,21 @@ class RunStore:
 
     def rename(self, run_id: str, display_name: str) -> None:
         self._update(run_id, "display_name = ?", (display_name,), open_only=False)
+        with self.database.writing() as connection:
+            _note_attempt(connection, run_id)
+
+    def reopen_nested(self, run_id: str) -> None:
+        """Record that a nested run is running again, which is then one of the current attempt."""
+        self.reopen(run_id)
+        with self.database.writing() as connection:
+            connection.execute("DELETE FROM tags WHERE run = ? AND name IN (?, ?)", (run_id, REPEATED_BY, TRY))
+            _note_attempt(connection, run_id)
+
+    def attempt(self, run_id: str) -> int:
+        """The number of the current attempt of the run's job, from 1."""
+        statement = "SELECT value FROM tags WHERE run = (SELECT job FROM runs WHERE id = ?) AND name = ?"
+        found = [row["value"] for row in self.database.rows(statement, (run_id, TRY))]
+        return int(found[0]) if found and found[0].isdecimal() else 1
 
     def resume(self, run_id: str) -> None:
         """Record that another attempt of the run may start."""
@@ -500,16 +517,16 @@ class RunStore:
 
     def nested_in(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
         """The runs that scripts nested in these, oldest first, each with its ancestor among *run_ids*. Trials and
-        steps are separate jobs."""
+        steps are separate jobs. Omits runs that a later attempt repeated."""
         asked = set(run_ids)
         for chunk, marks in chunks(run_ids):
             tree = (
                 f"WITH RECURSIVE tree(id, root, created) AS (SELECT id, id, created FROM runs WHERE id IN ({marks})"
                 " UNION SELECT runs.id, tree.root, runs.created FROM runs JOIN tree ON runs.parent = tree.id"
-                " WHERE NOT EXISTS (SELECT 1 FROM tags WHERE tags.run = runs.id AND tags.name IN (?, ?)))"
+                " WHERE NOT EXISTS (SELECT 1 FROM tags WHERE tags.run = runs.id AND tags.name IN (?, ?, ?)))"
                 " SELECT id, root FROM tree WHERE id <> root ORDER BY created, id"
             )
-            for row in self.database.rows(tree, (*chunk, TRIAL, STEP)):
+            for row in self.database.rows(tree, (*chunk, TRIAL, STEP, REPEATED_BY)):
                 if row["id"] not in asked and _ids([row["id"]]):
                     yield row["id"], row["root"]
 
@@ -594,6 +611,24 @@ def _insert(
         (*(text and storable(text) for text in names), status.value, reason_if_lost, now_ms(), started),
     )
     put_pairs(connection, "tags", new.id, new.tags)
+
+
+def _note_attempt(connection: sqlite3.Connection, run_id: str) -> None:
+    """Tag a new nested run with the number of its attempt, if that is not the first, and mark the runs of earlier
+    attempts that it repeats: those with its name and its parent."""
+    statement = (
+        "SELECT tags.value FROM runs JOIN tags ON tags.run = runs.job AND tags.name = ? WHERE id = ? AND id <> job "
+        "AND NOT EXISTS (SELECT 1 FROM tags AS own WHERE own.run = id AND own.name = ? AND own.value <> tags.value)"
+    )
+    for (attempt,) in connection.execute(statement, (TRY, run_id, TRY)).fetchall():
+        put_pairs(connection, "tags", run_id, {TRY: attempt})
+        connection.execute(
+            "INSERT OR REPLACE INTO tags (run, name, value) SELECT other.id, ?1, ?2 FROM runs AS new "
+            "JOIN runs AS other ON other.parent = new.parent AND other.job = new.job "
+            "AND other.display_name = new.display_name WHERE new.id = ?3 AND NOT EXISTS "
+            "(SELECT 1 FROM tags WHERE tags.run = other.id AND tags.name = ?4 AND tags.value = ?2)",
+            (REPEATED_BY, attempt, run_id, TRY),
+        )
 
 
 def put_pairs(

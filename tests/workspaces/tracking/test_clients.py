@@ -119,6 +119,7 @@ def test_nested_and_later_runs_become_children_of_the_job(client: Client) -> Non
     states = {"fold 0": done, "fold 1": done, "inner": done, "crashed": failed, "second": done, "killed": canceled}
     assert {name: children[name].status for name in states} == states
     assert {name: children[name].parent for name in states} == {name: JOB if name != "inner" else children["fold 0"].id for name in states}
+    assert {name: children[name].tags.get("himl.beside") for name in ("fold 0", "second")} == {"fold 0": None, "second": JOB}
     assert job.values("score", children["fold 1"].id) == [0.1]
     assert job.values("after", children["second"].id) == [1.0, 2.0]
     assert job.files(children["second"].id) == {"second.txt"}

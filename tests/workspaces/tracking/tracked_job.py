@@ -107,6 +107,7 @@ def tracked_job(folder: Path, limits: Limits = Limits()) -> Iterator[TrackedJob]
         store.add(Run(JOB, "train", display_name="the job", tags={"git": "abc"}), status=RunStatus.running, started=now_ms())
     else:
         begin_attempt(database, JOB)
+        store.tag(JOB, {"himl.try": str(store.attempt(JOB) + 1)})
     numbers = itertools.count(len(store.ids()))
     server = TrackingServer(
         database, JOB, artifacts_of=lambda run_id: folder / run_id / "artifacts", new_child_id=lambda: f"train_1700000000_{next(numbers):08x}", limits=limits

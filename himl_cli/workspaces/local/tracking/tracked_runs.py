@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.logged import INT64
-from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.runs import BESIDE, Run, RunStatus
 from himl_cli.workspaces.local.metric_store import MetricStore, ParameterFixed, Point, last_rows
 from himl_cli.workspaces.local.run_folder import TRACKED, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
@@ -128,6 +128,7 @@ class JobRuns:
         else:
             run_id, parent = self._new_child_id(), tags.get(PARENT, self.job_id)
             parent = parent if self.store.job_of(parent) == self.job_id else self.job_id
+            tags |= {} if PARENT in tags else {BESIDE: self.job_id}
             child = Run(run_id, self._experiment, display_name=name, tags=tags, parent=parent)
             self.store.add(child, job=self.job_id, status=RunStatus.running, started=started)
         self._experiment_of[run_id] = experiment_id
@@ -144,7 +145,7 @@ class JobRuns:
             self.store.rename(run_id, request.text("run_name"))
         if run_id != self.job_id and name and (run := self.record(run_id)).status != STATUSES[name]:
             if run.ended is not None:
-                self.store.reopen(run_id)
+                self.store.reopen_nested(run_id)
             if STATUSES[name].is_final:
                 self.store.end(run_id, STATUSES[name], ended=ended)
         return {"run_info": self._info(self.record(run_id))}
