@@ -206,9 +206,9 @@ def test_why_a_run_failed_is_one_line_without_secrets() -> None:
         assert record(status="Completed", error=error).reason == ""
     failed = record(status="Failed", error={"error": {"code": "UserError", "message": user}})
     assert (failed.reason, failed.exit_code) == (" ".join(user.split()), 3)
-    others = ["AzureML upload failed with status code 403", "HTTP status code: 500", "the server sent return code 7", "exit code 1 after exit code 2"]
+    no_codes = ["AzureML upload failed with status code 403", "HTTP status code: 500", "the server sent return code 7", "exit code 1 after exit code 2"]
     codes = {
-        **dict.fromkeys(others),
+        **dict.fromkeys(no_codes),
         "Command gave exit code 7. User process 'python' exited with status code 1": 1,
         "Out of memory, exit code: -9": -9,
         "ExecutionFailed: [REDACTED]\n\texit_codes: 1": 1,

@@ -42,7 +42,7 @@ SELDOM = 3
 # The end of Azure ML's reason for a failure. The end of the log follows it.
 NAMED_LOG = re.compile(r"\s*Please check log file '(?P<name>[^']+)'.*", re.DOTALL)
 MISSING_MODULE = re.compile(
-    rb"(?:^ModuleNotFoundError: No module named '|: No module named |\(ModuleNotFoundError: No module named ')([\w.-]+)",
+    rb"(?:(?:^|\()ModuleNotFoundError: No module named '|: No module named )([\w.-]+)",
     re.MULTILINE,
 )
 
