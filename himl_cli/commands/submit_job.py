@@ -34,9 +34,9 @@ from himl_cli.render.results import (
     print_sent,
     print_settings,
 )
+from himl_cli.services.runs.failure_hints import failure_hint
 from himl_cli.services.runs.logs import (
     failed_child,
-    failure_hint,
     follow_to_end,
     last_lines_of_failure,
     naming,

@@ -85,8 +85,8 @@ def test_failed_job_is_explained_by_a_hint(himl: Himl, project: Path) -> None:
     assert "--max_run_duration" in latest(himl)["reason"]
 
 
-def hint_of(himl: Himl, *words: str) -> str:
-    outcome = himl("submit", *words)
+def hint_of(himl: Himl, *words: str, cwd: Path | None = None) -> str:
+    outcome = himl("submit", *words, cwd=cwd)
     assert outcome.code != 0, outcome.stderr
     return outcome.stderr.splitlines()[-1]
 
@@ -131,6 +131,28 @@ def test_file_or_folder_that_is_not_sent_gets_hint_that_works(himl: Himl, projec
         assert himl.ok("submit", "train.py", "--input", f"images={given}").stdout == "['a.txt']\n", hint
 
 
+def test_hint_names_option_that_works_for_each_place_of_a_file(himl: Himl, project: Path) -> None:
+    files = {"pyproject.toml": "", ".gitignore": "data/*\n!data/kept\n", "data/kept/c.txt": "", "lone/pyproject.toml": ""}
+    write_files(project, {**files, **dict.fromkeys(["data/raw/a.txt", "a.env", "x.txt", "jobs/part/b.txt"], "there")})
+    swept, lone = ("--sweep", "n=1"), f"is above the snapshot of '{project / 'lone'}': "
+    in_place = "add --in_place to run the job in its folder"
+    for place, path, options, told in [
+        ("jobs", "'data/raw/a.txt'", swept, "but not in the snapshot: add --input raw,local=../data/raw,target=data/raw"),
+        ("jobs", "'a.env'", (), f"but not in the snapshot: {in_place}, or add --input a.env,local=../a.env,target=a.env"),
+        ("jobs", "'part/b.txt'", (), f"but the job runs in the folder of '{project}': add --input part,local=part,target=part"),
+        ("lone", "'../x.txt'", (), f"{lone}{in_place}"),
+        ("lone", "'../x.txt'", swept, f"{lone}make it an input of the job, --input {project.name},local=.., and read"),
+        ("lone", "Path(__file__).resolve().parents[1] / 'x.txt'", swept, f"{lone}add --snapshot_root .."),
+    ]:
+        write_files(project, {f"{place}/train.py": READS.format(path)})
+        hint = hint_of(himl, "train.py", *options, cwd=project / place)
+        assert told in hint
+        option = told.rpartition("add ")[2].split() if "add " in told else []
+        if option:
+            option = option if "snapshot_root" in told or "--input" in told else ["--in_place"]
+            himl.ok("submit", "train.py", *options, *option, cwd=project / place)
+
+
 def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: Path) -> None:
     for name, code, told in [
         ("no.such", 1, "-m takes a module in '{}' or an installed one. For a script, give its path: himl submit PATH.py"),
@@ -152,6 +174,12 @@ def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: 
     assert "the snapshot" not in hint_of(himl, "jobs/train.py", "--in_place")
     hint = hint_of(himl, "jobs/train.py", "--snapshot_root", ".")
     assert f"'tools' is in '{project}', which is not on Python's path: add --env_var PYTHONPATH=." in hint
+    package = "; if 'tools' is a package, install it for '"
+    assert package in hint
+    write_files(project, {"train.py": "import tools", ".gitignore": "tools\n"})
+    assert f"'tools' is in '{project}', but not in the snapshot: add --in_place to run the job in its folder{package}" in hint_of(himl, "train.py")
+    write_files(project, {"train.py": "import tools.deep", ".gitignore": ""})
+    assert f"'tools' in '{project}' has no 'deep': if you mean the installed package 'tools', rename that one" in hint_of(himl, "train.py")
     (project / "tools" / "net.py").unlink()
     assert "use --python for another one" in hint_of(himl, "jobs/train.py")
     write_files(project, {"lab/train.py": "", "lab/pyproject.toml": ""})

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
-import shlex
 import threading
 import time
 from collections import Counter
@@ -16,8 +14,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.files import home_folder
-from himl_cli.core.jobs import MANY, SWEPT, EntryKind, JobSpec
+from himl_cli.core.jobs import MANY, SWEPT
 from himl_cli.core.logged import SweepView
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
@@ -41,10 +38,6 @@ TAIL_BYTES = 64 * 1024
 SELDOM = 3
 # The end of Azure ML's reason for a failure. The end of the log follows it.
 NAMED_LOG = re.compile(r"\s*Please check log file '(?P<name>[^']+)'.*", re.DOTALL)
-MISSING_MODULE = re.compile(
-    rb"(?:(?:^|\()ModuleNotFoundError: No module named '|: No module named )([\w.-]+)",
-    re.MULTILINE,
-)
 
 
 @dataclass()
@@ -407,73 +400,6 @@ def _log_of_failed_rank(run: Run) -> str | None:
     named = NAMED_LOG.search(run.reason)
     is_first = named and re.fullmatch(r".*/(std_log|std_log_process_0+)\.txt", named["name"])
     return named["name"].removeprefix(USER_LOGS) if named and not is_first else None
-
-
-def failure_hint(
-    workspace: Workspace, run: Run, failed_child: str = "", *, spec: JobSpec | None = None, cwd: Path | None = None
-) -> str:
-    """Remedy for a module or file that *run*, or its *failed_child*, did not find, from its log. Empty for other
-    failures.
-
-    *spec* is the job that was submitted from *cwd*, if it is known.
-    """
-    if run.status is not RunStatus.failed:
-        return ""
-    home, hint = workspace.home_of(run.id), ""
-    with suppress(HimlError):  # the run's own failure matters more
-        failed = workspace.run(failed_child) if failed_child else run
-        _, log = last_lines_of_failure(workspace, failed) or ("", b"")
-        if spec is not None and not spec.in_place:
-            modules, files = MISSING_MODULE.findall(log), re.findall(rb"No such file or directory: '([^'\n]+)'", log)
-            if modules:
-                hint = _module_hint(spec, modules[-1].decode(), cwd or Path.cwd())
-            elif files:
-                path = files[-1].decode("utf-8", "replace").replace("\\\\", "/")
-                hint = _file_hint(spec, path, cwd or Path.cwd())
-        if not hint and re.search(rb"^ModuleNotFoundError: ", log, re.MULTILINE) and isinstance(home, FolderWorkspace):
-            python = home.python_of(failed.id)
-            hint = f"it ran with '{python}', use --python for another one" if python else ""
-    return hint
-
-
-def _module_hint(spec: JobSpec, name: str, cwd: Path) -> str:
-    root, is_module = spec.snapshot.root, spec.entry.kind is EntryKind.module
-    folders = (
-        each for each in (root, *root.parents) if (each / f"{name}.py").is_file() or any((each / name).glob("*.py"))
-    )
-    folder = next(folders, None)
-    is_found = folder is not None and folder not in (home_folder(), Path(root.anchor))
-    if is_found and folder != root:
-        path = "" if is_module else " --env_var PYTHONPATH=."
-        return f"'{name}' is in '{folder}', outside the snapshot: add --snapshot_root {_shown(str(folder), cwd)}{path}"
-    if is_found and "/" in spec.entry.target:
-        return f"'{name}' is in '{root}', which is not on Python's path: add --env_var PYTHONPATH=."
-    if is_module and spec.entry.target.split(".")[0] == name.split(".")[0]:
-        return f"-m takes a module in '{root}' or an installed one. For a script, give its path: himl submit PATH.py"
-    return ""
-
-
-def _file_hint(spec: JobSpec, path: str, cwd: Path) -> str:
-    root, name = spec.snapshot.root, os.path.normpath(re.sub(r".*/runs/[^/]+/code/", "", path)).replace("\\", "/")
-    is_inside = not os.path.isabs(name) and not name.startswith("..") and (root / name).exists()
-    if not is_inside or any(f"{each}/".startswith(f"{name}/") for each in spec.snapshot.files):
-        return ""
-    place = f"'{name}' is in '{root}', but not in the snapshot"
-    if not spec.cluster and spec.sweep is None:
-        return f"{place}: add --in_place to run the job in its folder"
-    top = name.split("/", 1)[0]
-    quoted, shown = shlex.quote(top), _shown(str(root / top), cwd)
-    how = f"himl datastore upload {shown} {quoted}, then --input {quoted}"
-    how = how if spec.cluster else f"--input {quoted},local={shown}"
-    return (
-        f"{place}: make it an input of the job, {how}, and read it from the folder in "
-        f"AZURE_ML_INPUT_INPUT_{len(spec.inputs)}"
-    )
-
-
-def _shown(path: str, cwd: Path) -> str:
-    relative = os.path.relpath(path, cwd) if os.path.splitdrive(path)[0] == os.path.splitdrive(cwd)[0] else path
-    return shlex.quote(min(relative, path, key=len))
 
 
 def unkept_files(workspace: Workspace, run: Run) -> Sequence[tuple[str, Path]]:
