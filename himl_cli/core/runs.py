@@ -418,19 +418,29 @@ class Attempt:
 
 def attempts_of(run: Run) -> list[Attempt]:
     """The attempts of a run that was started several times, oldest first. Empty for other runs."""
-    found = []
-    try:
-        for began, ended, outcome in json.loads(run.tags.get(ATTEMPTS, "[]")):
-            times = [each and datetime.fromtimestamp(each / 1000, timezone.utc) for each in (began, ended)]
-            found.append(Attempt(times[0], times[1], outcome))
-    except (OSError, OverflowError, TypeError, ValueError):  # users may overwrite tags
-        return []
+    found = _attempts(run.tags)
     if len(found) < 2:
         return []
     *before, last = found
     if run.status.is_final:
         last = replace(last, ended=run.ended, outcome=RunEnd(run.status, run.reason).text)
     return [*(replace(each, outcome=each.outcome or "ended without a recorded outcome") for each in before), last]
+
+
+def later_starts(tags: Mapping[str, str]) -> list[datetime]:
+    """When the second attempt of the run with *tags* started, and each later one. Empty for a run with one attempt."""
+    return [each.started for each in _attempts(tags)[1:] if each.started is not None]
+
+
+def _attempts(tags: Mapping[str, str]) -> list[Attempt]:
+    found = []
+    try:
+        for began, ended, outcome in json.loads(tags.get(ATTEMPTS) or "[]"):
+            times = [each and datetime.fromtimestamp(each / 1000, timezone.utc) for each in (began, ended)]
+            found.append(Attempt(times[0], times[1], outcome))
+    except (OSError, OverflowError, TypeError, ValueError):  # users may overwrite tags
+        return []
+    return found
 
 
 def end_of_trials(statuses: Sequence[RunStatus], total: int) -> RunEnd:

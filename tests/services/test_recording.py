@@ -18,6 +18,8 @@ from himl_cli.services.runs import writing
 from himl_cli.services.runs.mirror import FileMirror, Mirror, Timing, put_off, send_values
 from himl_cli.services.runs.mirror_state import DamagedState, MirrorFile, MirrorState, SentRun, unfinished
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from himl_cli.workspaces.local.metric_store import begin_attempt
+from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.retry import RetryPolicy
 from tests.azureml_double.faults import Action, ResetUpload, Status
@@ -141,6 +143,39 @@ def test_refused_file_or_parameter_keeps_back_nothing_else(recording: Recording,
     assert recording.end_there() == (RunStatus.completed, {"outputs/good.txt": b"g"})
     assert "Parameter 'lr' was rejected" in caplog.text
     assert "'outputs/ends.' of run 'train_1_aa' was rejected" in caplog.text
+
+
+@pytest.mark.parametrize("is_sent_live", [True, False])
+def test_values_that_a_later_attempt_replaced_do_not_count_there(recording: Recording, is_sent_live: bool) -> None:
+    runs, database = recording.runs, Database(recording.here.folder / "workspace.db")
+    store, begin = RunStore(database), now_ms() - 60_000
+    runs.add(ID, status=RunStatus.running)
+    store.add(Run("fold_1_bb", "train", display_name="fold", parent=ID), job=ID, status=RunStatus.running)
+    runs.log(ID, [("loss", 100.0 + step, step, begin + step) for step in range(6)], {"start": "0"})
+    runs.log("fold_1_bb", [("acc", 1.0, 0, begin)])
+    sent = MirrorState(ID, {})
+    if is_sent_live:
+        send_values(recording.here, recording.there, recording.here.run(ID), sent.sent(ID))
+    begin_attempt(database, ID)
+    store.tag(ID, {"himl.try": "2"})
+    store.start(ID)
+    store.add(Run("fold_1_cc", "train", display_name="fold", parent=ID), job=ID, status=RunStatus.running)
+    runs.log(ID, [("loss", 200.0 + step, step, now_ms()) for step in range(3)], {"start": "3"})
+    runs.log("fold_1_cc", [("acc", 2.0, 0, now_ms())])
+    store.end(ID, RunStatus.completed)
+    store.end("fold_1_cc", RunStatus.completed)
+    database.close()
+    recording.file.write(sent)
+    recording.record()
+    points = [(step, 200.0 + step) for step in range(3)]
+    assert values(recording.there) == {(ID, "loss"): points, ("fold_1_cc", "acc"): [(0, 2.0)]}
+    for workspace in (recording.here, recording.there):
+        found = workspace.results([workspace.run(ID)], wanted=lambda name: True, whole=True)[ID]
+        assert (found.last["loss"], [*found.series["loss"].values]) == (202, [200, 201, 202])
+        assert workspace.refresh([workspace.run(ID)])[ID][1].last["loss"] == 202
+    # Azure ML does not change a parameter, which is said.
+    told = "parameter 'start' has the value of an earlier attempt there, '0'" if is_sent_live else None
+    assert recording.here.run(ID).tags.get(STOPPED) == told
 
 
 def test_refused_metric_keeps_back_no_other(recording: Recording, caplog: pytest.LogCaptureFixture) -> None:

@@ -252,6 +252,7 @@ def send_values(source: FolderWorkspace, target: RunRecorder, run: Run, sent: Se
     while True:
         entries, last = source.logged(run.id, sent.last_point)
         if not entries:
+            sent.last_point = last
             break
         for metric, why in send_apart(partial(target.log, run.id), entries):
             step, count = metric.rows[0].step, len(metric.rows)
@@ -267,6 +268,9 @@ def send_values(source: FolderWorkspace, target: RunRecorder, run: Run, sent: Se
         if new:
             for (name, _), why in send_apart(lambda some: send(run.id, dict(some)), new):  # noqa: B023 - called at once
                 log.warning("%s '%s' was rejected: %s", what, name, why)
+                if what == "Parameter" and name in known:
+                    text = f"parameter '{name}' has the value of an earlier attempt there, '{known[name]}'"
+                    note_stopped(source, run.id, text)
         known.update(new)
     if gone := [name for name in sent.tags if name not in tags]:
         for name, why in send_apart(lambda names: target.tag(run.id, dict.fromkeys(names)), gone):

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import HYPERPARAMETERS, STEP, STEP_AFTER, TRIAL, TRIALS
 from himl_cli.core.processes import register_after_fork
-from himl_cli.core.runs import Run, RunQuery, RunStatus, end_of_trials, implied_experiment
+from himl_cli.core.runs import Run, RunQuery, RunStatus, end_of_trials, implied_experiment, later_starts
 from himl_cli.core.text import near_matches
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
@@ -272,7 +272,8 @@ def _sorted(runs: Iterable[RawRun]) -> list[RawRun]:
 def _facts_of(raw: RawRun) -> RunFacts:
     """The constant facts of *raw*. Raises KeyError or TypeError for a missing or invalid field."""
     container_id = raw.get("dataContainerId") or f"dcid.{raw['runId']}"
-    facts = RunFacts(raw["runId"], container_id, raw["experimentId"], starts_jobs(raw))
+    starts = later_starts(raw.get("tags") or {})
+    facts = RunFacts(raw["runId"], container_id, raw["experimentId"], starts_jobs(raw), starts)
     texts = (raw.get(name) or "" for name in ("parentRunId", "status", "createdUtc"))
     "".join((facts.id, facts.experiment_id, container_id, *texts))
     for name in ("tags", "properties", "runTypeV2"):

@@ -4,6 +4,8 @@ and MLflow alike. Parameters and last values of many runs at once come from Azur
 For the metric service a metric is a table: its columns have names, and a row is a point with a step and a time. A
 scalar has one column. Each column of a table is a metric `NAME/COLUMN`, even if there is only one. Texts are stored in
 the same way, and identified by the column's type. Images and documents are among the run's files.
+
+The service never deletes a point. Of a mirrored run with several attempts, himl omits those that a later one replaced.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from datetime import datetime, timezone
@@ -18,9 +21,9 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
-from himl_cli.core.logged import LoggedValues, Metric, MetricPoint, RunResults, Series, TextPoint, Texts, Value
+from himl_cli.core.logged import INT64, LoggedValues, Metric, MetricPoint, RunResults, Series, TextPoint, Texts, Value
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.runs import REPEATED_BY, Run, RunStatus, later_starts
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.responses import Page, object_of, pages, understood
@@ -52,6 +55,8 @@ REFUSED_ROUTE = (400, 405, 501)
 
 Item = TypeVar("Item")
 Wanted = Callable[[str], bool]
+Row = Mapping[str, Any]
+Starts = Sequence[datetime]
 _Rows = list[tuple[int, float, float]]  # points: step, value, and time in seconds
 
 
@@ -66,9 +71,11 @@ class Listed:
     kind: str
 
 
-def read_values(connection: Connection, run_ids: Sequence[str], *, texts: bool = True) -> LoggedValues:
-    """The metrics of these runs, by run and name, with points by step, then time, and the *texts*. Sends one request
-    per run and one per metric, several at once."""
+def read_values(
+    connection: Connection, run_ids: Sequence[str], starts: Mapping[str, Starts], *, texts: bool = True
+) -> LoggedValues:
+    """The metrics of these runs, by run and name, with points by step, then time, and the *texts*. *starts* are the
+    starts of later attempts by run. Sends one request per run and one per metric, several at once."""
     kinds = NUMBERS | (TEXTS if texts else set())
     wanted = [one for one in list_metrics(connection, run_ids) if kinds & set(one.columns.values())]
     order = {run_id: index for index, run_id in enumerate(run_ids)}
@@ -77,7 +84,7 @@ def read_values(connection: Connection, run_ids: Sequence[str], *, texts: bool =
     def read(one: Listed) -> list[Metric | Texts]:
         found = _metric_pages(connection, one)
         with understood(connection.service("metric"), f"metric '{one.name}'"):
-            return list(_columns(found, one.run, one.name))
+            return list(_columns(found, one.run, one.name, starts.get(one.run, ())))
 
     found = [column for columns in ask_all(read, wanted) for column in columns]
     return LoggedValues(
@@ -86,15 +93,27 @@ def read_values(connection: Connection, run_ids: Sequence[str], *, texts: bool =
     )
 
 
-def _columns(found: Sequence[Page], run_id: str, name: str) -> Iterator[Metric | Texts]:
+def _that_count(rows: Sequence[Row], starts: Starts, *, is_counted: bool) -> Sequence[Row]:
+    """The *rows* of a metric that no later attempt replaced: all that it logged at that step and beyond, or a table or
+    list (*is_counted*) as a whole. The time of a row shows its attempt."""
+    if not starts:
+        return rows
+    steps = [0 if is_counted else as_step(row.get("step")) for row in rows]
+    numbers = [bisect_right(starts, created_of(row)) for row in rows]
+    first = [
+        min((step for step, other in zip(steps, numbers, strict=True) if other > number), default=INT64.stop)
+        for number in range(len(starts) + 1)
+    ]
+    return [row for row, step, number in zip(rows, steps, numbers, strict=True) if step < first[number]]
+
+
+def _columns(found: Sequence[Page], run_id: str, name: str, starts: Starts) -> Iterator[Metric | Texts]:
     types = [found[0].answer["columns"], *(page.answer.get("columns") for page in found[1:])]
     columns = {column: str(kind).lower() for one in types for column, kind in (one or {}).items()}
     kinds = {(page.answer.get("properties") or {}).get("uxMetricType") for page in found}
     is_counted, is_table = bool(kinds & ROWS_WITHOUT_STEPS), len(columns) > 1 or TABLE in kinds
-    rows = [
-        (row, index if is_counted else as_step(row.get("step")))
-        for index, row in enumerate(row for page in found for row in page.items)
-    ]
+    that_count = _that_count([row for page in found for row in page.items], starts, is_counted=is_counted)
+    rows = [(row, index if is_counted else as_step(row.get("step"))) for index, row in enumerate(that_count)]
     for column, kind in columns.items():
         title = f"{name}/{column}" if is_table else name
         filled = [(row, step) for row, step in rows if (row.get("data") or {}).get(column) is not None]
@@ -156,7 +175,9 @@ def _pages(connection: Connection, run_id: str, what: str, **body: Any) -> Itera
     return pages(lambda token: connection.rest.post(url, json={**body, "continuationToken": token}), url, "metrics")
 
 
-def read_results(connection: Connection, listed: Iterable[Listed], wanted: Wanted) -> dict[str, RunResults]:
+def read_results(
+    connection: Connection, listed: Iterable[Listed], starts: Mapping[str, Starts], wanted: Wanted
+) -> dict[str, RunResults]:
     """Those of *listed* whose name (or a column's name) is wanted, by run, with one request each."""
     chosen = [
         one for one in listed if wanted(one.name) or any(wanted(f"{one.name}/{column}") for column in one.columns)
@@ -166,6 +187,7 @@ def read_results(connection: Connection, listed: Iterable[Listed], wanted: Wante
     for one, full in zip(chosen, read, strict=True):
         with understood(connection.service("metric"), f"metric '{one.name}'"):
             rows = [row for page in full for row in page.items]
+            rows = _that_count(rows, starts.get(one.run, ()), is_counted=one.kind in ROWS_WITHOUT_STEPS)
             found[one.run] = _results(one, rows).filled(found.get(one.run, RunResults()))
     return found
 
@@ -237,7 +259,8 @@ def with_nested(history: RunHistory, run: RunFacts) -> list[str]:
         left = MOST_NESTED + 1 - len(found)
 
         def children(parent: str, most: int = left + 1) -> list[str]:
-            return [child["runId"] for child in islice(chain.from_iterable(history.children(parent)), most)]
+            found = islice(chain.from_iterable(history.children(parent)), most)
+            return [child["runId"] for child in found if REPEATED_BY not in (child.get("tags") or {})]
 
         parents = [child for some in ask_all(children, parents) for child in reversed(some) if child not in found]
         if len(parents) > left:
@@ -270,12 +293,15 @@ class ManyRuns:
         self._ids = {run.id for run in runs}
         ids = {run.experiment: run.id for run in runs}
         self._experiments = {name: history.facts(run_id).experiment_id for name, run_id in ids.items()}
+        self._starts = {run.id: starts for run in runs if (starts := later_starts(run.tags))}
 
     def results(self, wanted: Wanted, *, whole: bool) -> dict[str, RunResults]:
         known = self._known()
         nested = self._nested(known)
         everyone = [*dict.fromkeys([*(run.id for run in self._runs), *nested])]
         known |= {run.id: run for run, _ in nested.values()}
+        # MLflow's last value may be one that a later attempt replaced
+        known |= {run_id: replace(known[run_id], last={}, steps={}) for run_id in self._starts if run_id in known}
         last = {
             run_id: {name: value for name, value in known[run_id].last.items() if wanted(name)}
             for run_id in everyone
@@ -328,7 +354,7 @@ class ManyRuns:
             elif not (found and found.last) and _can_be_quoted(run.id) and not self._history.facts(run.id).starts_jobs:
                 searches[run.experiment, PARENT, run.id] = None
         below = chain.from_iterable(ask_all(lambda search: self._below(*search), list(searches)))
-        candidates = {run.id: run for run in below if run.id not in self._ids}
+        candidates = {run.id: run for run in below if run.id not in self._ids and REPEATED_BY not in run.tags}
         nested: dict[str, tuple[MlflowRun, str]] = {}
         for child in candidates.values():
             passed, above = {child.id}, child.tags.get(PARENT, "")
@@ -413,7 +439,7 @@ class ManyRuns:
 
         if not all(is_known(one) or one.run in silent for one in listed):
             listed += list_metrics(self._connection, [run_id for run_id in run_ids if run_id not in set(first)])
-        return read_results(self._connection, [one for one in listed if not is_known(one)], wanted)
+        return read_results(self._connection, [one for one in listed if not is_known(one)], self._starts, wanted)
 
     def _all_points(
         self, last: Mapping[str, Mapping[str, float]], others: Mapping[str, RunResults]

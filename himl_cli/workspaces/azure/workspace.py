@@ -25,6 +25,7 @@ from himl_cli.core.runs import (
     RunService,
     RunStatus,
     SignedLink,
+    later_starts,
 )
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
@@ -143,7 +144,9 @@ class AzureWorkspace(CloudWorkspace):
     def _values(self, run_id: str, *, texts: bool) -> LoggedValues:
         from himl_cli.workspaces.azure.run_metrics import read_values, with_nested
 
-        return read_values(self.connection, with_nested(self._history, self._facts(run_id)), texts=texts)
+        facts = self._facts(run_id)
+        starts = {run_id: facts.later_starts}
+        return read_values(self.connection, with_nested(self._history, facts), starts, texts=texts)
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
         from himl_cli.workspaces.azure.run_metrics import ManyRuns
@@ -162,6 +165,7 @@ class AzureWorkspace(CloudWorkspace):
         ]
         records = {raw["runId"]: self._lists.record(raw) for raw in self._history.many(changed)}
         last = {run_id: RunResults(found.last, steps=found.steps) for run_id, found in known.items()}
+        last |= self.results([run for run in runs if later_starts(run.tags)], wanted=lambda name: True, whole=False)
         return {
             run.id: (records.get(run.id, run), last.get(run.id, RunResults()))
             for run in runs

@@ -211,7 +211,7 @@ class MetricStore:
 
     def logged_after(self, run_id: str, last: int) -> tuple[Sequence[Logged], int]:
         """At most `LOGGED_AT_ONCE` points of the run itself after the row *last* (0: from the first one), in the form
-        for another workspace, and their last row.
+        for another workspace, and their last row. Omits points that a later attempt replaced.
 
         A run's rows are never deleted, so that the number of its last one is a position to continue from. The id of a
         point is derived from its run and row, so that a receiver can detect duplicates.
@@ -219,11 +219,14 @@ class MetricStore:
         only = "+run = ? AND rowid > ?" if last else "run = ? AND rowid > ?"  # uses the index with fewer rows
         statement = f"SELECT rowid, name, value, step, time FROM metrics WHERE {only} ORDER BY rowid LIMIT ?"
         series: dict[str, list[LoggedRow]] = {}
-        for number, name, value, step, moment in self.database.rows(statement, (run_id, last, LOGGED_AT_ONCE)):
-            last = number
-            time = datetime.fromtimestamp(moment / 1000, timezone.utc)
-            point = LoggedRow({name: nan_if_null(value)}, step, time, str(uuid.uuid5(_IDS, f"{run_id}/{number}")))
-            series.setdefault(name, []).append(point)
+        cuts = cuts_of(self.database, [run_id])
+        while not series and (rows := self.database.rows(statement, (run_id, last, LOGGED_AT_ONCE))):
+            for number, name, value, step, moment in rows:
+                last = number
+                if counts(number, step, cuts.get((run_id, name), ())):
+                    time, id = datetime.fromtimestamp(moment / 1000, timezone.utc), f"{run_id}/{number}"
+                    point = LoggedRow({name: nan_if_null(value)}, step, time, str(uuid.uuid5(_IDS, id)))
+                    series.setdefault(name, []).append(point)
         return [Logged(name, LoggedKind.scalar, rows) for name, rows in series.items()], last
 
 
