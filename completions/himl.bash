@@ -406,6 +406,7 @@ _himl_table() {
             --select=choice:last,best
             --metric=
             --goal=choice:minimize,maximize
+            --name_offset=
             --output_dir=folders
             --overwrite
             --workers=
@@ -449,6 +450,7 @@ _himl_table() {
             --select=choice:last,best
             --metric=
             --goal=choice:minimize,maximize
+            --name_offset=
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet

@@ -407,6 +407,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--select=choice:last,best' 'Checkpoint of a run' \
                 '--metric=' 'Metric for \'best\', in file names or logged' \
                 '--goal=choice:minimize,maximize' 'Goal for the metric (default: by its name)' \
+                '--name_offset=' 'Epochs in names minus logged ones (default: by comparison)' \
                 '--output_dir=folders' 'Destination folder' \
                 '--overwrite' 'Replace files that differ' \
                 '--workers=' 'Parallel transfers, 1 to 256' \
@@ -444,6 +445,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--select=choice:last,best' 'Checkpoint of a run' \
                 '--metric=' 'Metric for \'best\', in file names or logged' \
                 '--goal=choice:minimize,maximize' 'Goal for the metric (default: by its name)' \
+                '--name_offset=' 'Epochs in names minus logged ones (default: by comparison)' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \

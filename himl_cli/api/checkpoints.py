@@ -37,6 +37,7 @@ def fetch_checkpoint(
     select: str | None = None,
     metric: str | None = None,
     goal: str | None = None,
+    name_offset: int | None = None,
     overwrite: bool = False,
     workspace: object | None = None,
     workspace_config_path: PathLike | None = None,
@@ -45,9 +46,10 @@ def fetch_checkpoint(
 
     *source* is a path, an https address, `RUN`, `RUN:FILE`, `RUN:FOLDER/FILE` or `RUN:FOLDER/`.
     *select* ("last", "best", "epoch=3"), *metric* and *goal* ("minimize", "maximize") select among the checkpoints of a
-    run. The destination is *output_dir*, by default `checkpoints/RUN_ID` (`checkpoints` for an address). himl skips
-    complete files, verifies the MD5 of every file, and keeps local files that differ, unless *overwrite* is set. Local
-    rank 0 of each node fetches. All ranks must call it.
+    run. *name_offset* is the difference between epochs in names and in the log of the metric (1 if only names count
+    from 1), by default determined by comparison. The destination is *output_dir*, by default `checkpoints/RUN_ID`
+    (`checkpoints` for an address). himl skips complete files, verifies the MD5 of every file, and keeps local files
+    that differ, unless *overwrite* is set. Local rank 0 of each node fetches. All ranks must call it.
 
     himl finds the run like `fetch_run`. Raises NotThere (also a FileNotFoundError) with the existing names,
     RunNotFound, BadUsage for an ambiguous source, and errors of the transfer: TransferIncomplete, IntegrityFailed,
@@ -55,7 +57,9 @@ def fetch_checkpoint(
     """
     try:
         folder = None if output_dir is None else Path(output_dir)
-        request = fetch.CheckpointRequest(os.fspath(source), choice_of(select, metric, goal), folder, overwrite)
+        request = fetch.CheckpointRequest(
+            os.fspath(source), choice_of(select, metric, goal, name_offset), folder, overwrite
+        )
         return _download_checkpoint(request, workspace, workspace_config_path)
     except TransferIncomplete as err:
         err.hint = "To replace files that differ, pass overwrite=True." if err.differing else err.hint
@@ -108,6 +112,7 @@ def checkpoint_url(
     select: str | None = None,
     metric: str | None = None,
     goal: str | None = None,
+    name_offset: int | None = None,
     workspace: object | None = None,
     workspace_config_path: PathLike | None = None,
 ) -> str:
@@ -115,14 +120,14 @@ def checkpoint_url(
     Azure ML.
 
     The link contains a signature, so do not log it. If himl cannot use the storage account's key, the link may expire
-    earlier, and himl logs a warning. *source*, *select*, *metric* and *goal* are those of `fetch_checkpoint`. Raises
-    NotThere (also a FileNotFoundError), RunNotFound, NotAllowed if himl cannot sign a link, BadUsage for anything but
-    one file of a run in Azure ML and for days outside 0 to 365.
+    earlier, and himl logs a warning. *source*, *select*, *metric*, *goal* and *name_offset* are those of
+    `fetch_checkpoint`. Raises NotThere (also a FileNotFoundError), RunNotFound, NotAllowed if himl cannot sign a link,
+    BadUsage for anything but one file of a run in Azure ML and for days outside 0 to 365.
     """
     opened = resolve_runs(workspace, workspace_config_path)
     with raising(NotFound, NotThere):
         link = link_checkpoint(
-            source, opened, Path.cwd(), choice=choice_of(select, metric, goal), days=expiry_days
+            source, opened, Path.cwd(), choice=choice_of(select, metric, goal, name_offset), days=expiry_days
         ).link
     wanted = datetime.now(timezone.utc) + timedelta(days=expiry_days)
     if link.expires < wanted - timedelta(minutes=16):  # a link is valid from 15 minutes ago
@@ -166,9 +171,10 @@ class CheckpointParser:
     `checkpoints/RUN_ID`, once per node. All ranks must do so. The constructor only checks the text and the disk. Its
     string forms omit the signature of an address.
 
-    *select* ("last", "best", "epoch=3"), *metric* and *goal* select among the checkpoints of a run if the text names
-    none. An empty text means no checkpoint, and is false. Raises NotACheckpoint (also a ValueError) for a text that is
-    neither an existing path nor a possible run, and for an invalid selection.
+    *select* ("last", "best", "epoch=3"), *metric*, *goal* and *name_offset* select among the checkpoints of a run if
+    the text names none, as in `fetch_checkpoint`. An empty text means no checkpoint, and is false. Raises
+    NotACheckpoint (also a ValueError) for a text that is neither an existing path nor a possible run, and for an
+    invalid selection.
     """
 
     AML_RUN_ID_FORMAT = (
@@ -190,13 +196,14 @@ class CheckpointParser:
         select: str | None = None,
         metric: str | None = None,
         goal: str | None = None,
+        name_offset: int | None = None,
     ) -> None:
         self._text = os.fspath(checkpoint)
         self._is_whole = True  # False for a copy without the secret part of the text
         self._here: Path | None = None
         try:
             with naming_checkpoint_arguments():
-                self._choice = choice_of(select, metric, goal)
+                self._choice = choice_of(select, metric, goal, name_offset)
                 self._kind = _kind_of(self._text) if self._text else None
         except HimlError as err:
             raise NotACheckpoint(redact(f"{err} {err.hint}".strip())) from None

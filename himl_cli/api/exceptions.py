@@ -35,7 +35,7 @@ class PackageMissing(BadUsage, ImportError):
     """An optional package is not installed. The hint contains the command."""
 
 
-_WORDS = re.compile(r"--(select|metric|goal|expiry_days|overwrite)\b")
+_WORDS = re.compile(r"--(select|metric|goal|name_offset|expiry_days|overwrite)\b")
 
 
 @contextmanager

@@ -393,8 +393,11 @@ class ChoiceOptions(Bundle):
     )
     metric: str | None = option("Metric for 'best', in file names or logged.", "M")
     goal: str | None = option("Goal for the metric (default: by its name).", "minimize|maximize")
+    name_offset: int | None = option(
+        "Epochs in names minus logged ones (default: by comparison).", "N", kind=int | None
+    )
 
     def choice(self) -> Choice:
         from himl_cli.services.checkpoints.select import choice_of
 
-        return choice_of(self.select, self.metric, self.goal)
+        return choice_of(self.select, self.metric, self.goal, self.name_offset)

@@ -51,6 +51,10 @@ OF_RECORDING = (RECORDED_IN, STUDIO, STOPPED, RECORDED_FROM, NOTIFICATION)
 # `:` and the path for one file or `FOLDER/`. Without a run, it is `./NAME` for a path, or the address without its query
 FROM_RUN = "himl.checkpoint_from"
 
+# The tag of a run with the contents of the checkpoints that it started with, one word for each: its size in bytes and
+# the first digits of its MD5
+BROUGHT = "himl.checkpoint_md5"
+
 # The tag of a run that only stores checkpoints that a user changed, which are not a sequence from a training
 PUSHED = "himl.pushed"
 
@@ -291,12 +295,16 @@ Goal = Literal["minimize", "maximize"]
 @dataclass(frozen=True)
 class Choice:
     """A choice among the checkpoints of a run: the last, the one of `epoch`, or the best by `metric` (None: the one in
-    the files' names) and `goal`."""
+    the files' names) and `goal`.
+
+    `name_offset` is the difference between epochs or steps in names and in the log (None: determined by comparison).
+    """
 
     kind: Literal["last", "best", "epoch"] = "last"
     epoch: int | None = None
     metric: str | None = None
     goal: Goal | None = None
+    name_offset: int | None = None
 
 
 @dataclass(frozen=True)

@@ -71,11 +71,12 @@ def test_invalid_checkpoint_or_choice_is_one_line_without_secret(capsys: pytest.
             CheckpointParser(text.format(SECRET))
         assert "h.example" not in str(caught.value)
         assert SECRET not in f"{caught.value}{caught.value.__cause__}"
-    wrongs: dict[str, dict[str, str]] = {
+    wrongs: dict[str, dict[str, Any]] = {
         "must be last, best, or epoch=N, not 'bst'": {"select": "bst"},
         "no goal 'up'": {"goal": "up"},
         "^metric got an empty value": {"metric": " "},
         "^metric and goal select the best checkpoint": {"metric": "loss", "select": "last"},
+        "^name_offset 1 applies to a logged metric": {"name_offset": 1},
     }
     for said, choice in wrongs.items():
         with pytest.raises(ValueError, match=said) as caught:

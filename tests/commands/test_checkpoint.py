@@ -75,6 +75,17 @@ def test_bad_source_is_said_and_else_the_path_alone_is_printed(himl: Himl, recor
         assert (quiet.stdout, quiet.stderr) == (f"{path}\n", "")
 
 
+def test_numbers_in_names_are_compared_as_the_option_says(himl: Himl, project: Path) -> None:
+    runs = RecordedRuns(project)
+    runs.add("plain_1_aa", files={f"{HERE}/epoch={number}.ckpt": str(number) for number in (2, 3)})
+    runs.log("plain_1_aa", [("val_loss", abs(step - 2.2), step, step) for step in range(5)])
+    fetch = ("checkpoint", "fetch", "plain_1_aa", "--metric", "val_loss")
+    for options, taken in (((), "epoch=2.ckpt"), (("--name_offset", "1"), "epoch=3.ckpt"), (("--name_offset", "-1"), "epoch=2.ckpt")):
+        outcome = himl.ok(*fetch, *options)
+        assert (Path(outcome.stdout.strip()).name, "add --name_offset 1." in outcome.stderr) == (taken, not options)
+    assert "--name_offset 1 applies to a logged metric." in himl(*fetch[:3], "--name_offset", "1").stderr
+
+
 def test_fetch_of_path_or_url_leaves_no_secret(himl: Himl, project: Path, web: FileServer) -> None:
     write_files(project, {"weights/last.ckpt": "w"})
     home = Path(os.environ["HOME"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli.core.runs import FROM_RUN
+from himl_cli.core.runs import BROUGHT, FROM_RUN
 from tests.azureml_double.log import Seen
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
@@ -253,6 +253,24 @@ def test_job_starts_from_checkpoint_and_says_so(himl: Himl, project: Path) -> No
         assert (goes in outcome.stderr) is (source == made)
 
 
+@pytest.mark.parametrize(("source", "written", "taken", "said"), [
+    ("weights.ckpt", "epoch=4.ckpt epoch=0.ckpt", "epoch=4.ckpt", "began with last.ckpt, and did not change it. Using the one of the highest epoch."),
+    ("weights.ckpt", "best.ckpt", "best.ckpt", "began with last.ckpt, and did not change it."),
+    ("weights.ckpt", "last.ckpt", "last.ckpt", ""),
+    ("weights.ckpt", "", "last.ckpt", "began with last.ckpt, and did not change it. It wrote no checkpoint."),
+    ("kept", "epoch=1.ckpt", "epoch=1.ckpt", "began with epoch=9.ckpt, last.ckpt, and did not change it."),
+])  # fmt: skip
+def test_checkpoint_that_a_job_began_with_is_not_its_result(himl: Himl, project: Path, source: str, written: str, taken: str, said: str) -> None:
+    script = "import pathlib, sys\nfor name in sys.argv[1:]:\n    pathlib.Path('outputs/checkpoints', name).write_text('w' * 7)\n"
+    write_files(project, {"write.py": script, "weights.ckpt": "weights", "kept/epoch=9.ckpt": "k" * 7, "kept/last.ckpt": "l"})
+    himl.ok("submit", "write.py", "--checkpoint", source, "--", *written.split())
+    outcome = himl.ok("checkpoint", "fetch", "latest")
+    assert (Path(outcome.stdout.strip()).name, said in outcome.stderr, "began" in outcome.stderr) == (taken, True, bool(said)), outcome.stderr
+    first = himl.ok("runs", "show", "--json").json()["id"]
+    himl.ok("submit", "write.py", "--checkpoint", first)
+    assert himl.ok("runs", "show", "--json").json()["tags"][FROM_RUN] == f"{first}:outputs/checkpoints/{taken}"
+
+
 @pytest.fixture
 def early(azure_environment: StagedWorkspace, project: Path) -> str:
     azure_environment.write_config(project)
@@ -288,6 +306,7 @@ def test_checkpoint_in_the_workspace_is_read_where_it_lies(himl: Himl, azure: St
         assert uri.rstrip("/").endswith(f"ExperimentRun/{azure.state.runs[early].data_container_id}/outputs/checkpoints")
         assert brings in command.replace("'", "")
         assert run.tags[FROM_RUN] == tag
+        assert (BROUGHT in run.tags) == (source != link)
         assert signature not in f"{run.job} {run.tags} {outcome.stderr}"
     assert moved(stage) == []
     gone = himl(*SENT, "--checkpoint", link.replace("last.ckpt", "lost.ckpt"))

@@ -10,6 +10,8 @@ import math
 import os
 import struct
 import zipfile
+from collections.abc import Sequence
+from hashlib import md5
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ import pytest
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC
-from himl_cli.core.runs import FROM_RUN, PUSHED
+from himl_cli.core.runs import BROUGHT, FROM_RUN, PUSHED
 from himl_cli.services.checkpoints.names import Kind, best_first, goal_of, is_whole, on_disk, parse_name, rank_of, same_metric
-from himl_cli.services.checkpoints.select import Candidates, candidates_of, choice_of, choose
+from himl_cli.services.checkpoints.select import Candidates, candidates_of, choice_of, choose, content_of
+from himl_cli.services.checkpoints.source import find_checkpoint
 from tests.support.running import write_files
 from tests.support.runs import CREATED, HERE, RETRY, RUN, RecordedRuns, add, found, log, name
 from tests.support.stores import ListedFiles
@@ -316,6 +319,54 @@ def test_all_checkpoints_are_counted_one_way(
     assert (checkpoint.names[0].endswith(f"step={taken}.ckpt"), checkpoint.value) == (True, value)
     assert why in checkpoint.why
     assert bool(why) == bool(checkpoint.why)
+
+
+@pytest.mark.parametrize(("names", "steps", "taken", "said", "offset"), [
+    (range(1, 6), range(5), 3, "Comparing epoch N in a name with step N-1 of val_loss, which fits more names than N.", None),
+    ([5], range(5), 5, "To compare equal numbers, add --name_offset 0.", None),
+    (range(1, 6), range(5), 2, "", 0),
+    ([2, 3, 4], range(6), 2, "If names count from 1 and steps from 0, add --name_offset 1.", None),
+    ([2, 3, 4], range(6), 3, "", 1),
+    (range(5), range(5), 2, "", None),
+    (range(1, 6), range(1, 6), 2, "", None),
+    (range(5), range(1, 6), 1, "with step N+1 of val_loss", None),
+    ([3, 1], range(1, 6), 3, "If names count from 0 and steps from 1, add --name_offset -1.", None),
+    ([2, 4, 6], [1, 3, 5], 4, "with step N-1 of val_loss", None),
+])  # fmt: skip
+def test_names_and_steps_that_count_differently_are_matched_or_reported(
+    runs: RecordedRuns, names: Sequence[int], steps: Sequence[int], taken: int, said: str, offset: int | None
+) -> None:
+    """The value is best at step 2, or the one nearest to it."""
+    add(runs, *(f"epoch={number}.ckpt" for number in names))
+    log(runs, "val_loss", {step: abs(step - 2.2) for step in steps})
+    one = find_checkpoint(RUN, runs.workspace, runs.folder, choice_of(None, "val_loss", None, offset))
+    assert (one.epoch, said in one.why) == (taken, True), one.why
+    assert ("name_offset" in one.why) is bool(said)
+
+
+def test_epochs_of_names_that_count_from_1_are_found_in_the_log(runs: RecordedRuns) -> None:
+    add(runs, "epoch=1.ckpt", "epoch=2.ckpt", "epoch=3.ckpt")
+    log(runs, "epoch", {9: 0, 19: 1, 29: 2})
+    log(runs, "val_loss", {9: 0.5, 19: 0.1, 29: 0.2})
+    one = found(runs, None, "val_loss")
+    assert (one.epoch, one.value) == (2, 0.1)
+    assert "with epoch N-1 of val_loss" in one.why
+    runs.add("top_1_aa", files={f"{HERE}/epoch=1.ckpt": "1", f"{HERE}/epoch=2.ckpt": "2"})
+    runs.log("top_1_aa", [("epoch", step, step, step) for step in range(4)])
+    runs.log("top_1_aa", [("val_loss", 1.0 / (step + 1), step, step) for step in range(4)])
+    one = found(runs, None, "val_loss", source="top_1_aa")
+    assert (one.epoch, "name_offset" in one.why) == (2, False), "Lightning counts both in one way"
+
+
+def test_trial_without_tags_has_the_checkpoint_of_its_sweep(runs: RecordedRuns) -> None:
+    files = {f"{HERE}/last.ckpt": "brought", f"{HERE}/epoch=0.ckpt": "trained"}
+    words = " ".join(filter(None, (content_of(one, lambda _: None) for one in candidates_of([BlobInfo(f"{HERE}/last.ckpt", 7, "", md5(b"brought").digest())]))))
+    runs.add("sweep_1_aa", tags={MANY: "sweep", FROM_RUN: "old", BROUGHT: words})
+    runs.add("sweep_1_aa_0", parent="sweep_1_aa", files=files)
+    taken = found(runs, source="sweep_1_aa_0")
+    assert (taken.epoch, taken.why) == (0, "Run 'sweep_1_aa_0' began with last.ckpt, and did not change it.")
+    runs.add("old_1_aa", tags=STARTED_FROM, files=files)
+    assert found(runs, source="old_1_aa").why == "Run 'old_1_aa' may have begun with this last.ckpt.", "its content is unknown"
 
 
 def test_best_trial_of_sweep_is_that_on_record_or_computed(runs: RecordedRuns) -> None:

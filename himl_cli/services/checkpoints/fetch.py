@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import posixpath
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import field, replace
 from functools import partial
@@ -16,17 +17,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from himl_cli.core.blobs import TransferResult
+from himl_cli.core.blobs import BlobInfo, TransferResult
 from himl_cli.core.errors import BadUsage, IntegrityFailed, NotAllowed, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import cache_of, expand_home, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of, shown
-from himl_cli.core.runs import FROM_RUN, Choice, FetchedCheckpoint, RunSelection
+from himl_cli.core.runs import BROUGHT, FROM_RUN, Choice, FetchedCheckpoint, RunSelection
 from himl_cli.core.text import listed
 from himl_cli.services.checkpoints.names import FOLDER, Rank, best_first, is_better, is_whole, rank_of
-from himl_cli.services.checkpoints.select import Checkpoint
+from himl_cli.services.checkpoints.select import Checkpoint, candidates_of, content_of
 from himl_cli.services.checkpoints.source import (
     check_whole,
     checkpoint_of,
@@ -37,7 +38,7 @@ from himl_cli.services.checkpoints.source import (
     run_or_best_trial,
 )
 from himl_cli.services.runs.lookup import find_runs
-from himl_cli.services.submission.request import shorten_tags
+from himl_cli.services.submission.request import LONGEST_TAG_VALUE, shorten_tags
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.local_files import disk_error, md5_of, safe_relative
 from himl_cli.services.transfer.plan import WORKERS, DownloadRequest, Filters, literal
@@ -48,6 +49,7 @@ from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Workspace
 log = logging.getLogger(__name__)
 
 KEPT_DAYS = 30
+MOST_DIGESTS = 50  # files of a checkpoint on a cluster for which the service may compute an MD5
 # A file in each folder. Its modification time is the folder's last use.
 USED = ".himl-used"
 PLACE = "checkpoints"
@@ -246,7 +248,7 @@ def bring_checkpoint(
         whose = f"of run {found.run.id}" if found.run is not None else f"at {shown(found.address)}"
         what = f"{', '.join(sorted(found.names)[:3])} {whose}" if found.names else whose
         notify(Notice(f"The job starts with checkpoint {what} in {', '.join(sorted(files)[:3])}."))
-    return replace(spec, brought=files, tags={**spec.tags, **_tags_of(found)})
+    return replace(spec, brought=files, tags={**spec.tags, **_tags_of(found, _contents(files))})
 
 
 def _bring(found: Checkpoint, workspace: Workspace, notify: Notify, open_address: OpenAddress) -> dict[str, str]:
@@ -278,16 +280,27 @@ def _bring(found: Checkpoint, workspace: Workspace, notify: Notify, open_address
         return {place: str(root / name) for place, name in found.by_place.items()}
 
 
-def _tags_of(found: Checkpoint) -> dict[str, str]:
-    """Tag with the checkpoint that a run began with: RUN:PATH, an address without its query, or `./` and the name of a
-    local file or folder."""
+def _contents(paths: Mapping[str, str]) -> list[BlobInfo]:
+    """The local files *paths*, by their places in a job, as blobs with those names. Raises DiskFailed."""
+    try:
+        return [BlobInfo(place, os.path.getsize(path), "", md5_of(path)) for place, path in sorted(paths.items())]
+    except OSError as err:
+        raise disk_error(err, f"Cannot read '{err.filename}'") from err
+
+
+def _tags_of(found: Checkpoint, contents: Sequence[BlobInfo]) -> dict[str, str]:
+    """Tags with the checkpoint that a run began with: RUN:PATH, an address without its query, or `./` and the name of a
+    local file or folder, and its contents, unless they are unknown."""
     if found.run is not None:
         source = f"{found.run.id}:{found.folder or found.names[0]}"
     elif found.address:
         source = shown(found.address)
     else:
         source = f"./{Path(found.inside).name}{'/' if found.folder else ''}"
-    return shorten_tags({FROM_RUN: source})
+    words = [content_of(one, lambda _: None) for one in candidates_of(contents)]
+    text = " ".join(filter(None, words))
+    is_known = bool(words) and None not in words and len(text) <= LONGEST_TAG_VALUE
+    return {**shorten_tags({FROM_RUN: source}), **({BROUGHT: text} if is_known else {})}
 
 
 def refer_to_checkpoint(
@@ -315,16 +328,25 @@ def refer_to_checkpoint(
                 "starts."
             )
         )
+    contents: Sequence[BlobInfo] = ()
     if located is None:
-        paths = {place: Path(path) for place, path in _bring(found, runs, notify, open_address).items()}
-        located = _upload(found, paths, cluster.datastore(spec.default_datastore), notify)
+        paths = _bring(found, runs, notify, open_address)
+        contents = _contents(paths)
+        located = _upload(found, paths, contents, cluster.datastore(spec.default_datastore), notify)
+    elif found.run is not None and found.run.status.is_final and len(found.blobs) <= MOST_DIGESTS:
+        store, blobs = runs.run_files(found.run.id), {blob.name: blob for blob in found.blobs}
+        contents = [
+            replace(blobs[name], name=place, md5=blobs[name].md5 or store.md5(blobs[name]))
+            for place, name in sorted(found.by_place.items())
+        ]
     item, files = located
     brought = {place: f"{INPUT}/{name}" for place, name in files.items()}
     if found.folder:
         brought = {f"{found.place}/": f"{INPUT}/"}
     text = shown(source) if found.address else source
     notify(Notice(f"The job starts with checkpoint '{text}' in {', '.join(sorted(brought)[:3])}."))
-    return replace(spec, inputs=[*spec.inputs, item], brought=brought, tags={**spec.tags, **_tags_of(found)})
+    tags = {**spec.tags, **_tags_of(found, contents)}
+    return replace(spec, inputs=[*spec.inputs, item], brought=brought, tags=tags)
 
 
 def _location(found: Checkpoint, runs: Workspace, cluster: Workspace) -> tuple[DataSpec, Mapping[str, str]] | None:
@@ -378,19 +400,19 @@ def _datastore_of(address: str, cluster: Workspace) -> tuple[str, str]:
 
 
 def _upload(
-    found: Checkpoint, paths: Mapping[str, Path], store: BlobStore, notify: Notify
+    found: Checkpoint, paths: Mapping[str, str], contents: Sequence[BlobInfo], store: BlobStore, notify: Notify
 ) -> tuple[DataSpec, Mapping[str, str]]:
-    """Upload *paths* (by path in the job) to a folder that is named after their content, and skip files that it has.
-    Return the same as `_location`."""
-    digests = {place: md5_of(path) for place, path in sorted(paths.items())}
+    """Upload *paths* (by path in the job), with these *contents*, to a folder that is named after them, and skip files
+    that it has. Return the same as `_location`."""
+    digests = {blob.name: blob.md5 or b"" for blob in contents}
     content = "".join(f"{place}\n{md5.hex()}\n" for place, md5 in digests.items())
     folder = f"himl_checkpoints/{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-    files = {place: place[len(found.place) + 1 :] if found.folder else path.name for place, path in paths.items()}
+    files = {place: place[len(found.place) + 1 :] if found.folder else Path(path).name for place, path in paths.items()}
     named = {f"{folder}/{name}": place for place, name in files.items()}
     stored = (blob for page in store.list(f"{folder}/") for blob in page if blob.name in named)
     complete = {blob.name for blob in stored if (blob.md5 or store.md5(blob)) == digests[named[blob.name]]}
     upload_named(
-        store, {name: paths[place] for name, place in named.items() if name not in complete}, notify
+        store, {name: Path(paths[place]) for name, place in named.items() if name not in complete}, notify
     ).raise_problem()
     return DataSpec(KEY, folder, mode="mount"), files
 

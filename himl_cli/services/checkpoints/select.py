@@ -3,11 +3,12 @@ saved as one."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import field, replace
 from datetime import datetime
 from functools import cached_property
@@ -19,8 +20,8 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.jobs import GOALS
 from himl_cli.core.logged import SYSTEM, Metric
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import FROM_RUN, PUSHED, Choice, Goal, Run
-from himl_cli.core.text import near_matches, non_blank
+from himl_cli.core.runs import BROUGHT, FROM_RUN, PUSHED, Choice, Goal, Run
+from himl_cli.core.text import listed, near_matches, non_blank
 from himl_cli.services.checkpoints.names import (
     FOLDER,
     LAST,
@@ -67,6 +68,11 @@ class Candidate:
     @property
     def is_recovery(self) -> bool:
         return self.rank is not None and self.rank.kind is not Kind.last
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(blob.size for blob in self.blobs)
 
     @property
     def modified(self) -> datetime | None:
@@ -122,12 +128,23 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Candidates:
-    """A run, its files, the checkpoints among them, and a function that reads its metrics."""
+    """A run, its files, the checkpoints among them, and a function that reads its metrics. The run began with those in
+    `brought` and did not change them, so that they are in `found` only if there are no others."""
 
     run: Run
     files: BlobStore
     found: Sequence[Candidate]
     metrics: Callable[[], Sequence[Metric]]
+    brought: Sequence[Candidate] = ()
+
+    @property
+    def remark(self) -> str:
+        """A sentence about `brought`, or an empty text."""
+        if not self.brought:
+            return ""
+        names = listed([one.name.removeprefix(f"{FOLDER}/") for one in self.brought])
+        others = " It wrote no checkpoint." if self.brought == self.found else ""
+        return f"Run '{self.run.id}' began with {names}, and did not change it.{others}"
 
     @property
     def usable(self) -> Sequence[Candidate]:
@@ -182,6 +199,26 @@ class Candidates:
         )
 
 
+def content_of(one: Candidate, md5_of: Callable[[BlobInfo], bytes | None]) -> str | None:
+    """One word for the content: its size in bytes and the first digits of its MD5. None without MD5s."""
+    digests = sorted((blob.name[len(one.name) :], blob.md5 or md5_of(blob)) for blob in one.blobs)
+    if any(md5 is None for _, md5 in digests):
+        return None
+    text = b"".join(name.encode() + b"\n" + (md5 or b"") for name, md5 in digests)
+    return f"{one.size}-{hashlib.md5(text, usedforsecurity=False).hexdigest()[:12]}"
+
+
+def without_brought(candidates: Candidates) -> Candidates:
+    """*candidates* without those that the run began with, by the tag with their contents, unless there are no others.
+    himl reads MD5s only of those with the size of one of them."""
+    known = candidates.run.tags.get(BROUGHT, "").split()
+    sizes = {word.partition("-")[0] for word in known}
+    alike = [one for one in candidates.found if str(one.size) in sizes]
+    brought = [one for one in alike if content_of(one, candidates.files.md5) in known]
+    own = [one for one in candidates.found if one not in brought]
+    return replace(candidates, found=own or brought, brought=brought)
+
+
 def candidates_of(blobs: Iterable[BlobInfo]) -> list[Candidate]:
     files: dict[str, list[BlobInfo]] = {}
     facts: dict[str, tuple[bool, int, str]] = {}
@@ -226,8 +263,11 @@ def _have_one_size(found: Sequence[Candidate]) -> bool:
     return len({tuple((blob.name[len(one.name) :], blob.size) for blob in one.blobs) for one in found}) == 1
 
 
-def choice_of(select: str | None = None, metric: str | None = None, goal: str | None = None) -> Choice:
-    """Parse `last`, `best` or `epoch=N`, with a metric and a goal, each of which selects the best. Raises BadUsage."""
+def choice_of(
+    select: str | None = None, metric: str | None = None, goal: str | None = None, name_offset: int | None = None
+) -> Choice:
+    """Parse `last`, `best` or `epoch=N`, with a metric and a goal, each of which selects the best, and the difference
+    between numbers in names and in the log of the metric. Raises BadUsage."""
     if goal is not None and goal not in GOALS:
         raise BadUsage(f"There is no goal '{goal}'.", hint="Use minimize or maximize.")
     non_blank("--metric", metric)
@@ -244,11 +284,12 @@ def choice_of(select: str | None = None, metric: str | None = None, goal: str | 
             f"--metric and --goal select the best checkpoint, and cannot be combined with --select {select}.",
             hint="Omit one of them.",
         )
+    if name_offset is not None and metric is None:
+        raise BadUsage(f"--name_offset {name_offset} applies to a logged metric.", hint="Add --metric NAME.")
     if is_epoch:
         return Choice("epoch", int(number))
-    return Choice(
-        cast("Literal['last', 'best']", kind), metric=metric and metric.strip(), goal=cast("Goal | None", goal)
-    )
+    best = cast("Literal['last', 'best']", kind)
+    return Choice(best, None, metric and metric.strip(), cast("Goal | None", goal), name_offset)
 
 
 def choose(candidates: Candidates, choice: Choice, *, of_best_trial: bool = False) -> Checkpoint:
@@ -280,24 +321,28 @@ def choose(candidates: Candidates, choice: Choice, *, of_best_trial: bool = Fals
 
 
 def _last(candidates: Candidates) -> Checkpoint:
-    """`last.ckpt` or recovery checkpoint of the newest attempt, from which the run can continue."""
+    """`last.ckpt` or recovery checkpoint of the newest attempt, from which the run can continue. If the run began with
+    its `last.ckpt`, the one that it wrote, or the one of the highest epoch."""
     run = candidates.run
     order = {one: (one.rank, one.parsed.step or -1) for one in candidates.found if one.rank is not None}
     ranked = sorted(order, key=lambda one: order[one], reverse=True)
+    if not ranked and candidates.brought:
+        return _latest(candidates)
     if not ranked:
         raise candidates.nothing(f"no {FOLDER}/{LAST}")
     fitting, why = _newest_attempt(ranked), ""
     lasts = [one for one in ranked if not one.is_recovery]
     if not lasts:
-        why = f"Run '{run.id}' has no {LAST}. Using its recovery checkpoint."
+        why = f"Run '{run.id}' has no {LAST} of its own. Using its recovery checkpoint."
     elif fitting[0].attempt > lasts[0].attempt:
         why = f"The newest attempt of run '{run.id}' has no {LAST}. Using its recovery checkpoint."
     else:
         fitting, written = lasts, lasts[0].modified
         is_old = written is not None and written < run.created
-        if PUSHED not in run.tags and (FROM_RUN in run.tags or is_old):  # the run may have begun with it
+        if PUSHED not in run.tags and BROUGHT not in run.tags and (FROM_RUN in run.tags or is_old):
             recoveries = [one for one in ranked if one.is_recovery]
             later = [one for one in recoveries if one.modified and written and one.modified > written]
+            why = f"Run '{run.id}' may have begun with this {LAST}."
             if later:
                 fitting = _newest_attempt(later)
                 why = (
@@ -307,6 +352,20 @@ def _last(candidates: Candidates) -> Checkpoint:
     alike = [one for one in fitting if order[one] == order[fitting[0]]]
     usual = [one for one in alike if one.name.endswith(".ckpt")] or alike
     return candidates.checkpoint(candidates.only(usual, "that may be the last"), why)
+
+
+def _latest(candidates: Candidates) -> Checkpoint:
+    """The checkpoint of the highest epoch and step of the newest attempt, by its name. Raises BadUsage for several."""
+    fitting, why = _newest_attempt(candidates.usable), ""
+    order = {}
+    for one in fitting:
+        numbers = (one.parsed.epoch, one.parsed.step, one.parsed.version)
+        order[one] = [-1 if number is None else number for number in numbers]
+    highest = max(order.values())
+    fitting = [one for one in fitting if order[one] == highest]
+    if len(order) > 1:
+        why = "Using the one of the highest epoch."
+    return candidates.checkpoint(candidates.only(fitting, "that may be the last"), why)
 
 
 def _best(candidates: Candidates, choice: Choice) -> Checkpoint:
@@ -325,7 +384,7 @@ def _best(candidates: Candidates, choice: Choice) -> Checkpoint:
     # One per metric.
     called_best = [one for alike in declared.values() for one in _newest_attempt(alike)]
     if choice.metric is not None:
-        return _best_by(choice.metric, choice.goal, candidates, named, metrics, called_best)
+        return _best_by(choice.metric, choice, candidates, named, metrics, called_best)
     if len(metrics) > 1:
         raise candidates.ambiguous(
             f"checkpoints with {len(metrics)} metrics in their names: {', '.join(metrics)}",
@@ -355,7 +414,7 @@ def _best(candidates: Candidates, choice: Choice) -> Checkpoint:
 
 def _best_by(
     metric: str,
-    goal: Goal | None,
+    choice: Choice,
     candidates: Candidates,
     named: Sequence[Candidate],
     known: Sequence[str],
@@ -363,6 +422,7 @@ def _best_by(
 ) -> Checkpoint:
     """Best by *metric*: from the values in names, else a checkpoint whose name marks it as the best, else from names
     whose metric ends with *metric* (`resnet-val_loss` for `val_loss`), else from the run's log."""
+    goal = choice.goal
     if any(same_metric(each, metric) for each in known):
         best, value = _best_in_names(candidates, named, [metric], metric, goal)
         return candidates.checkpoint(best, metric=metric, value=value)
@@ -385,7 +445,7 @@ def _best_by(
     attempts = 1 + max((one.attempt for one in candidates.found), default=0)
     points = _logged_values(candidates.metrics(), metric, candidates.run, attempts)
     counted = [one for one in candidates.usable if one.parsed.epoch is not None or one.parsed.step is not None]
-    values, text = _match(metric, points, _newest_of_each_name(counted), attempts)
+    values, text = _match(metric, points, _newest_of_each_name(counted), attempts, choice.name_offset)
     if not values:
         raise candidates.nothing(f"no checkpoint with an epoch or step in its name for which '{metric}' was logged")
     best, value = _best_of(candidates, values, metric, effective)
@@ -478,14 +538,15 @@ def _indistinct(metric: str, times: int, step: int) -> BadUsage:
 
 
 def _match(
-    metric: str, logged: Sequence[_Point], checkpoints: Sequence[Candidate], attempts: int
+    metric: str, logged: Sequence[_Point], checkpoints: Sequence[Candidate], attempts: int, name_offset: int | None
 ) -> tuple[Sequence[tuple[Candidate, float]], str]:
     """Values of *checkpoints*: at the step in the name, else at its epoch. Also a sentence about the counting, if it
     was ambiguous.
 
     Lightning's step N comes after the values of step N-1. N-1 counts if all names have a value there, else N. Without
-    a metric `epoch`, steps may be epochs, which counts if it matches more of the names that have a step too. Raises
-    BadUsage for ambiguous values of one step.
+    a metric `epoch`, steps may be epochs, which counts if it matches more of the names that have a step too.
+    *name_offset* is the difference of the numbers, which are steps if names have any. Raises BadUsage for ambiguous
+    values of one step.
     """
     has_epochs = any(point.epoch is not None for point in logged)
     of_step: dict[int | None, list[_Point]] = defaultdict(list)
@@ -493,32 +554,58 @@ def _match(
     for point in logged:
         of_step[point.step].append(point)
         of_epoch[point.epoch if has_epochs else point.step].append(point)
+    stepped = [one for one in checkpoints if one.parsed.step is not None]
+    epochs = {one.parsed.epoch for one in checkpoints if one.parsed.epoch is not None}
+    shift, text = _shift_of_epochs(metric, epochs, {each for each in of_epoch if each is not None}, has_epochs)
+    if name_offset is not None and not stepped:
+        shift, text = name_offset, ""
 
     def at_step(one: Candidate, offset: int) -> list[_Point]:
         """Points of the checkpoint's step. Several if attempts logged it again."""
         points = of_step[one.parsed.step - offset] if one.parsed.step is not None else []
-        return [point for point in points if not has_epochs or one.parsed.epoch in (None, point.epoch)]
+        epoch = None if one.parsed.epoch is None else one.parsed.epoch - shift
+        return [point for point in points if not has_epochs or epoch in (None, point.epoch)]
 
     before = {one: points for one in checkpoints if (points := at_step(one, 1))}
     at = {one: points for one in checkpoints if (points := at_step(one, 0))}
     by_epoch: dict[Candidate, list[_Point]] = {}
     for one in checkpoints:
-        points = of_epoch[one.parsed.epoch] if one.parsed.epoch is not None else []
+        points = of_epoch[one.parsed.epoch - shift] if one.parsed.epoch is not None else []
         if points:
             by_epoch[one] = [point for point in points if point.step == points[-1].step]
-    stepped = [one for one in checkpoints if one.parsed.step is not None]
     is_before = len(before) == len(stepped) or len(before) > len(at)
     by_step = before if is_before else at
+    if name_offset is not None and stepped:
+        by_step = {one: points for one in stepped if (points := at_step(one, name_offset))}
     of_both = [one for one in by_epoch if one.parsed.step is not None]
     steps_fit = bool(by_step) and len(by_step) >= len(of_both)
     matched = {**by_epoch, **by_step} if has_epochs else by_step if steps_fit else by_epoch
-    text = ""
-    if by_step and (has_epochs or steps_fit) and (before.keys() & at.keys() or (of_both and not has_epochs)):
-        which = "the step before the one in the name, as Lightning counts" if is_before else "the step in the name"
-        text = f"Using {metric} of {which}{', not of its epoch' if of_both and not has_epochs else ''}."
+    if by_step and (has_epochs or steps_fit):
+        text = ""
+        if name_offset is None and (before.keys() & at.keys() or (of_both and not has_epochs)):
+            which = "the step before the one in the name, as Lightning counts" if is_before else "the step in the name"
+            text = f"Using {metric} of {which}{', not of its epoch' if of_both and not has_epochs else ''}."
+            text += f" To use the {'same' if is_before else 'previous'} step, add --name_offset {1 - is_before}."
     values: list[tuple[Candidate, float]] = []
     for one, points in matched.items():
         if points[-1].step is not None and _is_too_often([point.value for point in points], attempts):
             raise _indistinct(metric, len(points), points[-1].step)
         values.append((one, points[-1].value))
     return values, text
+
+
+def _shift_of_epochs(metric: str, names: Set[int], logged: Set[int], has_epochs: bool) -> tuple[int, str]:
+    """The difference between the epochs in *names* and the *logged* ones for which most names have a value: 0, or 1 or
+    -1 if only one of them counts from 1. Also a sentence, unless it is 0 for a certain reason."""
+    possible = [0, *([1] if 0 not in names else ()), *([-1] if 0 not in logged else ())]
+    fitting = {shift: sum(epoch - shift in logged for epoch in names) for shift in possible}
+    chosen = max(possible, key=lambda shift: fitting[shift])  # the first one of several
+    what = f"epoch N in a name with {'epoch' if has_epochs else 'step'} "
+    if chosen:
+        text = f"Comparing {what}N{-chosen:+d} of {metric}, which fits more names than N."
+        return chosen, f"{text} To compare equal numbers, add --name_offset 0."
+    other = 1 if 0 in logged else -1
+    if has_epochs or not names or fitting.get(other) != len(names):
+        return 0, ""
+    starts = "from 1 and steps from 0" if other == 1 else "from 0 and steps from 1"
+    return 0, f"Comparing {what}N of {metric}. If names count {starts}, add --name_offset {other}."

@@ -16,10 +16,10 @@ from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import WORKSPACE_FOLDER, FoundFile, expand_home, walk_files
 from himl_cli.core.jobs import BEST_TRIAL, MANY, REPEATED
 from himl_cli.core.redaction import is_address, is_botched_address
-from himl_cli.core.runs import RECORDED_IN, Choice, LinkedCheckpoint, Run, RunSelection, underscored
+from himl_cli.core.runs import BROUGHT, FROM_RUN, RECORDED_IN, Choice, LinkedCheckpoint, Run, RunSelection, underscored
 from himl_cli.core.text import listed
 from himl_cli.services.checkpoints.names import FOLDER, is_mark, is_whole
-from himl_cli.services.checkpoints.select import Candidates, Checkpoint, candidates_of, choose
+from himl_cli.services.checkpoints.select import Candidates, Checkpoint, candidates_of, choose, without_brought
 from himl_cli.services.runs.lookup import children_of, find_runs, is_studio_url, sweep_view
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Workspace
@@ -203,7 +203,13 @@ def checkpoint_of(
     blobs = [*next(pages, ())]
     if next(pages, None) is not None:  # a run may have a million files in other folders
         blobs = [blob for prefix in (f"{FOLDER}/", "outputs/retry_") for page in files.list(prefix) for blob in page]
-    candidates = Candidates(run, files, candidates_of(blobs), lambda: workspace.metrics(run.id))
+    tags = dict(run.tags)
+    if run.parent and FROM_RUN not in tags:
+        with suppress(RunNotFound):  # trials on Azure ML do not have the tags of their sweep
+            above = workspace.run(run.parent).tags
+            tags |= {tag: above[tag] for tag in (FROM_RUN, BROUGHT) if tag in above}
+    run = replace(run, tags=tags)
+    candidates = without_brought(Candidates(run, files, candidates_of(blobs), lambda: workspace.metrics(run.id)))
     try:
         found = choose(candidates, choice, of_best_trial=bool(why))
     except NotFound as err:  # for a sweep or pipeline, the hint names a run with checkpoints
@@ -213,7 +219,7 @@ def checkpoint_of(
         hint = f"Use its best trial, himl checkpoint fetch {best}, or add --select best."
         hint = hint if best else CHILDREN.format(run.id)
         raise NotFound(f"Run '{run.id}' has no such checkpoint, but its child runs may.", hint=hint) from err
-    return replace(found, why=f"{why} {found.why}".strip())
+    return replace(found, why=" ".join(filter(None, (why, candidates.remark, found.why))))
 
 
 def _at(run: Run, path: str, files: BlobStore) -> Checkpoint:
