@@ -82,6 +82,7 @@ _himl_table() {
             --different_seeds=
             --seed_arg=
             --resume=runs
+            --new_code
             --wait|--no_wait
             --follow
             --notify=

@@ -129,6 +129,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--different_seeds=' 'Run N seeds, with --random_seed 0 to N-1' \
                 '--seed_arg=' 'Argument for the seed' \
                 '--resume=runs' 'Resume a local run, or its missing trials or steps (no TARGET)' \
+                '--new_code' 'With --resume, run the project\'s present code' \
                 '--wait|--no_wait' 'Wait for the end (default: for local jobs)' \
                 '--follow' 'Wait and print the log (always for local jobs)' \
                 '--notify=' 'Webhook to notify at the end (better set in himl.private.toml)' \

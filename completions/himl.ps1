@@ -103,6 +103,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--different_seeds=', 'Run N seeds, with --random_seed 0 to N-1',
                 '--seed_arg=', 'Argument for the seed',
                 '--resume=runs', 'Resume a local run, or its missing trials or steps (no TARGET)',
+                '--new_code', 'With --resume, run the project''s present code',
                 '--wait|--no_wait', 'Wait for the end (default: for local jobs)',
                 '--follow', 'Wait and print the log (always for local jobs)',
                 '--notify=', 'Webhook to notify at the end (better set in himl.private.toml)',

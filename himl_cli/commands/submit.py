@@ -137,6 +137,7 @@ OPTIONS: Mapping[str, Option] = {
     "different_seeds": option("Run N seeds, with --random_seed 0 to N-1.", "N", kind=int | None),
     "seed_arg": option("Argument for the seed.", "NAME", "random_seed"),
     "resume": option("Resume a local run, or its missing trials or steps (no TARGET).", "RUN"),
+    "new_code": option("With --resume, run the project's present code.", default=False),
     "wait": option(
         "Wait for the end (default: for local jobs).",
         names=("--wait/--no_wait",),
@@ -159,6 +160,7 @@ class SubmitOptions(Bundle):
 
     create_cluster: bool
     resume: str | None
+    new_code: bool
     wait: bool | None
     follow: bool
     dry_run: bool
@@ -235,5 +237,6 @@ def submit(
         flags = (options.create_cluster, options.wait, options.follow, options.dry_run)
         call = submit_job.Submission(workspace_opts, output_opts, request, sources, *flags)
         if options.resume is not None:
-            return submit_job.resume(call, options.resume)
+            return submit_job.resume(call, options.resume, takes_new_code=options.new_code)
+        call.check_typed("new_code", "--resume RUN")
         return submit_job.submit_file(call) if is_file(target) else submit_job.submit_script(call)

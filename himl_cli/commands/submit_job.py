@@ -120,6 +120,11 @@ class Submission(NamedTuple):
             raise BadUsage(f"--notify: {problem}.", hint="Add --wait.")
         self.output_opts.output().notice(f"Ignored: notify, since {problem}. To wait, add --wait.")
 
+    def check_typed(self, name: str, needed: str) -> None:
+        """Raise BadUsage if the option *name* was typed, which has no effect without *needed*."""
+        if self.sources.get(name) == TYPED:
+            raise BadUsage(f"--{name} has no effect without {needed}.", hint=f"Add {needed}, or omit --{name}.")
+
     def check_azure(self) -> None:
         """Check the workspace of a cluster job, before any other check. Raises BadUsage or WorkspaceNotFound."""
         azure_for_jobs(*self.workspace_opts.names, start=self.request.cwd)
@@ -256,12 +261,12 @@ def _submit_pipeline(call: Submission) -> Run | None:
         return _run_on_cluster(call, session, start, waits)
 
 
-def resume(call: Submission, reference: str) -> Run:
-    """Resume the run of --resume, and return it. While himl waits, Ctrl-C cancels the run. Raises JobFailed,
-    Interrupted, BadUsage, RunNotFound."""
+def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
+    """Resume the run of --resume, with new code if it *takes_new_code*, and return it. While himl waits, Ctrl-C cancels
+    the run. Raises JobFailed, Interrupted, BadUsage, RunNotFound."""
     waits, request = call.waits(on_cluster=False), call.request
     shared = (*options_of(WorkspaceOptions), *options_of(OutputOptions))
-    taken = (*RESUME_OPTIONS, *OF_RECORD, "resume", "target", "module", "wait", "follow", *shared)
+    taken = (*RESUME_OPTIONS, *OF_RECORD, "resume", "new_code", "target", "module", "wait", "follow", *shared)
     for name, source in call.sources.items():
         if source == TYPED and REQUEST_FIELDS.get(name, name) not in taken:
             raise BadUsage(
@@ -274,7 +279,7 @@ def resume(call: Submission, reference: str) -> Run:
         raise BadUsage(f"--max_failures must be 0 or a positive integer, not {request.max_failures}.")
     parse_reference(non_blank("--resume", reference))
     with call.open(For.runs) as session, interruptions() as interrupted:
-        run, seen = resume_run(session.workspace, reference, request, session.notify)
+        run, seen = resume_run(session.workspace, reference, request, session.notify, takes_new_code=takes_new_code)
         print_run(session.output, run, "Resumed run")
         if waits:
             return _wait_here(session, run, interrupted, start=seen)

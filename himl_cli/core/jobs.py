@@ -340,11 +340,31 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The files of a job's code: paths relative to `root` (`/` separators) and their total size in bytes."""
+    """The files of a job's code: paths relative to `root` (`/` separators) and their total size in bytes.
+
+    `ignored_folders` and `include_secret` are the options of the listing. `project` is the root of the listing if
+    `root` is a copy of it.
+    """
 
     root: Path
     files: Sequence[str]
     size: int
+    ignored_folders: Sequence[str] = ()
+    include_secret: Sequence[str] = ()
+    project: str = ""
+
+    @property
+    def source(self) -> str:
+        """The root of the listing."""
+        return self.project or str(self.root)
+
+
+@dataclass(frozen=True)
+class NewCode:
+    """New snapshots for a run that is resumed, by their roots, and a `note` for its record."""
+
+    snapshots: Mapping[str, Snapshot]
+    note: str
 
 
 def secrets_text(names: Sequence[str]) -> str:

@@ -36,6 +36,8 @@ BESIDE = "himl.beside"
 # The tag of a run that was started again: a JSON list of its attempts as lists of start, end (both in milliseconds
 # since 1970 UTC, null if unknown) and outcome
 ATTEMPTS = "himl.attempts"
+# The tag of a run that was resumed with new code: which attempt began with it, and the changed files
+NEW_CODE = "himl.new_code"
 SLURM_JOB = "himl.slurm_job"  # the Slurm job's number of a local run, empty until it is known
 RECORDED_IN = "himl.recorded_in"  # the workspace to which a local run is mirrored
 STUDIO = "himl.studio"  # the page of a local run in that workspace

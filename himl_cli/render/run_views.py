@@ -37,6 +37,7 @@ from himl_cli.core.runs import (
     BROUGHT,
     FROM_RUN,
     MLFLOW_ADDRESS,
+    NEW_CODE,
     NOTIFICATION,
     PUSHED,
     RECORDED_IN,
@@ -388,7 +389,7 @@ SHOWN_ELSEWHERE = (
         PUSHED,
     ),
     *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER),
-    *(TRIALS, TRIES, TRY, ATTEMPTS, REPEATED_BY, BESIDE),
+    *(TRIALS, TRIES, TRY, ATTEMPTS, REPEATED_BY, BESIDE, NEW_CODE),
 )
 
 
@@ -550,6 +551,7 @@ def _facts(run: Run) -> dict[str, str]:
         "To resume": f"himl submit --resume {run.id}" if can_resume else "",
         "Started": started,
         "Attempts": f"{tags[TRY]}; log of the first: himl runs logs {run.id} --try 1" if TRY in tags else "",
+        "New code": tags.get(NEW_CODE, ""),
         "Command": run.command,
         "Changed from" if PUSHED in tags else "Started from": tags.get(FROM_RUN, ""),
         "Slurm": f"job {tags[SLURM_JOB]}" if tags.get(SLURM_JOB) else "",

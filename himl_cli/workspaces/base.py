@@ -14,7 +14,17 @@ from typing import Protocol, runtime_checkable
 from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Finished, Moved, Notify, ignore
-from himl_cli.core.jobs import ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec, Webhook
+from himl_cli.core.jobs import (
+    ClusterSpec,
+    ContainerSpec,
+    DataSpec,
+    DocumentChanges,
+    JobSpec,
+    NewCode,
+    PipelineSpec,
+    Snapshot,
+    Webhook,
+)
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import JobServices, Run, RunEnd, RunFootprint, RunQuery, RunService, SignedLink
@@ -288,15 +298,26 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
         """Delete the run, its children and all their files. Raises RunNotFound, and BadUsage while it runs."""
 
     def resume(
-        self, run_id: str, *, env: Mapping[str, str], limits: Mapping[str, int | None], webhook: Webhook | None = None
+        self,
+        run_id: str,
+        *,
+        env: Mapping[str, str],
+        limits: Mapping[str, int | None],
+        webhook: Webhook | None = None,
+        code: NewCode | None = None,
     ) -> Run:
         """Continue the run under its own id: a sweep with its missing trials, a pipeline with its missing steps, a job
         with another attempt.
 
         Existing files of the run stay. *limits* are new values of `SweepSpec.max_concurrent` and `max_failures`, or
-        None. *env* are the job's own variables. No file stores them, or the *webhook* to notify of the end. Raises
-        RunNotFound, and BadUsage for a run that is in progress or complete, or with missing variables.
+        None. *env* are the job's own variables. No file stores them, or the *webhook* to notify of the end. New
+        attempts run *code*. Raises RunNotFound, and BadUsage for a run that is in progress or complete, or with missing
+        variables.
         """
+
+    def code_of(self, run_id: str) -> Sequence[tuple[Snapshot, Sequence[str]]]:
+        """The snapshots of the run's jobs, each with those of its files that have changed in the project since. Empty
+        for a job without a copy of its code. Raises DiskFailed."""
 
     def python_of(self, run_id: str) -> str:
         """The path of the interpreter that runs the job, or an empty text if unknown. Raises DiskFailed."""

@@ -181,3 +181,39 @@ def test_azure_ml_has_no_retries_which_is_said(himl: Himl, project: Path, target
     told = himl.ok(*sent, env={"HIML_SUBMIT_RETRIES": "2"}).stderr
     assert "Ignored: retries = 2. Azure ML does not restart failed jobs." in told
     assert himl("submit", target, "--cluster", "local", "--retries", "1001").code == 2
+
+
+def test_a_resumed_run_says_which_code_it_runs_and_takes_new_code(himl: Himl, project: Path) -> None:
+    """The folder of the script stays, with what earlier attempts wrote."""
+    script = "import os, lib\nopen('own', 'a').write('x')\nprint(lib.VALUE, open('own').read(), os.path.exists('gone.py'), os.path.exists('added.py'))\n"
+    write_files(project, {"train.py": f"{script}raise SystemExit(lib.VALUE < 3)\n", "lib.py": "VALUE = 1", "gone.py": ""})
+    repairs = f"from pathlib import Path\nPath({str(project / 'lib.py')!r}).write_text('VALUE = 2')\n"
+    write_files(project, {"train.py": f"{repairs}{script}raise SystemExit(lib.VALUE < 3)\n"})
+    done = himl("submit", "train.py", "--retries", "1")
+    assert (done.code, done.stderr.count("It runs the code of the submission, which lacks changes of 'lib.py'")) == (1, 1), done.stderr
+    run_id = latest(himl)["id"]
+    kept = himl("submit", "--resume", run_id)
+    assert kept.stdout.startswith("1 xxx True False\n")
+    hint = f"For the new code: himl submit --resume {run_id} --new_code"
+    assert kept.stderr.count(f"The code of the submission runs, which lacks changes of 'lib.py'. {hint}") == 1
+    write_files(project, {"train.py": f"{script}raise SystemExit(lib.VALUE < 3)\n", "lib.py": "VALUE = 3", "added.py": ""})
+    (project / "gone.py").unlink()
+    renewed = himl.ok("submit", "--resume", run_id, "--new_code")
+    assert renewed.stdout == "3 xxxxx False True\n"
+    assert "lacks changes" not in renewed.stderr
+    assert "New code      from attempt 5: 'gone.py', 'lib.py', 'train.py' and 1 more" in himl.ok("runs", "show", run_id).stdout
+    earlier = project / ".himl" / "runs" / run_id / "code_1"
+    assert sorted(path.name for path in earlier.iterdir()) == ["gone.py", "lib.py", "train.py"]
+    assert (earlier / "lib.py").read_text() == "VALUE = 1"
+    refused = himl("submit", "train.py", "--new_code")
+    assert (refused.code, "--new_code has no effect without --resume RUN" in refused.stderr) == (2, True)
+
+
+def test_missing_trials_run_the_new_code(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "import sys, lib\nprint(lib.VALUE)\nsys.exit(lib.VALUE == 'old' and sys.argv[-1] != '1')", "lib.py": "VALUE = 'old'"})
+    run = himl("submit", "train.py", "--sweep", "x=1,2,3", "--max_failures", "1", "-q").stdout.strip()
+    write_files(project, {"lib.py": "VALUE = 'new'"})
+    himl.ok("submit", "--resume", run, "--new_code")
+    assert [himl.ok("runs", "logs", f"{run}_{index}").stdout for index in range(3)] == ["old\n", "new\n", "new\n"]
+    told = [show(himl, each)["tags"].get("himl.new_code", "") for each in (run, *(f"{run}_{index}" for index in range(3)))]
+    assert [text.endswith("UTC: 'lib.py'") for text in told] == [True, False, True, True]

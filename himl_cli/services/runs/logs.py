@@ -18,6 +18,7 @@ from himl_cli.core.jobs import MANY, SWEPT
 from himl_cli.core.logged import SweepView
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
+from himl_cli.core.text import named
 from himl_cli.services.runs.log_names import (
     USER_LOGS,
     Log,
@@ -124,7 +125,8 @@ def follow_log(
             is_rest = found is not None and log.attempt == found.attempt and log.name != found.name
             found, done, was_running, is_requeued = log, begin, False, False
             if not is_rest:
-                notify(Notice(f"Another attempt of run '{run_id}' has begun. Its log: {log.name}"))
+                text = f"Another attempt of run '{run_id}' has begun. Its log: {log.name}"
+                notify(Notice(text + _old_code(workspace, run_id)))
         with suppress(NotFound):  # another attempt is about to replace the log
             for piece in files.read(log.name, done):
                 done += len(piece)
@@ -170,6 +172,15 @@ def follow_log(
             time.sleep(pause)
     if found is None:
         raise no_log(workspace.run_files(run_id), workspace.run(run_id), name, attempt)
+
+
+def _old_code(workspace: Workspace, run_id: str) -> str:
+    """A remark on an attempt of a local run whose code has changed in the project since. Empty for other runs."""
+    home = workspace.home_of(run_id)
+    with suppress(HimlError, OSError):
+        if isinstance(home, FolderWorkspace) and (names := [each for _, some in home.code_of(run_id) for each in some]):
+            return f". It runs the code of the submission, which lacks changes of {named(names)}"
+    return ""
 
 
 def _said_of_build(run_id: str, log: Log) -> Notice:

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timezone
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path, PurePath
@@ -22,17 +23,29 @@ from himl_cli.core.jobs import (
     Entry,
     EntryKind,
     JobSpec,
+    NewCode,
     check_placeholders,
     with_search_space,
 )
 from himl_cli.core.redaction import mask_arguments, redact
-from himl_cli.core.runs import NOTIFICATION, RECORDED_FROM, RECORDED_IN, STUDIO, Run, RunQuery, RunSelection, new_run_id
+from himl_cli.core.runs import (
+    NOTIFICATION,
+    RECORDED_FROM,
+    RECORDED_IN,
+    STUDIO,
+    TRY,
+    Run,
+    RunQuery,
+    RunSelection,
+    new_run_id,
+)
+from himl_cli.core.text import named
 from himl_cli.services.runs.log_names import MAIN_LOG
 from himl_cli.services.runs.logs import watching
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun
 from himl_cli.services.submission.data import parse_data
-from himl_cli.services.submission.git import with_untracked
+from himl_cli.services.submission.git import DIRTY, git_facts, with_untracked
 from himl_cli.services.submission.request import (
     PreparedJob,
     SubmitRequest,
@@ -322,8 +335,11 @@ def note_latest(run: Run, cwd: Path, notify: Notify) -> None:
 # Resuming
 
 
-def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify: Notify) -> tuple[Run, int]:
-    """Resume the run *wanted*. Returns it with the offset in its log, in bytes, at which new output begins.
+def resume_run(
+    workspace: Workspace, wanted: str, request: SubmitRequest, notify: Notify, *, takes_new_code: bool = False
+) -> tuple[Run, int]:
+    """Resume the run *wanted*, with the present code of its project if it *takes_new_code*. Returns it with the offset
+    in its log, in bytes, at which new output begins.
 
     `env_vars`, `max_concurrent`, `max_failures` and `notify` of *request* apply. Its other options must agree with the
     run's record.
@@ -344,9 +360,36 @@ def resume_run(workspace: Workspace, wanted: str, request: SubmitRequest, notify
     if webhook is None and NOTIFICATION in run.tags:
         notify(Notice("himl sends no notification, because it does not store the address. Pass it again: --notify URL"))
     limits = {name: getattr(request, name) for name in ("max_concurrent", "max_failures")}
-    resumed = home.resume(run.id, env=request.env_vars, limits=limits, webhook=webhook)
+    code = _new_code(home, run) if takes_new_code else None
+    changed = [] if takes_new_code else [name for _, names in home.code_of(run.id) for name in names]
+    resumed = home.resume(run.id, env=request.env_vars, limits=limits, webhook=webhook, code=code)
+    if changed:
+        how = f"For the new code: himl submit --resume {run.id} --new_code"
+        notify(Notice(f"The code of the submission runs, which lacks changes of {named(changed)}. {how}"))
     note_latest(resumed, Path(request.cwd), notify)
     return resumed, log.size if log else 0
+
+
+def _new_code(home: FolderWorkspace, run: Run) -> NewCode:
+    """New snapshots for the jobs of *run*. Raises BadUsage."""
+    snapshots, changed, commits = {}, list[str](), list[str]()
+    for old, names in home.code_of(run.id):
+        if old.source not in snapshots:
+            root = Path(old.source)
+            if not root.is_dir():
+                raise BadUsage(f"The folder of the code, '{root}', does not exist.", hint="Omit --new_code.")
+            report = take_snapshot(root, old.ignored_folders, old.include_secret)
+            snapshots[old.source] = report.snapshot
+            git = git_facts(root)
+            state = {"true": " with changes", "false": ""}.get(with_untracked(git, {}, [report]).get(DIRTY, ""))
+            commit = git.get("build_source_id", "")[:10]
+            commits += [f"commit {commit}{' perhaps with changes' if state is None else state}"] if commit else []
+            changed += [*names, *sorted({*report.snapshot.files} - {*old.files})]
+    if not snapshots:
+        raise BadUsage(f"Run '{run.id}' has no copy of its code.", hint="Omit --new_code.")
+    begin = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+    begin = begin if MANY in run.tags else f"attempt {int(run.tags.get(TRY, 1)) + 1}"
+    return NewCode(snapshots, ", ".join([f"from {begin}: {named(changed) or 'unchanged'}", *commits]))
 
 
 def _check_agrees(run: Run, request: SubmitRequest) -> None:

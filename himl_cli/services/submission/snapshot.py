@@ -95,7 +95,7 @@ def take_snapshot(
         and not any(os.path.isdir(root / name) for name in names if not name.startswith("./.."))
     ]
     return SnapshotReport(
-        Snapshot(root, walk.files, sum(walk.by_top.values())),
+        Snapshot(root, walk.files, sum(walk.by_top.values()), [*ignored_folders], [*include_secret]),
         dict(walk.by_top),
         walk.ignore_file,
         walk.downloads,

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed
-from himl_cli.core.jobs import STEP, TRIAL, JobSpec, Webhook
+from himl_cli.core.jobs import STEP, TRIAL, EntryKind, JobSpec, NewCode, Snapshot, Webhook
 from himl_cli.core.processes import SUPERVISOR, ProcessLock, detached, interruptions, is_held, take_standby
 from himl_cli.core.redaction import MASK
-from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.runs import NEW_CODE, Run, RunStatus
+from himl_cli.workspaces.local.editables import with_editables
 from himl_cli.workspaces.local.launch_request import (
     LaunchRequest,
     Plan,
@@ -31,7 +32,7 @@ from himl_cli.workspaces.local.launch_request import (
 )
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, STARTING, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, DONE
-from himl_cli.workspaces.local.staging import STAGED
+from himl_cli.workspaces.local.staging import STAGED, is_result, replace_files
 
 log = logging.getLogger(__name__)
 
@@ -90,11 +91,49 @@ def begin(request: Request, start: Callable[[Request, RunFolder], HimlError | No
             mark.unlink()
 
 
+def copied_code(folder: RunFolder) -> dict[Path, Snapshot]:
+    """The snapshots of the run by the folders with their copies, none for a job in place. Raises DiskFailed."""
+    stored = folder.read(PLAN)
+    jobs = stored["many"]["jobs"] if "many" in stored else [{"spec": form} for form in (stored.get("job"),) if form]
+    copies = {job.get("place", folder.code.name): job["spec"] for job in jobs if not job["spec"]["in_place"]}
+    return {folder.path / place: job_from_stored_form(form, {}).snapshot for place, form in copies.items()}
+
+
+def _renewed(
+    specs: Sequence[JobSpec], places: Sequence[Path], code: NewCode, children: Mapping[Path, int]
+) -> list[JobSpec]:
+    """The jobs *specs* with the snapshots of *code*, whose files replace those in *places*, and in the folders of
+    *children*, each with the number of its job. Raises OSError, and BadUsage for a missing script."""
+    found, old = [], {place: spec.snapshot for place, spec in zip(places, specs, strict=True)}
+    for spec in specs:
+        new, target = code.snapshots[spec.snapshot.source], spec.entry.target
+        if spec.entry.kind in (EntryKind.script, EntryKind.shell) and target not in new.files:
+            raise BadUsage(f"'{target}' is not in the new code of '{new.root}'.", hint="Omit --new_code.")
+        tags = {**spec.tags, NEW_CODE: code.note}  # for trials and steps that have not started
+        found.append(with_editables(replace(spec, snapshot=new, editables=None, tags=tags), os.environ)[0])
+    for place, number in {place: number for number, place in enumerate(places)}.items():
+        replace_files(found[number], place, old[place].files)
+    for child, number in children.items():
+        replace_files(found[number], child, old[places[number]].files)
+    for number, spec in enumerate(found):  # files of a checkpoint are no code, and stay
+        kept = [name for name in old[places[number]].files if is_result(name)]
+        found[number] = replace(spec, snapshot=replace(spec.snapshot, files=[*spec.snapshot.files, *kept]))
+    return found
+
+
 def resume(
-    workspace: Path, run: Run, *, env: Mapping[str, str], limits: Mapping[str, int | None], webhook: Webhook | None
+    workspace: Path,
+    run: Run,
+    *,
+    env: Mapping[str, str],
+    limits: Mapping[str, int | None],
+    webhook: Webhook | None,
+    code: NewCode | None = None,
+    children: Sequence[Run] = (),
 ) -> None:
     """Resume a run that stopped early: a job with another attempt, a sweep or a pipeline with its missing trials or
-    steps. Returns once it is running again. Raises BadUsage if it cannot be resumed, DiskFailed, Interrupted."""
+    steps. With *code*, its next attempts and those of its *children* run that. Returns once it is running again. Raises
+    BadUsage if it cannot be resumed, DiskFailed, Interrupted."""
     _check_state(run)
     folder = RunFolder(workspace / "runs" / run.id)
     stored, record = folder.read(PLAN), folder.read(RECORD)
@@ -128,6 +167,19 @@ def resume(
     for spec in specs:
         check_shell(spec)
     try:
+        lock = ProcessLock(folder.lock)
+        if code is not None and lock.take():  # else the start reports that another process has the run
+            try:
+                if "many" in stored:
+                    places = [plan.files / job.place for job in plan.jobs]
+                    renewed = _renewed(specs, places, code, _unfinished(plan, folder, children))
+                    planned = [replace(job, spec=spec) for job, spec in zip(plan.jobs, renewed, strict=True)]
+                    plan = replace(plan, jobs=planned).staged()
+                    folder.write(PLAN, {"many": plan.stored()})
+                else:
+                    specs = _renewed(specs, [folder.code], code, {})
+            finally:
+                lock.release()
         if "many" in stored:
             error = queue_again(plan, folder) if specs[0].slurm else _start(plan, folder)
         else:
@@ -138,6 +190,18 @@ def resume(
         raise explain_disk_error(err, "Cannot resume the run", folder.path) from err
     if error is not None:
         raise error
+
+
+def _unfinished(plan: Plan, folder: RunFolder, children: Sequence[Run]) -> dict[Path, int]:
+    """The folders of code of *children* that start again, each with the number of its job in the plan."""
+    found = {}
+    for child in children:
+        own, keys = RunFolder(folder.path.with_name(child.id)), [job.key for job in plan.jobs]
+        number = keys.index(child.tags[STEP]) if child.tags.get(STEP) in keys else 0
+        is_job = bool(own.read(RECORD).get(STAGED)) and not plan.jobs[number].spec.in_place
+        if is_job and child.status is not RunStatus.completed and not own.is_supervised():
+            found[own.code] = number
+    return found
 
 
 def _check_state(run: Run) -> None:

@@ -212,7 +212,8 @@ class Plan:
         jobs = []
         for job in self.jobs:
             files = [*dict.fromkeys((*job.spec.snapshot.files, *job.spec.brought))]
-            snapshot = replace(job.spec.snapshot, root=self.files / job.place, files=files)
+            old = job.spec.snapshot
+            snapshot = replace(old, root=self.files / job.place, files=files, project=old.source)
             jobs.append(replace(job, spec=replace(job.spec, snapshot=snapshot, brought={})))
         return replace(self, jobs=jobs)
 
@@ -244,9 +245,9 @@ def shown_command(spec: JobSpec) -> str:
     return shlex.join([*PROGRAMS[spec.entry.kind], spec.entry.target, *mask_arguments(spec.arguments)])
 
 
-def stored_form(spec: JobSpec, files: Sequence[str] = ()) -> Form:
+def stored_form(spec: JobSpec, files: Sequence[str]) -> Form:
     """The job to be stored in a file: variables by name only, and arguments with masked secrets (`has_secrets` if there
-    are any). *files* are the files of its snapshot, by default none, since they are staged once."""
+    are any). *files* are the files of its snapshot."""
     shown = mask_arguments(spec.arguments)
     target = mask_line(spec.entry.target) if spec.entry.kind is EntryKind.command else spec.entry.target
     has_secrets = shown != list(spec.arguments) or target != spec.entry.target
@@ -272,7 +273,7 @@ def _shallow(record: Any) -> Form:
 
 def _job_form(spec: JobSpec) -> Form:
     """All parts of the job that apply to the local workspace, without those for clusters only."""
-    snapshot = {"root": str(spec.snapshot.root), "files": list(spec.snapshot.files), "size": spec.snapshot.size}
+    snapshot = {**_shallow(spec.snapshot), "root": str(spec.snapshot.root), "files": list(spec.snapshot.files)}
     return {
         **_shallow(spec),
         "entry": {"kind": spec.entry.kind.value, "target": spec.entry.target},
@@ -309,7 +310,7 @@ def _job_from_form(form: Form) -> JobSpec:
         sweep = SweepSpec(**{**sweep, "space": space, "early_stop": early_stop})
     parts: Form = {
         "entry": Entry(EntryKind(form["entry"]["kind"]), form["entry"]["target"]),
-        "snapshot": Snapshot(Path(snapshot["root"]), snapshot["files"], snapshot["size"]),
+        "snapshot": Snapshot(**{**snapshot, "root": Path(snapshot["root"])}),
         "inputs": [DataSpec(**item) for item in form["inputs"]],
         "outputs": [DataSpec(**item) for item in form["outputs"]],
         "sweep": sweep or None,

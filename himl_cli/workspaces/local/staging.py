@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
 
-from himl_cli.core.jobs import JobSpec
+from himl_cli.core.jobs import JobSpec, Snapshot
 from himl_cli.workspaces.local.editables import stage_modules
 from himl_cli.workspaces.local.launch_request import LaunchRequest, linked_inputs, stored_form
 from himl_cli.workspaces.local.run_folder import COLLECTED, PLAN, RECORD, RunFolder
@@ -54,7 +58,9 @@ class JobFiles:
                     log.replace(earlier / log.name)
             log.touch()
         if not spec.parent:
-            folder.write(PLAN, {"job": stored_form(spec)})
+            stored: Mapping[str, Any] = folder.read(PLAN).get("job", {}) if again else {}
+            files = spec.snapshot.files or stored.get("snapshot", {}).get("files", ())
+            folder.write(PLAN, {"job": stored_form(spec, files)})
         for path in self._request.outputs.values():
             Path(path).mkdir(parents=True, exist_ok=True)
         data = {"inputs": dict(self._request.inputs), "outputs": dict(self._request.outputs)}
@@ -132,6 +138,41 @@ def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) 
                 looked = time.monotonic()
                 if is_stopped():
                     raise Stopped
+
+
+def replace_files(spec: JobSpec, target: Path, stale: Sequence[str]) -> None:
+    """Replace the files *stale* of an earlier snapshot below *target* by those of the job. The earlier ones move to
+    `TARGET_1`, or the next free number, and other files stay. Raises OSError."""
+    number = next(each for each in count(1) if not target.with_name(f"{target.name}_{each}").exists())
+    for name in (each for each in stale if not is_result(each) and os.path.lexists(target / each)):
+        kept = target.with_name(f"{target.name}_{number}") / name
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(target / name, kept)
+    stage_files(replace(spec, brought={}), target, is_stopped=lambda: False)
+
+
+def is_result(name: str) -> bool:
+    """Whether a staged file belongs to the job's results, as a checkpoint does, and not to its code."""
+    return name.partition("/")[0] in COLLECTED
+
+
+def changed_files(snapshot: Snapshot, code: Path) -> list[str]:
+    """The files of the snapshot in the folder *code* that have changed in the project since they were copied. Raises
+    OSError. Reads only files that are newer than their copy."""
+    changed = []
+    for name in (each for each in snapshot.files if not is_result(each)):
+        copy, now = code / name, Path(snapshot.source, name)
+        with suppress(FileNotFoundError):  # the script deleted the copy
+            facts = copy.stat()
+            try:
+                found = now.stat()
+            except FileNotFoundError:
+                changed.append(name)
+                continue
+            is_newer = max(found.st_mtime_ns, found.st_ctime_ns) > facts.st_mtime_ns
+            if is_newer and not (found.st_size == facts.st_size and filecmp.cmp(copy, now, shallow=False)):
+                changed.append(name)
+    return changed
 
 
 def _copy_file(source: Path, target: Path) -> Iterator[None]:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec, Webhook
+from himl_cli.core.jobs import DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot, Webhook
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.processes import ProcessLock
-from himl_cli.core.runs import ARCHIVED, Run, RunEnd, RunQuery, RunStatus, new_run_id
+from himl_cli.core.runs import ARCHIVED, NEW_CODE, Run, RunEnd, RunQuery, RunStatus, new_run_id
 from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace
@@ -288,12 +288,32 @@ class LocalWorkspace(FolderWorkspace):
         return self._runs.get(run_id) or self.run(run_id)
 
     def resume(
-        self, run_id: str, *, env: Mapping[str, str], limits: Mapping[str, int | None], webhook: Webhook | None = None
+        self,
+        run_id: str,
+        *,
+        env: Mapping[str, str],
+        limits: Mapping[str, int | None],
+        webhook: Webhook | None = None,
+        code: NewCode | None = None,
     ) -> Run:
         from himl_cli.workspaces.local.launch import resume
 
-        resume(self.folder, self.run(run_id), env=env, limits=limits, webhook=webhook)
+        ids = self._runs.descendants(run_id) if code is not None else ()
+        children = [self.run(each) for each in ids if each != run_id]
+        run = self.run(run_id)
+        resume(self.folder, run, env=env, limits=limits, webhook=webhook, code=code, children=children)
+        for each in (run, *children):
+            if code is not None and each.status.is_final and each.status is not RunStatus.completed:
+                notes = filter(None, [each.tags.get(NEW_CODE), code.note])
+                self._runs.tag(each.id, {NEW_CODE: "; ".join(notes)})
         return self.run(run_id)
+
+    def code_of(self, run_id: str) -> Sequence[tuple[Snapshot, Sequence[str]]]:
+        from himl_cli.workspaces.local.launch import copied_code
+        from himl_cli.workspaces.local.staging import changed_files
+
+        copies = copied_code(self._folder_of(run_id))
+        return [(snapshot, changed_files(snapshot, copy)) for copy, snapshot in copies.items()]
 
     def python_of(self, run_id: str) -> str:
         return str(self._folder_of(run_id).read(RECORD).get("python") or "")
