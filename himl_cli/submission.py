@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.text import quoted_choice
 
 if TYPE_CHECKING:
     from himl_cli.api.workspace import Run
@@ -77,7 +78,12 @@ def _words(option: str, value: Any) -> Iterator[str]:
         yield from [option] if value else ["--no_wait"] if option == "--wait" else []
         return
     if isinstance(value, Mapping):
-        pairs = {key: each if isinstance(each, (list, tuple)) else [each] for key, each in value.items()}
-        value = [f"{key}={','.join(map(str, each))}" for key, each in pairs.items()]
+        pairs = {
+            key: [quoted_choice(one, str(one)) if option == "--sweep" else str(one) for one in each]
+            if isinstance(each, (list, tuple))
+            else [str(each)]
+            for key, each in value.items()
+        }
+        value = [f"{key}={','.join(each)}" for key, each in pairs.items()]
     for each in value if isinstance(value, (list, tuple)) else [value]:
         yield from [f"{option}={each}"] if option.startswith("--") else [option, str(each)]

@@ -21,7 +21,7 @@ import typer
 from himl_cli.commands.groups import UNEXPECTED, HimlCommand, before_double_dash, normalized
 from himl_cli.commands.options import VARIABLE_PREFIX, OutputOptions, environment_variable
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.text import NEAR_OPTION, did_you_mean
+from himl_cli.core.text import NEAR_OPTION, did_you_mean, quoted_choice
 
 if TYPE_CHECKING:
     from himl_cli.core.settings import Setting
@@ -392,15 +392,12 @@ def _list_of(setting: Setting) -> list[str]:
             raise setting.wrong(f"must hold plain values, not {entry!r}.")
         return str(entry).lower() if isinstance(entry, bool) else str(entry)
 
-    def choice(entry: Any) -> str:
-        """One value of a sweep. A text with commas or of digits stays one text."""
-        is_special = isinstance(entry, str) and not re.fullmatch(r"[A-Za-z_][\w./-]*", entry)
-        return '"' + text(entry).replace('"', '""') + '"' if is_special else text(entry)
-
     value, is_sweep = setting.value, normalized(setting.key) == "sweep"
     if isinstance(value, Mapping):
         texts = {
-            key: ",".join(map(choice, each)) if is_sweep and isinstance(each, list) else text(each)
+            key: ",".join(quoted_choice(one, text(one)) for one in each)
+            if is_sweep and isinstance(each, list)
+            else text(each)
             for key, each in value.items()
         }
         return [f"{key}={each}" for key, each in texts.items()]

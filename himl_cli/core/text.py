@@ -138,6 +138,12 @@ def spelled(text: str) -> float:
     return number if repr(number) == text or "_" in text else Spelled(text)
 
 
+def quoted_choice(value: object, text: str) -> str:
+    """*text*, that of *value*, as one value of a list for `--sweep`. A text with commas or of digits needs quotes."""
+    is_plain = not isinstance(value, str) or re.fullmatch(r"[A-Za-z_][\w./-]*", text)
+    return text if is_plain else '"' + text.replace('"', '""') + '"'
+
+
 def read_json(
     text: str | bytes,
     *,

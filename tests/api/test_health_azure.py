@@ -61,7 +61,7 @@ SUBMITS = f"""{SAY}
 import himl_cli
 here = himl_cli.submit("lab/train.py", ["--epochs", 2], workspace="local", experiment="mine", tag={{"team": "blue"}}, wait=True)
 say(id=here.id, status=here.status, team=here.get_tags()["team"], log=b"".join(here.files().read("user_logs/std_log.txt")).decode())
-many = himl_cli.submit("lab/train.py", sweep={{"lr": [0.1, 0.01]}}, workspace="local", wait=True)
+many = himl_cli.submit("lab/train.py", sweep={{"lr": [0.1, 0.01], "net": ["3.10,b"]}}, workspace="local", wait=True)
 say(children=len(list(many.get_children())))
 pipeline = himl_cli.submit("pipe.json", workspace="local", cluster="local", experiment="steps", wait=True)
 say(status=pipeline.status, experiment=pipeline.experiment.name, steps=[step.status for step in pipeline.get_children()])
