@@ -270,7 +270,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
                 problem = problem or str(err)
         results, name = results or RunResults(), run.display_name or run.id
         tags = {tag: value for tag, value in run.tags.items() if tag.startswith("mlflow.")} | own_tags(run)
-        tags |= {
+        own = {
             RUN_NAME: name,
             "mlflow.parentRunId": run.parent or "",
             "mlflow.note.content": tags.get("mlflow.note.content") or run.description,
@@ -302,7 +302,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         data = entities.RunData(
             metrics,
             [entities.Param(*pair) for pair in pairs.items()],
-            [entities.RunTag(key, value) for key, value in tags.items() if value],
+            [entities.RunTag(*pair) for pair in (tags | own).items() if pair[1] or pair[0] not in own],
         )
         return entities.Run(info, data, inputs, outputs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import tempfile
@@ -9,7 +10,8 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage
@@ -62,12 +64,14 @@ class Recording(ABC):
         """Log an image, which becomes a file of the run: the file *path*, or *plot*, a matplotlib figure or
         matplotlib.pyplot.
 
+        The file keeps its path below the current folder, or is in `images/`. Images of one call never replace those of
+        another: a number is added to the name if it has another content already.
+
         Raises BadUsage unless you pass exactly one of them, and for a missing file.
         """
         if (path is None) == (plot is None):
             raise BadUsage(f"'{name}': log_image needs either path or plot.")
         if plot is not None:
-            file = f"{name}_{int(time.time())}.png"
             if not callable(getattr(plot, "savefig", None)):
                 raise BadUsage(
                     f"'{name}': a plot must have a method savefig, which {type(plot).__name__} lacks.",
@@ -76,11 +80,12 @@ class Recording(ABC):
             with tempfile.TemporaryDirectory(prefix="himl-") as folder:
                 path = Path(folder, "plot.png")
                 plot.savefig(path, format="png")
-                self._store_files({file: path})
+                file = self._store_image(f"{name}_{int(time.time())}.png", path)
         else:
-            given = Path(os.fspath(path or ""))
-            file = given.name if given.is_absolute() or ".." in given.parts else given.as_posix()
-            self.upload_file(file, given)
+            given = Path(os.path.abspath(path or ""))
+            is_below = given.is_relative_to(self._start)
+            named = given.relative_to(self._start) if is_below else Path("images", *given.parts[1:])
+            file = self._store_image(named.as_posix(), Path(path or ""))
         self._add(writing.image(name, file))
 
     def log_text(self, text: str, artifact_file: str) -> None:
@@ -126,13 +131,13 @@ class Recording(ABC):
             {prefix + found.name: Path(found.path) for found in walk_files(str(folder), skip_workspaces=True)}
         )
 
-    def tag(self, key: str, value: str | None = None) -> None:
-        """Set one tag."""
-        self.set_tags({key: value or ""})
+    def tag(self, key: str, value: Any = None) -> None:
+        """Set one tag, with the value as text. None is the empty text."""
+        self.set_tags({key: "" if value is None else value})
 
     @abstractmethod
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set *tags*. Other tags do not change."""
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set *tags*, with values as text. Other tags do not change."""
 
     @abstractmethod
     def flush(self, timeout_seconds: int = 300) -> None:
@@ -167,6 +172,25 @@ class Recording(ABC):
 
     @abstractmethod
     def _store_files(self, files: Mapping[str, Path]) -> None: ...
+
+    @cached_property
+    def _start(self) -> Path:
+        return Path.cwd()
+
+    @cached_property
+    def _images(self) -> dict[str, bytes]:
+        """The MD5 of each logged image, by its name in the run."""
+        return {}
+
+    def _store_image(self, name: str, path: Path) -> str:
+        """Store the image under *name*, or with a number if that is an image with another content. Return its name."""
+        plain, file, number = PurePosixPath(name), name, 0
+        digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).digest() if path.is_file() else None
+        while digest is not None and self._images.setdefault(file, digest) != digest:
+            number += 1
+            file = str(plain.with_name(f"{plain.stem}_{number}{plain.suffix}"))
+        self._store_files({file: path})
+        return file
 
     def _store_bytes(self, name: str, content: bytes) -> None:
         with tempfile.TemporaryDirectory(prefix="himl-") as folder:
@@ -207,7 +231,7 @@ class OfflineRun(Recording):
         """The logged metrics by name: a value, or a list if there are several. A table is a dictionary of columns."""
         return {metric: _value(entries) for metric, entries in self._logged.items() if name in (None, metric)}
 
-    def set_tags(self, tags: Mapping[str, str]) -> None:
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set *tags*, with values as text. Other tags do not change."""
         self.tags.update({key: str(value) for key, value in tags.items()})
         log.info("No run to tag with %s.", dict(tags))

@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -564,8 +565,8 @@ def delete(
     """Delete runs with all files and child runs, after a confirmation.
 
     himl lists everything that it will delete, and asks. On Azure ML, it deletes the files first. To complete an
-    interrupted deletion, repeat the command for the remaining runs. In a local workspace, the next deletion completes
-    it. Name the runs explicitly.
+    interrupted deletion, repeat the command for the remaining runs. In a local workspace, the next deletion of any
+    run also completes it. Name the runs explicitly.
 
     \b
       himl runs delete train_1772366400_0a1b2c3d
@@ -573,23 +574,26 @@ def delete(
       himl runs delete --experiment scratch --num_runs all --yes
     """
     from himl_cli.render.run_views import deletion_form, deletion_list, deletion_question, deletion_text
-    from himl_cli.services.runs.writing import children_text, delete_runs, footprints_of
+    from himl_cli.services.runs.writing import children_text, delete_rests, delete_runs, footprints_of
 
     selected = selection.selection(runs, explicit=True)
     with open_session(workspace_opts, output_opts) as session:
-        output = session.output
-        found = footprints_of(session.workspace, _find(session, selected), outputs=outputs)
+        output, rests = session.output, delete_rests(session.workspace, selected.runs)
+        others = replace(selected, runs=[name for name in selected.runs if name not in rests])
+        runs_left = _find(session, others) if others.runs or not rests else []
+        found = footprints_of(session.workspace, runs_left, outputs=outputs)
         children = [children_text(each) for each in found]
         for each in () if output.yes else found:
             for line in deletion_list(each, outputs=outputs):
                 output.notice(line)
-        if not output.confirm(deletion_question(found, children)):
+        if found and not output.confirm(deletion_question(found, children)):
             raise Declined("himl deleted nothing.")
         archived = delete_runs(session.workspace, found, session.notify)
         pairs = zip(found, children, strict=True)
-        lines = [deletion_text(each, also, is_archived=each.run.id in archived) for each, also in pairs]
-        names = [each.run.id for each in found]
-        output.result(deletion_form(found, archived), human="\n".join(lines), quiet=names)
+        lines = [f"Deleted the remaining files of run '{name}'." for name in rests]
+        lines += [deletion_text(each, also, is_archived=each.run.id in archived) for each, also in pairs]
+        names = [*rests, *(each.run.id for each in found)]
+        output.result(deletion_form(found, archived) | {"deleted": names}, human="\n".join(lines), quiet=names)
 
 
 def _find(session: Session, selected: RunSelection) -> list[Run]:

@@ -443,7 +443,7 @@ ARCHIVE_COLUMNS = (
     Column("TYPE", lambda row: row["type"]),
     Column("NAME", lambda row: row["name"], folds=30),
     Column("ID", lambda row: row["id"], rank=1, least=24),
-    Column("ELEMENTS", lambda row: str(row["elements"] or ""), rank=2, right=True),
+    Column("ELEMENTS", lambda row: "" if row["elements"] is None else str(row["elements"]), rank=2, right=True),
     Column("UPDATED", lambda row: (row["updated"] or "")[:16].replace("T", " "), rank=3, least=16),
 )
 

@@ -207,7 +207,8 @@ def _shapes(text: str, source: str, default_slide: str) -> dict[str, list[Docume
             try:
                 properties = each.get("properties") or {} if each["type"] == "Feature" else {}
                 geometry = each["geometry"] if each["type"] == "Feature" else each
-                slide = str(properties.get("slide_id") or default_slide)
+                named = properties.get("slide_id")
+                slide = default_slide if named in (None, "") else str(named)
                 shapes.setdefault(slide, []).extend(_geometry_elements(geometry, _style(properties)))
             except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
                 what = f"'{source}': shape {number} cannot be an annotation"
@@ -221,15 +222,15 @@ def _shapes(text: str, source: str, default_slide: str) -> dict[str, list[Docume
 def _style(properties: Mapping[str, Any]) -> Document:
     names = ("lineColor", "fillColor", "lineWidth", "group")
     style = {name: properties[name] for name in names if name in properties}
-    label, classification = properties.get("label") or properties.get("name"), properties.get("classification")
+    labels, classification = [properties.get("label"), properties.get("name")], properties.get("classification")
     if isinstance(classification, Mapping):  # from QuPath
-        label = label or classification.get("name")
+        labels.append(classification.get("name"))
         if "color" in classification:
             red, green, blue = (int(part) for part in classification["color"])
             style.setdefault("lineColor", _rgba((red, green, blue), 1))
         if "name" in classification:
             style.setdefault("group", str(classification["name"]))
-    if label:
+    if (label := next((each for each in labels if each not in (None, "", {})), None)) is not None:
         style["label"] = {"value": str(label["value"] if isinstance(label, Mapping) else label)}
     return style
 

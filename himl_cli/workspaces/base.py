@@ -210,6 +210,11 @@ class Workspace(Protocol):
         """The workspace that contains the run: this one, unless it joins several, which may raise RunNotFound."""
         return self
 
+    def delete_rest(self, run_id: str) -> bool:
+        """Delete the files of a deleted run that its deletion could not delete. Return whether there were any. Raises
+        DiskFailed."""
+        return False
+
     def close(self) -> None:
         """Close all open connections and files. Later calls open them again."""
         return None

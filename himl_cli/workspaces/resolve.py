@@ -537,6 +537,9 @@ class JoinedWorkspace(Workspace):
     def cancel(self, run_id: str) -> bool:
         return self._ask(run_id, lambda workspace: workspace.cancel(run_id))
 
+    def delete_rest(self, run_id: str) -> bool:
+        return self.local.delete_rest(run_id)
+
     def metrics(self, run_id: str) -> Sequence[Metric]:
         return self._ask(run_id, lambda workspace: workspace.metrics(run_id))
 

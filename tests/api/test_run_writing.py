@@ -155,6 +155,37 @@ def test_files_and_code_are_kept_and_wrong_ones_refused(run: Run, project: Path,
         create_aml_run_object("train", snapshot_directory=project / "nope")
 
 
+def test_images_of_equal_names_and_tags_that_count_as_false_are_kept(run: Run, project: Path, tmp_path: Path) -> None:
+    class Plot:
+        content = b""
+
+        def savefig(self, target: Path, *, format: str) -> None:
+            target.write_bytes(self.content)
+
+    write_files(project, {"a/0.png": b"a", "b/0.png": b"b", "0.png": b"first"})
+    write_files(tmp_path / "far", {"a/0.png": b"c", "b/0.png": b"d"})
+    for name, path in (("s", "a/0.png"), ("s", project / "b" / "0.png"), ("s", tmp_path / "far" / "a" / "0.png"), ("t", tmp_path / "far" / "b" / "0.png")):
+        run.log_image(name, path=path)
+    for content in (b"first", b"second", b"second"):
+        (project / "0.png").write_bytes(content)
+        run.log_image("u", path="0.png")
+    for Plot.content in (b"x", b"y"):
+        run.log_image("plot", plot=Plot())
+    run.log_image("v", path="a/../b/0.png")
+    run.flush()
+    results = run.workspace.opened.results([run.workspace.opened.run(run.id)], wanted=lambda name: True, whole=True)[run.id]
+    files = run.workspace.opened.run_files(run.id)
+    kept = {name: [b"".join(files.read(file)) for file in images] for name, images in results.images.items()}
+    assert kept == {"s": [b"a", b"b", b"c"], "t": [b"d"], "u": [b"first", b"second", b"second"], "plot": [b"x", b"y"], "v": [b"b"]}
+    assert results.images["s"][:2] == ["a/0.png", "b/0.png"]
+    falsy: dict[str, Any] = {"fold": 0, "is_debug": False, "lr": 0.0, "empty": "", "none": None}
+    for key, value in falsy.items():
+        run.tag(key, value)
+    tags = run.get_tags()
+    assert {key: tags[key] for key in falsy} == {"fold": "0", "is_debug": "False", "lr": "0.0", "empty": "", "none": ""}
+    run.complete()
+
+
 def test_the_command_of_a_run_is_what_people_typed(project: Path) -> None:
     (project / ".himl").mkdir()
     make = "from himl_cli import create_aml_run_object; run = create_aml_run_object('train'); run.complete(); print(run.record.command)"

@@ -25,7 +25,7 @@ GEOJSON = {
             "properties": {"classification": {"name": "Tumour", "color": [200, 0, 10]}},
         },
         {"type": "Feature", "geometry": {"type": "MultiPoint", "coordinates": [[1, 2], [3, 4]]}, "properties": {"label": "cell", "fillColor": "#ff0000"}},
-        {"type": "Feature", "geometry": {"type": "LineString", "coordinates": [[1, 2], [3, 4]]}, "properties": None},
+        {"type": "Feature", "geometry": {"type": "LineString", "coordinates": [[1, 2], [3, 4]]}, "properties": {"label": 0, "name": "zero"}},
         {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "properties": {"slide_id": "slide_2"}},
     ],
 }
@@ -83,7 +83,7 @@ def test_shapes_of_geojson_keep_their_labels_and_colours(himl: Himl, files: Path
     assert polygon["holes"] == [[[4, 1, 0], [5, 1, 0], [5, 2, 0]]]
     assert (polygon["label"], polygon["group"], polygon["lineColor"]) == ({"value": "Tumour"}, "Tumour", "rgba(200, 0, 10, 1)")
     assert (point["center"], other["center"], other["label"], other["fillColor"]) == ([1, 2, 0], [3, 4, 0], {"value": "cell"}, "#ff0000")
-    assert (line["points"], line["closed"]) == ([[1, 2, 0], [3, 4, 0]], False)
+    assert (line["points"], line["closed"], line["label"]) == ([[1, 2, 0], [3, 4, 0]], False, {"value": "0"})
 
 
 def test_slides_are_found_by_id_and_sent_once(himl: Himl, files: Path, archive: Archive) -> None:

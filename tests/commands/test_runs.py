@@ -69,6 +69,26 @@ def test_logs_are_printed_byte_for_byte(himl: Himl, recorded: RecordedRuns) -> N
     assert outcome.stderr == "==> train_3_cc <==\n==> train_4_dd <==\n"
 
 
+def test_second_deletion_finds_what_the_first_could_not_delete(himl: Himl, project: Path) -> None:
+    runs = RecordedRuns(project)
+    for name in ("first", "second", "third"):
+        runs.add(name, files={"outputs/a.txt": "a"})
+    runs.add("child", parent="first", files={"outputs/b.txt": "b"})
+    folder = project / ".himl" / "runs"
+    (folder / "first").rename(project / "moved")
+    (folder / "first").symlink_to(project / "moved")  # himl deletes no folder through a link
+    for hint in ("To continue: himl runs delete first second", ""):
+        failed = himl("runs", "delete", "first", "second", "--yes")
+        assert (failed.code, "Cannot delete the run's files" in failed.stderr, hint in failed.stderr) == (1, True, True)
+    (folder / "first").unlink()
+    (project / "moved").rename(folder / "first")
+    assert {*folder.iterdir()} == {folder / name for name in ("first", "second", "third", "child")}
+    done = himl.ok("runs", "delete", "first", "second", "--yes", "--json")
+    assert (done.json(), [*folder.iterdir()]) == ({"deleted": ["first", "second"]}, [folder / "third"])
+    assert himl("runs", "delete", "first", "--yes").code == 3
+    assert himl.ok("runs", "list", "-q").stdout == "third\n"
+
+
 @pytest.mark.usefixtures("recorded")
 def test_archived_runs_are_passed_over_until_they_are_restored(himl: Himl, project: Path) -> None:
     assert himl.ok("runs", "archive", "--experiment", "train", "--num_runs", "all").stdout == "Archived run 'train_3_cc'.\nArchived run 'train_2_bb'.\n"

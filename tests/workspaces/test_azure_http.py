@@ -331,6 +331,8 @@ def test_a_wait_is_read_from_whichever_header_asks_for_it() -> None:
         ({}, None), ({"retry-after": "7"}, 7.0), ({"retry-after": "7", "retry-after-ms": "250"}, 0.25), ({"x-ms-retry-after-ms": "1500"}, 1.5),
         ({"retry-after": "soon"}, None), ({"retry-after": "9" * 5000}, float("inf")), ({"retry-after": "-5"}, None),
         ({"retry-after": formatdate(time.time() - 30, usegmt=True)}, 0.0),
+        ({"retry-after": "Fri, 20 Nov 2026 10:41:27 GMT", "date": "Fri, 20 Nov 2026 10:40:57 GMT"}, 30.0),
+        ({"retry-after": formatdate(time.time() + 600, usegmt=True), "date": formatdate(time.time() + 597, usegmt=True)}, 3.0),
     ]  # fmt: skip
     for headers, seconds in waits:
         assert retry_after(headers.get) == seconds

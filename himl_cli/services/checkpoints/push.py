@@ -94,7 +94,7 @@ def push_checkpoints(
         display_name=display_name or f"changed checkpoints of {source.id}",
         description=f"Changed checkpoints of run {source.recovery_id}",
         tags={
-            **{tag: redact(value) for tag, value in (tags or {}).items()},
+            **{tag: redact(str(value)) for tag, value in (tags or {}).items()},
             FROM_RUN: source.id,
             PUSHED: "1",
             "run_recovery_id": f"{name}:{run_id}",

@@ -36,6 +36,7 @@ from himl_cli.core.processes import register_after_fork
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunFootprint, RunQuery
 from himl_cli.core.text import shorten, storable
+from himl_cli.services.runs.lookup import parse_reference
 from himl_cli.workspaces.base import (
     BlobStore,
     CloudWorkspace,
@@ -450,6 +451,12 @@ def children_text(footprint: RunFootprint) -> str:
     return f"{count} {CHILDREN[kind_of(footprint.run)]}{'s' * (count != 1)}" if count else ""
 
 
+def delete_rests(workspace: Workspace, names: Sequence[str]) -> list[str]:
+    """Delete the files that an earlier deletion could not delete. Return those of *names* whose runs had such files.
+    Raises DiskFailed."""
+    return [name for name in names if workspace.delete_rest(parse_reference(name).run_id)]
+
+
 def delete_runs(workspace: Workspace, footprints: Sequence[RunFootprint], notify: Notify = ignore) -> list[str]:
     """Delete runs, and skip those that have been deleted with their parent.
 
@@ -458,16 +465,20 @@ def delete_runs(workspace: Workspace, footprints: Sequence[RunFootprint], notify
     archived = []
     outputs = ["--outputs"] if any(each.outputs for each in footprints) else []
     for number, each in enumerate(footprints):
+        left = [one.run.id for one in footprints[number:]]
+        hint = f"To continue: {shlex.join(['himl', 'runs', 'delete', *left, *outputs])}"
         with suppress(RunNotFound):
             home = workspace.home_of(each.run.id)
             if isinstance(home, FolderWorkspace):
-                home.delete(each.run.id)
+                try:
+                    home.delete(each.run.id)
+                except DiskFailed as err:
+                    err.hint = f"{err.hint} {hint}".strip()
+                    raise
             elif isinstance(home, CloudWorkspace):
                 try:
                     is_gone = home.erase(each, notify=notify)
                 except (HimlError, KeyboardInterrupt) as err:
-                    left = [one.run.id for one in footprints[number:]]
-                    hint = f"To continue: {shlex.join(['himl', 'runs', 'delete', *left, *outputs])}"
                     if isinstance(err, HimlError):
                         err.hint = f"{err.hint} {hint}".strip()
                         raise

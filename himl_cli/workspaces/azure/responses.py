@@ -242,14 +242,16 @@ def _in_utc(moment: datetime) -> datetime | None:
 def retry_after(header: Callable[[str], str | None]) -> float | None:
     """The seconds to wait before a retry, from a response's headers, or None.
 
-    *header* returns the value of a header by its lower-case name. `Retry-After` is a number of seconds or an HTTP date.
+    *header* returns the value of a header by its lower-case name. `Retry-After` is a number of seconds or an HTTP date,
+    which counts from the response's `Date`, since this clock may differ.
     """
     for name, size in (("retry-after-ms", 1000), ("x-ms-retry-after-ms", 1000), ("retry-after", 1)):
         text = header(name) or ""
         if text.isdecimal():
             return float(text) / size
-    moment = http_time(header("retry-after"))
-    return max(0.0, moment.timestamp() - time.time()) if moment is not None else None
+    moment, sent = http_time(header("retry-after")), http_time(header("date"))
+    now = time.time() if sent is None else sent.timestamp()
+    return max(0.0, moment.timestamp() - now) if moment is not None else None
 
 
 # Entra ID and storage accept five minutes. Beyond that they reject tokens and signatures.

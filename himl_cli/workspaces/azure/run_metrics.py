@@ -561,7 +561,7 @@ def _can_be_quoted(run_id: str) -> bool:
 
 def _as_run(raw: Mapping[str, Any]) -> MlflowRun:
     def pairs(listed: Iterable[Mapping[str, Any]] | None) -> dict[str, str]:
-        return {str(one["key"]): str(one.get("value") or "") for one in listed or ()}
+        return {str(one["key"]): "" if one.get("value") is None else str(one["value"]) for one in listed or ()}
 
     data, run_id = raw.get("data") or {}, str(raw["info"].get("run_id") or raw["info"]["run_uuid"])
     last = {str(one["key"]): as_number(one.get("value")) for one in data.get("metrics") or []}

@@ -446,6 +446,13 @@ class RunStore:
             with suppress(DiskFailed):
                 self._remove_folder(row["run"], remove)
 
+    def has_rest(self, run_id: str) -> bool:
+        """Whether the run was deleted, but not its folder."""
+        if not self.database.rows("SELECT 1 FROM sqlite_master WHERE name = 'folders_to_delete'"):
+            return False
+        rest = "SELECT 1 FROM folders_to_delete WHERE run = ? AND run NOT IN (SELECT id FROM runs)"
+        return bool(self.database.rows(rest, (run_id,)))
+
     def _delete_records(self, run_ids: Sequence[str]) -> None:
         ids = [(run_id,) for run_id in run_ids]
         with self.database.writing(durable=True) as connection:

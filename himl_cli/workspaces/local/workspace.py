@@ -442,6 +442,12 @@ class LocalWorkspace(FolderWorkspace):
             )
         self._runs.delete(doomed, lambda name: self._folder_of(name).remove())
 
+    def delete_rest(self, run_id: str) -> bool:
+        has_rest = self._runs.has_rest(run_id)
+        if has_rest:
+            self._runs.delete([run_id], lambda name: self._folder_of(name).remove())
+        return has_rest
+
 
 def _with_editables(jobs: Sequence[JobSpec], notify: Notify) -> Sequence[JobSpec]:
     from himl_cli.workspaces.local.editables import with_editables
