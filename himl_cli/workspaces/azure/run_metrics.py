@@ -186,8 +186,8 @@ def read_results(
     read = ask_all(lambda one: _metric_pages(connection, one), chosen, at_once=MANY_AT_ONCE)
     for one, full in zip(chosen, read, strict=True):
         with understood(connection.service("metric"), f"metric '{one.name}'"):
-            rows = [row for page in full for row in page.items]
-            rows = _that_count(rows, starts.get(one.run, ()), is_counted=one.kind in ROWS_WITHOUT_STEPS)
+            logged = [row for page in full for row in page.items]
+            rows = _that_count(logged, starts.get(one.run, ()), is_counted=one.kind in ROWS_WITHOUT_STEPS)
             found[one.run] = _results(one, rows).filled(found.get(one.run, RunResults()))
     return found
 
