@@ -24,6 +24,7 @@ FAILED_RANK = re.compile(r"rank (\d+): ")
 # Prefixes of tags that himl and services set, which lists of the user's tags omit
 AUTOMATIC_TAGS = ("build_", "command_line", "run_recovery_id", "mlflow.", "himl.")
 
+NOTE = "mlflow.note.content"  # the tag with a description from MLflow: start_run(description=), a page's editor
 # The tag of a local run that was started again: a JSON list with the number of the last row of metrics before each
 # further attempt
 TRIES = "himl.tries"
@@ -79,7 +80,7 @@ class RunStatus(str, Enum):
 class Run:
     """One run. Times are UTC: `started` is the start of its first attempt, `ended` the end of its last one. `parent` is
     the id of its parent run, `reason` explains its end, `url` is its page if it has one, `command` the program as users
-    see it. Lists omit archived runs.
+    see it. `description` is the latest one, in the tag NOTE or from the submission. Lists omit archived runs.
 
     For a new run, `id`, `experiment`, the names, `tags`, `parent` and `command` count.
     """

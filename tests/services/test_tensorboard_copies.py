@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -161,6 +162,20 @@ def test_local_runs_are_served_where_they_lie(project: Path, tmp_path: Path) -> 
     sources[0].update()
     shown.show(sources[0].name, sources[0].files)
     assert contents(tmp_path / "shown" / first) == {f"b/{NAME}": LONG}
+
+
+def test_event_files_of_several_attempts_are_shown_apart(project: Path, tmp_path: Path) -> None:
+    begin = 1_772_366_400
+    attempts = [[1000 * begin, 1000 * begin + 4000, "failed: exit code 1"], [1000 * begin + 10_500, None, ""], [1000 * begin + 20_000, None, ""]]
+    names = [f"{folder}events.out.tfevents.{begin + seconds}.host.1.{seconds}" for folder in ("", "version_0/") for seconds in (2, 10, 30)]
+    runs = RecordedRuns(project)
+    run_id = runs.add(RUN, tags={"himl.attempts": json.dumps(attempts)}, files={f"logs/{name}": SHORT for name in [*names, NAME]})
+    shown, [source] = ShownFolder(tmp_path / "shown"), sources_of(runs.workspace, [run_id], tmp_path)
+    source.update()
+    shown.show(source.name, source.by_attempt(source.files))
+    folders = ["", "try_2/", "try_3/"] * 2
+    assert {*contents(shown.root / source.name)} == {f"{folder}{name}" for folder, name in zip(folders, names, strict=True)} | {NAME}
+    assert source.folder == project / ".himl" / "runs" / run_id / "code" / "logs"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import posixpath
 import re
 import shutil
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,7 @@ from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError
 from himl_cli.core.files import is_event_file, walk_files
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.runs import Run, RunStatus, later_starts
 from himl_cli.services.transfer.local_files import OPEN_FLAGS, UnsafeName, disk_error, folded, safe_relative, write_all
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
@@ -30,6 +31,8 @@ FULL_LISTING_EVERY = 4
 ATTEMPTS = 3
 # Bytes of the copy that himl requests again. They contain the checksum of the last record, which identifies the file.
 OVERLAP = 16
+# The seconds since 1970 in the name of an event file
+CREATED = re.compile(r"tfevents\.(\d{9,11})\.[^/]*$")
 # Suffix of a copy whose original was replaced by another file. TensorFlow uses the suffix `.v2` itself.
 LATER_VERSION = re.compile(r"\.himl\d+$")
 
@@ -71,6 +74,19 @@ class EventSource(ABC):
     def current_files(self) -> dict[str, Path]:
         """`files` and, during an update, files that are partly copied."""
         return self.files
+
+    def by_attempt(self, files: Mapping[str, Path]) -> dict[str, Path]:
+        """*files* with those of later attempts of the run in folders `try_2`, `try_3`, …, since TensorBoard joins the
+        event files of one folder. Their names have the time in seconds at which they were created."""
+        starts = [int(start.timestamp()) for start in later_starts(self.run.tags)]
+        if not starts:
+            return {**files}
+        found = {}
+        for name, path in files.items():
+            created = CREATED.search(name)
+            attempt = 1 + (bisect_right(starts, int(created[1])) if created else 0)
+            found[f"try_{attempt}/{name}" if attempt > 1 else name] = path
+        return found
 
     @abstractmethod
     def _update(self, *, is_last: bool) -> bool:

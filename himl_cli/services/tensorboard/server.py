@@ -155,7 +155,7 @@ class Poller:
         self._due: dict[EventSource, float] = {}  # runs that are waiting for their next update
         self.progress = Progress(runs.sources, notify)
         for source in runs.sources:
-            shown.show(source.name, source.files)
+            shown.show(source.name, source.by_attempt(source.files))
         self._updates = BackgroundCalls(EventSource.update, self._open)
         self._listings = BackgroundCalls(runs.fetch_changes)
 
@@ -165,7 +165,7 @@ class Poller:
         if updated is not None:
             self._take_update(*updated)
         for source in self._updates.running:
-            self._shown.show(source.name, source.current_files())
+            self._shown.show(source.name, source.by_attempt(source.current_files()))
         answer = self._listings.next(0)
         if answer is not None:
             self._list_at = time.monotonic() + self._refresh
@@ -196,7 +196,7 @@ class Poller:
                 source.is_done = False
                 self._follow(source)
         for source in changes.joined:
-            self._shown.show(source.name, source.files)
+            self._shown.show(source.name, source.by_attempt(source.files))
             self._follow(source)
         ids = [source.run.id for source in changes.joined]
         if ids:
@@ -216,7 +216,7 @@ class Poller:
             self._report_failure(source.run.id, error, is_known=source not in self._open)
         if source in self._open:
             self._due[source] = time.monotonic() + self._refresh
-        self._shown.show(source.name, source.files)
+        self._shown.show(source.name, source.by_attempt(source.files))
 
     def _follow(self, source: EventSource) -> None:
         if source not in self._open:

@@ -19,7 +19,7 @@ from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Value
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
-from himl_cli.core.runs import Run, RunEnd, RunStatus
+from himl_cli.core.runs import NOTE, Run, RunEnd, RunStatus
 from himl_cli.core.text import read_json, shorten
 from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.responses import as_time, one_line, understood
@@ -192,7 +192,7 @@ def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id
         status=status,
         created=created_of(raw),
         display_name=raw.get("displayName") or "",
-        description=raw.get("description") or "",
+        description=tags.get(NOTE) or raw.get("description") or "",
         started=as_time(raw.get("startTimeUtc")),
         ended=as_time(raw.get("endTimeUtc")) if status.is_final else None,
         tags=tags,

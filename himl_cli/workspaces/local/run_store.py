@@ -22,7 +22,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import MANY, STEP, TRIAL
 from himl_cli.core.processes import register_after_fork
-from himl_cli.core.runs import ARCHIVED, ATTEMPTS, REPEATED_BY, SLURM_JOB, TRY, Run, RunEnd, RunQuery, RunStatus
+from himl_cli.core.runs import ARCHIVED, ATTEMPTS, NOTE, REPEATED_BY, SLURM_JOB, TRY, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.core.text import storable
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
 
@@ -583,7 +583,7 @@ class RunStore:
             how_lost = LOST_WITH_CHILDREN + row["id"] if MANY in tags else LOST
             status, reason = RunStatus.failed, row["reason"] or how_lost
         return Run(
-            **{name: row[name] for name in AS_STORED},
+            **{**{name: row[name] for name in AS_STORED}, "description": tags.get(NOTE) or row["description"]},
             status=status,
             created=datetime.fromtimestamp(row["created"] / 1000, timezone.utc),
             started=_as_time(row["started"]),

@@ -58,6 +58,9 @@ def test_a_run_shows_its_info_its_names_and_its_user(job: TrackedJob) -> None:
     assert job.run().display_name == "by set-tag"
     tags = {tag["key"]: tag["value"] for tag in job.get(f"runs/get?run_id={JOB}").body["run"]["data"]["tags"]}
     assert tags == {"git": "abc", "mlflow.runName": "by set-tag"}
+    job.post("runs/set-tag", run_id=JOB, key="mlflow.note.content", value="the **best**")
+    assert job.run().description == "the **best**"
+    assert job.run(job.new_child(tags={"mlflow.note.content": "a fold"})).description == "a fold"
     for child, user in ((job.new_child(user_id="ada"), "ada"), (job.new_child(tags={"mlflow.user": "eve"}, user_id="ada"), "eve")):
         assert job.run(child).tags == {"mlflow.user": user, PARENT: JOB}
         assert job.get(f"runs/get?run_id={child}").body["run"]["info"]["user_id"] == user
