@@ -50,7 +50,7 @@ from himl_cli.core.errors import (
     WorkspaceNotFound,
 )
 from himl_cli.core.files import WORKSPACE_FOLDER, expand_home
-from himl_cli.core.jobs import hyperparameters_of, value_text
+from himl_cli.core.jobs import MANY, hyperparameters_of, value_text
 from himl_cli.core.logged import RunResults
 from himl_cli.core.runs import MLFLOW_ADDRESS, NOTE, Run, RunQuery, own_tags
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
@@ -200,8 +200,9 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         if run_id in self._deleted:
             return self._entity(self._deleted[run_id])
         run = self._workspace.run(run_id)
-        # The values of child runs are not the run's own.
-        children = [*self._workspace.runs(RunQuery(parent=run_id, limit=500))]
+        # The values of nested runs are not the run's own
+        is_one = MANY not in run.tags
+        children = [*self._workspace.runs(RunQuery(parent=run_id, archived=None))] if is_one else []
         return self._entities([run], beside=children)[0]
 
     def _search_runs(

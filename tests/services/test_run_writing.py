@@ -130,8 +130,8 @@ def test_outage_loses_nothing_and_is_bridged_automatically(writer: RunWriter, az
 
 
 @pytest.mark.parametrize("refusals", [1, 3])
-def test_refused_entry_does_not_take_others_with_it(writer: RunWriter, azure: StagedWorkspace, refusals: int) -> None:
-    """A batch has four entries, of which one is refused.
+def test_refused_entry_does_not_take_others_with_it(writer: RunWriter, azure: StagedWorkspace, refusals: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A batch has four entries, of which one is refused and named in a warning.
 
     The service refuses the batch, its first half and that half's first entry, then accepts the other entries.
     """
@@ -145,6 +145,7 @@ def test_refused_entry_does_not_take_others_with_it(writer: RunWriter, azure: St
     else:
         writer.flush()
     assert [number for number in range(4) if logged(azure, f"m{number}")] == [*range(lost, 4)]
+    assert [f"himl did not store 'm{number}' of run '{RUN}': Azure ML rejected" in caplog.text for number in range(2)] == [lost == 1, False]
     assert writer.left == 0
     writer.add(writing.scalar("loss", 2.0))
     writer.flush()

@@ -26,7 +26,7 @@ from urllib.parse import quote, unquote
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, RunResults, Series, TextPoint, Texts, Value
-from himl_cli.core.text import read_json, shorten
+from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.metric_store import JSON_WORDS, MetricStore, counts, cuts_of, json_number, nan_if_null
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, RunStore, chunks, taken_apart
@@ -100,7 +100,7 @@ def _append(entry: Logged, artifacts: Path, attempt: int) -> None:
             file.write(lines.encode())
     except OSError as err:
         if err.errno in OF_THE_FILE:
-            raise BadUsage(f"Cannot write its file '{shorten(path.name)}': {err.strerror}.") from err
+            raise BadUsage(f"Cannot write a file of that name: {err.strerror}.", hint="Use a shorter name.") from err
         raise explain_disk_error(err, "Cannot store the logged values", path) from err
 
 
