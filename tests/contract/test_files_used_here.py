@@ -19,7 +19,7 @@ from himl_cli.core.errors import BadUsage, IntegrityFailed, NotFound, TransferIn
 from himl_cli.core.events import Event, Notice, ignore
 from himl_cli.core.jobs import BEST_TRIAL, MANY
 from himl_cli.core.montage import SlideFolder, SlideUnreadable
-from himl_cli.core.runs import FetchedCheckpoint
+from himl_cli.core.runs import BROUGHT, FROM_RUN, FetchedCheckpoint
 from himl_cli.services.checkpoints.fetch import CheckpointRequest, digest_of, fetch_checkpoint
 from himl_cli.services.checkpoints.select import choice_of
 from himl_cli.services.montage.query import SlideQuery, list_slides
@@ -46,7 +46,12 @@ RUNS: Mapping[str, Mapping[str, bytes]] = {
     },
     "sharded_1_aa": {f"{HERE}/last.ckpt/latest": b"1", f"{HERE}/last.ckpt/1/model.pt": WEIGHTS, f"{HERE}/last.ckptx": b"", "outputs/log.csv": b"a"},
     "empty_1_aa": {"user_logs/std_log.txt": b"nothing kept"},
+    "began_1_aa": {f"{HERE}/last.ckpt": b"brought", f"{HERE}/best.ckpt/1.pt": b"bro", f"{HERE}/best.ckpt/2.pt": b"ught", f"{HERE}/epoch=3.ckpt": b"trained"},
 }
+MD5S = {text: hashlib.md5(text).digest() for text in (b"brought", b"bro", b"ught")}
+SHARDS = b"/1.pt\n" + MD5S[b"bro"] + b"/2.pt\n" + MD5S[b"ught"]
+WORDS = [f"7-{hashlib.md5(text).hexdigest()[:12]}" for text in (b"\n" + MD5S[b"brought"], SHARDS)]
+TAGS = {"began_1_aa": {FROM_RUN: "old_1_aa", BROUGHT: " ".join(WORDS)}}
 LOSSES = {0: 0.5, 1: 0.25}
 FILES: Mapping[str, bytes] = {
     "lists/picked.csv": b"image,slide_id,mask\n../slides/a.tif,A,../slides/masks/a.png\n",
@@ -72,7 +77,7 @@ Seed = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Workspace]
 def local(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
     runs = RecordedRuns(folder)
     for run_id, files in RUNS.items():
-        runs.add(run_id, files=files)
+        runs.add(run_id, files=files, tags=TAGS.get(run_id))
     runs.log("train_1_aa", [("val_loss", value, step, step) for step, value in LOSSES.items()])
     runs.add("sweep_1_aa", tags={MANY: "sweep", BEST_TRIAL: "train_1_aa"})
     write_files(folder / ".himl" / "datastores" / "local", FILES)
@@ -83,7 +88,7 @@ def local(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
 def azure(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
     staged: StagedWorkspace = request.getfixturevalue("azure_environment")
     for run_id, files in RUNS.items():
-        run = staged.add_run(run_id, "train")
+        run = staged.add_run(run_id, "train", tags=TAGS.get(run_id, {}))
         staged.put_artifacts(run, files)
         if run_id == "train_1_aa":
             staged.add_metric(run, "val_loss", list(LOSSES.values()), steps=list(LOSSES))
@@ -133,6 +138,13 @@ def test_last_checkpoint_of_newest_try_is_fetched_once(place: Place) -> None:
     older = place.fetch("train:train_1_aa:last.ckpt")
     assert older.path == place.folder / "checkpoints" / "train_1_aa" / "last.ckpt"
     assert (older.path.read_bytes(), first.path.read_bytes()) == (b"the first try", b"the second try")
+
+
+def test_what_a_run_began_with_is_not_its_last_checkpoint(place: Place) -> None:
+    assert place.fetch("began_1_aa").path.read_bytes() == b"trained"
+    assert place.fetch("began_1_aa:last.ckpt").path.read_bytes() == b"brought"
+    with pytest.raises(NotFound, match="no checkpoint with a name that marks the best"):
+        place.fetch("began_1_aa", "best")
 
 
 def test_the_best_by_what_was_logged_and_two_of_an_epoch(place: Place) -> None:

@@ -22,10 +22,15 @@ from himl_cli.core.workspaces import Check, CheckState
 from himl_cli.services.doctor import installation_checks, requirements
 from himl_cli.services.project_setup import TakenSettings, read_settings
 from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_remarks, parse_rules, take_snapshot, verdict
+from himl_cli.services.transfer.state import TransferState
 from tests.support.hostile_texts import SECONDS, within
 from tests.support.running import write_files
 
 LINKS = pytest.mark.skipif(os.name == "nt", reason="making links and sockets needs privileges on Windows")
+
+
+def ignore(_: str) -> None:
+    pass
 
 
 def make(root: Path, names: set[str], rules: dict[str, str]) -> None:
@@ -115,6 +120,17 @@ def test_unlisted_files_of_git_are_reported_if_rules_exclude_any(project: Path, 
     write_files(project, {"a.cfg": ""})
     (remark,) = ignored_remarks([take_snapshot(project)])
     assert remark.endswith("because git does not list them: git is not installed.")
+
+
+def test_folder_in_which_himl_is_downloading_keeps_tracked_files(project: Path, git: Callable[..., str]) -> None:
+    write_files(project, {"train.py": "", "pkg/net.py": ""})
+    git(project, "init", "-q")
+    git(project, "add", ".")
+    write_files(project, {"pkg/part.bin": "", "pkg/deep/part.bin": ""})
+    with TransferState(project / "pkg", ignore):
+        report = take_snapshot(project)
+    assert (set(report.snapshot.files), report.downloads) == ({"train.py", "pkg/net.py"}, ["pkg"])
+    assert len(take_snapshot(project).snapshot.files) == 4
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root can read all files")

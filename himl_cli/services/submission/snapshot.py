@@ -2,7 +2,8 @@
 
 pathspec parses each part of a pattern, and the last pattern that matches an entry decides, as in git. Differences from
 git are, within brackets, `[:alpha:]` and other classes, backslashes, slashes and reversed ranges, and `***` in patterns
-of several parts. Versions of pathspec before 1.1 match an open bracket literally.
+of several parts. himl distinguishes cases, even with `core.ignorecase`. Versions of pathspec before 1.1 match an open
+bracket literally.
 
 Matching takes polynomial time for every pattern: parts are matched against parts, and within a part, a `*` before
 another `*` never backtracks.
@@ -244,17 +245,17 @@ class _Walk:
         name = place.name + entry.name
         if name not in self._wanted and self._is_ignored(place, entry.name, is_folder=False):
             return
-        stamp = (info.st_size, info.st_mtime_ns)
-        is_fetched = any(files.get(name[len(folder) :]) == stamp for folder, files in place.fetched.items())
-        if is_fetched and name not in (self._tracked or ()):
-            self.downloads.append(name)
-            return
-        if not info.st_mode & stat.S_IROTH and not os.access(entry.path, os.R_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), entry.path)
+        if place.fetched and name not in (self._tracked or ()):
+            stamp = (info.st_size, info.st_mtime_ns)
+            if any(files.get(name[len(folder) :]) == stamp for folder, files in place.fetched.items()):
+                self.downloads.append(name)
+                return
         is_secret = any(may_hold_secrets(path, info.st_size) for path in _spellings(entry))
         is_secret = is_secret or (place.is_private and not name.endswith(PUBLIC_ENDING))
         if is_secret and not (self._included and self._included.matches(name)):
             self.secrets.append(name)
+        elif not info.st_mode & stat.S_IROTH and not os.access(entry.path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), entry.path)
         else:
             self.files.append(name)
             self.by_top[name.split("/", 1)[0]] += info.st_size
