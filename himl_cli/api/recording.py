@@ -64,8 +64,9 @@ class Recording(ABC):
         """Log an image, which becomes a file of the run: the file *path*, or *plot*, a matplotlib figure or
         matplotlib.pyplot.
 
-        The file keeps its path below the current folder, or is in `images/`. Images of one call never replace those of
-        another: a number is added to the name if it has another content already.
+        The file keeps its path below the current folder. Other images, and those in `outputs/` and `logs/`, are in
+        `images/`. Images of one call never replace those of another: a number is added to the name if it has another
+        content already.
 
         Raises BadUsage unless you pass exactly one of them, and for a missing file.
         """
@@ -83,8 +84,9 @@ class Recording(ABC):
                 file = self._store_image(f"{name}_{int(time.time())}.png", path)
         else:
             given = Path(os.path.abspath(path or ""))
-            is_below = given.is_relative_to(self._start)
-            named = given.relative_to(self._start) if is_below else Path("images", *given.parts[1:])
+            named = given.relative_to(self._start if given.is_relative_to(self._start) else given.anchor)
+            if named.parts[:1] in (("outputs",), ("logs",)) or not given.is_relative_to(self._start):
+                named = "images" / named  # the script may replace its outputs later
             file = self._store_image(named.as_posix(), Path(path or ""))
         self._add(writing.image(name, file))
 

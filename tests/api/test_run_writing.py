@@ -169,6 +169,8 @@ def test_images_of_equal_names_and_tags_that_count_as_false_are_kept(run: Run, p
     for content in (b"first", b"second", b"second"):
         (project / "0.png").write_bytes(content)
         run.log_image("u", path="0.png")
+    write_files(project, {"outputs/0.png": b"out"})
+    run.log_image("w", path="outputs/0.png")
     for Plot.content in (b"x", b"y"):
         run.log_image("plot", plot=Plot())
     run.log_image("v", path="a/../b/0.png")
@@ -176,7 +178,8 @@ def test_images_of_equal_names_and_tags_that_count_as_false_are_kept(run: Run, p
     results = run.workspace.opened.results([run.workspace.opened.run(run.id)], wanted=lambda name: True, whole=True)[run.id]
     files = run.workspace.opened.run_files(run.id)
     kept = {name: [b"".join(files.read(file)) for file in images] for name, images in results.images.items()}
-    assert kept == {"s": [b"a", b"b", b"c"], "t": [b"d"], "u": [b"first", b"second", b"second"], "plot": [b"x", b"y"], "v": [b"b"]}
+    assert kept == {"s": [b"a", b"b", b"c"], "t": [b"d"], "u": [b"first", b"second", b"second"], "plot": [b"x", b"y"], "v": [b"b"], "w": [b"out"]}
+    assert results.images["w"] == ["images/outputs/0.png"], "the script may replace its outputs"
     assert results.images["s"][:2] == ["a/0.png", "b/0.png"]
     falsy: dict[str, Any] = {"fold": 0, "is_debug": False, "lr": 0.0, "empty": "", "none": None}
     for key, value in falsy.items():
