@@ -15,7 +15,7 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installation import install_command
-from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, best_of
+from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, best_of, value_text
 from himl_cli.core.records import dataclass
 
 Values = Mapping[str, Scalar]
@@ -111,6 +111,9 @@ class BayesianSampler:
         self._distributions = {name: self._distribution(found) for name, found in spec.space.items()}
         stepped = (Draw.quniform, Draw.qloguniform)  # sampled as numbers of steps
         self._steps = {name: found.values[2] for name, found in spec.space.items() if found.draw in stepped}
+        # By their texts, since 3.1 and 3.10 are equal numbers, and a tag has `.5` as a text
+        choices = {name: found.values for name, found in spec.space.items() if found.draw is Draw.choice}
+        self._choices = {name: {value_text(value): value for value in values} for name, values in choices.items()}
         self._study = optuna.create_study(
             sampler=self._seeded(0), direction="minimize" if spec.goal == "minimize" else "maximize"
         )
@@ -134,7 +137,9 @@ class BayesianSampler:
         self._study.sampler = self._seeded(index)
         self._asked[index] = asked = self._study.ask(self._distributions)
         steps = {name: _quantized(asked.params[name] * float(step), step) for name, step in self._steps.items()}
-        return {name: steps.get(name, asked.params[name]) for name in self._spec.space}
+        chosen = {name: values[asked.params[name]] for name, values in self._choices.items()}
+        found = {**asked.params, **steps, **chosen}
+        return {name: found[name] for name in self._spec.space}
 
     def _seeded(self, index: int) -> Any:
         seed = Random(f"{self._spec.seed or 0}/{index}").getrandbits(32)  # noqa: S311 - no secret
@@ -146,7 +151,8 @@ class BayesianSampler:
     def _add(self, trial: Trial, state: Any, value: float | None) -> int:
         """Add a trial of an earlier process to the study. Return its number in the study."""
         steps = {name: round(float(trial.values[name]) / float(step)) for name, step in self._steps.items()}
-        params = {name: steps.get(name, trial.values[name]) for name in self._spec.space}
+        chosen = {name: value_text(trial.values[name]) for name in self._choices}
+        params = {**trial.values, **steps, **chosen}
         create = self._optuna.trial.create_trial
         self._study.add_trial(create(state=state, params=params, distributions=self._distributions, value=value))
         return len(self._study.get_trials(deepcopy=False)) - 1
@@ -154,7 +160,7 @@ class BayesianSampler:
     def _distribution(self, found: SearchRange) -> Any:
         kinds = self._optuna.distributions
         if found.draw is Draw.choice:
-            return kinds.CategoricalDistribution(tuple(found.values))
+            return kinds.CategoricalDistribution(tuple(map(value_text, found.values)))
         numbers = [float(value) for value in found.values]
         if found.draw is Draw.randint:
             return kinds.IntDistribution(0, int(numbers[0]) - 1)

@@ -317,6 +317,11 @@ def test_spec_means_search_range(spec: str, draw: Draw, values: tuple[str | floa
     (f"x=randint({'9' * 400})", "must be a number, not '"),
     ("x", "no values"),
     ("a b=1,2", "'a b' is not a valid name of a hyperparameter"),
+    ("x=(64,32)", "a list must not have brackets. | Write --sweep x=64,32, or for a single value --sweep 'x=\"(64,32)\"'"),
+    ("x=swich(true)", "no distribution 'swich'. | Did you mean 'switch'?"),
+    ("x=switch(maybe)", "'maybe' is no value of a switch. | Use true (--x), false (no argument), or an option such as --no-x."),
+    ("x=words(it's)", "a quote in 'it's' is not closed"),
+    ('x="",1', "a value is empty"),
     ("lr=[0.1,0.2]", "a list must not have brackets. | Write --sweep lr=0.1,0.2"),
     ("password=abc,def", "looks like a secret"),
 ], ids=lambda value: value[:30])  # fmt: skip

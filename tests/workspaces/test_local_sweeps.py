@@ -21,9 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, value_text
+from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, hyperparameters_of, trial_tags, value_text
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
+from himl_cli.core.text import Spelled
 from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.launch import events_of
 from himl_cli.workspaces.local.launch_request import Plan
@@ -323,6 +324,17 @@ def test_resumed_bayesian_search_learns_from_earlier_trials() -> None:
     assert {type(trial.values["n"]) for trial in after} == {int}
     assert all(int(trial.values["batch"]) % 8 == 0 for trial in after)
     assert make_sampler(spec("bayesian", space, 40))(40, after) is None
+
+
+def test_resumed_bayesian_search_knows_choices_by_their_spelling() -> None:
+    space, past = {"v": choice(3.1, Spelled("3.10"), Spelled(".5"))}, list[Trial]()
+    for index in range(12):
+        values = make_sampler(spec("bayesian", space, 12))(index, past)
+        assert values is not None
+        stored = hyperparameters_of(trial_tags({}, index, values))
+        assert value_text(stored["v"]) == value_text(values["v"])
+        past.append(Trial(index, stored, (1.0,), is_over=True))
+    assert {value_text(trial.values["v"]) for trial in past} == {"3.1", "3.10", ".5"}
 
 
 def test_resumed_bayesian_search_goes_on_as_if_never_stopped() -> None:

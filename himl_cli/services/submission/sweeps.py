@@ -318,19 +318,16 @@ def search_range(name: str, spec: str) -> SearchRange:
     call = parse_call(spec)
     if call is None:
         parts = _split_values(text) if text else []
-        bare = [part for part in parts if _unquoted(part) is None]
-        is_bracketed = bool(re.fullmatch(r"\[.*\]", text)) and len(parts) == 1
-        has_parentheses = any(
-            set("()") & {*part} and (len(parts) == 1 or not re.fullmatch(r"[(\[{].*[)\]}]", part)) for part in bare
-        )
+        bracketed = [part for part in parts if re.fullmatch(r"[(\[{].*[)\]}]", part)]
+        bare = [part for part in parts if part not in bracketed and _unquoted(part) is None]
         usual = f"Write --sweep {name}=0.1,0.01 or --sweep '{name}=uniform(0,1)'"
         form = f"Write --sweep '{name}={_form(Draw(text))}'" if text in ARGUMENTS else ""
         refuse(
             f"{where}: ",
-            (has_parentheses, "this is neither a list nor a distribution.", usual),
+            (bool(set("()") & set("".join(bare))), "this is neither a list nor a distribution.", usual),
             (bool(form), f"{text} needs arguments.", form),
             (
-                is_bracketed,
+                bracketed == parts and len(parts) == 1,
                 "a list must not have brackets.",
                 f"Write --sweep {name}={text[1:-1]}, or for a single value --sweep '{name}=\"{text}\"'",
             ),
@@ -342,7 +339,7 @@ def search_range(name: str, spec: str) -> SearchRange:
     try:
         draw = Draw(word)
     except ValueError:
-        hint = _near(word, [draw.value for draw in Draw])
+        hint = _near(word, [*(draw.value for draw in Draw), SWITCH, WORDS])
         raise BadUsage(f"{where}: there is no distribution '{word}'.", hint=hint) from None
     names = ARGUMENTS.get(draw, ())
     given = {**dict(zip(names, map(_number, values), strict=False)), **_scalars(named, names, where)}
