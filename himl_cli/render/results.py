@@ -129,6 +129,8 @@ def print_ended(
     output.result(run, human=lambda: "\n".join(best_lines(sweep)) if sweep else "", quiet=run.id)
     if run.status is RunStatus.completed:
         output.notice(f"{run.status.value} in {duration_text(run.duration)}. Details: himl runs show {run.id}")
+        if run.reason:
+            output.notice(f"{run.reason[0].upper()}{run.reason[1:]}.")
     if sweep is not None:
         output.notice(f"Compare all metrics: himl runs aggregate {run.id}")
     if run.status is RunStatus.completed:

@@ -166,6 +166,23 @@ def test_command_runs_from_a_snapshot_and_keeps_no_secret(himl: Himl, project: P
         assert "marked-secret" not in done.stdout
 
 
+def test_jobs_in_one_folder_at_once_say_whose_files_are_uncertain(himl: Himl, project: Path) -> None:
+    script = "import os, sys, time\nopen(f'outputs/{sys.argv[1]}', 'w').close()\nwhile sys.argv[1] == 'a' and not os.path.exists('go'):\n    time.sleep(0.02)"
+    write_files(project, {"train.py": script, "pyproject.toml": ""})
+    first = himl.ok("submit", "train.py", "--in_place", "--no_wait", "-q", "--", "a").stdout.strip()
+    until((project / "outputs" / "a").exists)
+    second = himl.ok("submit", "train.py", "--in_place", "--", "b")
+    assert f"The results may include files of '{first}', which ran in the same folder then.\n" in second.stderr
+    write_files(project, {"go": ""})
+    until(lambda: latest_of(himl, first)["status"] == "Completed")
+    assert latest_of(himl, first)["reason"] == f"the results may include files of '{latest(himl)['id']}', which ran in the same folder then"
+    assert "may include" not in himl.ok("submit", "train.py", "--in_place", "--", "c").stderr
+
+
+def latest_of(himl: Himl, run_id: str) -> Any:
+    return himl.ok("runs", "show", run_id, "--json").json()
+
+
 def test_what_is_new_is_kept_in_place_and_what_is_not_is_told(himl: Himl, project: Path) -> None:
     script = "import os, pathlib\nprint(os.getcwd())\npathlib.Path('outputs/new.txt').write_text('n')\npathlib.Path('outputs/old.txt').write_text('changed')\n"
     write_files(project, {"train.py": script, "outputs/old.txt": "old", "outputs/same.txt": "same", "pyproject.toml": ""})

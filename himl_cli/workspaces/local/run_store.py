@@ -471,6 +471,15 @@ class RunStore:
     def open_jobs(self) -> list[str]:
         return _ids(row["job"] for row in self.database.rows("SELECT DISTINCT job FROM runs WHERE ended IS NULL"))
 
+    def others_in_folder(self, run_id: str, folder: str) -> list[tuple[str, bool]]:
+        """The other jobs in *folder* that may have run after the start of *run_id*, each with whether it has ended."""
+        statement = (
+            "SELECT id, ended FROM runs WHERE folder = ? AND id != ? AND job = id AND started IS NOT NULL AND "
+            "(ended IS NULL OR ended >= (SELECT started FROM runs WHERE id = ?))"
+        )
+        rows = self.database.rows(statement, (folder, run_id, run_id))
+        return [(row["id"], row["ended"] is not None) for row in rows]
+
     def open_children(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
         """The open children of these runs that are separate jobs, each with its parent."""
         for chunk, marks in chunks(run_ids):

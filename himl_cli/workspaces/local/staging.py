@@ -100,17 +100,18 @@ class JobFiles:
     def note_retry(self) -> None:
         self._folder.write(RECORD, {**self._folder.read(RECORD), RETRIES: self.retries + 1})
 
-    def collect(self) -> None:
+    def collect(self) -> bool:
         """Save the job's results: copy those of an in-place job to the run's folder, and apply `RunFolder.keep_files`.
-        Raises OSError."""
+        Returns whether it copied any. Raises OSError."""
         self._folder.keep_files(self._request.spec.keep)
-        for name, stamp in self._stamps().items():
-            if self._before.get(name) != stamp:
-                for _ in _copy_file(self.cwd / name, self._folder.code / name):
-                    pass
+        new = [name for name, stamp in self._stamps().items() if self._before.get(name) != stamp]
+        for name in new:
+            for _ in _copy_file(self.cwd / name, self._folder.code / name):
+                pass
         for folder in self._made if self._request.spec.in_place else ():
             with suppress(OSError):
                 folder.rmdir()  # succeeds only if the folder is empty
+        return bool(new)
 
     def _stamps(self) -> dict[str, Stamp]:
         found: dict[str, Stamp] = {}

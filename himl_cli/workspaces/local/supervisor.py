@@ -25,6 +25,7 @@ from typing import Any
 from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import Entry, JobSpec, Snapshot
 from himl_cli.core.runs import TRY, Run, RunStatus, new_run_id
+from himl_cli.core.text import named
 from himl_cli.workspaces.local.editables import with_snapshot_first
 from himl_cli.workspaces.local.launch_request import (
     TRY_VARIABLE,
@@ -119,7 +120,8 @@ class Supervisor(RunProcess):
         finally:  # a failure after the script's end cannot change its status, so it is added to the reason
             problem = ""
             try:
-                self._files.collect()
+                if self._files.collect():
+                    problem = self._doubt(store)
             except OSError as err:
                 where = err.filename or self.folder.code
                 problem = f"not all of its outputs could be saved: {err.strerror}: '{where}'"
@@ -129,6 +131,12 @@ class Supervisor(RunProcess):
                 problem = problem or f"the tracking server did not close cleanly: {err}".rstrip(".")
         reason = "; ".join(part for part in (outcome.reason, problem) if part)
         return Outcome(outcome.status, reason, outcome.exit_code)
+
+    def _doubt(self, store: RunStore) -> str:
+        """The remark that results of this run, which is in place, may be those of others. Empty without others."""
+        others = store.others_in_folder(self.folder.run_id, str(self._files.cwd))
+        names = [each for each, ended in others if ended or RunFolder(self.folder.path.with_name(each)).is_supervised()]
+        return f"the results may include files of {named(names)}, which ran in the same folder then" if names else ""
 
     def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
         """Restart a failed job up to its number of retries. On Slurm, Slurm restarts it. Slurm gives the reason of a
