@@ -21,6 +21,7 @@ _himl_table() {
             --retries=
             --record_in=choice:local,azure
             --in_place
+            --tty
             --num_nodes=
             --processes_per_node=
             --distribution=choice:pytorch,mpi

@@ -68,6 +68,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--retries=' 'Restart a failed local or Slurm job up to N times' \
                 '--record_in=choice:local,azure' 'Workspace for a local job: local or azure' \
                 '--in_place' 'Run locally without a snapshot, for debugging' \
+                '--tty' 'Run a single local job in a terminal, for breakpoint() and bars' \
                 '--num_nodes=' 'Number of nodes' \
                 '--processes_per_node=' 'Number of processes (ranks) per node' \
                 '--distribution=choice:pytorch,mpi' 'pytorch or mpi (default: pytorch for several processes per node, else mpi)' \

@@ -32,6 +32,7 @@ OPTIONS: Mapping[str, Option] = {
     "retries": option("Restart a failed local or Slurm job up to N times.", "N", 0),
     "record_in": option("Workspace for a local job: local or azure.", "WHERE"),
     "in_place": option("Run locally without a snapshot, for debugging.", default=False),
+    "tty": option("Run a single local job in a terminal, for breakpoint() and bars.", default=False),
     "num_nodes": option("Number of nodes.", "N", 1),
     "processes_per_node": option("Number of processes (ranks) per node.", "N", kind=int | None),
     "distribution": option("pytorch or mpi (default: pytorch for several processes per node, else mpi).", "KIND"),

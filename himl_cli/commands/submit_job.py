@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, No
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import MANY, JobSpec, Webhook
 from himl_cli.core.logged import RunResults, SweepView
-from himl_cli.core.processes import interruptions
+from himl_cli.core.processes import interruptions, unbuffered_terminal
 from himl_cli.core.redaction import is_address, shown
 from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run
 from himl_cli.core.text import non_blank
@@ -57,7 +57,13 @@ from himl_cli.services.submission.prepare import (
     start_and_note,
     submit_mirrored,
 )
-from himl_cli.services.submission.request import REQUEST_FIELDS, PreparedJob, SubmitRequest, webhook_of
+from himl_cli.services.submission.request import (
+    REQUEST_FIELDS,
+    PreparedJob,
+    SubmitRequest,
+    webhook_of,
+    with_terminal,
+)
 from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
 from himl_cli.workspaces.resolve import (
     azure_facts,
@@ -140,6 +146,8 @@ def submit_script(call: Submission) -> Run | None:
         raise BadUsage("--create_cluster is for pipelines, whose .env describes the cluster.", hint="Omit it.")
     is_sent = bool(request.on_cluster) or request.on_slurm is not None
     waits = call.waits(on_cluster=is_sent)
+    request = with_terminal(request, waits=waits)
+    call = call._replace(request=request)
     if call.dry_run:
         _print_script(call)
         return None
@@ -441,7 +449,8 @@ def _wait_here(
     """
     workspace, output = session.workspace, session.output
     with _printing_unfinished(session, run), naming(run.id):
-        with _showing_output(session, run):
+        keys = unbuffered_terminal() if spec is not None and spec.tty else nullcontext()
+        with _showing_output(session, run), keys:
             ended = wait_for_run(workspace, run.id, output.stream, session.notify, interrupted, start=start)
         sweep, unkept = sweep_outcome(workspace, ended), unkept_files(workspace, ended)
         print_ended(output, ended, last_lines_of_failure(workspace, ended, is_shown=True), sweep, unkept)

@@ -465,13 +465,15 @@ class Webhook:
 class JobOptions:
     """Options of `himl submit` that a job receives unchanged. Both requests and jobs have them.
 
-    `in_place` runs the job in the snapshot's root instead of a copy. A failed local or Slurm job restarts up to
-    `retries` times. `keep` are globs of files outside `outputs/` and `logs/` that are saved as outputs. `identity` is
-    `user`, `managed` or None for the run's own token, `sdk` is `v2`, or `v1` for the deprecated azureml-core.
+    `in_place` runs the job in the snapshot's root instead of a copy. With `tty`, it runs in a pseudo terminal. A failed
+    local or Slurm job restarts up to `retries` times. `keep` are globs of files outside `outputs/` and `logs/` that are
+    saved as outputs. `identity` is `user`, `managed` or None for the run's own token, `sdk` is `v2`, or `v1` for the
+    deprecated azureml-core.
     `services.submission.request.option` explains the metadata.
     """
 
     in_place: bool = field(default=False, metadata={"only": "local"})
+    tty: bool = field(default=False, metadata={"only": "local"})
     retries: int = field(default=0, metadata={"only": "local", "files": "pipeline yaml"})
     keep: Sequence[str] = field(default=(), metadata={"files": ""})
     display_name: str = field(default="", metadata={"files": "pipeline yaml"})

@@ -304,6 +304,37 @@ def interruptions(react: Callable[[], None] = lambda: None) -> Iterator[list[int
         yield seen
 
 
+def _terminal_on_stdin() -> int | None:
+    """The handle of stdin, if it is a terminal and this process may change it."""
+    try:
+        handle = sys.stdin.fileno()
+        is_ours = os.isatty(handle)
+    except (AttributeError, ValueError, OSError):  # closed, or replaced by an object without a file
+        return None
+    with suppress(OSError):  # it is not the terminal of this session
+        is_ours = is_ours and os.tcgetpgrp(handle) == os.getpgrp()
+    return handle if is_ours else None
+
+
+@contextmanager
+def unbuffered_terminal() -> Iterator[None]:
+    """Let the terminal on stdin deliver each key at once, without printing it, while another process reads the keys.
+    Ctrl-C stays a signal. Does nothing without a terminal, or in the background."""
+    handle = _terminal_on_stdin()
+    if sys.platform == "win32" or handle is None:
+        yield
+        return
+    import termios
+
+    before = termios.tcgetattr(handle)
+    modes = [*before[:3], before[3] & ~(termios.ICANON | termios.ECHO), *before[4:]]
+    termios.tcsetattr(handle, termios.TCSANOW, modes)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(handle, termios.TCSADRAIN, before)
+
+
 @contextmanager
 def terminations(*, and_hangups: bool = False) -> Iterator[None]:
     """Raise KeyboardInterrupt on SIGTERM, as for Ctrl-C, so that results can be saved.

@@ -73,6 +73,32 @@ def test_in_place_a_debugger_can_be_used(himl: Himl, project: Path) -> None:
     assert "x is 42" in terminal.screen
 
 
+@posix
+def test_a_job_in_a_terminal_has_keys_bars_and_colours(himl: Himl, started_himl: Himl, project: Path) -> None:
+    script = """import os, sys
+print("terminal", sys.stdin.isatty(), sys.stdout.isatty(), os.get_terminal_size().columns, open("/dev/tty").isatty())
+print("\\rbar 1\\rbar 2\\n\\x1b[31mred\\x1b[0m")
+x = 41
+breakpoint()
+print("x is", x)
+"""
+    write_files(project, {"train.py": script, "read.py": "print(sys.stdout.isatty(), repr(input()))".replace("sys", "__import__('sys')")})
+    terminal = Terminal([str(himl.program), "submit", "train.py", "--tty"], cwd=project, columns=99)
+    terminal.wait_for("(Pdb)")
+    terminal.type("x = x + 1\n")
+    terminal.type("continue\n")
+    assert terminal.finish() == 0, terminal.screen
+    assert terminal.screen.count("x = x + 1") == 1, terminal.screen
+    log = himl.ok("runs", "logs", "latest").stdout
+    assert log.startswith("terminal True True 99 True\n\rbar 1\rbar 2\n\x1b[31mred\x1b[0m\n")
+    assert log.endswith("x is 42\n")
+    assert started_himl("submit", "read.py", "--tty", input=b"piped\n").stdout == "True 'piped'\n"
+    refused = [("--sweep", "x=1,2"), ("--cluster", "slurm:gpu"), ("--no_wait",), ("--processes_per_node", "2")]
+    for option in refused:
+        done = himl("submit", "train.py", "--tty", *option)
+        assert (done.code, f"--tty cannot be used with {option[0]}" in done.stderr) == (2, True), done.stderr
+
+
 def test_ranks_get_their_variables_and_logs(himl: Himl, started_himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": RANK, "show.py": SHOW})
     outcome = started_himl("submit", "train.py", "--processes_per_node", "3", input=b"hi\n")

@@ -297,6 +297,23 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
     return request.without(*_only_on("cluster"), *elsewhere), remarks
 
 
+def with_terminal(request: SubmitRequest, *, waits: bool) -> SubmitRequest:
+    """The request, without `tty` if the job cannot have a terminal. Raises BadUsage if it was typed then."""
+    if not request.tty:
+        return request
+    several = ("sweep", "crossval", "different_seeds", "processes_per_node")
+    reasons = {
+        f"--cluster {request.cluster}": bool(request.on_cluster) or request.on_slurm is not None,
+        **{f"--{name}": request.is_set(name) for name in several},
+        "--no_wait": not waits,
+        "Windows, which has no pseudo terminals for it": sys.platform == "win32",
+    }
+    reason = next((text for text, is_true in reasons.items() if is_true), "")
+    if reason and request.is_typed("tty"):
+        raise BadUsage(f"--tty cannot be used with {reason}.", hint="Omit one of them.")
+    return request.without("tty") if reason else request
+
+
 def retries_remarks(request: SubmitRequest) -> list[str]:
     """A remark that Azure ML does not retry jobs, if the settings ask for retries."""
     return [f"Ignored: retries = {request.retries}. {NO_RETRIES}"] if request.retries else []

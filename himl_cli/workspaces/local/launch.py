@@ -155,7 +155,7 @@ def resume(
             )
         else:
             _check_stored(run, [stored["job"]], env)
-            specs = [replace(job_from_stored_form(stored["job"], env), webhook=webhook)]
+            specs = [replace(job_from_stored_form(stored["job"], env), webhook=webhook, tty=False)]
             data = record["inputs"], record["outputs"]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
         raise DiskFailed(
@@ -248,17 +248,17 @@ def _own_stdin(spec: JobSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The stdin of this process for the job (`LaunchRequest.stdin`), and the handles that its supervisor inherits.
 
     The supervisor inherits a pipe, file or socket itself, so that other programs can read what the script leaves
-    unread, as in a shell's loop. An in-place job gets the name of a terminal, for a debugger. On Windows a job gets no
-    stdin.
+    unread, as in a shell's loop. A job in place or with `tty` gets the name of a terminal, for a debugger. On Windows a
+    job gets no stdin.
     """
     try:
-        number = sys.stdin.fileno()
+        takes_keys, number = spec.in_place or spec.tty, sys.stdin.fileno()
         mode = os.fstat(number).st_mode
     except (AttributeError, OSError, ValueError):  # closed, or replaced by an object without a file
         yield "", ()
         return
     if sys.platform == "win32" or stat.S_ISCHR(mode):
-        yield os.ttyname(number) if spec.in_place and sys.platform != "win32" and os.isatty(number) else "", ()
+        yield os.ttyname(number) if takes_keys and sys.platform != "win32" and os.isatty(number) else "", ()
         return
     handle = os.dup(number)
     try:

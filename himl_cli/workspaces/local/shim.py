@@ -16,6 +16,7 @@ import io
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -42,7 +43,7 @@ if sys.platform == "win32":
             self._kernel.SetInformationJobObject(self._job, 9, limits, ctypes.sizeof(limits))
             self._process: subprocess.Popen[bytes] | None = None
 
-        def start(self, command: list[str], stdin: str) -> subprocess.Popen[bytes]:
+        def start(self, command: list[str], stdin: str, tty: bool) -> subprocess.Popen[bytes]:
             flags = subprocess.CREATE_NEW_PROCESS_GROUP
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, stderr=2, creationflags=flags)
             rights = 0x0101  # PROCESS_TERMINATE and PROCESS_SET_QUOTA
@@ -60,6 +61,9 @@ if sys.platform == "win32":
             elif self._process is not None and self._process.poll() is None:
                 self._process.send_signal(signal.CTRL_BREAK_EVENT)
 
+        def drain(self) -> None:
+            """Do nothing, as there is no terminal."""
+
         def end(self, seconds: float) -> None:
             if self._process is not None and self._process.poll() is None:
                 self.send("TERM")
@@ -75,20 +79,53 @@ else:
 
         def __init__(self) -> None:
             self._group = 0
+            self._output: threading.Thread | None = None
             self._prctl = become_subreaper()
 
-        def start(self, command: list[str], stdin: str) -> subprocess.Popen[bytes]:
+        def start(self, command: list[str], stdin: str, tty: bool) -> subprocess.Popen[bytes]:
             if stdin.isdigit():
                 source = io.FileIO(int(stdin))
             else:
                 source = io.FileIO(stdin or os.devnull, opener=lambda path, flags: os.open(path, flags | os.O_NOCTTY))
+            if tty:
+                return self._start_in_terminal(command, source)
             with source:
                 process = subprocess.Popen(command, stdin=source, stdout=2, stderr=2, preexec_fn=self._in_the_child)
             self._group = process.pid
             return process
 
+        def _start_in_terminal(self, command: list[str], source: io.FileIO) -> subprocess.Popen[bytes]:
+            """Start the command in a pseudo terminal of the size of *source*. Threads copy its output to the log, and
+            the keys of *source* to it."""
+            import fcntl  # both are missing on Windows
+            import termios
+
+            ours, theirs = os.openpty()
+            modes = termios.tcgetattr(theirs)
+            modes[1] &= ~termios.ONLCR  # the log has no carriage returns, which the user's terminal adds
+            if not source.isatty():
+                modes[3] &= ~termios.ECHO
+            termios.tcsetattr(theirs, termios.TCSANOW, modes)
+            size = os.get_terminal_size(source.fileno()) if source.isatty() else os.terminal_size((80, 24))
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", size.lines, size.columns, 0, 0))
+
+            def in_the_child() -> None:
+                os.setsid()
+                os.close(os.open(os.ttyname(theirs), os.O_RDWR))  # becomes the terminal of the session
+                self._in_the_child()
+
+            process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=in_the_child)
+            os.close(theirs)
+            self._group = process.pid
+            self._output = threading.Thread(target=copy, args=(ours, 2), daemon=True)
+            self._output.start()
+            self._source = source  # stays open for the thread
+            threading.Thread(target=copy, args=(source.fileno(), ours, b"\4"), daemon=True).start()
+            return process
+
         def _in_the_child(self) -> None:
-            os.setpgid(0, 0)
+            if os.getsid(0) != os.getpid():
+                os.setpgid(0, 0)
             if self._prctl is not None:
                 self._prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG: even when this process is killed
 
@@ -119,6 +156,11 @@ else:
                     self.send("KILL")
                 time.sleep(0.02)
 
+        def drain(self) -> None:
+            """Wait until the log has the whole output of a terminal."""
+            if self._output is not None:
+                self._output.join(SECONDS_TO_LEAVE)
+
         def _is_alive(self) -> bool:
             try:
                 os.killpg(self._group, 0)
@@ -143,6 +185,20 @@ else:
                 todo += below
                 found += [pid for pid in below if facts[pid][0] != "Z" and facts[pid][1] != self._group]
             return found
+
+
+def copy(source: int, target: int, end: bytes = b"") -> None:
+    """Copy everything from one handle to another, and then *end*."""
+    data = b"..."
+    while data:
+        try:
+            data = os.read(source, 65536)
+        except OSError:  # the terminal is closed
+            return
+        left = data or end
+        with suppress(OSError):  # a full disk must not block the command
+            while left:
+                left = left[os.write(target, left) :]
 
 
 def become_subreaper() -> Callable[..., int] | None:
@@ -179,9 +235,9 @@ def children_of(pid: int) -> list[int]:
 
 def main() -> None:
     """Run the process on stdin, an object with these keys. `command`: the program and its arguments. `stdin`: a device,
-    the number of a handle, or '' for none. `log`: the file that gets both stdout and stderr, '' for the shim's stderr.
-    `cwd`, `env`: the folder and all variables, or those of the shim if empty. `srun`: more variables, which refer to
-    those that srun sets for each process, else empty.
+    the number of a handle, or '' for none. `tty`: whether it runs in a pseudo terminal. `log`: the file that gets both
+    stdout and stderr, '' for the shim's stderr. `cwd`, `env`: the folder and all variables, or those of the shim if
+    empty. `srun`: more variables, which refer to those that srun sets for each process, else empty.
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):  # the command would inherit SIG_IGN, but not a handler
@@ -203,7 +259,7 @@ def main() -> None:
                 os.dup2(log.fileno(), 2)
         if job["cwd"]:
             os.chdir(job["cwd"])
-        process = family.start(job["command"], job["stdin"])
+        process = family.start(job["command"], job["stdin"], job["tty"])
     except OSError as err:
         report(error=f"cannot start '{job['command'][0]}': {err.strerror or err}")
         return
@@ -211,6 +267,7 @@ def main() -> None:
     threading.Thread(target=obey, args=(family,), daemon=True).start()
     code = family.wait(process)
     family.end(SECONDS_TO_LEAVE)
+    family.drain()
     report(**({"signal": -code} if code < 0 else {"exit": code}))
 
 

@@ -224,7 +224,7 @@ class Supervisor(RunProcess):
         if self._request.nodes > 1:
             return self._ranks[0].start(command, environment("$SLURM_PROCID"), cwd)
         for number, (rank, own) in enumerate(zip(self._ranks, rank_environments(self._request), strict=True)):
-            rank.start(command, {**environment(str(number)), **own}, cwd)
+            rank.start(command, {**environment(str(number)), **own}, cwd, tty=self._request.spec.tty)
 
     def _watch(self) -> tuple[list[RankEnd], str]:
         """Wait for all ranks, and stop them in steps if there is a reason. Returns their ends, and the reason."""
@@ -300,8 +300,9 @@ class Rank:
             pass_fds=(int(stdin),) if stdin.isdigit() else (),
         )
 
-    def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
-        self._begin(command=command, stdin=self._stdin, log=str(self._log), cwd=str(cwd), env=env, srun={})
+    def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, *, tty: bool = False) -> None:
+        job = {"stdin": self._stdin, "log": str(self._log), "cwd": str(cwd), "tty": tty, "srun": {}}
+        self._begin(command=command, env=env, **job)
 
     def _begin(self, **job: Any) -> None:
         """Send *job* to the shim (see its `main`), and listen to its reports."""
@@ -347,7 +348,7 @@ class RanksOfNodes(Rank):
         self._count_here, self.parent = request.spec.processes or 1, 0
         self._is_started = False
 
-    def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
+    def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, *, tty: bool = False) -> None:
         request, log = self._request, self._log
         options = [f"--ntasks={self._count}", f"--ntasks-per-node={request.spec.processes}", f"--chdir={cwd}"]
         options += ["--distribution=block", "--wait=0", "--kill-on-bad-exit=0", "--open-mode=append"]
@@ -363,7 +364,7 @@ class RanksOfNodes(Rank):
             start_new_session=True,
         )
         self._is_started = True
-        self._begin(command=command, stdin="", log="", cwd="", env={}, srun=srun_variables(request, env))
+        self._begin(command=command, stdin="", log="", cwd="", env={}, tty=False, srun=srun_variables(request, env))
 
     def close(self) -> None:
         if not self._is_started:
