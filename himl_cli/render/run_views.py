@@ -549,7 +549,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Experiment": run.experiment,
         "Archived": f"yes; to restore it: himl runs restore {run.id}" if run.is_archived else "",
         "Outcome" if run.status.is_final else "Waits for": outcome,
-        "To resume": f"himl submit --resume {run.id}" if can_resume else "",
+        "To resume": f"himl submit --resume {run.id}" if can_resume and "--max_failures" not in run.reason else "",
         "Started": started,
         "Attempts": f"{tags[TRY]}; log of the first: himl runs logs {run.id} --try 1" if TRY in tags else "",
         "New code": tags.get(NEW_CODE, ""),

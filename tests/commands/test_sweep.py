@@ -208,6 +208,7 @@ def test_sweep_whose_first_trials_fail_can_be_finished(himl: Himl, project: Path
     reason = f"the first 2 trials to end failed; 1 of 5 was not started again; to run all: {hint} --max_failures 0"
     assert (again.code, show(himl, run)["reason"]) == (1, reason)
     assert again.stderr.splitlines()[-2:] == [f"error: Run '{run}' failed: {reason}.", f"hint: Show the cause: himl runs logs {run}_0"]
+    assert "To resume" not in himl.ok("runs", "show", run).stdout, "which the reason names"
     ended = himl(*hint.split()[1:], "--max_failures", "0")
     assert (ended.code, ended.stdout.count(": started"), show(himl, run)["reason"]) == (1, 3, "3 of 5 trials failed")
     write_files(project, {"train.py": "raise SystemExit(1)\n"})
