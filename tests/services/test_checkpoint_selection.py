@@ -358,15 +358,33 @@ def test_epochs_of_names_that_count_from_1_are_found_in_the_log(runs: RecordedRu
     assert (one.epoch, "name_offset" in one.why) == (2, False), "Lightning counts both in one way"
 
 
-def test_trial_without_tags_has_the_checkpoint_of_its_sweep(runs: RecordedRuns) -> None:
-    files = {f"{HERE}/last.ckpt": "brought", f"{HERE}/epoch=0.ckpt": "trained"}
-    words = " ".join(filter(None, (content_of(one, lambda _: None) for one in candidates_of([BlobInfo(f"{HERE}/last.ckpt", 7, "", md5(b"brought").digest())]))))
-    runs.add("sweep_1_aa", tags={MANY: "sweep", FROM_RUN: "old", BROUGHT: words})
+def brought(*names: str) -> dict[str, str]:
+    """The tags of a run that began with *names*, whose contents are their names."""
+    blobs = [BlobInfo(f"{HERE}/{each}", len(each), "", md5(each.encode()).digest()) for each in names]
+    return {FROM_RUN: "old", BROUGHT: " ".join(filter(None, (content_of(one, lambda _: None) for one in candidates_of(blobs))))}
+
+
+@pytest.mark.parametrize(("names", "taken", "said"), [
+    (["epoch=0.ckpt", "epoch=4.ckpt"], "epoch=4.ckpt", "began with last.ckpt, and did not change it. Using the one of the highest epoch."),
+    (["best.ckpt"], "best.ckpt", "began with last.ckpt, and did not change it."),
+    (["autosave.ckpt"], "autosave.ckpt", "has no last.ckpt of its own. Using its recovery checkpoint."),
+    ([f"{RETRY}/last.ckpt"], f"{RETRY}/last.ckpt", "began with last.ckpt"),
+    ([], "last.ckpt", "began with last.ckpt, and did not change it. It wrote no checkpoint."),
+])  # fmt: skip
+def test_what_a_run_began_with_is_its_last_only_if_it_wrote_none(runs: RecordedRuns, names: list[str], taken: str, said: str) -> None:
+    add(runs, "last.ckpt", *names, tags=brought("last.ckpt"))
+    assert (name(runs), said in found(runs).why) == (taken, True), found(runs).why
+
+
+def test_changed_or_unknown_last_checkpoint_counts(runs: RecordedRuns) -> None:
+    add(runs, "last.ckpt", "epoch=0.ckpt", content={"last.ckpt": "LAST.CKPT"}, tags=brought("last.ckpt"))
+    assert (name(runs), found(runs).why) == ("last.ckpt", "")
+    files = {f"{HERE}/last.ckpt": "last.ckpt", f"{HERE}/epoch=0.ckpt": "trained"}
+    runs.add("sweep_1_aa", tags={MANY: "sweep", **brought("last.ckpt")})
     runs.add("sweep_1_aa_0", parent="sweep_1_aa", files=files)
-    taken = found(runs, source="sweep_1_aa_0")
-    assert (taken.epoch, taken.why) == (0, "Run 'sweep_1_aa_0' began with last.ckpt, and did not change it.")
+    assert found(runs, source="sweep_1_aa_0").epoch == 0, "a trial may not have the tags of its sweep"
     runs.add("old_1_aa", tags=STARTED_FROM, files=files)
-    assert found(runs, source="old_1_aa").why == "Run 'old_1_aa' may have begun with this last.ckpt.", "its content is unknown"
+    assert found(runs, source="old_1_aa").why == "Run 'old_1_aa' may have begun with this last.ckpt."
 
 
 def test_best_trial_of_sweep_is_that_on_record_or_computed(runs: RecordedRuns) -> None:

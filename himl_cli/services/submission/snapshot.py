@@ -292,7 +292,10 @@ def ignored_remarks(reports: Sequence[SnapshotReport]) -> list[str]:
     for report in reports:
         if report.git_problem:
             what = f"The snapshot of '{report.snapshot.root}' excludes tracked files that an ignore rule matches"
-            texts.append(f"warning: {what}, because git does not list them: {report.git_problem}.")
+            texts.append(
+                f"warning: {what}, because git does not list them: {report.git_problem}. "
+                "To choose the files without git, list the others in .amlignore."
+            )
         if report.downloads:
             what = f"himl left out its own downloads: {named(report.downloads)}"
             texts.append(f"{what}. If the job needs them, add --input, or copy them.")
