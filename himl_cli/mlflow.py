@@ -52,7 +52,7 @@ from himl_cli.core.errors import (
 from himl_cli.core.files import WORKSPACE_FOLDER, expand_home
 from himl_cli.core.jobs import MANY, hyperparameters_of, value_text
 from himl_cli.core.logged import RunResults
-from himl_cli.core.runs import MLFLOW_ADDRESS, NOTE, Run, RunQuery, own_tags
+from himl_cli.core.runs import MLFLOW_ADDRESS, NOTE, REPEATED_BY, TRY, Run, RunQuery, own_tags
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
 from himl_cli.workspaces.resolve import local_folder, open_configured_azure, open_runs
@@ -278,6 +278,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             "mlflow.source.name": run.command,
             "himl.reason": "" if run.reason == run.status.value.lower() else run.reason,
             "himl.problem": problem,
+            **{name: run.tags.get(name, "") for name in (TRY, REPEATED_BY)},
             "himl.workspace": run.workspace if run.url else "",
             "himl.studio": run.url,
         }

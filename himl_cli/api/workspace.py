@@ -239,17 +239,15 @@ class Run(Recording):
         return self._found_in.opened.cancel(self.id)
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
-        """Save *parameters* as text immediately. An existing parameter with another value does not change, for example
-        after an interruption, and himl saves the others."""
-        given = {storable(str(name)): storable(str(value)) for name, value in parameters.items()}
-        try:
-            self._recorder.log_parameters(self.id, given)
-        except BadUsage:
-            from himl_cli.services.runs.writing import send_apart
+        """Save *parameters* as text immediately. An existing parameter with another value does not change, and himl
+        saves the others. Locally, an attempt replaces the parameters of earlier ones."""
+        from himl_cli.services.runs.writing import send_apart
 
-            known = self._found_in.opened.parameters(self.id)
-            others = [pair for pair in given.items() if pair[0] not in known]
-            for (name, _), why in send_apart(lambda some: self._recorder.log_parameters(self.id, dict(some)), others):
+        given = [(storable(str(name)), storable(str(value))) for name, value in parameters.items()]
+        rejected = [*send_apart(lambda some: self._recorder.log_parameters(self.id, dict(some)), given)]
+        known = self._found_in.opened.parameters(self.id) if rejected else {}
+        for (name, _), why in rejected:
+            if name not in known:
                 log.warning("himl did not store parameter '%s' of run '%s': %s", name, self.id, why)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:

@@ -28,6 +28,9 @@ print("try", number, "after", found and found.name, sys.stdin.read().strip(), fl
 folder = pathlib.Path("outputs/checkpoints")
 folder.mkdir(parents=True, exist_ok=True)
 (folder / f"recovery_epoch={number}.ckpt").write_text("x")
+# A parameter may change between attempts, but not within one.
+for parameters in ({"begin": number, "seed": 1}, {"begin": 9, "end": number}):
+    RUN_CONTEXT.log_parameters(parameters)
 for step in range(3):
     RUN_CONTEXT.log("val/loss", 1.0 if number < wanted else 2.0 + number + step, step=step)
 RUN_CONTEXT.flush()
@@ -87,7 +90,9 @@ def test_a_failed_job_is_tried_again_in_its_folder(himl: Himl, started_himl: Him
     shown = himl.ok("runs", "show", "latest").stdout
     assert "\nAttempts      3; " in shown
     assert re.search(r"^ +2  20\S+Z +\S+  failed: exit code 12$\n +3 .* completed$", shown, re.MULTILINE)
-    first, second, third = show(himl, run["id"])["attempts"]
+    details = show(himl, run["id"])
+    first, second, third = details["attempts"]
+    assert details["parameters"] == {"begin": "3", "end": "3", "seed": "1"}
     # The run lasts from the start of its first attempt to the end of the last one.
     assert (first["started"], first["outcome"], third["ended"]) == (run["started"], "failed: exit code 11", run["ended"])
     assert first["started"] < first["ended"] < second["started"] < second["ended"] < third["started"] < run["ended"]
