@@ -46,6 +46,7 @@ from himl_cli.core.errors import (
     IntegrityFailed,
     NotAllowed,
     NotFound,
+    RunNotFound,
     ServiceFailed,
     WorkspaceNotFound,
 )
@@ -71,6 +72,9 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 NEWEST_FIRST = ("attribute", "start_time", False)
 # Search keys that are not in a run's record.
 VALUES = ("metric", "parameter", "dataset")
+# Tags that show a run's record, which MLflow cannot change.
+FROM_RECORD = ("mlflow.runName", "mlflow.parentRunId", "mlflow.source.name")
+MOST_ENTITIES = 1000  # in a page, unless the request limits it
 VERBS = {"add", "complete", "copy", "create", "delete", "end", "finalize", "link", "log", "record", "register"}
 VERBS |= {"remove", "rename", "restore", "set", "start", "transition", "update", "upsert", "write"}
 CODES: Mapping[type[HimlError], Any] = {
@@ -121,7 +125,9 @@ def translated(call: Callable[..., Any]) -> Callable[..., Any]:
             return call(*args, **kwargs)
         except HimlError as err:
             code = next((code for kind, code in CODES.items() if isinstance(err, kind)), databricks_pb2.INTERNAL_ERROR)
-            raise MlflowException(f"{err} {err.hint}".rstrip(), error_code=code) from err
+            # MLflow's words for a missing run, by which some scripts detect it
+            words = f"Run with id={err.run} not found. " if isinstance(err, RunNotFound) else ""
+            raise MlflowException(f"{words}{err} {err.hint}".rstrip(), error_code=code) from err
 
     return answer
 
@@ -129,7 +135,8 @@ def translated(call: Callable[..., Any]) -> Callable[..., Any]:
 def read_only(plugin: Plugin) -> Plugin:
     """Convert errors in the methods of *plugin*, and refuse methods of its base classes that it does not define if they
     would change something."""
-    for name in {name for base in plugin.__bases__ for name in dir(base)}:
+    own = {name for name in vars(plugin) if not name.startswith("_")}
+    for name in own | {name for base in plugin.__bases__ for name in dir(base)}:
         method = None if name.startswith("__") else getattr(plugin, name)
         if not callable(method):
             continue
@@ -137,8 +144,27 @@ def read_only(plugin: Plugin) -> Plugin:
             setattr(plugin, name, translated(method))
         elif getattr(method, "__isabstractmethod__", False) or name.split("_")[0] in VERBS:
             setattr(plugin, name, _refusal(name))
+        else:
+            setattr(plugin, name, _or_nothing(method, name))
     update_abstractmethods(plugin)
     return plugin
+
+
+def _or_nothing(method: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """*method* of MLflow's base class, which reads entities that himl does not have unless the class implements it."""
+
+    @wraps(method)
+    def read(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except NotImplementedError as err:
+            verb, _, entity = name.partition("_")
+            if verb in ("list", "search"):
+                return PagedList([], None)
+            text = f"himl's workspaces have no such {entity.replace('_', ' ') or name}: {', '.join(map(str, args[1:]))}"
+            raise MlflowException(text, error_code=databricks_pb2.RESOURCE_DOES_NOT_EXIST) from err
+
+    return read
 
 
 def _refusal(name: str) -> Callable[..., Any]:
@@ -168,7 +194,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     def search_experiments(
         self,
         view_type: int = entities.ViewType.ACTIVE_ONLY,
-        max_results: int = 1000,
+        max_results: int | None = None,
         filter_string: str | None = None,
         order_by: Sequence[str] | None = None,
         page_token: str | None = None,
@@ -176,7 +202,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         found = [] if view_type == entities.ViewType.DELETED_ONLY else self._experiments()
         found = SearchExperimentsUtils.filter(found, filter_string)
         found = SearchExperimentsUtils.sort(found, order_by or ["creation_time DESC", "experiment_id ASC"])
-        return PagedList(*SearchUtils.paginate(found, page_token, max_results))
+        return PagedList(*SearchUtils.paginate(found, page_token, max_results or MOST_ENTITIES))
 
     def _experiments(self) -> list[entities.Experiment]:
         made = {name: _milliseconds(time) for name, time in self._workspace.experiments().items()}
@@ -190,7 +216,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     def get_experiment(self, experiment_id: str) -> entities.Experiment:
         found = next((each for each in self._experiments() if each.experiment_id == experiment_id), None)
         if found is None:
-            raise NotFound(f"No experiment with id '{experiment_id}' in {self._workspace.label}.")
+            raise NotFound(f"No Experiment with id={experiment_id} exists in {self._workspace.label}.")
         return found
 
     def get_experiment_by_name(self, experiment_name: str) -> entities.Experiment | None:
@@ -210,12 +236,13 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         experiment_ids: Sequence[str],
         filter_string: str | None,
         run_view_type: int,
-        max_results: int,
+        max_results: int | None,
         order_by: Sequence[str] | None,
         page_token: str | None,
     ) -> tuple[list[entities.Run], str | None]:
-        """Search runs. The default order is newest first, by creation, so that of thousands of runs it only reads those
-        up to the page."""
+        """Search runs. The default order is by start, newest first, and of thousands of runs it only reads those up to
+        the page. Azure ML lists its runs by creation, so only their order within a page is by start."""
+        max_results = max_results or MOST_ENTITIES
         conditions = SearchUtils.parse_search_filter(filter_string)
         orders = [SearchUtils.parse_order_by_for_search_runs(clause) for clause in order_by or ()]
         limit = None
@@ -224,7 +251,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         is_shown = run_view_type != entities.ViewType.DELETED_ONLY
         runs = {run.id: run for run in self._runs_of(experiment_ids, limit)} if is_shown else {}
         if limit is not None:
-            newest = sorted(runs.values(), key=lambda run: run.created, reverse=True)
+            newest = sorted(runs.values(), key=lambda run: (-_milliseconds(run.started or run.created), run.id))
             page, token = SearchUtils.paginate(newest, page_token, max_results)
             return self._entities(page), token
         is_by_values = any(
@@ -240,7 +267,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         if not self._names.keys() >= {*experiment_ids}:
             self._experiments()
         for name in (self._names[each] for each in experiment_ids if each in self._names):
-            yield from self._workspace.runs(RunQuery(name, children=True, limit=limit))
+            yield from self._workspace.runs(RunQuery(name, children=True, limit=limit, by_start=True))
 
     def _entities(self, runs: Iterable[Run], beside: Sequence[Run] = ()) -> list[entities.Run]:
         """*runs* with their last values. Values of the runs *beside* do not count as those of their parents."""
@@ -359,7 +386,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         ids = [each.experiment_id for each in self._experiments()]
         found = next((each for each in self._models(ids) if each.model_id == model_id), None)
         if found is None:
-            raise NotFound(f"No logged model '{model_id}' in {self._workspace.label}.")
+            raise NotFound(f"Logged model with ID '{model_id}' not found in {self._workspace.label}.")
         return found
 
     def search_logged_models(
@@ -429,12 +456,17 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     ) -> None:
         if metrics or params:
             _refusal("log_metrics_and_parameters")()
+        for tag in tags:
+            if tag.key in FROM_RECORD:  # it would have no effect
+                _refusal(f"set_the_tag_{tag.key}")()
         self._workspace.tag(run_id, {tag.key: tag.value for tag in tags})
 
     def set_tag(self, run_id: str, tag: entities.RunTag) -> None:
-        self._workspace.tag(run_id, {tag.key: tag.value})
+        self.log_batch(run_id, [], [], [tag])
 
     def delete_tag(self, run_id: str, key: str) -> None:
+        if key not in self._workspace.run(run_id).tags:
+            raise NotFound(f"No tag with name: {key} in run with id {run_id}")
         self._workspace.tag(run_id, {key: None})
 
     def delete_run(self, run_id: str) -> None:
@@ -554,6 +586,10 @@ class ModelStore(AbstractModelStore):  # type: ignore[misc]
         super().__init__(store_uri, tracking_uri)
         self._folder = local_folder(translated(open_uri)(absolute_uri(store_uri or "himl:.")))
 
+    @property
+    def _has_models(self) -> bool:
+        return self._folder is not None and (self._folder / "workspace.db").exists()
+
     def _ask(self, call: Callable[[ModelRegistry, Fields], Any], **fields: Any) -> Any:
         """The response of the local workspace's registry to a request with *fields*. Raises NotFound without such a
         workspace, and MlflowException."""
@@ -561,11 +597,11 @@ class ModelStore(AbstractModelStore):  # type: ignore[misc]
         from himl_cli.workspaces.local.tracking.models import ModelRegistry
         from himl_cli.workspaces.local.tracking.protocol import Fields, RequestError
 
-        if self._folder is None:
+        if not self._has_models:
             raise NotFound("Only local workspaces have registered models, and there is none.")
         given = Fields({name: value for name, value in fields.items() if value is not None})
         try:
-            with closing(Database(self._folder / "workspace.db")) as database:
+            with closing(Database((self._folder or Path()) / "workspace.db")) as database:
                 return call(ModelRegistry(database), given)
         except RequestError as err:
             raise MlflowException(str(err), error_code=databricks_pb2.ErrorCode.Value(err.code)) from err
@@ -574,7 +610,7 @@ class ModelStore(AbstractModelStore):  # type: ignore[misc]
         names = ("filter", "max_results", "order_by", "page_token")
         fields = dict(zip(names, given, strict=True))
         fields["order_by"] = [*(fields["order_by"] or ())]
-        answer = self._ask(lambda registry, asked: registry.search(what, asked), **fields) if self._folder else {}
+        answer = self._ask(lambda registry, asked: registry.search(what, asked), **fields) if self._has_models else {}
         return PagedList([make(each) for each in answer.get(what, [])], answer.get("next_page_token"))
 
     def search_registered_models(

@@ -264,7 +264,8 @@ def experiment_remarks(asked: str, chosen: str) -> list[str]:
 @dataclass(frozen=True)
 class RunQuery:
     """A selection of runs of a workspace, newest first, which meet all conditions. `limit` None means no limit. With
-    `children`, child runs of an experiment are included. With `archived` there are only archived runs, and with None
+    `children`, child runs of an experiment are included. With `by_start`, local runs are in the order of their start,
+    not of their creation. With `archived` there are only archived runs, and with None
     there are both kinds."""
 
     experiment: str | None = None
@@ -274,6 +275,7 @@ class RunQuery:
     limit: int | None = None
     children: bool = False
     archived: bool | None = False
+    by_start: bool = False
 
 
 @dataclass(frozen=True)

@@ -489,7 +489,11 @@ class JoinedWorkspace(Workspace):
             is_here = self._missing_here(query.parent) is None
             yield from (self.local.runs(query) if is_here else self._remote_runs(query))
             return
-        both = heapq.merge(self.local.runs(query), self._only_there(query), key=lambda run: run.created, reverse=True)
+
+        def time(run: Run) -> datetime:
+            return (query.by_start and run.started) or run.created
+
+        both = heapq.merge(self.local.runs(query), self._only_there(query), key=time, reverse=True)
         yield from islice(both, query.limit)
 
     def experiments(self) -> Mapping[str, datetime]:

@@ -44,6 +44,7 @@ def search(uri: str) -> str:
     numbers = {each.name: each.experiment_id for each in client.search_experiments()}
     assert set(numbers) == {"train", "other", "tuning"}, numbers
     assert [each.name for each in client.search_experiments(filter_string="name LIKE 't%'", order_by=["name DESC"])] == ["tuning", "train"]
+    assert len(client.search_experiments(max_results=None)) == 3
     first = client.search_experiments(max_results=2, order_by=["name"])
     assert [each.name for each in client.search_experiments(max_results=2, order_by=["name"], page_token=first.token)] == ["tuning"]
     assert client.search_experiments(view_type=ViewType.DELETED_ONLY) == []
@@ -53,7 +54,7 @@ def search(uri: str) -> str:
     def ids(text: str = "", *order: str, **options: Any) -> list[str]:
         return [run.info.run_id for run in client.search_runs(every, text, order_by=[*order], **options)]
 
-    assert ids() == [*reversed(TRIALS), SWEEP, OTHER, FAILED, TRAINED], "the newest first"
+    assert ids() == ids("", "start_time DESC") == ids(max_results=None) == [*reversed(TRIALS), SWEEP, OTHER, FAILED, TRAINED], "the newest first"
     for text, found in (
         ("metrics.loss < 0.9", [TRAINED]),
         ("metrics.`val/dice` >= 0.5", [TRIALS[1]]),
@@ -96,6 +97,20 @@ def read_runs(uri: str) -> None:
     assert (sweep.data.tags.get("mlflow.parentRunId"), trial.data.tags["mlflow.parentRunId"]) == (None, SWEEP)
     code, text = error_of(client.get_run, "train_1_ab")
     assert (code, "No run 'train_1_ab'" in text, TRAINED in text) == ("RESOURCE_DOES_NOT_EXIST", True, True), text
+    for call, arguments, words in (
+        (client.get_run, ["train_1_ab"], "Run with id=train_1_ab not found"),
+        (client.get_metric_history, ["nope", "loss"], "Run with id=nope not found"),
+        (client.list_artifacts, ["nope"], "Run with id=nope not found"),
+        (client.delete_tag, [TRAINED, "nope"], f"No tag with name: nope in run with id {TRAINED}"),
+        (client.get_experiment, ["5"], "No Experiment with id=5 exists"),
+        (client.get_logged_model, ["m-5"], "Logged model with ID 'm-5' not found"),
+        (client.get_trace, ["tr-5"], "tr-5"),
+        (client.get_registered_model, ["nope"], ""),
+        (client.get_model_version, ["nope", "1"], ""),
+    ):
+        code, text = error_of(call, *arguments)
+        assert (code, words in text) == ("RESOURCE_DOES_NOT_EXIST", True), (call, text)
+    assert client.search_registered_models() == []
 
 
 def read_files(uri: str) -> None:
@@ -154,6 +169,7 @@ def refuse(uri: str) -> None:
         (client.set_terminated, FAILED, "FINISHED"),
         (client.update_run, TRAINED, "FAILED"),
         (client.restore_run, TRAINED),
+        (client.set_tag, TRAINED, "mlflow.runName", "new"),
         (client.create_experiment, "new"),
         (client.delete_experiment, number),
         (client.restore_experiment, number),

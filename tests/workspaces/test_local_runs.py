@@ -86,6 +86,14 @@ def test_runs_come_newest_first_over_pages(database: Database) -> None:
     assert {run.experiment for run in store.query(RunQuery(experiment="odd"))} == {"odd"}
 
 
+def test_runs_come_in_the_order_of_their_start_on_request(database: Database) -> None:
+    store = RunStore(database)
+    for number, started in enumerate((30, 10, None, 20)):
+        store.add(Run(f"r{number}", "e"), status=RunStatus.running, started=started)
+    assert [run.id for run in store.query(RunQuery(by_start=True))] == ["r2", "r0", "r3", "r1"]
+    assert [run.id for run in store.query(RunQuery(by_start=True, limit=2))] == ["r2", "r0"]
+
+
 def test_work_of_sqlite_grows_with_the_runs_that_are_listed_or_not_at_all(database: Database) -> None:
     """Counts steps of SQLite's virtual machine. A search per page would take a hundred times as many for ten times as
     many runs.

@@ -567,7 +567,8 @@ class RunStore:
             marks, of_gone = (",".join("?" * len(some)) for some in (wanted.statuses, gone))
             parts.append(f"CASE WHEN ended IS NULL AND job IN ({of_gone}) THEN 'Failed' ELSE status END IN ({marks})")
             values += [*sorted(gone), *(status.value for status in wanted.statuses)]
-        order, limit = "ORDER BY created DESC, id DESC", -1 if wanted.limit is None else wanted.limit
+        order, limit = "created DESC, id DESC", -1 if wanted.limit is None else wanted.limit
+        order = f"ORDER BY {'COALESCE(started, created) DESC, id' if wanted.by_start else order}"
         matching = f"SELECT rowid FROM runs WHERE {' AND '.join(parts)} {order} LIMIT ?"
         # By row number, since a damaged id may be NULL
         for chunk, marks in chunks([row["rowid"] for row in self.database.rows(matching, (*values, limit))], PAGE):

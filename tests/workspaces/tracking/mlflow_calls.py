@@ -274,7 +274,7 @@ def register_models() -> None:
     client.delete_registered_model("named")
     assert code_of(client.get_registered_model, "named") == "RESOURCE_DOES_NOT_EXIST"
     client.delete_registered_model_alias("mine", "champion")
-    assert code_of(client.get_model_version_by_alias, "mine", "champion") == "RESOURCE_DOES_NOT_EXIST"
+    assert code_of(client.get_model_version_by_alias, "mine", "champion") == "INVALID_PARAMETER_VALUE"
     client.delete_model_version("mine", "2")
     assert code_of(client.get_model_version, "mine", "2") == "RESOURCE_DOES_NOT_EXIST"
     assert numbers([mlflow.register_model("models:/mine/1", "mine")]) == [3], "a number was given twice"

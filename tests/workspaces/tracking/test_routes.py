@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.runs import RunStatus
+from himl_cli.workspaces.local.run_store import now_ms
 from himl_cli.workspaces.local.tracking.protocol import MODEL_ATTRIBUTES, RequestError, Searchable, parse_filter, parse_order, sort_items
 from tests.support.folders import SmallDisk
+from tests.support.running import until
 from tests.workspaces.tracking.tracked_job import API, INVALID, JOB, MISSING, PARENT, TrackedJob, tracked_job
 
 
@@ -406,10 +408,62 @@ def test_models_are_searched_by_what_was_logged_of_them(job: TrackedJob) -> None
     assert found(order_by=[{"field_name": "metrics.acc", "ascending": False}]) == ["two", "one"]
     assert found(order_by=[{"field_name": "name"}], max_results=1) == ["one"]
     assert found(experiment_ids=["5"]) == []
+    iris = {"dataset_name": "iris"}
+    assert found(datasets=[iris]) == found(datasets=[{**iris, "dataset_digest": "d"}]) == found(filter="metrics.acc > 0.5", datasets=[iris]) == ["two"]
+    assert found(datasets=[{**iris, "dataset_digest": "other"}]) == found(filter="metrics.acc > 0.95", datasets=[iris]) == []
     assert job.get(f"logged-models/{ids[1]}").body["model"]["data"]["metrics"][0]["dataset_name"] == "iris"
     assert job.post("logged-models/search", filter="colour = 'x'").error == INVALID
     job.send("DELETE", f"{API}logged-models/{ids[0]}")
     assert found() == ["two"]
+
+
+def test_missing_entities_are_named_as_in_mlflow(job: TrackedJob) -> None:
+    job.post("registered-models/create", name="m")
+    cases = {
+        "runs/get?run_id=r": "Run with id=r not found",
+        "metrics/get-history?run_id=r&metric_key=m": "Run with id=r not found",
+        "experiments/get?experiment_id=7": "No Experiment with id=7 exists",
+        "experiments/get-by-name?experiment_name=e": "Could not find experiment with name 'e'",
+        "logged-models/m-1": "Logged model with ID 'm-1' not found.",
+        "registered-models/get?name=n": "Registered Model with name=n not found",
+        "model-versions/get?name=m&version=3": "Model Version (name=m, version=3) not found",
+        "traces/tr-1/info": "Trace with ID 'tr-1' not found.",
+    }
+    for route, message in cases.items():
+        reply = job.get(route)
+        assert (reply.error, reply.body["message"]) == (MISSING, message), route
+    others = {
+        "registered-models/alias?name=m&alias=a": "Registered model alias a not found.",
+        "model-versions/get?name=m&version=x": "Parameter 'version' must be an integer, got 'x'.",
+        "metrics/get-history-bulk-interval?metric_key=m": "Missing value for required parameter 'run_ids'.",
+        "runs/get": "Missing value for required parameter 'run_id'.",
+    }
+    for route, message in others.items():
+        reply = job.get(route)
+        assert (reply.error, reply.body["message"]) == (INVALID, message), route
+    assert job.post("runs/delete-tag", run_id=JOB, key="t").body["message"] == f"No tag with name: t in run with id {JOB}"
+    assert job.post("registered-models/create", name="m").body["message"] == "Registered Model (name=m) already exists."
+
+
+def test_the_registry_has_mlflows_orders_aliases_and_prompts(job: TrackedJob) -> None:
+    for name, tags in (("model", []), ("prompt", [{"key": "mlflow.prompt.is_prompt", "value": "true"}])):
+        job.post("registered-models/create", name=name, tags=tags)
+        job.post("model-versions/create", name=name, source="s", tags=tags)
+
+    def names(what: str, filter: str = "") -> list[str]:
+        return [each["name"] for each in job.get(f"{what.replace('_', '-')}/search?filter={quote(filter)}").body[what]]
+
+    for what in ("registered_models", "model_versions"):
+        assert (names(what), names(what, "tags.`mlflow.prompt.is_prompt` = 'true'"), names(what, "name = 'prompt'")) == (["model"], ["prompt"], [])
+    job.post("model-versions/create", name="model", source="s")
+    before = job.get("model-versions/get?name=model&version=1").body["model_version"]["last_updated_timestamp"]
+    until(lambda: now_ms() > before + 1)
+    body = json.dumps({"name": "model", "version": "1", "description": "changed"}).encode()
+    assert job.send("PATCH", f"{API}model-versions/update", body).body["model_version"]["last_updated_timestamp"] > before
+    assert [each["version"] for each in job.get("model-versions/search").body["model_versions"]] == ["1", "2"], "the last changed first"
+    for alias, status in (("best-1", 200), ("latest", 400), ("v2", 400), ("a b", 400), ("best", 404)):
+        version = "1" if alias != "best" else "9"
+        assert job.post("registered-models/alias", name="model", alias=alias, version=version).status == status, alias
 
 
 def test_fields_of_the_wrong_form_are_refused_with_their_name(job: TrackedJob) -> None:
@@ -423,7 +477,6 @@ def test_fields_of_the_wrong_form_are_refused_with_their_name(job: TrackedJob) -
         ("runs/log-inputs", "model_id", {"models": [{}]}),
         ("runs/outputs", "model_id", {"models": [{}]}),
         ("runs/log-model", "model_json", {}),
-        ("experiments/create", "name", {}),
         ("experiments/set-experiment-tag", "key", {"value": "v"}),
         ("experiments/delete-experiment-tag", "key", {}),
         ("registered-models/get-latest-versions", "name", {}),
@@ -435,7 +488,8 @@ def test_fields_of_the_wrong_form_are_refused_with_their_name(job: TrackedJob) -
         ("runs/log-batch", "Parameter 'metrics' must be a list of objects.", {"metrics": [5]}),
         ("runs/log-inputs", "Parameter 'datasets' must be a list of objects.", {"datasets": {}}),
         ("logged-models", "Parameter 'source_run_id' must be a string.", {"source_run_id": 5}),
-        ("registered-models/create", "Invalid name of a registered model ('a/b'): it has '/' or ':' in it.", {"name": "a/b"}),
+        ("registered-models/create", "Invalid model name 'a/b'. Names cannot contain '/' or ':'.", {"name": "a/b"}),
+        ("experiments/create", "Invalid experiment name: ''", {}),
         ("registered-models/create", "Parameter 'description' must be a string.", {"name": "n", "description": 5}),
         ("model-versions/create", "Parameter 'tags' must be a list of objects.", {"name": "n", "source": "x", "tags": 5}),
         *((route, f"Missing value for required parameter '{name}'.", fields) for route, name, fields in missing),

@@ -9,7 +9,7 @@ import re
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ UNFIT = set("/\\:.%\"'")  # as in MLflow, since a name is part of URIs and of pa
 LONGEST_NAME = 200
 
 TABLE = "CREATE TABLE IF NOT EXISTS registered_models (name TEXT PRIMARY KEY, document TEXT NOT NULL)"
+PROMPT = "mlflow.prompt.is_prompt"  # the tag of a prompt, which clients store as a registered model
 STAGES = ("None", "Staging", "Production", "Archived")
 REGISTRY_ATTRIBUTES = frozenset({"name", "version_number", "run_id", "source_path", *TIMES})
 
@@ -110,7 +111,7 @@ class LoggedModels:
         with self._lock:
             model = self._models.get(model_id)
         if model is None or (model.is_deleted and request.text("allow_deleted", "") != "true"):
-            raise not_found(f"Logged model '{model_id[:250]}'")
+            raise not_found(f"Logged model with ID '{model_id[:250]}' not found.")
         return model
 
     def edit(self, action: str, request: Fields) -> Json:
@@ -129,7 +130,8 @@ class LoggedModels:
                     model.is_deleted = True
                 case "delete tag":
                     if model.tags.pop(request.key("tag_key"), None) is None:
-                        raise not_found(f"Tag '{request.key('tag_key')[:250]}' of model '{model.info['model_id']}'")
+                        name = request.key("tag_key")[:250]
+                        raise not_found(f"No tag with key {name!r} found for model with ID '{model.info['model_id']}'.")
                 case "finalize":
                     status = request.key("status")
                     if status not in STATUSES[1:]:
@@ -147,13 +149,19 @@ class LoggedModels:
             for item in request.items("order_by")
         ]
         wanted, items = request.texts("experiment_ids"), []
+        datasets = [(item.key("dataset_name"), item.text("dataset_digest", "")) for item in request.items("datasets")]
         with self._lock:
             models = [each for each in reversed(self._models.values()) if each.info["experiment_id"] in wanted]
             for model in [each for each in models if not each.is_deleted]:
                 times = {name: model.info[f"{name}_ms"] for name in TIMES}
                 status = str(model.info["status"]).removeprefix("LOGGED_MODEL_")
                 attributes = {**model.info, **times, "model_name": model.info["name"], "status": status}
-                metrics = {str(each["key"]): float(str(each["value"])) for each in self._metrics_of(model)}
+                logged = self._metrics_of(model)
+                if datasets:
+                    logged = [each for each in logged if any(_is_of(each, *dataset) for dataset in datasets)]
+                metrics = {str(each["key"]): float(str(each["value"])) for each in logged}
+                if datasets and not metrics:
+                    continue
                 items.append((Searchable(attributes, metrics, model.params, model.tags), model))
             found, more = find_page(
                 request, items, attributes=MODEL_ATTRIBUTES, clauses=clauses, default=100, most=1000
@@ -168,12 +176,17 @@ class LoggedModels:
         form: dict[str, Any] = self._json(model)
         stage = {"is_deleted": model.is_deleted} if model.is_deleted else {}
         stored = {"info": form["model"]["info"], "data": {"params": json_pairs(model.params)}, **stage}
-        self.runs.keep(str(model.info["source_run_id"]) or self.runs.job_id, "models", [stored])
+        self.runs.keep(str(model.info.get("source_run_id", "")) or self.runs.job_id, "models", [stored])
         return form
 
     def _json(self, model: LoggedModel) -> Json:
         data: Json = {"params": json_pairs(model.params), "metrics": list(self._metrics_of(model))}
-        return {"model": {"info": {**model.info, "tags": json_pairs(model.tags)}, "data": data}}
+        info = {name: value for name, value in model.info.items() if value != ""}
+        return {"model": {"info": {**info, "tags": json_pairs(model.tags)}, "data": data}}
+
+
+def _is_of(metric: Json, dataset_name: str, digest: str) -> bool:
+    return metric.get("dataset_name") == dataset_name and (not digest or metric.get("dataset_digest") == digest)
 
 
 def json_metrics_of(store: MetricStore, model_id: str) -> list[Json]:
@@ -225,7 +238,7 @@ class ModelRegistry:
             case "alias":
                 alias = request.key("alias")
                 if alias not in model["aliases"]:
-                    raise not_found(f"Alias '{alias[:250]}' of the registered model '{model['name']}'")
+                    raise RequestError(f"Registered model alias {alias[:250]} not found.")  # MLflow's code is this one
                 return _reply(model, model["aliases"][alias])
         number = request.key("version")
         location = _target(model, request)["location"]
@@ -234,8 +247,11 @@ class ModelRegistry:
     def create_version(self, request: Fields) -> Json:
         """Register a version. If its source is one of the job's logged models or another version, it has the files and
         the run of that source."""
-        source, now, run_id = request.key("source"), now_ms(), ""
+        source, now, run_id, model_id = request.key("source"), now_ms(), "", request.text("model_id", "")
         location = source
+        if model_id and self._models is not None:
+            with suppress(RequestError):  # a model of another job
+                run_id = str(self._models.find(Fields({"model_id": model_id})).info.get("source_run_id", ""))
         if source.startswith("models:/"):
             name, _, version = source.removeprefix("models:/").partition("/")
             if version:
@@ -244,9 +260,10 @@ class ModelRegistry:
                 location, run_id = found["location"], found["run_id"]
             elif self._models is not None:
                 model_of = self._models.find(Fields({"model_id": name}))
-                location, run_id = model_of.folder.as_uri(), str(model_of.info["source_run_id"])
+                location, run_id = model_of.folder.as_uri(), str(model_of.info.get("source_run_id", ""))
         created: Document = {
-            **{name: request.text(name, "") for name in ("run_link", "description", "model_id")},
+            **{name: request.text(name, "") for name in ("run_link", "description")},
+            "model_id": model_id,
             "run_id": request.text("run_id", "") or run_id,
             **dict.fromkeys(TIMES, now),
             "current_stage": "None",
@@ -286,7 +303,11 @@ class ModelRegistry:
                 case "delete tag":
                     target["tags"].pop(request.key("key"), None)
                 case "set alias":
-                    aliases[request.key("alias")] = request.key("version")
+                    alias = request.key("alias")
+                    if not re.fullmatch(r"[\w-]{1,256}", alias) or re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+                        rule = "at most 256 letters, digits, '_' and '-', and neither 'latest' nor 'v' with a number"
+                        raise RequestError(f"Invalid alias name: '{alias[:250]}'. It must be {rule}.")
+                    aliases[alias] = request.key("version")
                 case "delete alias":
                     aliases.pop(request.key("alias"), None)
                 case "delete version":
@@ -294,6 +315,8 @@ class ModelRegistry:
                     del model["versions"][number]
                     model["aliases"] = {alias: other for alias, other in aliases.items() if other != number}
             number = request.text("version", "")
+            if action in ("describe", "transition stage"):
+                target["last_updated_timestamp"] = now_ms()
             return _reply(model, number) if action in ("rename", "describe", "transition stage") else {}
 
     def delete(self, request: Fields) -> Json:
@@ -308,17 +331,20 @@ class ModelRegistry:
         return {"model_versions": [each for each in latest if str(each["current_stage"]).lower() in stages]}
 
     def search(self, what: str, request: Fields) -> Json:
-        """Matching models, sorted by name by default, or versions, newest first by default, in pages."""
+        """Matching models, sorted by name by default, or versions, last changed first by default, in pages. Omits
+        prompts unless the filter has their tag."""
         models = sorted(self._all(), key=lambda model: str(model["name"]))
         found = [_model_json(model) for model in models]
         if what == "model_versions":
             found = [_version_json(model, number) for model in models for number in model["versions"]]
-            found.sort(key=lambda each: (each["creation_timestamp"], int(each["version"])), reverse=True)
-        items = []
+            found.sort(key=lambda each: (-each["last_updated_timestamp"], each["name"], -int(each["version"])))
+        items, has_prompts = [], PROMPT in request.text("filter", "")
         for each in found:
+            if not has_prompts and Fields(each).pairs("tags").get(PROMPT, "").lower() == "true":
+                continue
             attributes = {**each, "source_path": each.get("source"), "version_number": int(each.get("version", 0))}
             # Clients search for models that are not prompts, which includes models without the tag
-            tags = {"mlflow.prompt.is_prompt": "false", **Fields(each).pairs("tags")}
+            tags = {PROMPT: "false", **Fields(each).pairs("tags")}
             items.append((Searchable(attributes, tags=tags), each))
         clauses = [parse_order(clause, REGISTRY_ATTRIBUTES) for clause in request.texts("order_by")]
         page, more = find_page(
@@ -335,7 +361,7 @@ class ModelRegistry:
         name = request.key("name")
         found = next((model for model in self._all() if model["name"] == name), None)
         if found is None:
-            raise not_found(f"Registered model '{name[:250]}'")
+            raise not_found(f"Registered Model with name={name[:250]} not found")
         return found
 
     @contextmanager
@@ -353,12 +379,12 @@ class ModelRegistry:
 def _new_name(request: Fields, field: str) -> str:
     name = request.key(field)
     if {"/", ":"} & set(name):
-        raise RequestError(f"Invalid name of a registered model ({name[:200]!r}): it has '/' or ':' in it.")
+        raise RequestError(f"Invalid model name '{name[:200]}'. Names cannot contain '/' or ':'.")
     return name
 
 
 def _exists(name: str) -> RequestError:
-    return RequestError(f"Registered model '{name[:250]}' already exists.", code="RESOURCE_ALREADY_EXISTS")
+    return RequestError(f"Registered Model (name={name[:250]}) already exists.", code="RESOURCE_ALREADY_EXISTS")
 
 
 def _target(model: Document, request: Fields) -> Document:
@@ -366,9 +392,11 @@ def _target(model: Document, request: Fields) -> Document:
     if not request.has("version"):
         return model
     number = request.key("version")
+    if not number.isdecimal():
+        raise RequestError(f"Parameter 'version' must be an integer, got '{number[:50]}'.")
     found: Document | None = model["versions"].get(number)
     if found is None:
-        raise not_found(f"Version '{number[:50]}' of the registered model '{model['name']}'")
+        raise not_found(f"Model Version (name={model['name']}, version={number[:50]}) not found")
     return found
 
 
@@ -433,7 +461,7 @@ class Traces:
         trace_id = request.key("trace_id")
         with self._lock:
             if trace_id not in self._infos:
-                raise not_found(f"Trace '{trace_id[:250]}'")
+                raise not_found(f"Trace with ID '{trace_id[:250]}' not found.")
             info = self._infos[trace_id]
             tags = Fields(info).pairs("tags")
             match action:

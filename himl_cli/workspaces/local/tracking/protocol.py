@@ -40,9 +40,9 @@ class RequestError(Exception):
         self.status = status
 
 
-def not_found(what: str) -> RequestError:
-    """The error that *what* (`Run 'x'`) does not exist."""
-    return RequestError(f"{what} does not exist.", code="RESOURCE_DOES_NOT_EXIST", status=404)
+def not_found(message: str) -> RequestError:
+    """The error that an entity does not exist, in MLflow's words, by which some scripts detect it."""
+    return RequestError(message, code="RESOURCE_DOES_NOT_EXIST", status=404)
 
 
 @dataclass(frozen=True)

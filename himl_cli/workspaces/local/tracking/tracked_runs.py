@@ -50,7 +50,7 @@ JOBS_EXPERIMENT = "0"  # the id of MLflow's default experiment, which scripts us
 
 def run_id_of(request: Fields) -> str:
     """The `run_id`, which is `run_uuid` in clients before MLflow 1.0."""
-    return request.text("run_id", "") or request.key("run_uuid")
+    return request.text("run_id", "") or request.text("run_uuid", "") or request.key("run_id")
 
 
 class JobRuns:
@@ -90,7 +90,7 @@ class JobRuns:
         is set."""
         if run_id not in self._known:
             if self.store.job_of(run_id) != self.job_id:
-                raise not_found(f"Run '{run_id[:300]}'")
+                raise not_found(f"Run with id={run_id[:300]} not found")
             self._known.add(run_id)
         if active and run_id in self._deleted:
             raise RequestError(f"The run {run_id} must be in the 'active' state. Current state is deleted.")
@@ -99,7 +99,7 @@ class JobRuns:
     def record(self, run_id: str) -> Run:
         run = self.store.get(self.require(run_id, active=False))
         if run is None:
-            raise not_found(f"Run '{run_id}'")
+            raise not_found(f"Run with id={run_id} not found")
         return run
 
     def get(self, request: Fields) -> Json:
@@ -273,7 +273,7 @@ class JobRuns:
         """The id of the experiment in the request, by default that of the job. Raises `RequestError`."""
         found = request.text("experiment_id", "") or JOBS_EXPERIMENT
         if found not in self._experiments:
-            raise not_found(f"Experiment with id '{found[:250]}'")
+            raise not_found(f"No Experiment with id={found[:250]} exists")
         return found
 
     def experiment(self, action: str, request: Fields) -> Json:
@@ -282,14 +282,18 @@ class JobRuns:
         known = next((key for key, each in self._experiments.items() if each["name"] == named), None)
         match action:
             case "create":
-                new = experiment_number(request.key("name"))
+                if not named:
+                    raise RequestError("Invalid experiment name: ''")
+                new = experiment_number(named)
                 if known is not None:
-                    raise RequestError(f"Experiment '{named[:250]}' already exists.", code="RESOURCE_ALREADY_EXISTS")
+                    raise RequestError(
+                        f"Experiment(name={named[:250]}) already exists.", code="RESOURCE_ALREADY_EXISTS"
+                    )
                 self._add_experiment(new, named, request.pairs("tags"))
                 return {"experiment_id": new}
             case "get by name":
                 if known is None:
-                    raise not_found(f"Experiment '{named[:250]}'")
+                    raise not_found(f"Could not find experiment with name '{named[:250]}'")
                 return {"experiment": self._experiment_json(known)}
             case "search":
                 return self._search_experiments(request)
@@ -365,7 +369,7 @@ class JobRuns:
     def delete_tag(self, request: Fields) -> Json:
         run_id, name = self.require(request.key("run_id")), request.key("key")
         if not self.store.delete_tag(run_id, name):
-            raise not_found(f"Tag '{name[:250]}' of run '{run_id}'")
+            raise not_found(f"No tag with name: {name[:250]} in run with id {run_id}")
         return {}
 
     def log_model(self, request: Fields) -> Json:
@@ -391,6 +395,8 @@ class JobRuns:
         """Points of one metric of several runs between two steps, thinned evenly to `max_results` per run. The first
         and the last point stay."""
         name, run_ids = request.key("metric_key"), request.texts("run_ids")
+        if not run_ids:
+            raise RequestError("Missing value for required parameter 'run_ids'.")
         first, last = request.integer("start_step", INT64.start), request.integer("end_step", INT64.stop - 1)
         most = request.integer("max_results", INTERVAL_POINTS, allowed=range(1, INTERVAL_POINTS + 1))
         found: list[Json] = []
@@ -416,7 +422,7 @@ def _key(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _tags(run: Run) -> dict[str, str]:
-    return {**run.tags, **({RUN_NAME: run.display_name} if run.display_name else {})}
+    return {**run.tags, RUN_NAME: run.display_name or run.id}
 
 
 class LatestMetrics:
