@@ -442,3 +442,22 @@ def test_doctor_and_init_know_slurm(himl: Himl, project: Path, slurm: Slurm, sen
     assert himl("init", "--slurm").code == 0
     assert "[slurm.gpu]" in (project / "himl.toml").read_text()
     assert himl("submit", "hello.py", "--cluster", "slurm:short", "--wait", "-q").code == 0
+
+
+def test_trials_run_the_snapshot_and_a_resumed_job_the_new_code(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    edit = f"open({str(project / 'src' / 'lib.py')!r}, 'w').write('VALUE = 2')"
+    write_files(
+        project,
+        {"pyproject.toml": "", "src/lib.py": "VALUE = 1", "jobs/train.py": f"import sys, lib\nprint('VALUE', lib.VALUE)\n{edit}\nsys.exit(lib.VALUE == 1)"},
+    )
+    command = ("jobs/train.py", "--env_var", f"PYTHONPATH={project / 'src'}")
+    run_id = send(*command, "--sweep", "x=1,2", "--max_concurrent", "1")
+    ended(himl, run_id)
+    assert [himl("runs", "logs", f"{run_id}_{index}").stdout for index in (0, 1)] == ["VALUE 1\n"] * 2
+    write_files(project, {"src/lib.py": "VALUE = 1"})
+    single = send(*command)
+    ended(himl, single)
+    done = himl("submit", "--resume", single, "--new_code", "--env_var", f"PYTHONPATH={project / 'src'}", "--no_wait")
+    assert done.code == 0, done.stderr
+    until(lambda: shown(himl, single)["status"] == "Completed")
+    assert himl("runs", "logs", single).stdout == "VALUE 2\n"
