@@ -194,6 +194,20 @@ def test_refused_metric_keeps_back_no_other(recording: Recording, caplog: pytest
     assert recording.here.logged(ID, sent.last_point)[0] == []
 
 
+def test_refused_nested_run_keeps_back_no_other(recording: Recording, caplog: pytest.LogCaptureFixture) -> None:
+    recording.runs.add(ID, files={"outputs/a.txt": "a"})
+    for name in ("good_1_aa", "bad_1_bb", "last_1_cc"):
+        recording.runs.add(name, parent=ID)
+        recording.runs.log(name, [("loss", 1.0, 0, 0)])
+    recording.runs.add("below_1_dd", parent="bad_1_bb")
+    recording.fail(REFUSED, "PATCH .*/runs/bad_1_bb")
+    recording.record()
+    assert values(recording.there) == {(name, "loss"): [(0, 1.0)] for name in ("good_1_aa", "last_1_cc")}
+    assert recording.end_there() == (RunStatus.completed, {"outputs/a.txt": b"a"})
+    assert caplog.text.count("Nested run 'bad_1_bb' was rejected: ") == 1
+    assert recording.here.run(ID).tags[STOPPED].startswith("nested run 'bad_1_bb': ")
+
+
 class Clock:
     now = 0.0
 

@@ -67,6 +67,7 @@ class Mirror:
         self._source, self._target, self._file, self._state = source, target, file, state
         self._timing = timing or Timing()
         self._files: dict[str, FileMirror] = {}
+        self._rejected: set[str] = set()  # nested runs, with those nested in them
         self._sending: Future[None] | None = None
         self._has_ended, self._file_refusals, self._written = False, 0, ""
 
@@ -139,12 +140,18 @@ class Mirror:
         try:
             tree = [run]  # parents precede the runs nested in them
             for parent in tree:
-                tree += self._source.runs(RunQuery(parent=parent.id, archived=None))
+                nested = self._source.runs(RunQuery(parent=parent.id, archived=None))
+                tree += (each for each in nested if each.id not in self._rejected)
             for member in tree:  # includes data logged after the end of a run
                 sent, is_nested = self._state.sent(member.id), member is not run
                 if is_nested and not sent.is_started:
                     tags = {name: value for name, value in member.tags.items() if name not in OF_RECORDING}
-                    self._target.start_run(replace(member, tags=tags))
+                    new = replace(member, tags=tags)
+                    for _, why in send_apart(lambda some: self._target.start_run(some[0]), [new]):
+                        log.warning("Nested run '%s' was rejected: %s", member.id, why)
+                        note_stopped(self._source, run.id, f"nested run '{member.id}': {why}")
+                        self._rejected.add(member.id)
+                        return False
                     sent.is_started, sent.tags = True, tags
                 send_values(self._source, self._target, member, sent)
                 if is_nested and member.status.is_final:
