@@ -59,6 +59,16 @@ def test_runs_go_with_their_files_and_nothing_else_does(himl: Himl, azure: Stage
     assert (names(azure), himl.ok("runs", "list", "-q").stdout) == ([], "")
 
 
+def test_deletion_takes_no_other_spelling_of_an_experiment(himl: Himl, azure: StagedWorkspace) -> None:
+    azure.add_run("old_1", "my_exp")
+    azure.put_artifacts(azure.state.runs["old_1"], FILES)
+    before = names(azure)
+    for command in (("delete", "--yes"), ("cancel",), ("tag", "a=b"), ("archive",)):
+        outcome = himl("runs", *command, "--experiment", "my-exp", "--num_runs", "all")
+        assert (outcome.code, outcome.stderr.splitlines()[-1]) == (3, "hint: There is an experiment 'my_exp'. Name it exactly: --experiment my_exp")
+    assert (names(azure), azure.state.runs["old_1"].hidden, "a" in azure.state.runs["old_1"].tags) == (before, False, False)
+
+
 def test_deletion_that_broke_off_goes_on_when_it_is_repeated(himl: Himl, azure: StagedWorkspace) -> None:
     faults = azure.stage.faults
     faults.add(Status(503, retry_after=0), BLOBS, times=3)  # a temporary failure

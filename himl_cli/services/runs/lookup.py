@@ -233,13 +233,14 @@ def runs_of_experiment(
     """
     asked = query.experiment or ""
     for name in (asked,) if is_exact else _spellings(asked):
-        runs = iter(workspace.runs(replace(query, experiment=name)))
+        every = workspace.runs(replace(query, experiment=name))
+        runs = (run for run in every if not is_exact or run.experiment == name)  # Azure ML ignores case
         first = next(runs, None)
         if first is not None:
             if name != asked:
                 notify(Notice(f"Experiment '{asked}' has no runs. Using experiment '{name}'."))
             return chain([first], runs)
-        if _has_runs(workspace, name):
+        if _known_as(workspace, name):
             break
     return iter(())
 
@@ -251,8 +252,10 @@ def _spellings(experiment: str) -> Iterable[str]:
     )
 
 
-def _has_runs(workspace: Workspace, experiment: str, *, archived: bool | None = None) -> bool:
-    return any(True for _ in workspace.runs(RunQuery(experiment, limit=1, archived=archived)))
+def _known_as(workspace: Workspace, experiment: str, *, archived: bool | None = None) -> str:
+    """The name of the experiment in the workspace, or an empty text if it has no runs."""
+    runs = workspace.runs(RunQuery(experiment, limit=1, archived=archived))
+    return next((run.experiment for run in runs), "")
 
 
 def _nothing_in_experiment(workspace: Workspace, selection: RunSelection, experiment: str) -> NotFound:
@@ -260,14 +263,14 @@ def _nothing_in_experiment(workspace: Workspace, selection: RunSelection, experi
     conditions += [" or ".join(status.value for status in selection.statuses)] if selection.statuses else []
     conditions += ["archived"] if selection.archived else []
     see = f"himl runs list --experiment {shlex.quote(experiment)}"
-    if _has_runs(workspace, experiment, archived=None if selection.archived else False):
+    if _known_as(workspace, experiment, archived=None if selection.archived else False) == experiment:
         see += " --archived" if selection.archived else ""
         return NotFound(f"No run of experiment '{experiment}' is {' and '.join(conditions)}.", hint=f"See {see}")
-    if _has_runs(workspace, experiment):
+    if _known_as(workspace, experiment) == experiment:
         return NotFound(f"All runs of experiment '{experiment}' are archived.", hint=f"See {see} --archived")
     known = dict.fromkeys(run.experiment for run in workspace.runs(RunQuery(limit=LOOKED_THROUGH)))
     hint = f"Experiments: {', '.join(list(known)[:5])}." if known else "Submit the first run: himl submit SCRIPT"
-    if other := next((name for name in [*_spellings(experiment)][1:] if _has_runs(workspace, name)), ""):
+    if other := next(filter(None, (_known_as(workspace, name) for name in _spellings(experiment))), ""):
         hint = f"There is an experiment '{other}'. Name it exactly: --experiment {other}"
     elif near := get_close_matches(experiment, known, n=2, cutoff=0.5):
         hint = f"Did you mean {' or '.join(near)}?"
