@@ -147,10 +147,9 @@ def test_hint_names_option_that_works_for_each_place_of_a_file(himl: Himl, proje
         write_files(project, {f"{place}/train.py": READS.format(path)})
         hint = hint_of(himl, "train.py", *options, cwd=project / place)
         assert told in hint
-        option = told.rpartition("add ")[2].split() if "add " in told else []
-        if option:
-            option = option if "snapshot_root" in told or "--input" in told else ["--in_place"]
-            himl.ok("submit", "train.py", *options, *option, cwd=project / place)
+        option = f": {told}".rpartition(": add ")[2] if "in_place" not in told else ""
+        if option.startswith("--"):
+            himl.ok("submit", "train.py", *options, *option.split(), cwd=project / place)
 
 
 def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: Path) -> None:

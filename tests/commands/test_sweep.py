@@ -195,24 +195,25 @@ def test_log_tells_the_course_and_best_trial_is_noted(himl: Himl, project: Path)
 
 
 def test_sweep_whose_first_trials_fail_can_be_finished(himl: Himl, project: Path) -> None:
-    write_files(project, {"train.py": "import sys\nsys.exit(float(sys.argv[2]) > 2)\n", "himl.toml": "[submit]\nmax_failures = 2\n"})
-    given_up = himl("submit", "train.py", "--sweep", "size=5,4,3,2,1")
+    write_files(project, {"train.py": "import sys\nsys.exit(float(sys.argv[2]) > 2)\n", "himl.toml": "[submit]\nmax_failures = 1\n"})
+    given_up = himl("submit", "train.py", "--sweep", "size=4,3,1")
     run = latest(himl)
     hint = f"himl submit --resume {run}"
-    assert f"error: Run '{run}' failed: the first 2 trials to end failed; 3 of 5 were not started.\n" in given_up.stderr
+    assert f"error: Run '{run}' failed: the first trial to end failed; 2 of 3 were not started.\n" in given_up.stderr
+    assert himl("submit", "--resume", run).code == 1
+    assert (show(himl, run)["reason"], statuses(himl, run)) == ("the first trial to end failed; 1 of 3 was not started", ["Failed"] * 2)
     resumed = himl("submit", "--resume", run)
-    assert statuses(himl, run) == ["Failed"] * 3 + ["Completed"] * 2
-    assert (resumed.code, show(himl, run)["reason"]) == (1, "3 of 5 trials failed")
-    assert re.findall(r"(trial \d), size=\d: started", resumed.stdout) == [f"trial {number}" for number in (2, 3, 4, 0, 1)]
+    assert (resumed.code, show(himl, run)["reason"], statuses(himl, run)) == (1, "2 of 3 trials failed", ["Failed"] * 2 + ["Completed"])
+    assert re.findall(r"(trial \d), size=\d: started", resumed.stdout) == ["trial 2", "trial 0", "trial 1"]
     again = himl("submit", "--resume", run)
-    reason = f"the first 2 trials to end failed; 1 of 5 was not started again; to run all: {hint} --max_failures 0"
+    reason = f"the first trial to end failed; 1 of 3 was not started again; to run all: {hint} --max_failures 0"
     assert (again.code, show(himl, run)["reason"]) == (1, reason)
     assert again.stderr.splitlines()[-2:] == [f"error: Run '{run}' failed: {reason}.", f"hint: Show the cause: himl runs logs {run}_0"]
     assert "To resume" not in himl.ok("runs", "show", run).stdout, "which the reason names"
     ended = himl(*hint.split()[1:], "--max_failures", "0")
-    assert (ended.code, ended.stdout.count(": started"), show(himl, run)["reason"]) == (1, 3, "3 of 5 trials failed")
+    assert (ended.code, ended.stdout.count(": started"), show(himl, run)["reason"]) == (1, 2, "2 of 3 trials failed")
     write_files(project, {"train.py": "raise SystemExit(1)\n"})
-    for options, failed in [(("--crossval", "3", "--max_failures", "1"), 1), (("--different_seeds", "4", "--max_failures", "0"), 4)]:
+    for options, failed in [(("--crossval", "2"), 1), (("--different_seeds", "2", "--max_failures", "0"), 2)]:
         assert himl("submit", "train.py", *options).code == 1
         assert statuses(himl, latest(himl)) == ["Failed"] * failed
 
