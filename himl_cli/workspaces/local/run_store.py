@@ -314,12 +314,10 @@ class RunStore:
     def end_attempt(self, run_id: str, outcome: str, ended: int | None = None) -> None:
         """Record how an attempt ended, since another one may follow."""
         if attempts := self._attempts(run_id):
-            # An attempt that failed before its start follows one with an outcome
             *before, (started, _, known) = attempts
-            last = [(started, ended or now_ms(), outcome)]
-            self.tag(
-                run_id, {ATTEMPTS: json.dumps([*before, *last] if not known else [*attempts, (None, *last[0][1:])])}
-            )
+            if known:  # this one failed before its start
+                before, started = attempts, None
+            self.tag(run_id, {ATTEMPTS: json.dumps([*before, (started, ended or now_ms(), outcome)])})
 
     def _attempts(self, run_id: str) -> list[tuple[int | None, int | None, str]]:
         statement = "SELECT started, (SELECT value FROM tags WHERE run = id AND name = ?) FROM runs WHERE id = ?"
@@ -362,9 +360,8 @@ class RunStore:
     def reopen_nested(self, run_id: str) -> None:
         """Record that a nested run is running again, which is then one of the current attempt."""
         self.reopen(run_id)
-        with self.database.writing() as connection:
-            connection.execute("DELETE FROM tags WHERE run = ? AND name IN (?, ?)", (run_id, REPEATED_BY, TRY))
-            _note_attempt(connection, run_id)
+        if (attempt := self.attempt(run_id)) > 1:
+            self.tag(run_id, {TRY: str(attempt), REPEATED_BY: None})
 
     def attempt(self, run_id: str) -> int:
         """The number of the current attempt of the run's job, from 1."""

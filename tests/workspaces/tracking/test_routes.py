@@ -356,7 +356,7 @@ def test_logged_models_live_in_the_runs_artifacts(job: TrackedJob) -> None:
 def test_a_later_attempt_has_what_earlier_ones_recorded(tmp_path: Path) -> None:
     iris, digits = ({"dataset": {"name": name, "digest": "d"}, "tags": []} for name in ("iris", "digits"))
     with tracked_job(tmp_path) as job:
-        child, kept = job.new_child("child"), job.new_child("kept")
+        child, kept, resumed, other = (job.new_child(name) for name in ("child", "kept", "", ""))
         for run_id in (JOB, child):
             job.post("runs/log-batch", run_id=run_id, params=[{"key": "start", "value": "0"}, {"key": "lr", "value": "1"}])
             job.post("runs/log-batch", run_id=run_id, metrics=[{"key": "m", "value": step, "step": step} for step in range(5)])
@@ -379,7 +379,9 @@ def test_a_later_attempt_has_what_earlier_ones_recorded(tmp_path: Path) -> None:
         assert job.get(f"runs/get?run_id={child}").body["run"]["inputs"]["dataset_inputs"] == [iris, digits]
         # A run counts until a later attempt nests another one of its name.
         again = [job.new_child(name) for name in ("other", "child")]
-        assert [run_id for run_id, _ in job.store.nested_in([JOB])] == [kept, *again]
+        job.post("runs/update", run_id=resumed, status="RUNNING")
+        assert [run_id for run_id, _ in job.store.nested_in([JOB])] == [kept, resumed, other, *again]
+        assert [job.run(run_id).tags.get("himl.try") for run_id in (kept, resumed, *again)] == [None, "2", "2", "2"]
         assert (job.run(child).status, job.run(child).tags["himl.repeated_by"]) == (RunStatus.failed, "2")
         later = job.post("logged-models", name="net", source_run_id=child).body["model"]["info"]
         assert later["artifact_uri"].endswith("/net-2")
