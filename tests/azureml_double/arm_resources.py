@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,12 +21,14 @@ from tests.azureml_double.frame import arm_page, bad_request, below_no_workspace
 from tests.azureml_double.jobs.command import unknown_references
 from tests.azureml_double.jobs.pipelines import bare_id
 from tests.azureml_double.state import Azure, Caller, Datastore, Json, Right, Workspace, new_id, now, time_text
+from tests.azureml_double.storage import DELEGATED
 
 PROVIDER = "Microsoft.MachineLearningServices"
 NODE_STATES = ("preparing", "running", "idle", "unusable", "leaving", "preempted")
 # The cores of each VM size that the region offers.
 CORES = {"STANDARD_DS2_V2": 2, "STANDARD_DS3_V2": 4, "STANDARD_NC6": 6, "STANDARD_NC6S_V3": 6, "STANDARD_NC24S_V3": 24}
 QUOTA = 100  # cores per cluster
+MOST_CONTEXT_FILES, LARGEST_CONTEXT = 100, 1 << 20  # of a Docker context, by the specification
 POLLS = 1  # polls that answer "not yet"
 # The minutes of each interval.
 _GRAINS = {"PT1M": 1, "PT5M": 5, "PT15M": 15, "PT30M": 30, "PT1H": 60, "PT6H": 360, "PT12H": 720, "P1D": 1440}
@@ -218,10 +221,14 @@ def get_datastore(request: Request) -> Response:
 
 def list_secrets(request: Request) -> Response:
     """The secret of a datastore (wire document 2.3): an account key, a SAS that is valid as long as the datastore
-    says, or an application's secret.
+    says, or an application's secret. A secret that must expire is a SAS for the account, as recorded in 2026, although
+    the datastore has its key.
     """
     demand(request, Right.SECRETS, "datastores/listsecrets/action")
     datastore = _datastore(request)
+    what = workspace_of(request).secrets or ("sas" if body_of(request).get("expirableSecret") else "key")
+    if datastore.credentials == "AccountKey" and what == "sas":
+        return JSONResponse({"secretsType": "Sas", "sasToken": f"?{datastore.storage.account_sas()}"})
     if datastore.credentials == "AccountKey":
         return JSONResponse({"secretsType": "AccountKey", "key": datastore.storage.key})
     if datastore.credentials == "Sas":
@@ -324,6 +331,8 @@ def put_version(request: Request) -> Response:
     known = workspace.assets[kind].get(name, {}).get(version)
     if kind == "data" and not workspace.takes_data(name, properties.get("dataType") or "uri_folder"):
         raise bad_request(f"The data container {name} is of another type than {properties.get('dataType')}: all versions of a container are of one type.")
+    if kind == "environments" and known is None:
+        _check_context(workspace, str((properties.get("build") or {}).get("contextUri") or ""))
     if kind == "components":
         _check_component(workspace, properties["componentSpec"], is_new=known is None)
     elif known is not None:
@@ -333,6 +342,16 @@ def put_version(request: Request) -> Response:
     document = _version(workspace, kind, name, version)
     is_told = known is not None and not (kind == "environments" and known["isAnonymous"])
     return JSONResponse(document, 200 if is_told else 201, headers={"Location": f"https://{request.headers['host']}{document['id']}?{request.url.query}"})
+
+
+def _check_context(workspace: Workspace, uri: str) -> None:
+    """Check the limits of a Docker context that is in the workspace's storage. The words are our own."""
+    host, _, place = uri.partition("//")[2].partition("/")
+    container, _, folder = place.partition("/")
+    if host.partition(":")[0] == workspace.storage.host:
+        sizes = [blob.size for blob in workspace.storage.list(container, unquote(folder))]
+        if len(sizes) > MOST_CONTEXT_FILES or sum(sizes) > LARGEST_CONTEXT:
+            raise bad_request(f"The Docker context has {len(sizes)} files, {sum(sizes)} bytes. At most {MOST_CONTEXT_FILES} and 1 MB are allowed.")
 
 
 def _check_component(workspace: Workspace, spec: Json, *, is_new: bool) -> None:
@@ -374,7 +393,7 @@ def start_pending_upload(request: Request) -> Response:
     storage.make_container(container)
     group = f"/subscriptions/{workspace.subscription}/resourceGroups/{workspace.group}"
     account = f"{group}/providers/Microsoft.Storage/storageAccounts/{storage.account}"
-    credential = {"credentialType": "SAS", "sasUri": f"https://{storage.host}/{container}?{storage.container_sas(container, permissions='rcwl')}"}
+    credential = {"credentialType": "SAS", "sasUri": f"https://{storage.host}/{container}?{storage.container_sas(container, permissions='rcwl')}&{DELEGATED}"}
     reference = {"blobUri": f"https://{storage.host}:443/{container}", "storageAccountArmId": account, "credential": credential}
     return JSONResponse({"blobReferenceForConsumption": reference, "pendingUploadId": upload, "pendingUploadType": "None"})
 

@@ -8,6 +8,7 @@ import base64
 import binascii
 import json
 import re
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,9 @@ MLFLOW_CODES = {400: "INVALID_PARAMETER_VALUE", 401: "UNAUTHENTICATED", 403: "PE
 MLFLOW_CODES |= {409: "RESOURCE_ALREADY_EXISTS"}
 AUDIENCES = ("https://management.azure.com", "https://ml.azure.com", "https://management.core.windows.net", "https://management.usgovcloudapi.net")
 Kind = TypeVar("Kind")
+# Resource Manager's token buckets for each principal: the size, as recorded in March 2026 (249 and 199 were left), and
+# the refill per second, which is documented (https://learn.microsoft.com/azure/azure-resource-manager/management/request-limits-and-throttling).
+BUCKETS = {"reads": (250, 25.0), "writes": (200, 10.0), "deletes": (200, 10.0)}
 _PROVIDER = "/providers/Microsoft.MachineLearningServices/workspaces/"
 _WORKSPACE = re.compile(rf"/subscriptions/([^/]+)/resourceGroups/([^/]+){re.escape(_PROVIDER)}([^/]+)", re.IGNORECASE)
 _DATA_PLANE = re.compile(r"/(\w+)/(?:v\d+\.\d+|workspaces)(/subscriptions/.*)")
@@ -238,6 +242,27 @@ class Plane:
         except ServiceError as e:
             await (arm_error(e) if self._is_arm else data_plane_error(e, scope["path"]))(scope, receive, send)
 
+    def _counted(self, request: Request, client_id: str, send: Send) -> Send:
+        """Take the request from the bucket of this principal, and return *send* with a header that has the rest. Raises
+        ServiceError 429 if the bucket is empty.
+        """
+        kind = "reads" if request.method in ("GET", "HEAD") else "deletes" if request.method == "DELETE" else "writes"
+        size, per_second = BUCKETS[kind]
+        level, before = self._azure.buckets.get((client_id, kind), (size, 0.0))
+        moment = time.monotonic()
+        level = min(float(size), level + (moment - before) * per_second) - 1
+        if level < 0:
+            message = f"Number of '{kind}' for subscription and principal exceeded the limit of {size}."
+            raise ServiceError(429, "SubscriptionRequestsThrottled", message, headers={"Retry-After": "1"}, gateway=True)
+        self._azure.buckets[client_id, kind] = level, moment
+
+        async def with_rest(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(raw=message["headers"])[f"x-ms-ratelimit-remaining-subscription-{kind}"] = str(int(level))
+            await send(message)
+
+        return with_rest
+
     async def _routed(self, request: Request, receive: Receive, send: Send) -> None:
         service, below = "", request.scope["path"]
         in_data_plane = None if self._is_arm else _DATA_PLANE.fullmatch(below)
@@ -249,6 +274,8 @@ class Plane:
         rest = below[named.end() :]
         resource = "https://management.azure.com/" if self._is_arm else "https://ml.azure.com/"
         caller = authorized(request, self._azure, resource, run_tokens=not self._is_arm)
+        if self._is_arm and caller.principal is not None:
+            send = self._counted(request, caller.principal.client_id, send)
         workspace = self._workspace(*named.groups())
         _check_tenant(workspace, caller)
         if self._is_arm:

@@ -21,7 +21,7 @@ from tests.azureml_double.history_query import instant
 from tests.azureml_double.state import MODELS, Json, Metric, Point, Right, Run, Workspace, new_id, now, time_text
 
 CONTAINER, ORIGIN = "azureml", "ExperimentRun"
-MOST_ARTIFACTS_AT_ONCE, MOST_IN_A_BATCH = 50, 50
+MOST_ARTIFACTS_AT_ONCE, MOST_IN_A_BATCH = 100, 50
 KIND, SCALAR = "uxMetricType", "azureml.v1.scalar"
 NUMBERS = {"double", "float", "int", "none"}
 

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tests.azureml_double.log import DATA_PLANE, issued
 
@@ -328,6 +328,9 @@ class Workspace:
     refused_orders: Collection[str] = ()  # orders of runs that run history rejects with a 400
     skips_in_index: bool = False  # whether its index pages by `nextSkip`, never by a token
     hides_in_index: bool = False  # whether its index shows no run
+    # The answer of `listSecrets` for a datastore with a key: a `sas` for the account if the secret must expire and
+    # otherwise the key, or always a `sas` or a `key`.
+    secrets: Literal["", "sas", "key"] = ""
     reaches_storage: bool = True  # otherwise its lists of artifacts are empty, as a public report says
     # Metrics that are missing from MLflow's search: logged recently, or by azureml-core.
     search_lacks: Collection[str] = ()
@@ -400,6 +403,8 @@ class Workspace:
 class Azure:
     workspaces: dict[str, Workspace] = field(default_factory=dict)  # by ARM id, in lower case
     principals: dict[str, Principal] = field(default_factory=dict)  # by client id
+    # Resource Manager's token buckets: the level and its time, by client id and kind of request.
+    buckets: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
 
     def keep_workspace(self, workspace: Workspace) -> None:
         self.workspaces[workspace.path.lower()] = workspace

@@ -129,6 +129,13 @@ class Storage:
         rights = vendor.ContainerSasPermissions.from_string(permissions)
         return signed(vendor.generate_container_sas(self.account, container, account_key=self.key, permission=rights, **_times(seconds or self.sas_seconds)))
 
+    def account_sas(self) -> str:
+        """The SAS that `listSecrets` returns in place of a key, with the services, types and permissions of the one
+        recorded on 27 March 2026.
+        """
+        expiry = datetime.now(timezone.utc) + timedelta(seconds=self.sas_seconds)
+        return signed(vendor.generate_account_sas(self.account, self.key, resource_types="co", permission="rcuwdl", expiry=expiry, services="bf"))
+
     @cached_property
     def vouching_sas(self) -> str:
         """A SAS that the front uses in place of an identity's token that it has checked. Azurite accepts tokens only

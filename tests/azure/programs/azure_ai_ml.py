@@ -103,7 +103,7 @@ def read() -> dict[str, Any]:
         "children": sorted(job.name for job in client.jobs.list(parent_job_name=SWEEP)),
         "datastores": sorted(store.name for store in client.datastores.list()),
         "default": client.datastores.get_default().name,
-        "secret": client.datastores.get("workspaceblobstore", include_secrets=True).credentials.account_key,
+        "secret": client.datastores.get("workspaceblobstore", include_secrets=True).credentials.sas_token,
         "compute": [cluster.name, cluster.size, cluster.max_instances],
         "artifacts": digests_below(Path("artifacts")),
         "predictions": digests_below(Path("predictions")),

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from tests.azureml_double.arm_jobs import WITH_PATHS
 from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
 from tests.azureml_double.stage import Stage
 from tests.azureml_double.tests.asking import Answer, call, data_plane, ended, limits, printed, put_command, put_job, put_sweep, token_for, trials
@@ -129,7 +128,7 @@ def test_data_is_there_whatever_way_it_is_named(running: StagedWorkspace, tmp_pa
     }
     rest = 'ls ${{inputs.short}}; cat "${{inputs.file}}"; echo " ${{inputs.n}} ${{ name }} ${{inputs.place}} ${AZURE_ML_INPUT_n:-unset} $MINE"'
     command = f"cat {shown} {fixed}/a.txt; [ ${{{{inputs.id}}}} = $AZURE_ML_INPUT_id ] && {rest}"
-    version = f"?api-version={WITH_PATHS}"
+    version = "?api-version=2024-01-01-preview"
     run = ended(running, put_command(running, command, inputs=inputs | more, environmentVariables={"MINE": "${{inputs.n}}"}, version=version))
     assert printed(running, run) == "A" * 9 + f"a.txt\ndeep\nB 3 job_1 {SHORT}scans unset ${{{{inputs.n}}}}\n"
     assert not fixed.parent.exists()

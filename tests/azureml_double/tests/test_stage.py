@@ -14,7 +14,8 @@ import time
 import uuid
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import parse_qs, quote
 
 import pytest
 from azure.storage.blob import generate_container_sas
@@ -24,7 +25,7 @@ from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
 from tests.azureml_double.stage import Stage
 from tests.azureml_double.state import Right, make_token, new_id
 from tests.azureml_double.storage import Storage
-from tests.azureml_double.tests.asking import ARM, VERSION, ask, data_plane, token_for
+from tests.azureml_double.tests.asking import ARM, VERSION, ask, call, data_plane, token_for
 from tests.support.processes import MARK, processes_marked
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -156,6 +157,64 @@ def test_what_is_not_there_or_was_never_published_is_refused(azure: StagedWorksp
     ):
         answer = ask(azure.stage, "GET", ARM + path + version, token=token)
         assert (answer.status, answer.json.get("error", {}).get("code")) == (status, code)
+
+
+def test_secrets_have_the_rights_that_were_recorded(azure: StagedWorkspace) -> None:
+    azure.put_blob(DEFAULT, "a", b"content")
+    secret = f"/datastores/{DEFAULT}/listSecrets{VERSION}"
+    assert call(azure, "POST", secret, {"expirableSecret": False}).json == {"secretsType": "AccountKey", "key": azure.state.storage.key}
+    sas = call(azure, "POST", secret, {"expirableSecret": True, "expireAfterHours": 1}).json["sasToken"]
+    terms = parse_qs(sas[1:])
+    assert (sas[0], terms["srt"], terms["ss"], terms["sp"], "st" in terms) == ("?", ["co"], ["bf"], ["rcuwdl"], False)
+    assert ask(azure.stage, "GET", azure.state.storage.url(azure.state.default_datastore.container, "a") + sas).body == b"content"
+    place = call(azure, "POST", f"/codes/{uuid.uuid4()}/versions/1/startPendingUpload{VERSION}", {}).json["blobReferenceForConsumption"]
+    container, _, sas = place["credential"]["sasUri"].partition("?")
+    assert {name: parse_qs(sas)[name] for name in ("sr", "sp")} == {"sr": ["c"], "sp": ["rcwl"]}
+    azure.state.storage.takes_keys = False
+    assert ask(azure.stage, "PUT", f"{container}/a?{sas}", headers=BLOCK_BLOB, body=b"new").status == 201, "it is no signature by the key"
+
+
+def test_jobs_have_the_members_of_their_version_and_limits(azure: StagedWorkspace) -> None:
+    azure.state.register("environments", "e", "1", {"image": "x", "isAnonymous": False, "isArchived": False})
+    form = {"jobType": "Command", "command": "true", "environmentId": f"{azure.state.path}/environments/e/versions/1"}
+    output = {"jobOutputType": "uri_folder", "assetName": "a"}
+    told = "Could not find member 'assetVersion' on object of type 'UriFolderJobOutput'."
+    cases: list[tuple[dict[str, Any], str, str]] = [
+        ({"outputs": {"o": output}}, "2025-01-01-preview", ""),
+        ({"outputs": {"o": output | {"assetVersion": "1"}}}, "2025-01-01-preview", told),
+        ({"outputs": {"o": output | {"assetVersion": "1"}}}, "2024-10-01", told),
+        ({"outputs": {"o": output | {"assetVersion": "1"}}}, "2024-01-01-preview", ""),
+        ({"none": 1}, "2024-10-01", "Could not find member 'none' on object of type 'CommandJob'."),
+        ({"resources": {"none": 1}}, "2024-10-01", "Could not find member 'none' on object of type 'JobResourceConfiguration'."),
+        ({"tags": {f"t{number}": "" for number in range(51)}}, "2024-10-01", "at most 50 tags"),
+        ({"tags": {"t": "x" * 1001}}, "2024-10-01", "too long"),
+        ({"tags": {"x" * 101: "t"}}, "2024-10-01", "too long"),
+        ({"displayName": "x" * 257}, "2024-10-01", "too long"),
+        ({"experimentName": "my runs"}, "2024-10-01", "Experiment name must be"),
+        ({"tags": {"x" * 100: "t" * 1000}, "displayName": "x" * 256}, "2024-10-01", ""),
+    ]
+    for number, (more, version, reason) in enumerate(cases):
+        answer = call(azure, "PUT", f"/jobs/job_{number}?api-version={version}", {"properties": form | more})
+        assert (answer.status, reason in answer.body.decode()) == (400 if reason else 201, True), more
+        assert not reason.startswith("Could") or reason not in answer.json["error"]["message"], "only the details name it"
+    pipeline = {"jobType": "Pipeline", "experimentName": "my runs", "jobs": {}}
+    assert "Experiment name" not in call(azure, "PUT", f"/jobs/pipeline{VERSION}", {"properties": pipeline}).body.decode()
+    folder = f"https://{azure.state.storage.host}/{azure.state.default_datastore.container}/context/"
+    for number, size in enumerate((1 << 20, 1)):
+        azure.put_blob(DEFAULT, f"context/{number}", bytes(size))
+        body = {"properties": {"build": {"contextUri": folder, "dockerfilePath": "Dockerfile"}, "isAnonymous": False, "isArchived": False}}
+        assert call(azure, "PUT", f"/environments/e/versions/{number + 2}{VERSION}", body).status == (201, 400)[number]
+
+
+def test_resource_manager_counts_requests_of_each_principal(azure: StagedWorkspace) -> None:
+    reads = [call(azure, "GET", f"/computes{VERSION}") for _ in range(2)]
+    left = [int(answer.headers["x-ms-ratelimit-remaining-subscription-reads"]) for answer in reads]
+    assert left[0] == 249
+    client = azure.state.principal.client_id
+    azure.stage.azure.buckets[client, "reads"] = -1e9, time.monotonic()
+    answer = call(azure, "GET", f"/computes{VERSION}")
+    assert (answer.status, answer.headers["retry-after"], answer.json["error"]["code"]) == (429, "1", "SubscriptionRequestsThrottled")
+    assert call(azure, "POST", f"/datastores/{DEFAULT}/listSecrets{VERSION}", {}).headers["x-ms-ratelimit-remaining-subscription-writes"] == "199"
 
 
 def test_storage_checks_role_of_identity_and_refuses_anonymous(azure: StagedWorkspace) -> None:
