@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from himl_cli.core.errors import BadUsage, HimlError, NotFound, ServiceFailed
+from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Finished, Moved, Notice, Planned, ignore
 from himl_cli.core.jobs import DataSpec, EnvironmentSpec, Snapshot
 from himl_cli.workspaces.azure.connection import Connection
@@ -26,6 +26,7 @@ from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azureml_double.faults import Page, Reset, ResetUpload, Status
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
+from tests.azureml_double.state import Right
 from tests.support.azure import DEFAULT, connected, set_all
 from tests.support.azure_jobs import cluster_spec, ensured
 from tests.support.running import write_files
@@ -123,6 +124,20 @@ def test_a_moment_of_trouble_is_survived(stage: Stage, azure: StagedWorkspace, c
     assert not ensured(connection, code, ignore).is_cached, "a registration that was carried out unheard counts"
     assert uploaded(azure) == contents(code)
     assert [len(stage.log.find(step)) for step in faults] == [3, 2, 2, 2]
+
+
+def test_after_a_refusal_of_the_sas_the_identity_uploads(stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot) -> None:
+    for number, name in enumerate(("KeyBasedAuthenticationNotPermitted", "AuthenticationFailed")):
+        stage.faults.only(Status(403, code=name), r"PUT .*\.blob\..*sig=", times=None)
+        (code.root / "train.py").write_text(f"print({number})\n")
+        ensured(connection, code)
+    assert len(registered(azure)) == 2
+    azure.state.principal.rights.discard(Right.STORAGE_WRITE)
+    (code.root / "train.py").write_text("print(3)\n")
+    with pytest.raises(NotAllowed, match="your own sign-in") as caught:
+        ensured(connection, code)
+    assert "Storage Blob Data Contributor" in caught.value.hint
+    assert len(registered(azure)) == 2
 
 
 def test_a_refusal_registers_nothing(stage: Stage, azure: StagedWorkspace, connection: Connection, code: Snapshot) -> None:

@@ -18,7 +18,7 @@ from himl_cli.workspaces.azure.config import PUBLIC, US_GOVERNMENT, WorkspaceAdd
 from himl_cli.workspaces.azure.storage.curl import CurlRequest
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.azure.storage.datastores import DataLocation, Datastores, parse_data_uri
-from himl_cli.workspaces.azure.storage.signing import Signature, Signed, Signer, sas_expiry
+from himl_cli.workspaces.azure.storage.signing import Signature, Signed, Signer, is_narrow, sas_expiry
 from tests.azureml_double.faults import ExpireSas, Latency, Meanwhile, Page, Status, WrongDate
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
@@ -47,7 +47,6 @@ def is_complete(sink: Received) -> bool:
 
 def test_cache_keeps_datastore_signature_but_not_account_key(stage: Stage, azure: StagedWorkspace, project: Path, tmp_path: Path) -> None:
     azure.put_blobs(DEFAULT, FILES)
-    stage.faults.add(Status(400, code="UserError"), SECRETS)  # the service refuses the lifetime
     assert is_complete(fetched(azure, project, DEFAULT))
     stage.log.clear()
     assert is_complete(fetched(azure, project, DEFAULT))
@@ -57,6 +56,25 @@ def test_cache_keeps_datastore_signature_but_not_account_key(stage: Stage, azure
     assert kept
     assert files_with(tmp_path / "home", azure.state.storage.key) == []
     assert all(path.stat().st_mode & 0o077 == 0 for path in kept)
+
+
+def test_a_sas_of_the_account_or_with_deletion_stays_in_memory(stage: Stage, azure: StagedWorkspace, project: Path, tmp_path: Path) -> None:
+    azure.put_blobs(DEFAULT, FILES)
+    azure.add_datastore("deletes", credentials="Sas", sas_permissions="rwdl")
+    azure.put_blobs("deletes", FILES)
+    for name, makes in {DEFAULT: lambda: setattr(azure.state, "secrets", "sas"), "deletes": lambda: None}.items():
+        makes()
+        stage.log.clear()
+        for _ in range(2):
+            assert is_complete(fetched(azure, project, name))
+        assert len(stage.log.find(SECRETS)) == 2, "one for each command"
+        assert files_with(tmp_path / "home", "sig=") == []
+    azure.state.secrets = ""
+    stage.faults.add(Status(400, code="UserError"), SECRETS)  # the service gives no key
+    assert is_complete(fetched(azure, project, DEFAULT))
+    assert files_with(tmp_path / "home", "sig=") == []
+    cases = {"sr=c&sp=rcwl&sig=x": True, "?sr=c&sp=rl&sig=x": True, "sr=c&sp=rwdl&sig=x": False, "ss=bf&srt=co&sp=rl&sig=x": False, "": False}
+    assert {sas: is_narrow(sas) for sas in cases} == cases, "himl does not use what an earlier version cached either"
 
 
 def test_a_sas_that_ends_during_a_transfer_is_renewed(stage: Stage, azure: StagedWorkspace, project: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
+from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound
 from himl_cli.core.events import Event, Notice, ignore
 from himl_cli.core.jobs import DataSpec, DocumentChanges, Draw, EnvironmentSpec, Scalar, SearchRange, StepSpec, SweepSpec, hyperparameters_of, value_text
 from himl_cli.core.runs import Run, RunQuery, RunStatus
@@ -353,6 +353,31 @@ def test_what_azure_ai_ml_finds_wrong_late_starts_nothing(workspace: AzureWorksp
         assert not {"\n", "\x1b"} & set(str(caught.value))
     with pytest.raises(Interrupted, match="Nothing runs"):
         workspace.submit_document(write_job(folder, JOB), DocumentChanges(), notify=interrupt)
+    assert azure.state.runs == {}
+
+
+FLOW = """
+$schema: https://azuremlschemas.azureedge.net/promptflow/latest/Flow.schema.json
+inputs: {q: {type: string}}
+outputs: {a: {type: string, reference: "${one.output}"}}
+nodes: [{name: one, type: python, source: {type: code, path: a.py}, inputs: {q: "${inputs.q}"}}]
+"""
+
+
+def test_what_fails_in_azure_ai_ml_is_named_as_its_own(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
+    write_files(folder.parent / "parts", {"flow.dag.yaml": FLOW, "a.py": "", ".promptflow/flow.tools.json": '{"code": {}}'})
+    flow = "type: pipeline\njobs: {one: {type: parallel, component: ../parts/flow.dag.yaml, compute: azureml:cpu-cluster, inputs: {data: {type: uri_folder, path: data}, q: x}}}\n"
+    failures: list[tuple[str, type[HimlError], int, str]] = [
+        (JOB, NotAllowed, 4, r"blob\.core\.windows\.net refused (HEAD|PUT) /.* of azure-ai-ml: 403 \(KeyBasedAuthenticationNotPermitted\)"),
+        (PIPELINE.replace("word: hello", "word: {type: uri_folder}"), BadUsage, 2, r"job\.yml: inputs\.word: Missing 'path'"),
+        (flow, HimlError, 1, "azure-ai-ml cannot prepare job.yml: "),
+    ]
+    azure.stage.faults.add(Status(403, code="KeyBasedAuthenticationNotPermitted"), r"\.blob\..*sig=", times=None)
+    for text, kind, code, message in failures:
+        with pytest.raises(HimlError, match=message) as caught:
+            workspace.submit_document(write_job(folder, text), DocumentChanges(), notify=ignore)
+        assert (type(caught.value), caught.value.exit_code, "\n" in str(caught.value)) == (kind, code, False), str(caught.value)
+        azure.stage.faults.clear()
     assert azure.state.runs == {}
 
 

@@ -62,6 +62,9 @@ ENV PATH={_PREFIX}/bin:$PATH
 ENV LD_LIBRARY_PATH={_PREFIX}/lib:$LD_LIBRARY_PATH
 """
 
+# The limits of a Docker context in Azure ML's documentation.
+MOST_FILES_OF_IMAGE, LARGEST_IMAGE_FOLDER = 100, 1 << 20
+
 
 class JobAsset(ABC):
     """Code, an environment or a component. `id` is its resource id, or "" before himl finds or creates it. `is_cached`
@@ -162,7 +165,7 @@ class JobCode(JobAsset):
         url = self._connection.arm(f"/codes/{uuid.uuid4()}/versions/1")  # anonymous code gets a new name
         uri, signed = self._container(url)
         try:
-            _upload(signed, folder, self._snapshot, notify)
+            _upload(self._connection, signed, folder, self._snapshot, notify)
         except HimlError:
             self._check_unchanged()  # its error is more specific than a failed upload
             raise
@@ -252,18 +255,22 @@ def folder_for(snapshot: Snapshot) -> str:
     return folder
 
 
-def _upload(signed_url: str, folder: str, snapshot: Snapshot, notify: Notify) -> None:
-    """Store the files of *snapshot* below *folder* of the container of *signed_url*, the large ones first.
+def _upload(connection: Connection, signed_url: str, folder: str, snapshot: Snapshot, notify: Notify) -> None:
+    """Store the files of *snapshot* below *folder* of the container of *signed_url*, the large ones first. If storage
+    refuses that signature, the user's own sign-in is tried, as for other transfers.
 
     Raises the first error of a file. Files stored by then stay, in a container that nothing refers to.
     """
     from himl_cli.workspaces.azure.storage.container import AzureBlobs
     from himl_cli.workspaces.azure.storage.curl import CurlPool
-    from himl_cli.workspaces.azure.storage.signing import SasSigner
+    from himl_cli.workspaces.azure.storage.datastore_records import OWN_SIGN_IN
+    from himl_cli.workspaces.azure.storage.signing import BearerSigner, SasSigner
 
     parts, pool, sink = urlsplit(signed_url), CurlPool(), StoreOutcome(notify)
     url = f"{parts.scheme}://{parts.netloc}{parts.path}"
-    store = AzureBlobs(url, SasSigner(parts.query), root=f"{folder}/", label="the storage of code", pool=pool)
+    own = BearerSigner(connection.tokens, connection.address.cloud.storage_scope, OWN_SIGN_IN)
+    signer = SasSigner(parts.query, otherwise=own)
+    store = AzureBlobs(url, signer, root=f"{folder}/", label="the storage of code", pool=pool)
 
     def requests() -> Iterator[StoreRequest]:
         sizes = {name: _state(snapshot.root / name, name)[0] for name in snapshot.files}
@@ -350,7 +357,7 @@ class JobEnvironment(JobAsset):
     def _register(self, notify: Notify) -> str:
         """Register the environment as azure-ai-ml does: the same files give the same version. If it existed, report
         this to *notify*."""
-        request = self._request()
+        request = self._request(notify)
         begun = time.monotonic()
         reply = request.send(self._connection)
         seconds = time.monotonic() - begun
@@ -363,19 +370,20 @@ class JobEnvironment(JobAsset):
             notify(Notice(self.unchanged))
         return id
 
-    def _request(self) -> PutRequest:
+    def _request(self, notify: Notify) -> PutRequest:
         spec, digest = self._spec, self._digest
         if isinstance(spec.context, str):
             return build_request(_BUILT, digest, spec.context, spec.dockerfile)
         if not digest:
             return image_request(spec.image, conda_contents(spec))
         return build_request(
-            _BUILT if spec.context else _WITH_WHEELS, digest, self.upload(), spec.dockerfile or DOCKERFILE
+            _BUILT if spec.context else _WITH_WHEELS, digest, self.upload(notify), spec.dockerfile or DOCKERFILE
         )
 
-    def upload(self) -> str:
+    def upload(self, notify: Notify) -> str:
         """Store the folder from which the image is built in USUAL_DATASTORE, and return its URL. That datastore is in
         the workspace's own storage account, whereas Azure ML may have no read access to others, even to the default.
+        Before that, report a folder beyond the service's limits to *notify*.
 
         Raises BadUsage if the workspace has no such blob datastore, and for an unreadable file, and as uploads do.
         """
@@ -397,6 +405,14 @@ class JobEnvironment(JobAsset):
                     path.write_bytes(content)
                 md5 = hashlib.md5(content, usedforsecurity=False).digest()
                 requests.append(StoreRequest(path, f"{folder}/{name}", len(content), md5))
+            size = sum(request.size for request in requests)
+            if len(requests) > MOST_FILES_OF_IMAGE or size > LARGEST_IMAGE_FOLDER:
+                notify(
+                    Notice(
+                        f"The Docker context has {len(requests):,} files with {size / (1 << 20):,.1f} MB. Azure ML may "
+                        f"refuse more than {MOST_FILES_OF_IMAGE} files or 1 MB."
+                    )
+                )
             self._datastores.of_record(record).store(requests, sink, workers=8)
         if sink.errors:
             raise sink.errors[0]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from himl_cli.core.errors import BadUsage, RunNotFound, ServiceFailed
+from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, RunNotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.installation import ca_bundle
 from himl_cli.core.jobs import SERVERLESS, DataSpec, DocumentChanges, secrets_text
@@ -36,7 +36,14 @@ from himl_cli.workspaces.azure.jobs.job_submission import (
     submit_request,
 )
 from himl_cli.workspaces.azure.responses import Response, one_line
-from himl_cli.workspaces.azure.service_errors import ServiceRefused, network_error, refusal
+from himl_cli.workspaces.azure.service_errors import (
+    ServiceRefused,
+    causes_of,
+    is_network_error,
+    network_error,
+    refusal,
+)
+from himl_cli.workspaces.azure.storage.blob_responses import ROLES
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -197,13 +204,13 @@ def submit_document(connection: Connection, path: Path, changes: DocumentChanges
     with before_creation():
         load_sdk()
         run_id = azure_run_id(changes.experiment or path.stem)
-        job = _read_job(path, changes, run_id)
+        job = _read_job(connection, path, changes, run_id)
         for name in _computes_of(job):
             check_compute(connection, name, notify=notify)
         tenant_id = connection.record().tenant_id
         notify(Notice("azure-ai-ml uploads the files that the job refers to."))
         # It prints blank lines to stderr, even with its progress disabled.
-        with _complaints(path), silenced(), restored_variables(CLOUD_VARIABLE), redirect_stderr(StringIO()):
+        with _complaints(connection, path), silenced(), restored_variables(CLOUD_VARIABLE), redirect_stderr(StringIO()):
             sent = _compose(connection, job, changes.is_secret, notify)
     parts = urlsplit(sent.url)
     request = PutRequest(parts.path, parse_qs(parts.query)["api-version"][0], json.loads(sent.body))
@@ -214,25 +221,57 @@ def submit_document(connection: Connection, path: Path, changes: DocumentChanges
 
 
 @contextmanager
-def _complaints(path: Path) -> Iterator[None]:
+def _complaints(connection: Connection, path: Path) -> Iterator[None]:
+    """A context that translates every exception of azure-ai-ml, for the job in the file *path*, into a HimlError."""
+    try:
+        yield
+    except HimlError:
+        raise
+    except Exception as err:
+        raise _error_of(err, connection, path) from err
+
+
+def _error_of(err: Exception, connection: Connection, path: Path) -> HimlError:
+    """A refusal by a service, a missing network, a fault of the file, or else azure-ai-ml's own failure."""
     from azure.ai.ml.exceptions import MlException
     from marshmallow.exceptions import ValidationError
 
-    try:
-        yield
-    except (MlException, ValidationError) as err:
-        raise BadUsage(f"{path.name}: {complaint_of(str(err))}", hint=_HINT) from err
-    except FileNotFoundError as err:
-        raise BadUsage(f"{path.name}: '{err.filename}' does not exist.") from err
+    chain = causes_of(err)
+    inner = next((one for one in chain if isinstance(one, HimlError)), None)
+    if inner is not None:  # himl's failed sign-in, which azure-ai-ml requested and wrapped
+        return inner
+    response = next((found for one in chain if (found := response_of(one)) and found.status >= 400), None)
+    if response is not None and ".blob." not in response.host:
+        return refusal(response, connection.address, "azure-ai-ml's sign-in")
+    if response is not None:
+        code = response.headers.get("x-ms-error-code") or "without a reason"
+        return NotAllowed(
+            f"{response.host} refused {response.method} {response.path} of azure-ai-ml: {response.status} ({code}).",
+            hint=f"azure-ai-ml signs its uploads with the workspace's keys. {ROLES}",
+        )
+    if is_network_error(err):
+        return network_error(err, connection.arm())
+    if isinstance(err, FileNotFoundError):
+        return BadUsage(f"{path.name}: '{err.filename}' does not exist.")
+    if isinstance(err, (MlException, ValidationError)):  # also of its category for faults of the system
+        return BadUsage(f"{path.name}: {complaint_of(str(err))}", hint=_HINT)
+    return HimlError(
+        f"azure-ai-ml cannot prepare {path.name}: {type(err).__name__}: {complaint_of(str(err))}",
+        hint=f"azure-ai-ml may not support a part of the file. {_HINT}",
+    )
 
 
-def _read_job(path: Path, changes: DocumentChanges, run_id: str) -> Any:
-    from azure.ai.ml import load_job
+def _read_job(connection: Connection, path: Path, changes: DocumentChanges, run_id: str) -> Any:
+    from azure.ai.ml import Input, load_job
     from azure.ai.ml.entities import PipelineJob, PipelineJobSettings
 
-    with _complaints(path), silenced():
+    with _complaints(connection, path), silenced():
         job: Any = load_job(path, params_override=[{key: folder} for key, folder in changes.code.items()])
     is_pipeline = isinstance(job, PipelineJob)
+    for key, value in (job.inputs if is_pipeline else {}).items():
+        data = getattr(value, "_data", None)
+        if isinstance(data, Input) and not data.path:  # azure-ai-ml's own error does not name it
+            raise BadUsage(f"{path.name}: inputs.{key}: Missing 'path' of the data.", hint=_HINT)
     job.display_name = changes.display_name or job.display_name or job.name or run_id
     job.name = run_id
     # The service's name for the experiment of jobs without one.
@@ -268,10 +307,8 @@ def _compose(connection: Connection, job: Any, is_secret: Callable[[str, str], b
 
     Secret files in code folders, by folder and path, are omitted, and reported to *notify*.
 
-    Raises azure-ai-ml's errors for a wrong job, and himl's errors for refusals by the services.
+    Raises azure-ai-ml's errors.
     """
-    from azure.ai.ml.exceptions import MlException
-    from azure.core.exceptions import AzureError, HttpResponseError
     from azure.core.pipeline.transport import RequestsTransport
 
     class Composed(Exception):
@@ -290,15 +327,6 @@ def _compose(connection: Connection, job: Any, is_secret: Callable[[str, str], b
         client.jobs.create_or_update(job)
     except Composed as found:
         return found.args[0]
-    except HttpResponseError as err:
-        response = response_of(err)
-        if response is None:
-            raise ServiceFailed(f"azure-ai-ml could not prepare the job: {redact(str(err.message))}") from err
-        raise refusal(response, connection.address, "azure-ai-ml's sign-in") from err
-    except AzureError as err:
-        if isinstance(err, MlException):
-            raise
-        raise network_error(err, connection.arm()) from err
     raise RuntimeError("azure-ai-ml sent no request for a job")
 
 

@@ -139,7 +139,7 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
         if isinstance(image.context, str):
             context = image.context
         elif image.context or image.wheels:
-            context = JobEnvironment(connection, datastores, image).upload()
+            context = JobEnvironment(connection, datastores, image).upload(notify)
     with terminations():
         try:
             with _staged(spec.snapshot) as folder, quiet_sdk(), sdk_errors(connection):

@@ -4,8 +4,8 @@ The records come from resource manager. It accepts no run token, so in a job him
 with the requests of azureml-core (`azureml/data/datastore_client.py`), which reads datastores in a job in no other way.
 
 Requests are signed with the workspace's secret for the datastore, or with the user's own sign-in. himl never stores an
-account's key: it derives a SAS for the one container, and caches this until it expires. Links for other people give
-access to one blob (`FileSigner`).
+account's key, or a SAS for an account: it derives a SAS for the one container, and caches this until it expires. Links
+for other people give access to one blob (`FileSigner`).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from himl_cli.workspaces.azure.storage.signing import (
     ContainerEndpoint,
     Signature,
     Signer,
+    is_narrow,
     sas_expiry,
 )
 from himl_cli.workspaces.retry import RetryPolicy
@@ -195,11 +196,11 @@ def read_all(connection: Connection) -> list[DatastoreRecord]:
     return _by_run_token(connection, from_job_service, lambda: _arm_records(connection))
 
 
-def read_secret(connection: Connection, record: DatastoreRecord, *, as_it_is: bool = False) -> Mapping[str, Any]:
+def read_secret(connection: Connection, record: DatastoreRecord) -> Mapping[str, Any]:
     """The workspace's secret for the datastore, in the fields of resource manager's `listSecrets`.
 
-    With *as_it_is*, the account's key itself, where the workspace may otherwise return a SAS derived from it. Raises
-    NotAllowed, ServiceFailed.
+    Requests the account's key itself, because the SAS in its place opens every container of the account, with deletion.
+    Raises NotAllowed, ServiceFailed.
     """
     path = f"/datastores/{quote(record.name, safe='')}"
 
@@ -214,25 +215,23 @@ def read_secret(connection: Connection, record: DatastoreRecord, *, as_it_is: bo
                 "clientSecret": (section.get("clientCredentials") or {}).get("clientSecret"),
             }
 
-    def from_arm(hours: int = 0 if as_it_is else SAS_HOURS) -> Mapping[str, Any]:
+    def from_arm() -> Mapping[str, Any]:
         url, params = connection.arm(f"{path}/listSecrets"), {"api-version": ApiVersion.DATASTORE_SECRETS}
-        body = {"expirableSecret": True, "expireAfterHours": hours} if hours else {"expirableSecret": False}
         try:
-            return connection.rest.post_object(url, "secret", params=params, json=body)
+            return connection.rest.post_object(url, "secret", params=params, json={"expirableSecret": False})
         except ServiceRefused as err:
-            if err.status != 400 or hours <= 1:
+            if err.status != 400:
                 raise
-            return from_arm(1)
+            body = {"expirableSecret": True, "expireAfterHours": 1}  # as in azure-ai-ml
+            return connection.rest.post_object(url, "secret", params=params, json=body)
 
     return _by_run_token(connection, from_job_service, from_arm)
 
 
-def readable_secret(
-    connection: Connection, record: DatastoreRecord, *, as_it_is: bool = False
-) -> Mapping[str, Any] | None:
+def readable_secret(connection: Connection, record: DatastoreRecord) -> Mapping[str, Any] | None:
     """As `read_secret`, or None without permission. Raises ServiceFailed."""
     try:
-        return read_secret(connection, record, as_it_is=as_it_is)
+        return read_secret(connection, record)
     except (NotAllowed, ServiceRefused, ServiceNotFound) as err:
         if isinstance(err, ServiceRefused) and (err.status >= 500 or err.status in (408, 429)):
             raise  # such an error is not about permissions
@@ -298,7 +297,7 @@ def signer_for(connection: Connection, record: DatastoreRecord, *, deletes: bool
 
 class _SecretSigner(BearerSigner):
     """Signs with a SAS from the datastore's secret, or with the user's own sign-in if the secret is unreadable or the
-    account accepts no keys. A SAS that permits deletion is not cached on disk."""
+    account accepts no keys. A SAS that permits deletion, or is for a whole account, is not cached on disk."""
 
     def __init__(self, connection: Connection, record: DatastoreRecord, *, deletes: bool) -> None:
         super().__init__(
@@ -320,7 +319,7 @@ class _SecretSigner(BearerSigner):
             if self._over is not None and time.time() < self._over[0]:
                 raise self._over[1]
             sas = None if self._deletes else cache.get(SECRETS, self._key)
-            if isinstance(sas, str) and sas:
+            if isinstance(sas, str) and is_narrow(sas):
                 return Signature.of_sas(sas)
             secret = readable_secret(self._connection, self._record)
         if secret is None:
@@ -336,7 +335,7 @@ class _SecretSigner(BearerSigner):
             )
             self._over = time.time() + TOKEN_SECONDS, error
             raise error
-        if not self._deletes:
+        if is_narrow(signature.query):
             cache.put(SECRETS, self._key, signature.query, seconds=signature.renew_at - time.time())
         return signature
 
@@ -433,7 +432,7 @@ class FileSigner(Signer):
         if refused is not None:
             return self._by_own_sign_in() if code in NO_KEYS and self.sign_in != OWN_SIGN_IN else refused
         is_key = self._record.credentials == "AccountKey"
-        secret = readable_secret(self._connection, self._record, as_it_is=True) if is_key else None
+        secret = readable_secret(self._connection, self._record) if is_key else None
         key = str((secret or {}).get("key") or "")
         if not key:
             return self._by_own_sign_in()

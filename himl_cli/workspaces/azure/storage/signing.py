@@ -9,7 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from dataclasses import field
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
+from urllib.parse import parse_qs, quote, unquote
 
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.records import dataclass
@@ -124,6 +124,12 @@ def sas_expiry(sas: str) -> float:
     return moment.timestamp() if moment is not None else 0.0
 
 
+def is_narrow(sas: str) -> bool:
+    """Return whether *sas*, a query string, is for one container and permits no deletion."""
+    terms = parse_qs(sas.lstrip("?"))
+    return "sig" in terms and "srt" not in terms and not set("".join(terms.get("sp", ()))) & set("dxy")
+
+
 class Signer(ABC):
     """A signer for one container. Thread-safe. It creates a signature once, and renews it when it expires or is
     refused."""
@@ -180,14 +186,22 @@ class Signer(ABC):
 
 
 class SasSigner(Signer):
-    sign_in = "the SAS token"
+    """Signs with a given SAS, and after its refusal like *otherwise*, if there is one."""
 
-    def __init__(self, sas: str) -> None:
+    def __init__(self, sas: str, otherwise: Signer | None = None) -> None:
         super().__init__()
+        self.sign_in = "the SAS token"
         self._sas = sas
+        self._otherwise, self._is_over = otherwise, False
 
     def _make(self, refused: Signature | None, code: str) -> Signature:
-        return refused or Signature.of_sas(self._sas)
+        if refused is None and not self._is_over:
+            return Signature.of_sas(self._sas)
+        if self._otherwise is None:
+            return refused or Signature.of_sas(self._sas)
+        old = refused if self._is_over else None
+        self._is_over, self.sign_in = True, self._otherwise.sign_in
+        return self._otherwise._make(old, code)
 
 
 class BearerSigner(Signer):
