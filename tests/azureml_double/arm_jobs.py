@@ -136,7 +136,8 @@ def operation(request: Request, azure: Azure, caller: Caller) -> Response:
         if run.cancel_polls > 0 or (workspace.cancels(run) and not run.is_ended):
             run.cancel_polls = max(0, run.cancel_polls - 1)
             return JSONResponse({}, 202, headers=_where(request, workspace, name))
-        run.cancel()
+        if run.target != "local":
+            run.cancel()
     return Response(status_code=200)
 
 

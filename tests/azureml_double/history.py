@@ -298,7 +298,9 @@ def cancel_run(request: Request) -> Response:
     run = changeable_run(request)
     if run.status == "Finalizing":
         raise bad_request(f"Run {run.run_id} is in the state Finalizing and cannot be canceled.")
-    if not workspace_of(request).cancels(run):
+    if run.target == "local":
+        run.status = "CancelRequested"  # nobody ends a run without a job but its process
+    elif not workspace_of(request).cancels(run):
         run.cancel()
     return _told(request, run)
 

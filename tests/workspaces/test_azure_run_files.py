@@ -157,6 +157,14 @@ def test_batch_scoring_output_is_found_by_data_reference(workspace: AzureWorkspa
         workspace.output_files("r1", "read")
 
 
+def test_an_artifact_with_an_absolute_name_is_downloaded_below_the_folder(azure: StagedWorkspace, project: Path) -> None:
+    azure.put_artifacts(azure.add_run("run_1", "demo"), {"/etc/a.txt": b"1", "outputs/b": b"2"})
+    with opened(azure, project) as workspace:
+        result = download(workspace.run_files("run_1"), DownloadRequest(project / "out", under="run_1"))
+    assert (result.files, result.problem()) == (2, None)
+    assert {name: (project / "out" / "run_1" / name).read_bytes() for name in ("etc/a.txt", "outputs/b")} == {"etc/a.txt": b"1", "outputs/b": b"2"}
+
+
 LOG = "user_logs/std_log.txt"
 
 

@@ -72,6 +72,23 @@ def test_impossible_run_id_is_unknown_without_a_request(workspace: AzureWorkspac
         assert workspace.run(run_id).id == run_id
 
 
+def test_a_run_whose_process_died_is_ended(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    for number, status in enumerate(("Running", "CancelRequested")):
+        run = workspace.start_run(Run(f"train_{number}_aa", "train"))
+        azure.state.runs[run.id].status = status
+        assert workspace.cancel(run.id) is True
+        assert workspace.run(run.id).status is RunStatus.canceled
+        assert workspace.cancel(run.id) is False
+
+
+def test_a_tag_without_a_value_is_found_in_both_lists(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
+    azure.add_run("r1", "train").tags["empty"] = None  # type: ignore[assignment]
+    azure.add_run("r2", "train", tags={"empty": ""})
+    azure.add_run("r3", "train", tags={"empty": "no"})
+    for experiment in ("train", None):
+        assert {run.id for run in workspace.runs(RunQuery(experiment, tags={"empty": ""}))} == {"r1", "r2"}
+
+
 def test_cancel_refused_by_resource_manager_uses_run_history(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:
     for status in (404, 400, 409):
         azure.add_run(f"r{status}", status="Running")

@@ -366,7 +366,8 @@ nodes: [{name: one, type: python, source: {type: code, path: a.py}, inputs: {q: 
 
 def test_what_fails_in_azure_ai_ml_is_named_as_its_own(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
     write_files(folder.parent / "parts", {"flow.dag.yaml": FLOW, "a.py": "", ".promptflow/flow.tools.json": '{"code": {}}'})
-    flow = "type: pipeline\njobs: {one: {type: parallel, component: ../parts/flow.dag.yaml, compute: azureml:cpu-cluster, inputs: {data: {type: uri_folder, path: data}, q: x}}}\n"
+    node = "{type: parallel, component: ../parts/flow.dag.yaml, inputs: {data: {type: uri_folder, path: data}, q: x}}"
+    flow = f"type: pipeline\nsettings: {{default_compute: azureml:cpu-cluster}}\njobs: {{one: {node}}}\n"
     failures: list[tuple[str, type[HimlError], int, str]] = [
         (JOB, NotAllowed, 4, r"blob\.core\.windows\.net refused (HEAD|PUT) /.* of azure-ai-ml: 403 \(KeyBasedAuthenticationNotPermitted\)"),
         (PIPELINE.replace("word: hello", "word: {type: uri_folder}"), BadUsage, 2, r"job\.yml: inputs\.word: Missing 'path'"),

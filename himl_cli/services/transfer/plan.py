@@ -125,11 +125,12 @@ class DownloadRequest:
     logs: tuple[str, ...] = ()
 
     def target(self, name: str) -> str:
-        """Name of the blob *name* below `folder`."""
+        """Name of the blob *name* below `folder`, also for one that begins with a slash."""
         if self.strip_prefix:
             prefix = self.filters.prefix
             folder = prefix.rstrip("/") + "/"
             name = name[len(folder) :] if name.startswith(folder) else name[prefix.rfind("/") + 1 :]
+        name = name.lstrip("/")
         return f"{self.under}/{name}" if self.under else name
 
 

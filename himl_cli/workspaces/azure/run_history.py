@@ -29,6 +29,7 @@ from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.responses import Page, as_time, object_of, pages, understood, unexpected
 from himl_cli.workspaces.azure.run_records import (
+    LOCAL_TARGET,
     SYSTEM_TAG,
     RawRun,
     RunFacts,
@@ -273,7 +274,9 @@ def _facts_of(raw: RawRun) -> RunFacts:
     """The constant facts of *raw*. Raises KeyError or TypeError for a missing or invalid field."""
     container_id = raw.get("dataContainerId") or f"dcid.{raw['runId']}"
     starts = later_starts(raw.get("tags") or {})
-    facts = RunFacts(raw["runId"], container_id, raw["experimentId"], starts_jobs(raw), starts)
+    facts = RunFacts(
+        raw["runId"], container_id, raw["experimentId"], starts_jobs(raw), starts, raw.get("target") == LOCAL_TARGET
+    )
     texts = (raw.get(name) or "" for name in ("parentRunId", "status", "createdUtc"))
     "".join((facts.id, facts.experiment_id, container_id, *texts))
     for name in ("tags", "properties", "runTypeV2"):
@@ -322,11 +325,14 @@ def fulfils(run: Run, query: RunQuery) -> bool:
 
 
 def plain_tags(query: RunQuery) -> dict[str, str]:
-    """The conditions on tags that the service itself can check."""
+    """The conditions on tags that the service itself can check.
+
+    A tag without a value may be null there, which equals no text.
+    """
     return {
         name: value
         for name, value in query.tags.items()
-        if re.fullmatch(r"[A-Za-z0-9_.-]+", name) and re.fullmatch(r"[A-Za-z0-9_.:/@+=, -]*", value)
+        if re.fullmatch(r"[A-Za-z0-9_.-]+", name) and re.fullmatch(r"[A-Za-z0-9_.:/@+=, -]+", value)
     }
 
 

@@ -164,7 +164,7 @@ class RunFacts:
     `container_id` is the container of its artifacts. For a pipeline step that reused the results of an earlier one, it
     is that of the earlier one. `starts_jobs` is true if its children are separate jobs (a sweep, a pipeline, AutoML),
     not runs nested by its script. `later_starts` are the starts of the attempts after the first one of a local run that
-    was mirrored.
+    was mirrored. `is_local` is true if no job executes it.
     """
 
     id: str
@@ -172,6 +172,7 @@ class RunFacts:
     experiment_id: str
     starts_jobs: bool
     later_starts: Sequence[datetime] = ()
+    is_local: bool = False
 
 
 def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id: str = "") -> Run:

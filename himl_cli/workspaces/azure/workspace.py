@@ -114,12 +114,16 @@ class AzureWorkspace(CloudWorkspace):
         return self._lists.record(self._history.archive(run_id, restore=restore))
 
     def cancel(self, run_id: str) -> bool:
-        """Cancel the run. A sweep that is only a record is canceled by its trials and in its record."""
+        """Cancel the run. A sweep that is only a record is canceled by its trials and in its record. A run without a
+        job is canceled in its record, because its process may have died."""
         run = self.run(run_id)
         if run.status.is_final:
             return False
         if TRIALS not in run.tags:
-            return self._history.cancel(run_id)
+            is_stopped = self._history.cancel(run_id)
+            if is_stopped and self._facts(run_id).is_local:
+                self._writing.end(run_id, RunEnd(RunStatus.canceled))
+            return is_stopped
         waiting = [trial.id for trial in self.runs(RunQuery(parent=run_id, archived=None)) if not trial.status.is_final]
 
         def cancel(trial: str) -> HimlError | None:

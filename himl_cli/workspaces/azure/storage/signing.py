@@ -54,7 +54,7 @@ def reason_not_to_ask(name: str) -> str:
     """Why no URL can refer to exactly this name, so that himl would read or write another blob, or ""."""
     if _PLAIN_NAME.fullmatch(name) and "." not in name and name[:1] not in ("", "/") and len(name) <= MOST_PARTS:
         return ""  # for most names
-    if not name or name[0] == "/" or "\0" in name:
+    if not name or "\0" in name:
         return "it is not a name"
     if len(name) > LONGEST_NAME:
         return f"it is longer than {LONGEST_NAME:,} characters"
