@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.api.exceptions import ConfigNotFound, NoWorkspace, WrongArgument, raising
+from himl_cli.api.job_folders import job_folder
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.files import WORKSPACE_FOLDER
 from himl_cli.core.runs import Run, RunSelection
@@ -37,7 +38,7 @@ def resolve_workspace(given: object | None, config_path: str | os.PathLike[str] 
     """The workspace to use, with the rules and errors of `get_workspace`."""
     from himl_cli.workspaces.resolve import address_of, azure_at, open_azure, open_workspace, own_azure
 
-    start = Path.cwd()
+    start = job_folder() if config_path is None else Path.cwd()
     opened: Workspace | None = getattr(given, "opened", None)  # of himl's own Workspace
     own = own_azure(start)
     if own is not None:
@@ -76,7 +77,7 @@ def resolve_runs(given: object | None = None, config_path: str | os.PathLike[str
     if given is not None or config_path is not None:
         return resolve_workspace(given, config_path)
     with raising(BadUsage, WrongArgument), raising(WorkspaceNotFound, NoWorkspace):
-        return open_runs(None, None, start=Path.cwd())
+        return open_runs(None, None, start=job_folder())
 
 
 def resolve_run(

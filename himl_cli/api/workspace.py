@@ -565,9 +565,10 @@ def get_workspace(
     5. HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and HIML_WORKSPACE_NAME;
     6. the nearest `.himl` folder in the current folder or above (a local workspace).
 
-    Sends no request. Raises NoWorkspace (also a ValueError) if none applies, ConfigNotFound (also a FileNotFoundError)
-    for a missing config file, BadUsage (also a ValueError) for an invalid config file or an incomplete set of HIML_*
-    variables, TypeError for an unsupported object.
+    In a job, the search starts in the folder where the script started. Sends no request. Raises NoWorkspace (also a
+    ValueError) if none applies, ConfigNotFound (also a FileNotFoundError) for a missing config file, BadUsage (also a
+    ValueError) for an invalid config file or an incomplete set of HIML_* variables, TypeError for an unsupported
+    object.
     """
     opened = resolve_workspace(aml_workspace, workspace_config_path)
     if isinstance(aml_workspace, Workspace) and aml_workspace.opened is opened:

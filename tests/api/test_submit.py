@@ -495,6 +495,7 @@ def test_job_here_has_its_paths_and_does_not_send_itself(himl: Himl, job: dict[s
     write_files(project, {"data/a/x": "1"})
     after = f"{PARSED}\nimport os\nos.chdir('/')\n"
     after += f"(info.output_folder / 'model.txt').write_text('m')\n(info.logs_folder / 'log.txt').write_text('l')\n{ALL}"
+    after += f"import himl_cli\nassert himl_cli.get_workspace().opened.folder == Path({str(project / '.himl')!r})\n"
     write_script(project, "train.py", CALL.replace(", submit_to_azureml=True", ""), after)
     options = ("--input", "a,local=data/a", "--output", f"c,local={project / 'made'}")
     out = himl.ok("submit", "train.py", *options, "--", "--epochs", "3", "--azureml").stdout

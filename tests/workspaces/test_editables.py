@@ -124,6 +124,16 @@ def test_without_all_parts_the_project_is_used_and_that_is_said(tmp_path: Path, 
 
 
 @posix
+def test_nothing_is_said_of_a_package_beside_the_script(tmp_path: Path) -> None:
+    """Python finds it in the snapshot in any case."""
+    root = tmp_path / "root"
+    write_files(root, {"train.py": "", "pkg/__init__.py": "", "pkg/left.so": "", "installed.py": ""})
+    for files in ({"pkg.pth": f"{root}\n"}, {"a.pth": "import __editable___pkg_finder", "__editable___pkg_finder.py": hook("pkg", pkg=f"{root}/pkg")}):
+        python = environment(tmp_path / f"ve{len(files)}", {"installed/__init__.py": "", **files})
+        assert with_editables(spec_of(root, python, "train.py"), {})[1] == []
+
+
+@posix
 def test_an_unknown_form_is_said(tmp_path: Path) -> None:
     root = tmp_path / "root"
     write_files(root, {"scripts/train.py": "", "pkg/__init__.py": ""})

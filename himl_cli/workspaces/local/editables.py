@@ -46,7 +46,8 @@ def with_editables(spec: JobSpec, env: Mapping[str, str]) -> tuple[JobSpec, list
     for folder in filter(os.path.isabs, spec.env.get("PYTHONPATH", env.get("PYTHONPATH", "")).split(os.pathsep)):
         search.add_folder(folder)
     for packages in _package_folders(spec.python):
-        search.add_packages(packages)
+        with suppress(OSError):  # it cannot be read
+            search.add_packages(packages)
     folders = [*dict.fromkeys(search.folders)]
     if not (folders or search.hooks):
         return spec, search.remarks
@@ -124,8 +125,9 @@ class _Search:
         what = ", ".join(packages) or part
         hidden = sorted((names | {*packages}) & (others | sys.stdlib_module_names) - _HARMLESS)
         if missing := next(filter(None, map(self._missing, checked)), "") or ("" if below else part):
-            self._remark(what, f"{LACKS} '{missing}'{REMEDY}")
-        elif others and hidden and not (self._has_own and part == self._own):
+            if not self._is_own(part):
+                self._remark(what, f"{LACKS} '{missing}'{REMEDY}")
+        elif others and hidden and not self._is_own(part):
             self._remark(what, f"'{prefix}{hidden[0]}' would hide the installed '{hidden[0]}'")
         else:
             self.folders.append(part)
@@ -139,9 +141,14 @@ class _Search:
         known.add(name)
         lacking = (part for part in parts if not any(self._has(part, end) for end in ("", "/", ".")))
         if missing := next(lacking, "") or next(filter(None, map(self._missing, parts)), ""):
-            self._remark(parts[0], f"{LACKS} '{missing}'{REMEDY}")
+            if not self._is_own(posixpath.dirname(parts[0])):
+                self._remark(parts[0], f"{LACKS} '{missing}'{REMEDY}")
         else:
             self.hooks.append(str(path))
+
+    def _is_own(self, folder: str) -> bool:
+        """Whether Python adds the folder of the snapshot to its path first in any case, as that of the script."""
+        return self._has_own and folder == self._own
 
     def _has(self, part: str, end: str) -> bool:
         return any(name.startswith(part + end) if end else name == part for name in self._files)
