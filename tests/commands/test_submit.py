@@ -460,7 +460,8 @@ def test_full_disk_during_trials_still_records_sweep_failure(himl: Himl, small_d
     told = [line for line in done.stdout.splitlines() if line.startswith(("code", "{"))]
     assert [told[0], told[2]] == ["code 1", "code 0"], done.stdout + done.stderr
     before, after = json.loads(told[1]), json.loads(told[3])
-    assert (before["status"], before["reason"]) == ("Failed", "2 of 2 trials failed")
+    reason, _, why = before["reason"].partition(" (")
+    assert (before["status"], reason, "No space left" in why) == ("Failed", "2 of 2 trials failed", True), "a sweep names what kept a trial from starting"
     assert [run["status"] for run in after["children"]] == ["Completed", "Completed"]
 
 
