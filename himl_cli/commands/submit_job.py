@@ -274,7 +274,18 @@ def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
     the run. Raises JobFailed, Interrupted, BadUsage, RunNotFound."""
     waits, request = call.waits(on_cluster=False), call.request
     shared = (*options_of(WorkspaceOptions), *options_of(OutputOptions))
-    taken = (*RESUME_OPTIONS, *OF_RECORD, "resume", "new_code", "target", "module", "wait", "follow", *shared)
+    taken = (
+        *RESUME_OPTIONS,
+        *OF_RECORD,
+        "resume",
+        "new_code",
+        "target",
+        "module",
+        "command",
+        "wait",
+        "follow",
+        *shared,
+    )
     for name, source in call.sources.items():
         if source == TYPED and REQUEST_FIELDS.get(name, name) not in taken:
             raise BadUsage(

@@ -1,57 +1,140 @@
-"""Masking of secrets in logs, errors and settings, and of addresses that may contain some."""
+"""Masking of secrets in logs, errors and settings, and of addresses that may contain some.
+
+Three facts decide, together: the form of a value (a token of GitHub is a secret under any name), what its name says,
+and whether the value can be a secret of this kind. People choose passwords, so any value of `--password` is one.
+Programs generate tokens and keys, so `--mask_token '<mask>'` and `--image_key image` are none.
+"""
 
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 MASK = "***"
 DEEPEST = 5  # nested command lines
 
-_NAMED = r"(?:password|passwd|secret|apikey|(?<!public)[_-]key|(?<![a-z])token)"
-_SECRETS = re.compile(
-    rf"""(?P<keep>
+# Secrets by form, under any name. Text of a secret begins after a letter or digit of no other word
+_SHAPES = (
+    # Hugging Face, GitHub, npm, Docker, Groq, Replicate, xAI, W&B, Stripe, DigitalOcean, Linear, LangSmith, Tailscale
+    r"(?:hf|api_org|gh[pousr]|npm|gsk|r8|wandb_v\d|[spr]k_(?:live|test)|do[opr]_v1|lin_api"
+    r"|shp(?:at|ss|ca|pa))_[A-Za-z0-9]{20,}",
+    r"(?:github_pat|dckr_[po]at|lsv2_[ps][tk])_[\w-]{20,}",
+    r"gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|soat|oas)-[\w-]{20,}",  # GitLab
+    r"sk-(?:(?:proj|svcacct|admin|ant-[a-z]+\d*|or-v\d|lf)-[\w-]{20,}|[A-Za-z0-9]{20,})",  # OpenAI, Anthropic, …
+    r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])",  # Amazon
+    r"xox[a-z]-[\w-]{10,}|xapp-\d-[\w-]{10,}",  # Slack
+    r"AIza[\w-]{35}|GOCSPX-[\w-]{20,}|ya29\.[\w-]{20,}",  # Google
+    r"pypi-AgE[\w-]{20,}|nvapi-[\w-]{20,}|(?:pplx|xai)-[A-Za-z0-9]{20,}|dapi[0-9a-f]{32}|tskey-[a-z]+-[\w-]{20,}",
+    r"SG\.[\w-]{16,}\.[\w-]{16,}|hv[sb]\.[\w-]{20,}|\d{8,10}:AA[\w-]{33}",  # SendGrid, Vault, Telegram
+    r"[\w~.-]{3}\dQ~[\w~.-]{31,34}",  # Entra ID
+    r"AGE-SECRET-KEY-1[A-Z0-9]{20,}",
+    r"-----BEGIN[A-Z ]* PRIVATE KEY(?: BLOCK)?-----(?=[\s\S]{0,200}?[A-Za-z0-9+/]{32})"
+    r"[\s\S]*?(?:-----END[A-Z ]*-----|\Z)",
+)
+_SHAPE = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(_SHAPES)})")
+# Secrets by what comes before them. A value of `maybe` must also look like one
+_PREFIXED = re.compile(
+    r"""(?P<keep>
         [?&](?:sig|sv_sig|token|access_token|code|client_secret|(?:x-[a-z]+-)?(?:signature|credential))=  # a link
-      | (?:AccountKey|SharedAccessSignature|SharedAccessKey)=                      # a connection string
       | https://(?:hooks\.slack(?:-gov)?\.com|[\w-]+\.webhook\.office\.com)/        # a webhook
-      | \b(?:Bearer|Basic)\s+                                                      # an Authorization header
-      | {_NAMED}["']?\s*[=:]\s*["']?                                               # name=value
-    )(?P<secret>[^\s"'&;]+)""",
+      | \bAuthorization\\?["']?\s*[:=]\s*\\?["']?(?:Bearer|Basic|Digest|Token|ApiKey)\s+
+      | (?P<maybe>\b(?:Bearer|Basic|wandb\s+login)\s+)
+    )(?P<secret>[^\s"'&;\\]+)""",
     re.VERBOSE | re.IGNORECASE,
 )
-_USER_IN_URL = re.compile(r"(https?://)[^/\s'\"]+@", re.IGNORECASE)
-_PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]+:)[^\s\"'&;@/]+(?=@)")
-_SECRET_NAME = re.compile(
-    r"passw(or)?d|passphrase|pwd|secret|token(?!s|iz)|credential|(api|account|access|shared|private)[_-]?key|\bsas\b"
-    r"|connection[_-]?string"
-    r"|(^|[-_.])(pass|auth|pat|(?<!public[-_])key)$|pw$|(?-i:[a-z0-9](?<!public)Key$)",
-    re.IGNORECASE,
-)
-# Names with a wholly secret address
-_WEBHOOK = re.compile(r"webhook|(^|[-_])notify$", re.IGNORECASE)
-# Names with a number that is not secret: `--token_count 5`, `--max_token 9`, `--pad_token_id 0`
-_COUNTED = re.compile(
-    r"^[-\w.]*?(?:(?:^|[-_.])(?:num|n|max|min)[-_]token"
-    r"|token[-_](?:count|size|len|length|num|dim|limit|rate|dropout|id|idx|index|weight))$",
-    re.IGNORECASE,
-)
-_NUMBER = re.compile(r"[\"']?[-+]?\d{1,9}(?:\.\d{1,9})?[\"']?")
-_TOKEN = re.compile(r"\b(?:gh[pousr]_|github_pat_|hf_)\w{20,}")
+_USER_IN_URL = re.compile(r"(https?://)([^/\s'\"]+)(?=@)", re.IGNORECASE)
+_PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]*:)([^\s\"'&;@/]+)(?=@)")
 # The look-ahead runs once per word, since one for each `-eyJ` in it would take quadratic time
 _JWT = re.compile(r"(?<![\w-])(?=[\w-]+\.[\w-]{4,}\.)(?P<before>[\w-]*?)\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*")
+
+_SERVICES = (
+    r"wandb|comet|neptune|clearml|mlflow|dvc|openai|anthropic|hf|hugging_?face|aws|azure|gcp|github|gitlab|gh|git"
+    r"|bitbucket|databricks|kaggle|ngc|sentry|datadog|pinecone|cohere|mistral|groq|langsmith|stripe|sendgrid|twilio"
+    r"|slack|discord|telegram|pypi|npm|conda|docker|vault"
+)
+# Names of values that are secrets, in lower case with `_` between words
+_EXPLICIT = re.compile(
+    rf"""passw(?:or)?ds?(?=_|$) | passphrase | passcode(?=_|$) | pwd?(?=_|$) | (?:^|_)client_?secret
+      | connection_?string
+      | (?:^|_)(?:db|smtp|mail|email|user|admin|root|ftp|proxy|redis|mysql|pg|postgres|mongo|my)_?pass(?=_|$)
+      | (?:^|_)(?:api|access|account|private|secret|storage|encryption|signing|subscription|auth|application|app|admin
+         |license|{_SERVICES})_?keys?(?=_|$)
+      | (?:^|_)(?:api|access|account|auth|oauth|bearer|refresh|session|security|csrf|hub|bot|tracking|registry|deploy
+         |personal|login|jwt|sas|app|admin|client|service|my|{_SERVICES})_?tokens?(?=_|$)
+      | shared_?access_?(?:key|signature)""",
+    re.VERBOSE,
+)
+_BARE_NAME = re.compile(r"token|pass|(?:.*_)?(?:secret|pat)")
+# Names that mention secrets, but also name other things
+_MENTION = re.compile(
+    r"(?:key|token|secret|credential)s?(?=_|$)|(?:^|_)(?:auth|authorization|pass|pat|sas|sig|signature)(?=_|$)"
+)
+# Last words of names of what is said about a secret or a key, and first words of what is none
+_ABOUT = re.compile(
+    r"(?:count|size|len|length|num|number|dim|limit|rate|dropout|id|idx|index|indice|weight|type|name|file|filename|path"
+    r"|dir|folder|env|var|variable|field|column|col|prefix|suffix|format|policy|expiry|expire|ttl|mode|level|embed"
+    r"|embedding|emb|layer|loss|mask|position|map|mapping|pattern|regex|separator|sep|version|order|url|uri|provider"
+    r"|scheme|budget|ratio|strategy|pooling|norm|std|scale|encoding|language|required|enabled)(?:e?s)?$"
+    r"|^(?:num|n|max|min|include)_|(?:^|_)(?:public|pub|publishable)_?key"
+)
+_WEBHOOK = re.compile(r"webhook|(^|_)notify$")  # names with a wholly secret address
+# Values that are no secrets: switches, placeholders, references and special tokens such as <mask> and [CLS]
+_NOTHING = re.compile(
+    r"(?i:true|false|yes|no|on|off|none|null|nil)|[01]|[\W_]*|VALUE|\$[A-Z_][A-Z0-9_]*|\$env:\w+|%\w+%"
+    r"|\$[({].*[)}]|[\[<{]+[^\[\]<>{}\s]*[\]>}]+|(?:~|\.{1,2}|[A-Za-z]:)?[/\\][\w./\\ -]*|[\w.-]+/[\w./-]*\.\w{1,5}",
+    re.DOTALL,
+)
+_LOGIN_PLACE = re.compile(r"USER:PASSWORD|PASSWORD|TOKEN|(?:[<{$][^:@]*:?){1,2}|" + re.escape(MASK))
+_PROSE = re.compile(r"[A-Za-z]+,? [A-Za-z]")
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+# Pairs of letters that are frequent in words and their abbreviations
+_PAIRS = re.compile(
+    "th|he|in|er|an|re|on|at|en|nd|ti|es|or|te|of|ed|is|it|al|ar|st|to|nt|ng|se|ha|as|ou|io|le|ve|co|me|de|hi|ri|ro"
+    "|ic|ne|ea|ra|ce|li|ch|ll|be|ma|si|om|ur|ca|el|ta|la|ns|di|fo|ho|pe|ec|pr|no|ct|us|ac|ot|il|tr|ly|nc|et|ut|ss|so"
+    "|rs|un|lo|wa|ge|ie|wh|ee|wi|em|ad|ol|rt|po|we|na|ul|ni|ts|mo|ow|pa|im|mi|ai|sh|ir|su|id|os|iv|ia|am|fi|ci|vi|pl"
+    "|ig|tu|ev|ld|ry|mp|fe|bl|ab|gh|ty|op|wo|sa|ay|ex|ke|fr|oo|av|ag|if|ap|gr|od|bo|sp|rd|do|uc|bu|ei|ov|by|rm|ep|tt"
+    "|oc|fa|ef|cu|rn|sc|gi|da|cr|cl|du|ga|qu|ue|ff|ba|va|um|pp|up|lu|go|ht|ru|ug|pi|eg|au|ck|mu|br|bi|pu|ob|mm|fl|sk"
+    "|ix|ze",
+    re.IGNORECASE,
+)
+_SURE, _BARE, _MENTIONED, _HOOK = "sure", "bare", "mentioned", "webhook"
+_NAMED = re.compile(
+    r"(?<![\w.+~-])(?P<name>[-+~\w.]+)(?P<between>\\?[\"']?\s*(?::=|==?>?|:)\s*|(?P<space>[\"'],?\s+(?=[\"'])|\s+(?=\w)))"
+)
+_VALUE = re.compile(r"(?P<open>\\?[\"']?)(?P<value>(?<=\")[^\"\\]+(?=\\?\")|(?<=')[^'\\]+(?=\\?')|[^\s\"'&;\\]+)")
+_NEXT_FIELD = re.compile(r"[,}\])]+$|,(?=[\w.-]+[:=])")
 _ASSIGNMENT = re.compile(
-    r"(?P<before>(?:-e|--env(?:[-_]var)?=)?(?P<quote>[\"']?)(?P<name>[\w.-]+)=)(?P<value>.*)", re.DOTALL
+    r"(?P<before>(?:-e|--env(?:[-_]var)?=)?(?P<quote>[\"']?)(?P<name>[+~]{0,2}[\w.-]+)=)(?P<value>.*)", re.DOTALL
 )
 _WORD = re.compile(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s])+?(?=\s|$)")
 
 
 def redact(text: str) -> str:
     """*text* with `***` for the values of signatures, keys, passwords and tokens."""
-    text = _PASSWORD_IN_URL.sub(rf"\1{MASK}", _USER_IN_URL.sub(rf"\1{MASK}@", text))
-    text = _JWT.sub(rf"\g<before>{MASK}", _SECRETS.sub(lambda found: found["keep"] + MASK, text))
-    return _TOKEN.sub(MASK, text)
+    text = _SHAPE.sub(MASK, text)
+    text = _PASSWORD_IN_URL.sub(_masked_login, _USER_IN_URL.sub(_masked_login, text))
+    text = _JWT.sub(rf"\g<before>{MASK}", _PREFIXED.sub(_masked_value, text))
+    parts, end = [], 0
+    for found in _NAMED.finditer(text):
+        is_option = found["name"].startswith("-")
+        kind = _kind(found["name"]) if found.start() >= end and (is_option or not found["space"]) else ""
+        value = _VALUE.match(text, found.end()) if kind else None
+        may_be_prose = found["space"] or (kind == _BARE and ":" in found["between"])
+        if value is None or (may_be_prose and _PROSE.match(text, found.end())):
+            continue
+        shown = value["value"]
+        if not value["open"] and not _NOTHING.fullmatch(shown):
+            shown = _NEXT_FIELD.split(shown, maxsplit=1)[0]
+        if _is_secret(found["name"], shown):
+            parts += [text[end : value.start("value")], MASK]
+            end = value.start("value") + len(shown)
+    return "".join([*parts, text[end:]])
 
 
 def mask_arguments(arguments: Sequence[str], depth: int = DEEPEST) -> list[str]:
@@ -61,15 +144,15 @@ def mask_arguments(arguments: Sequence[str], depth: int = DEEPEST) -> list[str]:
     An argument that is itself a command line (`--docker_args "-e NAME=value"`) is masked as one, up to *depth* levels.
     """
     masked: list[str] = []
-    follows_secret, name = False, ""
+    name = ""
     for word in arguments:
-        if follows_secret and not word.startswith("--") and _is_secret(name, word):
+        if name and not word.startswith("--") and _is_secret(name, word):
             # Keep the quotes of the word, so that masking a line again does not change it
             quote = word[0] if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" else ""
             masked.append(f"{quote}{MASK}{quote}")
         else:
             masked.append(_masked_word(word, depth))
-        follows_secret, name = word.startswith("-") and "=" not in word, word
+        name = word if word.startswith("-") and "=" not in word else ""
     return masked
 
 
@@ -79,22 +162,86 @@ def mask_line(line: str, depth: int = DEEPEST) -> str:
     return "".join(space + word for space, word in zip(_WORD.split(line), [*words, ""], strict=True))
 
 
+def is_masked(shown: str, value: str) -> bool:
+    """Whether *shown* is *value*, in full or with masked parts."""
+    return re.fullmatch(".*".join(map(re.escape, shown.split(MASK))), value, re.DOTALL) is not None
+
+
 def mask_document(value: Any, name: str = "") -> Any:
     """*value*, made of mappings, lists and texts, with credentials masked in any text and by name. *name* is the name
-    of the value."""
+    of the value. Named texts and lists of texts may be command lines."""
     if isinstance(value, str):
-        option = f"--{name}="
-        return mask_arguments([option + value])[0].removeprefix(option) if name else redact(value)
+        return MASK if _is_secret(name, value) else _masked_word(value, DEEPEST) if name else redact(value)
     if isinstance(value, Mapping):
         return {key: mask_document(item, str(key)) for key, item in value.items()}
-    return [mask_document(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        masked = [mask_document(item, name) for item in value]
+        return mask_arguments(masked) if all(isinstance(item, str) for item in value) else masked
+    return value
+
+
+@lru_cache(maxsize=4096)
+def _kind(name: str) -> str:
+    """What the *name* of a value says of it: `sure` (it is a secret), `bare` (so does a word such as `token` by
+    itself), `mentioned` (it may be a token or a key, if it looks generated), `webhook`, or nothing."""
+    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+", "_", name)
+    plain = split.lower().strip("_")
+    if _ABOUT.search(plain):
+        return ""
+    if _WEBHOOK.search(plain):
+        return _HOOK
+    if _EXPLICIT.search(plain):
+        return _SURE
+    if _BARE_NAME.fullmatch(plain) or name.lower().endswith(".token"):
+        return _BARE
+    return _MENTIONED if _MENTION.search(plain) else ""
 
 
 def _is_secret(name: str, value: str) -> bool:
-    """Whether the *name* requires that *value* is hidden."""
-    if _WEBHOOK.search(name) and is_address(value.strip("\"'")):
+    """Whether *value*, under this *name*, must be hidden."""
+    kind, value = _kind(name), value.strip("\"'")
+    if kind == _HOOK:
+        return is_address(value)
+    if not kind or (_NOTHING.fullmatch(value) and not _is_generated(value)) or _ADDRESS.match(value):
+        return False
+    if kind == _BARE:
+        return not re.fullmatch(r"\d{1,3}", value)
+    is_login = "auth" in name.lower() and re.fullmatch(r"[^:\s]+:\S+", value) is not None
+    return kind == _SURE or is_login or _is_generated(value)
+
+
+def _is_generated(value: str) -> bool:
+    """Whether *value* contains a long word that no person wrote: most of its pairs of characters are rare in words."""
+    if _UUID.search(value):
         return True
-    return _SECRET_NAME.search(name) is not None and not (_COUNTED.match(name) and _NUMBER.fullmatch(value))
+    for word in re.findall(r"[A-Za-z0-9]{10,}", value) if len(value) >= 16 else ():
+        pairs = [first + second for first, second in pairwise(word) if not (first + second).isdigit()]
+        common = sum(not re.match("[a-z][A-Z]", pair) and _PAIRS.match(pair) is not None for pair in pairs)
+        if common < len(pairs) / 2:
+            return True
+    return False
+
+
+def _masked_login(found: re.Match[str]) -> str:
+    """An address with the login in its second group masked, unless that is a placeholder."""
+    return found[1] + (found[2] if _LOGIN_PLACE.fullmatch(found[2]) else MASK)
+
+
+def _masked_value(found: re.Match[str]) -> str:
+    """The value after a prefix masked, if it is a secret."""
+    secret = found["secret"]
+    if _NOTHING.fullmatch(secret) or (found["maybe"] and not (_is_generated(secret) or _is_login(secret))):
+        return found[0]
+    return found["keep"] + MASK
+
+
+def _is_login(secret: str) -> bool:
+    """Whether *secret* is `user:password` in base64, as in the header of a request."""
+    try:
+        user, colon, _ = b64decode(secret, validate=True).partition(b":")
+    except ValueError:
+        return False
+    return colon == b":" and user.isascii() and user.decode("ascii").isprintable()
 
 
 def _masked_word(word: str, depth: int) -> str:

@@ -475,13 +475,31 @@ def test_resume_refuses_runs_at_work_done_or_below_a_parent(himl: Himl, project:
     assert himl("submit", "fails.py", "--", "--api_key", "sesame-open-1").code == 1
     run = latest(himl)
     check(run, "himl does not store arguments that look like secrets")
-    check(run, "--api_key")
+    check(run, f"Give them again: himl submit --resume {run} -- --api_key VALUE")
+    check(run, "himl does not store arguments", "fails.py", "--", "--api_key", "***")
     kept = files_with(project / ".himl" / "runs" / run, "sesame-open-1")
     assert [path.name for path in kept] == ["std_log.txt"], "which the script printed"
     assert himl("submit", "p.json").code == 1
     check("latest", "is 'a pipeline', not '", "--sweep", "a=1")
     assert himl("submit", "fails.py", "--sweep", "n=1,2").code == 1
     check(f"{latest(himl)}_1", f"himl submit --resume {latest(himl)}")
+
+
+def test_masked_arguments_given_again_resume_a_run(himl: Himl, project: Path) -> None:
+    write_files(project, {"t.py": "import os, sys\nprint(sys.argv[1:])\nsys.exit(not os.environ.get('PASSES'))\n"})
+    again, secret = ("submit", "--resume", "latest", "--env_var", "PASSES=1"), ("--api_key", "sesame-open-1", "--label_key", "y")
+    assert himl("submit", "t.py", "--", *secret).code == 1
+    assert himl.ok(*again, "t.py", "--", *secret).stdout == f"{[*secret]}\n"
+    assert show(himl, latest(himl))["command"] == "python t.py --api_key '***' --label_key y"
+    line = "python t.py --api_key=sesame-open-2"
+    assert himl("submit", "--command", line).code == 1
+    refused = himl(*again).stderr
+    assert f"himl submit --resume {latest(himl)} --command 'python t.py --api_key=VALUE'" in refused
+    assert himl.ok(*again, "--command", line).stdout == "['--api_key=sesame-open-2']\n"
+    assert himl("submit", "t.py", "--sweep", "label_key=a,b", "--", *secret[:2]).code == 1
+    assert f"himl submit --resume {latest(himl)} -- --api_key VALUE" in himl(*again).stderr
+    himl.ok(*again, "--", *secret[:2])
+    assert {run["status"] for run in children(himl, latest(himl))} == {"Completed"}
 
 
 @pytest.mark.parametrize("many", ["trial", "step"])

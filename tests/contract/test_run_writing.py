@@ -178,6 +178,19 @@ def test_parameters_beyond_the_limit_leave_the_others(workspace: Seen, run_id: s
     assert told == ([f"Azure ML stores at most 200 parameters of a run, so run '{run_id}' lacks 'p200' and all others after it."] if most == 200 else [])
 
 
+def test_parameters_and_tags_that_are_secrets_are_stored_masked(workspace: Seen, run_id: str) -> None:
+    logged = {"api_key": "sesame-open", "mask_token": "<mask>", "url": "https://ada:sesame@example.org/x"}
+    for _ in range(2):
+        workspace.log_parameters(run_id, logged)
+    workspace.tag(run_id, logged)
+    shown = {"api_key": "***", "mask_token": "<mask>", "url": "https://***@example.org/x"}
+    assert workspace.parameters(run_id) == shown
+    assert workspace.run(run_id).tags.items() >= shown.items()
+    child = f"{run_id}_secret"
+    workspace.start_run(Run(child, "digits", parent=run_id, tags={"hub_token": "sesame", "label_key": "y"}))
+    assert workspace.run(child).tags.items() >= {"hub_token": "***", "label_key": "y"}.items()
+
+
 def stored(workspace: Seen, run_id: str, files: dict[str, bytes], folder: Path) -> Stored:
     requests = [sending(folder / str(number), name, content) for number, (name, content) in enumerate(files.items())]
     sink = Stored()

@@ -4,12 +4,20 @@ transfer.
 
 from __future__ import annotations
 
+import ast
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
 import pytest
 
+import himl_cli
 from himl_cli.core.blobs import Failure, Refused, TransferResult
 from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed, TransferIncomplete
-from himl_cli.core.redaction import identity, is_address, is_botched_address, mask_arguments, mask_document, mask_line, redact
+from himl_cli.core.redaction import MASK, identity, is_address, is_botched_address, mask_arguments, mask_document, mask_line, redact
 from tests.support.hostile_texts import LONG, SECONDS, within
+from tests.support.secret_cases import CHOSEN, FORMS, GENERATED, ORDINARY, TEXTS, made
 
 SECRETS = """
 https://x.blob.core.windows.net/c/f?sv=2020&sig=HIDDEN%2Fme%3D&se=1
@@ -32,7 +40,7 @@ mysql://me:HIDDEN@host/db
 run-eyJhbGciOiJHIDDEN.eyJzdWIiOiJHIDDEN.c2lnHIDDEN
 a.b-eyJ-eyJhbGciOiJHIDDEN.eyJHIDDEN.HIDDEN
 """
-ORDINARY = """
+PLAIN = """
 No run 'train_1_aa' in local workspace '.himl'.
 --num_tokens=5
 tokenizer=bert
@@ -49,10 +57,68 @@ def test_secrets_are_masked_and_ordinary_text_stays() -> None:
     for text in SECRETS.splitlines()[1:]:
         assert "HIDDEN" not in redact(text)
         assert "***" in redact(text)
-    for text in ORDINARY.splitlines()[1:]:
+    for text in PLAIN.splitlines()[1:]:
         assert redact(text) == text
-    document = {"api_key": "HIDDEN", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=HIDDEN"}, "Bearer HIDDEN"], "nodes": 2}
-    assert mask_document(document) == {"api_key": "***", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=***"}, "Bearer ***"], "nodes": 2}
+    document = {"api_key": "HIDDEN", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=HIDDEN"}, "Basic training"], "nodes": 2}
+    assert mask_document(document) == {"api_key": "***", "token_count": "5", "inputs": [{"path": "https://x.example/f?sig=***"}, "Basic training"], "nodes": 2}
+
+
+@pytest.mark.parametrize("form", FORMS.splitlines()[1:])
+def test_secrets_are_masked_by_their_form_under_any_name(form: str) -> None:
+    random = Random(form)
+    for text, parts in (made(form, random) for _ in range(20)):
+        for shown in (redact(text), redact(f"error: 'x' {text} is not valid"), mask_arguments(["--x", text])[1], mask_document({"x": [text]})["x"][0]):
+            assert MASK in shown
+            assert not [part for part in parts if part in shown]
+            assert redact(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("names", "forms"), [(CHOSEN, ("hunter2", "HIDDEN", "correct-horse", "{a40}")), (GENERATED, ("{x32}", "{a40}", "{u43}", "{l32}", "{b43}="))]
+)
+def test_secrets_are_masked_by_their_name(names: str, forms: tuple[str, ...]) -> None:
+    for name, form in ((name, form) for name in names.split() for form in forms):
+        value, key = made(form, Random(name))[0], name.lstrip("-+")
+        given = [[f"{name}={value}"], [name, value] if name.startswith("--") else ["-e", f"{name}={value}"]]
+        for shown in (*map(mask_arguments, given), *([mask_line(shlex.join(each))] for each in given)):
+            assert MASK in shown[-1], (name, value)
+            assert value not in shown[-1]
+        assert mask_document({key: value, "n": 1}) == {key: MASK, "n": 1}
+        for text in (f"x {name}={value}, y=1", f'{{"{key}": "{value}", "n": 1}}', f"{key}: {value}"):
+            assert redact(text) == text.replace(value, MASK)
+
+
+def test_arguments_of_open_libraries_are_not_masked() -> None:
+    for case in filter(None, (each.strip() for each in ORDINARY.split(" | "))):
+        name, _, value = case.partition(" ")
+        for words in ([name, value], [f"{name}={value}"]) if value else ([case],):
+            assert mask_arguments(words) == words
+            assert (mask_line(shlex.join(words)), redact(shlex.join(words))) == (shlex.join(words), shlex.join(words))
+        key, _, assigned = case.lstrip("-+~").replace(" ", "=", 1).partition("=")
+        assert mask_document({key: assigned}) == {key: assigned}
+        for text in (f'{{"{key}": "{assigned}"}}', f"{key}: {assigned}"):
+            assert redact(text) == text
+    for text in TEXTS.splitlines()[1:]:
+        assert (redact(text), mask_line(text)) == (text, text)
+
+
+def texts_of(node: ast.AST) -> Iterator[str]:
+    """The texts in the code below *node*, with `value` for what an f-string inserts."""
+    if isinstance(node, ast.JoinedStr):
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "value" for part in node.values)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from texts_of(child)
+
+
+def test_texts_of_himl_are_not_masked() -> None:
+    for path in sorted(Path(himl_cli.__file__).parent.rglob("*.py")):
+        for text in texts_of(ast.parse(path.read_text(encoding="utf-8"))):
+            if not text.startswith("Authorization: "):  # a header for a request
+                assert redact(text) == text, path
+                assert "himl " not in text[:200] or mask_line(text[:200]) == text[:200], path
 
 
 def test_arguments_are_masked_by_their_names() -> None:
@@ -60,9 +126,8 @@ def test_arguments_are_masked_by_their_names() -> None:
     for arguments, shown in (
         (["--wandb-key", "HIDDEN", "--lr", "1"], ["--wandb-key", "***", "--lr", "1"]),
         (["--wandbKey=HIDDEN", "monkey=1", "MYPW=HIDDEN"], ["--wandbKey=***", "monkey=1", "MYPW=***"]),
-        ([*counts, "--token_count=HIDDEN", "--token-len", "HIDDEN"], [*counts, "--token_count=***", "--token-len", "***"]),
-        (["--token", "123456", "--api_token=1234", "--api_token_id", "0123456789"], ["--token", "***", "--api_token=***", "--api_token_id", "***"]),
-        (["STORAGE_KEY=HIDDEN with spaces", "--password_length=12"], ["STORAGE_KEY=***", "--password_length=***"]),
+        (["--token", "123456", "--api_token=1234", *counts], ["--token", "***", "--api_token=***", *counts]),
+        (["STORAGE_KEY=HIDDEN with spaces", "--password_length=12"], ["STORAGE_KEY=***", "--password_length=12"]),
         (["-e", "MY_PAT=HIDDEN", "-eMY_PAT=HIDDEN", "--env=MY_PAT=HIDDEN"], ["-e", "MY_PAT=***", "-eMY_PAT=***", "--env=MY_PAT=***"]),
         (["bash", "-c", "train --api-key HIDDEN && done"], ["bash", "-c", "train --api-key *** && done"]),
         (["--docker_args=-e MY_PAT=HIDDEN --shm-size 4g"], ["--docker_args=-e MY_PAT=*** --shm-size 4g"]),

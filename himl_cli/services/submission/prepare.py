@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -27,7 +27,7 @@ from himl_cli.core.jobs import (
     check_placeholders,
     with_search_space,
 )
-from himl_cli.core.redaction import mask_arguments, redact
+from himl_cli.core.redaction import is_masked, mask_arguments, redact
 from himl_cli.core.runs import (
     NOTIFICATION,
     RECORDED_FROM,
@@ -54,6 +54,7 @@ from himl_cli.services.submission.request import (
     check_values,
     command_line,
     job_of_options,
+    job_words,
     near_path,
     refuse,
     shorten_tags,
@@ -362,7 +363,8 @@ def resume_run(
     limits = {name: getattr(request, name) for name in ("max_concurrent", "max_failures")}
     code = _new_code(home, run) if takes_new_code else None
     changed = [] if takes_new_code else [name for _, names in home.code_of(run.id) for name in names]
-    resumed = home.resume(run.id, env=request.env_vars, limits=limits, webhook=webhook, code=code)
+    given = request.command or "", request.arguments
+    resumed = home.resume(run.id, env=request.env_vars, limits=limits, webhook=webhook, code=code, given=given)
     if changed:
         how = f"For the new code: himl submit --resume {run.id} --new_code"
         notify(Notice(f"The code of the submission runs, which lacks changes of {named(changed)}. {how}"))
@@ -395,21 +397,21 @@ def _new_code(home: FolderWorkspace, run: Run) -> NewCode:
 def _check_agrees(run: Run, request: SubmitRequest) -> None:
     leave_out = f": himl submit --resume {run.id}"
     made_by = run.tags.get("command_line", run.command)
-    if request.target or request.module:
-        asked = command_line(request)
-        if asked != made_by:
+    words = [""]
+    with suppress(ValueError):  # the command line of another client
+        words = shlex.split(made_by)
+    target, arguments = job_words(request)
+    if request.target or request.module or request.command:
+        if not _agree(words, [*target, *arguments]):
             raise BadUsage(
-                f"Run '{run.id}' was started as '{made_by}', not as '{asked}'.", hint=f"Omit the script{leave_out}"
+                f"Run '{run.id}' was started as '{made_by}', not as '{command_line(request)}'.",
+                hint=f"Omit the script{leave_out}",
             )
-    elif request.arguments:
-        given, words = mask_arguments(request.arguments), [""]
-        with suppress(ValueError):  # the command line of another client
-            words = shlex.split(made_by)
-        if given != words[2 if words[:1] == ["-m"] else 1 :]:
-            raise BadUsage(
-                f"Run '{run.id}' has the arguments of '{made_by}', not '{shlex.join(given)}'.",
-                hint=f"Omit them{leave_out}",
-            )
+    elif arguments and not _agree(words[2 if words[0] in ("-m", "--command") else 1 :], arguments):
+        raise BadUsage(
+            f"Run '{run.id}' has the arguments of '{made_by}', not '{shlex.join(mask_arguments(arguments))}'.",
+            hint=f"Omit them{leave_out}",
+        )
     if any(map(request.is_typed, OF_RECORD[: len(SWEEP_KINDS)])):
         of_settings = [name for name in SWEEP_KINDS if not request.is_typed(name)]
         again = requested_sweep(single_sweep_option(request.without("max_concurrent", "max_failures", *of_settings)))
@@ -417,6 +419,11 @@ def _check_agrees(run: Run, request: SubmitRequest) -> None:
         if text not in (made, without_seed(made)):
             was = made or ("a pipeline" if run.tags.get(MANY) == "pipeline" else "a single run")
             raise BadUsage(f"Run '{run.id}' is '{was}', not '{text}'.", hint=f"Omit these options{leave_out}")
+
+
+def _agree(made: Sequence[str], given: Sequence[str]) -> bool:
+    """Whether the words *made*, in which secrets are masked, are *given*."""
+    return len(made) == len(given) and all(map(is_masked, made, given))
 
 
 def submit_mirrored(

@@ -37,7 +37,7 @@ from himl_cli.core.jobs import (
     Webhook,
 )
 from himl_cli.core.records import dataclass
-from himl_cli.core.redaction import is_address, mask_arguments, mask_line, parts_of, redact
+from himl_cli.core.redaction import is_address, mask_arguments, mask_document, mask_line, parts_of, redact
 from himl_cli.core.runs import experiment_remarks, friendly_experiment
 from himl_cli.core.text import YAML_ENDINGS, non_blank, shorten
 from himl_cli.services.submission.git import git_facts
@@ -448,7 +448,7 @@ def job_of_options(
         python=python,
         max_seconds=seconds,
         env=request.env_vars,
-        tags={**automatic, **request.tags},
+        tags={**automatic, **mask_document(request.tags)},
         cluster=request.on_cluster,
         nodes=request.num_nodes,
         slurm=slurm,
@@ -480,11 +480,16 @@ def webhook_of(request: SubmitRequest) -> Webhook | None:
     return Webhook(url, request.notify_format or next(known, "json"))
 
 
+def job_words(request: SubmitRequest) -> tuple[list[str], Sequence[str]]:
+    """The job and its arguments, as the user would type them."""
+    target = ["--command", request.command] if request.command else [str(request.target)]
+    return ["-m", request.module] if request.module else target, request.arguments
+
+
 def command_line(request: SubmitRequest) -> str:
     """The command line of the job, as the user would type it, with secrets masked."""
-    words = ["--command", mask_line(request.command)] if request.command else [str(request.target)]
-    words = ["-m", request.module] if request.module else words
-    return shlex.join([*words, *mask_arguments(request.arguments)])
+    target, arguments = job_words(request)
+    return shlex.join([*(map(mask_line, target) if request.command else target), *mask_arguments(arguments)])
 
 
 def choose_experiment(

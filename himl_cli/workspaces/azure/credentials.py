@@ -196,7 +196,7 @@ class Chain:
                 no_answer = network_error(err, self._authority)
             if source.is_explicit and no_answer is not None:
                 raise no_answer from err
-            log.debug("%s gave no token: %s", source.name, type(err).__name__)
+            log.debug("%s gave no token (%s)", source.name, type(err).__name__)
             if no_answer is not None:
                 tried[source.name] = Reason(str(no_answer).rstrip("."))
             else:

@@ -22,6 +22,7 @@ from urllib.parse import quote
 from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import HYPERPARAMETERS, STEP, STEP_AFTER, TRIAL, TRIALS
 from himl_cli.core.processes import register_after_fork
+from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import Run, RunQuery, RunStatus, end_of_trials, implied_experiment, later_starts
 from himl_cli.core.text import near_matches
 from himl_cli.workspaces.azure.config import ApiVersion
@@ -105,7 +106,7 @@ class RunHistory:
     def tag(self, run_id: str, tags: Mapping[str, str | None]) -> RawRun:
         """Set *tags*, remove those that are None, and leave others. The run must exist, because a patch would create
         it."""
-        new = {name: value for name, value in tags.items() if value is not None}
+        new = mask_document({name: value for name, value in tags.items() if value is not None})
         if len(new) == len(tags):
             return self._patch(run_id, {"tags": new})
         url = self._url(run_id, "/tags")

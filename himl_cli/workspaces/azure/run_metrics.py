@@ -23,6 +23,7 @@ from urllib.parse import quote, urlencode
 
 from himl_cli.core.logged import INT64, LoggedValues, Metric, MetricPoint, RunResults, Series, TextPoint, Texts, Value
 from himl_cli.core.records import dataclass
+from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import REPEATED_BY, Run, RunStatus, later_starts
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
@@ -511,7 +512,7 @@ def read_parameters(connection: Connection, raw: RawRun) -> dict[str, str]:
             for name, value in (raw.get("parameters") or {}).items()
         }
     logged = _get_run(connection, raw["runId"])
-    return dict(sorted((found | dict(logged.parameters if logged else {})).items()))
+    return dict(sorted((mask_document(found) | dict(logged.parameters if logged else {})).items()))
 
 
 def _get_run(connection: Connection, run_id: str) -> MlflowRun | None:
@@ -567,7 +568,7 @@ def _as_run(raw: Mapping[str, Any]) -> MlflowRun:
     last = {str(one["key"]): as_number(one.get("value")) for one in data.get("metrics") or []}
     steps = {str(one["key"]): as_step(one.get("step")) for one in data.get("metrics") or []}
     status = STATUSES.get(str(raw["info"].get("status")))
-    return MlflowRun(run_id, last, pairs(data.get("params")), pairs(data.get("tags")), steps, status)
+    return MlflowRun(run_id, last, mask_document(pairs(data.get("params"))), pairs(data.get("tags")), steps, status)
 
 
 def _row(point: Mapping[str, Any]) -> tuple[int, float, float]:

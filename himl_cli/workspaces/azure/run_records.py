@@ -18,7 +18,7 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, TRIAL, TRIALS
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Value
 from himl_cli.core.records import dataclass
-from himl_cli.core.redaction import redact
+from himl_cli.core.redaction import mask_document, redact
 from himl_cli.core.runs import NOTE, Run, RunEnd, RunStatus
 from himl_cli.core.text import read_json, shorten
 from himl_cli.workspaces.azure.config import WorkspaceAddress
@@ -233,7 +233,7 @@ def user_tags(raw: RawRun) -> dict[str, str]:
     tags = raw.get("tags") or {}
     own = own_names(raw)
     told = {name: "" if tags[name] is None else str(tags[name]) for name in tags if name not in own}
-    return dict(sorted((sweep_tags(raw) | told).items()))
+    return dict(sorted((sweep_tags(raw) | mask_document(told)).items()))
 
 
 def studio_url(run_id: str, address: WorkspaceAddress, tenant_id: str = "") -> str:
@@ -366,7 +366,7 @@ class RunWriting:
             "description": new.description or None,
             "parentRunId": new.parent,
             "target": LOCAL_TARGET,
-            "tags": dict(new.tags),
+            "tags": mask_document(new.tags),
             "scriptName": new.command or None,
             "runTypeV2": {"orchestrator": "External", "traits": ["unspecified"]},
         }
@@ -410,7 +410,7 @@ class RunWriting:
 
         Raises BadUsage if the service rejects one, for example because it has another value already.
         """
-        pairs, first = iter(parameters.items()), ""
+        pairs, first = iter(mask_document(parameters).items()), ""
         while some := [*islice(pairs, 100)]:  # MLflow's limit
             while some and (excess := self._excess(run_id, some)):
                 first, some = some[-excess:][0][0], some[:-excess]
@@ -438,7 +438,8 @@ class RunWriting:
                 return max(1, int(limit[2]) - int(limit[1]))
             run = self._connection.rest.get_object(f"{url}/get", "run", params={"run_id": run_id, "run_uuid": run_id})
             with understood(f"{url}/get", "the run in it"):
-                known = {each["key"]: each.get("value") for each in run["run"]["data"].get("params") or ()}
+                params = run["run"]["data"].get("params") or ()
+                known = mask_document({each["key"]: each.get("value") for each in params})
             other = [
                 f"'{key}' is '{known[key]}', not '{value}'" for key, value in some if known.get(key, value) != value
             ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -17,18 +18,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed
-from himl_cli.core.jobs import STEP, TRIAL, EntryKind, JobSpec, NewCode, Snapshot, Webhook
+from himl_cli.core.jobs import MANY, STEP, TRIAL, EntryKind, JobSpec, NewCode, Snapshot, Webhook
 from himl_cli.core.processes import SUPERVISOR, ProcessLock, detached, interruptions, is_held, take_standby
 from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import NEW_CODE, Run, RunStatus
 from himl_cli.workspaces.local.editables import with_editables
 from himl_cli.workspaces.local.launch_request import (
+    PIPELINE,
     LaunchRequest,
     Plan,
     check_shell,
     job_from_stored_form,
     plan_from_stored,
     shown_command,
+    with_secrets,
 )
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, STARTING, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, DONE
@@ -130,6 +133,7 @@ def resume(
     webhook: Webhook | None,
     code: NewCode | None = None,
     children: Sequence[Run] = (),
+    given: tuple[str, Sequence[str]] = ("", ()),
 ) -> None:
     """Resume a run that stopped early: a job with another attempt, a sweep or a pipeline with its missing trials or
     steps. With *code*, its next attempts and those of its *children* run that. Returns once it is running again. Raises
@@ -139,8 +143,9 @@ def resume(
     stored, record = folder.read(PLAN), folder.read(RECORD)
     try:
         if "many" in stored:
-            _check_stored(run, [job["spec"] for job in stored["many"]["jobs"]], env)
-            plan = plan_from_stored(stored["many"], folder.path, env)
+            jobs = [{**job, "spec": with_secrets(job["spec"], *given)} for job in stored["many"]["jobs"]]
+            _check_stored(run, [job["spec"] for job in jobs], env)
+            plan = plan_from_stored({**stored["many"], "jobs": jobs}, folder.path, env)
             plan = replace(plan, jobs=[replace(job, spec=replace(job.spec, webhook=webhook)) for job in plan.jobs])
             if plan.jobs[0].spec.sweep is not None:
                 changes: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
@@ -154,8 +159,9 @@ def resume(
                 hint=SUBMIT_AGAIN,
             )
         else:
-            _check_stored(run, [stored["job"]], env)
-            specs = [replace(job_from_stored_form(stored["job"], env), webhook=webhook, tty=False)]
+            job = with_secrets(stored["job"], *given)
+            _check_stored(run, [job], env)
+            specs = [replace(job_from_stored_form(job, env), webhook=webhook, tty=False)]
             data = record["inputs"], record["outputs"]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
         raise DiskFailed(
@@ -227,12 +233,17 @@ def _check_stored(run: Run, forms: list[dict[str, Any]], env: Mapping[str, str])
             words = form["arguments"]
             pairs = [(before, word) for before, word in zip(["", *words], words, strict=False) if MASK in word]
             names = [before if word == MASK and before.startswith("-") else word for before, word in pairs]
-            masked |= dict.fromkeys(names or ["its command line"])
+            masked |= dict.fromkeys(names or ["--command"] * (MASK in form["entry"]["target"]))
     if masked:
+        target, arguments = forms[0]["entry"]["target"], forms[0]["arguments"]
+        words = ["himl", "submit", "--resume", run.id, *(["--command", target] if MASK in target else [])]
+        words += ["--", *arguments] if arguments else []
         raise BadUsage(
             f"Run '{run.id}' cannot be resumed: himl does not store arguments that look like secrets: "
             f"{', '.join(masked)}.",
-            hint=f"{SUBMIT_AGAIN} Pass secrets with --env_var NAME=VALUE.",
+            hint=f"{SUBMIT_AGAIN} Pass secrets with --env_var NAME=VALUE."
+            if run.tags.get(MANY) == PIPELINE or len(forms) > 1
+            else f"Give them again: {shlex.join(word.replace(MASK, 'VALUE') for word in words)}",
         )
     missing = sorted({name for form in forms for name in form["env_names"]} - set(env))
     if missing:

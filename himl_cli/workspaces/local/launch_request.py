@@ -42,7 +42,7 @@ from himl_cli.core.jobs import (
 )
 from himl_cli.core.processes import JOB_FOLDER, RANK_NAMES
 from himl_cli.core.records import dataclass
-from himl_cli.core.redaction import mask_arguments, mask_line
+from himl_cli.core.redaction import is_masked, mask_arguments, mask_line
 from himl_cli.core.runs import DUE, NOTIFICATION, Run
 from himl_cli.core.text import Spelled
 
@@ -254,6 +254,17 @@ def stored_form(spec: JobSpec, files: Sequence[str]) -> Form:
     snapshot, entry = replace(spec.snapshot, files=files), replace(spec.entry, target=target)
     masked = replace(spec, arguments=shown, entry=entry, env={}, snapshot=snapshot, webhook=None)
     return {**_job_form(masked), "env_names": sorted(spec.env), "has_secrets": has_secrets}
+
+
+def with_secrets(form: Form, command: str, arguments: Sequence[str]) -> Form:
+    """The stored form of a job, with *command* and *arguments* in place of those in which secrets are masked. Arguments
+    that himl added at the end stay."""
+    stored, entry = form["arguments"], form["entry"]
+    if len(arguments) <= len(stored) and all(map(is_masked, stored, arguments)):
+        form = {**form, "arguments": [*arguments, *stored[len(arguments) :]]}
+    if command and is_masked(entry["target"], command):
+        form = {**form, "entry": {**entry, "target": command}}
+    return form
 
 
 def job_from_stored_form(form: Form, env: Mapping[str, str]) -> JobSpec:

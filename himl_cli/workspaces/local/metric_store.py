@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Metric, MetricPoint
+from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import TRIES, RunStatus
 from himl_cli.core.text import read_json, storable
 from himl_cli.workspaces.local.run_store import (
@@ -233,7 +234,8 @@ class MetricStore:
 def _put_parameters(connection: sqlite3.Connection, run_id: str, pairs: Iterable[tuple[str, str]]) -> None:
     """Store parameters, which the attempt cannot change from now on."""
     connection.execute(EARLIER_PARAMETERS)
-    for name, value in pairs:
+    for name, given in pairs:
+        value = mask_document(given, name)
         kept = connection.execute(FIXED, (run_id, storable(name))).fetchone()
         if kept is not None and kept[0] != storable(value):
             raise ParameterFixed(run_id, name, kept[0], value)

@@ -22,6 +22,7 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import MANY, STEP, TRIAL
 from himl_cli.core.processes import register_after_fork
+from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import ARCHIVED, ATTEMPTS, NOTE, REPEATED_BY, SLURM_JOB, TRY, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.core.text import storable
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
@@ -648,8 +649,8 @@ def _note_attempt(connection: sqlite3.Connection, run_id: str) -> None:
 def put_pairs(
     connection: sqlite3.Connection, table: str, run_id: str, pairs: Mapping[str, str], *, rule: str = "REPLACE"
 ) -> None:
-    """Store tags or parameters. *rule* is SQLite's rule for those that exist."""
+    """Store tags or parameters, with secrets masked. *rule* is SQLite's rule for those that exist."""
     connection.executemany(
         f"INSERT OR {rule} INTO {table} (run, name, value) VALUES (?,?,?)",
-        [(run_id, storable(name), storable(value)) for name, value in pairs.items()],
+        [(run_id, storable(name), storable(mask_document(value, name))) for name, value in pairs.items()],
     )

@@ -295,13 +295,14 @@ class LocalWorkspace(FolderWorkspace):
         limits: Mapping[str, int | None],
         webhook: Webhook | None = None,
         code: NewCode | None = None,
+        given: tuple[str, Sequence[str]] = ("", ()),
     ) -> Run:
         from himl_cli.workspaces.local.launch import resume
 
         ids = self._runs.descendants(run_id) if code is not None else ()
         children = [self.run(each) for each in ids if each != run_id]
         run = self.run(run_id)
-        resume(self.folder, run, env=env, limits=limits, webhook=webhook, code=code, children=children)
+        resume(self.folder, run, env=env, limits=limits, webhook=webhook, code=code, children=children, given=given)
         for each in (run, *children):
             if code is not None and each.status.is_final and each.status is not RunStatus.completed:
                 notes = filter(None, [each.tags.get(NEW_CODE), code.note])

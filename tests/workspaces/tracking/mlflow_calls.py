@@ -44,7 +44,7 @@ def log_values() -> str:
             mlflow.log_metric("loss", value, step=step)
         mlflow.log_metrics({"val/accuracy": 0.75, "f1": 1}, step=3)
         mlflow.log_param("rate", 0.1)
-        mlflow.log_params({"layers": [3, 2], "note": "größer"})
+        mlflow.log_params({"layers": [3, 2], "note": "größer", "api_key": "sesame-open", "mask_token": "<mask>"})
         mlflow.set_tag("kind", "first")
         mlflow.set_tags({"owner": "ada", "gone": "soon"})
         mlflow.delete_tag("gone")
@@ -58,7 +58,7 @@ def log_values() -> str:
         seen, run_id = mlflow.get_run(run.info.run_id), run.info.run_id
         assert seen.info.run_id == os.environ["EXPECTED_RUN"], seen.info
         assert seen.data.metrics == {"loss": 0.25, "val/accuracy": 0.75, "f1": 1.0}, seen.data.metrics
-        assert seen.data.params == {"rate": "0.1", "layers": "[3, 2]", "note": "größer"}, seen.data.params
+        assert seen.data.params == {"rate": "0.1", "layers": "[3, 2]", "note": "größer", "api_key": "***", "mask_token": "<mask>"}, seen.data.params
         assert (seen.data.tags["kind"], "gone" in seen.data.tags) == ("first", False), seen.data.tags
         history = [point.value for point in client.get_metric_history(run_id, "loss")]
         assert (history[0], math.isnan(history[1]), history[2:]) == (0.5, True, [math.inf, -math.inf, 0.25]), history

@@ -92,7 +92,7 @@ def test_values_and_files_are_kept_and_read_back(client: Client) -> None:
     loss = job.values("loss")
     assert (loss[0], math.isnan(loss[1]), loss[2:]) == (0.5, True, [math.inf, -math.inf, 0.25])
     assert (job.values("val/accuracy"), job.values("f1")) == ([0.75], [1.0])
-    assert job.parameters() == {"rate": "0.1", "layers": "[3, 2]", "note": "größer"}
+    assert job.parameters() == {"rate": "0.1", "layers": "[3, 2]", "note": "größer", "api_key": "***", "mask_token": "<mask>"}
     tags = job.run().tags
     assert ({"git": "abc", "kind": "first", "owner": "ada"}.items() <= tags.items(), "gone" in tags) == (True, False)
     assert job.files() == {"notes/read me.txt", "notes/#1.txt", "config.json", "with space.txt", "folder/sub folder/with space.txt"}

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from himl_cli.core.records import dataclass
+from himl_cli.core.redaction import mask_document
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import Database, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
@@ -125,7 +126,7 @@ class LoggedModels:
                 case "set tags":
                     model.tags.update(request.pairs("tags"))
                 case "log params":
-                    model.params.update(request.pairs("params"))
+                    model.params.update(mask_document(request.pairs("params")))
                 case "delete":
                     model.is_deleted = True
                 case "delete tag":

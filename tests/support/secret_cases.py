@@ -1,0 +1,162 @@
+"""What is a secret, and what is none: the forms of real tokens, made at random here, names with their values, and texts.
+
+`FORMS` is the list of forms that are secrets under any name. A form is a text with `{…}` for random characters: the
+alphabet, and how many.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from base64 import b64encode
+from random import Random
+
+ALPHABETS = {
+    "a": string.ascii_letters + string.digits,
+    "u": string.ascii_letters + string.digits + "_-",
+    "b": string.ascii_letters + string.digits + "+/",
+    "U": string.ascii_uppercase + string.digits,
+    "l": string.ascii_lowercase + string.digits,
+    "x": "0123456789abcdef",
+    "d": string.digits,
+    "w": string.ascii_lowercase,
+}
+FORMS = r"""
+hf_{a34}
+api_org_{a34}
+ghp_{a36}
+gho_{a36}
+ghs_{a36}
+github_pat_{a22}_{a59}
+glpat-{u20}
+gldt-{u20}
+npm_{a36}
+dckr_pat_{u27}
+pypi-AgEIcHlwaS5vcmc{u150}
+sk-{a48}
+sk-proj-{u120}
+sk-ant-api03-{u95}
+sk-or-v1-{x64}
+sk_live_{a24}
+rk_test_{a24}
+AKIA{U16}
+ASIA{U16}
+xoxb-{d12}-{d12}-{a24}
+xapp-1-{U11}-{d13}-{x64}
+AIza{u35}
+GOCSPX-{u28}
+ya29.{u60}
+gsk_{a52}
+r8_{a37}
+xai-{a80}
+pplx-{a48}
+nvapi-{u64}
+dapi{x32}
+hvs.{u90}
+SG.{u22}.{u43}
+tskey-auth-{a11}CNTRL-{a32}
+lsv2_pt_{x32}_{x10}
+dop_v1_{x64}
+{d10}:AA{u33}
+{a3}8Q~{u34}
+AGE-SECRET-KEY-1{U58}
+eyJ{u30}.eyJ{u60}.{u43}
+-----BEGIN RSA PRIVATE KEY-----\n{b64}\n{b64}\n-----END RSA PRIVATE KEY-----
+-----BEGIN OPENSSH PRIVATE KEY-----\n{b70}\n{b70}
+https://ada:{a12}@example.org/simple
+https://{a40}@example.org/lab.git
+postgresql+psycopg2://ada:{a12}@db.example.org/runs
+mongodb+srv://ada:{a12}@example.org
+redis://:{a12}@example.org:6379/0
+https://x.blob.core.windows.net/c/f?sv=2024-11-04&sp=r&sig={a43}%3D
+https://x.s3.amazonaws.com/f?X-Amz-Date=1&X-Amz-Signature={x64}
+https://hooks.slack.com/services/T{U8}/B{U8}/{a24}
+DefaultEndpointsProtocol=https;AccountName=a;AccountKey={b86}==;EndpointSuffix=core.windows.net
+Endpoint=sb://x.example.org/;SharedAccessKeyName=Root;SharedAccessKey={b43}=
+Server=tcp:x.example.org;User ID=ada;Password={a12};Encrypt=True
+Driver=ODBC;Uid=ada;Pwd={a12};
+Authorization: Bearer {u40}
+Authorization: Basic {b24}
+-H 'X-Api-Key: {l32}'
+curl -H 'authorization: token {x40}'
+Bearer {a40}
+wandb login {x40}
+{{"model": "gpt", "api_key": "{l32}", "n": 1}}
+{{\"access_token\": \"{l32}\"}}
+password = 'two {w5} words {w5}'
+passphrase: {w9}
+"""
+# Names whose values are secrets, by the kind of value
+CHOSEN = """
+--password --db_password --passwd --pwd --passphrase --smtp_pass MYSQL_PWD DB_PASS --api_key --api-key --apikey --wandb_key --wandb-key WANDB_API_KEY
+--hub_token --hf_token --use_auth_token --access_token --auth_token --token --github_token MLFLOW_TRACKING_TOKEN --client_secret --secret --secret_key
+AWS_SECRET_ACCESS_KEY AZURE_STORAGE_KEY --comet_api_key --neptune.api_token +logger.wandb.api_key ++trainer.logger.api_key --openaiApiKey --OPENAI_API_KEY_PROD
+--account_key --sas_token --model.hub.token --azureml_pat APP_SECRET SECRET_KEY_BASE --registry_token --connection_string
+"""
+GENERATED = "--key --some_key MY_LICENCE_KEY --upload_token --tokens --auth --credential --signature --project_token --key_prod encoder.key"
+# Arguments of open libraries that are no secrets: OpenCLIP, MONAI, transformers, diffusers, Keras, hydra, and others
+ORDINARY = """
+--csv-img-key filepath | --csv-caption-key title | --image_key image | --label_key label | --pred_key pred | --keys image,label
+--meta_key_postfix meta_dict | --mask_token <mask> | --mask_token [MASK] | --pad_token <pad> | --eos_token </s> | --bos_token <s> | --unk_token [UNK]
+--cls_token [CLS] | --sep_token [SEP] | --eos_token <|endoftext|> | --pad_token_id 0 | --eos_token_id 50256 | --tokenizer_name bert-base-uncased
+--tokenizer facebook/bart-large | --use_auth_token True | --use_auth_token false | --hub_token None | --token None | --use_fast_tokenizer yes
+--key_dim 64 | --num_keys 8 | --key_padding_mask full | --max_tokens 4096 | --max_new_tokens 128 | --num_tokens 77 | --token_type bearer
+--token_type_ids 0 | --tokens_per_sample 512 | --token_dropout 0.1 | --token_count 5 | --max_token 9 | --secret_santa yes
+--placeholder_token <cat-toy> | --initializer_token toy | --modifier_token <new1> | --special_tokens_file tokens.json | --forced_bos_token en_XX
+--text_column_key text | --target_key mask | --sort_key length | --primary_key id | --group_key patient_id | --metric_key val_loss
+--state_dict_key model | --checkpoint_key teacher | --model_key state_dict | --model-key model_ema | --image_key t1c_flair_0001
+--label_key Segmentation_2023-05-01 | --cache_key resnet50_imagenet_224_v2 | --key image | --keyframe 3 | --keypoints 17 | --keyword dog | --monkey 1
+--turkey 2 | --hotkey ctrl+k | --public_key abc | --key_file keys/id.pem | --api_key_env WANDB_API_KEY | --api_key $WANDB_API_KEY
+--api_key ${WANDB_API_KEY} | --api_key ${oc.env:KEY} | --password_file /run/secrets/pw | --private_key ~/.ssh/id_ed25519 | --password_length 12
+--author ada | --authors ada,bob | --pass 2 | --passes 3 | --two_pass true | --bypass true | --low_pass 0.5 | --pat 5 | --patience 7 | --pathway slow
+--compass north | --auth none | --auth basic | --sas on | --signature v4 | --credentials default | --distill_token true | --num_register_tokens 4
+--class_token mean | --image_token_index 32000 | --query_key_value qkv | --qk_norm true | --key_bias false | --value_key v | --dataset_keys a,b
+--session_key session | --user_key user_id | --item_key item_id | --label_key ${{parent.inputs.label_key}} | --image_key ${{inputs.key}}
+--token ${{search_space.token}} | --stop_token "\\n" | --lang_token en | --task_token asr | image_key=image | label_key=y | data.label_key=seg
++data.image_key=image | model.key_dim=64 | tokenizer.pad_token=<pad> | ~model.mask_token | sampler.key=length | --output_key model
+--commit 3f786850e387550fdab836ed7e6dc881de23001b | --checksum sha256:3f786850e387550fdab836ed7e6dc881de23001b | --secrets_dir /run/secrets
+""".replace("\n", " | ")
+TEXTS = """
+Train a basic neural network
+Basic training of a bearer network, by token counts
+A bearer of good news: basic models suffice
+himl submit hf_train.py
+hf_train_1795705510_9d0a79bc
+hf_finetune_bert_large_uncased_1795705510_9d0a79bc
+gho_exports_of_all_the_runs_1795705510 sk-learn-random-forest-classifier
+glpat-x sk-SK locale, task-sk-something-that-is-quite-long-here
+Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT, or name the host in NO_PROXY.
+https://<user>:<password>@example.org https://${USER}:${TOKEN}@example.org
+The secret: keep the learning rate low
+token: a unit of text
+Unknown token: '<pad>'
+key: value
+image_key: image
+pad_token: "<pad>"
+{"image_key": "image", "mask_token": "<mask>", "key_dim": 64, "use_auth_token": true}
+sort_keys=True, key=lambda item: item.name
+def attend(query, key, value): return key
+if token == "<mask>": skip
+--env_var NAME=VALUE
+password: ${DB_PASSWORD}
+Enter the password for the key, or a token
+https://example.org/x?y=z&key=image
+No run 'train_1_aa' in local workspace '.himl'.
+tokenizer=bert num_tokens=5 a=b public_key=abc num_keys=3
+C:\\Users\\x
+An example of BEGIN PRIVATE KEY, without one
+"""
+
+
+def made(form: str, random: Random) -> tuple[str, list[str]]:
+    """A text of this form, and the random characters in it that must not be shown."""
+    parts: list[str] = []
+
+    def fill(found: re.Match[str]) -> str:
+        part = "".join(random.choices(ALPHABETS[found[1]], k=int(found[2])))
+        part = b64encode(f"ada:{part}".encode()).decode() if "Basic" in form else part
+        parts.append(part)
+        return part
+
+    text = re.sub(r"\{([abuUlxdw])(\d+)\}", fill, form)
+    return text.replace("\\n", "\n").replace("{{", "{").replace("}}", "}"), [part for part in parts if len(part) >= 5]
