@@ -4,7 +4,7 @@ library."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +164,15 @@ def parse_mapping(text: str, path: Path) -> Mapping[str, Any]:
             f"'{path}' must contain sections, not {'nothing' if content is None else 'a ' + type(content).__name__}."
         )
     return {str(key): value for key, value in content.items()}
+
+
+def written_as(text: str, keys: Sequence[str]) -> str:
+    """The plain value of the nested *keys* as *text* spells it, such as `1.10` for the number 1.1. Empty for a value
+    that comes from elsewhere in the text."""
+    node = yaml.compose(text, Loader=_StrictLoader)
+    for key in keys:
+        node = next((value for name, value in getattr(node, "value", ()) if name.value == key), None)
+    return str(getattr(node, "value", ""))
 
 
 def dump_mapping(content: Mapping[str, Any]) -> str:

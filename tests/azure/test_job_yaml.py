@@ -21,7 +21,8 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, EnvironmentSpec, JobSpec, StepSpec
 from himl_cli.services.submission.git import git_facts
-from himl_cli.services.submission.request import automatic_tags
+from himl_cli.services.submission.job_yaml import prepare_document
+from himl_cli.services.submission.request import SubmitRequest, automatic_tags
 from himl_cli.workspaces.azure.config import CLOUD_VARIABLE, CLOUDS, Cloud, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.sdk import client_for, load_sdk, restored_variables, silenced
@@ -139,6 +140,46 @@ class Desk(HttpTransport[Any, Any]):
     def close(self) -> None: ...
 
     def __exit__(self, *error: object) -> None: ...
+
+
+def test_tags_that_are_no_text_are_refused_as_by_azure_ai_ml(tmp_path: Path) -> None:
+    load_sdk()
+    from azure.ai.ml import load_job
+    from marshmallow import ValidationError
+
+    def by_azure_ai_ml(path: Path) -> None:
+        load_job(path)
+
+    def by_himl(path: Path) -> None:
+        prepare_document(SubmitRequest(cwd=tmp_path, target=path.name), {})
+
+    def is_refused(check: Callable[[Path], None], path: Path) -> bool:
+        try:
+            check(path)
+        except (BadUsage, ValidationError):
+            return True
+        return False
+
+    path = tmp_path / "job.yml"
+    for tag in (
+        "t: 1.10",
+        "t: 5",
+        "t: NO",
+        "t: on",
+        "t: ~",
+        "t: 2024-01-01",
+        "t: 12:30:00",
+        "t: 1e5",
+        "t: '1.10'",
+        "t: x",
+        "t: 0x10",
+        "t: [1]",
+        "1.10: x",
+        "t: .inf",
+    ):
+        path.write_text(f"type: command\ncommand: echo\nenvironment: azureml:lab@latest\ncompute: local\ntags:\n  {tag}\n")
+        with silenced():
+            assert is_refused(by_himl, path) == is_refused(by_azure_ai_ml, path), tag
 
 
 @pytest.mark.parametrize("cloud", CLOUDS.values(), ids=list(CLOUDS))

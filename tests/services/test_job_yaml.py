@@ -95,7 +95,7 @@ def test_command_job(folder: Path) -> None:
         **COMMAND,
         "experiment_name": "digits",
         "display_name": "shown",
-        "tags": {"n": 1, "team": "red"},
+        "tags": {"n": "1", "team": "red"},
         "environment_variables": {"LR": "${{inputs.lr}}", "ON": True},
         "command": "python fit.py $[[--fast ${{inputs.lr}}]] ${{inputs.lr}} ${{inputs.raw}} ${{ outputs.o }} $[[--more ${{inputs.more}}]]",
         "inputs": {"lr": 0.1, "raw": {"type": "uri_folder", "path": "data"}, "more": {"type": "string", "optional": True}},
@@ -281,6 +281,30 @@ def test_pipeline_of_inline_jobs_and_component_files(folder: Path) -> None:
     assert prepared(folder, for_azure, cluster="local").pipeline is not None
 
 
+def test_variables_of_a_component_step_are_those_of_an_inline_command(folder: Path) -> None:
+    variables = {"ON": True, "OFF": False, "DEPTH": "${{inputs.depth}}", "RATE": 0.5}
+    named = {"component": "parts/prep.yml", "inputs": {"raw": "${{parent.inputs.raw}}", "depth": 7}, "environment_variables": variables}
+    inline = {**TRAIN, "command": "python fit.py", "inputs": {"depth": 7}, "environment_variables": variables}
+    pipeline = prepared(folder, {**PIPELINE, "outputs": {}, "jobs": {"named": named, "inline": inline}}).pipeline
+    assert pipeline is not None
+    assert [step.job.env for step in pipeline.steps] == [{"ON": "true", "OFF": "false", "DEPTH": "7", "RATE": "0.5"}] * 2
+    named["environment_variables"] = {"DEPTH": "${{inputs.width}}"}
+    assert "'jobs.named.environment_variables.DEPTH' has '${{inputs.width}}'" in refusal(folder, {**PIPELINE, "outputs": {}, "jobs": {"named": named}})
+
+
+@pytest.mark.parametrize("key", ["tags:\n  t", "display_name", "description", "experiment_name"])
+def test_a_value_that_yaml_reads_as_no_text_is_refused_with_its_quotes(folder: Path, key: str) -> None:
+    (name,) = yaml.safe_load(f"{key}: x")
+    for spelled in ("1.10", "NO", "on", "2024-01-01", "1_000"):
+        (folder / "job.yml").write_text(f"command: echo\n{key}: {spelled}\n")
+        with pytest.raises(BadUsage) as caught:
+            prepare_document(SubmitRequest(cwd=folder, target="job.yml"), {})
+        assert f"'job.yml': '{name}{'.t' if name == 'tags' else ''}' must be text, but YAML reads {spelled} as " in str(caught.value)
+        assert caught.value.hint.endswith(f': "{spelled}"')
+    (folder / "job.yml").write_text(f"command: echo\n{key}: '1.10'\n")
+    assert prepare_document(SubmitRequest(cwd=folder, target="job.yml"), {}).job is not None
+
+
 @pytest.mark.parametrize(("content", "message"), [
     (step(inputs={"data": "${{parent.jobs.perp.outputs.clean}}", "n": 1}), "'jobs.train.inputs.data' names the job 'perp', which does not exist."),
     (step(inputs={"data": "${{parent.jobs.prep.outputs.clear}}", "n": 1}), "names the output 'clear', which 'prep' does not have. Its outputs are: clean."),
@@ -293,6 +317,7 @@ def test_pipeline_of_inline_jobs_and_component_files(folder: Path) -> None:
     (step(component="azureml:prep:1"), "'jobs.train.component' 'azureml:prep:1' is stored in Azure ML"),
     (step(component="parts/prep.yml", inputs={}), "'inputs.raw' has no value."),
     (step(component="parts/prep.yml", inputs={"raw": "x"}, limits={"timeout": -5}), "'jobs.train.limits.timeout' must be a number of seconds, not -5."),
+    (step(display_name=True), "'jobs.train.display_name' must be text, but YAML reads true as bool True. Put it in quotes: display_name: \"true\""),
     ({"type": "pipeline", "jobs": {}}, "'jobs' is missing."),
     *(({**PIPELINE, "jobs": {key: TRAIN}}, f"'jobs.{key}' is not a valid key for a job.") for key in WRONG_KEYS),
     ({**PIPELINE, "jobs": {"prep": PREP, "Prep": PREP}}, "'jobs.Prep' and 'prep' differ only in capital letters."),

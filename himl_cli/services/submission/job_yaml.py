@@ -127,10 +127,13 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     request, file_remarks = beside_file(request, ["yaml", "yaml_local"] if is_local else ["yaml"], "a job's YAML")
     check_values(request)
     if request.experiment is None and not request.experiment_from_branch:
-        request = replace(request, experiment=root.text("experiment_name") or None)
+        request = replace(request, experiment=root.string("experiment_name") or None)
     common, remarks = job_of_options(request, path.with_suffix(".py").name, path.parent, env, has_snapshot=is_local)
-    own_tags = {key: root.part("tags").text(key) for key in root.part("tags").content}
-    common = replace(common, tags={**common.tags, **own_tags, **request.tags})
+    tags = root.part("tags")
+    for key in filter(lambda key: not isinstance(key, str), root.content.get("tags") or ()):
+        raise tags.wrong(str(key), "must be text.", hint="Put the name of the tag in quotes.")
+    own_tags = {key: tags.string(key) for key in tags.content}
+    common = replace(common, tags={**common.tags, **mask_document({**own_tags, **request.tags})})
     changes = DocumentChanges(
         experiment=common.experiment,
         display_name=request.display_name,
@@ -151,8 +154,8 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
         remarks.append("It names no compute, so it runs on this machine. To use Azure ML, add --cluster NAME.")
     common = replace(
         common,
-        display_name=common.display_name or root.text("display_name"),
-        description=common.description or root.text("description"),
+        display_name=common.display_name or root.string("display_name"),
+        description=common.description or root.string("description"),
     )
     reader = _JobReader(request, common)
     refuse(
@@ -251,12 +254,6 @@ class _JobReader:
             processes = ranks.count("process_count_per_instance", most=MOST_PROCESSES) or 1
         self._note_idle(part)
         self._note_idle(outputs_of)
-        variables = part.part("environment_variables")
-        literals: Values = {key: value for key, value in values.items() if isinstance(value, str)}
-        env = {}
-        for key, value in variables.content.items():
-            shown = str(value).lower() if isinstance(value, bool) else variables.text(key)
-            env[key] = fill(variables, key, shown, literals, {})
         return replace(
             common,
             entry=Entry(EntryKind.command, text),
@@ -264,7 +261,7 @@ class _JobReader:
             processes=processes,
             distribution=distribution,
             max_seconds=common.max_seconds or outputs_of.part("limits").seconds("timeout"),
-            env={**env, **common.env},
+            env={**_variables(part, values), **common.env},
             inputs=[value for value in values.values() if isinstance(value, DataSpec)],
             outputs=[read_output(outputs, key) for key in outputs.content],
         )
@@ -371,13 +368,23 @@ class _JobReader:
         job = self.command(holder, replace(self.common, display_name=""), values, holder)
         if component is not part:  # the step's variables and limits override those of its component
             self._note_idle(part)
-            variables = part.part("environment_variables")
-            env = {**job.env, **{name: variables.text(name) for name in variables.content}, **self.common.env}
+            env = {**job.env, **_variables(part, values), **self.common.env}
             seconds = self.common.max_seconds or part.part("limits").seconds("timeout") or job.max_seconds
             job = replace(job, env=env, max_seconds=seconds)
-        name = part.text("display_name") or key
+        name = part.string("display_name") or key
         job = replace(job, outputs=[output for output, _ in outputs.values()], display_name=name)
         return StepSpec(key, name, job, takes)
+
+
+def _variables(part: Part, values: Values) -> dict[str, str]:
+    """The environment variables of *part*, with the plain values of its inputs in place of their placeholders."""
+    variables = part.part("environment_variables")
+    literals: Values = {key: value for key, value in values.items() if isinstance(value, str)}
+    found = {}
+    for key, value in variables.content.items():
+        shown = str(value).lower() if isinstance(value, bool) else variables.text(key)
+        found[key] = fill(variables, key, shown, literals, {})
+    return found
 
 
 def _step_values(inputs: Part, given: Values) -> tuple[Values, dict[str, StepOutput]]:

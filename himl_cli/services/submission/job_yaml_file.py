@@ -18,7 +18,7 @@ from himl_cli.core.redaction import redact
 from himl_cli.core.text import as_found, did_you_mean, read_text, shorten
 from himl_cli.services.submission.data import KEY
 from himl_cli.services.submission.request import MOST_SECONDS, count_problem
-from himl_cli.services.yaml_files import parse_mapping
+from himl_cli.services.yaml_files import parse_mapping, written_as
 
 COMMAND, SWEEP, PIPELINE = "command", "sweep", "pipeline"
 NAMING = (
@@ -64,6 +64,16 @@ class Part:
         if "\0" in str(value):
             raise self.wrong(key, "has the character NUL, \\0.", hint="Remove it. Programs cannot receive it.")
         return "" if value is None else str(value)
+
+    def string(self, key: str) -> str:
+        """The text of *key*, which YAML must not read as a number, a date or a switch, as in azure-ai-ml."""
+        value = self.content.get(key)
+        if value is not None and not isinstance(value, (str, Mapping, list)):
+            text = read_text(self.folder / Path(self.shown).name, "TARGET")
+            spelled = written_as(text, [*self.prefix.split(".")[:-1], key]) or value
+            what = f"must be text, but YAML reads {spelled} as {type(value).__name__} {value}."
+            raise self.wrong(key, what, hint=f'Put it in quotes: {key}: "{spelled}"')
+        return self.text(key)
 
     def part(self, key: str) -> Part:
         """The mapping of *key*, or an empty one if the key is missing."""

@@ -438,8 +438,8 @@ class RunWriting:
                 return max(1, int(limit[2]) - int(limit[1]))
             run = self._connection.rest.get_object(f"{url}/get", "run", params={"run_id": run_id, "run_uuid": run_id})
             with understood(f"{url}/get", "the run in it"):
-                params = run["run"]["data"].get("params") or ()
-                known = mask_document({each["key"]: each.get("value") for each in params})
+                logged = run["run"]["data"].get("params") or ()
+                known = mask_document({each["key"]: each.get("value") for each in logged})
             other = [
                 f"'{key}' is '{known[key]}', not '{value}'" for key, value in some if known.get(key, value) != value
             ]
