@@ -204,21 +204,21 @@ def read_text(path: Path, what: str) -> str:
 
 
 def parse_dotenv(text: str, path: Path) -> dict[str, str]:
-    """The environment variables in *text*, the content of *path*. The last line for a name counts. Raises BadUsage
-    naming an invalid line without its content."""
-    values: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        found = re.fullmatch(r"(?:export\s+)?(?P<name>[A-Za-z_]\w*)\s*=\s*(?P<value>.*)", line.strip())
-        if found is None:
+    """The environment variables in *text*, the content of *path*, as python-dotenv reads them. The last value for a
+    name counts, and a name without `=` has none. Raises BadUsage naming an invalid line without its content."""
+    from io import StringIO
+
+    from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
+
+    for found in parse_stream(StringIO(text)):
+        if found.error:  # the library skips it
+            blank = found.original.string[: -len(found.original.string.lstrip())]
             raise BadUsage(
-                f"'{path}', line {number}: not NAME=value.", hint="Write a value on one line, and comments after '#'."
+                f"'{path}', line {found.original.line + len(blank.splitlines())}: not NAME=value.",
+                hint="Close quotes, and write comments after '#'.",
             )
-        quoted = re.fullmatch(r"(?P<quote>['\"])(?P<inside>.*)(?P=quote)\s*(?:#.*)?", found["value"])
-        plain = re.split(r"(?:^|(?<=\s))#", found["value"], maxsplit=1)[0].strip()
-        values[found["name"]] = quoted["inside"] if quoted else plain
-    return values
+    return {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value is not None}
 
 
 def with_slashes(text: str) -> str:

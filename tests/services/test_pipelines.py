@@ -179,7 +179,7 @@ def test_dotenv_names_cluster_and_data_unless_options_do(folder: Path) -> None:
     (f"AML_COMPUTE_CLUSTER_MAX_NODES={'9' * 5000}", "AML_COMPUTE_CLUSTER_MAX_NODES: a cluster has at most 65,000 nodes."),
     ("AML_COMPUTE_CLUSTER_MIN_NODES=9", "AML_COMPUTE_CLUSTER_MIN_NODES is 9, but AML_COMPUTE_CLUSTER_MAX_NODES is 4"),
     ("BLOB_CONTAINER_NAME=", "BLOB_ACCOUNT_NAME is set, but BLOB_CONTAINER_NAME is not"),
-    ("hunter3", "line 7: not NAME=value"),
+    ("hunter3 and more", "line 7: not NAME=value"),
     ("", "AML_COMPUTE_CLUSTER_MAX_NODES is 4, but step2 has a node_count of 5"),
 ], ids=lambda value: value[:40])  # fmt: skip
 def test_unusable_dotenv_is_refused(folder: Path, lines: str, message: str) -> None:

@@ -426,9 +426,19 @@ def test_unusable_settings_file_is_refused(project: Path, name: str, content: st
 
 def test_dotenv_and_json_files_become_workspace_settings(project: Path) -> None:
     values = {"A=b": "b", "export A = b": "b", "A='b # c' # d": "b # c", 'A="b"': "b", "A=b # c": "b", "A=b#c": "b#c", "A=": "", "A=b=c==": "b=c=="}
-    assert {line: parse_dotenv(f"# comment\n\n{line}\n", Path(".env"))["A"] for line in values} == values
-    with pytest.raises(BadUsage, match="line 2: not NAME=value") as caught:
-        parse_dotenv("A=b\nhunter2\n", Path(".env"))
+    values |= {
+        "A= # c": "",
+        "A=#c": "#c",
+        "A='it\\'s'": "it's",
+        'A="b\\n\\"c\\""': 'b\n"c"',
+        "A='b\nc'": "b\nc",
+        "B=b\nA=${B}/c": "b/c",
+        "A=${HIML_NO:-d}": "d",
+    }
+    for lines in values:
+        assert parse_dotenv(f"# comment\n\nC\n{lines}\r\n", Path(".env")).items() >= {"A": values[lines]}.items()
+    with pytest.raises(BadUsage, match="line 4: not NAME=value") as caught:
+        parse_dotenv("A=b\n\n\n'hunter2\n", Path(".env"))
     assert "hunter2" not in f"{caught.value}{caught.value.hint}"
     got = taken(project, {"prod.env": "RESOURCE_GROUP=rg\nBLOB_SUB_ID=s\nHIML_TENANT_ID=t\nOTHER=1\nEMPTY=\n"}, "prod.env")
     assert got.workspace == {"resource_group": "rg"}
