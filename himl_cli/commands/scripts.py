@@ -46,6 +46,8 @@ OF_RUNNER = {
 LIGHTNING_CLI, LIGHTNING_COMMANDS = "LightningCLI", {"fit", "validate", "test", "predict"}
 OF_NOTIFY = {"url": "notify", "format": "notify_format"}
 """Keys of [notify] and the options that they set."""
+JOINED = ("env_var", "tag")
+"""Options of which each source adds to the others, by key: the command line, variables and files."""
 HIML_INPUTS = ("--azure_datasets", "--azure_dataset_id", "--extra_azure_dataset_ids")
 HIML_MOUNTS = ("--mount_in_azureml", "--use_dataset_mount")
 
@@ -72,6 +74,13 @@ class ScriptCommand(HimlCommand):
         extra.setdefault("auto_envvar_prefix", VARIABLE_PREFIX.rstrip("_"))
         ctx = super().make_context(info_name, args, parent, **extra)
         ctx.meta[PLACES] = {name: place for name, (_, place) in settings.items()}
+        for name in JOINED:
+            source = getattr(ctx.get_parameter_source(name), "name", "")
+            entries = [*(settings[name][0] if name in settings and source != "DEFAULT_MAP" else ())]
+            if source == "COMMANDLINE":
+                entries += _options(self)[name].value_from_envvar(ctx) or ()
+            entries += ctx.params.get(name) or ()
+            ctx.params[name] = list({entry.partition("=")[0].strip(): entry for entry in entries}.values())
         return ctx
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -311,11 +320,13 @@ def submit_settings(command: Any, start: Path) -> dict[str, tuple[Any, str]]:
     """The values of *command*'s options in settings files, in the parser's form, with `FILE:LINE`. Raises BadUsage
     with file, line and key for an invalid setting."""
     from himl_cli.core.redaction import may_be_signed
-    from himl_cli.core.settings import PRIVATE_FILE, section_settings
+    from himl_cli.core.settings import PRIVATE_FILE, find_settings, section_settings
 
     options = _options(command)
     settings: dict[str, tuple[Any, str]] = {}
-    found = {normalized(key): setting for key, setting in section_settings(start, "submit").items()}
+    files = [file.section("submit") for file in reversed(find_settings(start))]
+    found = {normalized(key): setting for section in files for key, setting in section.items()}
+    joined = [setting for section in files for key, setting in section.items() if normalized(key) in JOINED]
     for key, setting in section_settings(start, "notify").items():
         if key not in OF_NOTIFY:
             raise setting.wrong("is not a key of [notify].", hint=did_you_mean(key, OF_NOTIFY) or "Keys: url, format.")
@@ -337,6 +348,9 @@ def submit_settings(command: Any, start: Path) -> dict[str, tuple[Any, str]]:
                     hint=f"Move it to {PRIVATE_FILE}, which stays on this machine.",
                 )
         settings[name] = _typed(options[name], setting), setting.place
+    for name in filter(settings.get, JOINED):
+        values = [value for each in joined if normalized(each.key) == name for value in _list_of(each)]
+        settings[name] = values, settings[name][1]
     return settings
 
 

@@ -103,6 +103,22 @@ def test_the_settings_of_azure_are_shown_and_secrets_are_masked(himl: Himl, proj
 
 
 @pytest.mark.usefixtures("script")
+def test_tags_and_variables_of_all_sources_join_by_key(himl: Himl, project: Path) -> None:
+    write_files(project, {
+        "himl.toml": "[submit]\ntag = {team = 'blue', x = 'toml'}\nenv_var = ['A=toml', 'B=toml', 'C=toml']\n",
+        "himl.private.toml": "[submit]\nenv_var.B = 'private'\n",
+        "train.py": "import os\nprint([os.environ.get(name) for name in 'ABCDE'])\n",
+    })  # fmt: skip
+    env = {"HIML_SUBMIT_ENV_VAR": "C=variable\nD=variable"}
+    assert himl.ok("submit", "train.py", "--env_var", "D=typed", "--env_var", "E=a=b", "--tag", "x=typed", env=env).stdout == (
+        "['toml', 'private', 'variable', 'typed', 'a=b']\n"
+    )
+    assert himl.ok("runs", "show", "latest", "--json").json()["tags"].items() >= {"team": "blue", "x": "typed"}.items()
+    rows = {row["option"]: row["value"] for row in himl.ok("submit", "train.py", "--tag", "y=1", "--show_settings", "--json").json()}
+    assert (rows["tag"], rows["env_var"]) == ("team=blue, x=toml, y=1", "A=toml, B=private, C=toml")
+
+
+@pytest.mark.usefixtures("script")
 def test_of_follow_and_no_wait_the_one_that_is_typed_counts(himl: Himl, project: Path) -> None:
     write_files(project, {"himl.toml": "[submit]\nwait = false\n"})
     assert himl.ok("submit", "train.py", "--follow").stdout == "[]\n"
