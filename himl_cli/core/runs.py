@@ -22,7 +22,8 @@ from himl_cli.core.text import utc_text
 FAILED_RANK = re.compile(r"rank (\d+): ")
 
 # Prefixes of tags that himl and services set, which lists of the user's tags omit
-AUTOMATIC_TAGS = ("build_", "command_line", "run_recovery_id", "mlflow.", "himl.")
+SUBMITTED_TAGS = ("build_", "command_line", "run_recovery_id")
+AUTOMATIC_TAGS = (*SUBMITTED_TAGS, "mlflow.", "himl.")
 
 NOTE = "mlflow.note.content"  # the tag with a description from MLflow: start_run(description=), a page's editor
 # The tag of a local run that was started again: a JSON list with the number of the last row of metrics before each

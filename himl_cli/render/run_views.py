@@ -46,6 +46,7 @@ from himl_cli.core.runs import (
     SLURM_JOB,
     STOPPED,
     STUDIO,
+    SUBMITTED_TAGS,
     TRIES,
     TRY,
     OutputFootprint,
@@ -409,8 +410,14 @@ def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
         facts["Best trial"] += ", which is archived or deleted"
     yield from _pairs({name: value for name, value in facts.items() if value}, label_width=12)
     automatic = {name: value for name, value in run.tags.items() if name.startswith(AUTOMATIC_TAGS)}
-    submitted = {name: value for name, value in automatic.items() if name not in SHOWN_ELSEWHERE}
-    sections = {"Tags": own_tags(run), "Submitted with": submitted, "Parameters": details.parameters}
+    submitted = {name: value for name, value in automatic.items() if name.startswith(SUBMITTED_TAGS)}
+    system = {name: automatic[name] for name in automatic if name not in (*submitted, *SHOWN_ELSEWHERE)}
+    sections = {
+        "Tags": own_tags(run),
+        "System tags": system,
+        "Submitted with": submitted,
+        "Parameters": details.parameters,
+    }
     for title, pairs in sections.items():
         if pairs:
             yield from ("", styled(title, "bold"))
