@@ -129,10 +129,10 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     if request.experiment is None and not request.experiment_from_branch:
         request = replace(request, experiment=root.string("experiment_name") or None)
     common, remarks = job_of_options(request, path.with_suffix(".py").name, path.parent, env, has_snapshot=is_local)
-    tags = root.part("tags")
+    named = root.part("tags")
     for key in filter(lambda key: not isinstance(key, str), root.content.get("tags") or ()):
-        raise tags.wrong(str(key), "must be text.", hint="Put the name of the tag in quotes.")
-    own_tags = {key: tags.string(key) for key in tags.content}
+        raise named.wrong(str(key), "must be text.", hint="Put the name of the tag in quotes.")
+    own_tags = {key: named.string(key) for key in named.content}
     common = replace(common, tags={**common.tags, **mask_document({**own_tags, **request.tags})})
     changes = DocumentChanges(
         experiment=common.experiment,
