@@ -43,7 +43,7 @@ _PREFIXED = re.compile(
         [?&](?:sig|sv_sig|token|access_token|code|client_secret|(?:x-[a-z]+-)?(?:signature|credential))=  # a link
       | https://(?:hooks\.slack(?:-gov)?\.com|[\w-]+\.webhook\.office\.com)/        # a webhook
       | \bAuthorization\\?["']?\s*[:=]\s*\\?["']?(?:Bearer|Basic|Digest|Token|ApiKey)\s+
-      | (?P<maybe>\b(?:Bearer|Basic|wandb\s+login)\s+)
+      | (?P<maybe>\b(?:Bearer|Basic|wandb\s+login(?:\s+--[\w-]+){0,3})\s+)
     )(?P<secret>[^\s"'&;\\]+)""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -59,7 +59,7 @@ _SERVICES = (
 )
 # Names of values that are secrets, in lower case with `_` between words
 _EXPLICIT = re.compile(
-    rf"""passw(?:or)?ds?(?=_|$) | passphrase | passcode(?=_|$) | pwd?(?=_|$) | (?:^|_)client_?secret
+    rf"""passw(?:or)?d(?:s|_|$) | passphrase | passcode(?=_|$) | pwd?(?=_|$) | (?:^|_)client_?secret
       | connection_?string
       | (?:^|_)(?:db|smtp|mail|email|user|admin|root|ftp|proxy|redis|mysql|pg|postgres|mongo|my)_?pass(?=_|$)
       | (?:^|_)(?:api|access|account|private|secret|storage|encryption|signing|subscription|auth|application|app|admin
@@ -79,7 +79,7 @@ _ABOUT = re.compile(
     r"(?:count|size|len|length|num|number|dim|limit|rate|dropout|id|idx|index|indice|weight|type|name|file|filename|path"
     r"|dir|folder|env|var|variable|field|column|col|prefix|suffix|format|policy|expiry|expire|ttl|mode|level|embed"
     r"|embedding|emb|layer|loss|mask|position|map|mapping|pattern|regex|separator|sep|version|order|url|uri|provider"
-    r"|scheme|budget|ratio|strategy|pooling|norm|std|scale|encoding|language|required|enabled)(?:e?s)?$"
+    r"|scheme|budget|ratio|strategy|pooling|norm|std|scale|encoding|language|required|enabled|header|label|prompt|hint|message|timeout|lifetime)(?:e?s)?$"
     r"|^(?:num|n|max|min|include)_|(?:^|_)(?:public|pub|publishable)_?key"
 )
 _WEBHOOK = re.compile(r"webhook|(^|_)notify$")  # names with a wholly secret address
@@ -105,7 +105,8 @@ _PAIRS = re.compile(
 )
 _SURE, _BARE, _MENTIONED, _HOOK = "sure", "bare", "mentioned", "webhook"
 _NAMED = re.compile(
-    r"(?<![\w.+~-])(?P<name>[-+~\w.]+)(?P<between>\\?[\"']?\s*(?::=|==?>?|:)\s*|(?P<space>[\"'],?\s+(?=[\"'])|\s+(?=\w)))"
+    r"(?<![\w.+~-])(?P<name>[-+~\w.]+)(?P<between>\\?[\"']?[ \t]*(?::=|==?>?|:)[ \t]*"
+    r"|(?P<space>[\"'],?\s+(?=[\"'])|\s+(?=\w)))"
 )
 _VALUE = re.compile(r"(?P<open>\\?[\"']?)(?P<value>(?<=\")[^\"\\]+(?=\\?\")|(?<=')[^'\\]+(?=\\?')|[^\s\"'&;\\]+)")
 _NEXT_FIELD = re.compile(r"[,}\])]+$|,(?=[\w.-]+[:=])")
@@ -150,16 +151,17 @@ def mask_arguments(arguments: Sequence[str], depth: int = DEEPEST) -> list[str]:
             # Keep the quotes of the word, so that masking a line again does not change it
             quote = word[0] if len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" else ""
             masked.append(f"{quote}{MASK}{quote}")
+            name = name if re.search("[^s]s$", name) else ""  # `--api_keys A B`
         else:
             masked.append(_masked_word(word, depth))
-        name = word if word.startswith("-") and "=" not in word else ""
+            name = word if word.startswith("-") and "=" not in word else ""
     return masked
 
 
 def mask_line(line: str, depth: int = DEEPEST) -> str:
     """A command line as one text, masked as by `mask_arguments`. Spaces and quotes stay."""
     words = mask_arguments(_WORD.findall(line), depth)
-    return "".join(space + word for space, word in zip(_WORD.split(line), [*words, ""], strict=True))
+    return redact("".join(space + word for space, word in zip(_WORD.split(line), [*words, ""], strict=True)))
 
 
 def is_masked(shown: str, value: str) -> bool:
@@ -250,7 +252,7 @@ def _masked_word(word: str, depth: int) -> str:
     if found is not None and _is_secret(found["name"], found["value"]):
         return f"{found['before']}{MASK}{found['quote']}"
     if depth > 0 and len(_WORD.findall(word)) > 1:
-        return redact(mask_line(word, depth - 1))
+        return mask_line(word, depth - 1)
     quote = word[:1]
     if depth > 0 and quote in ("'", '"') and word.endswith(quote) and len(word) > 1:
         return f"{quote}{_masked_word(word[1:-1], depth - 1)}{quote}"

@@ -317,8 +317,8 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
 
         Existing files of the run stay. *limits* are new values of `SweepSpec.max_concurrent` and `max_failures`, or
         None. *env* are the job's own variables. No file stores them, the *webhook* to notify of the end, or secrets in
-        the command and the arguments of the job, *given* again. New attempts run *code*. Raises RunNotFound, and BadUsage for
-        a run that is in progress or complete, or with missing variables or secrets.
+        the command and the arguments of the job, *given* again. New attempts run *code*. Raises RunNotFound, and
+        BadUsage for a run that is in progress or complete, or with missing variables or secrets.
         """
 
     def code_of(self, run_id: str) -> Sequence[tuple[Snapshot, Sequence[str]]]:

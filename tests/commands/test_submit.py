@@ -164,7 +164,6 @@ def test_command_runs_from_a_snapshot_and_keeps_no_secret(himl: Himl, project: P
         ("-m", "lab.train", "--command", "x"): "-m MODULE and --command cannot be combined.",
         ("--command", ""): "--command got an empty value.",
         ("--command", "cat ${{inputs.a}}"): "'${{inputs.a}}' names no input",
-        ("--resume", "latest", "--command", "x"): "--command cannot be used with --resume",
     }
     for options, message in cases.items():
         done = himl("submit", *options)

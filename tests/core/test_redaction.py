@@ -128,6 +128,7 @@ def test_arguments_are_masked_by_their_names() -> None:
         (["--wandbKey=HIDDEN", "monkey=1", "MYPW=HIDDEN"], ["--wandbKey=***", "monkey=1", "MYPW=***"]),
         (["--token", "123456", "--api_token=1234", *counts], ["--token", "***", "--api_token=***", *counts]),
         (["STORAGE_KEY=HIDDEN with spaces", "--password_length=12"], ["STORAGE_KEY=***", "--password_length=12"]),
+        (["--api_keys", "HIDDEN", "HIDDEN", "--x", "y"], ["--api_keys", "***", "***", "--x", "y"]),
         (["-e", "MY_PAT=HIDDEN", "-eMY_PAT=HIDDEN", "--env=MY_PAT=HIDDEN"], ["-e", "MY_PAT=***", "-eMY_PAT=***", "--env=MY_PAT=***"]),
         (["bash", "-c", "train --api-key HIDDEN && done"], ["bash", "-c", "train --api-key *** && done"]),
         (["--docker_args=-e MY_PAT=HIDDEN --shm-size 4g"], ["--docker_args=-e MY_PAT=*** --shm-size 4g"]),

@@ -83,6 +83,7 @@ Bearer {a40}
 wandb login {x40}
 {{"model": "gpt", "api_key": "{l32}", "n": 1}}
 {{\"access_token\": \"{l32}\"}}
+python -V && wandb login --relogin {x40}
 password = 'two {w5} words {w5}'
 passphrase: {w9}
 """
