@@ -39,6 +39,16 @@ def ids(outcome: Any) -> list[str]:
     return [run["id"] for run in outcome.json()]
 
 
+def test_what_was_submitted_is_listed_apart_from_later_tags(himl: Himl, project: Path) -> None:
+    later = {"mlflow.autologging": "pytorch", "mlflow.loggedArtifacts": "[]", "himl.recorded_from": "lab", "team": "red"}
+    RecordedRuns(project).add("train_1_aa", tags={"build_branch": "main", "command_line": "train.py", "run_recovery_id": "train:train_1_aa", **later})
+    sections = [part.split() for part in himl.ok("runs", "show", "train_1_aa").stdout.split("\n\n")[1:]]
+    assert sections[0] == ["Tags", "team", "red"]
+    assert sections[1][:2] == ["System", "tags"]
+    assert {*sections[1][2::2]} == {"mlflow.autologging", "mlflow.loggedArtifacts", "himl.recorded_from"}
+    assert sections[2] == ["Submitted", "with", "build_branch", "main", "command_line", "train.py", "run_recovery_id", "train:train_1_aa"]
+
+
 def test_deleting_says_what_goes_and_list_counts(himl: Himl, project: Path) -> None:
     runs = RecordedRuns(project)
     for name, kind, children in (("sweep", "sweep", 2), ("pipe", "pipeline", 1)):
