@@ -388,7 +388,7 @@ def _new_code(home: FolderWorkspace, run: Run) -> NewCode:
             commits += [f"commit {commit}{' perhaps with changes' if state is None else state}"] if commit else []
             changed += [*names, *sorted({*report.snapshot.files} - {*old.files})]
     if not snapshots:
-        raise BadUsage(f"Run '{run.id}' has no copy of its code.", hint="Omit --new_code.")
+        raise BadUsage(f"Run '{run.id}' has no copy of its code, and runs the present one.", hint="Omit --new_code.")
     begin = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
     begin = begin if MANY in run.tags else f"attempt {int(run.tags.get(TRY, 1)) + 1}"
     return NewCode(snapshots, ", ".join([f"from {begin}: {named(changed) or 'unchanged'}", *commits]))
