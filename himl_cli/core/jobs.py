@@ -545,7 +545,8 @@ def input_targets(spec: JobSpec) -> dict[str, str]:
     """The locations of the inputs with a `target=`, by key: an absolute path, or one in the script's working folder,
     never one that looks like an option.
 
-    Raises BadUsage for targets that cannot be separate links: one inside another, or one where the snapshot has files.
+    Raises BadUsage for targets that cannot be separate links: one inside another, or one where the snapshot or the
+    results of the job have files.
     """
     paths = {item.key: posixpath.normpath(item.target) for item in spec.inputs if item.target}
     targets = {key: f"./{path}" if path.startswith("-") else path for key, path in paths.items()}
@@ -559,6 +560,8 @@ def input_targets(spec: JobSpec) -> dict[str, str]:
         reason = ""
         if target == ".":
             reason = "target=. is invalid, because the data would replace the script's own folder."
+        elif target.split("/")[0] in ("outputs", "logs"):
+            reason = f"target={target} is invalid, because the files would be results of the job."
         elif not target.startswith("/") and any(_is_within(name, target) for name in spec.snapshot.files):
             reason = f"target={target} is invalid, because the snapshot has files there."
         if reason:

@@ -231,7 +231,12 @@ def test_occupied_input_target_is_left_and_ends_the_job(tmp_path: Path, require_
 
 
 def test_targets_that_cannot_be_links_are_refused() -> None:
-    reasons = {"/data /data/deep": "one is inside the other", "./train.py": "the snapshot has files there", "x/..": "target=. is invalid"}
+    reasons = {
+        "/data /data/deep": "one is inside the other",
+        "./train.py": "the snapshot has files there",
+        "x/..": "target=. is invalid",
+        "outputs/in": "would be results",
+    }
     for targets, why in reasons.items():
         inputs = [DataSpec(f"k{number}", "pictures", target=target) for number, target in enumerate(targets.split())]
         with pytest.raises(BadUsage, match=why):

@@ -29,6 +29,7 @@ from himl_cli.workspaces.local.launch_request import (
     Plan,
     check_shell,
     job_from_stored_form,
+    linked_inputs,
     plan_from_stored,
     shown_command,
     with_secrets,
@@ -114,6 +115,7 @@ def _renewed(
             raise BadUsage(f"'{target}' is not in the new code of '{new.root}'.", hint="Omit --new_code.")
         tags = {**spec.tags, NEW_CODE: code.note}  # for trials and steps that have not started
         found.append(with_editables(replace(spec, snapshot=new, editables=None, tags=tags), os.environ)[0])
+        linked_inputs(found[-1])  # raises for new files behind a link to an input, where they would replace its files
     for place, number in {place: number for number, place in enumerate(places)}.items():
         replace_files(found[number], place, old[place].files)
     for child, number in children.items():
