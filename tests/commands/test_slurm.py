@@ -136,6 +136,9 @@ def test_a_failed_job_is_started_again_as_often_as_asked(himl: Himl, project: Pa
     run_id = send("flaky.py", "--retries", "3")
     until(lambda: slurm.start_requeued(run_id) and shown(himl, run_id)["status"] == "Completed", lambda: str(shown(himl, run_id)))
     assert [himl("runs", "logs", run_id, "--try", str(number)).stdout for number in (1, 4)] == ["attempt 1\n", "attempt 4\n"]
+    run = shown(himl, run_id)
+    assert [each["outcome"] for each in run["attempts"]] == [*["failed: exit code 1"] * 3, "completed"]
+    assert run["started"] == run["attempts"][0]["started"] < run["attempts"][3]["started"]
     flag.unlink()
     run_id = send("flaky.py", "--retries", "1")
     until(lambda: slurm.start_requeued(run_id) and shown(himl, run_id)["status"] == "Failed", lambda: str(shown(himl, run_id)))
@@ -150,7 +153,8 @@ def test_a_requeued_job_is_another_attempt_of_the_run(himl: Himl, slurm: Slurm, 
         until(lambda: shown(himl, run_id)["status"] == "Queued", lambda: str(shown(himl, run_id)))
         until(lambda: slurm.start_requeued(run_id) and shown(himl, run_id)["status"] == "Running", f"attempt {attempt + 2} runs")
     assert himl("runs", "cancel", run_id).code == 0
-    assert ended(himl, run_id)["status"] == "Canceled"
+    run = ended(himl, run_id)
+    assert (run["status"], run["started"], len(run["attempts"])) == ("Canceled", run["attempts"][0]["started"], 4)
     assert himl("runs", "logs", run_id, "--try", "4").code == 0
 
 
