@@ -19,7 +19,7 @@ from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, Serv
 from himl_cli.core.events import Event, Finished, Moved, Notice, Planned, ignore
 from himl_cli.core.jobs import DataSpec, EnvironmentSpec, Snapshot
 from himl_cli.workspaces.azure.connection import Connection
-from himl_cli.workspaces.azure.jobs.assets import JobCode, fingerprint
+from himl_cli.workspaces.azure.jobs.assets import JobCode, JobEnvironment, fingerprint
 from himl_cli.workspaces.azure.jobs.data_assets import JobData, resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
@@ -267,6 +267,21 @@ def test_the_same_wheel_is_sent_once_and_another_one_again(workspace: AzureWorks
     files = context_files(azure, registered_wheels(azure, alone.id))
     assert sorted(files) == ["Dockerfile", WHEEL]
     assert "RUN python -m pip install --no-cache-dir /himl-environment/*.whl" in files["Dockerfile"].decode().splitlines()
+
+
+def test_a_docker_context_beyond_the_limits_is_named_before_it_is_sent(azure: StagedWorkspace, connection: Connection, tmp_path: Path) -> None:
+    told: list[tuple[str, bool]] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, Notice):
+            told.append((event.text, bool(azure.requests(f"PUT .*himl-environments/.*/{len(told)}_"))))
+
+    folders: list[dict[str, str | bytes]] = [{"0_a": bytes(1 << 20), "0_b": "x"}, {f"1_{number}": "" for number in range(101)}, {"2_a": bytes(1 << 20)}]
+    for number, files in enumerate(folders):
+        spec = EnvironmentSpec(context=write_code(tmp_path / str(number), files))
+        JobEnvironment(connection, Datastores(connection), spec).upload(note)
+    rule = "Azure ML may refuse more than 100 files or 1 MB."
+    assert told == [(f"The Docker context has {what}. {rule}", False) for what in ("2 files with 1.0 MB", "101 files with 0.0 MB")]
 
 
 def test_a_workspace_without_a_place_for_wheels_is_told_so(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
