@@ -269,8 +269,8 @@ class Run(Recording):
     def flush(self, timeout_seconds: int = 300) -> None:
         """Send logged values, then wait up to *timeout_seconds* until the workspace returns them.
 
-        Raises ServiceFailed, DiskFailed or NotAllowed if the values cannot be sent now (himl sends them later),
-        RunNotFound for a deleted run, and BadUsage for values that the workspace rejects, after sending the others.
+        Raises ServiceFailed, DiskFailed or NotAllowed if the values cannot be sent now (himl sends them later), and
+        RunNotFound for a deleted run. A warning names each value that the workspace rejects.
         """
         self._writer.settle(timeout_seconds)
 
@@ -286,7 +286,7 @@ class Run(Recording):
 
     def _end(self, end: RunEnd) -> None:
         try:
-            self._writer.flush()
+            self._writer.send()
         finally:
             self.record = self._recorder.end_run(self.id, end)
 
@@ -354,7 +354,7 @@ class JobRun(Run):
 
     def _end(self, end: RunEnd) -> None:
         """Send pending values only. The end of the script determines the job's status."""
-        self._writer.flush()
+        self._writer.send()
 
 
 def current_run(allow_offline: bool = True) -> Run | OfflineRun:

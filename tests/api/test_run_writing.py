@@ -174,6 +174,7 @@ def test_images_of_equal_names_and_tags_that_count_as_false_are_kept(run: Run, p
     for Plot.content in (b"x", b"y"):
         run.log_image("plot", plot=Plot())
     run.log_image("v", path="a/../b/0.png")
+    run.log_row("损失" * 14, a=1)  # a local workspace cannot store it, which must not end the script
     run.flush()
     results = run.workspace.opened.results([run.workspace.opened.run(run.id)], wanted=lambda name: True, whole=True)[run.id]
     files = run.workspace.opened.run_files(run.id)
@@ -186,6 +187,7 @@ def test_images_of_equal_names_and_tags_that_count_as_false_are_kept(run: Run, p
         run.tag(key, value)
     tags = run.get_tags()
     assert {key: tags[key] for key in falsy} == {"fold": "0", "is_debug": "False", "lr": "0.0", "empty": "", "none": ""}
+    run.log_row("损失" * 14, a=1)
     run.complete()
 
 

@@ -80,7 +80,7 @@ class RunWriter:
         register_after_fork(self)
 
     def add(self, entry: Logged) -> None:
-        """Add *entry* to the buffer, which is sent soon. Raises in a forked process only, like `flush`."""
+        """Add *entry* to the buffer, which is sent soon. Raises in a forked process only, like `send`."""
         if not entry.rows:
             return
         with self._lock:
@@ -97,15 +97,20 @@ class RunWriter:
                     except RuntimeError:  # the interpreter exits, and `end` sends the entry
                         self._is_working = False
         if self._is_fork or self._quit.is_set():
-            self.flush()
+            self.send()
         elif len(self._waiting) >= BATCH:
             self._full.set()
 
     def flush(self) -> None:
-        """Send the buffer, and return once it is stored.
+        """As `send`, but raises the last error of rejected entries after sending the others."""
+        if (refused := self.send()) is not None:
+            raise refused
 
-        Raises ServiceFailed, DiskFailed or NotAllowedNow if it cannot be sent now and will be sent later. Raises what
-        the workspace raises for rejected entries, which are dropped with a warning, after sending the others.
+    def send(self) -> HimlError | None:
+        """Send the buffer, and return once it is stored. Rejected entries are dropped with a warning. Return the last
+        error of those.
+
+        Raises ServiceFailed, DiskFailed or NotAllowedNow if it cannot be sent now and will be sent later.
         """
         refused: HimlError | None = None
         with self._sending:
@@ -131,8 +136,7 @@ class RunWriter:
         if dropped:
             text = "Lost %d entries that were logged to run '%s', because it could not be reached for too long."
             log.warning(text, dropped, self._run_id)
-        if refused is not None:
-            raise refused
+        return refused
 
     def _send(self, batch: Sequence[Logged]) -> None:
         self._workspace.log(self._run_id, batch)
@@ -145,8 +149,10 @@ class RunWriter:
                     self._waiting.popleft()
 
     def settle(self, seconds: float) -> None:
-        """Flush, and wait up to *seconds* until all entries can be read back."""
-        self.flush()
+        """As `send`, and wait up to *seconds* until all entries can be read back. Raises an error of the whole run."""
+        refused = self.send()
+        if isinstance(refused, _OF_THE_RUN):
+            raise refused
         self._workspace.settle(self._run_id, seconds)
 
     @property
@@ -160,12 +166,10 @@ class RunWriter:
         self._full.set()
         while self.left:
             try:
-                self.flush()
+                self.send()
             except _NOT_NOW as err:
                 log.warning("Lost %d entries that were logged to run '%s': %s", self.left, self._run_id, err)
                 return
-            except HimlError:  # `flush` has logged it
-                continue
 
     def after_fork(self) -> None:
         """Clear the buffer, which the parent sends, and replace locks that the parent's threads may hold."""
@@ -194,14 +198,12 @@ class RunWriter:
             if self._quit.is_set():
                 return
             try:
-                self.flush()
+                self.send()
             except _NOT_NOW as err:
                 if failures == 0:
                     log.warning("Cannot send values to run '%s' now. himl keeps them: %s", self._run_id, err)
                 failures += 1
                 continue
-            except HimlError:  # `flush` has logged it
-                pass
             if failures:
                 log.warning("Sent the values that were waiting for run '%s'.", self._run_id)
                 failures = 0
