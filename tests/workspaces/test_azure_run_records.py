@@ -234,7 +234,7 @@ def test_why_a_run_failed_is_one_line_without_secrets() -> None:
     }
     for message, code in codes.items():
         assert record(status="Failed", error={"message": message}).exit_code == code
-    assert record(status="Paused").reason == "paused", "beside its status, Queued"
+    assert record(status="Paused").reason == "Azure ML, which paused it", "that Queued waits for"
     assert record(status="Canceled", cancelationReason="by ada").reason == "by ada"
     command: dict[str, Any] = {"status": "Completed", "runTypeV2": {"traits": ["azureml.scriptrun", "scriptRun", "remote"]}, "target": "cpu-cluster"}
     assert record(**command).exit_code == 0

@@ -182,8 +182,9 @@ def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id
     that completed has exit code 0.
     """
     status = status_of(raw.get("status") or "")
-    is_paused = (raw.get("status") or "").lower() == "paused"
-    reason = _reason(raw) if status in (RunStatus.failed, RunStatus.canceled) else "paused" if is_paused else ""
+    reason = _reason(raw) if status in (RunStatus.failed, RunStatus.canceled) else ""
+    if (raw.get("status") or "").lower() == "paused":  # a run that waits shows what it waits for
+        reason = "Azure ML, which paused it"
     traits = [str(trait).lower() for trait in (raw.get("runTypeV2") or {}).get("traits") or ()]
     is_command = "scriptrun" in traits and raw.get("target") != LOCAL_TARGET and not starts_jobs(raw)
     tags = user_tags(raw)
