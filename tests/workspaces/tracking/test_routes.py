@@ -463,6 +463,12 @@ def test_the_registry_has_mlflows_orders_aliases_and_prompts(job: TrackedJob) ->
     body = json.dumps({"name": "model", "version": "1", "description": "changed"}).encode()
     assert job.send("PATCH", f"{API}model-versions/update", body).body["model_version"]["last_updated_timestamp"] > before
     assert [each["version"] for each in job.get("model-versions/search").body["model_versions"]] == ["1", "2"], "the last changed first"
+    job.post("registered-models/create", name="another")
+    job.post("model-versions/create", name="another", source="s")
+    found = job.get("model-versions/search?order_by=version_number+ASC").body["model_versions"]
+    assert [(each["name"], each["version"]) for each in found] == [("another", "1"), ("model", "1"), ("model", "2")]
+    time = job.get("registered-models/get?name=model").body["registered_model"]["last_updated_timestamp"]
+    assert time < job.get("model-versions/get?name=model&version=1").body["model_version"]["last_updated_timestamp"]
     for alias, status in (("best-1", 200), ("latest", 400), ("v2", 400), ("a b", 400), ("best", 404)):
         version = "1" if alias != "best" else "9"
         assert job.post("registered-models/alias", name="model", alias=alias, version=version).status == status, alias

@@ -279,7 +279,10 @@ class ModelRegistry:
 
     def edit(self, action: str, request: Fields) -> Json:
         """Change the model or the version in the request. A deleted version's files belong to the run, and stay."""
-        with self._changing(request) as model:
+        # Tags, aliases and descriptions of versions leave the time of the model
+        is_newer = action in ("rename", "transition stage", "delete version")
+        is_newer = is_newer or (action == "describe" and not request.has("version"))
+        with self._changing(request, is_newer=is_newer) as model:
             target, aliases = _target(model, request), model["aliases"]
             match action:
                 case "rename":
@@ -334,11 +337,14 @@ class ModelRegistry:
     def search(self, what: str, request: Fields) -> Json:
         """Matching models, sorted by name by default, or versions, last changed first by default, in pages. Omits
         prompts unless the filter has their tag."""
+        clauses = [parse_order(clause, REGISTRY_ATTRIBUTES) for clause in request.texts("order_by")]
         models = sorted(self._all(), key=lambda model: str(model["name"]))
         found = [_model_json(model) for model in models]
         if what == "model_versions":
             found = [_version_json(model, number) for model in models for number in model["versions"]]
-            found.sort(key=lambda each: (-each["last_updated_timestamp"], each["name"], -int(each["version"])))
+            found.sort(key=lambda each: (each["name"], -int(each["version"])))
+            if not clauses:
+                found.sort(key=lambda each: each["last_updated_timestamp"], reverse=True)
         items, has_prompts = [], PROMPT in request.text("filter", "")
         for each in found:
             if not has_prompts and Fields(each).pairs("tags").get(PROMPT, "").lower() == "true":
@@ -347,7 +353,6 @@ class ModelRegistry:
             # Clients search for models that are not prompts, which includes models without the tag
             tags = {PROMPT: "false", **Fields(each).pairs("tags")}
             items.append((Searchable(attributes, tags=tags), each))
-        clauses = [parse_order(clause, REGISTRY_ATTRIBUTES) for clause in request.texts("order_by")]
         page, more = find_page(
             request, items, attributes=REGISTRY_ATTRIBUTES, clauses=clauses, default=100, most=200_000
         )
@@ -366,13 +371,14 @@ class ModelRegistry:
         return found
 
     @contextmanager
-    def _changing(self, request: Fields) -> Iterator[Document]:
-        """The model in the request, locked within the context and stored at its end."""
+    def _changing(self, request: Fields, *, is_newer: bool = True) -> Iterator[Document]:
+        """The model in the request, locked within the context and stored at its end, with *is_newer* as changed now."""
         with self._database.writing(durable=True) as connection:
             model = self._model(request)
             name = model["name"]
             yield model
-            model["last_updated_timestamp"] = now_ms()
+            if is_newer:
+                model["last_updated_timestamp"] = now_ms()
             values = (model["name"], json.dumps(model), name)
             connection.execute("UPDATE registered_models SET name = ?, document = ? WHERE name = ?", values)
 
