@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from himl_cli.api.open_workspace import job_folder
 from himl_cli.core.errors import NotAllowed, NotFound
-from himl_cli.core.processes import JOB_FOLDER
 from himl_cli.services.checkpoints.names import FOLDER as SAVED_IN
 from himl_cli.services.checkpoints.names import Kind, Rank, is_better, on_disk, rank_of
 
@@ -83,23 +83,6 @@ class DataFolders(Mapping[str, Path]):
     def _listed(self) -> list[str]:
         name, parting, end = LEGACY_LISTS[self._kind]
         return [item.partition(end)[0] for item in os.environ.get(name, "").split(parting) if item.partition(end)[0]]
-
-
-def job_folder() -> Path:
-    """The folder in which the script of the current job started, even if the script changed its folder since. Outside
-    of a job, the current folder.
-
-    On Azure ML, no variable has it. Python's absolute path of the script ends with the one on the command line.
-    """
-    from himl_cli.workspaces.resolve import own_local_run
-
-    if not os.environ.get("AZUREML_RUN_ID"):
-        return Path.cwd()
-    if os.environ.get(JOB_FOLDER) and own_local_run() is not None:
-        return Path(os.environ[JOB_FOLDER])
-    script = str(getattr(sys.modules["__main__"], "__file__", None) or "")
-    is_relative = os.path.isabs(script) and script.endswith(f"{os.sep}{sys.argv[0]}")
-    return Path(script.removesuffix(sys.argv[0])) if is_relative else Path.cwd()
 
 
 def inputs() -> DataFolders:

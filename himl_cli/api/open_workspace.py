@@ -6,13 +6,14 @@ It recognizes objects of the vendor's SDKs without importing these.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from himl_cli.api.exceptions import ConfigNotFound, NoWorkspace, WrongArgument, raising
-from himl_cli.api.job_folders import job_folder
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.files import WORKSPACE_FOLDER
+from himl_cli.core.processes import JOB_FOLDER
 from himl_cli.core.runs import Run, RunSelection
 from himl_cli.workspaces.base import Workspace
 
@@ -21,6 +22,23 @@ ATTRIBUTES = {
     ("azure.ai.ml.", "MLClient"): ("subscription_id", "resource_group_name", "workspace_name"),
 }
 """By package and name of a class: its attributes for subscription, resource group and name of the workspace."""
+
+
+def job_folder() -> Path:
+    """The folder in which the script of the current job started, even if the script changed its folder since. Outside
+    of a job, the current folder.
+
+    On Azure ML, no variable has it. Python's absolute path of the script ends with the one on the command line.
+    """
+    from himl_cli.workspaces.resolve import own_local_run
+
+    if not os.environ.get("AZUREML_RUN_ID"):
+        return Path.cwd()
+    if os.environ.get(JOB_FOLDER) and own_local_run() is not None:
+        return Path(os.environ[JOB_FOLDER])
+    script = str(getattr(sys.modules["__main__"], "__file__", None) or "")
+    is_relative = os.path.isabs(script) and script.endswith(f"{os.sep}{sys.argv[0]}")
+    return Path(script.removesuffix(sys.argv[0])) if is_relative else Path.cwd()
 
 
 def azure_names(given: object) -> tuple[str, str, str] | None:

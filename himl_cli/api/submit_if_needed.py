@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.api.distributed import LONGEST_VARIABLE, set_environment_variables_for_multi_node
 from himl_cli.api.exceptions import NoWorkspace, WrongArgument, naming_submit_arguments, one_line_if_uncaught
-from himl_cli.api.job_folders import DataFolders, job_folder
-from himl_cli.api.open_workspace import resolve_workspace
+from himl_cli.api.job_folders import DataFolders
+from himl_cli.api.open_workspace import job_folder, resolve_workspace
 from himl_cli.api.transfer import PathLike, log_notice
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.files import nearest_local
