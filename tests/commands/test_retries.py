@@ -160,15 +160,18 @@ def test_a_canceled_run_is_not_tried_again_and_a_killed_one_ends(himl: Himl, pro
 def test_trials_and_steps_are_tried_again_by_themselves(himl: Himl, project: Path) -> None:
     fields = {"type": "PythonScriptStep", "script": "flaky.py", "source_directory": "."}
     document = {"step1": {**fields, "arguments": [2]}, "step2": {**fields, "arguments": [1]}}
-    write_files(project, {"flaky.py": FLAKY, "pipe.json": json.dumps(document)})
+    repairs = f"open({str(project / 'lib.py')!r}, 'w').write('x = 1')\n"
+    write_files(project, {"flaky.py": repairs + FLAKY, "lib.py": "", "pipe.json": json.dumps(document)})
     # The policy reads metrics between the attempts, but stops no trial.
     looks = ("--early_stop", "bandit(slack_factor=100,delay_evaluation=50)")
-    himl.ok("submit", "flaky.py", "--sweep", "wanted=1,2", "--retries", "1", "--max_concurrent", "2", *looks)
+    told = himl.ok("submit", "flaky.py", "--sweep", "wanted=1,2", "--retries", "1", "--max_concurrent", "2", *looks).stderr
     sweep = latest(himl)
+    lacking = "ran the code of the submission, which lacks changes of 'lib.py'"
+    assert told.count(f"Further attempts of '{sweep['id']}_1' {lacking}") == 1, told
     assert [run["tags"].get("himl.try") for run in children(himl, sweep["id"])] == [None, "2"]
     # The first attempt of the second trial logged 1, which would be the best value, but does not count.
     assert show(himl, sweep["id"])["primary_metric"]["best"] == f"{sweep['id']}_0"
-    himl.ok("submit", "pipe.json", "--retries", "1")
+    assert lacking not in himl.ok("submit", "pipe.json", "--retries", "1").stderr
     assert [run["tags"].get("himl.try") for run in children(himl, latest(himl)["id"])] == ["2", None]
     assert himl("submit", "flaky.py", "--crossval", "2", "--crossval_arg", "wanted", "--retries", "1", "--", "3").code == 0
     assert statuses(himl, latest(himl)["id"]) == ["Completed", "Completed"]

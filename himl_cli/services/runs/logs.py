@@ -17,7 +17,7 @@ from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.jobs import MANY, SWEPT
 from himl_cli.core.logged import SweepView
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
+from himl_cli.core.runs import FAILED_RANK, TRY, Run, RunQuery, RunStatus
 from himl_cli.core.text import named
 from himl_cli.services.runs.log_names import (
     USER_LOGS,
@@ -126,7 +126,8 @@ def follow_log(
             found, done, was_running, is_requeued = log, begin, False, False
             if not is_rest:
                 text = f"Another attempt of run '{run_id}' has begun. Its log: {log.name}"
-                notify(Notice(text + _old_code(workspace, run_id)))
+                lacking = _lacking(workspace, run_id)
+                notify(Notice(f"{text}. It runs {lacking}" if lacking else text))
         with suppress(NotFound):  # another attempt is about to replace the log
             for piece in files.read(log.name, done):
                 done += len(piece)
@@ -174,12 +175,12 @@ def follow_log(
         raise no_log(workspace.run_files(run_id), workspace.run(run_id), name, attempt)
 
 
-def _old_code(workspace: Workspace, run_id: str) -> str:
-    """A remark on an attempt of a local run whose code has changed in the project since. Empty for other runs."""
+def _lacking(workspace: Workspace, run_id: str) -> str:
+    """The code of a local run, described by the changes in the project that it lacks. Empty if it lacks none."""
     home = workspace.home_of(run_id)
     with suppress(HimlError, OSError):
         if isinstance(home, FolderWorkspace) and (names := [each for _, some in home.code_of(run_id) for each in some]):
-            return f". It runs the code of the submission, which lacks changes of {named(names)}"
+            return f"the code of the submission, which lacks changes of {named(names)}"
     return ""
 
 
@@ -299,6 +300,10 @@ def wait_for_run(
     run = workspace.run(run_id)
     if interrupted and run.status is RunStatus.canceled:
         raise Interrupted(f"Run '{run_id}' was canceled.", hint=f"List its files: himl download {run_id} --list")
+    if not start and MANY in run.tags:  # whoever resumes a run learns it at the start
+        again = [each.id for each in with_steps(workspace, children_of(workspace, run)) if TRY in each.tags]
+        if again and (lacking := _lacking(workspace, run_id)):
+            notify(Notice(f"Further attempts of {named(again)} ran {lacking}"))
     return run
 
 
