@@ -25,7 +25,18 @@ END = re.compile(r"[,;.] |[,;.]$|\)| - | \(|\n")
 OPTION = re.compile(r"(?<![\w\"-])--[a-zA-Z][\w-]*")
 FOREIGN = re.compile(r"\b(?:az|conda|jupyter|pip|python|squeue|srun)\b[^;',]*")
 """Calls of other programs."""
-OF_OTHERS = {"--NAME", "--azureml", "--crossval_index", "--input_data", "--random_seed", "--nv", "--index-url", "--extra-index-url", "--parents"}
+OF_OTHERS = {
+    "--NAME",
+    "--azureml",
+    "--crossval_index",
+    "--input_data",
+    "--random_seed",
+    "--nv",
+    "--index-url",
+    "--extra-index-url",
+    "--parents",
+    f"--no-{FILLED}",
+}
 """Options of scripts, and of other programs in lines that himl writes."""
 
 

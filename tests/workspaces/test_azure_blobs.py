@@ -78,13 +78,13 @@ def test_odd_names_are_stored_listed_described_read_and_fetched(azure_environmen
 
 
 def test_download_refuses_path_traversal_names(tmp_path: Path) -> None:
-    climbing = ["../evil", "..", "a/../../evil", "/evil", "/tmp/evil", "a//b", "good/./x", "./x", "good/../x"]
-    with storage_that_lists([*climbing, "good/file"], b"x") as store:
-        assert {blob.name for blob in listed(store)} == {*climbing, "good/file"}
+    climbing = ["../evil", "..", "a/../../evil", "a//b", "good/./x", "./x", "good/../x", "/../evil"]
+    with storage_that_lists([*climbing, "good/file", "/tmp/file"], b"x") as store:
+        assert {blob.name for blob in listed(store)} == {*climbing, "good/file", "/tmp/file"}
         result = download(store, DownloadRequest(tmp_path / "in" / "out"))
     assert sorted(one.name for one in result.refused) == sorted(climbing)
-    assert (result.files, result.failed) == (1, ())
-    assert contents(tmp_path / "in") == {"out/good/file": b"x"}
+    assert (result.files, result.failed) == (2, ())
+    assert contents(tmp_path / "in") == {"out/good/file": b"x", "out/tmp/file": b"x"}
 
 
 def xml(*blobs: str, marker: str = "") -> bytes:
@@ -178,7 +178,7 @@ def test_names_that_a_url_cannot_mean_are_not_asked_for(stage: Stage, azure_envi
 
     It would overwrite another file.
     """
-    for name in ("", "..", "a/./b", "/a", "a\0", "\ud800", "x" * 1025):
+    for name in ("", "..", "a/./b", "a\0", "\ud800", "x" * 1025):
         assert reason_not_to_ask(name)
     azure_environment.put_blobs(DEFAULT, {"file": b"1", "dir/x": b"1", "a/b": b"1"})
     sink, store = Stored(), hasty_store(azure_environment)

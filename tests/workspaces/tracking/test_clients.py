@@ -102,7 +102,9 @@ def test_values_and_files_are_kept_and_read_back(client: Client) -> None:
     job, errors = client.job("trace_calls"), client.called["trace_calls"].errors
     traces = [name for name in job.files() if name.startswith("traces/")]
     assert (len(traces), {Path(name).name for name in traces}) == (3, {"traces.json"})
-    assert [line for line in errors.splitlines() if "WARNING" in line or "Traceback" in line] == []
+    # A job's experiment has the id of MLflow's default one, about which MLflow 2 warns
+    unexpected = [line for line in errors.splitlines() if "within the default experiment" not in line]
+    assert [line for line in unexpected if "WARNING" in line or "Traceback" in line] == []
 
 
 def test_the_end_that_a_client_reports_does_not_end_the_job(client: Client) -> None:
