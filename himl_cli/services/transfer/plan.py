@@ -294,7 +294,8 @@ class DownloadPlan:
         self.state = state
         self.stats = stats
         self._folds = folder.folds_names()
-        # Two names may have the same target, since a prefix that ends within a name removes more of some names.
+        # Two names may have the same target, since a prefix that ends within a name removes more of some names. So may
+        # names after one that begins with a slash, which no file has.
         prefix = request.filters.prefix
         self._may_collide = self._folds or (request.strip_prefix and prefix != "" and not prefix.endswith("/"))
 
@@ -312,6 +313,7 @@ class DownloadPlan:
 
     def _decide(self, blob: BlobInfo) -> PlannedFile | None:
         target = self.request.target(blob.name)
+        self._may_collide = self._may_collide or blob.name.startswith("/")
         try:
             path, there = self.folder.find(target)
             if self._may_collide:

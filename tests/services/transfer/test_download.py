@@ -178,6 +178,8 @@ def test_unsafe_names_are_refused_and_others_downloaded(tmp_path: Path) -> None:
     assert files_in(tmp_path / "out" / "here") == {"good": b"good", "etc/good": b"below", "b" * 255: b"long"}
     assert sorted(one.name for one in result.refused) == sorted(bad)
     assert [*(tmp_path / "out").iterdir()] == [tmp_path / "out" / "here"]
+    result = download(MemoryStore({"/same": b"a", "same": b"b"}), DownloadRequest(tmp_path / "two", overwrite=True))
+    assert (files_in(tmp_path / "two"), [one.name for one in result.refused]) == ({"same": b"a"}, ["same"])
 
 
 def test_planted_link_does_not_lead_out_of_folder(tmp_path: Path) -> None:
