@@ -76,10 +76,11 @@ _MENTION = re.compile(
 )
 # Last words of names of what is said about a secret or a key, and first words of what is none
 _ABOUT = re.compile(
-    r"(?:count|size|len|length|num|number|dim|limit|rate|dropout|id|idx|index|indice|weight|type|name|file|filename|path"
-    r"|dir|folder|env|var|variable|field|column|col|prefix|suffix|format|policy|expiry|expire|ttl|mode|level|embed"
+    r"(?:count|size|len|length|num|number|dim|limit|rate|dropout|id|idx|index|indice|weight|type|name|file|filename"
+    r"|path|dir|folder|env|var|variable|field|column|col|prefix|suffix|format|policy|expiry|expire|ttl|mode|level|embed"
     r"|embedding|emb|layer|loss|mask|position|map|mapping|pattern|regex|separator|sep|version|order|url|uri|provider"
-    r"|scheme|budget|ratio|strategy|pooling|norm|std|scale|encoding|language|required|enabled|header|label|prompt|hint|message|timeout|lifetime)(?:e?s)?$"
+    r"|scheme|budget|ratio|strategy|pooling|norm|std|scale|encoding|language|required|enabled|header|label|prompt|hint"
+    r"|message|timeout|lifetime)(?:e?s)?$"
     r"|^(?:num|n|max|min|include)_|(?:^|_)(?:public|pub|publishable)_?key"
 )
 _WEBHOOK = re.compile(r"webhook|(^|_)notify$")  # names with a wholly secret address
