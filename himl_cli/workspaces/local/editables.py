@@ -184,12 +184,12 @@ class _Search:
 
     def _check_known(self, info: Path, known: set[str]) -> None:
         """Add a remark if a distribution of the project in editable mode has none of the *known* `.pth` files."""
-        from urllib.parse import urlsplit
-        from urllib.request import url2pathname  # imported late, since every supervisor loads this module
+        from urllib.parse import unquote, urlsplit  # imported late, since every supervisor loads this module
 
         with suppress(OSError, ValueError, KeyError, AttributeError, TypeError):
             origin = json.loads((info / "direct_url.json").read_text(encoding="utf-8"))
-            folder = url2pathname(urlsplit(origin["url"]).path)
+            folder = unquote(urlsplit(origin["url"]).path)
+            folder = folder.lstrip("/") if os.name == "nt" else folder  # as url2pathname, which imports an HTTP client
             if origin["dir_info"].get("editable") and self._inside(folder) is not None:
                 lines = (info / "RECORD").read_text(encoding="utf-8").splitlines()
                 if not known.intersection(line.partition(",")[0] for line in lines):
