@@ -7,8 +7,8 @@ A URI is `himl:FOLDER` or `himl:///FOLDER`, for a workspace's own folder (`.himl
 commands use in a folder (local and Azure ML). `himl://azureml` is only the configured Azure ML workspace.
 `?workspace=SPEC` and `?config_file=PATH` are like the options of these names.
 
-Clients can read runs, change their tags, and permanently delete local runs. himl refuses everything else. Each error is
-an MlflowException with the message of himl's error.
+Clients can read runs, change their names and tags, and permanently delete local runs. himl refuses everything else.
+Each error is an MlflowException with the message of himl's error.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ NEWEST_FIRST = ("attribute", "start_time", False)
 # Search keys that are not in a run's record.
 VALUES = ("metric", "parameter", "dataset")
 # Tags that show a run's record, which MLflow cannot change.
-FROM_RECORD = ("mlflow.runName", "mlflow.parentRunId", "mlflow.source.name")
+FROM_RECORD = ("mlflow.parentRunId", "mlflow.source.name")
 MOST_ENTITIES = 1000  # in a page, unless the request limits it
 VERBS = {"add", "complete", "copy", "create", "delete", "end", "finalize", "link", "log", "record", "register"}
 VERBS |= {"remove", "rename", "restore", "set", "start", "transition", "update", "upsert", "write"}
@@ -170,7 +170,7 @@ def _or_nothing(method: Callable[..., Any], name: str) -> Callable[..., Any]:
 def _refusal(name: str) -> Callable[..., Any]:
     def refuse(*args: Any, **kwargs: Any) -> Any:
         text = f"MLflow cannot {name.strip('_').replace('_', ' ')} in himl's workspaces: they are read-only in MLflow,"
-        hint = "except for tags and the deletion of runs. Start runs with 'himl submit', or in Python with"
+        hint = "except for names, tags and the deletion of runs. Start runs with 'himl submit', or in Python with"
         hint += " himl_cli.create_aml_run_object."
         raise MlflowException(f"{text} {hint}", error_code=databricks_pb2.PERMISSION_DENIED)
 
@@ -459,7 +459,23 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         for tag in tags:
             if tag.key in FROM_RECORD:  # it would have no effect
                 _refusal(f"set_the_tag_{tag.key}")()
-        self._workspace.tag(run_id, {tag.key: tag.value for tag in tags})
+        new = {tag.key: tag.value for tag in tags}
+        if name := new.pop("mlflow.runName", ""):
+            self._workspace.rename(run_id, name)
+        if new or not name:
+            self._workspace.tag(run_id, new)
+
+    def update_run_info(
+        self, run_id: str, run_status: int | None, end_time: int | None, run_name: str | None
+    ) -> entities.RunInfo:
+        """Rename the run. Refuse another status or end than it has: MLflow's client sends these with a new name."""
+        info = self._entity(self._workspace.run(run_id)).info
+        status = run_status and entities.RunStatus.to_string(run_status)
+        if status not in (None, info.status) or end_time not in (None, info.end_time):
+            _refusal("update_run_info")()
+        if run_name:
+            self._workspace.rename(run_id, run_name)
+        return self._entity(self._workspace.run(run_id)).info
 
     def set_tag(self, run_id: str, tag: entities.RunTag) -> None:
         self.log_batch(run_id, [], [], [tag])

@@ -43,8 +43,8 @@ def ui(
 ) -> None:
     """Show runs in MLflow's user interface, including runs in progress.
 
-    The interface shows local and Azure ML runs with their metrics and files. It can change tags, and permanently delete
-    local runs. It needs the extra 'ui'. Ctrl-C stops it.
+    The interface shows local and Azure ML runs with their metrics and files. It can change names and tags, and
+    permanently delete local runs. It needs the extra 'ui'. Ctrl-C stops it.
 
     \b
       himl ui

@@ -156,6 +156,9 @@ class Workspace(Protocol):
         """Set *tags* on the run, remove those that are None (others stay), and return the changed run. Raises
         RunNotFound."""
 
+    def rename(self, run_id: str, display_name: str) -> Run:
+        """Change the run's display name, and return the changed run. Raises RunNotFound."""
+
     def archive(self, run_id: str, *, restore: bool = False) -> Run:
         """Remove the run from lists, or return it to them with *restore*. Its child runs are unchanged, and ids find
         all of them. Returns the changed run. Raises RunNotFound."""

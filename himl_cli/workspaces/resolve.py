@@ -535,6 +535,9 @@ class JoinedWorkspace(Workspace):
     def tag(self, run_id: str, tags: Mapping[str, str | None]) -> Run:
         return self._ask(run_id, lambda workspace: workspace.tag(run_id, tags))
 
+    def rename(self, run_id: str, display_name: str) -> Run:
+        return self._ask(run_id, lambda workspace: workspace.rename(run_id, display_name))
+
     def archive(self, run_id: str, *, restore: bool = False) -> Run:
         return self._ask(run_id, lambda workspace: workspace.archive(run_id, restore=restore))
 

@@ -169,7 +169,7 @@ def refuse(uri: str) -> None:
         (client.set_terminated, FAILED, "FINISHED"),
         (client.update_run, TRAINED, "FAILED"),
         (client.restore_run, TRAINED),
-        (client.set_tag, TRAINED, "mlflow.runName", "new"),
+        (client.set_tag, TRAINED, "mlflow.parentRunId", SWEEP),
         (client.create_experiment, "new"),
         (client.delete_experiment, number),
         (client.restore_experiment, number),
@@ -196,6 +196,12 @@ def change_tags(uri: str) -> None:
     assert {"a": "1", "b": "2", "team": "red"}.items() <= tags[FAILED].items()
     assert "gone" not in tags[FAILED]
     assert error_of(client.set_tag, "nope", "a", "b")[0] == "RESOURCE_DOES_NOT_EXIST"
+    renames = (client.set_tag, [TRAINED, "mlflow.runName", "größer"]), (client.update_run, [TRAINED, None, "last"])
+    for call, arguments in renames:
+        call(*arguments)
+        run = client.get_run(TRAINED)
+        assert {run.info.run_name, run.data.tags["mlflow.runName"]} == {arguments[-1]}, "the name of the record"
+    assert error_of(client.set_tag, "nope", "mlflow.runName", "b")[0] == "RESOURCE_DOES_NOT_EXIST"
 
 
 def delete(uri: str, is_local: str) -> None:

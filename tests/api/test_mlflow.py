@@ -175,13 +175,13 @@ def test_the_versions_are_those_that_are_meant(reader: Reader, request: pytest.F
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_tags_arrive_in_himl(reader: Reader, place: str) -> None:
+def test_names_and_tags_arrive_in_himl(reader: Reader, place: str) -> None:
     name = f"{place} change_tags"
     reader.check(name)
     himl = Himl(PROGRAM, reader.folders[name])
-    shown = {run: himl.ok("runs", "show", run, "--json", env=reader.variables[name]).json()["tags"] for run in (TRAINED, FAILED)}
-    assert shown[TRAINED]["team"] == "green ü"
-    assert {name: value for name, value in shown[FAILED].items() if value} == {"team": "red", "a": "1", "b": "2"}
+    shown = {run: himl.ok("runs", "show", run, "--json", env=reader.variables[name]).json() for run in (TRAINED, FAILED)}
+    assert (shown[TRAINED]["display_name"], shown[TRAINED]["tags"]["team"]) == ("last", "green ü")
+    assert {name: value for name, value in shown[FAILED]["tags"].items() if value} == {"team": "red", "a": "1", "b": "2"}
 
 
 def test_a_uri_names_a_workspace_or_says_what_is_wrong(reader: Reader) -> None:

@@ -113,6 +113,10 @@ class RunHistory:
         reply = self._connection.rest.send("DELETE", url, json=[name for name in tags if name not in new])
         return self._patch(run_id, {"tags": new}) if new else self._seen(object_of(reply.body, url, "run"), url)
 
+    def rename(self, run_id: str, display_name: str) -> RawRun:
+        """Change the display name. As for `tag`, the run must exist."""
+        return self._patch(run_id, mask_document({"displayName": display_name}))
+
     def archive(self, run_id: str, *, restore: bool = False) -> RawRun:
         """Archive the run, as Studio and azure-ai-ml do, or restore it. As for `tag`, it must exist."""
         return self._patch(run_id, {"hidden": not restore})

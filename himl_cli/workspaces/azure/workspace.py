@@ -109,6 +109,10 @@ class AzureWorkspace(CloudWorkspace):
         self._facts(run_id)
         return self._lists.record(self._history.tag(run_id, tags))
 
+    def rename(self, run_id: str, display_name: str) -> Run:
+        self._facts(run_id)
+        return self._lists.record(self._history.rename(run_id, display_name))
+
     def archive(self, run_id: str, *, restore: bool = False) -> Run:
         self._facts(run_id)
         return self._lists.record(self._history.archive(run_id, restore=restore))

@@ -353,8 +353,11 @@ class RunStore:
         values = (status.value, exit_code, reason, ended or now_ms())
         self._update(run_id, "status = ?, exit_code = ?, reason = ?, ended = ?", values, if_tagged=if_tagged)
 
-    def rename(self, run_id: str, display_name: str) -> None:
+    def rename(self, run_id: str, display_name: str, *, by_script: bool = True) -> None:
+        """Change the name. If a script does so, its nested run is one of the current attempt."""
         self._update(run_id, "display_name = ?", (display_name,), open_only=False)
+        if not by_script:
+            return
         with self.database.writing() as connection:
             _note_attempt(connection, run_id)
 

@@ -115,6 +115,11 @@ class LocalWorkspace(FolderWorkspace):
         self._runs.tag(run_id, tags)
         return self.run(run_id)
 
+    def rename(self, run_id: str, display_name: str) -> Run:
+        self.run(run_id)
+        self._runs.rename(run_id, display_name, by_script=False)
+        return self.run(run_id)
+
     def archive(self, run_id: str, *, restore: bool = False) -> Run:
         return self.tag(run_id, {ARCHIVED: None if restore else ""})
 

@@ -381,6 +381,7 @@ def test_a_later_attempt_has_what_earlier_ones_recorded(tmp_path: Path) -> None:
         again = [job.new_child(name) for name in ("other", "child")]
         job.post("runs/update", run_id=resumed, status="RUNNING")
         assert [run_id for run_id, _ in job.store.nested_in([JOB])] == [kept, resumed, other, *again]
+        job.store.rename(kept, "by a user", by_script=False)
         assert [job.run(run_id).tags.get("himl.try") for run_id in (kept, resumed, *again)] == [None, "2", "2", "2"]
         assert (job.run(child).status, job.run(child).tags["himl.repeated_by"]) == (RunStatus.failed, "2")
         later = job.post("logged-models", name="net", source_run_id=child).body["model"]["info"]
