@@ -57,25 +57,22 @@ _SERVICES = (
     r"|bitbucket|databricks|kaggle|ngc|sentry|datadog|pinecone|cohere|mistral|groq|langsmith|stripe|sendgrid|twilio"
     r"|slack|discord|telegram|pypi|npm|conda|docker|vault"
 )
+# Parts of all names that the patterns below match. Python compiles those when a name has one, as most commands see none
+_STEM = re.compile("pass|pw|pat|key|token|secret|credential|auth|sas|sig|connection|webhook|notify")
 # Names of values that are secrets, in lower case with `_` between words
-_EXPLICIT = re.compile(
-    rf"""passw(?:or)?d(?:s|_|$) | passphrase | passcode(?=_|$) | pwd?(?=_|$) | (?:^|_)client_?secret
+_EXPLICIT = rf"""(?x)passw(?:or)?d(?:s|_|$) | passphrase | passcode(?=_|$) | pwd?(?=_|$) | (?:^|_)client_?secret
       | connection_?string
       | (?:^|_)(?:db|smtp|mail|email|user|admin|root|ftp|proxy|redis|mysql|pg|postgres|mongo|my)_?pass(?=_|$)
       | (?:^|_)(?:api|access|account|private|secret|storage|encryption|signing|subscription|auth|application|app|admin
          |license|{_SERVICES})_?keys?(?=_|$)
       | (?:^|_)(?:api|access|account|auth|oauth|bearer|refresh|session|security|csrf|hub|bot|tracking|registry|deploy
          |personal|login|jwt|sas|app|admin|client|service|my|{_SERVICES})_?tokens?(?=_|$)
-      | shared_?access_?(?:key|signature)""",
-    re.VERBOSE,
-)
+      | shared_?access_?(?:key|signature)"""
 _BARE_NAME = re.compile(r"token|pass|(?:.*_)?(?:secret|pat)")
 # Names that mention secrets, but also name other things
-_MENTION = re.compile(
-    r"(?:key|token|secret|credential)s?(?=_|$)|(?:^|_)(?:auth|authorization|pass|pat|sas|sig|signature)(?=_|$)"
-)
+_MENTION = r"(?:key|token|secret|credential)s?(?=_|$)|(?:^|_)(?:auth|authorization|pass|pat|sas|sig|signature)(?=_|$)"
 # Last words of names of what is said about a secret or a key, and first words of what is none
-_ABOUT = re.compile(
+_ABOUT = (
     r"(?:count|size|len|length|num|number|dim|limit|rate|dropout|id|idx|index|indice|weight|type|name|file|filename"
     r"|path|dir|folder|env|var|variable|field|column|col|prefix|suffix|format|policy|expiry|expire|ttl|mode|level|embed"
     r"|embedding|emb|layer|loss|mask|position|map|mapping|pattern|regex|separator|sep|version|order|url|uri|provider"
@@ -95,14 +92,13 @@ _PROSE = re.compile(r"[A-Za-z]+,? [A-Za-z]")
 _ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 # Pairs of letters that are frequent in words and their abbreviations
-_PAIRS = re.compile(
-    "th|he|in|er|an|re|on|at|en|nd|ti|es|or|te|of|ed|is|it|al|ar|st|to|nt|ng|se|ha|as|ou|io|le|ve|co|me|de|hi|ri|ro"
-    "|ic|ne|ea|ra|ce|li|ch|ll|be|ma|si|om|ur|ca|el|ta|la|ns|di|fo|ho|pe|ec|pr|no|ct|us|ac|ot|il|tr|ly|nc|et|ut|ss|so"
-    "|rs|un|lo|wa|ge|ie|wh|ee|wi|em|ad|ol|rt|po|we|na|ul|ni|ts|mo|ow|pa|im|mi|ai|sh|ir|su|id|os|iv|ia|am|fi|ci|vi|pl"
-    "|ig|tu|ev|ld|ry|mp|fe|bl|ab|gh|ty|op|wo|sa|ay|ex|ke|fr|oo|av|ag|if|ap|gr|od|bo|sp|rd|do|uc|bu|ei|ov|by|rm|ep|tt"
-    "|oc|fa|ef|cu|rn|sc|gi|da|cr|cl|du|ga|qu|ue|ff|ba|va|um|pp|up|lu|go|ht|ru|ug|pi|eg|au|ck|mu|br|bi|pu|ob|mm|fl|sk"
-    "|ix|ze",
-    re.IGNORECASE,
+_PAIRS = (
+    "th he in er an re on at en nd ti es or te of ed is it al ar st to nt ng se ha as ou io le ve co me de hi ri "
+    "ro ic ne ea ra ce li ch ll be ma si om ur ca el ta la ns di fo ho pe ec pr no ct us ac ot il tr ly nc et ut "
+    "ss so rs un lo wa ge ie wh ee wi em ad ol rt po we na ul ni ts mo ow pa im mi ai sh ir su id os iv ia am fi "
+    "ci vi pl ig tu ev ld ry mp fe bl ab gh ty op wo sa ay ex ke fr oo av ag if ap gr od bo sp rd do uc bu ei ov "
+    "by rm ep tt oc fa ef cu rn sc gi da cr cl du ga qu ue ff ba va um pp up lu go ht ru ug pi eg au ck mu br bi "
+    "pu ob mm fl sk ix ze"
 )
 _SURE, _BARE, _MENTIONED, _HOOK = "sure", "bare", "mentioned", "webhook"
 _NAMED = re.compile(
@@ -189,15 +185,15 @@ def _kind(name: str) -> str:
     itself), `mentioned` (it may be a token or a key, if it looks generated), `webhook`, or nothing."""
     split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+", "_", name)
     plain = split.lower().strip("_")
-    if _ABOUT.search(plain):
+    if not _STEM.search(plain) or re.search(_ABOUT, plain):
         return ""
     if _WEBHOOK.search(plain):
         return _HOOK
-    if _EXPLICIT.search(plain):
+    if re.search(_EXPLICIT, plain):
         return _SURE
     if _BARE_NAME.fullmatch(plain) or name.lower().endswith(".token"):
         return _BARE
-    return _MENTIONED if _MENTION.search(plain) else ""
+    return _MENTIONED if re.search(_MENTION, plain) else ""
 
 
 def _is_secret(name: str, value: str) -> bool:
@@ -219,7 +215,7 @@ def _is_generated(value: str) -> bool:
         return True
     for word in re.findall(r"[A-Za-z0-9]{10,}", value) if len(value) >= 16 else ():
         pairs = [first + second for first, second in pairwise(word) if not (first + second).isdigit()]
-        common = sum(not re.match("[a-z][A-Z]", pair) and _PAIRS.match(pair) is not None for pair in pairs)
+        common = sum(not re.match("[a-z][A-Z]", pair) and pair.lower() in _PAIRS for pair in pairs)
         if common < len(pairs) / 2:
             return True
     return False
