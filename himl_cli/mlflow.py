@@ -400,6 +400,8 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     ) -> PagedList:
         from mlflow.utils.search_utils import SearchLoggedModelsUtils
 
+        if any(not each.get("dataset_name") for each in datasets or ()):
+            raise BadUsage("Each of 'datasets' must have a 'dataset_name'.")
         models = self._models(experiment_ids)
         found = SearchLoggedModelsUtils.filter_logged_models([*models], filter_string, datasets)
         found = SearchLoggedModelsUtils.sort(found, [*(order_by or ())])

@@ -261,6 +261,8 @@ def load_models(uri: str) -> None:
     assert "MLmodel" in {path.name for path in Path(mlflow.artifacts.download_artifacts("models:/doubles/2")).iterdir()}
     found = mlflow.search_logged_models(experiment_ids=[run.info.experiment_id], output_format="list")
     assert sorted(each.name for each in found) == ["model"], found
+    nameless = error_of(client.search_logged_models, [run.info.experiment_id], datasets=[{"dataset_digest": "d"}])
+    assert nameless == ("INVALID_PARAMETER_VALUE", "Each of 'datasets' must have a 'dataset_name'.")
     assert [each.model_id for each in run.outputs.model_outputs] == [found[0].model_id]
     (alike,) = client_of(f"{uri}/").search_runs([run.info.experiment_id])  # the first call of a store
     assert alike.info.run_id == run.info.run_id

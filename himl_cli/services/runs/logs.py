@@ -300,7 +300,7 @@ def wait_for_run(
     run = workspace.run(run_id)
     if interrupted and run.status is RunStatus.canceled:
         raise Interrupted(f"Run '{run_id}' was canceled.", hint=f"List its files: himl download {run_id} --list")
-    if not start and MANY in run.tags:  # whoever resumes a run learns it at the start
+    if not start and MANY in run.tags:  # a user who resumes a run learns it at the start
         again = [each.id for each in with_steps(workspace, children_of(workspace, run)) if TRY in each.tags]
         if again and (lacking := _lacking(workspace, run_id)):
             notify(Notice(f"Further attempts of {named(again)} ran {lacking}"))

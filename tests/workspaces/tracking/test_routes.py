@@ -410,6 +410,7 @@ def test_models_are_searched_by_what_was_logged_of_them(job: TrackedJob) -> None
     assert found(filter="name = 'one' and source_run_id = '" + JOB + "'") == ["one"]
     assert found(order_by=[{"field_name": "metrics.acc", "ascending": False}]) == ["two", "one"]
     assert found(order_by=[{"field_name": "name"}], max_results=1) == ["one"]
+    assert found(order_by=[{"field_name": "creation_time", "ascending": False}]) == ["two", "one"]
     assert found(experiment_ids=["5"]) == []
     iris = {"dataset_name": "iris"}
     assert found(datasets=[iris]) == found(datasets=[{**iris, "dataset_digest": "d"}]) == found(filter="metrics.acc > 0.5", datasets=[iris]) == ["two"]
@@ -468,6 +469,14 @@ def test_the_registry_has_mlflows_orders_aliases_and_prompts(job: TrackedJob) ->
     job.post("model-versions/create", name="another", source="s")
     found = job.get("model-versions/search?order_by=version_number+ASC").body["model_versions"]
     assert [(each["name"], each["version"]) for each in found] == [("another", "1"), ("model", "1"), ("model", "2")]
+    by_time = job.get("registered-models/search?order_by=timestamp+DESC").body["registered_models"]
+    assert [each["name"] for each in by_time] == ["another", "model"]
+    logged = job.post("logged-models", name="net", source_run_id=JOB).body["model"]["info"]["model_id"]
+    job.post("registered-models/create", name="later")
+    for model_id in (logged, logged, "m-of-another-job"):
+        assert job.post("model-versions/create", name="later", source="s", model_id=model_id).status == 200
+    (tag,) = job.get(f"logged-models/{logged}").body["model"]["info"]["tags"]
+    assert tag == {"key": "mlflow.modelVersions", "value": '[{"name": "later", "version": 1}, {"name": "later", "version": 2}]'}
     time = job.get("registered-models/get?name=model").body["registered_model"]["last_updated_timestamp"]
     assert time < job.get("model-versions/get?name=model&version=1").body["model_version"]["last_updated_timestamp"]
     for alias, status in (("best-1", 200), ("latest", 400), ("v2", 400), ("a b", 400), ("best", 404)):

@@ -30,6 +30,7 @@ from himl_cli.workspaces.local.tracking.protocol import (
     json_metric,
     json_pairs,
     not_found,
+    parse_json,
     parse_order,
 )
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
@@ -41,7 +42,8 @@ LONGEST_NAME = 200
 TABLE = "CREATE TABLE IF NOT EXISTS registered_models (name TEXT PRIMARY KEY, document TEXT NOT NULL)"
 PROMPT = "mlflow.prompt.is_prompt"  # the tag of a prompt, which clients store as a registered model
 STAGES = ("None", "Staging", "Production", "Archived")
-REGISTRY_ATTRIBUTES = frozenset({"name", "version_number", "run_id", "source_path", *TIMES})
+VERSIONS = "mlflow.modelVersions"
+REGISTRY_ATTRIBUTES = frozenset({"name", "version_number", "run_id", "source_path", "timestamp", *TIMES})
 
 
 @dataclass()
@@ -115,6 +117,15 @@ class LoggedModels:
             raise not_found(f"Logged model with ID '{model_id[:250]}' not found.")
         return model
 
+    def note_version(self, model_id: str, name: str, number: int) -> None:
+        """Add a registered version to the tag in which MLflow lists those of a logged model. Raises RequestError."""
+        with self._lock:
+            model = self.find(Fields({"model_id": model_id}))
+            known = parse_json(model.tags.get(VERSIONS, "[]"))
+            versions = [*(known if isinstance(known, list) else []), {"name": name, "version": number}]
+            model.tags[VERSIONS] = json.dumps(versions)
+            self._kept(model)
+
     def edit(self, action: str, request: Fields) -> Json:
         """Apply *action* to the model in the request's path, and return it. "get" changes nothing, and "delete" keeps
         the files."""
@@ -155,6 +166,7 @@ class LoggedModels:
             models = [each for each in reversed(self._models.values()) if each.info["experiment_id"] in wanted]
             for model in [each for each in models if not each.is_deleted]:
                 times = {name: model.info[f"{name}_ms"] for name in TIMES}
+                times["creation_time"] = times["creation_timestamp"]
                 status = str(model.info["status"]).removeprefix("LOGGED_MODEL_")
                 attributes = {**model.info, **times, "model_name": model.info["name"], "status": status}
                 logged = self._metrics_of(model)
@@ -275,7 +287,11 @@ class ModelRegistry:
         with self._changing(request) as model:
             model["last"] += 1
             model["versions"][str(model["last"])] = created
-            return _reply(model, str(model["last"]))
+            reply = _reply(model, str(model["last"]))
+        if model_id and self._models is not None:
+            with suppress(RequestError):
+                self._models.note_version(model_id, str(model["name"]), int(model["last"]))
+        return reply
 
     def edit(self, action: str, request: Fields) -> Json:
         """Change the model or the version in the request. A deleted version's files belong to the run, and stay."""
@@ -350,6 +366,7 @@ class ModelRegistry:
             if not has_prompts and Fields(each).pairs("tags").get(PROMPT, "").lower() == "true":
                 continue
             attributes = {**each, "source_path": each.get("source"), "version_number": int(each.get("version", 0))}
+            attributes["timestamp"] = each["last_updated_timestamp"]
             # Clients search for models that are not prompts, which includes models without the tag
             tags = {PROMPT: "false", **Fields(each).pairs("tags")}
             items.append((Searchable(attributes, tags=tags), each))

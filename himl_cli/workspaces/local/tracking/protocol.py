@@ -185,11 +185,12 @@ ALIASES = {
 TIMES = ("creation_timestamp", "last_updated_timestamp")
 EXPERIMENT_ATTRIBUTES = frozenset({"experiment_id", "name", "creation_time", "last_update_time"})
 NUMERIC_ATTRIBUTES = {"start_time", "end_time", "version_number", "creation_time", "last_update_time", *TIMES}
+NUMERIC_ATTRIBUTES |= {"timestamp"}
 RUN_ATTRIBUTES = frozenset({"run_id", "run_name", "user_id", "status", "artifact_uri", "start_time", "end_time"})
 MODEL_ATTRIBUTES = frozenset(
     {
         *("model_id", "name", "model_name", "model_type", "status"),
-        *("source_run_id", "artifact_uri", "experiment_id", *TIMES),
+        *("source_run_id", "artifact_uri", "experiment_id", "creation_time", *TIMES),
     }
 )
 DATASET_ATTRIBUTES = frozenset({"name", "digest", "context"})
