@@ -82,7 +82,8 @@ class JobRuns:
         self._lock = threading.Lock()
         self._known: set[str] = set()
         self._deleted: set[str] = set()
-        self._linked: dict[str, dict[str, list[dict[str, Any]]]] = {}  # by run, then by kind
+        # By run, then by kind. That of the job is read now, while there are file handles
+        self._linked: dict[str, dict[str, list[dict[str, Any]]]] = {job.id: self._folder(job.id).read(TRACKED)}
         self.latest = LatestMetrics(self.metric_store, last_rows(database, self.store.descendants(job.id)))
 
     def require(self, run_id: str, *, active: bool = True) -> str:
