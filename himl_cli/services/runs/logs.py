@@ -290,6 +290,7 @@ def wait_for_run(
             with suppress(NotFound):  # a job may end before its log exists
                 for piece in follow_log(workspace, run_id, notify=notify, start=start):
                     write(piece)
+            run = wait_for_end(workspace, run_id, ignore)  # another attempt may have just replaced the log
         finally:
             is_over.set()
             watcher.join()
@@ -297,7 +298,6 @@ def wait_for_run(
         raise Interrupted(
             f"Stopped waiting. Run '{run_id}' is still being canceled.", hint=f"Its status: himl runs show {run_id}"
         ) from err
-    run = workspace.run(run_id)
     if interrupted and run.status is RunStatus.canceled:
         raise Interrupted(f"Run '{run_id}' was canceled.", hint=f"List its files: himl download {run_id} --list")
     if not start and MANY in run.tags:  # a user who resumes a run learns it at the start
