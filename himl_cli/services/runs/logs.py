@@ -287,10 +287,7 @@ def wait_for_run(
     try:
         watcher.start()
         try:
-            with suppress(NotFound):  # a job may end before its log exists
-                for piece in follow_log(workspace, run_id, notify=notify, start=start):
-                    write(piece)
-            run = wait_for_end(workspace, run_id, ignore)  # another attempt may have just replaced the log
+            run = follow_to_end(workspace, run_id, write, notify, start=start)
         finally:
             is_over.set()
             watcher.join()
@@ -392,10 +389,12 @@ def sweep_progress(
     return look
 
 
-def follow_to_end(workspace: Workspace, run_id: str, write: Callable[[bytes], None], notify: Notify) -> Run:
-    """Pass the run's log to *write* as it grows. Return the ended run."""
-    with suppress(NotFound):  # a run may end without a log
-        for piece in follow_log(workspace, run_id, notify=notify):
+def follow_to_end(
+    workspace: Workspace, run_id: str, write: Callable[[bytes], None], notify: Notify, *, start: int = 0
+) -> Run:
+    """Pass the run's log from byte *start* to *write* as it grows. Return the ended run."""
+    with suppress(NotFound):  # a run may end without a log, and another attempt may have just replaced it
+        for piece in follow_log(workspace, run_id, notify=notify, start=start):
             write(piece)
     return wait_for_end(workspace, run_id, ignore)
 
