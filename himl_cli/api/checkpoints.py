@@ -320,7 +320,7 @@ def _kind_of(text: str) -> Literal["path", "address", "run"]:
         kind = None
         if not is_botched_address(text):
             raise
-    if kind is None or (kind == "run" and is_botched_address(text)):
+    if kind is None:
         raise BadUsage("This is not a valid address.", hint="An address has the form https://HOST/PATH.")
     return kind
 

@@ -21,7 +21,7 @@ from himl_cli.core.workspaces import parse_workspace_id
 from himl_cli.services.checkpoints import names as checkpoint_names
 from himl_cli.services.checkpoints.names import parse_name
 from himl_cli.services.montage.query import Pattern
-from himl_cli.services.runs.lookup import is_studio_url, parse_reference, split_recovery_id, workspace_in_url
+from himl_cli.services.runs.lookup import is_run_address, parse_reference, split_recovery_id, workspace_in_url
 from himl_cli.services.submission import data, environment, request, snapshot
 from himl_cli.services.submission.sweeps import parse_call, parse_early_stop, parse_sampling, parse_space, requested_sweep, sweep_remarks, sweep_text
 from himl_cli.services.transfer.local_files import UnsafeName, folded, part_name, safe_relative
@@ -56,7 +56,7 @@ MASKED = ("--env_var TOKEN=abc", "curl -H 'Authorization: Bearer xyz' https://u:
 TYPED: Sequence[tuple[str, Callable[[str], object], Sequence[str], tuple[type[Exception], ...]]] = (
     ("reference", parse_reference, RUNS, (BadUsage,)),
     ("recovery_id", split_recovery_id, RUNS, (BadUsage,)),
-    ("studio_url", lambda text: (workspace_in_url(text), is_studio_url(text)), (STUDIO, SUB), ()),
+    ("studio_url", lambda text: (workspace_in_url(text), is_run_address(text)), (STUDIO, SUB), ()),
     ("workspace_id", parse_workspace_id, (SUB, STUDIO), ()),
     ("call", parse_call, (*STOPS, "uniform(0, 1)", 'choice("a,b", c)'), ()),
     ("space", lambda text: parse_space([text]), SPACES, (BadUsage,)),

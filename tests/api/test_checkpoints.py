@@ -38,7 +38,7 @@ def test_what_a_text_means_is_known_without_a_workspace(project: Path, monkeypat
     write_files(project, {"weights/best.ckpt": "best"})
     monkeypatch.chdir(project)
     page = "https://ml.azure.com/runs/train_1_aa?wsid=/subscriptions/s/resourcegroups/g/workspaces/w"
-    runs = ("train_1_aa", "train_1_aa:best.ckpt", "train:train_1_aa:models/best.pt", page)
+    runs = ("train_1_aa", "train_1_aa:best.ckpt", "train:train_1_aa:models/best.pt", page, "azureml://jobs/train_1_aa")
     kinds = {
         "weights/best.ckpt": (True, False, False),
         "https://example.org/runs/3/best.ckpt": (False, True, False),

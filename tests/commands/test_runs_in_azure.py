@@ -168,15 +168,19 @@ def test_runs_are_listed_and_shown_with_page_in_studio(himl: Himl, seeded: Stage
     for words, found in (
         ("train:train_3_cc", "train_3_cc"),
         (f"https://ml.azure.com/runs/train_3_cc?wsid={state.path}&tid={state.tenant}", "train_3_cc"),
+        (f"{state.path}/jobs/train_3_cc", "train_3_cc"),
+        ("azureml://jobs/train_3_cc", "train_3_cc"),
         ("latest", "train_4_dd"),
         ("--experiment train --status completed,failed --num_runs 5", "train_3_cc\ntrain_2_bb"),
         ("train_3_cc --children", "fold_0\nfold_1"),
         ("", "train_2_bb"),
     ):
         assert himl.ok("runs", "show", *words.split(), "-q").stdout == f"{found}\n"
-    outcome = himl("runs", "show", "https://ml.azure.com/runs/train_3_cc?wsid=/subscriptions/s/resourcegroups/else/workspaces/where")
-    assert (outcome.code, outcome.stdout) == (3, "")
-    assert outcome.stderr.startswith(f"error: The URL belongs to workspace else/where, but {seeded.label} is open.\n")
+    elsewhere = "/subscriptions/s/resourcegroups/else/workspaces/where"
+    for address in (f"https://ml.azure.com/runs/train_3_cc?wsid={elsewhere}", f"{elsewhere}/jobs/train_3_cc"):
+        outcome = himl("runs", "show", address)
+        assert (outcome.code, outcome.stdout) == (3, "")
+        assert outcome.stderr.startswith(f"error: The address belongs to workspace else/where, but {seeded.label} is open.\n")
 
 
 def test_metrics_of_machines_are_those_of_azure_monitor(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:

@@ -29,7 +29,7 @@ from himl_cli.services.checkpoints.names import is_whole, parse_name
 from himl_cli.services.checkpoints.source import kind_of
 from himl_cli.services.montage.query import Pattern, read_ids, read_table
 from himl_cli.services.project_setup import read_deepseismic, read_innereye
-from himl_cli.services.runs.lookup import is_studio_url
+from himl_cli.services.runs.lookup import is_run_address
 from himl_cli.services.submission.data import parse_data
 from himl_cli.services.submission.environment import parse_conda_package, read_conda_file, requirements_as_conda
 from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
@@ -253,7 +253,7 @@ def test_data_folders_keep_drive_and_backslashes(path: str) -> None:
     assert (bare.key, bare.name, bare.version, bare.local) == ("INPUT_0", "", None, path)
     (written,) = parse_data("output", [f"masks,local={path}"])
     assert (written.key, written.name, written.local) == ("OUTPUT_0", "masks", path)
-    assert not is_studio_url(path)
+    assert not is_run_address(path)
 
 
 def test_home_of_nobody_and_paths_to_no_file_are_refused(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.runs import NOON, RecordedRuns, aggregation, run
 
 RUN_PAGE = "https://ml.azure.com/runs/abc_1?wsid="
+RESOURCE = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
 
 
 def test_run_references_recovery_ids_and_studio_urls() -> None:
@@ -43,10 +44,24 @@ def test_run_references_recovery_ids_and_studio_urls() -> None:
         f"{RUN_PAGE}/subscriptions/s/resourcegroups/g/workspaces/w&tid=t": RunReference("abc_1"),
         "https://ml.azure.com/experiments/id/0-1/runs/abc?tid=t#x": RunReference("abc"),
         "HTTPS://ml.azure.com/runs/a%20b/": RunReference("a b"),
+        f"https://ml.azure.com/experiments/runs/runs/abc?wsid={RESOURCE}": RunReference("abc"),
+        f"https://ml.azure.com/prompts/flow/bulkrun/run/abc/details?wsid={RESOURCE}": RunReference("abc"),
+        f"https://ai.azure.com/build/evaluation/abc?wsid={RESOURCE}&tid=t": RunReference("abc"),
+        f"https://mlworkspace.azure.ai/portal{RESOURCE}/experiments/e/runs/abc": RunReference("abc"),
+        f"https://management.azure.com{RESOURCE}/jobs/abc?api-version=2025-12-01": RunReference("abc"),
+        f"{RESOURCE}/jobs/abc": RunReference("abc"),
+        f"azureml:{RESOURCE}/jobs/abc/": RunReference("abc"),
+        "azureml://subscriptions/s/resourcegroups/g/workspaces/jobs/jobs/abc": RunReference("abc"),
+        "azureml://jobs/abc": RunReference("abc"),
+        "runs:/abc": RunReference("abc"),
     }.items():
         assert parse_reference(text) == expected
-    for text in ("", "a:b:c", ":b", "a:", "https://ml.azure.com/", "https://ml.azure.com/runs/", "http://[/runs/x"):
+    no_runs = ("", "a:b:c", ":b", "a:", "https://ml.azure.com/", "https://ml.azure.com/runs/", "http://[/runs/x", RESOURCE, "azureml://datastores/d/paths/p")
+    for text in no_runs:
         with pytest.raises(BadUsage, match="is no"):
+            parse_reference(text)
+    for text in ("azureml://jobs/abc/outputs/artifacts/paths/model/", "runs:/abc/model"):
+        with pytest.raises(BadUsage, match="names files of run 'abc'"):
             parse_reference(text)
     for text, experiment in {"user_branch_1234_abcde12": "user_branch", "a_1_2_3": "a_1", "lab-exp_1772366400_0a1b2c3d": "lab-exp"}.items():
         assert split_recovery_id(text) == (experiment, text)
@@ -58,6 +73,10 @@ def test_run_references_recovery_ids_and_studio_urls() -> None:
         f"{RUN_PAGE}/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w&tid=t": ("s", "g", "w"),
         f"{RUN_PAGE}%2Fsubscriptions%2Fs%2FresourceGroups%2Fg%2Fworkspaces%2Fw": ("s", "g", "w"),
         f"{RUN_PAGE}/subscriptions/s/resourceGroups/g": None,
+        f"{RESOURCE}/jobs/abc": ("s", "g", "w"),
+        f"https://management.azure.com{RESOURCE}/jobs/abc": ("s", "g", "w"),
+        "azureml://subscriptions/s/resourcegroups/g/workspaces/w/jobs/abc": ("s", "g", "w"),
+        "azureml://jobs/abc": None,
         "https://[broken/runs/abc": None,
         "train_1_aa": None,
     }.items():
@@ -152,7 +171,7 @@ def test_unknown_run_or_experiment_suggests_similar_ones(recorded: RecordedRuns)
         found(recorded, RunSelection(runs=["asked:train_1_zz"]))
     assert caught.value.similar == ("train_7_zz",)
     url = "https://ml.azure.com/runs/gone_9_ff?wsid=/subscriptions/s/resourcegroups/team/workspaces/lab"
-    with pytest.raises(NotFound, match=r"The URL belongs to workspace team/lab, but local workspace .* is open") as other:
+    with pytest.raises(NotFound, match=r"The address belongs to workspace team/lab, but local workspace .* is open") as other:
         found(recorded, RunSelection(runs=[url]))
     assert "--config_file" in other.value.hint
 

@@ -20,7 +20,7 @@ from himl_cli.core.runs import BROUGHT, FROM_RUN, RECORDED_IN, Choice, LinkedChe
 from himl_cli.core.text import listed
 from himl_cli.services.checkpoints.names import FOLDER, is_mark, is_whole
 from himl_cli.services.checkpoints.select import Candidates, Checkpoint, candidates_of, choose, without_brought
-from himl_cli.services.runs.lookup import children_of, find_runs, is_studio_url, sweep_view
+from himl_cli.services.runs.lookup import children_of, find_runs, is_run_address, sweep_view
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Workspace
 
@@ -43,8 +43,10 @@ def kind_of(text: str, cwd: Path) -> Literal["path", "address", "run"]:
     with suppress(OSError, ValueError, NotFound):  # invalid paths
         if (cwd / expand_home(text)).exists():
             return "path"
+    if is_run_address(text):
+        return "run"
     if is_address(text):
-        return "run" if is_studio_url(text) else "address"
+        return "address"
     if is_botched_address(text):  # the message omits it, because it may contain a secret
         raise BadUsage("The checkpoint source is an invalid address. It does not begin with https://.", hint=SHAPES)
     if DRIVE.match(text) or (":" not in text and NO_RUN.search(text)):
@@ -152,7 +154,7 @@ def find_source_run(text: str, workspace: Workspace, cwd: Path, choice: Choice) 
 
 
 def _run_and_path(text: str, workspace: Workspace, cwd: Path) -> tuple[Run, str | None]:
-    first, _, rest = (text, "", "") if is_address(text) else text.partition(":")
+    first, _, rest = (text, "", "") if is_run_address(text) else text.partition(":")
     second, colon, path = rest.partition(":")
     if not colon and rest and not NO_RUN.search(rest):
         with suppress(RunNotFound):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
@@ -26,7 +26,9 @@ from himl_cli.core.logged import (
     results_with_steps,
     sweep_of,
 )
+from himl_cli.core.redaction import is_address
 from himl_cli.core.runs import (
+    STUDIO,
     Run,
     RunQuery,
     RunSelection,
@@ -36,7 +38,7 @@ from himl_cli.core.runs import (
     underscored,
 )
 from himl_cli.core.text import near_matches
-from himl_cli.core.workspaces import WorkspaceIds, parse_workspace_id
+from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds, parse_workspace_id
 from himl_cli.workspaces.base import Workspace
 
 
@@ -47,15 +49,33 @@ class RunReference(NamedTuple):
     experiment: str | None = None
 
 
+# The beginning of an address of a run or of its files: a page or a resource of Azure, or a form of Azure ML or MLflow
+_ADDRESS = re.compile(r"https?://|azureml:/|runs:/|/?subscriptions/", re.IGNORECASE)
+_IN_ADDRESS = re.compile(
+    r"/(?:experiments(?:/id)?/[^/]+/)?(?:runs?:?|jobs|evaluation)/+(?P<id>[^/]+)(?P<rest>/.*)?$", re.IGNORECASE
+)
+_STUDIO = re.compile(r"(?:^|\.)(?:ml\.azure\.[a-z]+(?:\.[a-z]+)?|ai\.azure\.com)$", re.IGNORECASE)
+
+
 def parse_reference(text: str) -> RunReference:
-    """Parse `RUN_ID`, `EXPERIMENT:RUN_ID`, or a Studio URL with `/runs/RUN_ID`. Raises BadUsage."""
+    """Parse `RUN_ID`, `EXPERIMENT:RUN_ID`, the URL of a run's page, its id in Resource Manager, or `azureml://jobs/ID`.
+    Raises BadUsage."""
     text = text.strip()
-    if re.match(r"https?://", text, re.IGNORECASE):
-        path = [unquote(part) for part in _url_parts(text).path.split("/")]
-        for before, after in pairwise(path):
-            if before.lower() == "runs" and after.strip():
-                return RunReference(after.strip())
-        raise BadUsage(f"'{text}' is not the URL of a run.", hint="The URL of a run in Studio contains /runs/RUN_ID.")
+    if _ADDRESS.match(text):
+        path = _url_parts(text).path if is_address(text) else f"/{text.partition('?')[0]}"
+        found = _IN_ADDRESS.search(re.sub(f"/{WORKSPACE_ID}", "", path, flags=re.IGNORECASE))
+        run_id = unquote(found["id"]).strip() if found else ""
+        if not found or not run_id:
+            raise BadUsage(
+                f"'{text}' is not the URL of a run.", hint="The page of a run in Studio contains /runs/RUN_ID."
+            )
+        if not is_address(text) and (found["rest"] or "/").strip("/"):
+            raise BadUsage(
+                f"'{text}' names files of run '{run_id}'.",
+                hint=f"Name the run, {run_id}. To download its files: himl download {run_id} --prefix FOLDER/, or "
+                "--output_key KEY for an output.",
+            )
+        return RunReference(run_id)
     parts = [part.strip() for part in text.split(":")]
     if len(parts) > 2 or not all(parts):
         raise BadUsage(f"'{text}' is not a run.", hint="Give a run id, experiment:run_id, a Studio URL, or latest.")
@@ -80,19 +100,18 @@ def split_recovery_id(text: str) -> tuple[str, str]:
     return experiment, reference.run_id
 
 
-_STUDIO = re.compile(r"(?:^|\.)ml\.azure\.[a-z]+(?:\.[a-z]+)?$", re.IGNORECASE)
-
-
-def is_studio_url(url: str) -> bool:
-    """Whether *url* is a page of Azure ML Studio, in any cloud, rather than a file."""
-    return _STUDIO.search(_url_parts(url).hostname or "") is not None or workspace_in_url(url) is not None
+def is_run_address(text: str) -> bool:
+    """Whether *text* is an address of a run or its page, in any cloud, rather than one of a file."""
+    if not is_address(text):
+        return _ADDRESS.match(text.strip()) is not None
+    return _STUDIO.search(_url_parts(text).hostname or "") is not None or workspace_in_url(text) is not None
 
 
 def workspace_in_url(url: str) -> WorkspaceIds | None:
-    """Workspace in `wsid=/subscriptions/S/resourcegroups/G/workspaces/W` (`/providers/…` is allowed). None if the URL
-    has none."""
-    ids = parse_qs(_url_parts(url).query).get("wsid")
-    return parse_workspace_id(f"/{ids[0].strip('/')}") if ids else None
+    """The workspace in a run's address: in its path, or in `wsid=/subscriptions/S/resourcegroups/G/workspaces/W`
+    (`/providers/…` is allowed). None if the address has none."""
+    parts = _url_parts(url)
+    return parse_workspace_id(f"/{parts.netloc}{parts.path}/{''.join(parse_qs(parts.query).get('wsid', ()))}")
 
 
 def _url_parts(text: str) -> SplitResult:
@@ -192,15 +211,15 @@ def _named(workspace: Workspace, text: str, selection: RunSelection) -> Run:
             known = [run.id for run in workspace.runs(RunQuery(reference.experiment, limit=LOOKED_THROUGH))]
             similar = near_matches(reference.run_id, known)
         raise (RunNotFound(reference.run_id, workspace.label, similar=similar) if similar else err) from err
-    home = workspace_in_url(run.url) if named else None
-    if named and home and not named.is_same(home):
+    home = workspace_in_url(run.url or run.tags.get(STUDIO, "")) if named else None
+    if named and not (home and named.is_same(home)):
         raise _in_another(named, run.workspace)
     return run
 
 
 def _in_another(named: WorkspaceIds, opened: str) -> NotFound:
     hint = "Open that workspace: --config_file PATH. Download its config.json from the menu at Studio's top right."
-    return NotFound(f"The URL belongs to workspace {named.label}, but {opened} is open.", hint=hint)
+    return NotFound(f"The address belongs to workspace {named.label}, but {opened} is open.", hint=hint)
 
 
 def newest_run(workspace: Workspace, *, archived: bool = False) -> Run:
