@@ -227,11 +227,11 @@ def submit(
         return None
     print_misplaced(ctx, output_opts)
     request = options.request(Path.cwd(), target, script_arguments(ctx), sources)
-    from himl_cli.services.submission.request import is_file
+    from himl_cli.core.jobs import is_job_file
 
     is_elsewhere = request.on_cluster or request.on_slurm is not None
     is_many = request.sweep or request.crossval or request.different_seeds
-    is_other = options.resume is not None or options.dry_run or is_file(target)
+    is_other = options.resume is not None or options.dry_run or is_job_file(target)
     with nullcontext() if is_elsewhere or is_many or is_other else standby(SUPERVISOR):
         from himl_cli.commands import submit_job
 
@@ -240,4 +240,4 @@ def submit(
         if options.resume is not None:
             return submit_job.resume(call, options.resume, takes_new_code=options.new_code)
         call.check_typed("new_code", "--resume RUN")
-        return submit_job.submit_file(call) if is_file(target) else submit_job.submit_script(call)
+        return submit_job.submit_file(call) if is_job_file(target) else submit_job.submit_script(call)

@@ -17,7 +17,7 @@ from himl_cli.commands.scripts import TYPED
 from himl_cli.commands.session import For, Session, lazy_workspace, open_session
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, NotFound, WorkspaceNotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import MANY, JobSpec, Webhook
+from himl_cli.core.jobs import HERE, MANY, JobSpec, Webhook, is_job_file
 from himl_cli.core.logged import RunResults, SweepView
 from himl_cli.core.processes import interruptions, unbuffered_terminal
 from himl_cli.core.redaction import is_address, shown
@@ -298,12 +298,33 @@ def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
         raise BadUsage(f"--max_failures must be 0 or a positive integer, not {request.max_failures}.")
     parse_reference(non_blank("--resume", reference))
     with call.open(For.runs) as session, interruptions() as interrupted:
-        run, seen = resume_run(session.workspace, reference, request, session.notify, takes_new_code=takes_new_code)
+        given = _given_again(request)
+        run, seen = resume_run(session.workspace, reference, request, session.notify, given, takes_new_code)
         print_run(session.output, run, "Resumed run")
         if waits:
             return _wait_here(session, run, interrupted, start=seen)
         print_left_running(session.output, run)
         return run
+
+
+def _given_again(request: SubmitRequest) -> Mapping[str, tuple[str, Sequence[str]]]:
+    """The command lines and the arguments of *request* by the keys of steps, as `FolderWorkspace.resume` takes them.
+    Raises BadUsage for an invalid file."""
+    if not is_job_file(request.target):
+        return {"": (request.command or "", request.arguments)}
+    request = replace(request, cluster=HERE)
+    if str(request.target).lower().endswith(".json"):
+        from himl_cli.services.submission.pipelines import prepare_pipeline
+
+        steps = prepare_pipeline(request).spec.steps
+    else:
+        from himl_cli.services.submission.job_yaml import prepare_document
+
+        prepared = prepare_document(request)
+        steps = prepared.pipeline.steps if prepared.pipeline else ()
+        if prepared.job is not None:
+            return {"": (prepared.job.entry.target, prepared.job.arguments)}
+    return {step.key: (step.job.entry.target, step.job.arguments) for step in steps}
 
 
 def show_settings(

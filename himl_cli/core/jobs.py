@@ -18,7 +18,7 @@ from typing import Any
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of
-from himl_cli.core.text import Spelled, named, read_json, spelled
+from himl_cli.core.text import YAML_ENDINGS, Spelled, named, read_json, spelled
 
 SEARCH_SPACE = "search_space"
 # Group 1 is `inputs`, `outputs` or `search_space`, group 2 the key. It accepts any characters, so that himl can reject
@@ -365,6 +365,11 @@ class NewCode:
 
     snapshots: Mapping[str, Snapshot]
     note: str
+
+
+def is_job_file(target: str | None = None) -> bool:
+    """Whether *target* has the extension of a job file."""
+    return target is not None and target.lower().endswith((".json", *YAML_ENDINGS))
 
 
 def secrets_text(names: Sequence[str]) -> str:

@@ -313,15 +313,16 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
         limits: Mapping[str, int | None],
         webhook: Webhook | None = None,
         code: NewCode | None = None,
-        given: tuple[str, Sequence[str]] = ("", ()),
+        given: Mapping[str, tuple[str, Sequence[str]]],
     ) -> Run:
         """Continue the run under its own id: a sweep with its missing trials, a pipeline with its missing steps, a job
         with another attempt.
 
         Existing files of the run stay. *limits* are new values of `SweepSpec.max_concurrent` and `max_failures`, or
         None. *env* are the job's own variables. No file stores them, the *webhook* to notify of the end, or secrets in
-        the command and the arguments of the job, *given* again. New attempts run *code*. Raises RunNotFound, and
-        BadUsage for a run that is in progress or complete, or with missing variables or secrets.
+        command lines and arguments: those *given* again, by the keys of steps ("" for a script), replace the masked
+        ones. New attempts run *code*. Raises RunNotFound, and BadUsage for a run that is in progress or complete, or
+        with missing variables or secrets.
         """
 
     def code_of(self, run_id: str) -> Sequence[tuple[Snapshot, Sequence[str]]]:

@@ -500,6 +500,15 @@ def test_masked_arguments_given_again_resume_a_run(himl: Himl, project: Path) ->
     assert f"himl submit --resume {latest(himl)} -- --api_key VALUE" in himl(*again).stderr
     himl.ok(*again, "--", *secret[:2])
     assert {run["status"] for run in children(himl, latest(himl))} == {"Completed"}
+    step = {"type": "PythonScriptStep", "script": "t.py", "source_directory": "."}
+    steps = {f"step{n}": {**step, "arguments": ["--api_key", f"sesame-open-{n}"]} for n in (1, 2)}
+    write_files(project, {"p.json": json.dumps(steps), "j.yml": f"{{code: ., command: {line}, environment: e}}"})
+    for file, run in [("p.json", "_step2"), ("j.yml", "")]:
+        assert himl("submit", file).code == 1
+        hint = f"hint: Give them again: himl submit --resume {latest(himl)} {file}"
+        assert himl(*again).stderr.splitlines()[1] == hint
+        himl.ok(*again, file)
+        assert "sesame-open-2" in log_of(project, f"{latest(himl)}{run}")
 
 
 @pytest.mark.parametrize("many", ["trial", "step"])

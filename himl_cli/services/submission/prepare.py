@@ -337,13 +337,18 @@ def note_latest(run: Run, cwd: Path, notify: Notify) -> None:
 
 
 def resume_run(
-    workspace: Workspace, wanted: str, request: SubmitRequest, notify: Notify, *, takes_new_code: bool = False
+    workspace: Workspace,
+    wanted: str,
+    request: SubmitRequest,
+    notify: Notify,
+    given: Mapping[str, tuple[str, Sequence[str]]],
+    takes_new_code: bool,
 ) -> tuple[Run, int]:
     """Resume the run *wanted*, with the present code of its project if it *takes_new_code*. Returns it with the offset
     in its log, in bytes, at which new output begins.
 
     `env_vars`, `max_concurrent`, `max_failures` and `notify` of *request* apply. Its other options must agree with the
-    run's record.
+    run's record. Secrets that are masked there come from the command lines and arguments *given* (`FolderWorkspace`).
     Raises RunNotFound, and BadUsage for a run that cannot be resumed or that was a different job.
     """
     (run,) = find_runs(workspace, RunSelection(runs=(wanted,), is_exact=True), cwd=request.cwd)
@@ -363,7 +368,6 @@ def resume_run(
     limits = {name: getattr(request, name) for name in ("max_concurrent", "max_failures")}
     code = _new_code(home, run) if takes_new_code else None
     changed = [] if takes_new_code else [name for _, names in home.code_of(run.id) for name in names]
-    given = request.command or "", request.arguments
     resumed = home.resume(run.id, env=request.env_vars, limits=limits, webhook=webhook, code=code, given=given)
     if changed:
         how = f"For the new code: himl submit --resume {run.id} --new_code"

@@ -35,11 +35,12 @@ from himl_cli.core.jobs import (
     SnapshotReport,
     SweepSpec,
     Webhook,
+    is_job_file,
 )
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import is_address, mask_arguments, mask_document, mask_line, parts_of, redact
 from himl_cli.core.runs import experiment_remarks, friendly_experiment
-from himl_cli.core.text import YAML_ENDINGS, non_blank, shorten
+from himl_cli.core.text import non_blank, shorten
 from himl_cli.services.submission.git import git_facts
 
 log = logging.getLogger(__name__)
@@ -323,18 +324,13 @@ def _only_on(where: str) -> list[str]:
     return [name for name, metadata in _OPTIONS.items() if metadata.get("only") == where]
 
 
-def is_file(target: str | None) -> bool:
-    """Whether *target* has the extension of a job file."""
-    return target is not None and target.lower().endswith((".json", *YAML_ENDINGS))
-
-
 def target_path(request: SubmitRequest) -> Path:
     """The path of the target file. Raises BadUsage if it does not exist, with a suggestion of a similar name."""
     shown = str(request.target)
     path = request.cwd / shown
     if path.is_file():
         return path.absolute()
-    names = [each.name for each in path.parent.iterdir() if is_file(each.name)] if path.parent.is_dir() else []
+    names = [each.name for each in path.parent.iterdir() if is_job_file(each.name)] if path.parent.is_dir() else []
     if path.is_dir():
         raise BadUsage(f"'{shown}' is a folder, not a file.")
     raise BadUsage(f"There is no file '{shown}'.", hint=near_path(shown, names))

@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed
-from himl_cli.core.jobs import MANY, STEP, TRIAL, EntryKind, JobSpec, NewCode, Snapshot, Webhook
+from himl_cli.core.jobs import STEP, TRIAL, EntryKind, JobSpec, NewCode, Snapshot, Webhook, is_job_file
 from himl_cli.core.processes import SUPERVISOR, ProcessLock, detached, interruptions, is_held, take_standby
 from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import NEW_CODE, Run, RunStatus
 from himl_cli.workspaces.local.editables import with_editables
 from himl_cli.workspaces.local.launch_request import (
-    PIPELINE,
     LaunchRequest,
     Plan,
     check_shell,
@@ -135,7 +134,7 @@ def resume(
     webhook: Webhook | None,
     code: NewCode | None = None,
     children: Sequence[Run] = (),
-    given: tuple[str, Sequence[str]] = ("", ()),
+    given: Mapping[str, tuple[str, Sequence[str]]],
 ) -> None:
     """Resume a run that stopped early: a job with another attempt, a sweep or a pipeline with its missing trials or
     steps. With *code*, its next attempts and those of its *children* run that. Returns once it is running again. Raises
@@ -145,7 +144,7 @@ def resume(
     stored, record = folder.read(PLAN), folder.read(RECORD)
     try:
         if "many" in stored:
-            jobs = [{**job, "spec": with_secrets(job["spec"], *given)} for job in stored["many"]["jobs"]]
+            jobs = [{**job, "spec": with_secrets(job["spec"], given.get(job["key"]))} for job in stored["many"]["jobs"]]
             _check_stored(run, [job["spec"] for job in jobs], env)
             plan = plan_from_stored({**stored["many"], "jobs": jobs}, folder.path, env)
             plan = replace(plan, jobs=[replace(job, spec=replace(job.spec, webhook=webhook)) for job in plan.jobs])
@@ -161,7 +160,7 @@ def resume(
                 hint=SUBMIT_AGAIN,
             )
         else:
-            job = with_secrets(stored["job"], *given)
+            job = with_secrets(stored["job"], given.get(""))
             _check_stored(run, [job], env)
             specs = [replace(job_from_stored_form(job, env), webhook=webhook, tty=False)]
             data = record["inputs"], record["outputs"]
@@ -235,17 +234,19 @@ def _check_stored(run: Run, forms: list[dict[str, Any]], env: Mapping[str, str])
             words = form["arguments"]
             pairs = [(before, word) for before, word in zip(["", *words], words, strict=False) if MASK in word]
             names = [before if word == MASK and before.startswith("-") else word for before, word in pairs]
-            masked |= dict.fromkeys(names or ["--command"] * (MASK in form["entry"]["target"]))
+            masked |= dict.fromkeys(names or ["the command line"] * (MASK in form["entry"]["target"]))
     if masked:
         target, arguments = forms[0]["entry"]["target"], forms[0]["arguments"]
-        words = ["himl", "submit", "--resume", run.id, *(["--command", target] if MASK in target else [])]
-        words += ["--", *arguments] if arguments else []
+        words = ["himl", "submit", "--resume", run.id]
+        file = shlex.split(run.tags.get("command_line", ""))[:1]
+        if is_job_file(*file):
+            words += file
+        else:
+            words += [*(["--command", target] if MASK in target else []), *(["--", *arguments] if arguments else [])]
         raise BadUsage(
             f"Run '{run.id}' cannot be resumed: himl does not store arguments that look like secrets: "
             f"{', '.join(masked)}.",
-            hint=f"{SUBMIT_AGAIN} Pass secrets with --env_var NAME=VALUE."
-            if run.tags.get(MANY) == PIPELINE or len(forms) > 1
-            else f"Give them again: {shlex.join(word.replace(MASK, 'VALUE') for word in words)}",
+            hint=f"Give them again: {shlex.join(word.replace(MASK, 'VALUE') for word in words)}",
         )
     missing = sorted({name for form in forms for name in form["env_names"]} - set(env))
     if missing:

@@ -256,9 +256,10 @@ def stored_form(spec: JobSpec, files: Sequence[str]) -> Form:
     return {**_job_form(masked), "env_names": sorted(spec.env), "has_secrets": has_secrets}
 
 
-def with_secrets(form: Form, command: str, arguments: Sequence[str]) -> Form:
-    """The stored form of a job, with *command* and *arguments* in place of those in which secrets are masked. Arguments
-    that himl added at the end stay."""
+def with_secrets(form: Form, given: tuple[str, Sequence[str]] | None) -> Form:
+    """The stored form of a job, with the command line and the arguments *given* in place of those in which secrets are
+    masked. Arguments that himl added at the end stay."""
+    command, arguments = given or ("", ())
     stored, entry = form["arguments"], form["entry"]
     if len(arguments) <= len(stored) and all(map(is_masked, stored, arguments)):
         form = {**form, "arguments": [*arguments, *stored[len(arguments) :]]}

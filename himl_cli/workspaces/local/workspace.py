@@ -300,7 +300,7 @@ class LocalWorkspace(FolderWorkspace):
         limits: Mapping[str, int | None],
         webhook: Webhook | None = None,
         code: NewCode | None = None,
-        given: tuple[str, Sequence[str]] = ("", ()),
+        given: Mapping[str, tuple[str, Sequence[str]]],
     ) -> Run:
         from himl_cli.workspaces.local.launch import resume
 
