@@ -241,8 +241,8 @@ def _submit_pipeline(call: Submission) -> Run | None:
         cloud_setting(request.cwd)
         output, spec = call.output_opts.output(), with_named_datastores(prepared)
         print_prepared(output, prepared.remarks, *prepared.reports)
-        wheels = {wheel.name for step in spec.steps if step.job.environment for wheel in step.job.environment.wheels}
-        print_job_file(output, job_yaml(spec), sorted(wheels))
+        beside = {name for step in spec.steps if step.job.environment for name in step.job.environment.beside}
+        print_job_file(output, job_yaml(spec), sorted(beside))
         return None
     if spec.cluster:
         call.check_notification(waits)
@@ -353,8 +353,7 @@ def _print_script(call: Submission) -> None:
     print_prepared(output, job.remarks, job.report)
     if job.spec.slurm is not None:
         return _print_batch_script(call, job.spec)
-    wheels = job.spec.environment.wheels if job.spec.environment else ()
-    print_job_file(output, job_yaml(job.spec), [wheel.name for wheel in wheels])
+    print_job_file(output, job_yaml(job.spec), job.spec.environment.beside if job.spec.environment else ())
 
 
 def _print_batch_script(call: Submission, spec: JobSpec) -> None:

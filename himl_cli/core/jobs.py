@@ -293,6 +293,7 @@ HERE = "local"  # the cluster name for this machine, regardless of the settings
 USUAL_DATASTORE = "workspaceblobstore"
 DISTRIBUTIONS = ("pytorch", "mpi")
 DOCKERFILE = "Dockerfile"  # the default name of an image's recipe
+LIMITS_FILE = "constraints.txt"
 # Interactive services of a running job on a cluster
 SERVICES = ("vscode", "jupyterlab", "tensorboard", "ssh")
 LARGE_SNAPSHOT_BYTES = 300 * 1024 * 1024
@@ -412,8 +413,9 @@ class EnvironmentSpec:
     built from files.
 
     `image` is the Docker image, `conda` the text of a conda file (empty: use the Python of the image), `wheels` are
-    private wheels that the conda file installs by their file names. Alternatively, `dockerfile` builds the image. It is
-    a path in the folder `context`, which may also be a URL.
+    private wheels that the conda file installs by their file names, `limits` the text of its constraints file
+    LIMITS_FILE. Alternatively, `dockerfile` builds the image. It is a path in the folder `context`, which may also be a
+    URL.
     """
 
     name: str = ""
@@ -423,6 +425,12 @@ class EnvironmentSpec:
     wheels: Sequence[Path] = ()
     context: Snapshot | str | None = None
     dockerfile: str = ""
+    limits: str = ""
+
+    @property
+    def beside(self) -> list[str]:
+        """The names of the files that the conda file needs beside it."""
+        return [*(wheel.name for wheel in self.wheels), *([LIMITS_FILE] if self.limits else ())]
 
 
 @dataclass(frozen=True)

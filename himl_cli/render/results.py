@@ -97,11 +97,11 @@ def print_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
         output.lines(lines)
 
 
-def print_job_file(output: Output, text: str, wheels: Sequence[str] = (), *, name: str = "job_yaml") -> None:
-    """Print the job's YAML or batch script, in JSON as the field *name*. *wheels* are files that an image from the YAML
+def print_job_file(output: Output, text: str, beside: Sequence[str] = (), *, name: str = "job_yaml") -> None:
+    """Print the job's YAML or batch script, in JSON as the field *name*. *beside* are files that an image from the YAML
     alone would lack."""
-    for wheel in wheels:
-        output.notice(f"himl submit adds '{wheel}' to the image. An image from this YAML alone lacks it.")
+    for file in beside:
+        output.notice(f"himl submit adds '{file}' to the image. An image from this YAML alone lacks it.")
     if MASK in text:
         output.notice(f"Secrets are shown as {MASK}. Put them back before you use this.")
     output.result({name: text}, human=text.rstrip("\n"), quiet=text.rstrip("\n"))

@@ -22,7 +22,7 @@ from himl_cli.services.checkpoints import names as checkpoint_names
 from himl_cli.services.checkpoints.names import parse_name
 from himl_cli.services.montage.query import Pattern
 from himl_cli.services.runs.lookup import is_run_address, parse_reference, split_recovery_id, workspace_in_url
-from himl_cli.services.submission import data, environment, request, snapshot
+from himl_cli.services.submission import data, request, requirements, snapshot
 from himl_cli.services.submission.sweeps import parse_call, parse_early_stop, parse_sampling, parse_space, requested_sweep, sweep_remarks, sweep_text
 from himl_cli.services.transfer.local_files import UnsafeName, folded, part_name, safe_relative
 from himl_cli.services.transfer.plan import Filters
@@ -71,7 +71,7 @@ TYPED: Sequence[tuple[str, Callable[[str], object], Sequence[str], tuple[type[Ex
     ("output", lambda text: data.parse_data("output", [text]), ("OUT=data,mode=upload,overwrite=false", "data,local=/x"), (BadUsage,)),
     ("duration", request.parse_duration, ("30s", "1.5d", "2h", "10m"), (BadUsage,)),
     ("size", lambda text: request.check_size("--shm_size", text), ("512m", "100g", "007k"), (BadUsage,)),
-    ("pip_line", lambda text: environment.parse_pip_line(text, "'requirements.txt', line 3"), PIP, (BadUsage,)),
+    ("pip_line", lambda text: requirements.parse_pip_line(text, "'requirements.txt', line 3"), PIP, (BadUsage,)),
     ("pattern", lambda text: Pattern(text).matches("a/b/slide_1.tiff"), ("**/*.tiff", "a/**/b*[0-9]?.svs", "./x/**"), (BadUsage,)),
     ("checkpoint_rank", checkpoint_names.rank_of, CHECKPOINTS, ()),
     ("checkpoint_name", parse_name, CHECKPOINTS, ()),

@@ -179,8 +179,9 @@ def test_contradiction_of_conda_files_names_both(tmp_path: Path, first: str, sec
     ("dependencies: [pip: x]\n", "must be a list of texts"),
     ("dependencies: []\nchannels: {a: b}\n", "'channels'"),
     ("dependencies: []\nvariables: [a]\n", "'variables'"),
-    ("dependencies: [pip: ['-r requirements.txt']]\n", "'-r requirements.txt' reads another file"),
-    ("dependencies: [pip: ['-e .']]\n", "path on this machine"),
+    ("dependencies: [pip: ['-r requirements.txt']]\n", "there is no file"),
+    ("dependencies: [pip: ['-e .']]\n", "is not a project"),
+    ("dependencies: [pip: ['-e ..']]\n", "path on this machine"),
     ("dependencies: [pip: ['dist/mine-1-py3-none-any.whl']]\n", "path on this machine"),
     ("dependencies: [pip: ['--extra-index-url https://${TOKEN}@a.example']]\n", "${TOKEN} is not set"),
 ])  # fmt: skip
@@ -221,9 +222,9 @@ def test_requirements_file_becomes_environment_of_project_python(project: Path, 
     assert dependencies(project) == ["pip", f"python={OWN_PYTHON}", {"pip": pip}]
     write_files(project, {"last.txt": "-r requirements.txt"})
     assert "which includes it" in refused(project, requirements="requirements.txt")[0]
-    unseen = "is not available where the image is built"
-    lines = {"-c constraints.txt": unseen, "--constraint=constraints.txt": unseen, "--find-links wheels": "path on this machine"}
-    for line, complaint in {**lines, "-e .": "path on this machine", "-r nowhere.txt": "there is no file"}.items():
+    no_file = "there is no file"
+    lines = {"-c constraints.txt": no_file, "--constraint=constraints.txt": no_file, "-r nowhere.txt": no_file}
+    for line, complaint in {**lines, "--find-links wheels": "path on this machine", "-e ..": "path on this machine", "-e .": "is not a project"}.items():
         write_files(project, {"requirements.txt": f"torch\n{line}\n"})
         message = refused(project, requirements="requirements.txt")[0]
         assert ("line 2" in message, complaint in message) == (True, True), line
@@ -234,6 +235,47 @@ def test_requirements_file_becomes_environment_of_project_python(project: Path, 
     assert dependencies(project, {"VIRTUAL_ENV": str(tmp_path / "venv"), "CONDA_PREFIX": str(tmp_path / "conda")})[1] == "python=3.12"
     write_files(project, {".python-version": "3.13.2\n"})
     assert dependencies(project, {"VIRTUAL_ENV": str(tmp_path / "venv")}, project / "a")[1] == "python=3.13"
+
+
+def test_included_files_constraints_and_own_projects_are_part_of_the_environment(project: Path) -> None:
+    """pip's files and options, from a conda file below the root of the snapshot."""
+    pyproject = (
+        '[project]\nname = "Mine"\ndependencies = ["pandas>=2", "tqdm"]\n'
+        '[project.optional-dependencies]\ndev = ["ruff"]\nall = ["mine[dev]", "rich; python_version>\'3\'"]\n'
+    )
+    write_files(project, {
+        "env/environment.yml": 'dependencies: [python=3.11, {pip: ["-r ../requirements.txt # all", "-c limits/a.txt", "-e ..[all]", "# no", "lightning"]}]\n',
+        "requirements.txt": "-rmore/base.txt\nnumpy[x]>=1 ; python_version > '3'\n\ntorch==2.0 # pinned\n",
+        "more/base.txt": "--requirement=deeper.txt\n--pre\n",
+        "more/deeper.txt": "scipy \\\n  >1\nsolo @ https://example.org/solo-1-py3-none-any.whl\n",
+        "env/limits/a.txt": "# tested\n-c b.txt\nNumPy==1.26\ntorch==2.0\n",
+        "env/limits/b.txt": "pandas<3\nsix==1.16\nrich==1 ; python_version<'3'\n",
+        "pyproject.toml": pyproject,
+        "src/mine/__init__.py": "",
+    })  # fmt: skip
+    spec, remarks = choose_environment(SubmitRequest(cwd=project, conda_env=("env/environment.yml",)), project, project, {})
+    pip = ["--pre", "lightning", "numpy[x]>=1,==1.26; python_version > '3'", "pandas>=2,<3", "rich; python_version>'3'", "ruff", "scipy >1"]
+    pip += ["solo @ https://example.org/solo-1-py3-none-any.whl", "torch==2.0", "tqdm"]
+    assert conda(spec)["dependencies"] == ["pip", "python=3.11", {"pip": ["-c constraints.txt", *pip]}]
+    assert (spec.limits, spec.beside) == ("six==1.16\nrich==1 ; python_version<'3'\n", ["constraints.txt"])
+    assert [remark for remark in remarks if "Mine" in remark] == [
+        "Not installed, because the snapshot has their source: Mine. To import them, add --env_var PYTHONPATH=src"
+    ]
+    write_files(project, {"env/limits/b.txt": "pandas<3\n"})
+    assert (chosen(project, conda_env=("env/environment.yml",)).beside, "-c" in chosen(project, conda_env=("env/environment.yml",)).conda) == ([], False)
+    computed = '[project]\nname = "mine"\ndynamic = ["dependencies"]\n[tool.setuptools.dynamic]\ndependencies = {file = ["more/base.txt"]}\n'
+    write_files(project, {"requirements.txt": "-e.\n", "pyproject.toml": computed})
+    assert dependencies(project)[-1]["pip"] == ["--pre", "scipy >1", "solo @ https://example.org/solo-1-py3-none-any.whl"]
+    write_files(project, {"pyproject.toml": "[tool.poetry]\n", "requirements.txt": "six\n./\n"})
+    _, remarks = choose_environment(SubmitRequest(cwd=project, requirements="requirements.txt"), project, project, {})
+    assert "himl cannot read what project requires" in remarks[-1]
+    for text, line, complaint in (
+        (pyproject, "-e .[al]", "has no extra 'al'"),
+        ("[project]\ndependencies = 3\n", "-e .", "is damaged"),
+        ("[project", "-e .", "is not valid TOML"),
+    ):
+        write_files(project, {"requirements.txt": f"six\n{line}\n", "pyproject.toml": text})
+        assert complaint in refused(project, requirements="requirements.txt")[0]
 
 
 LACKS_HIML = EnvironmentSpec(image="i", conda="dependencies:\n- python=3.11\n- pip:\n  - torch\n")

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,12 +239,12 @@ def context_files(azure: StagedWorkspace, environment: dict[str, Any]) -> dict[s
 
 
 def test_the_image_is_built_from_a_folder_that_has_the_wheel(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    run = workspace.submit(cluster_spec(project, environment=with_wheel(project)), notify=ignore)
+    run = workspace.submit(cluster_spec(project, environment=replace(with_wheel(project), limits="six==1.16\n")), notify=ignore)
     environment = registered_wheels(azure, run.id)
     files = context_files(azure, environment)
     assert environment["build"]["dockerfilePath"] == "Dockerfile"
-    assert sorted(files) == ["Dockerfile", "conda.yml", WHEEL]
-    assert files[WHEEL] == b"PK wheel"
+    assert sorted(files) == ["Dockerfile", "conda.yml", "constraints.txt", WHEEL]
+    assert (files[WHEEL], files["constraints.txt"]) == (b"PK wheel", b"six==1.16\n")
     recipe = [shlex.split(line) for line in files["Dockerfile"].decode().splitlines()]
     assert recipe[0] == ["FROM", "docker.io/base:1"]
     (copied_to,) = [line[2] for line in recipe if line[0] == "COPY"]

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import field, replace
 from pathlib import Path
@@ -16,13 +16,14 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import home_folder
-from himl_cli.core.jobs import DOCKERFILE, EnvironmentSpec, secrets_text
+from himl_cli.core.jobs import DOCKERFILE, LIMITS_FILE, EnvironmentSpec, secrets_text
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import is_address, redact
 from himl_cli.core.text import listed, read_text
 from himl_cli.services.submission.lock_files import (
     HASH,
     LOCK_NAMES,
+    Lock,
     lock_remarks,
     normal_name,
     read_lock,
@@ -31,13 +32,13 @@ from himl_cli.services.submission.lock_files import (
     without_hashes,
 )
 from himl_cli.services.submission.request import MADE_FROM_FILES, SubmitRequest, refuse
+from himl_cli.services.submission.requirements import PipLines, Requirement, parse_pip_line
 from himl_cli.services.submission.snapshot import ignored_remarks, take_snapshot
 
 # Azure ML's base image with MPI, CUDA and conda, which also runs on machines without a GPU. The version is pinned, so
 # that an environment never changes.
 DEFAULT_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.4-ubuntu22.04:20260901.v1"
 CONDA_NAMES = ("environment.yml", "environment.yaml")
-CONSTRAINTS = "--constraint"
 NEAR_NAMES = ("requirements.txt", "conda.yml", "conda.yaml", "conda_dependencies.yml", "env.yml", "env.yaml")
 
 _REGISTERED = re.compile(r"(?:azureml:)?(?P<name>[A-Za-z0-9][\w.-]{0,254})(?:[:@](?P<version>[A-Za-z0-9][\w.-]*))?")
@@ -53,13 +54,6 @@ _WHEEL = re.compile(
     r"-[A-Za-z0-9_.]+-[A-Za-z0-9_.]+-(?P<platform>[A-Za-z0-9_.]+)\.whl"
 )
 _CONDA = re.compile(r"(?P<channel>\S+:)?(?P<name>[A-Za-z0-9_][\w.-]*)\s*(?P<spec>[=<>!~*\d\[].*)?")
-_OPTION = re.compile(r"(-[a-z]|--[a-z-]+)(?:\s*=\s*|\s+|(?<=^-[a-z])(?=\S)|$)(.*)", re.IGNORECASE)
-_NAMED = re.compile(
-    r"(?P<name>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)\s*(?P<extras>\[[^\]]*\])?\s*(?P<spec>[^;]*?)\s*"
-    r"(?:;\s*(?P<marker>.*))?"
-)
-_PATH = re.compile(r"[.~/\\]|[A-Za-z]:[\\/]|(?:\w+\+)?file:", re.IGNORECASE)
-_ARCHIVES = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2")
 
 
 def choose_environment(
@@ -121,7 +115,7 @@ def choose_environment(
     nearest = next(iter(usable), None)
     remarks = []
     if request.conda_env:
-        described = merge([read_conda_file(request.cwd / name) for name in dict.fromkeys(request.conda_env)])
+        described = merge([read_conda_file(request.cwd / name, root) for name in dict.fromkeys(request.conda_env)])
     elif request.requirements:
         described = requirements_as_conda(request.cwd / request.requirements, script_folder, root, env)
         python = described.packages[0].text
@@ -129,7 +123,7 @@ def choose_environment(
     elif lock:
         described, remarks = lock_as_conda(request.cwd, lock, script_folder, root, env, request.private_wheel)
     elif nearest is not None:
-        described = merge([read_conda_file(nearest)])
+        described = merge([read_conda_file(nearest, root)])
         beside = [path.name for path in files if path.parent == nearest.parent and path.name in LOCK_NAMES]
         other = f" (to use the lock file beside it, add --lock {beside[0]})" if beside else ""
         remarks.append(f"Environment of the job: '{nearest}'{other}.")
@@ -146,12 +140,21 @@ def choose_environment(
             )
         return EnvironmentSpec(image=image), remarks
     pip = list(described.pip)
+    remarks += lock_remarks(Lock((), described.sources), root.resolve(), script_folder.resolve())
+    if described.unread:
+        remarks.append(
+            f"warning: himl cannot read what {listed(described.unread)} requires, because its pyproject.toml does not "
+            "list it. If the environment lacks any package, list it in the environment's file."
+        )
     if request.pip_extra_index_url:
         pip = _with_index(pip, request.pip_extra_index_url.strip())
     wheels = [_wheel(request.cwd / request.private_wheel)] if request.private_wheel else []
     pip, more = _with_wheels(replace(described, pip=pip), wheels)
+    limits = "".join(f"{limit}\n" for limit in described.limits)
+    if limits:
+        pip = [Requirement(f"-c {LIMITS_FILE}", is_option=True), *pip]
     conda = conda_text(replace(described, pip=pip))
-    return EnvironmentSpec(image=image, conda=conda, wheels=tuple(wheels)), [*remarks, *more]
+    return EnvironmentSpec(image=image, conda=conda, wheels=tuple(wheels), limits=limits), [*remarks, *more]
 
 
 def _from_dockerfile(request: SubmitRequest) -> tuple[EnvironmentSpec, list[str]]:
@@ -294,34 +297,23 @@ def _with_wheels(described: CondaFile, wheels: Sequence[Path]) -> tuple[list[Req
 
 
 @dataclass(frozen=True)
-class Requirement:
-    """One line of a file: a conda or pip package, or (`is_option`) an option of pip, as written but with single spaces.
-
-    `key` identifies the subject: a package, with its marker for pip, or an option that may occur once. It is empty if
-    no other line can contradict this one. `spec` is the value for that subject. `is_bare` marks a package without a
-    version.
-    """
-
-    text: str
-    key: str = ""
-    spec: str = ""
-    is_bare: bool = False
-    is_option: bool = False
-
-
-@dataclass(frozen=True)
 class CondaFile:
-    """The content of a conda file. `path` is for messages."""
+    """The content of a conda file. `path` is for messages. `limits` are constraints of pip on packages that it does not
+    list. For `sources` and `unread`, see `PipLines`."""
 
     path: str
     channels: Sequence[str] = ()
     packages: Sequence[Requirement] = ()
     pip: Sequence[Requirement] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
+    limits: Sequence[str] = ()
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    unread: Sequence[str] = ()
 
 
-def read_conda_file(path: Path) -> CondaFile:
-    """The conda file at *path*. Raises BadUsage, with the file and the problem in one line."""
+def read_conda_file(path: Path, root: Path | None = None) -> CondaFile:
+    """The conda file at *path*, for a snapshot of *root* (default: its folder). Raises BadUsage, with the file and the
+    problem in one line."""
     # Read before the YAML library is loaded, because a missing file is the commonest mistake
     text = read_text(path, "--conda_env")
     from himl_cli.services.yaml_files import parse_mapping
@@ -335,7 +327,9 @@ def read_conda_file(path: Path) -> CondaFile:
             hint="List the packages below 'dependencies:', each on a line that begins with '- '.",
         )
     packages = [parse_conda_package(entry, path) for entry in dependencies if not isinstance(entry, dict)]
-    pip = [line for entry in dependencies if isinstance(entry, dict) for line in _pip_section(entry, path)]
+    pip = PipLines(root or path.parent)
+    for line in (line for entry in dependencies if isinstance(entry, dict) for line in _pip_section(entry, path)):
+        pip.add(line, f"'{path}', pip section", path)
     versions: dict[str, str] = {}  # finds two versions of one package, and leaves ranges to conda
     for package in packages:
         if found := re.fullmatch(r"={0,2}(\d[\w.]*)", package.spec):
@@ -362,7 +356,15 @@ def read_conda_file(path: Path) -> CondaFile:
         ),
     )
     names = list(dict.fromkeys(entry.strip() for entry in channels))
-    return CondaFile(str(path), names, packages, pip, {str(key): str(entry) for key, entry in variables.items()})
+    texts = {str(key): str(entry) for key, entry in variables.items()}
+    return with_pip(CondaFile(str(path), names, packages, variables=texts), pip)
+
+
+def with_pip(file: CondaFile, pip: PipLines) -> CondaFile:
+    """*file* with *pip*."""
+    pip.limit()
+    limits = [limit.text for limit in pip.limits]
+    return replace(file, pip=pip.lines, limits=limits, sources=pip.sources, unread=pip.unread)
 
 
 def parse_conda_package(entry: Any, path: Path) -> Requirement:
@@ -380,7 +382,7 @@ def parse_conda_package(entry: Any, path: Path) -> Requirement:
     return Requirement(text, found["name"].lower(), spec, is_bare=not spec and not found["channel"])
 
 
-def _pip_section(entry: Mapping[Any, Any], path: Path) -> list[Requirement]:
+def _pip_section(entry: Mapping[Any, Any], path: Path) -> list[str]:
     if list(entry) != ["pip"]:
         raise BadUsage(
             f"'{path}': {', '.join(map(repr, entry))} in 'dependencies' is not a section of conda.",
@@ -392,53 +394,7 @@ def _pip_section(entry: Mapping[Any, Any], path: Path) -> list[Requirement]:
             f"'{path}': 'pip:' must be a list of texts.",
             hint="List the packages below it, each on a line that begins with '- '.",
         )
-    given = [line for line in lines if line.strip() and not line.strip().startswith("#")]
-    return [parse_pip_line(line, f"'{path}', pip section") for line in given]
-
-
-def parse_pip_line(line: str, where: str) -> Requirement:
-    """One line of pip, without its comment. Raises BadUsage, with *where* first, for a line that cannot work where the
-    image is built."""
-    text = " ".join(line.split())
-    if unset := re.search(r"\$\{([A-Z0-9_]+)\}", text):
-        raise BadUsage(
-            f"{where}: ${{{unset[1]}}} is not set where the environment's image is built.",
-            hint="Write its value, or name an index with --pip_extra_index_url.",
-        )
-    option, target = _OPTION.fullmatch(text), text.split(" @ ")[-1]
-    name, value = (option[1], option[2].strip()) if option else ("", "")
-    if name in ("-r", "--requirement", "-c", "--constraint") and not is_address(value):
-        raise BadUsage(
-            f"{where}: '{redact(text)}' reads another file, which does not exist where the image is built.",
-            hint="List the packages themselves.",
-        )
-    hint = "Pass a wheel with --private_wheel."
-    if text.startswith("-"):
-        is_project = name in ("-e", "--editable") and "+" not in value.split("://")[0]
-        is_path = is_project or (name in ("-f", "--find-links") and "://" not in value)
-        if is_project:
-            own_code = "The snapshot contains the job's own code, which needs no installation."
-            hint = f"{own_code} For other packages, pass a wheel with --private_wheel."
-    else:
-        bare = re.split(r"[;\[]", target)[0].strip().lower()
-        is_path = "://" not in target and ("/" in bare or "\\" in bare or bare.endswith(_ARCHIVES))
-        is_path = is_path or _PATH.match(target) is not None
-        elsewhere = "The image is built elsewhere, from packages of an index or a repository."
-        is_wheel = text.split(";")[0].strip().lower().endswith(".whl")
-        hint = "Pass the wheel with --private_wheel." if is_wheel else f"{elsewhere} {hint}"
-    if is_path:
-        raise BadUsage(f"{where}: '{redact(text)}' is a path on this machine.", hint=hint)
-    if name in ("-i", "--index-url"):
-        return Requirement(f"--index-url {value}", "--index-url", value, is_option=True)
-    if text.startswith("-"):
-        return Requirement(f"--extra-index-url {value}" if name == "--extra-index-url" else text, is_option=True)
-    found = _NAMED.fullmatch(text)
-    if found is None or "://" in text.split("@")[0]:
-        return Requirement(text)
-    spec = re.sub(r"\s+", "", found["spec"])
-    marker = re.sub(r"\s+", " ", found["marker"] or "").replace('"', "'")
-    key = re.sub(r"[-_.]+", "-", found["name"]).lower() + (f"; {marker}" if marker else "")
-    return Requirement(text, key, spec, is_bare=not spec and not found["extras"])
+    return lines
 
 
 def conda_text(file: CondaFile) -> str:
@@ -485,6 +441,9 @@ def merge(files: Sequence[CondaFile]) -> CondaFile:
         _united([(file.path, file.packages) for file in files]),
         _united([(file.path, file.pip) for file in files]),
         {name: value for name, (value, _) in variables.items()},
+        [limit for file in files for limit in file.limits],
+        {name: folder for file in files for name, folder in file.sources.items()},
+        [name for file in files for name in file.unread],
     )
 
 
@@ -511,20 +470,11 @@ def _united(files: Sequence[tuple[str, Sequence[Requirement]]]) -> list[Requirem
 
 
 def requirements_as_conda(path: Path, script_folder: Path, root: Path, env: Mapping[str, str]) -> CondaFile:
-    """The packages of a requirements file and its included files, with the project's Python version.
-
-    A constraints file cannot be part of the image. It is ignored if all packages have hashes, because then it adds
-    nothing. Raises BadUsage, with the file and line.
-    """
-    lines = list(_requirements(path, "--requirements", ()))
-    limits = [line for line in lines if line.key == CONSTRAINTS]
-    pip = [line for line in lines if line.key != CONSTRAINTS]
-    if limits and not all(line.is_option or HASH in line.text for line in pip):
-        raise BadUsage(
-            f"{limits[0].text} is not available where the image is built.",
-            hint="Write the versions into the requirements file, for example with 'pip freeze' or 'pip-compile'.",
-        )
-    return replace(_python_alone(script_folder, root, env), path=str(path), pip=pip)
+    """The packages of a requirements file and its included files, with the project's Python version. Raises BadUsage,
+    with the file and line."""
+    pip = PipLines(root)
+    pip.read(path, "--requirements")
+    return with_pip(replace(_python_alone(script_folder, root, env), path=str(path)), pip)
 
 
 def lock_as_conda(
@@ -550,27 +500,6 @@ def _python_alone(script_folder: Path, root: Path, env: Mapping[str, str]) -> Co
     version = python_version(script_folder, root, env)
     python = Requirement(f"python={version}", "python", f"={version}")
     return CondaFile(str(root), ["conda-forge"], [python, Requirement("pip", "pip", is_bare=True)])
-
-
-def _requirements(path: Path, option: str, above: tuple[Path, ...]) -> Iterator[Requirement]:
-    text = read_text(path, option)
-    if path.resolve() in above:
-        raise BadUsage(f"'{above[-1]}' includes '{path}', which includes it.", hint="Remove one of the two '-r' lines.")
-    pending, started = "", 0
-    for number, raw in enumerate([*text.splitlines(), ""], start=1):
-        started = started if pending else number
-        if raw.endswith("\\") and not raw.lstrip().startswith("#"):  # the next line continues it
-            pending += raw[:-1] + " "
-            continue
-        line, pending = re.sub(r"(^|\s)#.*$", "", pending + raw).strip(), ""
-        where = f"'{path}', line {started}"
-        included = re.fullmatch(r"(?P<option>-[rc]|--requirement|--constraint)(?:\s*=\s*|\s*)(?P<path>\S.*)", line)
-        if included is None or is_address(included["path"]):
-            yield from [parse_pip_line(line, where)] if line else []
-        elif included["option"].startswith(("-c", "--c")):
-            yield Requirement(f"{where}: '{redact(line)}'", CONSTRAINTS)
-        else:
-            yield from _requirements(path.parent / included["path"].strip(), where, (*above, path.resolve()))
 
 
 def python_version(start: Path, root: Path, env: Mapping[str, str]) -> str:

@@ -120,13 +120,13 @@ def read_lock(path: Path, names: Sequence[str], python: str, start: Path, root: 
     return replace(_for_pip(path, packages, python, root, wheel), overridden=overridden)
 
 
-def parse_toml(path: Path) -> dict[str, Any]:
+def parse_toml(path: Path, form: str = "a lock file in TOML") -> dict[str, Any]:
     text = read_text(path, "--lock")
     try:
         content = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads(text)
     except (ValueError, RecursionError) as err:
         hint = f"--requirements {path.name}" if path.suffix == ".txt" else _EXPORT
-        raise BadUsage(f"'{path}' is not a lock file in TOML: {' '.join(str(err).split())}.", hint=hint) from err
+        raise BadUsage(f"'{path}' is not {form}: {' '.join(str(err).split())}.", hint=hint) from err
     return dict(content)
 
 

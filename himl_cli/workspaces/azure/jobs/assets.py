@@ -28,7 +28,7 @@ from urllib.parse import quote, urlsplit
 from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, Planned
-from himl_cli.core.jobs import DOCKERFILE, USUAL_DATASTORE, EnvironmentSpec, Snapshot
+from himl_cli.core.jobs import DOCKERFILE, LIMITS_FILE, USUAL_DATASTORE, EnvironmentSpec, Snapshot
 from himl_cli.core.redaction import parts_of
 from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.config import ApiVersion
@@ -421,7 +421,7 @@ class JobEnvironment(JobAsset):
     @cached_property
     def _files(self) -> Mapping[str, bytes | Path]:
         """The files of the build folder by name, as contents or paths: those of the user's folder, or a Dockerfile with
-        a conda file and private wheels beside it for pip. Wheels are read once."""
+        a conda file, and private wheels and constraints beside it for pip. Wheels are read once."""
         spec = self._spec
         if isinstance(spec.context, Snapshot):
             folder_for(spec.context)
@@ -430,13 +430,14 @@ class JobEnvironment(JobAsset):
         dockerfile = f"FROM {spec.image}\nCOPY . {_CONTEXT}/\nWORKDIR {_CONTEXT}\n{install}WORKDIR /\n"
         texts = {DOCKERFILE: dockerfile} | ({_CONDA_FILE: spec.conda} if spec.conda else {})
         files = {name: text.encode() for name, text in texts.items()}
+        files |= {LIMITS_FILE: spec.limits.encode()} if spec.limits else {}
         return files | {wheel.name: _content(wheel) for wheel in spec.wheels}
 
     @cached_property
     def _digest(self) -> str:
         """The digest of the image's build folder, 64 hexadecimal digits, or "" for an image with only a conda file."""
         spec, digest = self._spec, hashlib.sha256()
-        if not (spec.wheels or spec.context):
+        if not (spec.beside or spec.context):
             return ""
         files: Mapping[str, bytes | Path]
         if isinstance(spec.context, str):

@@ -138,7 +138,7 @@ def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, not
             environment_id(connection, image.name, image.version)  # raises
         if isinstance(image.context, str):
             context = image.context
-        elif image.context or image.wheels:
+        elif image.context or image.beside:
             context = JobEnvironment(connection, datastores, image).upload(notify)
     with terminations():
         try:

@@ -119,8 +119,8 @@ def _text(document: Mapping[str, Any], jobs: Sequence[JobSpec], remarks: Sequenc
     import yaml
 
     text: str = yaml.safe_dump(mask_document(document), sort_keys=False, allow_unicode=True, width=1000)
-    wheels = {wheel.name for spec in jobs if spec.environment is not None for wheel in spec.environment.wheels}
-    remarks = [*remarks, *(f"'himl submit' builds '{wheel}' into the image" for wheel in sorted(wheels))]
+    names = {name for spec in jobs if spec.environment is not None for name in spec.environment.beside}
+    remarks = [*remarks, *(f"'himl submit' builds '{name}' into the image" for name in sorted(names))]
     if MASK in text:
         remarks.append(f"values that are credentials are shown as {MASK}")
     return "".join(f"# {line}\n" for line in remarks) + text
