@@ -28,6 +28,9 @@ class _Context:
             raise AttributeError(name)
         return getattr(current_run(), name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(current_run(), name, value)
+
     @property  # type: ignore[misc]  # for isinstance
     def __class__(self) -> Any:
         return type(current_run())

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.logged import Logged, LoggedKind
@@ -26,12 +26,44 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Recording(ABC):
+class Partial:
+    """Has some attributes of the class of this name in azureml-core. `_instead` has the alternatives to others."""
+
+    _instead: ClassVar[Mapping[str, str]] = {}
+
+    if not TYPE_CHECKING:  # type checkers know which attributes there are
+
+        def __getattr__(self, name: str) -> NoReturn:
+            found = next(kind for kind in type(self).__mro__ if "_instead" in vars(kind))
+            hint = found._instead.get(name, "docs/python.md lists its attributes.")
+            raise AttributeError(f"himl's {found.__name__} has no attribute '{name}'. {hint}", name=name, obj=self)
+
+
+class Tags(dict[str, str]):
+    """A copy of a run's tags. A change would be lost, so it raises TypeError."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("A change of run.tags would be lost. Use run.set_tags({...}), or a copy: dict(run.tags).")
+
+    __setitem__ = __delitem__ = __ior__ = update = setdefault = pop = popitem = clear = _refuse
+
+    def __reduce__(self) -> tuple[type[dict[str, str]], tuple[dict[str, str]]]:
+        return dict, (dict(self),)
+
+
+class Recording(Partial, ABC):
     """A run that a script logs to. It collects values and sends them in the background, within about a second. `flush`
     waits for that. It sends files immediately.
 
     You may call all methods from any thread and any rank. All ranks write to the same run.
     """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_known = name[0] == "_" or hasattr(type(self), name) or name in type(self).__annotations__
+        if name == "tags" or not is_known:
+            hint = "Use run.set_tags({...})." if name == "tags" else "You can set display_name and description."
+            raise AttributeError(f"'{name}' of a run cannot be set. {hint}", name=name, obj=self)
+        super().__setattr__(name, value)
 
     def log(self, name: str, value: Any, description: str = "", step: int | None = None) -> None:
         """Log one value: a number, a truth value or text. Scalars of numpy and PyTorch count as numbers. Repeated calls
@@ -97,8 +129,9 @@ class Recording(ABC):
     def upload_file(self, name: str, path_or_stream: Any, datastore_name: str | None = None) -> None:
         """Save a file, or the rest of a binary stream, as the run's file *name*, and replace an existing one.
 
-        himl ignores *datastore_name*. Raises BadUsage for a missing file.
+        Raises BadUsage for a missing file, and for a *datastore_name*.
         """
+        _check_place(datastore_name)
         if hasattr(path_or_stream, "read"):
             content = path_or_stream.read()
             self._store_bytes(name, content.encode() if isinstance(content, str) else bytes(content))
@@ -111,18 +144,22 @@ class Recording(ABC):
         paths: Sequence[str | os.PathLike[str]],
         return_artifacts: bool = False,
         timeout_seconds: int | None = None,
+        datastore_name: str | None = None,
     ) -> None:
-        """Save several files. Raises BadUsage if the numbers of names and paths differ.
+        """Save several files. Raises BadUsage if the numbers of names and paths differ, and for a *datastore_name*.
 
         *return_artifacts* and *timeout_seconds* have no effect: the method returns nothing, and requests have their own
         limits.
         """
+        _check_place(datastore_name)
         if len(names) != len(paths):
             raise BadUsage(f"upload_files needs as many names as paths, not {len(names)} and {len(paths)}.")
         self._store_files({name: Path(path) for name, path in zip(names, paths, strict=True)})
 
     def upload_folder(self, name: str, path: str | os.PathLike[str], datastore_name: str | None = None) -> None:
-        """Save all files of the folder *path* as `NAME/…`. Raises BadUsage if it is not a folder."""
+        """Save all files of the folder *path* as `NAME/…`. Raises BadUsage if it is not a folder, and for a
+        *datastore_name*."""
+        _check_place(datastore_name)
         from himl_cli.core.files import walk_files
 
         folder = Path(path)
@@ -201,6 +238,14 @@ class Recording(ABC):
             self._store_files({name: path})
 
 
+def _check_place(datastore_name: str | None) -> None:
+    if datastore_name is not None:
+        raise BadUsage(
+            "The files of a run are in the workspace's own storage, so datastore_name has no effect.",
+            hint="Omit it, or use Datastore.upload_files.",
+        )
+
+
 def reason_of(error_details: str | BaseException | None, error_code: str | None) -> str:
     """The reason of a failure as text."""
     if isinstance(error_details, BaseException):
@@ -215,11 +260,24 @@ class OfflineRun(Recording):
     It has no `experiment`, by which users of azureml-core detect such a run.
     """
 
+    _instead: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("experiment", "parent", "workspace"), "This process is not in a job. Start it with himl submit."
+    )
+    id: str
+    status: str
+    display_name = ""
+    description = ""
+
     def __init__(self) -> None:
         self.id = f"OfflineRun_{uuid.uuid4()}"
         self.status = "Running"
-        self.tags: dict[str, str] = {}
+        self._tags: dict[str, str] = {}
         self._logged: dict[str, list[Logged]] = {}
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags, to read."""
+        return Tags(self._tags)
 
     def get_status(self) -> str:
         """Running, or Completed or Failed after a call of `complete` or `fail`."""
@@ -227,7 +285,7 @@ class OfflineRun(Recording):
 
     def get_tags(self) -> dict[str, str]:
         """A copy of the tags."""
-        return dict(self.tags)
+        return dict(self._tags)
 
     def get_metrics(self, name: str | None = None, recursive: bool = False) -> dict[str, Any]:
         """The logged metrics by name: a value, or a list if there are several. A table is a dictionary of columns."""
@@ -235,13 +293,13 @@ class OfflineRun(Recording):
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set *tags*, with values as text. Other tags do not change."""
-        self.tags.update({key: str(value) for key, value in tags.items()})
+        self._tags.update({key: str(value) for key, value in tags.items()})
         log.info("No run to tag with %s.", dict(tags))
 
     def remove_tags(self, tags: Sequence[str]) -> None:
         """Remove tags by name. Other tags do not change."""
         for name in tags:
-            self.tags.pop(name, None)
+            self._tags.pop(name, None)
 
     def flush(self, timeout_seconds: int = 300) -> None:
         """Do nothing, as no values are pending."""

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,7 +22,7 @@ from himl_cli.core.text import named
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest, literal
-from himl_cli.services.transfer.upload import upload
+from himl_cli.services.transfer.upload import checked_prefix, upload, upload_named
 from himl_cli.workspaces.base import BlobStore
 
 log = logging.getLogger(__name__)
@@ -160,6 +160,38 @@ def upload_folder(
         store = open_store()
         result = _observed(lambda notify: upload(store, request, notify), show_progress, "Uploaded", request.prefix)
     return complete(result, may_differ=not request.overwrite)
+
+
+def upload_files(
+    open_store: Callable[[], BlobStore],
+    files: Sequence[PathLike],
+    root: PathLike | None,
+    prefix: str,
+    overwrite: bool,
+    *,
+    show_progress: bool = False,
+) -> TransferResult:
+    """Upload *files*, see `Datastore.upload_files`, in every process that calls it."""
+    paths = [Path(os.path.abspath(file)) for file in files]
+    if isinstance(files, (str, os.PathLike)) or not paths:
+        raise BadUsage(f"upload_files needs a list of files, not {files!r}.")
+    base = Path(os.path.abspath(root) if root else os.path.commonpath([path.parent for path in paths]))
+    for path in paths:
+        if not path.is_file():
+            raise NotThere(f"There is no file '{path}' to upload.")
+        if not path.is_relative_to(base):
+            raise BadUsage(f"'{path}' is not in relative_root, '{base}'.")
+    folder = checked_prefix(prefix)
+    named_files = {"/".join(filter(None, (folder, path.relative_to(base).as_posix()))): path for path in paths}
+    with raising(NotFound, NotThere):
+        store = open_store()
+        result = _observed(
+            lambda notify: upload_named(store, named_files, notify, overwrite=overwrite),
+            show_progress,
+            "Uploaded",
+            prefix,
+        )
+    return complete(result, may_differ=not overwrite)
 
 
 def once(

@@ -9,21 +9,23 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote
 
 from himl_cli.api.exceptions import NotThere, raising
 from himl_cli.api.open_workspace import resolve_workspace
-from himl_cli.api.recording import OfflineRun, Recording, reason_of
-from himl_cli.api.transfer import download_once, download_one, log_notice, upload_folder
+from himl_cli.api.recording import OfflineRun, Partial, Recording, Tags, reason_of
+from himl_cli.api.transfer import download_once, download_one, log_notice, upload_files, upload_folder
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.logged import Logged, Metric, MetricPoint, TextPoint, Texts
+from himl_cli.core.logged import Logged, Metric, MetricPoint, TextPoint, Texts, Value
+from himl_cli.core.runs import NOTE, RunEnd, RunQuery, RunStatus
 from himl_cli.core.runs import Run as Record
-from himl_cli.core.runs import RunEnd, RunQuery, RunStatus
 from himl_cli.core.text import storable
+from himl_cli.services.runs.log_names import log_names
 from himl_cli.services.runs.logs import follow_to_end, raise_unless_completed, wait_for_end
-from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest
-from himl_cli.workspaces.base import BlobStore, RunRecorder
+from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest, literal
+from himl_cli.workspaces.base import BlobStore, LocalStore, RunRecorder
 from himl_cli.workspaces.base import Workspace as Opened
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class _Named:
+class _Named(Partial):
     """A named part of a workspace. Two are equal if workspace and name are."""
 
     workspace: Workspace
@@ -52,6 +54,13 @@ class _Named:
 class Experiment(_Named):
     """The runs with one experiment name in *workspace*. The constructor does not check whether there are any."""
 
+    _instead: ClassVar[Mapping[str, str]] = {
+        "submit": "Use himl_cli.submit, or submit_run.",
+        "start_logging": "Use create_aml_run_object.",
+        "list": "Use workspace.experiments.",
+        **dict.fromkeys(("tag", "set_tags", "remove_tags", "tags"), "Only runs have tags."),
+    }
+
     def __init__(self, workspace: Workspace, name: str) -> None:
         self.workspace = workspace
         self.name = name
@@ -60,6 +69,11 @@ class Experiment(_Named):
         """The runs with *tags*, newest first, fetched lazily."""
         return self.workspace.runs(RunQuery(self.name, tags=dict(tags or {})))
 
+    def get_portal_url(self) -> str:
+        """The URL of the experiment's page in Azure ML Studio. Empty for a local workspace."""
+        address = self.workspace.address
+        return address.studio_url(f"experiments/{quote(self.name, safe='')}") if address else ""
+
 
 class Run(Recording):
     """A run in *workspace*.
@@ -67,6 +81,20 @@ class Run(Recording):
     Attributes have the values of when it was fetched. Methods request current values. All methods raise `himl_cli`'s
     errors: RunNotFound if the run was deleted, NotAllowed, ServiceFailed.
     """
+
+    _instead: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("properties", "get_properties", "add_properties"), "Use tags: get_tags(), set_tags({...})."),
+        **dict.fromkeys(("child_run", "create_children", "submit_child"), "Use MLflow's start_run(nested=True)."),
+        **dict.fromkeys(("log_confusion_matrix", "log_accuracy_table"), "Use log_table or log_image."),
+        **dict.fromkeys(("log_predictions", "log_residuals"), "Use log_table or log_image."),
+        **dict.fromkeys(("get_secret", "get_secrets"), "Use environment variables of the job."),
+        **dict.fromkeys(("input_datasets", "output_datasets"), "Use himl_cli.job.inputs() and outputs()."),
+        "register_model": "Use MLflow's register_model.",
+        "get_details_with_logs": "Use get_all_logs(folder).",
+        "get_detailed_status": "Use get_details().",
+        "name": "Use display_name.",
+    }
+    record: Record
 
     def __init__(self, workspace: Workspace, record: Record) -> None:
         self._found_in = workspace
@@ -90,13 +118,21 @@ class Run(Recording):
 
     @property
     def display_name(self) -> str:
-        """The display name when the run was fetched. Several runs may share it."""
+        """The display name when the run was fetched. Setting it renames the run. Several runs may share it."""
         return self.record.display_name
+
+    @display_name.setter
+    def display_name(self, display_name: str) -> None:
+        self.record = self._found_in.opened.rename(self.id, str(display_name))
 
     @property
     def description(self) -> str:
-        """The description when the run was fetched, or an empty string."""
+        """The description when the run was fetched, or an empty string. Setting it changes the run."""
         return self.record.description
+
+    @description.setter
+    def description(self, description: str) -> None:
+        self.set_tags({NOTE: description})
 
     @property
     def status(self) -> str:
@@ -105,8 +141,8 @@ class Run(Recording):
 
     @property
     def tags(self) -> dict[str, str]:
-        """A copy of the tags when the run was fetched."""
-        return dict(self.record.tags)
+        """The tags when the run was fetched, to read."""
+        return Tags(self.record.tags)
 
     @property
     def parent(self) -> Run | None:
@@ -122,11 +158,16 @@ class Run(Recording):
         return dict(self._now().tags)
 
     def get_details(self) -> dict[str, Any]:
-        """Current details of the run under azureml-core's names, as far as himl has them. Times are ISO 8601 in UTC."""
-        run = self._now()
+        """Current details of the run under azureml-core's names, and the values that himl has. Times are ISO 8601 in
+        UTC. `logFiles` has an address for each log: a path on this machine, or an `azureml:` address. `properties` and
+        the datasets are always empty."""
+        run, files = self._now(), self.files()
         times = {"createdTimeUtc": run.created, "startTimeUtc": run.started, "endTimeUtc": run.ended}
+        on_disk = files.path_of if isinstance(files, LocalStore) else lambda _: None
+        artifacts = f"azureml://jobs/{run.id}/outputs/artifacts/paths"
         return {
             "runId": run.id,
+            "target": run.target,
             "experiment": run.experiment,
             "displayName": run.display_name,
             "description": run.description,
@@ -138,7 +179,21 @@ class Run(Recording):
             "command": run.command,
             "exitCode": run.exit_code,
             "error": {"message": run.reason} if run.reason and run.status is RunStatus.failed else None,
+            "logFiles": {name: str(on_disk(name) or f"{artifacts}/{name}") for name in log_names(files)},
+            "submittedBy": run.tags.get("build_user", ""),
+            "properties": {},
+            "inputDatasets": [],
+            "outputDatasets": [],
         }
+
+    def get_all_logs(self, destination: str | os.PathLike[str] | None = None) -> list[str]:
+        """Download all logs to the folder *destination* (default: the run's id, in the current folder), with their
+        whole names, and return their paths. Replaces existing files. Raises errors of single files after trying all."""
+        folder, names = Path(destination or self.id), log_names(self.files())
+        if names:
+            request = DownloadRequest(folder, Filters(include=tuple(map(literal, names))), overwrite=True)
+            download_once(self.files, request, ("download logs", self.id, tuple(names)))
+        return [str(folder / name) for name in names]
 
     def get_portal_url(self) -> str:
         """The URL of the run's page in Azure ML Studio. Empty for a local run."""
@@ -148,13 +203,14 @@ class Run(Recording):
         """The logged metrics by name: a number or text, or a list in the order of steps if there are several.
 
         With *recursive*, the metrics of the run and all its descendants: `{run id: {name: ...}}`, for runs with
-        metrics. Each column of a table is a metric `NAME/COLUMN`. Truth values are 1.0 and 0.0. Images are files of the
-        run.
+        metrics. Each column of a table is a metric `NAME/COLUMN`. If *name* is that of a table, its value is a
+        dictionary of the columns, as in azureml-core. Truth values are 1.0 and 0.0. Images are files of the run.
         """
         if "_writer" in vars(self):
             self.flush()
         found: dict[str, dict[str, list[MetricPoint | TextPoint]]] = {}
-        for run in (self, *(self.get_children(recursive=True) if recursive else ())):
+        runs = [self, *(self.get_children(recursive=True) if recursive else ())]
+        for run in runs:
             if run.id in found:  # the values of a run include those of nested runs
                 continue
             values = self._found_in.opened.values(run.id)
@@ -162,7 +218,13 @@ class Run(Recording):
             for metric in logged:
                 if name in (None, metric.name):
                     found.setdefault(metric.run, {}).setdefault(metric.name, []).extend(metric.points)
+        metrics: dict[str, dict[str, Any]]
         metrics = {run: {metric: _value(points) for metric, points in names.items()} for run, names in found.items()}
+        if name is not None:  # the name of a table is not that of its metrics
+            others = [run.record for run in runs if run.id not in metrics]
+            results = self._found_in.opened.results(others, wanted=lambda each: each == name, whole=True)
+            tables = {run: each.tables[name] for run, each in results.items() if name in each.tables}
+            metrics |= {run: {name: _columns(table)} for run, table in tables.items()}
         return metrics if recursive else metrics.get(self.id, {})
 
     def get_file_names(self) -> list[str]:
@@ -170,7 +232,7 @@ class Run(Recording):
         return [blob.name for page in self.files().list() for blob in page]
 
     def get_children(
-        self, recursive: bool = False, tags: Mapping[str, str] | None = None, status: str | None = None
+        self, recursive: bool = False, tags: Mapping[str, str] | None = None, *, status: str | None = None
     ) -> Iterator[Run]:
         """The child runs, newest first, fetched lazily. With *recursive*, all descendants.
 
@@ -203,6 +265,7 @@ class Run(Recording):
         self,
         prefix: str | None = None,
         output_directory: str | os.PathLike[str] | None = None,
+        *,
         append_prefix: bool = True,
     ) -> None:
         """Download the files whose names start with *prefix* to *output_directory*, verify MD5s, and replace existing
@@ -388,13 +451,22 @@ def _own_run() -> Run | OfflineRun:
     return OfflineRun()
 
 
-class Workspace:
+class Workspace(Partial):
     """A workspace with runs and their files, in Azure ML or local.
 
     `get_workspace` returns the configured one. The constructor opens the Azure ML workspace of these names. Opening
     sends no requests. All methods raise `himl_cli`'s errors (NotAllowed, ServiceFailed, NotFound and related ones),
     never an SDK's. himl ignores *auth*, and signs in itself, for example with the Azure CLI's credentials.
     """
+
+    _instead: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(
+            ("compute_targets", "environments", "datasets", "models", "get_default_keyvault", "get_details"),
+            "Use azure-ai-ml's MLClient, or azureml-core's own Workspace.",
+        ),
+        "get_mlflow_tracking_uri": "In a job, MLflow needs none. See docs/azure.md.",
+        "write_config": "Use himl init.",
+    }
 
     def __init__(self, subscription_id: str, resource_group: str, workspace_name: str, auth: object = None) -> None:
         from himl_cli.workspaces.resolve import azure_at, open_azure
@@ -413,8 +485,10 @@ class Workspace:
         return workspace
 
     @classmethod
-    def get(cls, name: str, subscription_id: str, resource_group: str, auth: object = None) -> Workspace:
-        """The Azure ML workspace of these names."""
+    def get(cls, name: str, auth: object = None, subscription_id: str = "", resource_group: str = "") -> Workspace:
+        """The Azure ML workspace of these names. Raises BadUsage without all of them."""
+        if not (subscription_id and resource_group):
+            raise BadUsage(f"Workspace.get('{name}') needs subscription_id= and resource_group=.")
         return cls(subscription_id, resource_group, name, auth)
 
     @staticmethod
@@ -460,6 +534,11 @@ class Workspace:
         home = self.opened.home_of(run_id)
         return self if home is self.opened else Workspace.of(home)
 
+    @property
+    def experiments(self) -> Mapping[str, Experiment]:
+        """All experiments by name, the newest first."""
+        return {name: Experiment(self, name) for name in self.opened.experiments()}
+
     def experiment(self, name: str) -> Experiment:
         """The experiment *name*, even if it has no runs."""
         return Experiment(self, name)
@@ -497,6 +576,11 @@ class Workspace:
 
 class Datastore(_Named):
     """A datastore of *workspace*."""
+
+    _instead: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("path", "as_mount", "as_download", "as_upload"), "Use DatasetConfig, or himl submit --input."),
+        **dict.fromkeys(("account_name", "container_name"), "Use location."),
+    }
 
     def __init__(self, workspace: Workspace, info: DatastoreInfo) -> None:
         self.workspace = workspace
@@ -548,6 +632,24 @@ class Datastore(_Named):
         request = UploadRequest(Path(src_dir), PurePath(target_path).as_posix(), overwrite=overwrite)
         return upload_folder(self._open, request, show_progress=show_progress).files
 
+    def upload_files(
+        self,
+        files: Sequence[str | os.PathLike[str]],
+        relative_root: str | os.PathLike[str] | None = None,
+        target_path: str | os.PathLike[str] = "",
+        overwrite: bool = False,
+        show_progress: bool = False,
+    ) -> int:
+        """Upload *files* to *target_path* with their names relative to *relative_root* (default: the folder that
+        contains all of them), and return the number of uploaded files.
+
+        himl keeps existing stored files unless *overwrite* is set. Raises NotThere for a missing file, BadUsage without
+        files or for one outside of *relative_root*, and errors of single files after trying all.
+        """
+        return upload_files(
+            self._open, files, relative_root, PurePath(target_path).as_posix(), overwrite, show_progress=show_progress
+        ).files
+
     def _open(self) -> BlobStore:
         return self.workspace.opened.datastore(self.name)
 
@@ -574,6 +676,10 @@ def get_workspace(
     if isinstance(aml_workspace, Workspace) and aml_workspace.opened is opened:
         return aml_workspace
     return Workspace.of(opened)
+
+
+def _columns(table: Mapping[str, Sequence[Value]]) -> dict[str, Any]:
+    return {column: values[0] if len(values) == 1 else list(values) for column, values in table.items()}
 
 
 def _value(points: list[MetricPoint | TextPoint]) -> float | str | list[float | str]:

@@ -22,7 +22,7 @@ from himl_cli.core.text import utc_text
 FAILED_RANK = re.compile(r"rank (\d+): ")
 
 # Prefixes of tags that himl and services set, which lists of the user's tags omit
-SUBMITTED_TAGS = ("build_", "command_line", "run_recovery_id")
+SUBMITTED_TAGS = ("build_", "command_line", "commandline_args", "run_recovery_id")
 AUTOMATIC_TAGS = (*SUBMITTED_TAGS, "mlflow.", "himl.")
 
 NOTE = "mlflow.note.content"  # the tag with a description from MLflow: start_run(description=), a page's editor
@@ -81,7 +81,8 @@ class RunStatus(str, Enum):
 class Run:
     """One run. Times are UTC: `started` is the start of its first attempt, `ended` the end of its last one. `parent` is
     the id of its parent run, `reason` explains its end, `url` is its page if it has one, `command` the program as users
-    see it. `description` is the latest one, in the tag NOTE or from the submission. Lists omit archived runs.
+    see it. `description` is the latest one, in the tag NOTE or from the submission. `target` is the compute target of a
+    job on Azure ML. Lists omit archived runs.
 
     For a new run, `id`, `experiment`, the names, `tags`, `parent` and `command` count.
     """
@@ -102,6 +103,7 @@ class Run:
     workspace: str = ""
     folder: str = ""
     url: str = ""
+    target: str = ""
     is_archived: bool = False
 
     @property

@@ -4,12 +4,14 @@ jobs.
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,53 @@ def test_run_begins_and_ends_as_the_commands_see_it(run: Run, himl: Himl, place:
         create_aml_run_object("")
 
 
+def test_attributes_of_a_run_change_it_or_are_refused(run: Run, place: Workspace) -> None:
+    run.display_name = "other"
+    run.description = "why"
+    found = fetch_run(place, run.id)
+    assert (found.display_name, found.description) == (run.display_name, run.description) == ("other", "why")
+    changes: tuple[tuple[Callable[[], object], type[Exception], str], ...] = (
+        (lambda: setattr(run, "tags", {"a": "b"}), AttributeError, "run.set_tags"),
+        (lambda: run.tags.update(a="b"), TypeError, "run.set_tags"),
+        (lambda: setattr(run, "name", "other"), AttributeError, "display_name"),
+        (lambda: setattr(run, "status", "Failed"), AttributeError, "set"),
+        (lambda: attrgetter("child_run")(run), AttributeError, "himl's Run has no attribute 'child_run'. Use MLflow's"),
+        (lambda: attrgetter("models")(place), AttributeError, "himl's Workspace has no attribute 'models'. Use azure-ai-ml's"),
+        (lambda: attrgetter("submit")(run.experiment), AttributeError, "himl_cli.submit"),
+        (lambda: attrgetter("as_mount")(place.get_default_datastore()), AttributeError, "DatasetConfig"),
+        (lambda: run.upload_file("a", __file__, datastore_name="scans"), BadUsage, "datastore_name"),
+        (lambda: run.upload_files(["a"], [__file__], datastore_name="scans"), BadUsage, "datastore_name"),
+        (lambda: run.upload_folder("a", ".", datastore_name="scans"), BadUsage, "datastore_name"),
+    )
+    for change, kind, words in changes:
+        with pytest.raises(kind, match=words):
+            change()
+    assert fetch_run(place, run.id).get_tags().keys() <= {"run_recovery_id", "mlflow.note.content"}
+    assert copy.deepcopy(run.tags) == run.tags == dict(run.tags) == json.loads(json.dumps(run.tags))
+    assert not any(hasattr(run, name) for name in ("child_run", "properties"))
+
+
+def test_names_of_azureml_core_for_runs_and_datastores(run: Run, place: Workspace, project: Path) -> None:
+    write_files(project, {"std_log.txt": "said\n", "a/1.txt": "one", "a/b/2.txt": "two"})
+    run.upload_file("user_logs/std_log.txt", "std_log.txt")
+    run.upload_file("outputs/model", "a/1.txt")
+    assert [Path(path).read_text() for path in run.get_all_logs("got")] == ["said\n"]
+    assert run.get_all_logs() == [str(Path(run.id, "user_logs/std_log.txt"))]
+    assert [*run.get_details()["logFiles"]] == ["user_logs/std_log.txt"]
+    assert place.experiments == {"train": run.experiment}
+    page = run.experiment.get_portal_url()
+    assert page == "" if not place.is_in_azure else page.startswith("https://ml.azure.com/experiments/train?wsid=/subscriptions/")
+    datastore = place.get_default_datastore()
+    assert datastore.upload_files(["a/1.txt", project / "a/b/2.txt"], target_path="up") == 2
+    assert datastore.upload_files(["a/1.txt"], relative_root=".", target_path="up", overwrite=True) == 1
+    assert datastore.upload_files(["a/1.txt", "a/b/2.txt"], None, "up") == 0
+    assert datastore.download("down", prefix="up/") == 3
+    assert {path.relative_to("down").as_posix() for path in Path("down").rglob("*.txt")} == {"up/1.txt", "up/b/2.txt", "up/a/1.txt"}
+    for files, root, words in ((["a"], None, "no file"), ([], None, "a list of files"), (["std_log.txt"], "a", "relative_root")):
+        with pytest.raises(HimlError, match=words):
+            datastore.upload_files(files, root)
+
+
 def test_what_is_logged_is_read_back(run: Run, himl: Himl) -> None:
     for step, loss in enumerate((1.0, 0.5, 0.25)):
         run.log("loss", loss, step=step)
@@ -103,6 +152,8 @@ def test_what_is_logged_is_read_back(run: Run, himl: Himl) -> None:
     expected |= {"table/epoch": [1.0, 2.0], "table/accuracy": [0.7, 0.8], "Kernel type": "linear", "num": "3.5", "story": "once " * 1000, "words": ["a", "b"]}
     assert run.get_metrics() == expected
     assert run.get_metrics("num") == {"num": "3.5"}
+    assert run.get_metrics("table") == {"table": {"epoch": [1, 2], "accuracy": [0.7, 0.8]}}
+    assert run.get_metrics(name="fruit", recursive=True) == {run.id: {"fruit": {"kind": ["lime", "fig"], "size": [3, 1.5]}}}
     run.complete()
     ours = {logged["name"]: logged["value"] for kind in ("metrics", "texts") for logged in show(himl, run.id)[kind]}
     assert ours == {name: value[-1] if isinstance(value, list) else value for name, value in expected.items()}
@@ -241,6 +292,7 @@ RUN_CONTEXT.log_text("hello", "notes.txt")
 Path("weights.bin").write_bytes(b"w")
 RUN_CONTEXT.upload_file("outputs/weights.bin", "weights.bin")
 run.set_tags({"by": "script"})
+RUN_CONTEXT.display_name = "named by script"
 RUN_CONTEXT.flush()
 loaded = [name for name in ("azure.ai", "azure.identity", "msal", "azureml", "mlflow", "torch", "typer", "rich") if name in sys.modules]
 print(json.dumps([RUN_CONTEXT.id, RUN_CONTEXT.experiment.name, run.get_status(), run.get_metrics(), himl_cli.is_running_in_azure_ml(RUN_CONTEXT), loaded]))
@@ -261,7 +313,7 @@ def test_job_here_logs_to_its_run_even_once_it_said_it_failed(project: Path, him
         log = himl.ok("runs", "logs", "--run", run_id).stdout
         assert json.loads(log.splitlines()[-1]) == [run_id, "train", "Running", LOGGED, False, []]
         document = show(himl, run_id)
-        assert (document["status"], document["tags"]["by"]) == ("Completed", "script")
+        assert (document["status"], document["tags"]["by"], document["display_name"]) == ("Completed", "script", "named by script")
         assert values(document) == {"loss": 0.5, "row/a": 1.0, "row/b": 2.5, "last": 3.0}
         himl.ok("download", "--run", run_id, "--output_dir", project / "down")
         down = project / "down" / run_id
@@ -322,7 +374,7 @@ def test_a_job_on_azure_logs_to_its_run_with_the_run_token(azure_environment: St
     assert azure.requests(r"management\.azure\.com") == []
     azure.write_config(project)
     document = show(himl, "train_1_aa")
-    assert (document["status"], document["tags"]["by"]) == ("Running", "script")
+    assert (document["status"], document["tags"]["by"], document["display_name"]) == ("Running", "script", "named by script")
     assert values(document) == {"loss": 0.5, "row/a": 1.0, "row/b": 2.5, "last": 3.0}
     assert azure.get_blob("workspaceartifactstore", "ExperimentRun/dcid.train_1_aa/outputs/weights.bin") == b"w"
 
@@ -342,6 +394,13 @@ RUN_CONTEXT.tag("a", "b")
 RUN_CONTEXT.flush()
 with RUN_CONTEXT as run:
     pass
+RUN_CONTEXT.display_name = RUN_CONTEXT.description = "mine"
+assert (run.display_name, run.description, run.tags, run.get_tags()) == ("mine", "mine", {"a": "b"}, {"a": "b"})
+for name in ("tags", "dispaly_name", "parent"):
+    try:
+        setattr(RUN_CONTEXT, name, {})
+    except AttributeError as err:
+        print(err)
 assert RUN_CONTEXT.get_metrics() == {"loss": [0.5, 0.25], "t": {"a": [1, 2], "b": ["x", "y"]}}
 assert not hasattr(RUN_CONTEXT, "experiment") and RUN_CONTEXT.id.startswith("OfflineRun_")
 assert not himl_cli.is_running_in_azure_ml(RUN_CONTEXT)
@@ -356,5 +415,7 @@ def test_outside_of_a_job_the_log_is_told_and_nothing_is_written(project: Path) 
     done = subprocess.run([sys.executable, "-c", OUTSIDE], cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "is not in a job" in done.stdout
+    refused = ["'tags' of a run cannot be set. Use run.set_tags({...}).", *(f"'{name}' of a run cannot be set. You can" for name in ("dispaly_name", "parent"))]
+    assert [line for line, start in zip(done.stdout.splitlines(), refused, strict=False) if not line.startswith(start)] == []
     assert "No run to log to: scalar 'loss' 0.5" in done.stderr
     assert [*project.iterdir()] == []

@@ -104,16 +104,17 @@ def log_called(files: BlobStore, name: str | None) -> Log | None:
     """Find the only log with base name *name* in any folder. None if there is none or several."""
     if not name:
         return None
-    alike = [log for log in _logs(files) if log.endswith(f"/{name}")]
+    alike = [log for log in log_names(files) if log.endswith(f"/{name}")]
     return Log(alike[0]) if len(alike) == 1 else None
 
 
-def _logs(files: BlobStore) -> list[str]:
+def log_names(files: BlobStore) -> list[str]:
+    """The names of all logs of the run."""
     return [blob.name for folder in LOG_FOLDERS for page in files.list(folder) for blob in page]
 
 
 def no_log(files: BlobStore, run: Run, name: str | None, attempt: int | None) -> NotFound:
-    there = _logs(files)
+    there = log_names(files)
     if not there and name is None:
         if run.status.is_final:
             return NotFound(f"Run '{run.id}' ended without a log.", hint=f"See himl runs show {run.id}")

@@ -37,10 +37,16 @@ def upload(store: BlobStore, request: UploadRequest, notify: Notify = ignore) ->
     return result
 
 
-def upload_named(store: BlobStore, files: Mapping[str, Path], notify: Notify = ignore) -> TransferResult:
-    """Upload *files* under new names, like `upload`. *store* must not have any of the names."""
-    found = ((FoundFile(name, str(path), path.stat()), None) for name, path in files.items())
-    return _Upload(store, UploadRequest(Path()), notify).run(found)
+def upload_named(
+    store: BlobStore, files: Mapping[str, Path], notify: Notify = ignore, *, overwrite: bool | None = None
+) -> TransferResult:
+    """Upload *files* under other names, like `upload`. With *overwrite* None, *store* must not have any of the
+    names."""
+    found = (
+        (FoundFile(name, str(path), path.stat()), None if overwrite is None else store.stat(name))
+        for name, path in files.items()
+    )
+    return _Upload(store, UploadRequest(Path(), overwrite=bool(overwrite)), notify).run(found)
 
 
 def checked_prefix(prefix: str) -> str:

@@ -23,7 +23,7 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import HYPERPARAMETERS, STEP, STEP_AFTER, TRIAL, TRIALS
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import mask_document
-from himl_cli.core.runs import Run, RunQuery, RunStatus, end_of_trials, implied_experiment, later_starts
+from himl_cli.core.runs import NOTE, Run, RunQuery, RunStatus, end_of_trials, implied_experiment, later_starts
 from himl_cli.core.text import near_matches
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
@@ -108,7 +108,7 @@ class RunHistory:
         it."""
         new = mask_document({name: value for name, value in tags.items() if value is not None})
         if len(new) == len(tags):
-            return self._patch(run_id, {"tags": new})
+            return self._patch(run_id, {"tags": new, **({"description": new[NOTE]} if NOTE in new else {})})
         url = self._url(run_id, "/tags")
         reply = self._connection.rest.send("DELETE", url, json=[name for name in tags if name not in new])
         return self._patch(run_id, {"tags": new}) if new else self._seen(object_of(reply.body, url, "run"), url)

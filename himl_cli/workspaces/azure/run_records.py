@@ -204,6 +204,7 @@ def as_run(raw: RawRun, *, experiment: str, address: WorkspaceAddress, tenant_id
         command=tags.get("command_line") or raw.get("scriptName") or "",
         workspace=address.label,
         url=studio_url(raw["runId"], address, tenant_id),
+        target=raw.get("target") or "",
         is_archived=bool(raw.get("hidden")),
     )
 
