@@ -26,7 +26,7 @@ from himl_cli.core.processes import local_rank
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import hi_ml_experiment
 from himl_cli.core.text import read_json
-from himl_cli.services.submission.data import KEY, bring_dataset
+from himl_cli.services.submission.data import KEY, bring_dataset, split_reference
 from himl_cli.workspaces.base import CloudWorkspace, Workspace
 
 if TYPE_CHECKING:
@@ -79,10 +79,11 @@ class DatasetConfig:
 
     def to_input(self, index: int) -> DataSpec:
         """Convert the dataset to a job input with the key INPUT_*index*, or *data_name*."""
+        name, version = split_reference(self.name)
         return DataSpec(
             key=self.data_name or f"INPUT_{index}",
-            name=self.name,
-            version=None if self.version is None else str(self.version),
+            name=name,
+            version=(version or None) if self.version is None else str(self.version),
             datastore=self.datastore or None,
             mode="mount" if self.use_mounting else "download",
             target=None if self.target_folder is None else Path(self.target_folder).as_posix(),

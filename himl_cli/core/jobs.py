@@ -323,7 +323,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """One `--input` or `--output`: KEY names its environment variable, NAME a dataset or a folder of the datastore.
+    """One `--input` or `--output`: KEY names its environment variable, NAME a dataset or a folder of the datastore, or
+    for an input an address.
 
     With `is_folder`, an input is that folder, even if a dataset of this name is registered.
     """
@@ -337,6 +338,11 @@ class DataSpec:
     local: str | None = None
     overwrite: bool = True
     is_folder: bool = False
+
+    @property
+    def is_address(self) -> bool:
+        """Whether NAME is an address: `azureml://…` of Azure ML, or `https://…` and others of storage."""
+        return re.match(r"[a-z]+://", self.name, re.IGNORECASE) is not None
 
 
 @dataclass(frozen=True)

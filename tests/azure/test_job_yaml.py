@@ -28,7 +28,7 @@ from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.sdk import client_for, load_sdk, restored_variables, silenced
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.resolve import job_yaml
-from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
 from tests.support.azure import opened
 from tests.support.azure_jobs import MADE, SWEEPS, cluster_spec, pipeline_of, prepare, snapshot_of, step_job, train
 
@@ -87,6 +87,17 @@ SPECS: dict[str, dict[str, Any]] = {
         "inputs": [DataSpec("a", "pictures", version="1", mode="mount"), DataSpec("b", "pictures")],
         "outputs": [DataSpec("o", "trained"), DataSpec("p", "kept", datastore="second", mode="upload")],
     },
+    "data at addresses": {
+        "inputs": [
+            DataSpec("a", "azureml://datastores/workspaceblobstore/paths/pictures/"),
+            DataSpec("b", "azureml://datastores/workspaceblobstore/paths/pictures/list.csv", mode="mount"),
+            DataSpec("c", "azureml://datastores/workspacefilestore/paths/scans/"),
+            DataSpec("d", "https://example.org/data/iris.csv"),
+            DataSpec("e", "wasbs://data@other.blob.core.windows.net/scans/"),
+            DataSpec("f", "abfss://data@other.dfs.core.windows.net/scans/"),
+            DataSpec("g", "azureml://registries/shared/data/pictures/versions/1"),
+        ],
+    },
 }
 
 
@@ -103,6 +114,7 @@ def test_the_yaml_makes_the_same_job_or_sweep(workspace: AzureWorkspace, azure: 
     azure.add_datastore("second")
     azure.add_environment("torch")
     azure.add_data("pictures", f"azureml:/{azure.state.path.lower()}/datastores/workspaceblobstore/paths/pictures/")
+    azure.put_blob(DEFAULT, "pictures/list.csv", b"1")
     azure.stage.log.clear()
     specs = {name: cluster_spec(project / "code", **fields) for name, fields in {**SPECS, **SWEEPS}.items()}
     assert [job_yaml(spec) for spec in specs.values()]

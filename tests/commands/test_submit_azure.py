@@ -331,7 +331,7 @@ def test_inputs_lie_at_their_targets_for_every_rank(himl: Himl, running: StagedW
     running.put_blobs("workspaceblobstore", {"scans/a.txt": b"A"})
     write_files(project, {"look.py": LOOK})
     fixed = (tmp_path / "with blanks" / "scans").as_posix()
-    data = ("--input", "scans=scans,target=in/scans", "--input", f"more=scans,target={fixed},mode=mount")
+    data = ("--input", "scans=scans,target=in/scans", "--input", f"more=azureml://datastores/workspaceblobstore/paths/scans,target={fixed},mode=mount")
     sent = himl.ok("submit", "look.py", "--cluster", "cpu-cluster", *data, *options, "-q", "--wait", "--", "${{inputs.scans}}", "${{inputs.more}}/a.txt")
     for rank in range(2):
         printed = himl.ok("runs", "logs", sent.stdout.strip(), "--file", f"std_log_process_{rank}.txt").stdout

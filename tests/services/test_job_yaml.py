@@ -130,6 +130,8 @@ def test_aliases_and_places_of_data(folder: Path) -> None:
     for path, item in {
         "azureml:digits:3": DataSpec("x", "digits", version="3"),
         "azureml:digits@latest": DataSpec("x", "digits"),
+        "azureml://registries/r/data/digits/versions/1": DataSpec("x", "azureml://registries/r/data/digits/versions/1"),
+        "https://example.org/x.csv": DataSpec("x", "https://example.org/x.csv"),
         "azureml://datastores/workspaceblobstore/paths/raw/first/": DataSpec("x", "raw/first"),
         "azureml://subscriptions/s/resourcegroups/g/workspaces/w/datastores/lab/paths/raw": DataSpec("x", "raw", datastore="lab"),
     }.items():
@@ -150,7 +152,7 @@ def test_aliases_and_places_of_data(folder: Path) -> None:
     ({"command": "echo ${{inputs.a}}", "inputs": {"a": "a\0b"}}, "'inputs.a' has the character NUL"),
     ({"limits": {"timeout": "soon"}}, "'limits.timeout' must be a number"),
     ({"limits": 3}, "'limits' must contain keys and values"),
-    ({"inputs": {"x": {"type": "uri_folder", "path": "https://example.org/x"}}}, "'inputs.x.path' 'https://example.org/x' is not available on this machine."),
+    ({"outputs": {"x": {"type": "uri_folder", "path": "https://example.org/x"}}}, "'outputs.x.path' 'https://example.org/x' is not a folder of a datastore."),
     ({"inputs": {"x": {"type": "folder", "path": "data"}}}, "'inputs.x.type' cannot be 'folder'."),
     ({"inputs": {"a-b": 1}}, "'inputs.a-b' is not a valid key."),
     ({"inputs": {"x": [1]}}, "'inputs.x' must be a plain value or a dataset."),

@@ -29,6 +29,7 @@ from tests.azureml_double.stage import Stage
 from tests.support.azure import DEFAULT, opened
 from tests.support.folders import contents
 from tests.support.running import write_files
+from tests.support.web import FileServer
 
 
 @pytest.fixture
@@ -157,15 +158,39 @@ def test_durations_sizes_inputs_and_outputs() -> None:
         DataSpec("train", "folder/sub", "3", datastore="d", mode="mount", target="/data"),
         DataSpec("local_one", "x", local="../data"),
     ]
+    resource = "subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/data/n/versions/1"
+    for text, name, version in (
+        ("azureml:mnist:1", "mnist", "1"),
+        ("azureml:mnist", "mnist", None),
+        ("azureml:mnist@latest", "mnist", "latest"),
+        ("mnist@latest", "mnist", "latest"),
+        ("azureml:mnist@tested", "mnist", "tested"),
+        ("azureml://datastores/d/paths/a/b.csv", "azureml://datastores/d/paths/a/b.csv", None),
+        ("azureml://registries/r/data/n/versions/1", "azureml://registries/r/data/n/versions/1", None),
+        ("https://example.org/x.csv?a=b:c", "https://example.org/x.csv?a=b:c", None),
+        ("wasbs://c@a.blob.core.windows.net/p", "wasbs://c@a.blob.core.windows.net/p", None),
+        (f"/{resource}", f"azureml://{resource}", None),
+        (f"azureml:/{resource}", f"azureml://{resource}", None),
+    ):
+        expected = [DataSpec("INPUT_0", name, version), DataSpec("k", name, version, mode="mount")]
+        assert parse_data("input", [text, f"k={text},mode=mount"]) == expected
+    assert parse_data("output", ["azureml:preds", "m=azureml://datastores/d/paths/a/b"]) == [DataSpec("OUTPUT_0", "preds"), DataSpec("m", "a/b", datastore="d")]
     assert parse_data("output", ["preds", "model=m,mode=upload,overwrite=false"]) == [
         DataSpec("OUTPUT_0", "preds"),
         DataSpec("model", "m", mode="upload", overwrite=False),
     ]
     wrong = {"1a=x": "is not a valid key", "a=x,mod=mount": "unknown 'mod'", "a=x,mode=copy": "mode cannot be 'copy'", "a=x,local=": "has no value"}
+    wrong |= {"azureml:": "the name is missing", "azureml:./x": "is a path", "azureml://datastores/d/paths/x,datastore=e": "which datastore= cannot change"}
     for text, message in {**wrong, "a=": "the name is missing", "a=x,target=./": "target=."}.items():
         with pytest.raises(BadUsage, match=message):
             parse_data("input", [text])
-    for texts, message in ((["a=x:latest"], "an output cannot have a version"), (["a=x", "a=y"], "key 'a'")):
+    versioned = "an output cannot have a version"
+    for texts, message in (
+        (["a=x:latest"], versioned),
+        (["azureml:x:1"], versioned),
+        (["a=x", "a=y"], "key 'a'"),
+        (["https://example.org/x"], "an output is a folder of a datastore"),
+    ):
         with pytest.raises(BadUsage, match=message):
             parse_data("output", texts)
 
@@ -279,9 +304,12 @@ def notices(events: list[Event]) -> list[str]:
     return [event.text for event in events if isinstance(event, Notice)]
 
 
-def test_local_folders_and_datastores_need_no_azure(here: LocalWorkspace) -> None:
+def test_local_folders_datastores_and_files_of_the_web_need_no_azure(here: LocalWorkspace, web: FileServer) -> None:
     spec = job_with(DataSpec("a", "mnist"), DataSpec("b", "cifar", datastore="disk"), DataSpec("c", "x", local="somewhere"), DataSpec("d", "mnist", "3"))
     assert bring_inputs(spec, here, no_azure, ignore) == spec
+    web.put("/data/iris.csv", b"5.1\n")
+    (item,) = bring_inputs(job_with(DataSpec("k", f"{web('/data/iris.csv')}?v=1")), here, no_azure, ignore).inputs
+    assert (Path(str(item.local)).name, Path(str(item.local)).read_bytes()) == ("iris.csv", b"5.1\n")
     missing = job_with(DataSpec("a", "nothing"), default="lake")
     assert bring_inputs(missing, here, lambda: None, ignore) == missing
     for name in ("../up", "/etc"):
@@ -327,6 +355,11 @@ def test_dataset_of_one_file_other_version_or_target_folder(
     path = bring_dataset(workspace, DataSpec("k", "labels"), None, ignore)
     assert (path.name, path.read_bytes()) == ("labels.csv", b"a,b\n")
     assert [one.name for one in path.parent.iterdir()] == ["labels.csv"]
+    address = f"azureml://datastores/{DEFAULT}/paths/tables"
+    assert bring_dataset(workspace, DataSpec("k", f"{address}/labels.csv"), None, ignore).read_bytes() == b"a,b\n"
+    assert sorted(contents(bring_dataset(workspace, DataSpec("k", address), None, ignore))) == ["labels.csv", "other.csv"]
+    with pytest.raises(BadUsage, match="himl cannot read 'azureml://registries/r/data/n/versions/1'"):
+        bring_dataset(workspace, DataSpec("k", "azureml://registries/r/data/n/versions/1"), None, ignore)
     register(azure_environment, "labels", "tables/", "2", kind="mltable")
     latest = bring_dataset(workspace, DataSpec("k", "labels"), None, ignore)
     assert (contents(latest), latest == path.parent) == ({"labels.csv": b"a,b\n", "other.csv": b""}, False)

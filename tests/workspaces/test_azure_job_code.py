@@ -445,6 +445,59 @@ def test_folder_input_ignores_registered_data_of_same_name(stage: Stage, azure: 
         assert DEFAULT in f"{caught.value} {caught.value.hint}"
 
 
+def test_addresses_of_data_are_sent_as_files_or_folders(azure: StagedWorkspace, resolve: Resolver) -> None:
+    """himl checks blobs of the workspace's datastores. The service mounts file shares and OneLake, which himl cannot read."""
+    for name, kind in (("share", "AzureFile"), ("lake", "OneLake")):
+        azure.add_datastore(name, kind=kind)
+    azure.put_blobs(DEFAULT, {"scans/a.png": b"1", "table": b"1", "v1.0/a": b"1"})
+    register(azure, "iris", ["1", "2"], kind="uri_file")
+    state = azure.state
+    long = f"azureml://subscriptions/{state.subscription}/resourcegroups/{state.group}/workspaces/{state.name}"
+    blobs = f"https://{state.storage.host}/{state.datastores[DEFAULT].container}"
+    known = {
+        f"azureml://datastores/{DEFAULT}/paths/scans": "uri_folder",
+        f"azureml://datastores/{DEFAULT}/paths/v1.0": "uri_folder",
+        f"azureml://datastores/{DEFAULT}/paths/table": "uri_file",
+        f"azureml://datastores/{DEFAULT}": "uri_folder",
+        f"{long}/datastores/{DEFAULT}/paths/scans/a.png": "uri_file",
+        f"{blobs}/scans/": "uri_folder",
+        f"{blobs}/table": "uri_file",
+    }
+    for address, kind in known.items():
+        assert resolve.inputs(DataSpec("k", address))["k"] == JobData(address, "download", kind)
+    for address in (f"azureml:/{state.path}", long, f"azureml://locations/westeurope/workspaces/{state.workspace_id}"):
+        for version in ("versions/2", "labels/latest"):
+            assert resolve.inputs(DataSpec("k", f"{address}/data/iris/{version}"))["k"] == JobData(data_id(azure, "iris", "2"), "download", "uri_file")
+    assert resolve.notices == []
+    unchecked = {
+        "azureml://datastores/share/paths/scans": "uri_folder",
+        "azureml://datastores/lake/paths/Files/a.parquet": "uri_file",
+        "azureml://registries/shared/data/iris/versions/1.0": "uri_folder",
+        "azureml://subscriptions/s/resourcegroups/g/workspaces/w/data/iris/versions/1": "uri_folder",
+        "azureml://subscriptions/s/resourcegroups/g/workspaces/w/datastores/d/paths/x": "uri_folder",
+        "https://other.blob.core.windows.net/c/x.csv": "uri_file",
+        "https://example.org/x.csv?v=1": "uri_file",
+        "wasbs://c@other.blob.core.windows.net/x": "uri_folder",
+        "abfss://c@other.dfs.core.windows.net/x/": "uri_folder",
+    }
+    for address, kind in unchecked.items():
+        assert resolve.inputs(DataSpec("k", address, mode="mount"))["k"] == JobData(address, "ro_mount", kind)
+        assert f"himl does not check whether '{address}' exists" in resolve.notices[-1]
+    assert resolve.inputs(DataSpec("k", "scans", datastore="share"))["k"] == JobData("azureml://datastores/share/paths/scans/", "download")
+    assert "himl does not check" in resolve.notices[-1]
+    assert list(azure.state.assets["data"]) == ["iris"]
+    for address, error, words in (
+        (f"azureml://datastores/{DEFAULT}/paths/nothing", NotFound, "is neither a file nor a folder"),
+        ("azureml://datastores/nowhere/paths/x", NotFound, "No datastore 'nowhere'"),
+        (f"{long}/data/nothing/versions/1", NotFound, "does not exist"),
+        (f"{long}/data/iris/versions/9", NotFound, "It has: 2, 1"),
+        (f"{blobs}/table?sp=r&sig=abcdefghij", BadUsage, "contains a secret"),
+    ):
+        with pytest.raises(error, match=words) as caught:
+            resolve.inputs(DataSpec("k", address))
+        assert "abcdefghij" not in f"{caught.value}{caught.value.hint}"
+
+
 def test_a_folder_of_another_datastore_is_found_there(azure: StagedWorkspace, resolve: Resolver) -> None:
     azure.add_datastore("lake", kind="AzureDataLakeGen2", account=azure.state.second_storage)
     azure.put_blobs("lake", {"scans/a.png": b"1", "maps/a.png": b"1"})

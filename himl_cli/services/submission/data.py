@@ -19,11 +19,15 @@ from himl_cli.core.errors import BadUsage, NotFound, TransferIncomplete
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import cache_of, expand_home, expand_user, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
+from himl_cli.core.redaction import is_address, last_name, parts_of, redact
 from himl_cli.core.text import named
 from himl_cli.services.submission.request import refuse
-from himl_cli.workspaces.base import BlobStore, CloudWorkspace, FolderWorkspace
+from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset, FolderWorkspace
 
 KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+# The beginning of an address or of another form of Azure ML, and a folder of a datastore of the workspace
+REFERENCE = re.compile(r"[a-z]+://|azureml:|/?subscriptions/", re.IGNORECASE)
+_STORED = re.compile(r"azureml://datastores/(?P<datastore>\w+)/paths/(?P<path>.+)", re.IGNORECASE)
 OPTIONS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "input": {"datastore": (), "mode": ("download", "mount"), "target": (), "local": ()},
     "output": {"datastore": (), "mode": ("mount", "upload"), "local": (), "overwrite": ("true", "false")},
@@ -45,11 +49,11 @@ def parse_data(kind: str, values: Sequence[str | DataSpec]) -> list[DataSpec]:
 
 
 def _parse(kind: str, text: str, default_key: str) -> DataSpec:
-    where = f"--{kind} '{text}': "
+    where = f"--{kind} '{redact(text)}': "
     head, *pairs = text.split(",")
     key, equals, name = head.partition("=")
-    if not equals:
-        key, name = default_key, head
+    if not equals or REFERENCE.match(head):  # an address may contain "="
+        key, equals, name = default_key, "", head
     if not KEY.fullmatch(key):
         hint = "Use letters, digits and _, and do not begin with a digit. himl uses the key in a variable's name."
         raise BadUsage(f"{where}'{key}' is not a valid key.", hint=hint)
@@ -74,9 +78,13 @@ def _parse(kind: str, text: str, default_key: str) -> DataSpec:
     shown = f"{key}={last}" if equals else last
     upload = f"himl datastore upload {shlex.quote(path)} {shlex.quote(last)}, then " if kind == "input" else ""
     there = f"On a cluster: {upload}--{kind} {shlex.quote(shown)}"
-    is_path = re.match(r"\.{1,2}(?:[/\\]|$)|[/\\~]|[A-Za-z]:[/\\]", name) is not None
-    base, _, version = name.rpartition(":")
-    is_counted = bool(base) and (version.isdigit() or version == "latest")
+    base, version = split_reference(name)
+    given = base if REFERENCE.match(name) else name
+    is_path = re.match(r"\.{1,2}(?:[/\\]|$)|[/\\~]|[A-Za-z]:[/\\]", given) is not None
+    is_counted = version.isdigit() or version == "latest"
+    stored = _STORED.fullmatch(base) if kind == "output" else None
+    if stored and not options.get("datastore"):
+        options["datastore"], base = stored["datastore"], stored["path"]
     refuse(
         where,
         (
@@ -94,12 +102,37 @@ def _parse(kind: str, text: str, default_key: str) -> DataSpec:
             "an output cannot have a version, because Azure ML assigns it.",
             f"Write {base} without ':{version}'.",
         ),
-        (not name and "local" not in options, "the name is missing.", f"Write --{kind} [KEY=]NAME[,local=PATH]"),
+        (not base and "local" not in options, "the name is missing.", f"Write --{kind} [KEY=]NAME[,local=PATH]"),
+        (
+            "://" in base and "datastore" in options,
+            "an address names its place, which datastore= cannot change.",
+            "Omit datastore=.",
+        ),
+        (
+            "://" in base and kind == "output",
+            "an output is a folder of a datastore of the workspace.",
+            "Write azureml://datastores/NAME/paths/FOLDER, or FOLDER,datastore=NAME",
+        ),
     )
-    if kind == "output" or not base or not version:
-        base, version = name, ""
+    if kind == "output" and version:
+        base, version = f"{base}:{version}", ""
     options["overwrite"] = options.get("overwrite", "true") == "true"
     return DataSpec(key, base, version or None, is_folder=False, **options)
+
+
+def split_reference(text: str) -> tuple[str, str]:
+    """The name and the version of a dataset, from NAME:VERSION and Azure ML's forms of it (`azureml:NAME:VERSION`,
+    `azureml:NAME@latest`), or an address: `azureml://…`, also for an id of a resource, or that of a storage. Without
+    one, the version is empty."""
+    if resource := re.fullmatch(r"(?:azureml:)?/?(subscriptions/.*)", text, re.IGNORECASE):
+        return f"azureml://{resource[1]}", ""
+    if "://" in text:
+        return text, ""
+    plain = re.sub(r"^azureml:", "", text, flags=re.IGNORECASE)
+    base, sign, version = plain.rpartition(":")
+    if not sign and (plain != text or plain.endswith("@latest")):
+        base, _, version = plain.rpartition("@")
+    return (base, version) if base and version else (plain, "")
 
 
 def bring_inputs(spec: JobSpec, local: FolderWorkspace, azure: Callable[[], object | None], notify: Notify) -> JobSpec:
@@ -114,16 +147,21 @@ def bring_inputs(spec: JobSpec, local: FolderWorkspace, azure: Callable[[], obje
     is_foreign = default is not None and default not in [store.name for store in local.datastores()]
     known = None if is_foreign else default
     missing = [item for item in spec.inputs if item.local is None and local.input_folder(item, known) is None]
-    workspace = azure() if missing or is_foreign else None
-    if not isinstance(workspace, CloudWorkspace):
-        return spec
+    pages = {item.key: _web_file(item) for item in missing if is_address(item.name) and not _is_storage(item.name)}
+    workspace = azure() if len(missing) > len(pages) or is_foreign else None
     found = {}
     for item in missing:
-        folder = bring_dataset(workspace, item, default, notify)
+        if item.key in pages:
+            folder = _bring(pages[item.key], item, "", notify)
+        elif isinstance(workspace, CloudWorkspace):
+            folder = bring_dataset(workspace, item, default, notify)
+        else:
+            continue
         # An absolute target is the folder itself, and a relative one becomes a link to it
         target = item.target if item.target and not os.path.isabs(expand_home(item.target, "folder")) else None
         found[item.key] = replace(item, local=str(folder), target=target, mode=None, version=None)
-    inputs = [found.get(item.key, item) for item in spec.inputs]
+    inputs = [found.get(item.key, item) for item in spec.inputs] if found else spec.inputs
+    known = known if isinstance(workspace, CloudWorkspace) else default
     return replace(spec, inputs=inputs, default_datastore=known)
 
 
@@ -134,11 +172,24 @@ def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: 
     On a node with several ranks, only rank 0 downloads. Raises NotFound if the workspace has no such dataset or it is
     empty, TransferIncomplete if the target has different files of the same names, and the errors of `download`.
     """
+    return _bring(workspace.dataset(item, default_datastore), item, f" of {workspace.label}", notify)
+
+
+def _is_storage(address: str) -> bool:
+    return re.search(r"\.(?:blob|dfs)\.", parts_of(address).hostname or "") is not None
+
+
+def _web_file(item: DataSpec) -> Dataset:
+    from himl_cli.workspaces.resolve import open_address
+
+    return Dataset(last_name(item.name) or item.key, "", open_address(item.name), is_file=True)
+
+
+def _bring(dataset: Dataset, item: DataSpec, place: str, notify: Notify) -> Path:
     from himl_cli.services.transfer.download import download
     from himl_cli.services.transfer.plan import DownloadRequest
     from himl_cli.services.transfer.ranks import rank_zero_only
 
-    dataset = workspace.dataset(item, default_datastore)
     store = dataset.files
     if item.target:
         folder, under = expand_home(item.target, "folder").absolute(), ""
@@ -151,7 +202,7 @@ def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: 
     if item.mode == "mount":
         notify(Notice(f"Input '{item.key}': himl downloads the dataset, because it cannot mount it on this machine."))
     version = f", version {dataset.version}," if dataset.version else ""
-    source = f"dataset '{dataset.name}'{version} of {workspace.label}"
+    source = f"dataset '{redact(dataset.name)}'{version}{place}"
     notify(Notice(f"Input '{item.key}': downloading {source} to '{folder / under}'."))
     request = DownloadRequest(folder, under=under, overwrite=item.target is None)
 

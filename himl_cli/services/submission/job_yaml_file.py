@@ -16,7 +16,7 @@ from himl_cli.core.jobs import HERE, PLACEHOLDER, USUAL_DATASTORE, DataSpec
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import as_found, did_you_mean, read_text, shorten
-from himl_cli.services.submission.data import KEY
+from himl_cli.services.submission.data import KEY, REFERENCE, split_reference
 from himl_cli.services.submission.request import MOST_SECONDS, count_problem
 from himl_cli.services.yaml_files import parse_mapping, written_as
 
@@ -195,7 +195,7 @@ def read_output(part: Part, key: str) -> DataSpec:
     if not path:
         return DataSpec(key, "")
     found = _data_at(item, key)
-    if found.local is not None and not path.startswith(("/", ".", "file:")):
+    if found.is_address or (found.local is not None and not path.startswith(("/", ".", "file:"))):
         hint = "Write azureml://datastores/NAME/paths/FOLDER"
         raise item.wrong("path", f"'{path}' is not a folder of a datastore.", hint=hint)
     return found
@@ -219,8 +219,8 @@ def _data_item(part: Part, key: str, keys: Collection[str], others: Collection[s
 
 
 def _data_at(item: Part, key: str) -> DataSpec:
-    """The data at the path of *item*: a local folder or file, a registered dataset, or a folder of a datastore. Raises
-    BadUsage for any other address."""
+    """The data at the path of *item*: a local folder or file, a registered dataset, a folder of a datastore, or another
+    address. Raises BadUsage for an invalid path."""
     path, mode = item.text("path"), MODES.get(item.text("mode"))
     if found := _DATASTORE.fullmatch(path):
         datastore = found["datastore"] if found["datastore"] != USUAL_DATASTORE else None
@@ -228,9 +228,9 @@ def _data_at(item: Part, key: str) -> DataSpec:
     if found := _ASSET.fullmatch(path):
         version = None if found["version"] == "latest" else found["version"]
         return DataSpec(key, found["name"], version=version, mode=mode)
-    if re.match(r"azureml:|https?:|wasbs?:|abfss?:|adl:|git\+", path):
-        hint = "Use a folder, a registered dataset (azureml:NAME) or azureml://datastores/NAME/paths/FOLDER"
-        raise item.wrong("path", f"'{path}' is not available on this machine.", hint=hint)
+    if REFERENCE.match(path):
+        name, version = split_reference(path)
+        return DataSpec(key, name, version or None, mode=mode)
     return DataSpec(key, Path(as_found(item.folder, path)).name, local=str(local_path(item, path)))
 
 

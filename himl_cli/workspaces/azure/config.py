@@ -21,7 +21,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import MASK
 from himl_cli.core.settings import PRIVATE_FILE, section_settings
 from himl_cli.core.text import NotJson, did_you_mean, read_json, with_and
-from himl_cli.core.workspaces import HOW_TO_CONFIGURE, parse_workspace_id
+from himl_cli.core.workspaces import HOW_TO_CONFIGURE, WorkspaceIds, parse_workspace_id
 
 log = logging.getLogger(__name__)
 
@@ -136,8 +136,12 @@ class WorkspaceAddress:
         return f"{group}/providers/Microsoft.MachineLearningServices/workspaces/{self.name}"
 
     @property
+    def ids(self) -> WorkspaceIds:
+        return WorkspaceIds(self.subscription_id, self.resource_group, self.name)
+
+    @property
     def label(self) -> str:
-        return f"workspace {self.resource_group}/{self.name}"
+        return f"workspace {self.ids.label}"
 
     def studio_url(self, page: str = "", tenant_id: str = "") -> str:
         """The URL of a page of the workspace in Studio, by its path (`runs/ID`, parts quoted)."""

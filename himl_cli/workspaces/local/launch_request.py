@@ -42,7 +42,7 @@ from himl_cli.core.jobs import (
 )
 from himl_cli.core.processes import JOB_FOLDER, RANK_NAMES
 from himl_cli.core.records import dataclass
-from himl_cli.core.redaction import is_masked, mask_arguments, mask_line
+from himl_cli.core.redaction import is_masked, mask_arguments, mask_line, redact
 from himl_cli.core.runs import DUE, NOTIFICATION, Run
 from himl_cli.core.text import Spelled
 
@@ -359,6 +359,11 @@ def _input_folder(item: DataSpec, default: Path, notify: Notify) -> Path:
     else:
         folder = datastore_folder(item, default)
         if not folder.exists():
+            if item.is_address:
+                raise NotFound(
+                    f"Input '{item.key}': '{redact(item.name)}' is not available without the Azure ML workspace.",
+                    hint=f"Configure the workspace, or name a local folder: --input {item.key}=NAME,local=FOLDER",
+                )
             local = item.name if Path(item.name).exists() else "FOLDER"
             raise NotFound(
                 f"Input '{item.key}': no folder '{item.name}' in the local datastore '{folder.parent}'.",

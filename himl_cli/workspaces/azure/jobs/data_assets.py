@@ -11,17 +11,19 @@ from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.errors import BadUsage, NotAllowed, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import DataSpec, PipelineSpec
 from himl_cli.core.records import dataclass
+from himl_cli.core.redaction import redact
 from himl_cli.core.text import did_you_mean
+from himl_cli.core.workspaces import WORKSPACE_ID, parse_workspace_id
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
-from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
+from himl_cli.workspaces.azure.storage.datastore_records import BLOB, LAKE, DatastoreRecord
 from himl_cli.workspaces.azure.storage.datastores import Datastores, parse_data_uri
 from himl_cli.workspaces.base import Dataset
 
@@ -33,6 +35,11 @@ INPUT_MODES = {"mount": "ro_mount", "download": "download"}
 OUTPUT_MODES = {"mount": "rw_mount", "upload": "upload"}
 EACH_TRIAL = "${{name}}"  # the service replaces it with the run's id in the path of an output
 _PARAMS = {"api-version": ApiVersion.DATA}
+_ASSET = re.compile(
+    rf"azureml://(?:{WORKSPACE_ID}|locations/[^/]+/workspaces/(?P<guid>[^/]+))/data/(?P<asset>[^/]+)"
+    r"/(?:versions|labels)/(?P<version>[^/]+)/?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -65,24 +72,38 @@ def resolve_inputs(
     NotFound for an unknown name, listing the existing versions, datastores or names.
     """
     finder = _DataFinder(connection, datastores)
-    found = ask_all(lambda item: finder.asset_of(item, with_uri=bool(item.datastore)), specs)
+    found = ask_all(
+        lambda item: finder.address(item) if item.is_address else finder.asset_of(item, with_uri=bool(item.datastore)),
+        specs,
+    )
     inputs: dict[str, JobData] = {}
     registered: dict[str, DataAsset] = {}
     for item, asset in zip(specs, found, strict=True):
-        path = ""
+        mode, path = INPUT_MODES[item.mode or "download"], ""
+        if isinstance(asset, DataAddress):
+            inputs[item.key] = JobData(item.name, mode, FILE if asset.is_file else FOLDER)
+            if not asset.is_checked:
+                _note_unchecked(item, item.name, notify, is_file=asset.is_file)
+            continue
         if asset is None:
             folder = finder.existing_folder(item, default_datastore)
             path = folder.uri
             asset = None if item.is_folder else registered.get(path)
-            if asset is None and not item.is_folder and can_be_registered(item.name):
+            if not folder.is_readable:
+                _note_unchecked(item, path, notify)
+            elif asset is None and not item.is_folder and can_be_registered(item.name):
                 asset = registered[path] = finder.register(item.name, path)
                 where = f"the folder '{folder.path}' of {folder.datastore.label}"
                 notify(Notice(f"Input '{item.key}': registered {where} as data asset '{item.name}'."))
         elif item.datastore:
             _report_location(connection, item, asset, notify)
-        mode = INPUT_MODES[item.mode or "download"]
         inputs[item.key] = JobData(path, mode) if asset is None else JobData(asset.id, mode, asset.kind)
     return inputs
+
+
+def _note_unchecked(item: DataSpec, address: str, notify: Notify, *, is_file: bool = False) -> None:
+    form = "a file. For a folder, end the address with '/'" if is_file else "a folder"
+    notify(Notice(f"Input '{item.key}': himl does not check whether '{address}' exists, and sends it as {form}."))
 
 
 def _report_location(connection: Connection, item: DataSpec, asset: DataAsset, notify: Notify) -> None:
@@ -163,7 +184,9 @@ def find_dataset(
     Raises NotFound, naming the input, for a missing dataset, version or folder.
     """
     finder, label = _DataFinder(connection, datastores), f"dataset '{item.name}'"
-    asset = finder.asset_of(item, with_uri=True)
+    asset = finder.address(item, with_uri=True) if item.is_address else finder.asset_of(item, with_uri=True)
+    if isinstance(asset, DataAddress):
+        return Dataset(item.name, "", datastores.at_uri(item.name, label, is_file=asset.is_file), asset.is_file)
     if asset is not None:
         is_file = asset.kind == FILE
         return Dataset(item.name, asset.version, datastores.at_uri(asset.uri, label, is_file=is_file), is_file)
@@ -191,7 +214,7 @@ def pipeline_inputs(
         if not item.datastore or item.version is not None:
             return resolve_inputs(connection, datastores, [item], default, notify)[item.key]
         folder = finder.folder(item, default)
-        if not finder.has_files(folder):
+        if folder.is_readable and not finder.has_files(folder):
             if step == spec.steps[0].key:
                 raise _no_folder(item, folder)
             notify(
@@ -259,9 +282,27 @@ class DataAsset:
 
 
 @dataclass(frozen=True)
+class DataAddress:
+    """An address that names no asset of the workspace. `is_checked`: himl found a file or folder there."""
+
+    is_file: bool
+    is_checked: bool
+
+
+def looks_like_file(address: str) -> bool:
+    """Whether the last part of *address* has an ending, and is no version of a dataset."""
+    return re.search(r"(?<!/versions)(?<!/labels)/[^/?#]*\.\w+(?:[?#].*)?$", address) is not None
+
+
+@dataclass(frozen=True)
 class DataFolder:
     datastore: DatastoreRecord
     path: str
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether himl can list it. The service also mounts file shares and OneLake."""
+        return self.datastore.type in (BLOB, LAKE)
 
     @property
     def uri(self) -> str:
@@ -280,6 +321,50 @@ class _DataFinder:
             return None if item.is_folder else self.asset(item.name, item.version, with_uri=with_uri)
         except NotFound as err:
             raise NotFound(f"Input '{item.key}': {err}", hint=err.hint) from err
+
+    def address(self, item: DataSpec, *, with_uri: bool = False) -> DataAsset | DataAddress:
+        """The asset of this workspace at the input's address, else whether a file or a folder is there.
+
+        himl checks blobs of the workspace's datastores. It does not check what it cannot read, as the job may read it.
+        Raises NotFound for a missing asset, datastore, file or folder, and BadUsage for an address with a secret.
+        """
+        uri, shown = item.name, f"Input '{item.key}': '{redact(item.name)}'"
+        if redact(uri) != uri:
+            raise BadUsage(
+                f"{shown} contains a secret, which everyone could see who can read the job.",
+                hint="Register its container as a datastore: azureml://datastores/NAME/paths/FOLDER",
+            )
+        if found := _ASSET.fullmatch(uri):
+            ids, connection = parse_workspace_id(uri), self._connection
+            is_own = ids.is_same(connection.address.ids) if ids else found["guid"] == connection.record().workspace_id
+            if not is_own:
+                return DataAddress(is_file=False, is_checked=False)
+            asset = self.asset(found["asset"], found["version"], with_uri=with_uri)
+            if asset is None:
+                label = self._connection.address.label
+                raise NotFound(f"{shown} does not exist in {label}.", hint=self._near(found["asset"]))
+            return asset
+        unchecked = DataAddress(looks_like_file(uri), is_checked=False)
+        try:
+            place = parse_data_uri(uri, self._connection.address)
+        except BadUsage:
+            return unchecked
+        record = self._datastores.record_at(place)
+        folder = DataFolder(record, place.path.rstrip("/")) if record is not None else None
+        if folder is None or not folder.is_readable:
+            return unchecked
+        try:
+            if not folder.path or self.has_files(folder):
+                return DataAddress(is_file=False, is_checked=True)
+            if not uri.endswith("/") and self._datastores.of_record(folder.datastore).stat(folder.path) is not None:
+                return DataAddress(is_file=True, is_checked=True)
+        except NotAllowed:
+            return unchecked
+        above = shlex.quote(folder.path.rpartition("/")[0])
+        raise NotFound(
+            f"{shown} is neither a file nor a folder of {folder.datastore.label}.",
+            hint=f"List the files: himl datastore list {above} --datastore {folder.datastore.name}",
+        )
 
     def asset(self, name: str, version: str | None, *, with_uri: bool = False) -> DataAsset | None:
         """The *version* of asset *name*, or its latest, or None if no asset has that name. Sends one request, or two
@@ -324,7 +409,7 @@ class _DataFinder:
         if item.version not in (None, LATEST):
             raise NotFound(f"{no_asset}, in any version.", hint=self._near(item.name))
         folder = self.folder(item, default)
-        if self.has_files(folder):
+        if not folder.is_readable or self.has_files(folder):
             return folder
         error = _no_folder(item, folder)
         if item.is_folder:

@@ -39,6 +39,7 @@ from himl_cli.workspaces.azure.jobs.body import (
 )
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.data_assets import (
+    FILE,
     FOLDER,
     INPUT_MODES,
     LATEST,
@@ -46,6 +47,7 @@ from himl_cli.workspaces.azure.jobs.data_assets import (
     can_be_registered,
     folder_path,
     is_whole_datastore,
+    looks_like_file,
     of_step,
     trial_path,
 )
@@ -188,6 +190,9 @@ def _environment(spec: EnvironmentSpec | None) -> Any:
 
 
 def _input(item: DataSpec, default_datastore: str | None) -> dict[str, str]:
+    if item.is_address:
+        kind = FILE if looks_like_file(item.name) else FOLDER
+        return {"type": kind, "path": item.name, "mode": INPUT_MODES[item.mode or "download"]}
     path = _folder(item, default_datastore)
     if item.version not in (None, LATEST):
         path = f"azureml:{item.name}:{item.version}"

@@ -92,8 +92,7 @@ def parse_data_uri(uri: str, address: WorkspaceAddress) -> DataLocation:
     found = _URI.match(uri)
     if found is not None:
         there = WorkspaceIds(found["subscription"], found["group"], found["name"])
-        own = WorkspaceIds(address.subscription_id, address.resource_group, address.name)
-        if found["group"] is not None and not there.is_same(own):
+        if found["group"] is not None and not there.is_same(address.ids):
             raise BadUsage(
                 f"'{uri}' is in another workspace: {there.label}.", hint="Select that workspace with --workspace."
             )
@@ -399,6 +398,11 @@ class Datastores:
         ]
         return min(found, key=lambda one: (one.credentials == "None", one.name), default=None)
 
+    def record_at(self, place: DataLocation) -> DatastoreRecord | None:
+        """The datastore of *place*, or None if the workspace has none for that container. Raises NotFound for an
+        unknown name."""
+        return self.find(place.datastore) if place.datastore else self.of_container(place.account, place.container)
+
     def artifacts(self, run_id: str, container_id: str, label: str) -> BlobStore:
         """The artifacts of the run, in *container_id*, its `dataContainerId`. Sends no request yet."""
         return RunArtifacts(
@@ -454,7 +458,7 @@ class Datastores:
 
     def _at_uri(self, uri: str, label: str, *, is_file: bool, deletes: bool = False) -> AzureBlobs:
         place = parse_data_uri(uri, self._connection.address)
-        record = self.find(place.datastore) if place.datastore else self.of_container(place.account, place.container)
+        record = self.record_at(place)
         if record is None:
             raise NotFound(
                 f"The {self._connection.address.label} has no datastore for container '{place.container}' of account "
