@@ -674,6 +674,11 @@ _himl_table() {
         ;;
     'himl doctor')
         rows='
+            --live
+            --cluster=choice:local
+            +--check=list+choice:job,same-code,failed-job,cancel,job-name,job-members,sweep,pipeline,nodes,output,limits,environment,connection,secrets,run-pages,run-order,run-filters,metrics,files,delete
+            --environment=
+            --keep
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet

@@ -632,6 +632,11 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl doctor'
             printf '%s\t%s\n' \
+                '--live' 'Check himl\'s assumptions with short jobs on Azure ML' \
+                '--cluster=choice:local' 'Cluster of the jobs' \
+                '+--check=list+choice:job,same-code,failed-job,cancel,job-name,job-members,sweep,pipeline,nodes,output,limits,environment,connection,secrets,run-pages,run-order,run-filters,metrics,files,delete' 'Only these checks, separated by commas' \
+                '--environment=' 'Registered environment of the jobs' \
+                '--keep' 'Keep the jobs, for further checks' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \

@@ -780,6 +780,11 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
+                '--live', 'Check himl''s assumptions with short jobs on Azure ML',
+                '--cluster=choice:local', 'Cluster of the jobs',
+                '+--check=list+choice:job,same-code,failed-job,cancel,job-name,job-members,sweep,pipeline,nodes,output,limits,environment,connection,secrets,run-pages,run-order,run-filters,metrics,files,delete', 'Only these checks, separated by commas',
+                '--environment=', 'Registered environment of the jobs',
+                '--keep', 'Keep the jobs, for further checks',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',

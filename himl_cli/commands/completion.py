@@ -200,6 +200,7 @@ def option_kinds() -> Mapping[str, str]:
     from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle
     from himl_cli.core.runs import RunStatus
     from himl_cli.core.tiles import TileFormat
+    from himl_cli.services.live_checks.plan import CHECKS
     from himl_cli.services.submission.request import CHOICES
     from himl_cli.services.submission.sweeps import SAMPLINGS
 
@@ -207,6 +208,7 @@ def option_kinds() -> Mapping[str, str]:
         **NAMED,
         **{f"--{name}": _choice(words) for name, words in CHOICES.items()},
         "--backend": _choice(Backend),
+        "--check": f"list+{_choice(check.name for check in CHECKS)}",
         "--format": _choice(Format),
         "--goal": _choice(GOALS),
         "--kind": _choice(Kind),

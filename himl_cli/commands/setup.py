@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from himl_cli.commands.groups import command, group
-from himl_cli.commands.options import VARIABLE_PREFIX, OutputOptions, WorkspaceOptions, option
-from himl_cli.core.errors import BadUsage, HimlError
+from himl_cli.commands.options import VARIABLE_PREFIX, Bundle, OutputOptions, WorkspaceOptions, option, parse_list
+from himl_cli.commands.session import For, open_session
+from himl_cli.core.errors import BadUsage, HimlError, Interrupted
+from himl_cli.core.text import non_blank
 from himl_cli.render.output import Format
 
 if TYPE_CHECKING:
@@ -131,10 +133,27 @@ def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
         raise errors[0][1]
 
 
+class LiveOptions(Bundle):
+    live: bool = option("Check himl's assumptions with short jobs on Azure ML.", default=False, panel="Live checks")
+    cluster: str | None = option("Cluster of the jobs.", "NAME", parse=non_blank)
+    check: Sequence[str] = option("Only these checks, separated by commas.", "NAME", many=True, parse=parse_list)
+    environment: str | None = option("Registered environment of the jobs.", "NAME", parse=non_blank)
+    keep: bool = option("Keep the jobs, for further checks.", default=False)
+
+    def validate(self) -> None:
+        given = {"cluster": self.cluster, "check": self.check, "environment": self.environment, "keep": self.keep}
+        unused = next((name for name, value in given.items() if value and not self.live), None)
+        if unused:
+            raise BadUsage(f"--{unused} has no effect without --live.", hint="Add --live, or omit it.")
+        if self.live and not self.cluster:
+            raise BadUsage("--live needs a cluster for its jobs.", hint="Add --cluster NAME.")
+
+
 @command(doctor_app, "doctor")
 def doctor(
     *,
     slurm: str | None = option("Also submit a short test job to --cluster slurm:NAME.", "NAME"),
+    live_opts: LiveOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
 ) -> None:
@@ -143,10 +162,18 @@ def doctor(
     himl checks Python, packages, settings, workspaces and the clock. On Azure, it checks the sign-in, the workspace and
     its default datastore. The exit code is 1 if a check fails. -q prints the names of failed checks.
 
+    --live checks himl's assumptions about Azure ML instead. It runs short jobs, and asks before. It writes a report
+    without names and secrets for the project. The same command continues an interrupted one.
+
     \b
       himl doctor
       himl doctor --config_file other/config.json --json
+      himl doctor --live --cluster cpu --check connection --yes
     """
+    if live_opts.live:
+        if slurm is not None:
+            raise BadUsage("--slurm and --live cannot be combined.", hint="Use only one of them.")
+        return _check_live(live_opts, workspace_opts, output_opts)
     from himl_cli.render.results import print_checks
     from himl_cli.services.doctor import checkup, verdict
     from himl_cli.workspaces.resolve import open_each, search_remarks
@@ -158,6 +185,31 @@ def doctor(
     problem = verdict(checks)
     if problem is not None:
         raise problem
+
+
+def _check_live(opts: LiveOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
+    from himl_cli.render.output import Declined
+    from himl_cli.render.results import print_checks
+    from himl_cli.services.live_checks import plan
+
+    with open_session(workspace_opts, output_opts, For.clusters) as session:
+        output = session.output
+        planned = plan.prepare(session.workspace, str(opts.cluster), opts.check, session.cwd)
+        for line in plan.announcement(planned, keeps=opts.keep):
+            output.notice(line)
+        if not output.confirm(f"Run {len(planned.checks)} checks in {session.workspace.label}?"):
+            raise Declined("himl submitted nothing.")
+        findings = plan.perform(planned, opts.environment, session.notify, keeps=opts.keep)
+        try:
+            print_checks(output, findings)
+        except KeyboardInterrupt as err:
+            hint = f"To continue: himl doctor --live --cluster {opts.cluster}"
+            raise Interrupted("Interrupted. Submitted jobs continue.", hint=hint) from err
+        for line in plan.conclusion(planned.report):
+            output.notice(line)
+        problem = plan.verdict(planned.report)
+        if problem is not None:
+            raise problem
 
 
 def _slurm_checks(names: tuple[str | None, str | None], slurm: str | None) -> Iterator[Check]:

@@ -7,9 +7,11 @@ Implementations use himl's own records and raise himl's own errors, never an SDK
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import HimlError
@@ -392,6 +394,35 @@ class CloudWorkspace(RunRecorder, JobRunner, Protocol):
 
         Raises RunNotFound, NotFound for a missing file, NotAllowed if the user may not sign a link.
         """
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request to a service of the workspace, and the response. `path` is below the workspace in `service`, which is
+    `arm` for resource manager. `refusal` are himl's words for a refusal, else empty."""
+
+    method: str
+    service: str
+    path: str
+    status: int
+    headers: Mapping[str, str]
+    body: Any = field(repr=False)  # may contain secrets
+    refusal: str = ""
+
+
+@runtime_checkable
+class ObservedWorkspace(CloudWorkspace, Protocol):
+    """A workspace of a service that shows its requests, so that himl can check its assumptions about the service."""
+
+    def observed(self) -> AbstractContextManager[list[Exchange]]:
+        """A list that receives the requests of this context, except for those to storage. Meanwhile, no response comes
+        from the cache on disk."""
+
+    def request(self, method: str, service: str, path: str = "", *, json: Any = None) -> Exchange:
+        """Send a request, and return the response, even a refusal. Raises ServiceFailed without a response."""
+
+    def identifying_names(self) -> Mapping[str, str]:
+        """The names and ids that identify the workspace or the user, each with its kind (`storage account`)."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tests.azureml_double.log import Head
 
@@ -136,9 +136,16 @@ class BreakHandshake:
     how: str = "reset"
 
 
+@dataclass(frozen=True)
+class Rewrite:
+    """Change the JSON of the answer, as a service would that behaves in another way."""
+
+    change: Callable[[Any], Any]
+
+
 OnConnect = Refuse | BadCertificate | BreakHandshake
 OnBody = Reset | ResetUpload | Truncate | Stall | Drip | FlipByte | FlipUpload | WrongMd5
-Action = OnConnect | OnBody | Status | Page | Latency | Meanwhile | ChangeEtag | ExpireSas | ExpireToken | WrongDate | SmallPages
+Action = OnConnect | OnBody | Status | Page | Latency | Meanwhile | ChangeEtag | ExpireSas | ExpireToken | WrongDate | SmallPages | Rewrite
 Kind = TypeVar("Kind", bound=Action)
 
 

@@ -101,11 +101,21 @@ def full_metric(request: Request) -> Response:
     points, token = page_at(metric.points, body_of(request).get("continuationToken"), workspace_of(request).page_size)
     value = []
     for point in points:
-        data = {column: number_text(one) if isinstance(one, float) else one for column, one in point.data.items()}
-        value.append({"metricId": point.metric_id, "createdUtc": time_text(point.created), "step": point.step, "data": data})
+        value.append({"metricId": point.metric_id, "createdUtc": time_text(point.created), "step": point.step, "data": _data(point)})
     head = {"dataContainerId": run.data_container_id, "name": metric.name, "columns": _columns(metric), "properties": {KIND: metric.kind}}
     nulls = dict.fromkeys(("standardSchemaId", "dataLocation", "nextLink"))
     return JSONResponse({**head, **nulls, "namespace": metric.namespace, "value": value, "continuationToken": token})
+
+
+def last_values(request: Request) -> Response:
+    """Return each metric with its last row. The form of the answer is our guess, made like that of `full`."""
+    run = run_of(request)
+    value = [{"name": one.name, "columns": _columns(one), "value": [{"data": _data(one.points[-1])}]} for one in run.metrics.values() if one.points]
+    return JSONResponse({"value": value, "continuationToken": None, "nextLink": None})
+
+
+def _data(point: Point) -> Json:
+    return {column: number_text(one) if isinstance(one, float) else one for column, one in point.data.items()}
 
 
 def _columns(metric: Metric) -> dict[str, str]:
@@ -197,6 +207,7 @@ routes: list[Route] = [
     Route(f"{_SERVICE}/{_IN_CONTAINER}", list_artifacts, methods=["GET"]),
     Route("/metric/runs/{run_id}/list", list_metrics, methods=["POST"]),
     Route("/metric/runs/{run_id}/full", full_metric, methods=["POST"]),
+    Route("/metric/runs/{run_id}/lastvalues", last_values, methods=["POST"]),
     Route("/metric/runs/{run_id}/batch", write_metrics, methods=["POST"]),
     Route("/data/dataversion/batchGetResolvedUris", resolve_outputs, methods=["POST"]),
     Route("/modelregistry/models/batchGetResolvedUris", resolve_outputs, methods=["POST"]),

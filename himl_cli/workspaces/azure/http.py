@@ -161,7 +161,7 @@ class TokenSource(Protocol):
 
 
 class HttpClient:
-    """Sends requests with the right token, from any number of threads.
+    """Sends requests with the right token, from any number of threads. Each response also goes to the `observers`.
 
     The transport retries requests. A 401 leads to one retry with a new token and the claims that the response requests.
     Redirects are not followed, so that no token reaches a host for which it was not issued.
@@ -187,6 +187,7 @@ class HttpClient:
         self._tokens, self._address, self._policy = tokens, address, policy
         self._scope_of, self._lost = scope_of, lost
         self._transport: Any = None
+        self.observers: list[Callable[[Response], object]] = []
         self._lock = threading.Lock()
         register_after_fork(self)
 
@@ -251,6 +252,8 @@ class HttpClient:
                 used = self._tokens.renew(scope, used, claims_of(answer.headers))
                 answer = self._run(method, full, json, used, headers)
         found = _response(method, full, answer)
+        for observe in self.observers:
+            observe(found)
         if found.status >= 400:
             error = refusal(found, self._address, self._tokens.credential_for(scope) if scope else "no sign-in")
             if isinstance(error, WorkspaceNotFound):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,13 +31,14 @@ from himl_cli.core.runs import (
 )
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
-from himl_cli.workspaces.azure.connection import Connection
+from himl_cli.workspaces.azure.config import ApiVersion
+from himl_cli.workspaces.azure.connection import Connection, DiskCache
 from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.run_history import RunHistory, RunLists, can_be_id
 from himl_cli.workspaces.azure.run_outputs import DEFAULT_OUTPUT, find_output
 from himl_cli.workspaces.azure.run_records import LOCAL_TARGET, RunFacts, RunWriting, say_limits
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound
-from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset
+from himl_cli.workspaces.base import BlobStore, Dataset, Exchange, ObservedWorkspace
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.azure.run_deletion import RunDeletion
@@ -53,7 +56,7 @@ CHECKS = {
 }
 
 
-class AzureWorkspace(CloudWorkspace):
+class AzureWorkspace(ObservedWorkspace):
     """Runs, their files and datastores of one workspace. Construction sends no request. `connection` gives access to
     the services."""
 
@@ -329,6 +332,54 @@ class AzureWorkspace(CloudWorkspace):
             return before
         self._writing.end(run_id, end)
         return self.run(run_id)
+
+    @contextmanager
+    def observed(self) -> Iterator[list[Exchange]]:
+        seen, connection = list[Exchange](), self.connection
+
+        def observe(response: responses.Response) -> None:
+            base, _, path = response.path.partition(connection.address.path)
+            is_arm = response.url.startswith(connection.address.cloud.resource_manager)
+            service = "arm" if is_arm else base.strip("/").partition("/")[0]
+            seen.append(Exchange(response.method, service, path, response.status, response.headers, response.body))
+
+        kept, connection.kept = connection.kept, DiskCache(None)
+        connection.rest.observers.append(observe)
+        try:
+            yield seen
+        finally:
+            connection.rest.observers.remove(observe)
+            connection.kept = kept
+
+    def request(self, method: str, service: str, path: str = "", *, json: Any = None) -> Exchange:
+        """As `ObservedWorkspace.request`, with the version of resource manager's interface that himl uses."""
+        connection, refusal = self.connection, ""
+        is_arm = service == "arm"
+        version = ApiVersion.CODES if path.startswith(("/codes/", "/data/")) else ApiVersion.JOBS
+        params = {"api-version": ApiVersion.DATASTORE_SECRETS if path.endswith("/listSecrets") else version}
+        url = connection.arm(path) if is_arm else connection.service(service, path)
+        with self.observed() as seen:
+            try:
+                connection.rest.send(method, url, params=params if is_arm else None, json=json)
+            except HimlError as err:
+                if not seen:
+                    raise
+                refusal = str(err)
+        return replace(seen[-1], refusal=refusal)
+
+    def identifying_names(self) -> Mapping[str, str]:
+        address, record, token = self.connection.address, self.connection.record(), self.connection.sign_in()
+        names = {
+            address.subscription_id: "subscription",
+            address.resource_group: "resource group",
+            address.name: "workspace",
+            record.workspace_id: "workspace",
+            record.tenant_id: "tenant",
+            record.storage_account.rpartition("/")[2]: "storage account",
+            record.location: "region",
+        }
+        claims = ("upn", "preferred_username", "unique_name", "name", "appid", "oid", "email")
+        return names | {str(token.claims()[name]): "user" for name in claims if token.claims().get(name)}
 
     def checks(self) -> Iterator[Check]:
         """The checks of pycurl, the sign-in, the clock, the workspace and its default datastore, past the cache."""
