@@ -483,6 +483,8 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         self.log_batch(run_id, [], [], [tag])
 
     def delete_tag(self, run_id: str, key: str) -> None:
+        if key in (*FROM_RECORD, "mlflow.runName"):
+            _refusal(f"delete_the_tag_{key}")()
         if key not in self._workspace.run(run_id).tags:
             raise NotFound(f"No tag with name: {key} in run with id {run_id}")
         self._workspace.tag(run_id, {key: None})

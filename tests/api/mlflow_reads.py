@@ -170,6 +170,8 @@ def refuse(uri: str) -> None:
         (client.update_run, TRAINED, "FAILED"),
         (client.restore_run, TRAINED),
         (client.set_tag, TRAINED, "mlflow.parentRunId", SWEEP),
+        (client.delete_tag, TRAINED, "mlflow.runName"),
+        (client.delete_tag, TRIALS[0], "mlflow.parentRunId"),
         (client.create_experiment, "new"),
         (client.delete_experiment, number),
         (client.restore_experiment, number),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.run_store import now_ms
 from himl_cli.workspaces.local.tracking.protocol import MODEL_ATTRIBUTES, RequestError, Searchable, parse_filter, parse_order, sort_items
-from tests.support.folders import SmallDisk
+from tests.support.folders import SmallDisk, files_below
 from tests.support.running import until
 from tests.workspaces.tracking.tracked_job import API, INVALID, JOB, MISSING, PARENT, TrackedJob, tracked_job
 
@@ -172,6 +172,36 @@ def test_tags_are_unicode_and_deleted_once(job: TrackedJob) -> None:
         assert job.post("runs/set-tag", run_id=JOB, key=key, value=value).error == INVALID
     assert job.post("runs/set-tag", run_id=JOB, key="smile", value="\U0001f600 größer").status == 200
     assert job.run().tags == {"smile": "\U0001f600 größer"}
+    job.post("runs/set-tag", run_id=JOB, key="mlflow.runName", value="named")
+    assert [job.post("runs/delete-tag", run_id=JOB, key="mlflow.runName").status, job.run().display_name] == [200, ""]
+
+
+def test_no_file_has_a_secret_of_a_tag_or_parameter(job: TrackedJob) -> None:
+    secret = "hf_" + "q7Zx" * 9
+    pairs = [{"key": "api_key", "value": secret}, {"key": "team", "value": "v"}]
+    text = {"key": "mlflow.prompt.text", "value": "Rules for a password: have eight letters."}
+    address = "https://data.example/iris?sig="
+    iris = {"dataset": {"name": "iris", "digest": "d", "source": address + secret}, "tags": pairs}
+    one = {"key": "note", "value": f"export HF_TOKEN={secret}"}
+    logged = job.post("logged-models", name="net", source_run_id=JOB, tags=pairs, params=pairs)
+    model = logged.body["model"]["info"]["model_id"]
+    for method, route, fields in (
+        ("PATCH", f"logged-models/{model}/tags", {"tags": [one]}),
+        ("POST", f"logged-models/{model}/params", {"params": [one]}),
+        ("POST", "registered-models/create", {"name": "net", "tags": pairs}),
+        ("POST", "model-versions/create", {"name": "net", "source": "s", "tags": [*pairs, text]}),
+        ("POST", "registered-models/set-tag", {"name": "net", **one}),
+        ("POST", "model-versions/set-tag", {"name": "net", "version": "1", **one}),
+        ("POST", "runs/log-inputs", {"run_id": JOB, "datasets": [iris]}),
+        ("POST", "runs/log-batch", {"run_id": JOB, "tags": pairs, "params": pairs}),
+    ):
+        assert job.send(method, API + route, json.dumps(fields).encode()).status == 200, route
+    assert [path for path in files_below(job.folder) if secret.encode() in path.read_bytes()] == []
+    version = job.get("model-versions/get?name=net&version=1").body["model_version"]
+    shown = {each["key"]: each["value"] for each in version["tags"]}
+    assert shown == {"api_key": "***", "team": "v", "note": "export HF_TOKEN=***", text["key"]: text["value"]}
+    (given,) = job.get(f"runs/get?run_id={JOB}").body["run"]["inputs"]["dataset_inputs"]
+    assert given["dataset"]["source"] == f"{address}***"
 
 
 def test_what_a_run_read_and_wrote_is_shown_with_it(job: TrackedJob) -> None:

@@ -40,6 +40,7 @@ UNFIT = set("/\\:.%\"'")  # as in MLflow, since a name is part of URIs and of pa
 LONGEST_NAME = 200
 
 TABLE = "CREATE TABLE IF NOT EXISTS registered_models (name TEXT PRIMARY KEY, document TEXT NOT NULL)"
+PROMPT_TEXT = "mlflow.prompt.text"
 PROMPT = "mlflow.prompt.is_prompt"  # the tag of a prompt, which clients store as a registered model
 STAGES = ("None", "Staging", "Production", "Archived")
 VERSIONS = "mlflow.modelVersions"
@@ -98,7 +99,7 @@ class LoggedModels:
             "model_type": request.text("model_type", ""),
             "source_run_id": source_run,
         }
-        model = LoggedModel(info, artifacts / name, request.pairs("tags"), request.pairs("params"))
+        model = LoggedModel(info, artifacts / name, request.masked_pairs("tags"), request.masked_pairs("params"))
         number = 1
         with self._lock:
             used = {str(other.folder).casefold() for other in self._models.values()}
@@ -135,9 +136,9 @@ class LoggedModels:
                 case "get":
                     return self._json(model)
                 case "set tags":
-                    model.tags.update(request.pairs("tags"))
+                    model.tags.update(request.masked_pairs("tags"))
                 case "log params":
-                    model.params.update(mask_document(request.pairs("params")))
+                    model.params.update(request.masked_pairs("params"))
                 case "delete":
                     model.is_deleted = True
                 case "delete tag":
@@ -230,7 +231,7 @@ class ModelRegistry:
             "name": name,
             **dict.fromkeys(TIMES, now),
             "description": request.text("description", ""),
-            "tags": request.pairs("tags"),
+            "tags": request.masked_pairs("tags"),
             "aliases": {},
             "versions": {},
             "last": 0,
@@ -261,7 +262,9 @@ class ModelRegistry:
         """Register a version. If its source is one of the job's logged models or another version, it has the files and
         the run of that source."""
         source, now, run_id, model_id = request.key("source"), now_ms(), "", request.text("model_id", "")
-        location = source
+        location, tags = source, request.masked_pairs("tags")
+        if PROMPT_TEXT in tags:  # content, as that of a file
+            tags[PROMPT_TEXT] = request.pairs("tags")[PROMPT_TEXT]
         if model_id and self._models is not None:
             with suppress(RequestError):  # a model of another job
                 run_id = str(self._models.find(Fields({"model_id": model_id})).info.get("source_run_id", ""))
@@ -282,7 +285,7 @@ class ModelRegistry:
             "current_stage": "None",
             "source": source,
             "location": location,
-            "tags": request.pairs("tags"),
+            "tags": tags,
         }
         with self._changing(request) as model:
             model["last"] += 1
@@ -319,7 +322,8 @@ class ModelRegistry:
                             each["current_stage"] = "Archived"
                     target["current_stage"] = wanted
                 case "set tag":
-                    target["tags"][request.key("key")] = request.text("value", "")
+                    name = request.key("key")
+                    target["tags"][name] = mask_document(request.text("value", ""), name)
                 case "delete tag":
                     target["tags"].pop(request.key("key"), None)
                 case "set alias":

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from himl_cli.core.logged import INT64
 from himl_cli.core.records import dataclass
+from himl_cli.core.redaction import mask_document
 from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces.local.metric_store import Point, json_number
 
@@ -134,6 +135,11 @@ class Fields:
         if isinstance(found, dict):
             return {key: Fields(found).text(key) for key in found}
         return {item.key("key"): item.text("value", "") for item in self.items(name)}
+
+    def masked_pairs(self, name: str) -> dict[str, str]:
+        """As `pairs`, with secrets masked, as himl stores them."""
+        masked: dict[str, str] = mask_document(self.pairs(name))
+        return masked
 
 
 def parse_json(text: str | bytes, what: str = "Not valid JSON", code: str = "INVALID_PARAMETER_VALUE") -> object:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.logged import INT64
+from himl_cli.core.redaction import redact
 from himl_cli.core.runs import BESIDE, Run, RunStatus
 from himl_cli.workspaces.local.metric_store import MetricStore, ParameterFixed, Point, last_rows
 from himl_cli.workspaces.local.run_folder import TRACKED, RunFolder, explain_disk_error
@@ -202,7 +203,9 @@ class JobRuns:
             texts = {name: dataset.key(name) for name in ("name", "digest")}
             others = ("source_type", "source", "schema", "profile")
             texts |= {name: dataset.text(name) for name in others if dataset.has(name)}
-            entry = {"dataset": texts, "tags": json_pairs(item.pairs("tags"))}
+            if "source" in texts:  # may be a signed address
+                texts["source"] = redact(texts["source"])
+            entry = {"dataset": texts, "tags": json_pairs(item.masked_pairs("tags"))}
             datasets.setdefault((texts["name"], texts["digest"]), entry)
         models = [item.key("model_id") for item in request.items("models")]
         known = {_key(entry) for entry in self.links(run_id, "dataset_inputs")}
@@ -369,7 +372,9 @@ class JobRuns:
 
     def delete_tag(self, request: Fields) -> Json:
         run_id, name = self.require(request.key("run_id")), request.key("key")
-        if not self.store.delete_tag(run_id, name):
+        if name == RUN_NAME:
+            self.store.rename(run_id, "")
+        elif not self.store.delete_tag(run_id, name):
             raise not_found(f"No tag with name: {name[:250]} in run with id {run_id}")
         return {}
 
