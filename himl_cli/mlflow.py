@@ -21,7 +21,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
-from functools import cache, wraps
+from functools import cache, cached_property, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -60,6 +60,7 @@ from himl_cli.workspaces.resolve import local_folder, open_configured_azure, ope
 from mlflow import entities
 
 if TYPE_CHECKING:
+    from himl_cli.workspaces.local.metric_store import MetricStore
     from himl_cli.workspaces.local.tracking.models import ModelRegistry
     from himl_cli.workspaces.local.tracking.protocol import Fields
 
@@ -190,6 +191,14 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         self._deleted: dict[str, Run] = {}
         self._deletion = threading.Lock()
         self._folder = local_folder(self._workspace)
+
+    @cached_property
+    def _records(self) -> MetricStore:
+        """The database of the local workspace."""
+        from himl_cli.workspaces.local.metric_store import MetricStore
+        from himl_cli.workspaces.local.run_store import Database
+
+        return MetricStore(Database((self._folder or Path()) / "workspace.db"))
 
     def search_experiments(
         self,
@@ -341,11 +350,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     def _tracked(self, run: Run) -> tuple[entities.RunInputs, entities.RunOutputs, list[entities.LoggedModel]]:
         """The datasets that a local run read, those that it wrote, and its models, as MLflow's clients recorded them.
         Raises DiskFailed."""
-        from himl_cli.workspaces.local.run_folder import TRACKED, RunFolder
-
-        known, path = {}, (self._folder or Path()) / "runs" / run.id
-        if self._folder is not None and not run.url:
-            known = RunFolder(path).read(TRACKED)
+        known = {} if self._folder is None or run.url else self._records.kept(run.id)
         try:
             datasets = [_message(each, service_pb2.DatasetInput()) for each in known.get("dataset_inputs", ())]
             inputs = entities.RunInputs(
@@ -358,24 +363,18 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             models = [each for each in known.get("models", ()) if "is_deleted" not in each]
             messages = [_message(each, service_pb2.LoggedModel()) for each in self._with_metrics(models)]
         except (AttributeError, LookupError, TypeError, ValueError, ParseError) as err:
-            raise DiskFailed(f"'{path / TRACKED}' is damaged: it has content that himl does not write.") from err
+            raise DiskFailed(f"The record of run '{run.id}' has content that himl does not write.") from err
         for message in messages:
             message.info.experiment_id = experiment_id(run.experiment)  # a script may name others
             message.info.artifact_uri = self._artifacts_of(run, Path(unquote(message.info.artifact_uri)).name)
         return inputs, entities.RunOutputs(written), [entities.LoggedModel.from_proto(each) for each in messages]
 
     def _with_metrics(self, models: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        """*models* with their metrics from the database. Older versions of himl stored those with the models."""
-        from himl_cli.workspaces.local.metric_store import MetricStore
-        from himl_cli.workspaces.local.run_store import Database
         from himl_cli.workspaces.local.tracking.models import json_metrics_of
 
-        if not models:
-            return
-        with closing(Database((self._folder or Path()) / "workspace.db")) as database:
-            for each in models:
-                metrics = json_metrics_of(MetricStore(database), each["info"]["model_id"])
-                yield {**each, "data": {**each["data"], "metrics": [*each["data"].get("metrics", ()), *metrics]}}
+        for each in models:
+            metrics = json_metrics_of(self._records, each["info"]["model_id"])
+            yield {**each, "data": {**each["data"], "metrics": metrics}}
 
     def _models(self, experiment_ids: Sequence[str]) -> Iterator[entities.LoggedModel]:
         for run in self._runs_of(experiment_ids):

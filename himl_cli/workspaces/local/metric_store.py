@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Metric, MetricPoint
@@ -22,6 +22,7 @@ from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import TRIES, RunStatus
 from himl_cli.core.text import read_json, storable
 from himl_cli.workspaces.local.run_store import (
+    CLIENT_RECORDS,
     EARLIER_PARAMETERS,
     MODEL_METRICS,
     Database,
@@ -115,6 +116,31 @@ class MetricStore:
         """Store those of *parameters* that the run lacks."""
         with self.database.writing() as connection:
             put_pairs(connection, "parameters", run_id, parameters, rule="IGNORE")
+
+    def keep(self, run_id: str, kinds: Mapping[str, Mapping[str, object]], *, replace: bool = True) -> None:
+        """Store what MLflow's clients recorded of a run, by kind and key. A known key gets the new record, or keeps its
+        own if *replace* is off."""
+        change = "UPDATE SET document = excluded.document" if replace else "NOTHING"
+        rows = [
+            (run_id, kind, key, json.dumps(record))
+            for kind, records in kinds.items()
+            for key, record in records.items()
+        ]
+        with self.database.writing() as connection:
+            connection.execute(CLIENT_RECORDS)
+            statement = f"INSERT INTO client_records VALUES (?,?,?,?) ON CONFLICT (run, kind, key) DO {change}"
+            connection.executemany(statement, rows)
+
+    def kept(self, run_id: str) -> dict[str, list[dict[str, Any]]]:
+        """What MLflow's clients recorded of a run, by kind, the oldest first."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        if not self.database.rows("SELECT 1 FROM sqlite_master WHERE name = 'client_records'"):
+            return found
+        statement = "SELECT kind, document FROM client_records WHERE run = ? ORDER BY rowid"
+        with taken_apart(self.database.path):
+            for kind, document in self.database.rows(statement, (run_id,)):
+                found.setdefault(kind, []).append(json.loads(document))
+        return found
 
     def metrics_of_model(self, model_id: str) -> list[tuple[str, ModelPoint]]:
         """The points of a logged model, by step, then time, each with its run."""

@@ -21,7 +21,6 @@ from himl_cli.core.text import read_json
 FREE_SPACE = "Free some disk space. To delete runs with their files: himl runs delete"
 CHECK_PERMISSIONS = "Check the folder's permissions, or choose another one with --workspace."
 RECORD = "job.json"  # facts about the job, such as the folders of its inputs and outputs
-TRACKED = "mlflow.json"  # datasets and models that MLflow's clients recorded
 WHY = "why"
 STARTING = "starting"  # the workspace's folder of locked files with the ids of runs that are being started
 PLAN = "plan.json"  # the job or the plan of the run, to resume it
@@ -92,7 +91,7 @@ class RunFolder:
         return shutil.disk_usage(self.path).free < RESERVE_BYTES
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Store RECORD, PLAN or TRACKED atomically, since this process may be killed. *content* must not have
+        """Store RECORD or PLAN atomically, since this process may be killed. *content* must not have
         environment variables, which may be secrets. Raises OSError."""
         part = self.path / f"{name}.part"
         part.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -74,6 +74,11 @@ MODEL_METRICS = (
     "dataset_digest TEXT NOT NULL, "
     "PRIMARY KEY (model, step, time, name, run, dataset_name, dataset_digest, value)) WITHOUT ROWID"
 )
+# Data sets and models that MLflow's clients recorded, as JSON, each with its key among those of its run and kind
+CLIENT_RECORDS = (
+    "CREATE TABLE IF NOT EXISTS client_records (run TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, "
+    "document TEXT NOT NULL, UNIQUE (run, kind, key))"
+)
 
 
 class Database:
@@ -457,11 +462,12 @@ class RunStore:
     def _delete_records(self, run_ids: Sequence[str]) -> None:
         ids = [(run_id,) for run_id in run_ids]
         with self.database.writing(durable=True) as connection:
-            for statement in (FOLDERS_TO_DELETE, EARLIER_PARAMETERS, MODEL_METRICS):
+            for statement in (FOLDERS_TO_DELETE, EARLIER_PARAMETERS, MODEL_METRICS, CLIENT_RECORDS):
                 connection.execute(statement)
             connection.executemany("INSERT OR IGNORE INTO folders_to_delete VALUES (?)", ids)
             connection.executemany("DELETE FROM runs WHERE id = ?", ids)
-            for table in ("tags", "parameters", "earlier_parameters", "metrics", "model_metrics"):
+            tables = ("tags", "parameters", "earlier_parameters", "metrics", "model_metrics", "client_records")
+            for table in tables:
                 connection.executemany(f"DELETE FROM {table} WHERE run = ?", ids)
 
     def _remove_folder(self, run_id: str, remove: Callable[[str], None]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import threading
 from pathlib import Path
 from urllib.parse import quote
 
@@ -320,35 +321,45 @@ def test_the_work_of_a_write_does_not_grow_with_the_values_before_it(job: Tracke
         *({what: [{"key": f"p{100 * k + n}", "value": "1"} for n in range(100)]} for k in range(20) for what in ("params", "tags")),
     ]
     writes: dict[str, dict[str, object]] = {
-        "log-metric": {"key": "m", "value": 1, "model_id": model},
-        "log-parameter": {"key": "own", "value": "1"},
-        "set-tag": {"key": "own", "value": "1"},
-        "delete-tag": {"key": "own"},
-        "log-batch": {"metrics": [{"key": "m", "value": 2}], "params": [{"key": "other", "value": "1"}]},
+        "runs/log-metric": {"key": "m", "value": 1, "model_id": model},
+        "runs/log-parameter": {"key": "own", "value": "1"},
+        "runs/set-tag": {"key": "own", "value": "1"},
+        "runs/delete-tag": {"key": "own"},
+        "runs/log-batch": {"metrics": [{"key": "m", "value": 2}], "params": [{"key": "other", "value": "1"}]},
+        "runs/log-inputs": {"datasets": [{"dataset": {"name": "iris", "digest": "d"}}]},
+        "logged-models": {"name": "model", "source_run_id": JOB},
     }
     work = 0
 
-    def count() -> None:
+    def count(*event: object) -> None:
         nonlocal work
-        work += 1
+        work += not event or event[1] in ("call", "c_call")
 
     def measured() -> dict[str, int]:
-        """Return the instructions of SQLite's virtual machine for each write, in units of ten."""
+        """Return the calls of functions for each write, and the instructions of SQLite in units of ten."""
         nonlocal work
         found = {}
         for route, fields in writes.items():
             work = 0
-            assert job.post(f"runs/{route}", run_id=JOB, **fields).status == 200, route
+            assert job.post(route, run_id=JOB, **fields).status == 200, route
             found[route] = work
         return found
 
     with job.store.database.writing() as connection:
         connection.set_progress_handler(count, 10)
+    threading.setprofile(count)
     measured()
     before = measured()
+    threading.setprofile(None)
     for batch in batches:
         assert job.post("runs/log-batch", run_id=JOB, **batch).status == 200
+    many = [{"dataset": {"name": f"data {number}", "digest": "d"}} for number in range(100)]
+    job.post("runs/log-inputs", run_id=JOB, datasets=many)
+    for _ in range(40):
+        job.post("logged-models", name="model", source_run_id=JOB)
+    threading.setprofile(count)
     after = measured()
+    threading.setprofile(None)
     assert {route: after[route] for route in after if after[route] > 2 * before[route] + 10} == {}, before
 
 
@@ -512,10 +523,16 @@ def test_the_registry_has_mlflows_orders_aliases_and_prompts(job: TrackedJob) ->
     for alias, status in (("best-1", 200), ("latest", 400), ("v2", 400), ("a b", 400), ("best", 404)):
         version = "1" if alias != "best" else "9"
         assert job.post("registered-models/alias", name="model", alias=alias, version=version).status == status, alias
+    for alias, number in (("best-1", "1"), ("latest", "2"), ("Latest", "2")):
+        found = job.get(f"registered-models/alias?name=model&alias={alias}").body["model_version"]
+        assert found["version"] == number, alias
+    job.post("registered-models/create", name="empty")
+    assert job.get("registered-models/alias?name=empty&alias=latest").error == INVALID
 
 
 def test_fields_of_the_wrong_form_are_refused_with_their_name(job: TrackedJob) -> None:
     dataset = {"dataset": {"name": "", "digest": "d"}}
+    two_names: dict[str, object] = {"run_name": "a", "tags": [{"key": "mlflow.runName", "value": "b"}]}
     missing: list[tuple[str, str, dict[str, object]]] = [
         ("runs/set-tag", "key", {"value": "v"}),
         ("runs/set-tag", "key", {"key": "", "value": "v"}),
@@ -538,6 +555,7 @@ def test_fields_of_the_wrong_form_are_refused_with_their_name(job: TrackedJob) -
         ("logged-models", "Parameter 'source_run_id' must be a string.", {"source_run_id": 5}),
         ("registered-models/create", "Invalid model name 'a/b'. Names cannot contain '/' or ':'.", {"name": "a/b"}),
         ("experiments/create", "Invalid experiment name: ''", {}),
+        ("runs/create", "The tag 'mlflow.runName' must be the run_name 'a', if both are set.", two_names),
         ("registered-models/create", "Parameter 'description' must be a string.", {"name": "n", "description": 5}),
         ("model-versions/create", "Parameter 'tags' must be a list of objects.", {"name": "n", "source": "x", "tags": 5}),
         *((route, f"Missing value for required parameter '{name}'.", fields) for route, name, fields in missing),

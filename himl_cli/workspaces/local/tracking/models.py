@@ -1,5 +1,5 @@
-"""Entities of MLflow's clients other than runs: logged models, in a file of their run, with metrics in the workspace's
-database, traces, as long as the job runs, and the model registry, in the database, which later jobs share."""
+"""Entities of MLflow's clients other than runs: logged models, traces, as long as the job runs, and the model registry,
+which later jobs share. All but traces are in the workspace's database."""
 
 from __future__ import annotations
 
@@ -71,13 +71,18 @@ class LoggedModels:
         """By id, in the order of their creation."""
         found = []
         for run_id in self.runs.store.descendants(self.runs.job_id):
-            for form in self.runs.links(run_id, "models"):
+            for form in self.runs.metric_store.kept(run_id).get("models", ()):
                 info, data = Fields(form["info"]), Fields(form["data"])
                 folder = self.runs.artifacts_of(run_id) / Path(unquote(info.text("artifact_uri"))).name
                 pairs, is_deleted = (info.pairs("tags"), data.pairs("params")), form.get("is_deleted") is True
                 found.append(LoggedModel(dict(info.values), folder, *pairs, is_deleted))
         found.sort(key=lambda model: Fields(model.info).integer("creation_timestamp_ms"))
         return {str(model.info["model_id"]): model for model in found}
+
+    @cached_property
+    def _taken(self) -> dict[str, int]:
+        """The folders of models, in lower case, each with the last number that was added to it."""
+        return {str(model.folder).casefold(): 1 for model in self._models.values()}
 
     def create(self, request: Fields) -> Json:
         """Create a model of a run, with its files in the run's artifacts under the model's name, as in MLflow 2."""
@@ -100,12 +105,13 @@ class LoggedModels:
             "source_run_id": source_run,
         }
         model = LoggedModel(info, artifacts / name, request.masked_pairs("tags"), request.masked_pairs("params"))
-        number = 1
         with self._lock:
-            used = {str(other.folder).casefold() for other in self._models.values()}
-            while str(model.folder).casefold() in used or model.folder.exists():
+            taken, first = self._taken, str(model.folder).casefold()
+            number = taken.get(first, 1)
+            while str(model.folder).casefold() in taken or model.folder.exists():
                 number += 1
                 model.folder = artifacts / f"{name}-{number}"
+            taken |= {str(model.folder).casefold(): 1, first: number}
             info["artifact_uri"] = model.folder.as_uri()
             self._models[model_id] = model
             return self._kept(model)
@@ -186,11 +192,12 @@ class LoggedModels:
         return json_metrics_of(self.runs.metric_store, str(model.info["model_id"]))
 
     def _kept(self, model: LoggedModel) -> Json:
-        """Store the model in its run's file, without its metrics, and return its JSON form."""
+        """Store the model with its run, without its metrics, and return its JSON form."""
         form: dict[str, Any] = self._json(model)
         stage = {"is_deleted": model.is_deleted} if model.is_deleted else {}
         stored = {"info": form["model"]["info"], "data": {"params": json_pairs(model.params)}, **stage}
-        self.runs.keep(str(model.info.get("source_run_id", "")) or self.runs.job_id, "models", [stored])
+        run_id = str(model.info.get("source_run_id", "")) or self.runs.job_id
+        self.runs.metric_store.keep(run_id, {"models": {str(model.info["model_id"]): stored}})
         return form
 
     def _json(self, model: LoggedModel) -> Json:
@@ -251,9 +258,11 @@ class ModelRegistry:
                 return _reply(model)
             case "alias":
                 alias = request.key("alias")
-                if alias not in model["aliases"]:
+                newest = max(model["versions"], key=int, default=None)
+                number = newest if alias.lower() == "latest" else model["aliases"].get(alias)
+                if number is None:
                     raise RequestError(f"Registered model alias {alias[:250]} not found.")  # MLflow's code is this one
-                return _reply(model, model["aliases"][alias])
+                return _reply(model, number)
         number = request.key("version")
         location = _target(model, request)["location"]
         return _reply(model, number) if what == "version" else {"artifact_uri": location}

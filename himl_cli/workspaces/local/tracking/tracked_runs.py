@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from himl_cli.core.logged import INT64
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import BESIDE, Run, RunStatus
 from himl_cli.workspaces.local.metric_store import MetricStore, ParameterFixed, Point, last_rows
-from himl_cli.workspaces.local.run_folder import TRACKED, RunFolder, explain_disk_error
+from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
     EXPERIMENT_ATTRIBUTES,
@@ -58,9 +58,9 @@ class JobRuns:
     """The runs that a job's clients can access: the job's run and its children. Raises `RequestError` for other runs.
 
     The first run that a process of the job creates is the job's own run, so that a script needs no id. Later ones are
-    its children. Datasets and models that runs read and wrote are stored in a file per run, to which later attempts of
-    the job add. Experiments that a script creates exist as long as the job runs: in the workspace, all runs belong to
-    that of the job. A request to log is stored completely or refused.
+    its children. Later attempts of the job add to the datasets and models that runs read and wrote. Experiments that a
+    script creates exist as long as the job runs: in the workspace, all runs belong to that of the job. A request to log
+    is stored completely or refused.
     """
 
     def __init__(
@@ -83,8 +83,6 @@ class JobRuns:
         self._lock = threading.Lock()
         self._known: set[str] = set()
         self._deleted: set[str] = set()
-        # By run, then by kind. That of the job is read now, while there are file handles
-        self._linked: dict[str, dict[str, list[dict[str, Any]]]] = {job.id: self._folder(job.id).read(TRACKED)}
         self.latest = LatestMetrics(self.metric_store, last_rows(database, self.store.descendants(job.id)))
 
     def require(self, run_id: str, *, active: bool = True) -> str:
@@ -112,7 +110,8 @@ class JobRuns:
         without that tag is the job's run."""
         tags = request.pairs("tags")
         name = request.text("run_name", "") or tags.get(RUN_NAME, "")
-        tags.pop(RUN_NAME, None)
+        if tags.pop(RUN_NAME, name) != name:
+            raise RequestError(f"The tag '{RUN_NAME}' must be the run_name '{name[:250]}', if both are set.")
         if user := request.text("user_id", ""):
             tags.setdefault(USER_TAG, user)
         experiment_id = self.find_experiment(request)
@@ -170,7 +169,7 @@ class JobRuns:
         """Delete hidden child runs with their descendants and files."""
         gone = sorted({run_id for deleted in self._deleted for run_id in self.store.descendants(deleted)})
         if gone:
-            self.store.delete(gone, lambda run_id: self._folder(run_id).remove())
+            self.store.delete(gone, lambda run_id: RunFolder(self.artifacts_of(run_id).parent).remove())
 
     def search(self, request: Fields) -> Json:
         """Matching runs of the job, newest first by default, in pages."""
@@ -186,7 +185,7 @@ class JobRuns:
         for run in runs:
             datasets = [
                 {**each["dataset"], "context": Fields(each).pairs("tags").get("mlflow.data.context")}
-                for each in self.links(run.id, "dataset_inputs")
+                for each in self.metric_store.kept(run.id).get("dataset_inputs", ())
             ]
             metrics = {name: value for name, value, _, _ in self.latest.of(run.id)}
             parameters = self.metric_store.parameters(run.id)
@@ -197,7 +196,7 @@ class JobRuns:
     def log_inputs(self, request: Fields) -> Json:
         """Add inputs to the run. A dataset with a known name and digest stays as it was first logged."""
         run_id = self.require(run_id_of(request))
-        datasets: dict[Any, dict[str, Any]] = {}
+        datasets: dict[str, Json] = {}
         for item in request.items("datasets"):
             dataset = item.item("dataset")
             texts = {name: dataset.key(name) for name in ("name", "digest")}
@@ -205,46 +204,19 @@ class JobRuns:
             texts |= {name: dataset.text(name) for name in others if dataset.has(name)}
             if "source" in texts:  # may be a signed address
                 texts["source"] = redact(texts["source"])
-            entry = {"dataset": texts, "tags": json_pairs(item.masked_pairs("tags"))}
-            datasets.setdefault((texts["name"], texts["digest"]), entry)
-        models = [item.key("model_id") for item in request.items("models")]
-        known = {_key(entry) for entry in self.links(run_id, "dataset_inputs")}
-        self.keep(run_id, "dataset_inputs", [entry for key, entry in datasets.items() if key not in known])
-        self.keep(run_id, "model_inputs", [{"model_id": name} for name in models])
+            entry: Json = {"dataset": texts, "tags": json_pairs(item.masked_pairs("tags"))}
+            datasets.setdefault(json.dumps([texts["name"], texts["digest"]]), entry)
+        names = [item.key("model_id") for item in request.items("models")]
+        models = {name: {"model_id": name} for name in names}
+        self.metric_store.keep(run_id, {"dataset_inputs": datasets, "model_inputs": models}, replace=False)
         return {}
 
     def log_outputs(self, request: Fields) -> Json:
         run_id = self.require(run_id_of(request))
-        models = [(item.key("model_id"), item.integer("step", 0)) for item in request.items("models")]
-        self.keep(run_id, "model_outputs", [{"model_id": name, "step": step} for name, step in models])
+        models = {item.key("model_id"): item.integer("step", 0) for item in request.items("models")}
+        outputs = {name: {"model_id": name, "step": step} for name, step in models.items()}
+        self.metric_store.keep(run_id, {"model_outputs": outputs})
         return {}
-
-    def keep(self, run_id: str, kind: str, entries: Sequence[dict[str, Any]]) -> None:
-        """Add *entries* to those of the run, replacing entries with the same key, and store them. Raises DiskFailed."""
-        if not entries:
-            return
-        new = {_key(entry) for entry in entries}
-        with self._lock:
-            kinds, folder = self._kinds_of(run_id), self._folder(run_id)
-            kinds[kind] = [*(entry for entry in kinds.get(kind, ()) if _key(entry) not in new), *entries]
-            try:
-                folder.path.mkdir(parents=True, exist_ok=True)
-                folder.write(TRACKED, kinds)
-            except OSError as err:
-                raise explain_disk_error(err, "Cannot store the logged values", folder.path) from err
-
-    def links(self, run_id: str, kind: str) -> Sequence[dict[str, Any]]:
-        """The entries that were kept for the run, including those of earlier attempts. Raises DiskFailed."""
-        with self._lock:
-            return [*self._kinds_of(run_id).get(kind, [])]
-
-    def _kinds_of(self, run_id: str) -> dict[str, list[dict[str, Any]]]:
-        if run_id not in self._linked:
-            self._linked[run_id] = self._folder(run_id).read(TRACKED)
-        return self._linked[run_id]
-
-    def _folder(self, run_id: str) -> RunFolder:
-        return RunFolder(self.artifacts_of(run_id).parent)
 
     def _info(self, run: Run) -> Json:
         info: Json = {
@@ -266,8 +238,9 @@ class JobRuns:
             "params": json_pairs(self.metric_store.parameters(run.id)),
             "tags": json_pairs(_tags(run)),
         }
-        inputs = {kind: self.links(run.id, kind) for kind in ("dataset_inputs", "model_inputs")}
-        outputs = {"model_outputs": self.links(run.id, "model_outputs")}
+        kept: Mapping[str, Any] = self.metric_store.kept(run.id)
+        inputs = {kind: kept.get(kind, []) for kind in ("dataset_inputs", "model_inputs")}
+        outputs = {"model_outputs": kept.get("model_outputs", [])}
         return {"info": self._info(run), "data": data, "inputs": inputs, "outputs": outputs}
 
     def experiment_of(self, run_id: str) -> str:
@@ -418,13 +391,6 @@ class JobRuns:
     def _points(self, run_id: str, name: str) -> list[Point]:
         series = self.metric_store.metrics([run_id], name=name)
         return [(name, point.value, point.step, milliseconds(point.time)) for one in series for point in one.points]
-
-
-def _key(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """The unique key of a dataset or a model in a run."""
-    if "dataset" in entry:
-        return entry["dataset"]["name"], entry["dataset"]["digest"]
-    return (str(entry.get("info", entry)["model_id"]),)
 
 
 def _tags(run: Run) -> dict[str, str]:
