@@ -210,7 +210,7 @@ def submit_file(call: Submission) -> Run | None:
             pipeline = prepared.pipeline
             if isinstance(workspace, FolderWorkspace):
                 with _data_sources(session) as (azure, notify):
-                    pipeline = bring_to_steps(pipeline, workspace, azure, notify)
+                    pipeline = bring_to_steps(pipeline, workspace, azure, notify, open_address)
             start = partial(session.jobs.submit_pipeline, pipeline)
         if is_sent:
             return _run_on_cluster(call, session, start, waits)
@@ -380,7 +380,7 @@ def _with_data(call: Submission, session: Session, job: PreparedJob) -> Prepared
     is_here = not call.request.on_cluster
     if is_here and (spec.inputs or spec.default_datastore) and isinstance(workspace, FolderWorkspace):
         with _data_sources(session) as (azure, notify):
-            spec = bring_inputs(spec, workspace, azure, notify)
+            spec = bring_inputs(spec, workspace, azure, notify, open_address)
     if job.checkpoint is None:
         return replace(job, spec=spec)
     from himl_cli.services.checkpoints.fetch import bring_checkpoint, refer_to_checkpoint

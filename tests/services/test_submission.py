@@ -23,6 +23,7 @@ from himl_cli.services.submission.prepare import prepare_job
 from himl_cli.services.submission.request import SubmitRequest, check_size, choose_experiment, find_python, parse_duration
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
+from himl_cli.workspaces.resolve import open_address
 from tests.azureml_double.faults import Status
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
@@ -308,7 +309,7 @@ def test_local_folders_datastores_and_files_of_the_web_need_no_azure(here: Local
     spec = job_with(DataSpec("a", "mnist"), DataSpec("b", "cifar", datastore="disk"), DataSpec("c", "x", local="somewhere"), DataSpec("d", "mnist", "3"))
     assert bring_inputs(spec, here, no_azure, ignore) == spec
     web.put("/data/iris.csv", b"5.1\n")
-    (item,) = bring_inputs(job_with(DataSpec("k", f"{web('/data/iris.csv')}?v=1")), here, no_azure, ignore).inputs
+    (item,) = bring_inputs(job_with(DataSpec("k", f"{web('/data/iris.csv')}?v=1")), here, no_azure, ignore, open_address).inputs
     assert (Path(str(item.local)).name, Path(str(item.local)).read_bytes()) == ("iris.csv", b"5.1\n")
     missing = job_with(DataSpec("a", "nothing"), default="lake")
     assert bring_inputs(missing, here, lambda: None, ignore) == missing

@@ -135,19 +135,30 @@ def split_reference(text: str) -> tuple[str, str]:
     return (base, version) if base and version else (plain, "")
 
 
-def bring_inputs(spec: JobSpec, local: FolderWorkspace, azure: Callable[[], object | None], notify: Notify) -> JobSpec:
+def bring_inputs(
+    spec: JobSpec,
+    local: FolderWorkspace,
+    azure: Callable[[], object | None],
+    notify: Notify,
+    open_address: Callable[[str], BlobStore] | None = None,
+) -> JobSpec:
     """*spec* with a local folder (`local`) for each input that is neither a local folder nor a folder of a datastore of
     *local*.
 
-    himl downloads these inputs from the workspace that *azure* returns, and calls *azure* only if there are any. If it
-    returns None, they stay as they are. Raises NotFound for a dataset that the workspace does not have, and the errors
-    of the download.
+    himl downloads a file of the web through *open_address*, and others from the workspace that *azure* returns. himl
+    calls *azure* only if there are any. If it returns None, they stay as they are. Raises NotFound for a dataset that
+    the workspace does not have, and the errors of the download.
     """
     default = spec.default_datastore
     is_foreign = default is not None and default not in [store.name for store in local.datastores()]
     known = None if is_foreign else default
     missing = [item for item in spec.inputs if item.local is None and local.input_folder(item, known) is None]
-    pages = {item.key: _web_file(item) for item in missing if is_address(item.name) and not _is_storage(item.name)}
+    pages = {}
+    for item in missing:
+        is_storage = re.search(r"\.(?:blob|dfs)\.", parts_of(item.name).hostname or "")
+        if open_address is not None and is_address(item.name) and not is_storage:
+            name = last_name(item.name) or item.key
+            pages[item.key] = Dataset(name, "", open_address(item.name), is_file=True)
     workspace = azure() if len(missing) > len(pages) or is_foreign else None
     found = {}
     for item in missing:
@@ -173,16 +184,6 @@ def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: 
     empty, TransferIncomplete if the target has different files of the same names, and the errors of `download`.
     """
     return _bring(workspace.dataset(item, default_datastore), item, f" of {workspace.label}", notify)
-
-
-def _is_storage(address: str) -> bool:
-    return re.search(r"\.(?:blob|dfs)\.", parts_of(address).hostname or "") is not None
-
-
-def _web_file(item: DataSpec) -> Dataset:
-    from himl_cli.workspaces.resolve import open_address
-
-    return Dataset(last_name(item.name) or item.key, "", open_address(item.name), is_file=True)
 
 
 def _bring(dataset: Dataset, item: DataSpec, place: str, notify: Notify) -> Path:

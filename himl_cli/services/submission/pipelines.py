@@ -70,7 +70,7 @@ from himl_cli.services.submission.sweeps import (
     with_seed,
 )
 from himl_cli.services.transfer.local_files import disk_error
-from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
+from himl_cli.workspaces.base import BlobStore, CloudWorkspace, FolderWorkspace, Workspace
 
 INPUT = "input_data"  # the key of a step's input, and the script's argument without dashes
 INPUT_NAMES = ("input_datareference_name", "input_dataset_name")
@@ -519,13 +519,17 @@ def _nowhere(item: DataInput, known: Mapping[str, str]) -> NotFound:
 
 
 def bring_to_steps(
-    spec: PipelineSpec, local: FolderWorkspace, azure: Callable[[], Workspace | None], notify: Notify
+    spec: PipelineSpec,
+    local: FolderWorkspace,
+    azure: Callable[[], Workspace | None],
+    notify: Notify,
+    open_address: Callable[[str], BlobStore],
 ) -> PipelineSpec:
     """The pipeline with a local folder for each input that is data. Raises the errors of `bring_inputs`."""
     steps = []
     for step in spec.steps:
         data = [item for item in step.job.inputs if item.key not in step.takes]
-        resolved = bring_inputs(replace(step.job, inputs=data), local, azure, notify)
+        resolved = bring_inputs(replace(step.job, inputs=data), local, azure, notify, open_address)
         found = {item.key: item for item in resolved.inputs}
         inputs = [found.get(item.key, item) for item in step.job.inputs]
         steps.append(replace(step, job=replace(resolved, inputs=inputs)))
