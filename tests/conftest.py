@@ -24,6 +24,7 @@ from tests.support.folders import SmallDisk, made_read_only, mounted_small_disk
 from tests.support.processes import MARK, processes_marked, stop
 from tests.support.running import PROGRAM, Himl
 from tests.support.spreading import group_of, spread
+from tests.support.users import shared_folder
 
 if TYPE_CHECKING:
     from tests.azureml_double.seeding import StagedWorkspace
@@ -127,6 +128,16 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
             lacking("a small disk (tmpfs mounted as root, or by `unshare -rm`)")
         else:
             yield disk
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder of root that all users can read, for tests with other users."""
+    with shared_folder() as folder:
+        if folder is None:
+            lacking("root, for files of other users")
+        else:
+            yield folder
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from himl_cli.api.transfer import PathLike
 from himl_cli.core.errors import BadUsage, Interrupted
 from himl_cli.core.jobs import HERE, SweepSpec
 from himl_cli.core.runs import Run
+from himl_cli.core.settings import find_upward
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing
@@ -104,8 +105,8 @@ def environment_of(
             raise BadUsage(f"build_context must be a folder or a BuildContext, not {kind}.")
         return {"build_context": str(folder), "dockerfile": getattr(build_context, "dockerfile_path", None)}
     cwd = Path.cwd()
-    candidates = [cwd / conda_file] if conda_file else [up / each for up in (cwd, *cwd.parents) for each in CONDA_NAMES]
-    found = next((path for path in candidates if conda_file or path.is_file()), None)
+    nearest = filter(Path.is_file, find_upward((cwd, *cwd.parents), CONDA_NAMES))
+    found = cwd / conda_file if conda_file else next(nearest, None)
     has_image = bool(image) and (found is not None or not has_default_image)
     return {"conda_env": (str(found),) if found else (), "docker_image": image if has_image else None, **more}
 

@@ -11,7 +11,8 @@ from itertools import takewhile
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.files import named_folder, nearest_local
+from himl_cli.core.files import named_folder
+from himl_cli.core.settings import nearest_local
 from himl_cli.workspaces.local.completion_names import completion_names
 
 AZURE_OPTIONS = ("config_file", "config_path", "workspace_config_path", "workspace_config")

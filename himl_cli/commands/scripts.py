@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections import deque
+from collections import ChainMap, deque
 from collections.abc import Mapping, Sequence
 from copy import copy
 from difflib import get_close_matches
@@ -21,7 +21,7 @@ import typer
 from himl_cli.commands.groups import UNEXPECTED, HimlCommand, before_double_dash, normalized
 from himl_cli.commands.options import VARIABLE_PREFIX, OutputOptions, environment_variable
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.text import NEAR_OPTION, did_you_mean, quoted_choice
+from himl_cli.core.text import NEAR_OPTION, did_you_mean, named, quoted_choice
 
 if TYPE_CHECKING:
     from himl_cli.core.settings import Setting
@@ -202,6 +202,20 @@ def print_misplaced(ctx: typer.Context, output_opts: OutputOptions) -> None:
     output_opts.output().notice(f"{ours[0]} is after --, so the script gets it. To pass it to himl: {line}")
 
 
+def print_outside(output_opts: OutputOptions) -> None:
+    """Print a notice of the settings files that apply to the current folder and are outside its project."""
+    from himl_cli.core.settings import find_settings
+
+    cwd = Path.cwd()
+    above = [file.path for file in find_settings(cwd) if file.path.parent != cwd]
+    if above:
+        from himl_cli.services.submission.snapshot import find_snapshot_root
+
+        root = find_snapshot_root(cwd)
+        if outside := [str(path) for path in above if not path.is_relative_to(root)]:
+            output_opts.output().notice(f"himl uses settings from outside the project '{root}': {named(outside)}.")
+
+
 def sort_words(takes_value: Mapping[str, bool], args: Sequence[str]) -> Mapping[str, Sequence[str]]:
     """Sort the words of an invalid command line: the `target`, himl's `options` with values, `inputs`, other words for
     the `script`, and `switches` of hi-ml or torchrun that himl translates."""
@@ -320,14 +334,16 @@ def submit_settings(command: Any, start: Path) -> dict[str, tuple[Any, str]]:
     """The values of *command*'s options in settings files, in the parser's form, with `FILE:LINE`. Raises BadUsage
     with file, line and key for an invalid setting."""
     from himl_cli.core.redaction import may_be_signed
-    from himl_cli.core.settings import PRIVATE_FILE, find_settings, section_settings
+    from himl_cli.core.settings import PRIVATE_FILE, find_settings
 
     options = _options(command)
     settings: dict[str, tuple[Any, str]] = {}
-    files = [file.section("submit") for file in reversed(find_settings(start))]
+    # Before the log starts. Later searches of the command warn of files that himl does not use
+    used = find_settings(start, warns=False)
+    files = [file.section("submit") for file in reversed(used)]
     found = {normalized(key): setting for section in files for key, setting in section.items()}
     joined = [setting for section in files for key, setting in section.items() if normalized(key) in JOINED]
-    for key, setting in section_settings(start, "notify").items():
+    for key, setting in ChainMap(*(file.section("notify") for file in used)).items():
         if key not in OF_NOTIFY:
             raise setting.wrong("is not a key of [notify].", hint=did_you_mean(key, OF_NOTIFY) or "Keys: url, format.")
         found.setdefault(OF_NOTIFY[key], setting)

@@ -15,7 +15,14 @@ import typer
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import Bundle, Option, OutputOptions, WorkspaceOptions, option, parse_list, parse_pairs
-from himl_cli.commands.scripts import TYPED, ScriptCommand, print_misplaced, script_arguments, value_sources
+from himl_cli.commands.scripts import (
+    TYPED,
+    ScriptCommand,
+    print_misplaced,
+    print_outside,
+    script_arguments,
+    value_sources,
+)
 from himl_cli.core.processes import SUPERVISOR, standby
 from himl_cli.core.text import non_blank
 
@@ -220,6 +227,7 @@ def submit(
       himl submit --resume latest
     """
     sources = value_sources(ctx)
+    print_outside(output_opts)
     if options.show_settings:
         from himl_cli.commands.submit_job import show_settings
 

@@ -221,11 +221,23 @@ def named_folder(spec: str) -> Path:
     return path / WORKSPACE_FOLDER
 
 
-def nearest_local(start: Path) -> Path | None:
-    """The nearest `.himl` folder in *start* or a parent."""
-    return next(
-        (folder / WORKSPACE_FOLDER for folder in (start, *start.parents) if (folder / WORKSPACE_FOLDER).is_dir()), None
-    )
+def mount_table() -> str:
+    """The mount table of Linux, empty on other systems."""
+    try:
+        return Path("/proc/mounts").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def file_system_of(folder: Path, mounts: str) -> str:
+    """The type of the deepest mount in *mounts* (the format of /proc/mounts) that contains *folder*, or ''."""
+    best, kind, path = "", "", f"{folder.as_posix()}/"
+    for parts in map(str.split, mounts.splitlines()):
+        if len(parts) >= 3:
+            mount_point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), parts[1]).rstrip("/")
+            if path.startswith(f"{mount_point}/") and len(mount_point) >= len(best):
+                best, kind = mount_point, parts[2]
+    return kind
 
 
 def cache_of(name: str, use: str, hint: str) -> Path:

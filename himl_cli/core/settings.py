@@ -1,26 +1,41 @@
 """Settings files: `himl.private.toml`, `himl.toml`, and `[tool.himl]` in `pyproject.toml`, the nearest of each upward.
 
-Reads files and finds the line of each key. The callers decide which values an option accepts.
+Reads files and finds the line of each key. The callers decide which values an option accepts. Settings may name the
+program that runs a script, and the owner of a workspace may change the code of its runs, so each search upward ends
+where another user could have written what it finds, as git's `safe.directory` does. himl does not read the access
+lists of Windows, and uses each file there.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.files import WORKSPACE_FOLDER, expand_user, file_system_of, home_folder, mount_table
 from himl_cli.core.records import dataclass
 from himl_cli.core.text import DEEPEST, is_too_deep, spelled
 
+log = logging.getLogger(__name__)
 PRIVATE_FILE, FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"
-SECTIONS = ("submit", "notify", "azure", "montage", "slurm")
+SECTIONS = ("submit", "notify", "azure", "montage", "slurm", "trust")
 LARGEST = 512 << 10  # characters of a settings file
 # Integers with up to this number of digits, hexadecimal ones included, can be converted to floating point
 LONGEST_NUMBER = 250
+
+# Each file on these has the same mode, which does not show who can write to it
+WITHOUT_MODES = {"cifs", "smb3", "smbfs", "9p", "drvfs", "vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "vboxsf"}
+warned: set[Path] = set()
+"""The folders and files that the current command has warned of."""
 
 _TEXTS = re.compile(r'''"""[\s\S]*?(?:"""|\Z)|\'{3}[\s\S]*?(?:\'{3}|\Z)|"(?:[^"\\\n]|\\.)*"?|\'[^\'\n]*\'?|#[^\n]*''')
 
@@ -65,9 +80,10 @@ class SettingsFile:
         return {key: Setting(key, value, self.path, lines.get(key, 0)) for key, value in table.items()}
 
 
-def find_settings(start: Path) -> Sequence[SettingsFile]:
-    """The settings files that apply to *start*, by precedence. Raises BadUsage for an invalid one."""
-    nearest = (_nearest(start, names) for names in ((PRIVATE_FILE,), (FILE, PYPROJECT)))
+def find_settings(start: Path, *, warns: bool = True) -> Sequence[SettingsFile]:
+    """The settings files that apply to *start*, by precedence, with warnings of those that other users could have
+    written. Raises BadUsage for an invalid one."""
+    nearest = (_nearest(start, names, warns) for names in ((PRIVATE_FILE,), (FILE, PYPROJECT)))
     return [file for file in nearest if file is not None]
 
 
@@ -79,13 +95,115 @@ def section_settings(start: Path, section: str) -> dict[str, Setting]:
     return merged
 
 
-def _nearest(start: Path, names: Sequence[str]) -> SettingsFile | None:
+def trusted_folders(folders: Sequence[Path], owners: Collection[int]) -> set[str]:
+    """The real paths that `[trust] folders` lists, in the settings of *folders* and of the user's home. Ignores files
+    that do not belong to *owners*. Raises BadUsage for an invalid file or list."""
+    found: set[str] = set()
+    for folder in filter(None, (*folders, home_folder())):
+        for path in (folder / name for name in (PRIVATE_FILE, FILE, PYPROJECT)):
+            file = _read(path) if path.is_file() and not why_untrusted(path, owners) else None
+            for key, setting in (file.section("trust") if file is not None else {}).items():
+                listed = setting.value
+                if key != "folders" or not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+                    raise setting.wrong("is not a list of folders.", hint='Write [trust] folders = ["/shared/lab"].')
+                found |= {os.path.realpath(folder / expand_user(one)) for one in listed}
+    return found
+
+
+def _nearest(start: Path, names: Sequence[str], warns: bool) -> SettingsFile | None:
     """The first of *names* with settings, in *start* or the nearest folder above."""
-    for folder in (start, *start.parents):
-        for name in names:
-            if (folder / name).is_file() and (found := _read(folder / name)) is not None:
-                return found
+    for path in find_upward((start, *start.parents), names, warns=warns):
+        if path.is_file() and (found := _read(path)) is not None:
+            return found
     return None
+
+
+def find_upward(
+    folders: Sequence[Path], names: Sequence[str], *, by_folder: bool = False, warns: bool = True
+) -> Iterator[Path]:
+    """The existing files and folders with one of *names* in *folders*: the one where a search starts, and those above
+    it, nearest first.
+
+    Ends at the first folder above the start, or at the first of these files, that belongs neither to this user, nor to
+    root, nor to the owner of the start, or that all users can write to, unless `[trust] folders` lists the folder.
+    Logs a warning if it *warns* and omits a file. With *by_folder*, only folders count. Requests one stat for each
+    folder up to the last one with such a file. Raises BadUsage for an invalid `[trust]`.
+    """
+    existing = [[path for path in (folder / name for name in names) if os.path.lexists(path)] for folder in folders]
+    while existing and not existing[-1]:
+        existing.pop()
+    owners = _trusted_owners(folders[0]) if existing else frozenset()
+    for number, (folder, paths) in enumerate(zip(folders, existing, strict=False)):
+        problem, is_listed = why_untrusted(folder, owners) if number else "", False
+        if problem:
+            is_listed = _is_listed(folder, folders[:number], owners)
+            if not is_listed:
+                return _warn(folder, next(chain.from_iterable(existing[number:])), problem, folder, warns)
+        for path in paths:
+            problem = "" if by_folder or is_listed else why_untrusted(path, owners)
+            if problem and not _is_listed(folder, folders[: number + 1], owners):
+                return _warn(path, path, problem, folder, warns)
+            yield path
+
+
+def nearest_local(start: Path) -> Path | None:
+    """The nearest `.himl` folder in *start* or a parent that may be used."""
+    found = find_upward((start, *start.parents), (WORKSPACE_FOLDER,))
+    return next((path for path in found if path.is_dir()), None)
+
+
+def why_untrusted(path: Path, owners: Collection[int]) -> str:
+    """Why *path* may contain what another user wrote: a clause, or an empty text."""
+    try:
+        found = os.lstat(path)
+        # The owner of a link chose its target. Links themselves have no mode
+        mode = os.stat(path).st_mode if stat.S_ISLNK(found.st_mode) else found.st_mode
+    except OSError:
+        return ""
+    if owners and found.st_uid not in owners:
+        return f"'{path}' belongs to {owner_name(found.st_uid)}"
+    if owners and mode & stat.S_IWOTH and file_system_of(path.resolve(), mount_table()) not in WITHOUT_MODES:
+        return f"all users can write to '{path}'"
+    return ""
+
+
+def is_other_users(path: Path) -> bool:
+    """Whether *path* belongs to another user, and this one cannot write to it. Never on Windows."""
+    return sys.platform != "win32" and path.stat().st_uid != os.geteuid() and not os.access(path, os.W_OK | os.X_OK)
+
+
+def owner_name(number: int) -> str:
+    """The user with the id *number*, for messages."""
+    with suppress(ImportError, KeyError):
+        import pwd
+
+        return f"user '{pwd.getpwuid(number).pw_name}'"
+    return f"user {number}"
+
+
+def _trusted_owners(start: Path) -> frozenset[int]:
+    """The ids of this user, of root and of the owner of *start*. Empty on Windows."""
+    if sys.platform == "win32":
+        return frozenset()
+    owners = {os.geteuid(), 0}
+    with suppress(OSError):
+        owners.add(os.stat(start).st_uid)
+    return frozenset(owners)
+
+
+def _is_listed(folder: Path, below: Sequence[Path], owners: Collection[int]) -> bool:
+    """Whether `[trust] folders` lists *folder*, in the settings of the folders *below* or of the user's home."""
+    return os.path.realpath(folder) in trusted_folders(below, owners)
+
+
+def _warn(key: Path, omitted: Path, problem: str, folder: Path, warns: bool) -> None:
+    """Log once per command and *key* that himl does not use *omitted*, if it *warns*."""
+    if not warns or key in warned:
+        return
+    warned.add(key)
+    is_own = sys.platform != "win32" and key != folder and os.lstat(key).st_uid == os.geteuid()
+    remedy = f"run chmod o-w '{key}'" if is_own else f"list '{folder}' under [trust] folders in ~/himl.toml"
+    log.warning("himl does not use '%s', because %s. To use it, %s.", omitted, problem, remedy)
 
 
 def _read(path: Path) -> SettingsFile | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.redaction import redact
+from himl_cli.core.settings import warned
 from himl_cli.render.output import Format, Output, one_line
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]  # generic
 def start_logging(*, verbose: bool) -> None:
     """Send log records to stderr: warnings of any library, and with *verbose* all of himl's records and INFO records
     of libraries."""
+    warned.clear()  # a command repeats the warnings of earlier ones in this process
     handler = StderrHandler()
     handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", plain=not verbose))
     root = logging.getLogger()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import logging
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -23,10 +24,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotAllowed, RunNotFound, ServiceFailed, WorkspaceNotFound
-from himl_cli.core.files import WORKSPACE_FOLDER, expand_home, named_folder, nearest_local
+from himl_cli.core.files import WORKSPACE_FOLDER, expand_home, named_folder
 from himl_cli.core.logged import LoggedValues, Metric, RunResults
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RECORDED_FROM, Run, RunQuery
+from himl_cli.core.settings import is_other_users, nearest_local, owner_name
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, WorkspaceFacts
 from himl_cli.workspaces.azure import config
 from himl_cli.workspaces.azure.config import WorkspaceAddress, current_cloud
@@ -179,7 +181,8 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
     does not exist.
 
     The local workspace is the one that *spec* names, else the nearest from *start* upward, else one beside the Azure
-    `config.json`, else one in *start*. Raises BadUsage if the named or configured workspace is of the other kind.
+    `config.json`, else one in *start*. Without a name, that of another user which this one cannot write to does not
+    count. Raises BadUsage if the named or configured workspace is of the other kind, or if other users could change it.
     """
     if on_cluster:
         return open_azure(azure_for_jobs(spec, config_file, start=start), start)
@@ -190,13 +193,28 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
             hint="To run it in Azure ML, add --cluster NAME. To record it there, add --record_in azure. Otherwise, "
             "omit the workspace, or name a .himl folder with --workspace.",
         )
-    folder = named_folder(spec) if spec and spec != "local" else nearest_local(start)
-    if folder is None:
-        file = config.find_config(start)
-        project = file.parent if file else start
-        folder = (project.parent if file and project.name == ".azureml" else project) / WORKSPACE_FOLDER
+    folder = named_folder(spec) if spec and spec != "local" else _own_local(start)
     log.debug("the job is recorded in %s", folder)
     return _open_local(folder, create=True)
+
+
+def _own_local(start: Path) -> Path:
+    """The local workspace for new runs, as `open_for_jobs` describes it."""
+    found = nearest_local(start)
+    if found is not None and not is_other_users(found):
+        return found
+    file = config.find_config(start)
+    project = file.parent.parent if file and file.parent.name == ".azureml" else file.parent if file else start
+    folder = (start if is_other_users(project) else project) / WORKSPACE_FOLDER
+    if found is not None and found != folder:
+        owner = owner_name(found.stat().st_uid)
+        log.warning("himl records this job in '%s', because '%s' belongs to %s.", folder, found, owner)
+    elif found is None and folder.is_dir():
+        raise BadUsage(
+            f"himl does not use the workspace '{folder}', which other users could have changed.",
+            hint=f"Use another one: --workspace FOLDER. To use it anyway: --workspace {shlex.quote(str(folder))}",
+        )
+    return folder
 
 
 def slurm_partitions() -> Sequence[tuple[str, str, str]]:

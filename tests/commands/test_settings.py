@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.running import Himl, write_files
+from tests.support.runs import RecordedRuns
+from tests.support.users import ADA, BOB, as_user
 
 
 @pytest.fixture
@@ -309,3 +311,42 @@ def test_where_a_config_names_a_workspace_no_other_is_made(himl: Himl, project: 
     assert himl.ok("init", "--local").stdout == "Wrote .himl\n"
     assert (project / ".himl" / ".gitignore").read_text() == "*\n"
     assert "Already there: .himl" in himl.ok("init", "--local", env=VARIABLES).stdout
+
+
+def test_settings_from_outside_the_project_are_named_first(himl: Himl, project: Path) -> None:
+    write_files(project, {"himl.toml": "[submit]\nexperiment = 'ours'\n", "lab/pyproject.toml": "", "lab/src/train.py": ""})
+    words, where = ("submit", "train.py", "--cluster", "gpu", "--environment", "x:1", "--dry_run"), project / "lab" / "src"
+    first = f"himl uses settings from outside the project '{project / 'lab'}': '{project / 'himl.toml'}'."
+    assert himl.ok(*words, cwd=where).stderr.splitlines()[0] == first
+    assert himl.ok(*words, "--show_settings", cwd=where).stderr.splitlines()[0] == first
+    write_files(project, {"lab/himl.toml": ""})
+    assert "himl uses settings" not in himl.ok(*words, cwd=where).stderr
+
+
+def test_a_workspace_that_all_users_can_write_to_is_not_used(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": "print('trained')"})
+    before = os.umask(0)
+    try:
+        himl.ok("submit", "train.py")  # a container without a umask
+    finally:
+        os.umask(before)
+    assert himl.ok("runs", "list", "-q").stdout.count("train_") == 1
+    (project / ".himl").chmod(0o777)
+    for words in (("runs", "list"), ("submit", "train.py")):
+        outcome = himl(*words)
+        assert (outcome.code != 0, outcome.stdout) == (True, "")
+        assert f"all users can write to '{project / '.himl'}'. To use it, run chmod o-w '{project / '.himl'}'." in outcome.stderr
+    assert himl.ok("runs", "list", "-q", "--workspace", ".himl").stdout.count("train_") == 1, "a workspace that is named is used"
+
+
+def test_a_workspace_that_this_user_cannot_write_to_stops_no_submit(started_himl: Himl, shared: Path) -> None:
+    for owner, said in ((0, "himl records this job in '{}', because '{}' belongs to user 'root'."), (BOB, "himl does not use '{1}'")):
+        lab, project = shared / f"lab_{owner}", shared / f"lab_{owner}" / "project"
+        RecordedRuns(lab)
+        write_files(project, {"train.py": "print('trained')"})
+        os.chown(project, ADA, ADA)
+        os.chown(lab / ".himl", owner, owner)
+        outcome = started_himl("submit", "train.py", cwd=project, prefix=as_user(ADA, shared))
+        assert (outcome.code, outcome.stdout) == (0, "trained\n"), outcome.stderr
+        assert said.format(project / ".himl", lab / ".himl") in outcome.stderr
+        assert (project / ".himl" / "workspace.db").stat().st_uid == ADA

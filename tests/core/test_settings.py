@@ -7,18 +7,22 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.installation import environment_hint, find_source, install_command, requirement_elsewhere, update_hint
 from himl_cli.core.processes import ProcessLock, is_held, terminations
-from himl_cli.core.settings import lines_of, section_settings
+from himl_cli.core.settings import lines_of, nearest_local, section_settings
+from himl_cli.services.runs.lookup import nearest_latest_run_file
+from himl_cli.workspaces.azure.config import find_config
 from tests.support.clients import write_record
 from tests.support.hostile_texts import SECONDS, within
 from tests.support.running import Himl, write_files
+from tests.support.users import ADA, BOB
 
 
 def values(folder: Path, section: str = "submit") -> dict[str, object]:
@@ -38,6 +42,76 @@ def test_nearest_and_private_settings_win(project: Path) -> None:
     assert values(project) == {"cluster": "own", "follow": True}
     assert section_settings(project, "submit")["cluster"].place == f"{project / 'himl.private.toml'}:2"
     assert values(project, "azure") == {"tenant_id": "t"}
+
+
+ALL = "all users can write to"
+# The owner and the mode of the folder above, of its files, and of the folder of the command. Why the files are not used
+WHOSE: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int], str]] = {
+    "one's own": ((0, 0o755), (0, 0o644), (0, 0o755), ""),
+    "another user's folder": ((BOB, 0o755), (BOB, 0o644), (0, 0o755), "lab' belongs to user 61002"),
+    "a file in another user's folder": ((BOB, 0o755), (0, 0o644), (0, 0o755), "lab' belongs to user 61002"),
+    "another user's files": ((0, 0o775), (BOB, 0o644), (0, 0o755), "{}' belongs to user 61002"),
+    "a folder for all": ((0, 0o1777), (0, 0o644), (0, 0o755), f"{ALL} '"),
+    "files for all": ((0, 0o755), (0, 0o666), (0, 0o755), f"{ALL} '"),
+    "a project of another user, as in a container": ((BOB, 0o755), (BOB, 0o644), (BOB, 0o777), ""),
+    "another user's folder above that project": ((ADA, 0o755), (BOB, 0o644), (BOB, 0o755), "lab' belongs to user 61001"),
+}
+
+
+@pytest.mark.parametrize("case", WHOSE)
+def test_files_that_other_users_could_write_are_named_and_not_used(
+    shared: Path, case: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (owner, mode), (file_owner, file_mode), (start_owner, start_mode), why = WHOSE[case]
+    lab, start = shared / "lab", shared / "lab" / "project"
+    ids = json.dumps(dict.fromkeys(("subscription_id", "resource_group", "workspace_name"), "theirs"))
+    write_files(lab, {"himl.toml": "[submit]\ncluster='theirs'\n", "config.json": ids, "most_recent_run.txt": "a:b\n", ".himl/x": "", "project/x": ""})
+    names = ("himl.toml", "most_recent_run.txt", "config.json", ".himl")
+    for name in names:
+        (lab / name).chmod(file_mode | 0o111 * (name == ".himl"))
+        os.chown(lab / name, file_owner, 0)
+    os.chown(lab, owner, 0)
+    lab.chmod(mode)
+    os.chown(start, start_owner, 0)
+    start.chmod(start_mode)
+
+    def found() -> list[Path | None]:
+        settings = next((setting.file for setting in section_settings(start, "submit").values()), None)
+        latest: Path | None = None
+        with suppress(NotFound):
+            latest = nearest_latest_run_file(start)
+        return [settings, latest, find_config(start), nearest_local(start)]
+
+    assert found() == [None if why else lab / name for name in names]
+    warnings = [record.getMessage() for record in caplog.records]
+    is_folder = why.startswith("lab'") or case == "a folder for all"
+    assert len(warnings) == (0 if not why else 1 if is_folder else len(names)), warnings
+    for name, warning in zip(names, warnings, strict=False):
+        assert f"himl does not use '{lab / name}', because " in warning
+        assert why.format(name) in warning
+    write_files(shared, {"home/himl.toml": f"[trust]\nfolders = ['{lab}']\n"})
+    monkeypatch.setenv("HOME", str(shared / "home"))
+    assert found() == [lab / name for name in names]
+    assert len(caplog.records) == len(warnings)
+
+
+def test_links_and_lists_of_trusted_folders(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab, start, theirs = shared / "lab", shared / "lab" / "project", shared / "theirs.toml"
+    write_files(shared, {"theirs.toml": "[submit]\ncluster='theirs'\n", "lab/project/himl.private.toml": "[trust]\nfolders = ['..']\n"})
+    os.chown(theirs, BOB, 0)
+    start.joinpath("himl.toml").symlink_to(theirs)
+    assert values(start) == {"cluster": "theirs"}, "the owner of a link chose its target"
+    os.chown(start / "himl.toml", BOB, 0, follow_symlinks=False)
+    assert values(start) == {}
+    (start / "himl.toml").unlink()
+    theirs.rename(lab / "himl.toml")
+    assert values(start) == {"cluster": "theirs"}, "a private file lists the folder"
+    os.chown(start / "himl.private.toml", BOB, 0)
+    assert values(start) == {}
+    write_files(shared, {"home/himl.toml": "[trust]\nfolder = 'x'\n"})
+    monkeypatch.setenv("HOME", str(shared / "home"))
+    with pytest.raises(BadUsage, match="line 2: 'folder' is not a list of folders"):
+        values(start)
 
 
 WRONG: list[tuple[str | bytes, str]] = [

@@ -20,7 +20,7 @@ from himl_cli.api import submit_if_needed
 from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core import redaction
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound, ServiceFailed
-from himl_cli.core.files import expand_home
+from himl_cli.core.files import expand_home, file_system_of
 from himl_cli.core.jobs import HYPERPARAMETERS, hyperparameters_of
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.settings import section_settings
@@ -50,7 +50,7 @@ from himl_cli.workspaces.local.file_blobs import safe_parts
 from himl_cli.workspaces.local.logged_values import read_logged_files, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
-from himl_cli.workspaces.local.run_store import Database, RunStore, file_system_of
+from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.tracking.protocol import RequestError, parse_filter
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.resolve import find_workspaces

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from himl_cli.core.blobs import FetchRequest, StoreRequest
 from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed
 from himl_cli.core.events import Event
-from himl_cli.core.files import walk_files
+from himl_cli.core.files import file_system_of, walk_files
 from himl_cli.core.jobs import DataSpec, Draw, Entry, EntryKind, JobSpec, PipelineSpec, SearchRange, Snapshot, StepOutput, StepSpec, SweepSpec
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import Run, RunQuery, RunStatus
@@ -34,7 +34,7 @@ from himl_cli.workspaces.local.launch_request import LaunchRequest, fill_command
 from himl_cli.workspaces.local.logged_values import read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import RunFolder
-from himl_cli.workspaces.local.run_store import PAGE, SCHEMA_VERSION, Database, RunStore, file_system_of
+from himl_cli.workspaces.local.run_store import PAGE, SCHEMA_VERSION, Database, RunStore
 from himl_cli.workspaces.local.sweep_plan import plan_pipeline, plan_sweep
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.support.running import write_files

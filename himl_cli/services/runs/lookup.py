@@ -37,6 +37,7 @@ from himl_cli.core.runs import (
     implied_experiment,
     underscored,
 )
+from himl_cli.core.settings import find_upward
 from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds, parse_workspace_id
 from himl_cli.workspaces.base import Workspace
@@ -298,9 +299,9 @@ def _nothing_in_experiment(workspace: Workspace, selection: RunSelection, experi
 
 def nearest_latest_run_file(start: Path) -> Path:
     """Find the nearest `most_recent_run.txt` in *start* or its parents. Raises NotFound."""
-    for folder in (start, *start.parents):
-        if (folder / LATEST_RUN_FILE).is_file():
-            return folder / LATEST_RUN_FILE
+    for path in find_upward((start, *start.parents), (LATEST_RUN_FILE,)):
+        if path.is_file():
+            return path
     raise NotFound(
         f"No run was given, and there is no {LATEST_RUN_FILE} in '{start}' or its parents.",
         hint="Give a run id, --run latest, or --experiment NAME.",

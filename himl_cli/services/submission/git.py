@@ -11,6 +11,7 @@ from himl_cli.core.files import LATEST_RUN_FILE, expand_user, home_folder
 from himl_cli.core.jobs import SnapshotReport
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
+from himl_cli.core.settings import find_upward
 
 GIT_SECONDS = 5.0
 DIRTY = "build_source_dirty"
@@ -126,9 +127,10 @@ class Checkout:
 
 def checkout_of(folder: Path) -> Checkout | None:
     """The checkout that contains *folder*, or None outside of one."""
-    top = next((each for each in (folder, *folder.parents) if (each / ".git").exists()), None)
-    if top is None:
+    marker = next(find_upward((folder, *folder.parents), (".git",), by_folder=True), None)
+    if marker is None:
         return None
+    top = marker.parent
     listing, setting = _ask(
         folder, ("ls-files", "-z", "--recurse-submodules"), ("config", "--path", "--get", "core.excludesFile")
     )

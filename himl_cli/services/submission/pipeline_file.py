@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
+from himl_cli.core.settings import find_upward
 from himl_cli.core.text import NotJson, as_found, did_you_mean, parse_dotenv, read_json, read_text, with_slashes
 from himl_cli.services.submission.request import LONGEST_SHOWN, MOST, MOST_NODES, count_problem, refuse
 
@@ -277,7 +279,8 @@ def pipeline_variables(start: Path, cwd: Path, env: Mapping[str, str]) -> Pipeli
     Raises BadUsage for an invalid file."""
     values: dict[str, str] = {}
     sources: dict[str, str] = {}
-    for path in [folder / ".env" for folder in dict.fromkeys((start, *start.parents, cwd, *cwd.parents))]:
+    searches = (find_upward((each, *each.parents), (".env",)) for each in (start, cwd))
+    for path in chain.from_iterable(searches):
         text = read_text(path, ".env") if path.is_file() else ""
         if any(name in text for name in NAMES):
             values = {name: value for name, value in parse_dotenv(text, path).items() if name in NAMES and value}

@@ -33,6 +33,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import LATEST_RUN_FILE, WORKSPACE_FOLDER, Globs, is_bookkeeping
 from himl_cli.core.jobs import Snapshot, SnapshotReport
 from himl_cli.core.records import dataclass
+from himl_cli.core.settings import find_upward
 from himl_cli.core.text import YAML_ENDINGS, as_found, named
 from himl_cli.services.submission.git import RESULTS_OF_EARLIER_RUNS, Checkout, checkout_of
 from himl_cli.services.transfer.state import fetched_files, targets
@@ -58,8 +59,8 @@ STAR = "[^/]*"
 
 def find_snapshot_root(start: Path) -> Path:
     """The nearest folder from *start* upward with a marker of a project's root, else *start*."""
-    folders = (start, *start.parents)
-    return next((folder for folder in folders if any((folder / marker).exists() for marker in ROOT_MARKERS)), start)
+    marker = next(find_upward((start, *start.parents), ROOT_MARKERS, by_folder=True), None)
+    return start if marker is None else marker.parent
 
 
 def take_snapshot(

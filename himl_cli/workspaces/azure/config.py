@@ -19,7 +19,7 @@ from urllib.parse import quote
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import MASK
-from himl_cli.core.settings import PRIVATE_FILE, section_settings
+from himl_cli.core.settings import PRIVATE_FILE, find_upward, section_settings
 from himl_cli.core.text import NotJson, did_you_mean, read_json, with_and
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, WorkspaceIds, parse_workspace_id
 
@@ -285,7 +285,7 @@ def searched_folders(start: Path) -> list[Path]:
 
 
 def _files_in(folders: list[Path]) -> Iterator[Path]:
-    return (folder / name for folder in folders for name in CONFIG_NAMES if (folder / name).is_file())
+    return (path for path in find_upward(folders, CONFIG_NAMES) if path.is_file()) if folders else iter(())
 
 
 def read_config(path: Path) -> Mapping[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import sqlite3
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from himl_cli.core.errors import DiskFailed
+from himl_cli.core.files import file_system_of, mount_table
 from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import MANY, STEP, TRIAL
 from himl_cli.core.processes import register_after_fork
@@ -235,22 +235,7 @@ def is_network_folder(folder: Path) -> bool:
     resolved = folder.resolve()
     if sys.platform == "win32":
         return str(resolved).startswith("\\\\")
-    try:
-        table = Path("/proc/mounts").read_text(errors="replace")
-    except OSError:
-        return False
-    return file_system_of(resolved, table) in NETWORK_TYPES
-
-
-def file_system_of(folder: Path, mount_table: str) -> str:
-    """The type of the deepest mount in *mount_table* (the format of /proc/mounts) that contains *folder*, or ''."""
-    best, kind, path = "", "", f"{folder.as_posix()}/"
-    for parts in map(str.split, mount_table.splitlines()):
-        if len(parts) >= 3:
-            mount_point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), parts[1]).rstrip("/")
-            if path.startswith(f"{mount_point}/") and len(mount_point) >= len(best):
-                best, kind = mount_point, parts[2]
-    return kind
+    return file_system_of(resolved, mount_table()) in NETWORK_TYPES
 
 
 PAGE = 200

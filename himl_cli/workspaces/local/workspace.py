@@ -345,6 +345,7 @@ class LocalWorkspace(FolderWorkspace):
         """Create the folder, with a `.gitignore` for all of it. Raises DiskFailed if that fails, for example because of
         a dangling link with its name."""
         try:
+            self.folder.mkdir(0o775, parents=True, exist_ok=True)  # himl uses none that all users can write to
             (self.folder / "datastores" / DEFAULT_DATASTORE).mkdir(parents=True)
             (self.folder / "runs").mkdir()
             (self.folder / ".gitignore").write_text("*\n", encoding="utf-8")

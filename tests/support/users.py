@@ -1,0 +1,49 @@
+"""Other users of this machine, for tests that run as root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+ADA, BOB = 61001, 61002
+# Show the interpreter "$0", but nothing else of its closed folder "$1", to the user "$2"
+IN_NAMESPACE = """
+set -e
+mount --bind "$0" "$3" && mount -t tmpfs -o mode=755 tmpfs "$1" && mkdir -p "$0" && mount --bind "$3" "$0"
+user=$2; shift 3
+exec setpriv --reuid="$user" --regid="$user" --clear-groups "$@"
+"""
+
+
+@contextmanager
+def shared_folder() -> Iterator[Path | None]:
+    """A folder of root that all users can read, None if this process cannot act as other users."""
+    if sys.platform != "linux" or os.geteuid() != 0 or not all(map(shutil.which, ("setpriv", "unshare"))):
+        yield None
+        return
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def as_user(user: int, folder: Path) -> Sequence[str]:
+    """The words before a command that run it as *user*, without rights of root, with a new home in *folder*."""
+    home, mount = folder / f"home_{user}", folder / "python"
+    for each in (home, mount):
+        each.mkdir(exist_ok=True)
+    os.chown(home, user, user)
+    interpreter = Path(sys.base_prefix).resolve()
+    closed = [each for each in reversed(interpreter.parents) if not each.stat().st_mode & 0o001]
+    to_other = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    if closed:
+        space = ["unshare", "-m", "--propagation", "private", "sh", "-c", IN_NAMESPACE]
+        to_other = [*space, str(interpreter), str(closed[0]), str(user), str(mount)]
+    return [*to_other, "env", f"HOME={home}", *(f"--unset={name}" for name in os.environ if name.startswith("XDG_"))]
