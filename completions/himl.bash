@@ -16,6 +16,7 @@ _himl_table() {
         rows='
             -m=
             --command=
+            +--set=
             --cluster=choice:local
             +--sbatch=
             --retries=

@@ -37,6 +37,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Rows = @(
                 '-m=', 'Run a module, like python -m',
                 '--command=', 'Run a command line in place of TARGET',
+                '+--set=', 'Change KEY in a job''s YAML, such as inputs.lr=0.1',
                 '--cluster=choice:local', 'Azure ML compute, slurm:PARTITION or local',
                 '+--sbatch=', 'Option of sbatch on Slurm, such as gres=gpu:2',
                 '--retries=', 'Restart a failed local or Slurm job up to N times',

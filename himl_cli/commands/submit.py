@@ -34,6 +34,7 @@ app = group()
 OPTIONS: Mapping[str, Option] = {
     "module": option("Run a module, like python -m.", "PACKAGE.MODULE", names=("-m",), panel="Arguments"),
     "command": option("Run a command line in place of TARGET.", "LINE"),
+    "set": option("Change KEY in a job's YAML, such as inputs.lr=0.1.", "K=V", many=True, parse=parse_pairs),
     "cluster": option("Azure ML compute, slurm:PARTITION or local.", "NAME", panel="Compute"),
     "sbatch": option("Option of sbatch on Slurm, such as gres=gpu:2.", "K=V", many=True),
     "retries": option("Restart a failed local or Slurm job up to N times.", "N", 0),

@@ -200,7 +200,7 @@ def submit_file(call: Submission) -> Run | None:
         if prepared.goes_to_azure:
             if not isinstance(workspace, CloudWorkspace):
                 raise HimlError(f"{workspace.label} cannot run YAML jobs.")
-            send = partial(workspace.submit_document, prepared.document.path, prepared.changes)
+            send = partial(workspace.submit_document, prepared.sent)
             return _run_on_cluster(call, session, send, waits)
         if prepared.pipeline is None:
             assert prepared.job is not None

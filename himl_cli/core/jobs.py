@@ -269,23 +269,24 @@ class ContainerSpec:
 
 
 @dataclass(frozen=True)
-class DocumentChanges:
-    """Changes to the job in a file. Empty values keep those of the file. `tags` and `env` are added to its own.
+class DocumentSpec:
+    """A job in Azure ML's YAML. `text` is the content of the file at `path` with the user's changes.
 
-    `cluster` applies to the job, and to every part of it without its own compute target. `command` is the user's
-    command line, for the record. `code` has folders of code on this machine, by their keys in the file
-    (`jobs.train.code`). `is_secret` decides for a folder of code and a file in it whether to leave the file out.
+    `experiment` is the first part of the run's id. `command` is the user's command line, for the record. `is_secret`
+    decides for a folder of code and a file in it whether to leave the file out.
     """
 
-    experiment: str = ""
-    display_name: str = ""
-    description: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
-    cluster: str = ""
+    path: Path
+    text: str
+    experiment: str
     command: str = ""
-    code: Mapping[str, str] = field(default_factory=dict)
     is_secret: Callable[[str, str], bool] = field(default=lambda folder, path: False, compare=False)
+
+
+def is_compute_name(cluster: str) -> bool:
+    """Whether the workspace knows a compute target of this name. Others go to the service as they are: ids
+    (`/subscriptions/.../virtualclusters/NAME`), inputs of a pipeline (`${{parent.inputs.KEY}}`) and `serverless`."""
+    return cluster.lower() != SERVERLESS and "/" not in cluster and "${{" not in cluster
 
 
 HERE = "local"  # the cluster name for this machine, regardless of the settings

@@ -20,7 +20,7 @@ from himl_cli.core.jobs import (
     ClusterSpec,
     ContainerSpec,
     DataSpec,
-    DocumentChanges,
+    DocumentSpec,
     JobSpec,
     NewCode,
     PipelineSpec,
@@ -343,9 +343,9 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
 class CloudWorkspace(RunRecorder, JobRunner, Protocol):
     """A workspace of a service. Its jobs run on clusters, and its files are in storage that others can also read."""
 
-    def submit_document(self, path: Path, changes: DocumentChanges, *, notify: Notify) -> Run:
-        """Start the job of a file in the service's own format, after *changes*. Raises BadUsage, with the key, for an
-        invalid file, and then nothing runs."""
+    def submit_document(self, document: DocumentSpec, *, notify: Notify) -> Run:
+        """Start the job of a file in the service's own format. Raises BadUsage, with the key, for an invalid file, and
+        then nothing runs."""
 
     def has_cluster(self, name: str) -> bool:
         """Whether there is a compute target called *name*."""

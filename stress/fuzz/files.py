@@ -255,7 +255,7 @@ TEXT_FILES: Sequence[tuple[str, Callable[[bytes], object], Sequence[str], Sequen
     ("pipeline_variables", _pipeline_variables, DOTENV, DOTENV_WORDS, (BadUsage,)),
     ("innereye", _innereye, INNEREYE, ("variables:", "cluster: ", "node_count: ", "$("), (BadUsage,)),
     ("yaml", _yaml, JOBS, JOB_WORDS, (BadUsage,)),
-    ("job", lambda content: job_yaml_file.read_document(written("job.yml", content), "job.yml").compute.strip(), JOBS, JOB_WORDS, (BadUsage,)),
+    ("job", lambda content: job_yaml_file.read_document(written("job.yml", content), "job.yml", {}).compute.strip(), JOBS, JOB_WORDS, (BadUsage,)),
     ("prepared_job", _prepared, JOBS, JOB_WORDS, (BadUsage,)),
     ("component", _component, (COMPONENT,), JOB_WORDS, (BadUsage,)),
     ("conda", _conda, CONDA, CONDA_WORDS, (BadUsage,)),

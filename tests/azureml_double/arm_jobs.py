@@ -14,7 +14,7 @@ from starlette.routing import Route
 from tests.azureml_double.frame import ServiceError, arm_page, bad_request, below_no_workspace, body_of, caller_of, demand, not_found, there, workspace_of
 from tests.azureml_double.jobs.command import seconds_of, unknown_references
 from tests.azureml_double.jobs.data import data_version, names_data_version
-from tests.azureml_double.jobs.pipelines import check_pipeline
+from tests.azureml_double.jobs.pipelines import check_pipeline, runs_jobs
 from tests.azureml_double.jobs.records import FIRST_STATUS, job_type_of, new_job
 from tests.azureml_double.jobs.sweeps import check_sweep
 from tests.azureml_double.state import PIPELINE, STEP, Azure, Caller, Json, Principal, Right, Run, TokenRefused, Workspace, read_token, time_text
@@ -218,8 +218,9 @@ def _check_new_job(workspace: Workspace, name: str, properties: Json) -> None:
         check_sweep(properties)
     if kind == "Pipeline":
         check_pipeline(workspace, properties)
-    target = (properties.get("computeId") or "").rpartition("/")[2]
-    if target and target not in workspace.computes:
+    target = str(properties.get("computeId") or "")
+    if target and not runs_jobs(workspace, target):
+        target = target.rpartition("/")[2]
         unknown = ServiceError(400, "UserError", f"Unknown compute target '{target}'.", inner="BadArgument/UnknownTargetType")
         raise bad_request("Compute Not Found for run ID") if kind == "Sweep" else unknown
     trial = properties.get("trial") or {}

@@ -329,6 +329,7 @@ def test_yaml_errors_and_command_lines_for_bash(himl: Himl, sources: Path, tmp_p
     for content, options, code, message in [
         ("command: [\n", (), 2, "'job.yml', line 2"),
         ("command: ls\n", ("--num_nodes", "2"), 2, "--num_nodes does not apply to a job's YAML"),
+        ("command: ls\n", ("--set", "inputs.x"), 2, "--set must be KEY=VALUE, not 'inputs.x'."),
         ("command: ls ${{inputs.x}}\ninputs: {x: {path: 'azureml:none:1'}}\n", (), 3, "no folder 'none'"),
         ("command: ls\ncompute: azureml:gpu\n", (), 2, "needs an Azure ML workspace, and none is configured"),
     ]:
@@ -339,13 +340,22 @@ def test_yaml_errors_and_command_lines_for_bash(himl: Himl, sources: Path, tmp_p
     part = {
         "type": "command",
         "code": ".",
-        "command": 'cat ${{inputs.data}}/n.txt && cat "${{inputs.data}}/n.txt" && python train.py --n 2 --data ${{inputs.data}} --out ${{outputs.sum}}',
+        "command": 'cat ${{inputs.data}}/n.txt && cat "${{inputs.data}}/n.txt" && python train.py --n 2 --data ${{inputs.data}} '
+        "--out ${{outputs.sum}} && echo ${{inputs.word}} > outputs/in.txt",
         "environment": "azureml:lab@latest",
         "inputs": {"data": {"type": "uri_folder", "path": str(tmp_path / "my data")}},
-        "outputs": {"sum": "${{parent.outputs.final}}"},
+        "outputs": {"sum": "${{parent.outputs.final}}", "artifacts": None},  # Azure ML fills the latter
     }
-    write_yaml(sources, "pipeline.yml", {"type": "pipeline", "outputs": {"final": {"type": "uri_folder"}}, "jobs": {"b": part}})
-    run = himl.ok("submit", "pipeline.yml", "--json").json()
+    command = "cat ${{inputs.of_b}}/outputs/in.txt ${{inputs.of_b}}/user_logs/std_log.txt"
+    reads = {"command": command, "environment": "azureml:lab@latest", "inputs": {"of_b": "${{parent.jobs.b.outputs.artifacts}}"}}
+    write_yaml(sources, "pipeline.yml", {"type": "pipeline", "outputs": {"final": {"type": "uri_folder"}}, "jobs": {"b": part, "c": reads}})
+    run = himl.ok("submit", "pipeline.yml", "--json", "--set", "jobs.b.inputs.word=1e3").json()
     assert himl.ok("runs", "logs", f"{run['id']}_b").stdout.startswith("2020trained 22")
+    assert himl.ok("runs", "logs", f"{run['id']}_c").stdout.startswith("1e3\n2020trained 22")
+    himl.ok("download", f"{run['id']}_b", "--output_key", "artifacts", "--output_dir", "all", "--flat")
+    assert (sources / "all" / "outputs" / "in.txt").read_text() == "1e3\n"
     himl.ok("download", run["id"], "--output_key", "final", "--output_dir", "got", "--flat")
     assert (sources / "got" / "n.txt").read_text() == "22"
+    for target, message in {"train.py": "applies to jobs in YAML only", "pipe.json": "does not apply to a pipeline file"}.items():
+        (sources / "pipe.json").write_text(json.dumps({"step1": {"type": "PythonScriptStep", "script": "train.py", "source_directory": "."}}))
+        assert message in himl("submit", target, "--set", "inputs.lr=1").stderr

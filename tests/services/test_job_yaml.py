@@ -165,8 +165,8 @@ def test_invalid_command_job_is_refused_by_key(folder: Path, changes: dict[str, 
 def test_compute_and_options_that_do_not_count(folder: Path) -> None:
     named = {**COMMAND, "compute": "azureml:gpu"}
     assert prepared(folder, named).goes_to_azure
-    assert prepared(folder, named).changes.cluster == ""
-    assert prepared(folder, named, cluster="other").changes.cluster == "other"
+    assert prepared(folder, named).content["compute"] == "azureml:gpu"
+    assert prepared(folder, named, cluster="other").content["compute"] == "azureml:other"
     assert prepared(folder, named, cluster="local").job is not None
     assert prepared(folder, COMMAND, cluster="gpu").goes_to_azure
     nowhere = prepared(folder, {"command": "ls"})
@@ -183,7 +183,7 @@ def test_compute_and_options_that_do_not_count(folder: Path) -> None:
 
 
 def test_dry_run_shows_changes_and_forward_slashes(folder: Path) -> None:
-    written, found = "..\\code\\new", "../code/new"
+    written, found = "..\\code\\new", str(folder / "../code/new")
     content = {**COMMAND, "tags": {"a": "1"}, "code": written}
     shown = yaml.safe_load(changed_yaml(prepared(folder, content, cluster="gpu", experiment="digits", tags={"b": "2"}, env_vars={"API_KEY": "x"})))
     assert (shown["compute"], shown["experiment_name"], shown["tags"]["a"], shown["tags"]["b"]) == ("azureml:gpu", "digits", "1", "2")
@@ -196,6 +196,145 @@ def test_dry_run_shows_changes_and_forward_slashes(folder: Path) -> None:
     shown = yaml.safe_load(changed_yaml(prepared(folder, {"type": "pipeline", "compute": "azureml:gpu", "jobs": steps})))["jobs"]
     assert (shown["a.b"]["code"], shown["c"]["trial"]["code"], shown["d"]["component"]["code"]) == (found,) * 3
     assert {**shown["a.b"], "code": written} == steps["a.b"]
+
+
+def test_dry_run_has_absolute_paths_and_leaves_all_other_texts(folder: Path) -> None:
+    environment = {"conda_file": "../env.yml", "build": {"path": "."}}
+    others = {"code": "src", "path": "data"}
+    content = {
+        **PIPELINE,
+        "inputs": {"raw": {"path": "data"}, "path": "data", "kept": {"path": "azureml:raw:1"}, "bound": {"path": "https://example.org/x"}},
+        "settings": {"default_compute": "azureml:gpu"},
+        "jobs": {
+            "one": {"component": "parts/prep.yml", "environment_variables": others},
+            "two": {"component": "file:parts/prep.yml", "inputs": {"path": "data", "raw": "${{parent.inputs.raw}}"}},
+            "three": {"type": "sweep", "trial": "parts/prep.yml"},
+            "four": {"type": "parallel", "task": {"code": "src", "environment": environment, "entry_script": "fit.py"}},
+            "five": {"type": "automl", "training_data": {"path": "./data"}, "environment": "azureml:lab:1", "component": "no_file"},
+        },
+        "tags": others,
+    }
+    shown = yaml.safe_load(changed_yaml(prepared(folder, content)))
+    jobs = shown["jobs"]
+    assert shown["inputs"] == {**content["inputs"], "raw": {"path": str(folder / "data")}}
+    assert (jobs["one"]["component"], jobs["two"]["component"]) == (str(folder / "parts/prep.yml"), f"file:{folder / 'parts/prep.yml'}")
+    assert (jobs["one"]["environment_variables"], others.items() <= shown["tags"].items(), jobs["two"]["inputs"]["path"]) == (others, True, "data")
+    assert jobs["three"]["trial"] == str(folder / "parts/prep.yml")
+    absolute = {"conda_file": str(folder / "../env.yml"), "build": {"path": str(folder)}}
+    assert jobs["four"]["task"] == {"code": str(folder / "src"), "environment": absolute, "entry_script": "fit.py"}
+    assert jobs["five"] == {**content["jobs"]["five"], "training_data": {"path": str(folder / "data")}}
+
+
+@pytest.mark.parametrize(("key", "text", "place", "meant"), [
+    ("compute", "azureml:gpu", ["compute"], "azureml:gpu"),
+    ("display_name", "1.10", ["display_name"], "1.10"),
+    ("tags.version", "1.10", ["tags", "version"], "1.10"),
+    ("tags.a\\.b", "on", ["tags", "a.b"], "on"),
+    ("environment_variables.ON", "true", ["environment_variables", "ON"], "true"),
+    ("resources.instance_count", "3", ["resources", "instance_count"], 3),
+    ("limits.timeout", "1.5", ["limits", "timeout"], 1.5),
+    ("settings.force_rerun", "True", ["settings", "force_rerun"], True),
+    ("inputs.lr", "0.10", ["inputs", "lr"], "0.10"),
+    ("inputs.raw", "{type: uri_file, path: 'azureml:raw:1'}", ["inputs", "raw", "path"], "azureml:raw:1"),
+    ("inputs.raw.path", "2024-01-01", ["inputs", "raw", "path"], "{folder}/2024-01-01"),
+    ("code", "./src", ["code"], "{folder}/src"),
+    ("search_space.lr.values[0]", "0.5", ["search_space", "lr", "values"], [0.5, 0.2]),
+    ("search_space.lr.values[-1]", "x", ["search_space", "lr", "values"], [0.1, "x"]),
+    ("search_space.lr.values[2]", "0.3", ["search_space", "lr", "values"], [0.1, 0.2, 0.3]),
+    ("search_space.lr.values.1", "0.3", ["search_space", "lr", "values"], [0.1, 0.3]),
+    ("search_space.lr.values", "[1, 2]", ["search_space", "lr", "values"], [1, 2]),
+    ("identity.user_assigned_identities[0].resource_id", "abc", ["identity", "user_assigned_identities", 0, "resource_id"], "abc"),
+    ("command", "{ echo a; }", ["command"], "{ echo a; }"),
+    ("description", "note: [this", ["description"], "note: [this"),
+    ("environment.image", "python:3.11", ["environment", "image"], "python:3.11"),
+    ("limits", "", ["limits"], None),
+])  # fmt: skip
+def test_set_changes_a_key_as_if_the_file_had_it(folder: Path, key: str, text: str, place: list[str | int], meant: Any) -> None:
+    content = {**SWEEP, "inputs": {"raw": {"type": "uri_folder", "path": "data"}}, "compute": "azureml:cpu"}
+    found: Any = prepared(folder, content, set_values={key: text}).content
+    for name in place:
+        found = found[name]
+    assert found == (meant.format(folder=folder) if key in ("code", "inputs.raw.path") else meant)
+
+
+def test_set_counts_before_the_job_is_chosen_and_wrong_keys_are_refused(folder: Path) -> None:
+    assert prepared(folder, COMMAND, set_values={"compute": "azureml:gpu"}).goes_to_azure
+    here = prepared(folder, {**COMMAND, "inputs": {"n": 3}}, set_values={"command": "python fit.py ${{inputs.n}}", "inputs.n": "0.10"}).job
+    assert here is not None
+    assert here.entry.target == "python fit.py 0.10"
+    for options, message in [
+        ({"set_values": {"code.path": "x"}}, "--set code.path: 'src' in the file has no key 'path'."),
+        ({"set_values": {"inputs[0]": "x"}}, "--set inputs[0]: there is no entry [0]."),
+        ({"set_values": {"a..b": "x"}}, "--set: 'a..b' is not a key."),
+        ({"set_values": {"a[x]": "x"}}, "--set: 'a[x]' is not a key."),
+        ({"set_values": {"limits": "{a"}}, "'--set', line 1: "),
+        ({"set_values": {"comand": "x"}}, "'job.yml': 'comand' is an unknown key. Did you mean 'command'"),
+        ({"set_values": {"resources.instance_count": "two"}}, "'job.yml': 'resources.instance_count' must be a positive integer"),
+        ({"set_values": {"compute": "azureml:gpu"}, "cluster": "cpu"}, "--cluster and --set compute cannot be combined."),
+        ({"set_values": {"experiment_name": "a"}, "experiment": "b"}, "--experiment and --set experiment_name cannot be combined."),
+    ]:  # fmt: skip
+        with pytest.raises(BadUsage) as caught:
+            prepared(folder, {**COMMAND, "inputs": {"n": 3}}, **options)  # type: ignore[arg-type]
+        assert message in f"{caught.value} {caught.value.hint}"
+
+
+VIRTUAL = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/virtualclusters/vc"
+
+
+def test_a_cluster_moves_all_steps_or_says_which_stay(folder: Path) -> None:
+    inner = {"type": "pipeline", "inputs": {"where": {"type": "string"}}, "jobs": {"a": {**TRAIN, "compute": "${{parent.inputs.where}}"}, "b": TRAIN}}
+    write_files(folder, {"parts/inner.yml": yaml.safe_dump(inner), "parts/spark.yml": "type: spark\n"})
+    steps = {
+        "named": {**TRAIN, "compute": "azureml:own"},
+        "bound": {**TRAIN, "compute": "${{parent.inputs.where}}"},
+        "virtual": {**TRAIN, "compute": VIRTUAL},
+        "parallel": {"type": "parallel", "compute": "azureml:own", "task": {}},
+        "plain": TRAIN,
+        "spark": {"type": "spark", "component": "parts/spark.yml", "compute": "azureml:pool"},
+        "inner": {"type": "pipeline", "component": "parts/inner.yml", "inputs": {"where": "${{parent.inputs.where}}"}},
+        "stored": {"type": "pipeline", "component": "azureml:inner:1"},
+    }
+    content = {"type": "pipeline", "compute": "azureml:cpu", "inputs": {"where": "own"}, "jobs": steps}
+    said = "Steps that keep the compute of the file, not '{}': spark (spark), inner.a, stored (steps of its stored pipeline that name their own)."
+    for cluster, compute in {"gpu": "azureml:gpu", "azureml:gpu": "azureml:gpu", VIRTUAL: f"azureml:{VIRTUAL}", "serverless": "serverless"}.items():
+        found = prepared(folder, content, cluster=cluster)
+        assert (found.content["settings"], "compute" in found.content) == ({"default_compute": compute}, False)
+        assert {key: step["compute"] for key, step in found.content["jobs"].items() if "compute" in step} == {"spark": "azureml:pool"}
+        assert found.remarks == [said.format(cluster)]
+    kept = prepared(folder, content, cluster="gpu", set_values={"jobs.plain.compute": "azureml:big"})
+    assert kept.content["jobs"]["plain"]["compute"] == "azureml:big"
+    unmoved = prepared(folder, content)
+    assert (unmoved.content["jobs"]["bound"]["compute"], unmoved.content["compute"], unmoved.remarks) == ("${{parent.inputs.where}}", "azureml:cpu", [])
+    for cluster, compute in {"gpu": "azureml:gpu", VIRTUAL: f"azureml:{VIRTUAL}", "serverless": "none", "local": "local"}.items():
+        assert prepared(folder, {**COMMAND, "compute": "azureml:cpu"}, cluster=cluster).content.get("compute", "none") == compute
+    variables = prepared(folder, content, env_vars={"A": "1"}).content["jobs"]
+    assert [key for key, step in variables.items() if "environment_variables" in step] == ["named", "bound", "virtual", "parallel", "plain"]
+
+
+def test_a_files_name_is_the_display_name_or_said_to_be_ignored(folder: Path) -> None:
+    for content in (COMMAND, {**COMMAND, "compute": "azureml:gpu"}):
+        named = prepared(folder, {**content, "name": "mine"})
+        assert "The file's name 'mine' is the display name of the run, because himl gives each run an id of its own." in named.remarks
+        assert (named.content["display_name"], "name" in named.content) == ("mine", False)
+        both = prepared(folder, {**content, "name": "mine", "display_name": "shown"})
+        assert "The file's name 'mine' is ignored, because himl gives each run an id of its own." in both.remarks
+        assert (both.content["display_name"], both.job and both.job.display_name) in (("shown", "shown"), ("shown", None))
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ({**COMMAND, "$schema": "https://azuremlschemas.azureedge.net/latest/commandComponent.schema.json"}, "'job.yml' is a component, not a job."),
+    ({"type": "pipeline", "jobs": {}, "$schema": "../pipelineComponent.schema.json"}, "'job.yml' is a component, not a job."),
+    ({"name": "prep", "version": 1, "command": "ls"}, "'job.yml' is a component, not a job."),
+    ({"type": "CommandComponent", "command": "ls"}, "'job.yml' is a component, not a job."),
+    ({"type": "uri_folder", "$schema": "https://x/latest/data.schema.json"}, "'job.yml' is not a job: its $schema is 'data'."),
+    ({"$schema": "https://x/latest/environment.schema.json", "image": "x"}, "'job.yml' is not a job: its $schema is 'environment'."),
+])  # fmt: skip
+def test_a_file_that_is_no_job_is_refused_as_what_it_is(folder: Path, content: dict[str, Any], message: str) -> None:
+    for cluster in (None, "gpu"):
+        with pytest.raises(BadUsage) as caught:
+            prepared(folder, content, cluster=cluster)
+        assert str(caught.value) == message
+        assert caught.value.hint
 
 
 def test_sweep_job(folder: Path) -> None:
@@ -316,6 +455,11 @@ def test_a_value_that_yaml_reads_as_no_text_is_refused_with_its_quotes(folder: P
     (step(inputs={"n": 1}), "'jobs.train.command' has '${{inputs.data}}', which is an unknown placeholder"),
     (step(outputs={"m": "${{parent.outputs.nodel}}"}), "which is not an output of the pipeline. Its outputs are: model."),
     (step(type="sweep"), "'jobs.train.type' 'sweep' cannot be a step on this machine."),
+    (step(type="spark", entry={"file": "a.py"}), "'jobs.train.type' 'spark' cannot be a step on this machine."),
+    ({"type": "pipeline", "jobs": {"a": {"type": "parallel", "task": {}, "mini_batch_size": 1}}}, "'jobs.a.type' 'parallel' cannot be a step"),
+    ({"type": "pipeline", "jobs": {"a": {"type": "automl", "task": "classification"}}}, "'jobs.a.type' 'automl' cannot be a step"),
+    ({"type": "pipeline", "jobs": {"a": {"trial": TRAIN, "search_space": {}}}}, "'jobs.a.type' 'sweep' cannot be a step"),
+    ({"type": "pipeline", "jobs": {"a": {"component": {"type": "pipeline", "jobs": {}}}}}, "'jobs.a.type' 'pipeline' cannot be a step"),
     (step(component="azureml:prep:1"), "'jobs.train.component' 'azureml:prep:1' is stored in Azure ML"),
     (step(component="parts/prep.yml", inputs={}), "'inputs.raw' has no value."),
     (step(component="parts/prep.yml", inputs={"raw": "x"}, limits={"timeout": -5}), "'jobs.train.limits.timeout' must be a number of seconds, not -5."),

@@ -15,9 +15,10 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound
 from himl_cli.core.events import Event, Notice, ignore
-from himl_cli.core.jobs import DataSpec, DocumentChanges, Draw, EnvironmentSpec, Scalar, SearchRange, StepSpec, SweepSpec, hyperparameters_of, value_text
+from himl_cli.core.jobs import DataSpec, DocumentSpec, Draw, EnvironmentSpec, Scalar, SearchRange, StepSpec, SweepSpec, hyperparameters_of, value_text
 from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.services.submission.snapshot import secrets_but
+from himl_cli.services.submission.job_yaml import prepare_document
+from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.run_records import as_run
@@ -280,10 +281,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "jobs"
 
 
-def write_job(folder: Path, text: str) -> Path:
-    path = folder / "job.yml"
-    path.write_text(text, encoding="utf-8")
-    return path
+def job_in(folder: Path, text: str, experiment: str = "lab") -> DocumentSpec:
+    return DocumentSpec(folder / "job.yml", text, experiment)
+
+
+def changed_job(folder: Path, text: str, **options: Any) -> DocumentSpec:
+    """The job in *text* with the options of `himl submit`."""
+    (folder / "job.yml").write_text(text, encoding="utf-8")
+    return prepare_document(SubmitRequest(cwd=folder, target="job.yml", **options)).sent
 
 
 @pytest.mark.parametrize("text", [JOB, PIPELINE], ids=["command", "pipeline"])
@@ -294,9 +299,9 @@ def test_a_document_runs_with_files_beside_it_but_not_secrets(
     listing = "from pathlib import Path\nprint('hello', sorted(path.as_posix() for path in Path('.').rglob('*') if path.is_file()))"
     write_files(folder.parent / "src", {"a.py": listing})
     events: list[Event] = []
-    changes = DocumentChanges(is_secret=secrets_but(["kept.env"]), env={"X": "1"})
+    changed = changed_job(folder, text, include_secret=["kept.env"], env_vars={"X": "1"}, experiment="Upper")
     with azure.run_jobs():
-        run = workspace.submit_document(write_job(folder, text), changes, notify=events.append)
+        run = workspace.submit_document(changed, notify=events.append)
         azure.wait_for(run.id)
     assert capfd.readouterr() == ("", "")
     steps = {step.tags["himl.step"]: step for step in workspace.runs(RunQuery(parent=run.id))}
@@ -309,17 +314,42 @@ def test_a_document_runs_with_files_beside_it_but_not_secrets(
     assert {sent(azure, one)["environmentVariables"]["X"] for one in [step.id for step in steps.values()] or [run.id]} == {"1"}
     assert workspace.run(run.id).status is RunStatus.completed
     if text == JOB:
-        assert (run.experiment, run.display_name, run.url) == ("Default", "always_the_same", workspace.run(run.id).url)
+        assert (run.experiment, run.display_name, run.url) == ("Upper", "always_the_same", workspace.run(run.id).url)
 
 
 def test_changes_count_and_the_rest_stays(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
-    changes = DocumentChanges("mine", "shown", "why", {"k": "v"}, {"A": "typed"}, "gpu-cluster", "himl submit job.yml")
-    run = workspace.submit_document(write_job(folder, JOB), changes, notify=ignore)
+    names = {"experiment": "mine", "display_name": "shown", "description": "why", "cluster": "gpu-cluster"}
+    changed = changed_job(folder, JOB, tags={"k": "v"}, env_vars={"A": "typed"}, **names)
+    run = workspace.submit_document(changed, notify=ignore)
     job = sent(azure, run.id)
-    assert (run.experiment, run.display_name, run.description, run.command) == ("mine", "shown", "why", "himl submit job.yml")
-    assert run.tags == {"of": "file", "k": "v", "run_recovery_id": f"mine:{run.id}"}
+    assert (run.experiment, run.display_name, run.description, run.command) == ("mine", "shown", "why", "job.yml")
+    assert {"of": "file", "k": "v", "run_recovery_id": f"mine:{run.id}"}.items() <= run.tags.items()
     assert job["environmentVariables"] == {"A": "typed", "B": "file"}
     assert job["computeId"].endswith("/computes/gpu-cluster")
+
+
+def test_computes_that_are_no_names_go_to_the_service_as_they_are(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path, tmp_path: Path) -> None:
+    virtual = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/virtualclusters/vc"
+    own, bound = f"{azure.state.path}/computes/gpu-cluster", "${{parent.inputs.where}}"
+    job = JOB.replace("azureml:cpu-cluster", "PLACE")
+    steps = PIPELINE.replace("  word: hello", "  word: hello\n  where: gpu-cluster").replace("    type: command\n", "    compute: 'PLACE'\n")
+    for place in (virtual, f"azureml:{virtual}", own, bound):
+        name = place.removeprefix("azureml:")
+        if place != bound:  # only steps can be bound
+            assert sent(azure, workspace.submit_document(job_in(folder, job.replace("PLACE", place)), notify=ignore).id)["computeId"] == name
+        pipeline = sent(azure, workspace.submit_document(job_in(folder, steps.replace("PLACE", place)), notify=ignore).id)
+        assert [step.get("computeId") for step in pipeline["jobs"].values()] == [name, None]
+    for place, name in {virtual: virtual, f"azureml:{virtual}": virtual, "azureml:gpu-cluster": own}.items():
+        for text in (job, steps):
+            made = sent(azure, workspace.submit_document(changed_job(folder, text, cluster=place), notify=ignore).id)
+            assert (made.get("computeId") or made["settings"]["default_compute"]) == name
+            assert not [step for step in made.get("jobs", {}).values() if "computeId" in step]
+    spec = cluster_spec(tmp_path / "code", cluster=virtual)
+    assert sent(azure, workspace.submit(spec, notify=ignore).id)["computeId"] == virtual
+    made = sent(azure, workspace.submit_pipeline(pipeline_of(StepSpec("a", "a", step_job(tmp_path / "a", "1")), cluster=virtual), notify=ignore).id)
+    assert made["settings"]["default_compute"] == virtual
+    with pytest.raises(NotFound, match="Unknown compute target 'no-cluster'"):
+        workspace.submit_document(job_in(folder, job.replace("PLACE", own.replace("gpu", "no"))), notify=ignore)
 
 
 def test_what_is_wrong_is_one_line_with_the_key(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
@@ -335,12 +365,12 @@ def test_what_is_wrong_is_one_line_with_the_key(workspace: AzureWorkspace, azure
     }
     for text, message in wrong.items():
         with pytest.raises(BadUsage, match=f"job.yml: {message}") as caught:
-            workspace.submit_document(write_job(folder, text), DocumentChanges(), notify=ignore)
+            workspace.submit_document(job_in(folder, text), notify=ignore)
         assert "\n" not in str(caught.value)
     with pytest.raises(NotFound, match="Unknown compute target 'cpu-clutser'"):
-        workspace.submit_document(write_job(folder, JOB.replace("cpu-cluster", "cpu-clutser")), DocumentChanges(), notify=ignore)
+        workspace.submit_document(job_in(folder, JOB.replace("cpu-cluster", "cpu-clutser")), notify=ignore)
     with pytest.raises(NotFound, match="Unknown compute target 'nowhere'"):
-        workspace.submit_document(write_job(folder, PIPELINE), DocumentChanges(cluster="nowhere"), notify=ignore)
+        workspace.submit_document(changed_job(folder, PIPELINE, cluster="nowhere"), notify=ignore)
     assert azure.requests("^PUT|startPendingUpload") == []
 
 
@@ -349,10 +379,10 @@ def test_what_azure_ai_ml_finds_wrong_late_starts_nothing(workspace: AzureWorksp
         ("inputs.text", "inputs.none", "Inputs to job does not contain 'none'"), ("path: data", "path: no_data", ".*no_data"), ("../src", "empty", ".*empty"),
     ):  # fmt: skip
         with pytest.raises(BadUsage, match=f"job.yml: {message}") as caught:
-            workspace.submit_document(write_job(folder, JOB.replace(right, wrong)), DocumentChanges(), notify=ignore)
+            workspace.submit_document(job_in(folder, JOB.replace(right, wrong)), notify=ignore)
         assert not {"\n", "\x1b"} & set(str(caught.value))
     with pytest.raises(Interrupted, match="Nothing runs"):
-        workspace.submit_document(write_job(folder, JOB), DocumentChanges(), notify=interrupt)
+        workspace.submit_document(job_in(folder, JOB), notify=interrupt)
     assert azure.state.runs == {}
 
 
@@ -376,7 +406,7 @@ def test_what_fails_in_azure_ai_ml_is_named_as_its_own(workspace: AzureWorkspace
     azure.stage.faults.add(Status(403, code="KeyBasedAuthenticationNotPermitted"), r"\.blob\..*sig=", times=None)
     for text, kind, code, message in failures:
         with pytest.raises(HimlError, match=message) as caught:
-            workspace.submit_document(write_job(folder, text), DocumentChanges(), notify=ignore)
+            workspace.submit_document(job_in(folder, text), notify=ignore)
         assert (type(caught.value), caught.value.exit_code, "\n" in str(caught.value)) == (kind, code, False), str(caught.value)
         azure.stage.faults.clear()
     assert azure.state.runs == {}
@@ -385,8 +415,8 @@ def test_what_fails_in_azure_ai_ml_is_named_as_its_own(workspace: AzureWorkspace
 def test_the_job_is_created_once_whatever_the_network_does(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
     refused = JOB.replace("{image: docker.io/python:3.11, conda_file: env.yml}", "azureml:nowhere:1")
     with pytest.raises(HimlError, match="No environment exists") as caught:
-        workspace.submit_document(write_job(folder, refused), DocumentChanges(), notify=ignore)
+        workspace.submit_document(job_in(folder, refused), notify=ignore)
     assert "No job was created" in caught.value.hint
     azure.stage.faults.add(Reset(), "PUT .*/jobs/")
-    run = workspace.submit_document(write_job(folder, JOB), DocumentChanges(experiment="once"), notify=ignore)
+    run = workspace.submit_document(job_in(folder, JOB, "once"), notify=ignore)
     assert list(azure.state.runs) == [run.id]

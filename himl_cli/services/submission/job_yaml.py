@@ -14,8 +14,9 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import (
     DISTRIBUTIONS,
     HERE,
+    SERVERLESS,
     DataSpec,
-    DocumentChanges,
+    DocumentSpec,
     Draw,
     EarlyStop,
     Entry,
@@ -39,27 +40,32 @@ from himl_cli.services.submission.job_yaml_file import (
     COMMAND_KEYS,
     ELSEWHERE,
     NAMING,
+    PARALLEL,
     PIPELINE,
     RUNNING,
     SWEEP,
     JobDocument,
     Part,
     Values,
-    changed_code,
     command_text,
     component_at,
+    component_of,
     fill,
     local_path,
     read_document,
     read_input,
     read_inputs,
     read_output,
+    type_of,
+    type_of_step,
+    with_absolute_paths,
     with_defaults,
 )
 from himl_cli.services.submission.pipelines import topological_order
 from himl_cli.services.submission.request import (
     MOST_NODES,
     MOST_PROCESSES,
+    SLURM,
     SubmitRequest,
     beside_file,
     check_values,
@@ -90,6 +96,15 @@ OPTION_KEYS = {
     "--early_stop": "early_termination",
     "--max_trials": "limits.max_total_trials",
 }
+BY_OPTION = {
+    "experiment_name": "experiment",
+    "display_name": "display_name",
+    "description": "description",
+    "compute": "cluster",
+    "settings.default_compute": "cluster",
+}
+NO_COMMANDS = ("spark", "data_transfer", "import")  # types of steps that a cluster cannot run
+DEEPEST = 10  # levels of pipelines in pipelines
 PIPELINE_KEYS = (*NAMING, "inputs", "outputs", "jobs", "settings", "compute", "identity", "services", "queue_settings")
 # Keys that apply to a cluster only and are ignored elsewhere
 IDLE = ("environment", "identity", "services", "queue_settings", "resources")
@@ -102,10 +117,11 @@ _BINDING = re.compile(
 
 @dataclass(frozen=True)
 class PreparedDocument:
-    """A checked job's YAML. A local job is `job` or `pipeline`. A job on a cluster is the file with `changes`."""
+    """A checked job's YAML. `content` is that of the file with absolute paths and the options of the job. A local job
+    is `job` or `pipeline`, one on Azure ML is `sent`."""
 
-    document: JobDocument
-    changes: DocumentChanges
+    content: Mapping[str, Any]
+    sent: DocumentSpec
     job: JobSpec | None = None
     pipeline: PipelineSpec | None = None
     reports: Sequence[SnapshotReport] = ()
@@ -120,9 +136,13 @@ class PreparedDocument:
 def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ) -> PreparedDocument:
     """Check the request and the file, without network access or changes to files. Raises BadUsage, with the key."""
     path = target_path(request)
-    document = read_document(path, str(request.target))
+    for key, option in BY_OPTION.items():
+        if key in request.set_values and request.is_typed(option) and request.is_typed("set_values"):
+            raise BadUsage(f"--{option} and --set {key} cannot be combined.", hint="Omit one of them.")
+    document = read_document(path, str(request.target), request.set_values)
     root, kind = document.root, document.kind
-    request = replace(request, cluster=request.cluster if request.cluster is not None else document.compute or HERE)
+    cluster = request.cluster
+    request = replace(request, cluster=cluster if cluster is not None else document.compute or HERE)
     is_local, is_on_slurm = not request.on_cluster, request.on_slurm is not None
     request, file_remarks = beside_file(request, ["yaml", "yaml_local"] if is_local else ["yaml"], "a job's YAML")
     check_values(request)
@@ -134,29 +154,24 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
         raise named.wrong(str(key), "must be text.", hint="Put the name of the tag in quotes.")
     own_tags = {key: named.string(key) for key in named.content}
     common = replace(common, tags={**common.tags, **mask_document({**own_tags, **request.tags})})
-    changes = DocumentChanges(
-        experiment=common.experiment,
-        display_name=request.display_name,
-        description=request.description,
-        tags=common.tags,
-        env=request.env_vars,
-        cluster=request.on_cluster if request.cluster != document.compute else "",
-        command=command_line(request),
-        code=changed_code(root),
-        is_secret=secrets_but(request.include_secret),
-    )
-    prepared = PreparedDocument(document, changes, remarks=remarks, is_on_slurm=is_on_slurm)
+    content, stays = _with_options(document, request, common), list[str]()
+    if cluster is not None:
+        content, stays = _moved(document, content, cluster.strip().removeprefix("azureml:"), request.set_values)
+    is_secret = secrets_but(request.include_secret)
+    sent = DocumentSpec(path, dump_mapping(content), common.experiment, command_line(request), is_secret)
+    prepared = PreparedDocument(content, sent, remarks=remarks, is_on_slurm=is_on_slurm)
+    if name := root.string("name"):
+        use = "is the display name of the run" if content["display_name"] == name else "is ignored"
+        remarks.append(f"The file's name '{name}' {use}, because himl gives each run an id of its own.")
     if not is_local:
+        if stays:
+            remarks.append(f"Steps that keep the compute of the file, not '{request.cluster}': {', '.join(stays)}.")
         remarks += retries_remarks(request)
         return prepared
     remarks += file_remarks
     if not document.compute and not is_on_slurm:
         remarks.append("It names no compute, so it runs on this machine. To use Azure ML, add --cluster NAME.")
-    common = replace(
-        common,
-        display_name=common.display_name or root.string("display_name"),
-        description=common.description or root.string("description"),
-    )
+    common = replace(common, display_name=content.get("display_name", ""), description=content.get("description") or "")
     reader = _JobReader(request, common)
     refuse(
         "--max_failures ", (kind != SWEEP and request.is_typed("max_failures"), "applies to sweeps only.", "Omit it.")
@@ -167,7 +182,7 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     elif kind == SWEEP:
         prepared = replace(prepared, job=reader.sweep(root))
     elif kind == PIPELINE:
-        prepared = replace(prepared, pipeline=replace(reader.pipeline(root), command=changes.command))
+        prepared = replace(prepared, pipeline=replace(reader.pipeline(root), command=sent.command))
     else:
         hint = "Use a command, sweep or pipeline job, or name a cluster with --cluster."
         raise root.wrong("type", f"'{kind}' cannot run on this machine.", hint=hint)
@@ -186,42 +201,74 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
 
 
 def changed_yaml(prepared: PreparedDocument) -> str:
-    """The file's job with the changes and without secrets, as `--dry_run` shows it. Paths stay relative to the file's
-    folder. Raises BadUsage for a change that no key can express."""
-    changes, kind = prepared.changes, prepared.document.kind
-    content = _with_code(prepared.document.root.content, changes.code)
-    names = {
-        "experiment_name": changes.experiment,
-        "display_name": changes.display_name,
-        "description": changes.description,
+    """The file's job with absolute paths and the changes of the options, without secrets, as `--dry_run` shows it."""
+    return dump_mapping(mask_document(prepared.content))
+
+
+def _with_options(document: JobDocument, request: SubmitRequest, common: JobSpec) -> dict[str, Any]:
+    """The content of the file with absolute paths and with the options of the job."""
+    root = document.root
+    content = {"type": document.kind, **with_absolute_paths(root)}
+    content.pop("name", None)
+    content |= {
+        "experiment_name": common.experiment,
+        "display_name": request.display_name or root.string("display_name") or root.string("name"),
+        "description": request.description or root.string("description"),
+        "tags": dict(common.tags),
     }
-    content |= {**{key: value for key, value in names.items() if value}, "tags": dict(changes.tags)}
-    if changes.cluster and kind == PIPELINE:
-        content["settings"] = {**(content.get("settings") or {}), "default_compute": f"azureml:{changes.cluster}"}
-    elif changes.cluster:
-        content["compute"] = f"azureml:{changes.cluster}"
-    if changes.env:
-        trial = content if kind == COMMAND else content.get("trial") if kind == SWEEP else None
-        if not isinstance(trial, Mapping):
-            raise BadUsage(
-                f"--env_var has no key in the YAML of this {kind} job.",
-                hint="Write the variables into the file, or omit --dry_run.",
-            )
-        trial = {**trial, "environment_variables": {**(trial.get("environment_variables") or {}), **changes.env}}
-        content = trial if kind == COMMAND else {**content, "trial": trial}
-    return dump_mapping(mask_document(content))
+    if request.env_vars:
+        content = _with_variables(content, document.kind, request.env_vars)
+    return {key: value for key, value in content.items() if value != ""}
 
 
-def _with_code(content: Mapping[str, Any], code: Mapping[str, str], prefix: str = "") -> dict[str, Any]:
-    """*content*, the part of the file below *prefix*, with the folders of *code*, a mapping by dotted keys."""
-    changed = dict(content)
-    for key, value in content.items():
-        path = f"{prefix}{key}"
-        if path in code:
-            changed[key] = code[path]
-        elif isinstance(value, Mapping) and any(each.startswith(f"{path}.") for each in code):
-            changed[key] = _with_code(value, code, f"{path}.")
-    return changed
+def _moved(
+    document: JobDocument, content: Mapping[str, Any], cluster: str, changes: Collection[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """*content* on *cluster*, except steps whose compute target is among the *changes* of `--set`, and the other steps
+    that stay on other compute targets, by their keys."""
+    moved, stays = {key: value for key, value in content.items() if key != "compute"}, list[str]()
+    is_plain = cluster in (HERE, SERVERLESS) or cluster.startswith(SLURM)
+    compute = cluster if is_plain else f"azureml:{cluster}"
+    if document.kind != PIPELINE:
+        return {**moved, **({} if cluster == SERVERLESS else {"compute": compute})}, stays
+    jobs = document.root.part("jobs")
+    steps = {key: jobs.part(key) for key in jobs.content}
+    for key, step in steps.items():
+        stays += _computes_below(step, key)
+        if (kind := type_of_step(step)) in NO_COMMANDS and step.content.get("compute"):
+            stays.append(f"{key} ({kind})")
+        elif f"jobs.{key}.compute" not in changes:
+            moved["jobs"][key].pop("compute", None)
+    moved["settings"] = {**document.root.part("settings").content, "default_compute": compute}
+    return moved, stays
+
+
+def _computes_below(step: Part, shown: str) -> list[str]:
+    """The steps that name their own compute targets in the pipeline component of *step*, by their dotted keys."""
+    component, found = component_of(step), list[str]()
+    if component is None:
+        is_stored = type_of(step) == PIPELINE and step.content.get("component")
+        return [f"{shown} (steps of its stored pipeline that name their own)"] if is_stored else []
+    jobs = component.part("jobs")
+    for key in jobs.content if shown.count(".") < DEEPEST else ():
+        found += [f"{shown}.{key}"] if jobs.part(key).content.get("compute") else []
+        found += _computes_below(jobs.part(key), f"{shown}.{key}")
+    return found
+
+
+def _with_variables(content: Mapping[str, Any], kind: str, env: Mapping[str, str]) -> dict[str, Any]:
+    """The job or the step *content* with the environment variables *env*, below the keys of its type."""
+    if kind == PIPELINE:
+        steps = {
+            key: _with_variables(step, step.get("type") or COMMAND, env) if isinstance(step, Mapping) else step
+            for key, step in (content.get("jobs") or {}).items()
+        }
+        return {**content, "jobs": steps} if content.get("jobs") else dict(content)
+    if kind == SWEEP and isinstance(content.get("trial"), Mapping):
+        return {**content, "trial": _with_variables(content["trial"], COMMAND, env)}
+    if kind not in (COMMAND, PARALLEL, "automl"):
+        return dict(content)
+    return {**content, "environment_variables": {**(content.get("environment_variables") or {}), **env}}
 
 
 @dataclass(frozen=True)
@@ -346,11 +393,11 @@ class _JobReader:
     def _step(self, key: str, part: Part, given: Values, outer: Part, made: dict[str, StepOutput]) -> StepSpec:
         """The step of *key*. *given* and *outer* are the pipeline's inputs and outputs. The method adds the outputs
         that come from this step to *made*."""
-        part.check_keys((*COMMAND_KEYS, "component"))
-        kind = part.text("type") or COMMAND
+        kind = type_of_step(part)
         if kind != COMMAND:
             hint = "Use a command job, or name a cluster with --cluster."
             raise part.wrong("type", f"'{kind}' cannot be a step on this machine.", hint=hint)
+        part.check_keys((*COMMAND_KEYS, "component"))
         values, takes = _step_values(part.part("inputs"), given)
         component = part
         if part.content.get("component") is not None:

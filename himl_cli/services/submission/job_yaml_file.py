@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from himl_cli.services.submission.request import MOST_SECONDS, count_problem
 from himl_cli.services.yaml_files import parse_mapping, written_as
 
 COMMAND, SWEEP, PIPELINE = "command", "sweep", "pipeline"
+PARALLEL = "parallel"
+# The type of a job or a step without `type`, by a key that only this type has
+TYPES = {"jobs": PIPELINE, "trial": SWEEP, "task": PARALLEL, "entry": "spark", "command": COMMAND}
 NAMING = (
     *("$schema", "type", "name", "version", "id", "properties"),
     *("experiment_name", "display_name", "description", "tags"),
@@ -33,10 +36,20 @@ DATA_TYPES = ("uri_folder", "uri_file", "mltable", "mlflow_model", "custom_model
 LITERAL_TYPES = ("string", "number", "integer", "boolean")
 DATA_KEYS = ("type", "path", "mode", "description", "version")
 MODES = {"download": "download", "ro_mount": "mount", "rw_mount": "mount", "mount": "mount", "upload": "upload"}
+# Keys of --set whose values, or the values below them, are texts
+OF_TEXTS = ("tags", "properties", "environment_variables", "inputs")
+TEXTS = ("command", *(key for key in NAMING if key not in OF_TEXTS))
+# Keys of paths on this machine. A text of the last three may also name something that is stored in Azure ML.
+PATHS = ("code", "path", "conda_file", "additional_includes", "component", "trial", "environment")
+OF_ANY_KEYS = ("inputs", "outputs", "jobs", "search_space", "services")
 INPUT_KEYS = (*DATA_KEYS, "default", "optional", "value", "min", "max", "enum", "datastore")
 
 _DATASTORE = re.compile(r"azureml:/(?:/subscriptions/[^?#]+?)?/datastores/(?P<datastore>[\w-]+)/paths/(?P<path>.*)")
 _ASSET = re.compile(r"azureml:(?P<name>[\w.-]+)(?:[:@](?P<version>[\w.-]+))?")
+_ADDRESS = re.compile(r"azureml:|[\w+.-]{2,}://|\$\{\{|git[+@]|$")
+_NAME = r"(?:\\.|[^\\.\[\]])+"
+# Names of nested keys, with `.` between them and `\.` within, and [N] for an entry of a list
+_KEY = re.compile(rf"{_NAME}(?:\[-?\d+\])*(?:\.{_NAME}(?:\[-?\d+\])*)*")
 
 # The inputs of a job by key: data, or a plain value as text for the command
 Values = dict[str, DataSpec | str]
@@ -123,8 +136,8 @@ class JobDocument:
 
     @property
     def compute(self) -> str:
-        """The compute target without `azureml:`. `local` is this machine, and an empty text means that none is
-        named."""
+        """The first compute target that the file names, without `azureml:`. `local` is this machine, and an empty text
+        means that none is named."""
         texts = [self.root.text("compute")]
         if self.kind == PIPELINE:
             jobs = self.root.part("jobs")
@@ -134,34 +147,79 @@ class JobDocument:
         return next((name for name in names if name != HERE), next(iter(names), ""))
 
 
-def read_document(path: Path, shown: str) -> JobDocument:
-    """The file at *path*. Raises BadUsage if it does not contain a job."""
-    root = Part(shown, path.parent, parse_mapping(read_text(path, "TARGET"), Path(shown)))
-    kinds = {"jobs": PIPELINE, "trial": SWEEP, "command": COMMAND}
-    schema = root.text("$schema").rpartition("/")[2].partition(".")[0].lower()
-    by_schema = next((kind for kind in kinds.values() if schema == f"{kind}job"), "")
-    by_key = next((kind for key, kind in kinds.items() if root.content.get(key) is not None), "")
-    kind = root.text("type") or by_schema or by_key
-    if not kind:
-        raise BadUsage(
-            f"'{shown}' is not a job: it has neither 'type' nor 'command'.",
-            hint="Use a command, sweep or pipeline job of Azure ML.",
-        )
+def read_document(path: Path, shown: str, changes: Mapping[str, str]) -> JobDocument:
+    """The file at *path* with the *changes* of `--set`. Raises BadUsage if it does not contain a job."""
+    content = parse_mapping(read_text(path, "TARGET"), Path(shown))
+    for key, text in changes.items():
+        if not _KEY.fullmatch(key):
+            raise BadUsage(f"--set: '{key}' is not a key.", hint="Examples: inputs.lr=0.1, values[0]=0.1")
+        found = re.findall(rf"({_NAME})|\[(-?\d+)\]", key)
+        names = [int(number) if number else re.sub(r"\\(.)", r"\1", name) for name, number in found]
+        content = _with_change(content, key, names, _set_value(names, text))
+    root = Part(shown, path.parent, content)
+    kind, schema = type_of(root), _schema_of(root).lower()
+    of_component = {"version", "is_deterministic"} & set(content) and not schema.endswith("job")
+    if schema.endswith("component") or kind.lower().endswith("component") or of_component:
+        hint = f"Name it in a step of a pipeline job: component: {Path(shown).name}"
+        raise BadUsage(f"'{shown}' is a component, not a job.", hint=hint)
+    if not kind or (schema and not schema.endswith("job")):
+        why = f"its $schema is '{_schema_of(root)}'" if schema else "it has neither 'type' nor 'command'"
+        raise BadUsage(f"'{shown}' is not a job: {why}.", hint="Use a command, sweep or pipeline job of Azure ML.")
     return JobDocument(path, kind, root)
 
 
-def changed_code(root: Part) -> dict[str, str]:
-    """The code folders in the whole file that are written with `\\` for `/`, by dotted key, as paths that are valid on
-    this machine."""
+def type_of(part: Part) -> str:
+    """The type of a job, a step or a component: `type`, or that of the schema or of its keys. Empty if unknown."""
+    by_key = next((kind for key, kind in TYPES.items() if part.content.get(key) is not None), "")
+    found = re.fullmatch(r"(?i)(\w+?)(?:job|component)", _schema_of(part))
+    return part.text("type") or (found[1].lower() if found else by_key)
 
-    def mappings(part: Part, keys: Collection[str]) -> list[Part]:
-        return [part.part(key) for key in keys if isinstance(part.content.get(key), Mapping)]
 
-    parts = [root, *mappings(root.part("jobs"), root.part("jobs").content)]
-    parts += [each for part in parts for each in mappings(part, ("trial", "component"))]
-    given = {f"{part.prefix}code": part.content.get("code") for part in parts}
-    local = {key: code for key, code in given.items() if isinstance(code, str) and not code.startswith(ELSEWHERE)}
-    return {key: found for key, code in local.items() if (found := as_found(root.folder, code)) != code}
+def type_of_step(part: Part) -> str:
+    """The type of a step, or that of its component on this machine."""
+    component = component_of(part)
+    kinds = [type_of(part), type_of(component) if component is not None else ""]
+    return next((kind for kind in kinds if kind not in ("", COMMAND)), COMMAND)
+
+
+def _schema_of(part: Part) -> str:
+    """The kind of the file by its schema in Azure ML, such as `pipelineJob` or `commandComponent`."""
+    return part.text("$schema").rpartition("/")[2].partition(".")[0]
+
+
+def _with_change(part: Any, key: str, names: Sequence[str | int], value: Any) -> Any:
+    """A *part* of the file's content with *value* at the nested *names*, which `--set` gives as *key*. Missing parts
+    are added. Raises BadUsage for a name that the part cannot have."""
+    if not names:
+        return value
+    name, *rest = names
+    if isinstance(part, list) and str(name).isdigit():
+        name = int(name)
+    if isinstance(name, int):
+        entries = list(part) if isinstance(part, list) else []
+        if (part and not entries) or not -len(entries) <= name <= len(entries):
+            raise BadUsage(f"--set {key}: there is no entry [{name}].", hint=f"The list has {len(entries)} entries.")
+        entries[name : name + 1 or None] = [_with_change(dict(enumerate(entries)).get(name), key, rest, value)]
+        return entries
+    if part is not None and not isinstance(part, Mapping):
+        what = f"--set {key}: {shorten(repr(part))} in the file has no key '{name}'."
+        raise BadUsage(redact(what), hint="Set the value as a whole.")
+    return {**(part or {}), name: _with_change((part or {}).get(name), key, rest, value)}
+
+
+def _set_value(names: Sequence[str | int], text: str) -> Any:
+    """The value of `--set`: as YAML has it in a file, but a text where only a text makes sense. Raises BadUsage."""
+    is_whole = text.startswith(("{", "["))
+    above = [name for name in names[:-1] if name in OF_TEXTS]
+    if names[-1] in TEXTS or (above and not (is_whole and above == ["inputs"])):
+        return text
+    try:
+        found = parse_mapping(f"value: {text}", Path("--set"))["value"]
+    except BadUsage:
+        if is_whole:
+            raise
+        return text
+    return found if found is None or isinstance(found, (int, float, list, Mapping)) else text
 
 
 # Inputs and outputs
@@ -239,6 +297,30 @@ def local_path(part: Part, path: str) -> Path:
     return (part.folder / expand_user(as_found(part.folder, path.removeprefix("file:")))).absolute()
 
 
+def with_absolute_paths(part: Part) -> dict[str, Any]:
+    """The content of *part* with absolute paths for files and folders on this machine."""
+
+    def changed(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            within = part.part(key)
+            if key not in OF_ANY_KEYS:
+                return value if key in OF_TEXTS else with_absolute_paths(within)
+            return {
+                name: with_absolute_paths(within.part(name)) if isinstance(each, Mapping) else each
+                for name, each in within.content.items()
+            }
+        is_text = isinstance(value, str) and not _ADDRESS.match(value) and "connection" not in part.content
+        if is_text and key in PATHS[:-3]:
+            return str(local_path(part, value))
+        if is_text and key in PATHS and os.path.exists(local_path(part, value)):
+            return f"{'file:' * value.startswith('file:')}{local_path(part, value)}"
+        if isinstance(value, list):
+            return [changed(key, each) if isinstance(each, str) else each for each in value]
+        return value
+
+    return {key: changed(key, value) for key, value in part.content.items()}
+
+
 # Components and commands
 
 
@@ -256,6 +338,13 @@ def component_at(part: Part, key: str) -> Part:
         raise part.wrong(key, f"'{path}' is not a file.", hint=f"The path is relative to '{part.folder}'.")
     shown = str(Path(part.shown).parent / path.removeprefix("file:"))
     return Part(shown, found.parent, parse_mapping(read_text(found, part.prefix + key), Path(path)))
+
+
+def component_of(part: Part) -> Part | None:
+    """The component of a step if it is in the file, or in another one on this machine."""
+    named = part.content.get("component")
+    is_here = isinstance(named, Mapping) or (isinstance(named, str) and os.path.isfile(local_path(part, named)))
+    return component_at(part, "component") if is_here else None
 
 
 def with_defaults(component: Part, given: Values) -> Values:

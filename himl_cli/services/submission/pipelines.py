@@ -16,7 +16,6 @@ from himl_cli.core.jobs import (
     DATASTORE_NAME,
     PLACEHOLDER,
     SEARCH_SPACE,
-    SERVERLESS,
     SWEPT,
     ClusterSpec,
     ContainerSpec,
@@ -31,6 +30,7 @@ from himl_cli.core.jobs import (
     StepSpec,
     SweepSpec,
     check_placeholders,
+    is_compute_name,
     with_search_space,
 )
 from himl_cli.core.records import dataclass
@@ -540,7 +540,7 @@ def check_cluster(prepared: PreparedPipeline, workspace: Workspace) -> None:
     """Check that the pipeline's cluster exists or will be created, before himl registers a container in vain. Raises
     NotFound and the errors of the workspace."""
     name = prepared.spec.cluster
-    is_needed = prepared.cluster is None and prepared.container is not None and name.lower() != SERVERLESS
+    is_needed = prepared.cluster is None and prepared.container is not None and is_compute_name(name)
     if is_needed and isinstance(workspace, CloudWorkspace) and not workspace.has_cluster(name):
         raise NotFound(
             f"No compute '{name}' in {workspace.label}.", hint="Add --create_cluster, or use another --cluster."

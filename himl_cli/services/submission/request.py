@@ -99,6 +99,7 @@ class SubmitRequest(JobOptions):
     typed: frozenset[str] | None = None
 
     command: str | None = option()
+    set_values: Mapping[str, str] = option(dict, files="yaml")
     cluster: str | None = option(files="pipeline yaml")
     sbatch: Sequence[str] = option((), only="slurm", files="pipeline yaml_local")
     record_in: str | None = option(only="local", choices=(HERE, "azure"))
@@ -152,7 +153,8 @@ class SubmitRequest(JobOptions):
     @property
     def on_cluster(self) -> str:
         """The Azure ML cluster of the job, or an empty string for a local job or one on Slurm."""
-        return "" if self.cluster in (None, HERE) or self.on_slurm is not None else str(self.cluster)
+        name = str(self.cluster or HERE).strip().removeprefix("azureml:")
+        return "" if name == HERE or self.on_slurm is not None else name
 
     @property
     def on_slurm(self) -> str | None:
@@ -184,7 +186,7 @@ _DEFAULTS = SubmitRequest(cwd=Path())
 _OPTIONS = {each.name: each.metadata for each in fields(SubmitRequest) if each.metadata}
 CHOICES = {name: metadata["choices"] for name, metadata in _OPTIONS.items() if metadata.get("choices")}
 # Options whose field in a request has a different name
-REQUEST_FIELDS = {"env_var": "env_vars", "tag": "tags", "input": "inputs", "output": "outputs"}
+REQUEST_FIELDS = {"set": "set_values", "env_var": "env_vars", "tag": "tags", "input": "inputs", "output": "outputs"}
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,8 @@ def check_values(request: SubmitRequest) -> None:
     if len(given) != 1:
         hint = 'himl submit SCRIPT.py, or himl submit -m package.module, or himl submit --command "PROGRAM ..."'
         raise BadUsage(f"{' and '.join(given[:2])} cannot be combined." if given else "Nothing to run.", hint=hint)
+    is_idle = request.is_typed("set_values") and not is_job_file(request.target)
+    refuse("--set ", (is_idle, "applies to jobs in YAML only.", "Write the arguments of a script after --"))
     check_choices(request)
     for name in ("num_nodes", "processes_per_node"):
         value = getattr(request, name)

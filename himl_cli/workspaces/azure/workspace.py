@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import TRIALS, ClusterSpec, ContainerSpec, DataSpec, DocumentChanges, JobSpec, PipelineSpec
+from himl_cli.core.jobs import TRIALS, ClusterSpec, ContainerSpec, DataSpec, DocumentSpec, JobSpec, PipelineSpec
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.runs import (
     JobServices,
@@ -263,10 +262,10 @@ class AzureWorkspace(ObservedWorkspace):
             return self.run(submit_sweep(self.connection, self._datastores, spec, self._history, notify))
         return submit_pipeline(self.connection, self._datastores, spec, notify)
 
-    def submit_document(self, path: Path, changes: DocumentChanges, *, notify: Notify) -> Run:
+    def submit_document(self, document: DocumentSpec, *, notify: Notify) -> Run:
         from himl_cli.workspaces.azure.jobs.sdk import submit_document
 
-        return submit_document(self.connection, path, changes, notify)
+        return submit_document(self.connection, document, notify)
 
     @cached_property
     def _deletion(self) -> RunDeletion:

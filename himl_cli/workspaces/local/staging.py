@@ -14,7 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.jobs import JobSpec, Snapshot
+from himl_cli.core.files import walk_files
+from himl_cli.core.jobs import PLACEHOLDER, STEP, EntryKind, JobSpec, Snapshot
 from himl_cli.workspaces.local.editables import stage_modules
 from himl_cli.workspaces.local.launch_request import LaunchRequest, linked_inputs, stored_form
 from himl_cli.workspaces.local.run_folder import COLLECTED, PLAN, RECORD, RunFolder
@@ -111,7 +112,22 @@ class JobFiles:
         for folder in self._made if self._request.spec.in_place else ():
             with suppress(OSError):
                 folder.rmdir()  # succeeds only if the folder is empty
+        self._fill_artifacts()
         return bool(new)
+
+    def _fill_artifacts(self) -> None:
+        """Copy all results of a step to its output `artifacts`, as Azure ML does, unless its command names the output.
+        Raises OSError."""
+        target, spec, folder = self._request.outputs.get("artifacts"), self._request.spec, self._folder
+        is_named = ("outputs", "artifacts") in PLACEHOLDER.findall(spec.entry.target)
+        if target is None or is_named or STEP not in spec.tags or spec.entry.kind is not EntryKind.command:
+            return
+        # The script's files take precedence over logged files of the same name
+        sources = {"": folder.artifacts, "user_logs": folder.user_logs, **{top: folder.code / top for top in COLLECTED}}
+        for top, source in sources.items():
+            for found in walk_files(str(source)):
+                for _ in _copy_file(Path(found.path), Path(target, top, found.name)):
+                    pass
 
     def _stamps(self) -> dict[str, Stamp]:
         found: dict[str, Stamp] = {}

@@ -88,10 +88,10 @@ def check_pipeline(workspace: Workspace, properties: Json) -> None:
     nodes = nodes_of(workspace, properties)
     default = (properties.get("settings") or {}).get("default_compute") or properties.get("computeId")
     for node in nodes.values():
-        compute = str(node.given.get("computeId") or default or "").rpartition("/")[2]
+        compute = compute_of(properties, node.given.get("computeId") or default)
         if not compute:
             raise bad_request(f"jobs.{node.name}: there is no compute, and no default one.")
-        if compute != "serverless" and compute not in workspace.computes:
+        if compute != "serverless" and not runs_jobs(workspace, compute):
             raise bad_request(f"Unknown compute target '{compute}'.")
         _check_inputs(properties, nodes, node)
         _check_outputs(properties, node)
@@ -101,6 +101,18 @@ def check_pipeline(workspace: Workspace, properties: Json) -> None:
         if not ready:
             raise bad_request(f"The pipeline has a cycle: {', '.join(sorted(left))}.")
         left = {name: node for name, node in left.items() if name not in ready}
+
+
+def compute_of(properties: Json, given: str | None) -> str:
+    """The compute target that a step names, or the value of the pipeline's input that it is bound to."""
+    found = _BOUND.fullmatch((given or "").rpartition("/")[2])
+    value = ((properties.get("inputs") or {}).get(found[2]) or {}).get("value") if found else given
+    return str(value or "").removeprefix("azureml:")
+
+
+def runs_jobs(workspace: Workspace, compute: str) -> bool:
+    """Whether a name or an id is that of a compute target: of the workspace, or of a virtual cluster anywhere."""
+    return "/virtualclusters/" in compute.lower() or compute.rpartition("/")[2] in workspace.computes
 
 
 def _check_inputs(properties: Json, nodes: dict[str, Node], node: Node) -> None:
@@ -137,7 +149,8 @@ def step_job(pipeline: Run, node: Node, ended: Mapping[str, Run]) -> Json:
     found: Json = {"jobType": "Command", "experimentName": pipeline.experiment.name, "componentId": given["componentId"]}
     found |= {"command": component["command"], "codeId": bare_id(component.get("code"))}
     found |= {"environmentId": bare_id(component.get("environment"))}
-    found |= {"computeId": given.get("computeId") or job.get("computeId") or (job.get("settings") or {}).get("default_compute")}
+    default = job.get("computeId") or (job.get("settings") or {}).get("default_compute")
+    found |= {"computeId": compute_of(job, given.get("computeId") or default)}
     found |= {"environmentVariables": given.get("environment_variables") or component.get("environment_variables") or {}, "inputs": inputs}
     found |= {"outputs": {name: _output(pipeline, node, name) for name in node.gives}}
     found |= {"distribution": distribution}

@@ -29,6 +29,7 @@ from himl_cli.core.jobs import (
     SearchRange,
     StepSpec,
     SweepSpec,
+    is_compute_name,
     sweep_tags,
     value_text,
 )
@@ -378,7 +379,7 @@ def _node(address: WorkspaceAddress, step: PipelineNode, component: str) -> dict
 
 
 def _compute_id(address: WorkspaceAddress, name: str) -> str:
-    return f"{address.path}/computes/{name}"
+    return f"{address.path}/computes/{name}" if is_compute_name(name) else name
 
 
 def _reference(id: str) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, Interrupted, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.jobs import SERVERLESS, ClusterSpec
+from himl_cli.core.jobs import ClusterSpec, is_compute_name
 from himl_cli.core.processes import terminations
 from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.config import ApiVersion
@@ -32,13 +32,15 @@ _COMPUTES = {"api-version": ApiVersion.COMPUTES}
 
 
 def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Notify = ignore) -> None:
-    """Check the compute target of a job of *nodes* nodes, with one request, or none for `serverless`.
+    """Check the compute target of a job of *nodes* nodes, with one request, or none for what is no name of one.
 
     Reports a target whose last change failed to *notify*, because the service accepts jobs for it.
 
     Raises NotFound naming the existing targets, BadUsage for one that cannot run the job, and as `HttpClient`.
     """
-    if name.lower() == SERVERLESS:
+    above, _, last = name.rpartition("/")
+    name = last if above.lower() == f"{connection.address.path}/computes".lower() else name
+    if not is_compute_name(name):
         return
     found: Mapping[str, Any] | None = None
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):  # any other name would change the URL

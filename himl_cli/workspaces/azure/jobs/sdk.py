@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, RunNotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.installation import ca_bundle
-from himl_cli.core.jobs import SERVERLESS, DataSpec, DocumentChanges, secrets_text
+from himl_cli.core.jobs import DataSpec, DocumentSpec, secrets_text
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run
 from himl_cli.core.text import is_too_deep
@@ -195,28 +195,29 @@ def sdk_data(connection: Connection, datastores: Datastores, item: DataSpec, is_
         return Input(type=data.type, path=path, mode=data.mode)
 
 
-def submit_document(connection: Connection, path: Path, changes: DocumentChanges, notify: Notify) -> Run:
-    """Start the job of the file. azure-ai-ml uploads and registers code, environments and data that it names by paths.
+def submit_document(connection: Connection, document: DocumentSpec, notify: Notify) -> Run:
+    """Start the job. azure-ai-ml uploads and registers code, environments and data that it names by paths.
 
     An interruption before the job's creation leaves nothing running, and raises Interrupted. Raises BadUsage for a
     wrong file, and NotFound for a missing compute target, before any upload. Also raises NotAllowed and ServiceFailed.
     """
     with before_creation():
         load_sdk()
-        run_id = azure_run_id(changes.experiment or path.stem)
-        job = _read_job(connection, path, changes, run_id)
+        run_id = azure_run_id(document.experiment)
+        job = _read_job(connection, document, run_id)
         for name in _computes_of(job):
             check_compute(connection, name, notify=notify)
         tenant_id = connection.record().tenant_id
         notify(Notice("azure-ai-ml uploads the files that the job refers to."))
         # It prints blank lines to stderr, even with its progress disabled.
-        with _complaints(connection, path), silenced(), restored_variables(CLOUD_VARIABLE), redirect_stderr(StringIO()):
-            sent = _compose(connection, job, changes.is_secret, notify)
+        told = _complaints(connection, document.path)
+        with told, silenced(), restored_variables(CLOUD_VARIABLE), redirect_stderr(StringIO()):
+            sent = _compose(connection, job, document.is_secret, notify)
     parts = urlsplit(sent.url)
     request = PutRequest(parts.path, parse_qs(parts.query)["api-version"][0], json.loads(sent.body))
     token = {USER_TOKEN: sent.headers[USER_TOKEN]} if sent.headers.get(USER_TOKEN) else {}
     return submit_request(
-        connection, run_id, lambda: (request, token), tenant_id, job.experiment_name, redact(changes.command)
+        connection, run_id, lambda: (request, token), tenant_id, job.experiment_name, redact(document.command)
     )
 
 
@@ -261,31 +262,19 @@ def _error_of(err: Exception, connection: Connection, path: Path) -> HimlError:
     )
 
 
-def _read_job(connection: Connection, path: Path, changes: DocumentChanges, run_id: str) -> Any:
+def _read_job(connection: Connection, document: DocumentSpec, run_id: str) -> Any:
     from azure.ai.ml import Input, load_job
-    from azure.ai.ml.entities import PipelineJob, PipelineJobSettings
+    from azure.ai.ml.entities import PipelineJob
 
-    with _complaints(connection, path), silenced():
-        job: Any = load_job(path, params_override=[{key: folder} for key, folder in changes.code.items()])
-    is_pipeline = isinstance(job, PipelineJob)
-    for key, value in (job.inputs if is_pipeline else {}).items():
+    with _complaints(connection, document.path), silenced():
+        job: Any = load_job(StringIO(document.text), relative_origin=str(document.path))
+        job.name = run_id.lower()  # of the request that himl replaces by its own. Some jobs refuse capital letters.
+    for key, value in (job.inputs if isinstance(job, PipelineJob) else {}).items():
         data = getattr(value, "_data", None)
         if isinstance(data, Input) and not data.path:  # azure-ai-ml's own error does not name it
-            raise BadUsage(f"{path.name}: inputs.{key}: Missing 'path' of the data.", hint=_HINT)
-    job.display_name = changes.display_name or job.display_name or job.name or run_id
-    job.name = run_id
-    # The service's name for the experiment of jobs without one.
-    job.experiment_name = changes.experiment or job.experiment_name or "Default"
-    job.description = changes.description or job.description
-    job.tags = {**(job.tags or {}), **changes.tags, "run_recovery_id": f"{job.experiment_name}:{run_id}"}
-    if changes.cluster and is_pipeline:
-        job.settings = job.settings or PipelineJobSettings()
-        job.settings.default_compute = changes.cluster
-    elif changes.cluster:
-        job.compute = None if changes.cluster.lower() == SERVERLESS else changes.cluster
-    for part in (job, getattr(job, "trial", None), *(job.jobs.values() if is_pipeline else ())):
-        if changes.env and hasattr(part, "environment_variables"):
-            part.environment_variables = {**(part.environment_variables or {}), **changes.env}
+            raise BadUsage(f"{document.path.name}: inputs.{key}: Missing 'path' of the data.", hint=_HINT)
+    job.experiment_name, job.display_name = document.experiment, job.display_name or run_id
+    job.tags = {**(job.tags or {}), "run_recovery_id": f"{job.experiment_name}:{run_id}"}
     return job
 
 
@@ -296,9 +285,7 @@ def _computes_of(job: Any) -> list[str]:
     if isinstance(job, PipelineJob):
         named.append(job.settings.default_compute if job.settings else None)
         named += [getattr(node, "compute", None) for node in job.jobs.values()]
-    texts = [text.removeprefix("azureml:") for text in named if isinstance(text, str) and text]
-    names = dict.fromkeys(text.rpartition("/computes/")[2] or text for text in texts)
-    return [name for name in names if name.lower() != SERVERLESS]
+    return [*dict.fromkeys(text.removeprefix("azureml:") for text in named if isinstance(text, str) and text)]
 
 
 def _compose(connection: Connection, job: Any, is_secret: Callable[[str, str], bool], notify: Notify) -> Any:
@@ -324,6 +311,8 @@ def _compose(connection: Connection, job: Any, is_secret: Callable[[str, str], b
     try:
         client = client_for(connection, transport=Transport(connection_verify=ca_bundle()))
         _leave_out_secrets(client._code, is_secret, notify)  # the uploader of all code
+        virtual_clusters: Any = client._virtual_clusters
+        virtual_clusters.get = lambda name: {"id": name}  # for steps, azure-ai-ml would request the id by the id
         client.jobs.create_or_update(job)
     except Composed as found:
         return found.args[0]

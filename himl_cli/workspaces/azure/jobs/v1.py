@@ -32,13 +32,13 @@ from himl_cli.core.jobs import (
     DOCKERFILE,
     PLACEHOLDER,
     SEARCH_SPACE,
-    SERVERLESS,
     DataSpec,
     EntryKind,
     EnvironmentSpec,
     JobSpec,
     Snapshot,
     SweepSpec,
+    is_compute_name,
 )
 from himl_cli.core.processes import terminations
 from himl_cli.core.redaction import mask_arguments, parts_of, redact
@@ -246,10 +246,10 @@ def _check_possible(spec: JobSpec) -> None:
         f"--job_tier {spec.job_tier}": spec.job_tier is not None,
         "--resources_properties": bool(spec.resource_properties),
         f"--identity {spec.identity}": spec.identity is not None,
-        "--cluster serverless": spec.cluster.lower() == SERVERLESS,
+        f"--cluster {spec.cluster}": not is_compute_name(spec.cluster),
     }
     for option in (option for option, is_given in refused.items() if is_given):
-        hint = "Name a cluster, or omit --sdk v1." if "serverless" in option else _OTHERWISE
+        hint = "Name a cluster, or omit --sdk v1." if "--cluster" in option else _OTHERWISE
         raise BadUsage(f"--sdk v1 does not support {option}.", hint=hint)
     if spec.entry.kind is EntryKind.command and PLACEHOLDER.search(spec.entry.target):
         raise BadUsage(
