@@ -53,7 +53,7 @@ SWITCH_WORDS = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
-HYPERPARAMETER_NAME = re.compile(r"[A-Za-z_][\w.-]*", re.ASCII)
+HYPERPARAMETER_NAME = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 
 
 class Draw(str, Enum):
@@ -147,6 +147,12 @@ def hyperparameters_of(tags: Mapping[str, str]) -> dict[str, Scalar]:
     except ValueError:
         return {}
     return {name.lstrip("-"): value for name, value in found.items()} if isinstance(found, dict) else {}
+
+
+def variable_name(name: str) -> str:
+    """The hyperparameter *name* as part of the name of a variable, and as Azure ML accepts it: hi-ml also replaced `.`
+    and `/` by `_`."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)
 
 
 def with_search_space(arguments: Sequence[str], space: Mapping[str, SearchRange]) -> list[str]:
@@ -686,7 +692,7 @@ def step_of_trial(job: JobSpec, values: Mapping[str, Scalar]) -> JobSpec:
     return replace(
         job,
         arguments=filled_in(job.arguments, texts, job.sweep.space if job.sweep else None),
-        env={**job.env, **{f"AZUREML_SWEEP_{name}": text for name, text in texts.items()}},
+        env={**job.env, **{f"AZUREML_SWEEP_{variable_name(name)}": text for name, text in texts.items()}},
         tags={name: value for name, value in job.tags.items() if name != SWEPT},
         sweep=None,
         webhook=None,

@@ -138,6 +138,14 @@ SWEEPS: dict[str, dict[str, Any]] = {
         "outputs": [DataSpec("o", "trained"), DataSpec("p", "kept", datastore="second", mode="upload")],
         "arguments": ["${{inputs.a}}", "--o=${{ outputs.o }}/x"],
     },
+    "names that Azure ML does not accept": {
+        "sweep": SweepSpec({"trainer.lr": RATES, "model/encoder-width": KERNELS, "opt.name": SearchRange(Draw.choice, ["a b", "c"])}, max_trials=4),
+        "arguments": ["--x=${{search_space.trainer.lr}}"],
+    },
+    "names that Azure ML does not accept, in a line for bash": {
+        "sweep": SweepSpec({"trainer.lr": RATES}, max_trials=4),
+        "entry": Entry(EntryKind.command, "python train.py +trainer.lr=${{search_space.trainer.lr}} && echo done"),
+    },
     "a line for bash": {
         "sweep": SweepSpec({"lr": RATES}, max_trials=4),
         "entry": Entry(EntryKind.command, "python train.py --lr '${{search_space.lr}}' && echo done"),

@@ -97,10 +97,26 @@ def test_tags_of_sweeps_trials_and_pipelines_are_read() -> None:
 
 
 def test_invalid_hyperparameter_names_fail_before_any_request(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
-    for name in ("optimizer.lr", "1st", "größe", "a-b"):
-        with pytest.raises(BadUsage, match="must consist of letters"):
-            workspace.submit(cluster_spec(project, sweep=SweepSpec({name: choice(1)})), notify=ignore)
+    for names, words in ((["1st"], "not a valid name"), (["größe"], "not a valid name"), (["a.b", "a_b"], "'a.b' and 'a_b' would both be 'a_b'")):
+        with pytest.raises(BadUsage, match=words):
+            workspace.submit(cluster_spec(project, sweep=SweepSpec({name: choice(1) for name in names})), notify=ignore)
     assert azure.requests() == []
+
+
+def test_hyperparameters_are_sent_under_names_that_azure_ml_accepts(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
+    """hi-ml sent `--trainer.lr=${{inputs.trainer_lr}}`: the script gets the name of the user."""
+    space = {"trainer.lr": choice(0.1, 0.2), "model/width": choice(8), "depth": choice(1), "opt.name": choice("a b")}
+    space["amp.on"] = SearchRange(Draw.choice, (True, False), form="switch")
+    events: list[Event] = []
+    spec = cluster_spec(project, sweep=SweepSpec(space), arguments=["+x=${{search_space.model/width}}"])
+    job = sent(azure, workspace.submit(spec, notify=events.append).id)
+    assert sorted(job["searchSpace"]) == ["amp_on", "depth", "model_width", "opt_name", "trainer_lr"]
+    words = ["+x=${{search_space.model_width}}", "--trainer.lr ${{search_space.trainer_lr}}"]
+    words += ["--depth ${{search_space.depth}}", '--opt.name "$AZUREML_SWEEP_opt_name"', '$(case "$AZUREML_SWEEP_amp_on" in']
+    assert job["trial"]["command"].startswith(f"python train.py {' '.join(words)} ")
+    assert "--amp.on" in job["trial"]["command"]
+    told = "Azure ML records 'trainer.lr' as 'trainer_lr', 'model/width' as 'model_width', 'opt.name' as 'opt_name' and 1 more."
+    assert f"{told} Scripts get the name that you gave." in [event.text for event in events if isinstance(event, Notice)]
 
 
 def test_trial_values_are_read_from_tags_or_sweep(workspace: AzureWorkspace, azure: StagedWorkspace) -> None:

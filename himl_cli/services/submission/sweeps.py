@@ -173,7 +173,7 @@ def _argument_name(option: str, argument: str) -> str:
     name = argument.strip().lstrip("-")
     if not HYPERPARAMETER_NAME.fullmatch(name):
         raise BadUsage(
-            f"{option} '{argument}' is not a valid name of an argument.", hint="Use letters, digits, _, - and dots."
+            f"{option} '{argument}' is not a valid name of an argument.", hint="Use letters, digits, _, -, / and dots."
         )
     return name
 
@@ -304,7 +304,7 @@ def parse_space(texts: Sequence[str]) -> dict[str, SearchRange]:
             (
                 HYPERPARAMETER_NAME.fullmatch(name) is None,
                 f" '{text}': '{name}' is not a valid name of a hyperparameter.",
-                "Use letters, digits, _, - and dots.",
+                "Use letters, digits, _, -, / and dots.",
             ),
             (name in space, f": '{name}' occurs twice.", f"List all its values in one option: --sweep {name}=A,B,C"),
         )

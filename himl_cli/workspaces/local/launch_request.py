@@ -39,6 +39,7 @@ from himl_cli.core.jobs import (
     check_placeholders,
     input_targets,
     sweep_tags,
+    variable_name,
 )
 from himl_cli.core.processes import JOB_FOLDER, RANK_NAMES
 from himl_cli.core.records import dataclass
@@ -438,7 +439,7 @@ def job_environment(request: LaunchRequest, base: Mapping[str, str], cwd: Path) 
         **env,
         **{f"AZURE_ML_INPUT_{key}": path for key, path in request.inputs.items()},
         **{f"AZURE_ML_OUTPUT_{key}": path for key, path in request.outputs.items()},
-        **{f"AZUREML_SWEEP_{name}": value for name, value in request.values.items()},
+        **{f"AZUREML_SWEEP_{variable_name(name)}": value for name, value in request.values.items()},
         "AZUREML_RUN_ID": run_id,
         "AZUREML_ROOT_RUN_ID": spec.parent or run_id,
         "AZUREML_ARM_PROJECT_NAME": spec.experiment,

@@ -61,7 +61,7 @@ def plan_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notify) 
         if not HYPERPARAMETER_NAME.fullmatch(name):
             raise BadUsage(
                 f"Invalid name of a hyperparameter: '{name}'.",
-                hint="Use letters, digits, '_', '-' and '.', with a letter first.",
+                hint="Use letters, digits, '_', '-', '/' and '.', with a letter first.",
             )
         for value in found.values if found.draw is Draw.choice and is_line else ():
             if isinstance(value, str):

@@ -18,6 +18,7 @@ from uuid import UUID
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import (
+    HYPERPARAMETER_NAME,
     SERVERLESS,
     STEP,
     STEP_AFTER,
@@ -32,6 +33,7 @@ from himl_cli.core.jobs import (
     is_compute_name,
     sweep_tags,
     value_text,
+    variable_name,
 )
 from himl_cli.core.records import dataclass
 from himl_cli.core.text import Spelled
@@ -71,15 +73,19 @@ _AFTER, _DONE = "himl_after_", "himl_done"
 
 
 def check_names(sweep: SweepSpec) -> None:
-    """Raise BadUsage for a hyperparameter name that Azure ML does not accept."""
+    """Raise BadUsage for a hyperparameter name that Azure ML does not accept, and for two that are one name there."""
+    known: dict[str, str] = {}
     for name in sweep.space:
-        if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) is None:
-            other = re.sub(r"[^A-Za-z0-9_]", "_", name)
+        other = known.setdefault(variable_name(name), name)
+        if HYPERPARAMETER_NAME.fullmatch(name) is None:
             raise BadUsage(
-                f"--sweep {name}: a hyperparameter's name must consist of letters, digits and _, and not begin with a "
-                "digit.",
-                hint=f"Pass it on from one with another name: --sweep {other}=… -- "
-                f"'--{name}=${{{{search_space.{other}}}}}'",
+                f"--sweep {name}: this is not a valid name of a hyperparameter.",
+                hint="Use letters, digits, _, -, / and dots, with a letter first.",
+            )
+        if other != name:
+            raise BadUsage(
+                f"--sweep {name}: on Azure ML, '{other}' and '{name}' would both be '{variable_name(name)}'.",
+                hint="Rename one of them.",
             )
 
 
@@ -259,7 +265,7 @@ def _sweep(sweep: SweepSpec, trial_seconds: str | None) -> dict[str, Any]:
         "limits": limits,
         "objective": {"goal": sweep.goal, "primaryMetric": sweep.primary_metric},
         "samplingAlgorithm": sampling,
-        "searchSpace": {name: search_space(one) for name, one in sweep.space.items()},
+        "searchSpace": {variable_name(name): search_space(one) for name, one in sweep.space.items()},
     }
     stop = sweep.early_stop
     if stop is not None:

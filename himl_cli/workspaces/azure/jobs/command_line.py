@@ -21,6 +21,7 @@ from himl_cli.core.jobs import (
     input_targets,
     value_text,
     value_words,
+    variable_name,
     with_search_space,
 )
 
@@ -72,13 +73,22 @@ def script_line(spec: JobSpec) -> str:
                 return _words(key, space)
             texts = [value for value in space.values if isinstance(value, str)] if space.draw is Draw.choice else []
             is_plain = all(text and shlex.quote(text) == text for text in texts)
-            return f"${{{{{SEARCH_SPACE}.{key}}}}}" if is_plain else f'"${SWEEP_VARIABLE}{key}"'
+            return _placeholder(key) if is_plain else f'"${SWEEP_VARIABLE}{variable_name(key)}"'
         target = targets.get(key) if kind == "inputs" else None
         return f"${{{{{kind}.{key}}}}}" if target is None else _absolute(target)
 
-    if sweep is None or spec.entry.kind is EntryKind.command:
+    if sweep is None:
         return shell_line(spec, fill)
+    if spec.entry.kind is EntryKind.command:
+        line = PLACEHOLDER.sub(
+            lambda one: _placeholder(one[2]) if one[1] == SEARCH_SPACE else one[0], spec.entry.target
+        )
+        return shell_line(replace(spec, entry=replace(spec.entry, target=line)), fill)
     return shell_line(replace(spec, arguments=with_search_space(spec.arguments, sweep.space)), fill)
+
+
+def _placeholder(name: str) -> str:
+    return f"${{{{{SEARCH_SPACE}.{variable_name(name)}}}}}"
 
 
 def _words(name: str, space: SearchRange) -> str:
@@ -89,7 +99,7 @@ def _words(name: str, space: SearchRange) -> str:
         if shlex.join(each) != " ".join(each):
             raise BadUsage(f"--sweep {name}: on Azure ML, '{text}' needs quotes.", hint="Use words without quotes.")
     cases = " ".join(f"{shlex.quote(text)}) printf '%s ' {' '.join(each)};;" for text, each in words.items() if each)
-    return f'$(case "${SWEEP_VARIABLE}{name}" in {cases} esac)'
+    return f'$(case "${SWEEP_VARIABLE}{variable_name(name)}" in {cases} esac)'
 
 
 def shell_line(spec: JobSpec, fill: Callable[[str, str], str]) -> str:

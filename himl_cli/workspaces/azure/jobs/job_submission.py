@@ -18,11 +18,12 @@ from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Notice, Notify, ignore
-from himl_cli.core.jobs import TRIALS, JobSpec, PipelineSpec, sweep_tags
+from himl_cli.core.jobs import TRIALS, JobSpec, PipelineSpec, sweep_tags, variable_name
 from himl_cli.core.processes import interruptions, terminations
 from himl_cli.core.redaction import mask_arguments, redact
 from himl_cli.core.runs import Run, RunEnd, RunStatus, new_run_id
 from himl_cli.core.sampling import make_sampler
+from himl_cli.core.text import listed
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
 from himl_cli.workspaces.azure.jobs.assets import JobAsset, JobCode, JobEnvironment, folder_for
@@ -68,6 +69,9 @@ def submit_job(connection: Connection, datastores: Datastores, spec: JobSpec, no
     code, environment = JobCode(connection, spec.snapshot), JobEnvironment(connection, datastores, spec.environment)
     if spec.sweep is not None:
         check_names(spec.sweep)
+        renamed = [f"'{name}' as '{variable_name(name)}'" for name in spec.sweep.space if variable_name(name) != name]
+        if renamed:
+            notify(Notice(f"Azure ML records {listed(renamed)}. Scripts get the name that you gave."))
     command_line(spec)  # raises for unknown placeholders
     folder_for(spec.snapshot)
     heard: list[Event] = []  # on another thread

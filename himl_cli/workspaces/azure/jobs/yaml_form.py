@@ -22,6 +22,7 @@ from himl_cli.core.jobs import (
     SweepSpec,
     argument_names,
     values_text,
+    variable_name,
 )
 from himl_cli.core.redaction import MASK, mask_arguments, mask_document, mask_line
 from himl_cli.core.sampling import make_sampler
@@ -227,7 +228,7 @@ def _sweep(trial: Mapping[str, Any], sweep: SweepSpec) -> dict[str, Any]:
         "type": "sweep",
         "trial": {name: trial[name] for name in OF_TRIAL if name in trial},
         "search_space": {
-            name: {"type": one.draw.value, "values": wire_values(one)}
+            variable_name(name): {"type": one.draw.value, "values": wire_values(one)}
             if one.draw is Draw.choice
             else {"type": one.draw.value, **dict(zip(argument_names(one.draw), wire_values(one), strict=True))}
             for name, one in sweep.space.items()
