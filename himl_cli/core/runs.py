@@ -204,6 +204,11 @@ def beside(run: Run, children: Sequence[Run]) -> Sequence[Run]:
     return [run, *children] if any(child.tags.get(BESIDE) == run.id for child in children) else children
 
 
+def attempt_of(run: Run) -> int:
+    """The number of the attempt that created a nested run, or of a job's last attempt, from 1."""
+    return int(found) if (found := run.tags.get(TRY, "")).isdecimal() else 1
+
+
 def own_name(run: Run) -> str:
     """The display name, or an empty text if it is the id, which is Azure ML's default."""
     return "" if run.display_name == run.id else run.display_name

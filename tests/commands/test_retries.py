@@ -116,7 +116,7 @@ def test_results_of_a_failed_attempt_are_kept_apart(himl: Himl, project: Path) -
     assert himl("submit", "folds.py", "--retries", "1").code == 0
     run = show(himl, "latest")
     told = himl.ok("runs", "aggregate", run["id"], "--json")
-    assert "Omitted 7 nested runs of earlier attempts, which a later attempt repeated. To see them: himl runs show" in told.stderr
+    assert "Omitted 7 nested runs of earlier attempts, because later ones used their names again. To" in told.stderr
     found = [each for each in told.json()["children"] if each["display_name"]]
     assert [each["display_name"] for each in found] == [f"fold {number}" for number in range(5)]
     assert [each["last"]["acc"] for each in found] == [20, 21, 22, 23, 24]

@@ -489,6 +489,23 @@ def test_aggregate_has_all_metrics_for_programs(himl: Himl, project: Path, works
     assert found["statistics"]["b"]["count"] == 0
 
 
+def test_aggregate_tells_which_nested_runs_of_earlier_attempts_count(himl: Himl, empty: RecordedRuns) -> None:
+    run = empty.add("train_1_aa")
+    for name in ("fold 0", "fold 1", "08:15"):
+        empty.add(f"train_1_{name[-1]}", parent=run, display_name=name)
+    assert "attempt" not in himl.ok("runs", "aggregate", run).stderr
+    empty.workspace.tag(run, {"himl.try": "2"})
+    for name in ("fold 1", "09:30"):
+        empty.add(f"train_2_{name[-1]}", parent=run, display_name=name)
+    told = himl.ok("runs", "aggregate", run, "--json")
+    assert [each["display_name"] for each in told.json()["children"]] == ["fold 0", "08:15", "fold 1", "09:30"]
+    for words in (
+        "Omitted 1 nested run of earlier attempts, because later ones used their names again. ",
+        "Included 2 nested runs of earlier attempts, because later ones did not use their names. ",
+    ):
+        assert words + "To see the attempts: himl runs show train_1_aa" in told.stderr
+
+
 def test_aggregate_takes_any_selection_and_counts_trials(himl: Himl, workspace: LocalWorkspace) -> None:
     for number in range(3):
         record(workspace, f"train_{number}", curve("loss", number), experiment="train", tags={"seed": str(10 - number)}, command=f"train.py --fold {number}")

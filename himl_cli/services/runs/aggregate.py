@@ -23,7 +23,7 @@ from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import MANY, PLACEHOLDER, STEP, TRIAL, Scalar, hyperparameters_of, value_text, values_text
 from himl_cli.core.logged import STATISTICS, SYSTEM, Aggregation, Child, RunResults, Series, Value, system_summary
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import REPEATED_BY, Run, RunSelection, beside, own_name, own_tags
+from himl_cli.core.runs import REPEATED_BY, Run, RunSelection, attempt_of, beside, own_name, own_tags
 from himl_cli.services.runs.lookup import children_of, find_runs, means_one_run, results_of
 from himl_cli.workspaces.base import Workspace
 
@@ -39,7 +39,8 @@ def choose_runs(
     A single run is replaced by its children (trials, folds, steps, or nested runs), if it has any. Of several runs,
     sweeps and pipelines are replaced. No run occurs twice. The result is never empty. Raises what `find_runs` raises.
 
-    Children of earlier attempts that a later attempt repeated do not count, which *notify* receives.
+    Nested runs of earlier attempts do not count if a later attempt used their names again. *notify* receives how many
+    do, and how many do not.
     """
     found = find_runs(workspace, selection, cwd=cwd, notify=notify)
     if means_one_run(selection):
@@ -59,11 +60,18 @@ def children_chosen(workspace: Workspace, parent: Run, *, notify: Notify = ignor
 
 
 def _that_count(runs: Sequence[Run], notify: Notify) -> list[Run]:
-    repeated = [run for run in runs if REPEATED_BY in run.tags]
-    if repeated:
-        which = f"{len(repeated)} nested run{'s' * (len(repeated) != 1)} of earlier attempts"
-        hint = f"To see them: himl runs show {repeated[0].parent}"
-        notify(Notice(f"Omitted {which}, which a later attempt repeated. {hint}"))
+    """*runs* without those that a later attempt repeated. *notify* receives those, and others of earlier attempts."""
+    nested = [run for run in runs if run.parent and not {TRIAL, STEP} & run.tags.keys()]
+    last = {run.parent: attempt_of(run) for run in sorted(nested, key=attempt_of)}
+    repeated = [run for run in nested if REPEATED_BY in run.tags]
+    earlier = [run for run in nested if REPEATED_BY not in run.tags and attempt_of(run) < last[run.parent]]
+    for found, fate in (
+        (repeated, "Omitted {} of earlier attempts, because later ones used their names again."),
+        (earlier, "Included {} of earlier attempts, because later ones did not use their names."),
+    ):
+        if found:
+            which = f"{len(found)} nested run{'s' * (len(found) != 1)}"
+            notify(Notice(f"{fate.format(which)} To see the attempts: himl runs show {found[0].parent}"))
     return [run for run in runs if REPEATED_BY not in run.tags]
 
 

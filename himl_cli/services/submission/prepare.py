@@ -33,10 +33,10 @@ from himl_cli.core.runs import (
     RECORDED_FROM,
     RECORDED_IN,
     STUDIO,
-    TRY,
     Run,
     RunQuery,
     RunSelection,
+    attempt_of,
     new_run_id,
 )
 from himl_cli.core.text import named
@@ -394,7 +394,7 @@ def _new_code(home: FolderWorkspace, run: Run) -> NewCode:
     if not snapshots:
         raise BadUsage(f"Run '{run.id}' has no copy of its code, and runs the present one.", hint="Omit --new_code.")
     begin = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
-    begin = begin if MANY in run.tags else f"attempt {int(run.tags.get(TRY, 1)) + 1}"
+    begin = begin if MANY in run.tags else f"attempt {attempt_of(run) + 1}"
     return NewCode(snapshots, ", ".join([f"from {begin}: {named(changed) or 'unchanged'}", *commits]))
 
 
