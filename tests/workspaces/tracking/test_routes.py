@@ -486,6 +486,11 @@ def test_missing_entities_are_named_as_in_mlflow(job: TrackedJob) -> None:
     for route, message in others.items():
         reply = job.get(route)
         assert (reply.error, reply.body["message"]) == (INVALID, message), route
+    job.post("traces", trace={"trace_info": {"trace_id": "tr-2"}})
+    no_tag = job.send("DELETE", f"{API}traces/tr-2/tags?key=t")
+    assert (no_tag.error, no_tag.body["message"]) == (MISSING, "No trace tag with key 't' for trace with ID 'tr-2'")
+    no_tag = job.post("experiments/delete-experiment-tag", experiment_id="0", key="t")
+    assert (no_tag.error, no_tag.body["message"]) == (MISSING, "No tag with name: t in experiment with id 0")
     assert job.post("runs/delete-tag", run_id=JOB, key="t").body["message"] == f"No tag with name: t in run with id {JOB}"
     assert job.post("registered-models/create", name="m").body["message"] == "Registered Model (name=m) already exists."
 
@@ -571,6 +576,9 @@ def test_fields_of_the_wrong_form_are_refused_with_their_name(job: TrackedJob) -
     job.post("registered-models/create", name="registered")
     job.post("model-versions/create", name="registered", source=f"models:/{model}")
     assert job.post("model-versions/transition-stage", name="registered", version="1", stage="up").body["message"].startswith("Invalid stage 'up'.")
+    change = {"name": "registered", "version": "1", "archive_existing_versions": True}
+    for stage, status in (("None", 400), ("archived", 400), ("staging", 200)):
+        assert job.post("model-versions/transition-stage", **change, stage=stage).status == status, stage
     job.post("traces", trace={"trace_info": {"trace_id": "tr-1"}})
     assert job.send("PATCH", f"{API}traces/tr-1", b'{"tags": 5}').error == INVALID
     assert job.send("PATCH", f"{API}traces/tr-1/tags", b'{"value": "v"}').body["message"] == "Missing value for required parameter 'key'."

@@ -42,7 +42,8 @@ LONGEST_NAME = 200
 TABLE = "CREATE TABLE IF NOT EXISTS registered_models (name TEXT PRIMARY KEY, document TEXT NOT NULL)"
 PROMPT_TEXT = "mlflow.prompt.text"
 PROMPT = "mlflow.prompt.is_prompt"  # the tag of a prompt, which clients store as a registered model
-STAGES = ("None", "Staging", "Production", "Archived")
+ACTIVE_STAGES = ("Staging", "Production")
+STAGES = ("None", *ACTIVE_STAGES, "Archived")
 VERSIONS = "mlflow.modelVersions"
 REGISTRY_ATTRIBUTES = frozenset({"name", "version_number", "run_id", "source_path", "timestamp", *TIMES})
 
@@ -326,8 +327,13 @@ class ModelRegistry:
                         raise RequestError(
                             f"Invalid stage '{request.key('stage')[:50]}'. Valid values are {', '.join(STAGES)}."
                         )
+                    is_archiving = request.values.get("archive_existing_versions") is True
+                    if is_archiving and wanted not in ACTIVE_STAGES:
+                        raise RequestError(
+                            f"'archive_existing_versions' needs a stage of {' or '.join(ACTIVE_STAGES)}."
+                        )
                     for each in model["versions"].values():
-                        if request.values.get("archive_existing_versions") is True and each["current_stage"] == wanted:
+                        if is_archiving and each["current_stage"] == wanted:
                             each["current_stage"] = "Archived"
                     target["current_stage"] = wanted
                 case "set tag":
@@ -505,7 +511,9 @@ class Traces:
                 case "set tag":
                     info["tags"] = {**tags, request.key("key"): request.text("value", "")}
                 case "delete tag":
-                    info["tags"] = {key: value for key, value in tags.items() if key != request.key("key")}
+                    if tags.pop(name := request.key("key"), None) is None:
+                        raise not_found(f"No trace tag with key '{name[:250]}' for trace with ID '{trace_id}'")
+                    info["tags"] = tags
                 case "end":
                     for name in ("request_metadata", "tags"):
                         info[name] = {**Fields(info).pairs(name), **request.pairs(name)}

@@ -283,7 +283,8 @@ class JobRuns:
             case "set tag":
                 tags[request.key("key")] = request.text("value", "")
             case "delete tag":
-                tags.pop(request.key("key"), None)
+                if tags.pop(request.key("key"), None) is None:
+                    raise not_found(f"No tag with name: {request.key('key')[:250]} in experiment with id {found}")
             case "get":
                 return {"experiment": self._experiment_json(found)}
         return {}
