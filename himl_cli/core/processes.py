@@ -223,6 +223,16 @@ class LocalRank(NamedTuple):
     ancestors: frozenset[str]
 
 
+def boot_id() -> str:
+    """An identifier of this start of the machine. Containers share it. Without one, the machine's name."""
+    try:
+        return (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        import platform  # imported late, since it delays every job's start by a millisecond
+
+        return platform.node()
+
+
 def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
     """The rank in the launcher's variables. None outside a launch, and for the only process on its node."""
     variable = next((name for name in RANKS if environment.get(name, "").isdecimal()), "")
@@ -236,14 +246,7 @@ def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
             process, _, began = found
         ancestors.add(found[0])
         found = _find_process(found[1])
-    try:
-        # Containers of a node share its boot id, but not its name
-        node = (PROC / "sys/kernel/random/boot_id").read_text()
-    except OSError:
-        import platform  # imported late, since it delays every job's start by a millisecond
-
-        node = platform.node()
-    launcher = f"{node} {found[0] if found is not None else ''}"
+    launcher = f"{boot_id()} {found[0] if found is not None else ''}"
     variables = tuple(f"{name}={environment[name]}" for name in LAUNCH_VARIABLES if name in environment)
     return LocalRank(rank, variable, launcher, variables, began, process, frozenset(ancestors))
 

@@ -37,7 +37,7 @@ def _transfer_state() -> bytes:
     with TransferState(Path.cwd(), print) as state:
         state.record(FetchedFile("a/b.txt", "r/a/b.txt", "0x8D", 3, 17, b"x" * 16))
         state.begin_part("c", "r/c 0x8E 100")
-        state.add_range("c", "r/c 0x8E 100", 0, 50)
+        state.add_range("c", "r/c 0x8E 100", 0, 50, is_on_disk=True)
     return state_of(Path.cwd()).read_bytes()
 
 

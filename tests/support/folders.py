@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import subprocess
@@ -81,6 +82,30 @@ def made_read_only(folder: Path) -> Iterator[bool]:
         _unmount(folder)
     else:
         yield False
+
+
+@contextmanager
+def mounted_image(image: Path, folder: Path) -> Iterator[bool]:
+    """The file system ext4 of *image* at *folder*, which is new or empty. Returns whether that worked. It writes names
+    and sizes of files to the image each second, and their content later."""
+    folder.mkdir(exist_ok=True)
+    if sys.platform == "linux" and _works(["mount", "-o", "loop,commit=1", str(image), str(folder)]):
+        try:
+            yield True
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+    else:
+        yield False
+
+
+def copy_image(image: Path, target: Path) -> None:
+    """Copy an image that is mounted, as a power cut at one moment would leave it."""
+    copies = target, target.with_name(f"{target.name}.again")
+    while True:
+        for copy in copies:
+            subprocess.run(["cp", "--sparse=always", str(image), str(copy)], check=True)
+        if filecmp.cmp(*copies, shallow=False):
+            return copies[1].unlink()
 
 
 def _unmount(folder: Path) -> None:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
-from himl_cli.core.files import PART_SUFFIX
+from himl_cli.core.files import PART_SUFFIX, flush
 from himl_cli.core.montage import (
     Box,
     CellOutcome,
@@ -202,6 +202,7 @@ def publish(path: Path, names: Sequence[str], stale: Sequence[str]) -> None:
     staging = path.absolute() / STAGING
     try:
         (staging / OLD).mkdir()
+        flush(staging)
         for name in (*stale, *sorted(names, key=lambda name: name != RECORD)):
             final = path / name
             if name in stale or (final.is_dir() and not final.is_symlink()):
@@ -209,6 +210,7 @@ def publish(path: Path, names: Sequence[str], stale: Sequence[str]) -> None:
                     os.rename(final, staging / OLD / name)
             if name in names:
                 os.replace(staging / NEW / name, final)
+        flush(path, [])
     except OSError as err:
         raise disk_error(err, f"Cannot move the montage to '{path}'") from err
 

@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Counted, Counting, Notify
+from himl_cli.core.files import flush
 from himl_cli.core.montage import Box, Size, SlideEntry, SlideFolder, SlideUnreadable
 from himl_cli.core.processes import terminations
 from himl_cli.core.records import dataclass
@@ -116,8 +117,10 @@ def cut_slides(
         _write_table(new / TILES_SLIDES, TILED_COLUMNS, map(_slide_row, slides))
         _write_table(new / TILES_DATASET, TILE_COLUMNS, _tile_rows(request, slides))
         try:
+            flush(new)
             for name in (TILES_SLIDES, TILES_DATASET):
                 os.replace(new / name, request.output / name)
+            flush(request.output, [])
         except OSError as err:
             raise disk_error(err, f"Cannot move the lists of tiles to '{request.output}'") from err
     files = {"dataset": request.output / TILES_DATASET, "record": request.output / TILES_SLIDES}
@@ -324,6 +327,7 @@ class _Cutter:
 
     def _publish(self, staged: Path) -> None:
         """Move the folder *staged* into place. Remove the list of all tiles, which describes the previous ones."""
+        flush(staged)
         final, old = self._request.output / staged.name, self._new.parent / OLD / staged.name
         (self._request.output / TILES_DATASET).unlink(missing_ok=True)
         if final.exists():

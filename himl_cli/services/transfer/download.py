@@ -5,18 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import chain
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, TransferResult
 from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, HimlError, IntegrityFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notice, Notify, ignore
+from himl_cli.core.files import flush
 from himl_cli.core.runs import Run
 from himl_cli.services.transfer.local_files import (
     OPEN_FLAGS,
+    BackgroundFlush,
     DigestThread,
     DiskFull,
     FileDigest,
@@ -47,6 +50,8 @@ DECLINE = 32
 MOST_PIECES = 1 << 14
 # Size of a range with its own check, if the MD5 of the file is unknown. Each active request holds one in memory.
 CHECKED = 1 << 20
+# Complete files get their names in groups, because one flush of the disk takes as long as that of one file
+LANDED_AT_ONCE, LANDING_SECONDS = 500, 0.5
 
 
 def download_runs(
@@ -134,6 +139,8 @@ class _Download:
         self._notify = notify
         self._active: dict[str, PartialFile] = {}
         self._complete: list[PartialFile] = []  # all their bytes have arrived
+        self._checked: list[PartialFile] = []  # they get their final names together, once they are on the disk
+        self._landed = time.monotonic()
         self._again: deque[PlannedFile] = deque()
 
     def run(self, planned: Iterator[PlannedFile]) -> None:
@@ -147,6 +154,8 @@ class _Download:
                 if not self._again:
                     return
         finally:
+            with suppress(DiskFailed):  # the first error is reported
+                self._land_checked()
             for file in self._active.values():
                 file.suspend()
 
@@ -155,7 +164,8 @@ class _Download:
             one = self._again.popleft() if self._again else next(planned, None)
             if one is None:
                 return
-            self._plan.stats.check_refusals()
+            if not self._checked:
+                self._plan.stats.check_refusals()
             try:
                 self._plan.folder.make_folder_of(one.path)
                 file = PartialFile(one, self._plan.source(one.blob), self._plan.state, self._digests)
@@ -172,7 +182,7 @@ class _Download:
                 yield request
 
     def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
-        if self._complete:
+        if self._complete or self._checked:
             self._settle(wait=False)
         file = self._active[request.blob.name]
         if file.error is not None:
@@ -208,22 +218,49 @@ class _Download:
                 continue
             if file.error is None:
                 try:
-                    self._check_and_land(file)
+                    self._check(file)
                 except OSError as err:
                     file.error = _disk_error(err, file.planned)
             if file.error is not None:
                 self._give_up(file)
             else:
-                del self._active[file.planned.blob.name]
+                self._checked.append(file)
+        if wait or len(self._checked) >= LANDED_AT_ONCE or time.monotonic() - self._landed > LANDING_SECONDS:
+            self._land_checked()
 
-    def _check_and_land(self, file: PartialFile) -> None:
+    def _check(self, file: PartialFile) -> None:
         """Set `file.error` if its bytes differ from those of the blob. Raises OSError."""
-        planned, stats, md5 = file.planned, self._plan.stats, file.md5()
-        blob = planned.blob
+        blob, md5 = file.planned.blob, file.md5()
         expected = None if md5 is None else file.service_md5 or blob.md5 or self._plan.store.md5(blob)
         if expected is not None and expected != md5:
             file.error = IntegrityFailed(f"'{blob.name}' does not match its MD5 after {ATTEMPTS} attempts.")
             return
+        file.is_verified = expected is not None or blob.size == 0 or blob.name.startswith(self._plan.request.logs)
+        file.complete()
+
+    def _land_checked(self) -> None:
+        """Give the checked files their final names. A power cut leaves no file without its content there. Raises
+        DiskFailed if the disk fails."""
+        files, self._checked, self._landed = self._checked, [], time.monotonic()
+        if not files:
+            return
+        folder = self._plan.request.folder
+        try:
+            flush(folder, [file.part for file in files])
+        except OSError as err:
+            raise disk_error(err, f"Cannot write to '{folder}'") from err
+        for file in files:
+            try:
+                self._land(file)
+            except OSError as err:
+                file.error = _disk_error(err, file.planned)
+                self._give_up(file)
+            else:
+                del self._active[file.planned.blob.name]
+
+    def _land(self, file: PartialFile) -> None:
+        planned, stats, md5 = file.planned, self._plan.stats, file.md5()
+        blob = planned.blob
         if not planned.may_replace and os.path.lexists(planned.path):
             is_same = md5 is not None and os.path.isfile(planned.path) and md5_of(planned.path) == md5
             file.discard()
@@ -235,8 +272,7 @@ class _Download:
             file.land()
             stats.files += 1
             stats.bytes += file.received
-        is_verified = expected is not None or blob.size == 0 or blob.name.startswith(self._plan.request.logs)
-        stats.unverified += not is_verified
+        stats.unverified += not file.is_verified
         status, source = os.stat(planned.path), self._plan.source(blob)
         self._plan.state.record(FetchedFile(planned.target, source, blob.etag, status.st_size, status.st_mtime_ns, md5))
         self._notify(Finished(blob.name))
@@ -284,9 +320,10 @@ class PartialFile:
         blob = planned.blob
         self.planned = planned
         self.error: HimlError | None = None
+        self.is_verified = False
         self.service_md5: bytes | None = None
         self.received = 0
-        self._part = state.part_of(planned.path)
+        self.part = state.part_of(planned.path)
         self._state = state
         self._identity = f"{source}\n{blob.etag}\n{blob.size}"
         self._digests = digests
@@ -294,6 +331,8 @@ class PartialFile:
         self._positions: dict[int, int] = {}  # end of the received bytes, by start of the request
         self._is_resumable = blob.size > SMALL
         self._comes_in_pieces = blob.size > LARGE
+        self._flush = BackgroundFlush()  # of a file that comes in pieces
+        self._arrived: list[tuple[int, int]] = []  # since the last flush began
         self._small_md5 = None if digests is None or self._is_resumable else hashlib.md5(usedforsecurity=False)
         self._digest: FileDigest | None = None
         self._done = self._resumed() if self._is_resumable else []
@@ -305,15 +344,15 @@ class PartialFile:
 
     def _resumed(self) -> list[tuple[int, int]]:
         """Ranges of this exact blob from an earlier transfer. If there are none, restart the partial file."""
-        if os.path.lexists(self._part):
-            status = os.lstat(self._part)
+        if os.path.lexists(self.part):
+            status = os.lstat(self.part)
             is_file = stat.S_ISREG(status.st_mode)  # a user may have replaced it with a link
             ranges = self._state.ranges(self.planned.target, self._identity) if self.planned.blob.etag else []
             if ranges and is_file and status.st_size <= self.planned.blob.size:
                 if not self._comes_in_pieces:
                     ranges = [(0, status.st_size)]
                 return [(start, stop) for start, stop in ranges if start < stop <= status.st_size]
-            os.unlink(self._part)
+            os.unlink(self.part)
         self._state.begin_part(self.planned.target, self._identity)
         return []
 
@@ -332,16 +371,16 @@ class PartialFile:
 
     def _follow(self) -> None:
         if self._digests is not None and self._digest is None:
-            self._digest = self._digests.follow(self._part, self.planned.blob.size)
+            self._digest = self._digests.follow(self.part, self.planned.blob.size)
             for start, stop in self._done:
                 self._digest.written(start, stop)
 
     def _open(self) -> None:
         if self._is_resumable:
-            self._descriptor = os.open(self._part, OPEN_FLAGS, 0o666)
+            self._descriptor = os.open(self.part, OPEN_FLAGS, 0o666)
             self._follow()
         else:
-            self._descriptor = open_new(self._part)
+            self._descriptor = open_new(self.part)
 
     def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
         position, end = self._positions.get(request.offset, request.offset), offset + len(data)
@@ -369,7 +408,15 @@ class PartialFile:
             return
         self.service_md5 = md5 or self.service_md5
         if self._comes_in_pieces and self.error is None:
-            self._state.add_range(self.planned.target, self._identity, request.offset, stop)
+            self._arrived.append((request.offset, stop))
+            self._record([self._arrived[-1]], is_on_disk=False)
+            if self._flush.is_idle:
+                self._record(self._flush.start(self._descriptor, self._arrived), is_on_disk=True)
+                self._arrived = []
+
+    def _record(self, ranges: Iterable[tuple[int, int]], *, is_on_disk: bool) -> None:
+        for start, stop in ranges:
+            self._state.add_range(self.planned.target, self._identity, start, stop, is_on_disk=is_on_disk)
 
     @property
     def is_digested(self) -> bool:
@@ -381,11 +428,14 @@ class PartialFile:
             return self._digest.result()
         return None if self._small_md5 is None else self._small_md5.digest()
 
-    def land(self) -> None:
+    def complete(self) -> None:
+        """Close the complete file."""
         if self._descriptor < 0 and not self._is_resumable:
             self._open()  # an empty file
         self._close()
-        os.replace(self._part, self.planned.path)
+
+    def land(self) -> None:
+        os.replace(self.part, self.planned.path)
         if self._is_resumable:
             self._state.forget_part(self.planned.target)
 
@@ -394,15 +444,16 @@ class PartialFile:
         if not self._is_resumable or not self._state.is_kept:
             self.discard()
             return
+        if self._comes_in_pieces and self._descriptor >= 0:
+            with suppress(OSError):  # without a record, they are requested again
+                os.fsync(self._descriptor)
+                self._record(self._positions.items(), is_on_disk=True)
         self._close()
-        if self._comes_in_pieces:
-            for start, stop in self._positions.items():
-                self._state.add_range(self.planned.target, self._identity, start, stop)
 
     def discard(self) -> None:
         self._close()
-        if os.path.lexists(self._part):
-            os.unlink(self._part)
+        if os.path.lexists(self.part):
+            os.unlink(self.part)
         if self._is_resumable:
             self._state.forget_part(self.planned.target)
 

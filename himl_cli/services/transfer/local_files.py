@@ -11,6 +11,8 @@ import re
 import sys
 import threading
 import unicodedata
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -127,6 +129,36 @@ def write_all(descriptor: int, data: bytes) -> None:
     written = os.write(descriptor, data)
     while written < len(data):
         written += os.write(descriptor, memoryview(data)[written:])
+
+
+class BackgroundFlush:
+    """Writes a file that is still being written to the disk, in a thread."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._ranges: Sequence[tuple[int, int]] = ()
+        self._is_written = False
+
+    @property
+    def is_idle(self) -> bool:
+        return self._thread is None or not self._thread.is_alive()
+
+    def start(self, descriptor: int, ranges: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+        """Start to flush *ranges*, those which the file has now, while it is idle. Returns the ranges that are on the
+        disk since the last call."""
+        flushed = self._ranges if self._is_written else ()
+        self._ranges, self._is_written = ranges, False
+
+        def work(copy: int) -> None:
+            with suppress(OSError):
+                os.fsync(copy)
+                self._is_written = True
+            os.close(copy)
+
+        with suppress(OSError, RuntimeError):  # no handle or thread is left. Unrecorded ranges are requested again.
+            self._thread = threading.Thread(target=work, args=(os.dup(descriptor),), name="flush", daemon=True)
+            self._thread.start()
+        return flushed
 
 
 def md5_of(path: str | Path) -> bytes:

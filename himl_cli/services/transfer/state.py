@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import cache_of
-from himl_cli.core.processes import is_held
+from himl_cli.core.processes import boot_id, is_held
 from himl_cli.core.records import dataclass
 from himl_cli.services.transfer.local_files import folded, part_name, short_hash
 
@@ -132,22 +132,25 @@ class TransferState:
     def begin_part(self, target: str, blob: str) -> None:
         """Record an empty partial file of *target* for the blob *blob*."""
         self.forget_part(target)
-        self.add_range(target, blob, 0, 0)
+        self.add_range(target, blob, 0, 0, is_on_disk=True)
 
     def forget_part(self, target: str) -> None:
         self._write("DELETE FROM ranges WHERE target = ?", [(_key(target),)])
 
-    def add_range(self, target: str, blob: str, start: int, stop: int) -> None:
+    def add_range(self, target: str, blob: str, start: int, stop: int, *, is_on_disk: bool) -> None:
+        """Record a range of *blob* in the partial file of *target*, only for this start of the machine unless
+        *is_on_disk*."""
         self._write(
             "INSERT OR REPLACE INTO ranges (target, start, stop, blob) VALUES (?,?,?,?)",
-            [(_key(target), start, stop, _key(blob))],
+            [(_key(target), start, stop, _key(blob if is_on_disk else f"{blob}\n{boot_id()}"))],
         )
 
     def ranges(self, target: str, blob: str) -> list[tuple[int, int]]:
         """Sorted ranges of this exact *blob* in the partial file of *target*. Empty if that was begun for another
         blob."""
         rows = self._rows("SELECT start, stop, blob FROM ranges WHERE target = ? ORDER BY start", _key(target))
-        return [(start, stop) for start, stop, other in rows if other == _key(blob)]
+        same = _key(blob), _key(f"{blob}\n{boot_id()}")
+        return [(start, stop) for start, stop, other in rows if other in same]
 
     def claim(self, target: str, spelling: str) -> str | None:
         """Claim *spelling* for *target* during this transfer. Return the target that claimed it before, if any. Raises

@@ -7,8 +7,10 @@ import hashlib
 import os
 import stat
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from heapq import merge
 from itertools import count, islice
@@ -16,15 +18,16 @@ from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, NotFound
-from himl_cli.core.files import PART_SUFFIX, FoundFile, is_bookkeeping, walk_files
+from himl_cli.core.files import PART_SUFFIX, FoundFile, flush, is_bookkeeping, walk_files
 from himl_cli.workspaces.base import FetchSink, StoreSink
 from himl_cli.workspaces.local.run_store import Database
 
 PAGE = 1000
 CHUNK = 1 << 20
-RECORD_AT_ONCE = 200
+RECORD_AT_ONCE, STORE_SECONDS = 200, 0.5
 FORBIDDEN, FORBIDDEN_ON_WINDOWS = "\0", '\0\\:<>"|?*'
 _numbers = count()
+Parts = list[tuple[StoreRequest, Path, bytes]]  # complete files beside their final paths, with their MD5
 
 
 def etag_of(status: os.stat_result) -> str:
@@ -171,33 +174,39 @@ class FileStore(ABC):
         )
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
-        """Store one file after the other. Each is written next to its final path and then renamed."""
-        unrecorded: list[BlobInfo] = []
+        """Store one file after the other. Each is written next to its final path, and renamed once it is on the disk,
+        in groups, because one flush takes as long as that of one file."""
+        parts: Parts = []
+        began = time.monotonic()
         try:
             for request in requests:
-                try:
-                    stored = self._store_one(request, sink)
-                except OSError as err:
-                    sink.fail(
-                        request,
-                        DiskFailed(
-                            f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}.",
-                            hint="Check the disk space and the folder's permissions.",
-                        ),
-                    )
-                except HimlError as err:
-                    sink.fail(request, err)
-                else:
-                    unrecorded.append(stored)
-                    if len(unrecorded) >= RECORD_AT_ONCE:
-                        self._record(unrecorded)
-                    sink.finish(request, stored)
+                with self._failures(request, sink):
+                    parts.append((request, *self._write_part(request, sink)))
+                if len(parts) >= RECORD_AT_ONCE or time.monotonic() - began > STORE_SECONDS:
+                    written, parts, began = parts, [], time.monotonic()
+                    self._land(written, sink)
         finally:
-            self._record(unrecorded)
+            self._land(parts, sink)
 
-    def _store_one(self, request: StoreRequest, sink: StoreSink) -> BlobInfo:
-        """Raises OSError, HimlError if the file's bytes differ from the request or change meanwhile, and BlobChanged if
-        the stored file is not the one to replace any more."""
+    @contextmanager
+    def _failures(self, request: StoreRequest, sink: StoreSink) -> Iterator[None]:
+        """Report an error to *sink*."""
+        try:
+            yield
+        except OSError as err:
+            sink.fail(
+                request,
+                DiskFailed(
+                    f"Cannot store '{request.name}' in {self.label}: {err.strerror or err}.",
+                    hint="Check the disk space and the folder's permissions.",
+                ),
+            )
+        except HimlError as err:
+            sink.fail(request, err)
+
+    def _write_part(self, request: StoreRequest, sink: StoreSink) -> tuple[Path, bytes]:
+        """The file beside the final path, and its MD5. Raises OSError, and HimlError if the file's bytes differ from
+        the request or change meanwhile."""
         path = self.path_of(request.name)
         if path is None:
             raise HimlError(f"Invalid name of a file in {self.label}: '{request.name}'.")
@@ -223,17 +232,46 @@ class FileStore(ABC):
                     f"'{request.path}' changed while himl stored it.",
                     hint="Run the command again when nothing writes to it.",
                 )
-            there = self.stat(request.name) if request.replaces is not None else None
-            is_replaced = request.replaces in (None, there.etag if there is not None else "")
-            if not is_replaced and (there is None or self.md5(there) != md5):
-                raise BlobChanged(
-                    f"'{request.name}' in {self.label} was changed at the same time, so himl did not replace it.",
-                    hint="Run the command again.",
-                )
-            os.replace(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+        return part, md5
+
+    def _land(self, parts: Parts, sink: StoreSink) -> None:
+        """Give the *parts* their final names, record and report them."""
+        stored = []
+        error = None
+        try:
+            try:
+                for folder in {os.stat(part).st_dev: part.parent for _, part, _ in parts}.values():
+                    flush(folder, [str(part) for _, part, _ in parts])
+            except OSError as err:
+                error = err
+            for request, part, md5 in parts:
+                with self._failures(request, sink):
+                    if error is not None:
+                        raise error
+                    stored.append(self._landed(request, part, md5))
+            self._record([*stored])
+        finally:
+            for _, part, _ in parts:
+                part.unlink(missing_ok=True)
+        by_name = {request.name: request for request, _, _ in parts}
+        for blob in stored:
+            sink.finish(by_name[blob.name], blob)
+
+    def _landed(self, request: StoreRequest, part: Path, md5: bytes) -> BlobInfo:
+        """Raises OSError, and BlobChanged if the stored file is not the one to replace any more."""
+        path = self.path_of(request.name)
+        assert path is not None
+        there = self.stat(request.name) if request.replaces is not None else None
+        is_replaced = request.replaces in (None, there.etag if there is not None else "")
+        if not is_replaced and (there is None or self.md5(there) != md5):
+            raise BlobChanged(
+                f"'{request.name}' in {self.label} was changed at the same time, so himl did not replace it.",
+                hint="Run the command again.",
+            )
+        os.replace(part, path)
         return _describe(FoundFile(request.name, str(path), os.stat(path)), md5)
 
 

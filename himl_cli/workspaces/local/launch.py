@@ -35,7 +35,7 @@ from himl_cli.workspaces.local.launch_request import (
 )
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, STARTING, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, DONE
-from himl_cli.workspaces.local.staging import STAGED, is_result, replace_files
+from himl_cli.workspaces.local.staging import STAGED, check_staged, is_result, replace_files
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +173,8 @@ def resume(
 
     for spec in specs:
         check_shell(spec)
+    for place in copied_code(folder) if code is None else ():
+        check_staged(place, run.id)
     try:
         lock = ProcessLock(folder.lock)
         if code is not None and lock.take():  # else the start reports that another process has the run

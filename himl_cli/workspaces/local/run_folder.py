@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from himl_cli.core.errors import FULL_DISK, DiskFailed
-from himl_cli.core.files import Globs, is_event_file
+from himl_cli.core.files import Globs, flush_file, is_event_file
 from himl_cli.core.processes import is_held
 from himl_cli.core.text import read_json
 
@@ -93,15 +93,17 @@ class RunFolder:
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Store RECORD or PLAN atomically, since this process may be killed. *content* must not have
         environment variables, which may be secrets. Raises OSError."""
-        part = self.path / f"{name}.part"
+        part, target = self.path / f"{name}.part", self.path / name
         part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        once_free(lambda: part.replace(self.path / name))
+        if target.exists():  # else the staging of the job's files follows, which writes all to the disk
+            flush_file(str(part))
+        once_free(lambda: part.replace(target))
 
     def read(self, name: str) -> dict[str, Any]:
-        """The stored content, {} if there is none."""
+        """The stored content, {} if there is none, as in an empty file after a power cut."""
         path = self.path / name
         try:
-            found = read_json(once_free(lambda: path.read_text(encoding="utf-8")))
+            found = read_json(once_free(lambda: path.read_text(encoding="utf-8")) or "{}")
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as err:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import shutil
 import stat
@@ -14,8 +15,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.files import walk_files
+from himl_cli.core.errors import DiskFailed
+from himl_cli.core.files import flush, walk_files
 from himl_cli.core.jobs import PLACEHOLDER, STEP, EntryKind, JobSpec, Snapshot
+from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.editables import stage_modules
 from himl_cli.workspaces.local.launch_request import LaunchRequest, linked_inputs, stored_form
 from himl_cli.workspaces.local.run_folder import COLLECTED, PLAN, RECORD, RunFolder
@@ -69,7 +72,9 @@ class JobFiles:
         folder.write(RECORD, {**facts, STAGED: known.get(STAGED, False), ATTEMPTS: attempts})
         if spec.in_place:
             folder.code.mkdir(exist_ok=again)
-        elif not known.get(STAGED):
+        elif known.get(STAGED):
+            check_staged(folder.code, spec.parent or folder.run_id)
+        else:
             with suppress(FileNotFoundError):
                 shutil.rmtree(folder.code)  # partial files of an attempt that was killed
             folder.code.mkdir()
@@ -103,7 +108,7 @@ class JobFiles:
 
     def collect(self) -> bool:
         """Save the job's results: copy those of an in-place job to the run's folder, and apply `RunFolder.keep_files`.
-        Returns whether it copied any. Raises OSError."""
+        They are on the disk then. Returns whether it copied any. Raises OSError."""
         self._folder.keep_files(self._request.spec.keep)
         new = [name for name, stamp in self._stamps().items() if self._before.get(name) != stamp]
         for name in new:
@@ -113,6 +118,9 @@ class JobFiles:
             with suppress(OSError):
                 folder.rmdir()  # succeeds only if the folder is empty
         self._fill_artifacts()
+        outputs = map(Path, self._request.outputs.values())
+        for place in (self._folder.path, *filter(Path.is_dir, outputs)):
+            flush(place)
         return bool(new)
 
     def _fill_artifacts(self) -> None:
@@ -143,9 +151,9 @@ class JobFiles:
 
 
 def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) -> None:
-    """Copy the snapshot's files, with their permissions, and the job's other files below *target*. Raises OSError, and
-    Stopped once *is_stopped* is true."""
-    looked = 0.0
+    """Copy the snapshot's files, with their permissions, and the job's other files below *target*. Then they are on the
+    disk, with a list for `check_staged`. Raises OSError, and Stopped once *is_stopped* is true."""
+    looked, stamps = 0.0, dict[str, Sequence[int]]()
     for name in (*spec.snapshot.files, *spec.brought):
         source = Path(spec.brought.get(name, spec.snapshot.root / name))
         if name in spec.brought:
@@ -155,6 +163,32 @@ def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) 
                 looked = time.monotonic()
                 if is_stopped():
                     raise Stopped
+        with suppress(FileNotFoundError):  # it was deleted since it was listed
+            facts = os.stat(target / name)
+            stamps[name] = facts.st_size, facts.st_mtime_ns
+    _list_of(target).write_text(json.dumps(stamps), encoding="utf-8")
+    flush(target)
+
+
+def check_staged(target: Path, run_id: str) -> None:
+    """Raise DiskFailed if a file of the run *run_id* that was staged below *target* lost its content, as after a
+    power cut. A file that a script has changed is newer."""
+    try:
+        stamps = read_json(_list_of(target).read_bytes())
+    except FileNotFoundError:  # staged by an earlier himl
+        return
+    for name, (size, mtime_ns) in stamps.items():
+        with suppress(FileNotFoundError):  # the script deleted it
+            facts = os.stat(target / name)
+            if facts.st_size < size and facts.st_mtime_ns <= mtime_ns:
+                raise DiskFailed(
+                    f"The run's copy of '{name}' is damaged: it has {facts.st_size} of {size} bytes.",
+                    hint=f"Run the project's present code: himl submit --resume {run_id} --new_code",
+                )
+
+
+def _list_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.json")
 
 
 def replace_files(spec: JobSpec, target: Path, stale: Sequence[str]) -> None:
