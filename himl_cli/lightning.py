@@ -11,6 +11,7 @@ Importing this module raises ModuleNotFoundError without either.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -25,7 +26,6 @@ from himl_cli.api.workspace import Run, current_run
 
 LIGHTNING = ("lightning.pytorch", "pytorch_lightning")
 DEFAULT_EXPERIMENT = "azureml_logger"
-MAX_ALERTS, EPOCHS_WITH_ALERTS = 5, 3
 
 
 def _import_lightning() -> Any:
@@ -60,83 +60,94 @@ class AzureMLLogger(Logger):
     Outside of a job, it logs nothing. With *enable_logging_outside_azure_ml*, it starts a run like
     `create_aml_run_object`, in the experiment *experiment_name*, with the display name *run_name* and the files of
     *snapshot_directory*, in the workspace that `get_workspace` finds for *workspace* or *workspace_config_path*. That
-    run ends with the training. Only rank 0 logs.
+    run ends with the training. If you pass a *run* (himl's or azureml-core's), it logs to that, and does not end it.
+    Only rank 0 logs. `run` is the run, or None on other ranks and if it logs nothing.
     """
+
+    HYPERPARAMS_NAME = "hyperparams"
+    """The name of the table of hyperparameters."""
 
     def __init__(
         self,
-        enable_logging_outside_azure_ml: bool = False,
+        enable_logging_outside_azure_ml: bool | None = False,
         experiment_name: str = DEFAULT_EXPERIMENT,
+        run: Any = None,
         run_name: str | None = None,
-        snapshot_directory: str | os.PathLike[str] | None = None,
         workspace: object | None = None,
         workspace_config_path: str | os.PathLike[str] | None = None,
+        snapshot_directory: str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
-        self._run: Run | None = None
+        self.run: Any = None
         self._is_own = False
         if _lightning.utilities.rank_zero_only.rank != 0:
             return
-        run = current_run()
-        if isinstance(run, Run):
-            self._run = run
-        elif enable_logging_outside_azure_ml:
-            self._run = create_aml_run_object(
+        current = current_run()
+        if isinstance(current, Run):
+            self.run = current
+        elif not enable_logging_outside_azure_ml:
+            print("AzureMLLogger logs nothing outside of a job, unless enable_logging_outside_azure_ml is True.")
+        elif run is not None:
+            self.run = run
+        else:
+            self.run = create_aml_run_object(
                 experiment_name, run_name, workspace, workspace_config_path, snapshot_directory
             )
             self._is_own = True
-            print(f"Writing metrics to run {self._run.id} in experiment {self._run.experiment.name}.")
-            url = self._run.get_portal_url()
+            print(f"Writing metrics to run {self.run.id} in experiment {self.run.experiment.name}.")
+            url = self.run.get_portal_url()
             print(
-                f"To check progress, visit this URL: {url}"
-                if url
-                else f"To show the run: himl runs show {self._run.id}"
+                f"To check progress, visit this URL: {url}" if url else f"To show the run: himl runs show {self.run.id}"
             )
 
     @property
     def name(self) -> str:
-        return self._run.experiment.name if self._run is not None else DEFAULT_EXPERIMENT
+        return getattr(getattr(self.run, "experiment", None), "name", DEFAULT_EXPERIMENT)
 
     @property
     def version(self) -> str:
-        return self._run.id if self._run is not None else ""
+        return self.run.id if self.run is not None else ""
 
     @property
     def experiment(self) -> Run | None:
         """The run, for `log_image`, `log_text` and the like. None on other ranks, and if the logger logs nothing."""
-        return self._run
+        return self.run
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log each metric at Lightning's *step*."""
-        for name, value in metrics.items() if self._run is not None else ():
-            self._run.log(name, value, step=step)  # type: ignore[union-attr]
+        for name, value in metrics.items() if self.run is not None else ():
+            self.run.log(name, value, step=step)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Log *params*, a mapping or a namespace, as parameters of the run, as text. Nested names contain `/`. A
-        parameter from an earlier attempt does not change."""
-        if self._run is not None:
-            self._run.log_parameters(_flat(params))
+        """Log *params*, a mapping or a namespace, as text: as parameters of the run, and as the table `hyperparams`
+        with the columns `name` and `value`. Nested names contain `/`. A parameter from an earlier attempt does not
+        change."""
+        found = {name: str(value) for name, value in _flat(params or {}).items()} if self.run is not None else {}
+        if isinstance(self.run, Run):
+            self.run.log_parameters(found)
+        if found:
+            self.run.log_table(self.HYPERPARAMS_NAME, {"name": [*found], "value": [*found.values()]})
 
     def log_image(self, name: str, path: str | os.PathLike[str] | None = None, plot: Any = None) -> None:
         """Log an image: a file, or a matplotlib figure."""
-        if self._run is not None:
-            self._run.log_image(name, path=path, plot=plot)
+        if self.run is not None:
+            self.run.log_image(name, path=path, plot=plot)
 
     def save(self) -> None:
         """Wait until the workspace has stored the logged values."""
-        if self._run is not None:
-            self._run.flush()
+        if self.run is not None:
+            self.run.flush()
 
     def finalize(self, status: str) -> None:
         """Send logged values. If the logger started the run, end it, as failed if the training failed."""
-        if self._run is None:
+        if self.run is None:
             return
         if not self._is_own:
-            self._run.flush()
+            self.run.flush()
         elif status == "success":
-            self._run.complete()
+            self.run.complete()
         elif status in ("failed", "aborted"):
-            self._run.fail(f"the training {status}")
+            self.run.fail(f"the training {status}")
 
 
 def _flat(params: Any, prefix: str = "") -> dict[str, Any]:
@@ -151,10 +162,14 @@ def _flat(params: Any, prefix: str = "") -> dict[str, Any]:
 
 class AzureMLProgressBar(ProgressBar):
     """Prints a line every *refresh_rate* batches and at the end of an epoch, in place of an animated bar, for log
-    files. With *print_timestamp*, the line begins with the time in UTC."""
+    files. With *print_timestamp*, the line begins with the time in UTC. With *write_to_logging_info*, it goes to
+    Python's logging (INFO) and not to stdout."""
 
-    def __init__(self, refresh_rate: int = 50, print_timestamp: bool = True) -> None:
+    def __init__(
+        self, refresh_rate: int = 50, print_timestamp: bool = True, write_to_logging_info: bool = False
+    ) -> None:
         super().__init__()
+        self.write_to_logging_info = write_to_logging_info
         self.refresh_rate = refresh_rate
         self.print_timestamp = print_timestamp
         self._is_enabled = True
@@ -214,7 +229,10 @@ class AzureMLProgressBar(ProgressBar):
             text += f", total epoch time ~ {_clock(elapsed * total / done)}"
         if self.print_timestamp:
             text = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ} {text}"
-        print(text, flush=True)
+        if self.write_to_logging_info:
+            logging.info("%s", text)
+        else:
+            print(text, flush=True)
 
 
 def _position(counts: list[float], batch_idx: int, dataloader_idx: int) -> tuple[int, float]:
@@ -231,14 +249,19 @@ class BatchTimeCallback(Callback):
     """Measures the duration of batches and epochs, and the wait for the next batch: from the end of a batch to the
     start of the next one. Only rank 0 does.
 
-    It prints an alert for a wait of more than *max_batch_load_time_seconds*, at most five times per epoch and in three
-    epochs. The first batch, for which loaders have to start, does not count. For each epoch and stage (`train`, `val`)
-    it logs `timing/STAGE/batch_time [sec] avg` and `… max`, `timing/STAGE/batch_loading_over_threshold [sec]` (the sum
-    of all waits above the threshold) and `timing/STAGE/epoch_time [sec]`.
+    It prints an alert for a wait of more than *max_batch_load_time_seconds*, at most *max_load_time_warnings* times per
+    epoch and in *max_load_time_epochs* epochs. The first batch, for which loaders have to start, does not count. For
+    each epoch and stage (`train`, `val`) it logs `timing/STAGE/batch_time [sec] avg` and `… max`,
+    `timing/STAGE/batch_loading_over_threshold [sec]` (the sum of all waits above the threshold) and
+    `timing/STAGE/epoch_time [sec]`.
     """
 
-    def __init__(self, max_batch_load_time_seconds: float = 0.5) -> None:
+    def __init__(
+        self, max_batch_load_time_seconds: float = 0.5, max_load_time_warnings: int = 3, max_load_time_epochs: int = 5
+    ) -> None:
         self.max_batch_load_time_seconds = max_batch_load_time_seconds
+        self.max_load_time_warnings = max_load_time_warnings
+        self.max_load_time_epochs = max_load_time_epochs
         self._timers = {"train": _Timer("training"), "val": _Timer("validation")}
         self._epochs_with_alerts: set[tuple[str, int]] = set()
 
@@ -279,8 +302,8 @@ class BatchTimeCallback(Callback):
             return
         known = {key for key in self._epochs_with_alerts if key[0] == stage}
         key = (stage, trainer.current_epoch)
-        is_allowed = key in known or len(known) < EPOCHS_WITH_ALERTS
-        if waited > self.max_batch_load_time_seconds and timer.alerts < MAX_ALERTS and is_allowed:
+        is_allowed = key in known or len(known) < self.max_load_time_epochs
+        if waited > self.max_batch_load_time_seconds and timer.alerts < self.max_load_time_warnings and is_allowed:
             timer.alerts += 1
             self._epochs_with_alerts.add(key)
             limit = f"more than {self.max_batch_load_time_seconds:g} sec"
@@ -339,19 +362,22 @@ def log_on_epoch(
     name: str | None = None,
     value: Any = None,
     metrics: Mapping[str, Any] | None = None,
+    reduce_fx: Any = "mean",
     sync_dist: bool | None = None,
     **options: Any,
 ) -> None:
-    """Log *value* as *name*, or all *metrics*, of a LightningModule at the end of the epoch, as the mean of all ranks.
+    """Log *value* as *name*, and all *metrics*, of a LightningModule at the end of the epoch, as the mean of all ranks.
 
-    With *sync_dist* None, it synchronizes if there are several ranks. *options* are those of `LightningModule.log`.
-    Raises ValueError unless you pass either a name or metrics.
+    With *sync_dist* None, it synchronizes if there are several ranks. *reduce_fx* combines the values of the epoch's
+    steps. *options* are those of `LightningModule.log`. Raises ValueError for a name without a value and the reverse,
+    and without both and metrics.
     """
-    if (name is None) == (metrics is None):
-        raise ValueError("log_on_epoch needs either a name and its value, or metrics.")
+    if (name is None) != (value is None) or (name is None and metrics is None):
+        raise ValueError("log_on_epoch needs a name and its value, or metrics, or both.")
     is_synchronised = module.trainer.world_size > 1 if sync_dist is None else sync_dist
-    found = {name: value} if metrics is None else metrics
-    module.log_dict(found, **{"on_step": False, "on_epoch": True, "sync_dist": is_synchronised, **options})
+    found = {**(metrics or {}), **({} if name is None else {name: value})}
+    defaults = {"on_step": False, "on_epoch": True, "sync_dist": is_synchronised, "reduce_fx": reduce_fx}
+    module.log_dict(found, **{**defaults, **options})
 
 
 def log_learning_rate(module: Any, name: str = "learning_rate") -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from himl_cli import get_workspace
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.running import Himl, write_files
 
@@ -100,13 +101,16 @@ def steps(himl: Himl) -> dict[str, list[int]]:
     return {name: found["steps"] for name, found in run["series"].items()}
 
 
-def test_training_here_is_logged_and_resumed(himl_with_lightning: Himl) -> None:
+def test_training_here_is_logged_and_resumed(himl_with_lightning: Himl, project: Path) -> None:
     himl = himl_with_lightning
     assert himl("submit", "train.py", "--", "--fail_at", "1").code == 1
     done = himl("submit", "--resume", "latest")
     assert done.code == 0, done.stderr
     run = himl("runs", "show", "latest", "--json").json()
     assert (run["status"], run["parameters"]) == ("Completed", PARAMETERS)
+    assert get_workspace(workspace_config_path=project / ".himl").get_run(run["id"]).get_metrics("hyperparams") == {
+        "hyperparams": {"name": [*PARAMETERS], "value": [*PARAMETERS.values()]}
+    }
     told = himl("runs", "logs", "latest", "--try", "1").stdout + done.stdout
     for line in LINES:
         assert re.search(f"^{line}$", told, re.MULTILINE), (line, told)
@@ -130,9 +134,16 @@ def test_two_ranks_log_once(himl_with_lightning: Himl) -> None:
 def test_outside_of_a_job_a_run_of_its_own_is_made_where_that_is_wanted(himl_with_lightning: Himl, project: Path) -> None:
     himl = himl_with_lightning
     assert himl("init", "--local").code == 0
+    given = """import himl_cli; from himl_cli.lightning import AzureMLLogger as A
+r = himl_cli.create_aml_run_object("own")
+a = A(True, "other", r, "name")
+a.log_metrics({"loss": 1.0, "epoch": 0}, 7); a.log_hyperparams({"net": {"width": 3}}); a.finalize("success")
+print(a.run is a.experiment is r, a.name, r.get_status(), r.get_metrics("hyperparams"), r.get_metrics("loss"), r.tags == r.get_tags())
+r.complete(); himl_cli.get_workspace().opened.delete(r.id)"""
     silent = "from himl_cli.lightning import AzureMLLogger as A; a = A(); a.log_metrics({'loss': 1.0}); a.log_hyperparams({}); a.save(); print(a.experiment)"
     for command, said in (
-        (["-c", silent], r"^None$"),
+        (["-c", silent], r"^AzureMLLogger logs nothing outside of a job.*\nNone$"),
+        (["-c", given], r"^True own Running \{'hyperparams': \{'name': 'net/width', 'value': '3'\}\} \{'loss': 1.0\} True$"),
         (["train.py", "--own_run"], r"^Writing metrics to run (\S+) in experiment own\.\nTo show the run: himl runs show \1$"),
     ):
         done = subprocess.run([sys.executable, *command], cwd=project, capture_output=True, text=True, timeout=300)
