@@ -111,7 +111,8 @@ class AzureMLLogger(Logger):
     @property
     def experiment(self) -> Run | None:
         """The run, for `log_image`, `log_text` and the like. None on other ranks, and if the logger logs nothing."""
-        return self.run
+        found: Run | None = self.run
+        return found
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log each metric at Lightning's *step*."""

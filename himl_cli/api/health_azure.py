@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from himl_cli.api.exceptions import WrongArgument, naming_submit_arguments
 from himl_cli.api.open_workspace import resolve_workspace
-from himl_cli.api.submit_if_needed import DEFAULT_SHM_SIZE, Datasets, as_configs
+from himl_cli.api.submit_if_needed import DEFAULT_ENVIRONMENT_VARIABLES, DEFAULT_SHM_SIZE, Datasets, as_configs
 from himl_cli.api.transfer import PathLike
 from himl_cli.api.workspace import Run, Workspace
+from himl_cli.core.jobs import DataSpec
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import hi_ml_experiment
-from himl_cli.services.submission.request import SubmitRequest
+from himl_cli.services.submission.request import SubmitRequest, parse_duration
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +32,47 @@ TALKATIVE = {
 """Loggers that print much at DEBUG, and their lowest useful level."""
 
 
+@dataclass(slots=True)
+class MpiConfiguration:
+    """Numbers of nodes, and of processes on each."""
+
+    node_count: int = 1
+    process_count_per_node: int = 1
+
+
+@dataclass(slots=True)
+class DockerConfiguration:
+    """The shared memory of the container, with the unit of `docker_shm_size`."""
+
+    shm_size: str = DEFAULT_SHM_SIZE
+
+
+@dataclass(slots=True)
+class RunConfiguration:
+    """The cluster, environment and data of a job, with names of azureml-core's class. No other attributes can be set.
+
+    `environment` has himl's options. `data` and `output_data` have the datasets by key. The job uses MPI if
+    `communicator` is not `None`, the text.
+    """
+
+    target: str
+    environment: Mapping[str, Any]
+    environment_variables: dict[str, str]
+    node_count: int = 1
+    max_run_duration_seconds: float | None = None
+    framework: str = "Python"
+    communicator: str = "None"
+    docker: DockerConfiguration = field(default_factory=DockerConfiguration)
+    mpi: MpiConfiguration = field(default_factory=MpiConfiguration)
+    data: dict[str, DataSpec] = field(default_factory=dict)
+    output_data: dict[str, DataSpec] = field(default_factory=dict)
+
+
 def create_run_configuration(
     workspace: Any,
     compute_cluster_name: str,
     conda_environment_file: PathLike | None = None,
+    docker_build_context: Any = None,
     aml_environment_name: str = "",
     environment_variables: Mapping[str, str] | None = None,
     pip_extra_index_url: str = "",
@@ -42,59 +83,88 @@ def create_run_configuration(
     max_run_duration: str = "",
     input_datasets: Datasets | None = None,
     output_datasets: Datasets | None = None,
-) -> SubmitRequest:
+    use_mpi_run_for_single_node_jobs: bool = False,
+) -> RunConfiguration:
     """The cluster, environment and data of a job, for `run_config` of `create_script_run`'s result. Arguments are those
-    of `submit_to_azure_if_needed`. It ignores *workspace*, as `submit_run` has its own.
+    of `submit_to_azure_if_needed`. As in hi-ml, the job also gets the variables of DEFAULT_ENVIRONMENT_VARIABLES. It
+    ignores *workspace*, as `submit_run` has its own.
 
-    Sends no request. Raises BadUsage, TypeError and ValueError like `submit_to_azure_if_needed`.
+    Sends no request. Raises BadUsage (also a ValueError) unless exactly one of *conda_environment_file*,
+    *docker_build_context* and *aml_environment_name* is given, and BadUsage, TypeError and ValueError like
+    `submit_to_azure_if_needed`.
     """
     from himl_cli.api import submission
 
+    given = (conda_environment_file, docker_build_context, aml_environment_name)
+    if sum(each not in (None, "") for each in given) != 1:
+        names = "conda_environment_file, docker_build_context and aml_environment_name"
+        raise WrongArgument(f"Pass exactly one of {names}.")
     inputs, outputs = as_configs(input_datasets), as_configs(output_datasets)
     with naming_submit_arguments():
         environment = submission.environment_of(
             aml_environment_name,
-            None,
+            docker_build_context,
             conda_environment_file,
             docker_base_image,
             has_default_image=False,
             pip_extra_index_url=pip_extra_index_url or None,
             private_wheel=str(private_pip_wheel_path) if private_pip_wheel_path else None,
         )
-        return SubmitRequest(
-            cwd=Path.cwd(),
-            cluster=compute_cluster_name,
-            shm_size=docker_shm_size or DEFAULT_SHM_SIZE,
-            env_vars={key: str(value) for key, value in (environment_variables or {}).items()},
-            num_nodes=num_nodes,
-            max_run_duration=max_run_duration or None,
-            inputs=[config.to_input(index) for index, config in enumerate(inputs)],
-            outputs=[config.to_output(index) for index, config in enumerate(outputs)],
-            no_mpi_single_node=True,
-            **environment,
-        )
+        seconds = parse_duration(max_run_duration, "--max_run_duration") if max_run_duration else None
+    own = {key: str(value) for key, value in (environment_variables or {}).items()}
+    return RunConfiguration(
+        compute_cluster_name,
+        environment,
+        {**DEFAULT_ENVIRONMENT_VARIABLES, **own},
+        num_nodes,
+        seconds,
+        communicator="IntelMpi" if num_nodes > 1 or use_mpi_run_for_single_node_jobs else "None",
+        docker=DockerConfiguration(docker_shm_size or DEFAULT_SHM_SIZE),
+        mpi=MpiConfiguration(num_nodes),
+        data={spec.key: spec for spec in (config.to_input(index) for index, config in enumerate(inputs))},
+        output_data={spec.key: spec for spec in (config.to_output(index) for index, config in enumerate(outputs))},
+    )
 
 
-@dataclass()
-class ScriptRun:
-    """A script for `submit_run`: its path (default: the running script) in a folder (default: the current one). Set
-    `run_config` to the result of `create_run_configuration`."""
+@dataclass(slots=True)
+class ScriptRunConfig:
+    """A program for `submit_run`, with names of azureml-core's class: `command`, or a `script` and its `arguments`, in
+    the folder `source_directory`. Set `run_config` to the result of `create_run_configuration`."""
 
-    script_params: Sequence[str]
-    snapshot_root_directory: Path = field(default_factory=Path.cwd)
-    entry_script: PathLike | None = None
-    run_config: SubmitRequest | None = None
+    source_directory: str
+    script: str | None = None
+    arguments: Sequence[str] | None = None
+    command: Sequence[str] | str | None = None
+    run_config: Any = None
 
 
 def create_script_run(
     script_params: Sequence[str],
     snapshot_root_directory: PathLike | None = None,
     entry_script: PathLike | None = None,
-) -> ScriptRun:
+    entry_command: PathLike | None = None,
+    python_executable: str = "python",
+) -> ScriptRunConfig:
     """The code of a job: the script *entry_script* relative to *snapshot_root_directory* or else the current folder
-    (default: the running script), with *script_params*. Set its `run_config` before `submit_run`."""
-    root = Path.cwd() / (snapshot_root_directory or "")
-    return ScriptRun([str(word) for word in script_params], root, entry_script)
+    (default: the running script), with *script_params*, started by *python_executable*. *entry_command* replaces script
+    and interpreter. Set `run_config` of the result before `submit_run`.
+
+    Raises BadUsage (also a ValueError) for a script outside of *snapshot_root_directory*.
+    """
+    from himl_cli.api import submission
+
+    root, words = Path(os.path.abspath(snapshot_root_directory or "")), [str(word) for word in script_params]
+    if entry_command is not None:
+        return ScriptRunConfig(str(root), command=[str(entry_command), *words])
+    script = entry_script
+    if script is None:
+        running = submission.entry_of(None, None, root, Path.cwd(), is_root_given=True)
+        script = Path.cwd() / running["target"] if running["target"] else f"-m {running['module']}"
+    name = Path(script)
+    if name.is_absolute() and not name.is_relative_to(root):
+        raise WrongArgument(f"entry_script '{name}' must be in snapshot_root_directory, '{root}'.")
+    relative = name.relative_to(root) if name.is_absolute() else name
+    return ScriptRunConfig(str(root), command=[python_executable, relative.as_posix(), *words])
 
 
 def submit_run(
@@ -108,38 +178,104 @@ def submit_run(
 ) -> Run:
     """Submit the job to *workspace*, which is himl's, azureml-core's or azure-ai-ml's client, and return its run.
 
-    *script_run_config* is the result of `create_script_run` with its `run_config`. For a sweep, it is the result of
-    `create_crossval_hyperdrive_config`, or azureml's `HyperDriveConfig`, with `_run_config` set to that. With
-    *wait_for_completion*, the function waits for the end. With *wait_for_completion_show_output*, it also prints the
-    log to stdout. Other arguments and errors are those of `submit_to_azure_if_needed`.
+    *script_run_config* is the result of `create_script_run` with its `run_config`, or azureml-core's ScriptRunConfig.
+    For a sweep, it is the result of `create_crossval_hyperdrive_config`, or azureml's `HyperDriveConfig`, with
+    `_run_config` set to that. If *tags* is None, the run gets the tag `commandline_args`. With *wait_for_completion*,
+    the function waits for the end. With *wait_for_completion_show_output*, it also prints the log to stdout. Other
+    arguments and errors are those of `submit_to_azure_if_needed`.
     """
     from himl_cli.api import submission
 
     sweep, script = None, script_run_config
-    if not isinstance(script, ScriptRun):
+    if not hasattr(script, "source_directory"):
         script, sweep = getattr(script, "_run_config", None), submission.sweep_of(script, None)
-    if not isinstance(script, ScriptRun) or script.run_config is None:
+    if getattr(script, "run_config", None) is None:
         raise WrongArgument(
             "script_run_config has no run_config.",
             hint="Set it: script_run_config.run_config = create_run_configuration(...)",
         )
     opened = resolve_workspace(workspace)
-    with naming_submit_arguments():
-        root = script.snapshot_root_directory
-        what = submission.entry_of(script.entry_script, None, root, Path.cwd(), is_root_given=True)
-        request = replace(
-            script.run_config,
-            **what,
-            arguments=script.script_params,
-            snapshot_root=str(root),
+    with naming_submit_arguments(), TemporaryDirectory(prefix="himl-conda-") as folder:
+        request = SubmitRequest(
+            cwd=Path.cwd(),
+            **_program(script),
+            **_compute(script.run_config),
+            **_environment(script.run_config.environment, Path(folder)),
+            snapshot_root=str(script.source_directory),
             experiment=hi_ml_experiment(experiment_name),
-            tags={key: str(value) for key, value in (tags or {}).items()},
             display_name=display_name or "",
             ready_sweep=sweep,
         )
         follows = wait_for_completion and wait_for_completion_show_output
-        record = submission.run_job(request, opened, waits=wait_for_completion, follows=follows)
+        tagged = submission.with_tags(request, tags)
+        record = submission.run_job(tagged, opened, waits=wait_for_completion, follows=follows)
     return Run(Workspace.of(opened), record)
+
+
+def _program(script: Any) -> dict[str, Any]:
+    """The options for the program of himl's or azureml-core's ScriptRunConfig."""
+    from himl_cli.api import submission
+
+    root, cwd, command = Path(script.source_directory), Path.cwd(), script.command
+    entry, interpreter, arguments = script.script, "python", script.arguments or []
+    if isinstance(command, str):
+        entry, arguments = None, []
+    elif command:
+        program, *words = command
+        is_script = any(str(word).endswith(".py") or str(word).startswith("-m ") for word in words[:1])
+        entry, interpreter, arguments = (words[0], program, words[1:]) if is_script else (None, "python", words)
+        command = None if is_script else program
+    arguments = shlex.split(arguments) if isinstance(arguments, str) else arguments
+    for word in arguments:
+        if not isinstance(word, (str, int, float, os.PathLike)):
+            kind = type(word).__qualname__
+            raise WrongArgument(
+                f"An argument must be text, not {kind}.", hint="For data, use create_run_configuration."
+            )
+    found = submission.entry_of(entry, command or None, root, cwd, is_root_given=True)
+    return {**found, "arguments": [str(word) for word in arguments], "python_executable": interpreter}
+
+
+def _compute(config: Any) -> dict[str, Any]:
+    """The options for cluster, nodes and data of himl's or azureml-core's RunConfiguration."""
+    if str(config.target or "local") == "local":
+        raise WrongArgument("run_config has no cluster.", hint="Use create_run_configuration, or set its target.")
+    data = [*config.data.values(), *config.output_data.values()]
+    if not all(isinstance(each, DataSpec) for each in data):
+        raise WrongArgument("himl does not support azureml-core's datasets.", hint="Use create_run_configuration.")
+    is_torch, is_mpi = config.framework.lower() == "pytorch", str(config.communicator) != "None"
+    processes = config.pytorch.process_count // config.node_count if is_torch and config.pytorch.process_count else None
+    seconds = config.max_run_duration_seconds
+    return {
+        "cluster": str(config.target),
+        "env_vars": {key: str(value) for key, value in config.environment_variables.items()},
+        "num_nodes": config.node_count,
+        "processes_per_node": processes or (config.mpi.process_count_per_node if is_mpi else None),
+        "distribution": "pytorch" if is_torch else "mpi" if is_mpi else None,
+        "no_mpi_single_node": not is_mpi,
+        "shm_size": config.docker.shm_size or DEFAULT_SHM_SIZE,
+        "max_run_duration": f"{seconds}s" if seconds else None,
+        "inputs": [*config.data.values()],
+        "outputs": [*config.output_data.values()],
+    }
+
+
+def _environment(environment: Any, folder: Path) -> dict[str, Any]:
+    """The options of `create_run_configuration`, or those for azureml-core's Environment: the registered one, or else
+    its image and packages, which go to a file in *folder*."""
+    if isinstance(environment, Mapping):
+        return dict(environment)
+    if environment.version:
+        return {"environment": f"{environment.name}:{environment.version}"}
+    if environment.docker.base_dockerfile or not environment.docker.base_image:
+        raise WrongArgument(
+            f"Environment '{environment.name}' is not registered, and has no base image.",
+            hint="Use docker_build_context of create_run_configuration.",
+        )
+    file = folder / "conda.yml"
+    file.write_text(environment.python.conda_dependencies.serialize_to_string(), encoding="utf-8")
+    conda = () if environment.python.user_managed_dependencies else (str(file),)
+    return {"conda_env": conda, "docker_image": environment.docker.base_image}
 
 
 def register_environment(workspace: Any, environment: Any) -> Any:

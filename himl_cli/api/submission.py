@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from himl_cli.api.hyperdrive import sweep_of_args, sweep_of_config, trial_second
 from himl_cli.api.transfer import PathLike
 from himl_cli.core.errors import BadUsage, Interrupted
 from himl_cli.core.jobs import HERE, SweepSpec
+from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run
 from himl_cli.core.settings import find_upward
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
@@ -29,7 +32,7 @@ from himl_cli.services.runs.logs import (
 )
 from himl_cli.services.submission.environment import CONDA_NAMES
 from himl_cli.services.submission.prepare import check_root, prepare_job, start_and_note
-from himl_cli.services.submission.request import SubmitRequest, parse_duration
+from himl_cli.services.submission.request import SubmitRequest, job_words, parse_duration, shorten_tags
 from himl_cli.workspaces.base import JobRunner, Workspace
 from himl_cli.workspaces.resolve import open_for_jobs, require_sdk_v1, sdk_objects
 
@@ -91,9 +94,12 @@ def entry_of(
 def environment_of(
     name: str, build_context: Any, conda_file: PathLike | None, image: str, *, has_default_image: bool, **more: Any
 ) -> dict[str, Any]:
-    """The options for the job's environment. A registered one takes precedence, as in hi-ml. Otherwise, files define
+    """The options for the job's environment: a registered one, or else files, which define
     it, such as the nearest Conda file in the current folder and above, wherever the script is. Raises BadUsage."""
     if name:
+        if build_context is not None or conda_file:
+            other = "conda_environment_file" if conda_file else "build_context"
+            raise BadUsage(f"aml_environment_name and {other} cannot be combined.", hint="Omit one of them.")
         return {"environment": name}
     if build_context is not None:
         if conda_file:
@@ -109,6 +115,15 @@ def environment_of(
     found = cwd / conda_file if conda_file else next(nearest, None)
     has_image = bool(image) and (found is not None or not has_default_image)
     return {"conda_env": (str(found),) if found else (), "docker_image": image if has_image else None, **more}
+
+
+def with_tags(request: SubmitRequest, tags: Mapping[str, str] | None) -> SubmitRequest:
+    """*request* with *tags*, or with hi-ml's tag for None: the script with its arguments, without secrets."""
+    if tags is None:
+        target, arguments = job_words(request)
+        words = [*([] if request.command else target), *mask_arguments(arguments)]
+        return replace(request, tags=shorten_tags({"commandline_args": shlex.join(words)} if words else {}))
+    return replace(request, tags={key: str(value) for key, value in tags.items()})
 
 
 def run_job(

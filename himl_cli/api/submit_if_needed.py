@@ -350,6 +350,14 @@ AfterSubmission = Callable[..., Any]
 AZUREML_FLAG = "--azureml"
 DEFAULT_DOCKER_IMAGE = "mcr.microsoft.com/azureml/openmpi4.1.0-cuda11.3-cudnn8-ubuntu20.04:20230509.v1"
 DEFAULT_SHM_SIZE = "100g"
+DEFAULT_ENVIRONMENT_VARIABLES = {
+    "AZUREML_OUTPUT_UPLOAD_TIMEOUT_SEC": "3600",
+    "AZUREML_RUN_KILL_SIGNAL_TIMEOUT_SEC": "900",
+    "MKL_SERVICE_FORCE_INTEL": "1",
+    "RSLEX_DIRECT_VOLUME_MOUNT": "true",
+}
+"""The variables that hi-ml sets in jobs of azureml-core, and outside of jobs: limits of the service for uploads, and
+switches of MKL and of the service's mounts."""
 
 
 def submit_to_azure_if_needed(
@@ -438,7 +446,8 @@ def submit_to_azure_if_needed(
     - *snapshot_root_directory*: the root folder of the snapshot (default: the current folder).
     - *ignored_folders*: folders to exclude from the snapshot. A name applies at any depth, a path is relative to the
       snapshot's folder.
-    - *environment_variables*: environment variables of the job. himl converts values to text.
+    - *environment_variables*: environment variables of the job, and outside of a job of this process. himl converts
+      values to text.
     - *hyperdrive_config*: a sweep from `create_crossval_hyperdrive_config`, or azureml's `HyperDriveConfig`.
     - *hyperparam_args*: a sweep as a dictionary, like that of `create_grid_hyperparam_args_v2`, with `timeout` and
       `trial_timeout` in seconds. It cannot be used with *hyperdrive_config*.
@@ -446,8 +455,8 @@ def submit_to_azure_if_needed(
 
     Environment:
 
-    - *aml_environment_name*: a registered environment, `NAME` or `NAME:VERSION`. himl then ignores the next five
-      arguments.
+    - *aml_environment_name*: a registered environment, `NAME` or `NAME:VERSION`. It cannot be combined with the next
+      two arguments, and himl ignores the three after them.
     - *build_context*: azure-ai-ml's `BuildContext`, azureml-core's `DockerBuildContext`, or a folder with a Dockerfile,
       from which Azure ML builds the image.
     - *conda_environment_file*: a Conda file for a new environment (default: the nearest `environment.yml` in the
@@ -467,7 +476,8 @@ def submit_to_azure_if_needed(
     - *experiment_name*: the experiment (default: the script's name, or the module's with `_` for `.`). Characters other
       than letters, digits, `_` and `-` become `_`, and several `_` become one. The environment variable
       HIML_EXPERIMENT_NAME takes precedence, as in hi-ml.
-    - *display_name*, *tags*: the display name and the tags of the run. himl converts values to text.
+    - *display_name*, *tags*: the display name and the tags of the run (None: the tag `commandline_args`, the script
+      and its arguments). himl converts values to text.
     - *after_submission*: a function that gets azure-ai-ml's job and MLClient, or azureml-core's run with
       *strictly_aml_v1*.
     - *exit_on_completion*: end the process afterwards.
@@ -482,11 +492,14 @@ def submit_to_azure_if_needed(
     inputs, outputs = as_configs(input_datasets), as_configs(output_datasets)
     is_wanted = AZUREML_FLAG in sys.argv[1:] if submit_to_azureml is None else submit_to_azureml
     arguments = [word for word in sys.argv[1:] if word != AZUREML_FLAG]
+    variables = {key: str(value) for key, value in (environment_variables or {}).items()}
     if os.environ.get("AZUREML_RUN_ID"):
         sys.argv[1:] = arguments  # the script's own parser does not accept --azureml
+        os.environ.update(variables | {name: os.environ[name] for name in variables if name in os.environ})
         return info_in_job(inputs, outputs, is_wanted)
     given = aml_workspace if aml_workspace is not None else ml_client
     if not is_wanted:
+        os.environ.update(DEFAULT_ENVIRONMENT_VARIABLES | variables)
         return info_outside(inputs, outputs, given, workspace_config_file, default_datastore or None)
     with one_line_if_uncaught(), naming_submit_arguments():
         from himl_cli.api import submission
@@ -541,10 +554,9 @@ def submit_to_azure_if_needed(
             max_run_duration=submission.duration_of(max_run_duration, hyperparam_args),
             snapshot_root=str(root),
             ignored_folders=[str(folder) for folder in ignored_folders or ()],
-            env_vars={key: str(value) for key, value in (environment_variables or {}).items()},
+            env_vars={**(DEFAULT_ENVIRONMENT_VARIABLES if strictly_aml_v1 else {}), **variables},
             experiment=hi_ml_experiment(name) if name else None,
             display_name=display_name or "",
-            tags={key: str(value) for key, value in (tags or {}).items()},
             inputs=[config.to_input(index) for index, config in enumerate(inputs)],
             outputs=[config.to_output(index) for index, config in enumerate(outputs)],
             default_datastore=default_datastore or None,
@@ -552,7 +564,7 @@ def submit_to_azure_if_needed(
             ready_sweep=sweep,
         )
         return submission.submit(
-            request,
+            submission.with_tags(request, tags),
             lambda: azure_workspace(given, workspace_config_file),
             after_submission,
             ml_client,

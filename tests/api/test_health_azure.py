@@ -16,6 +16,7 @@ import pytest
 
 import himl_cli
 from himl_cli.api.health_azure import TALKATIVE
+from himl_cli.api.submit_if_needed import DEFAULT_ENVIRONMENT_VARIABLES
 from tests.api.scripts import CONDA, lab, run_script
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.running import write_files
@@ -27,32 +28,59 @@ from himl_cli import *
 workspace = get_workspace()
 where = create_run_configuration(workspace, "cpu-cluster", conda_environment_file="environment.yml", environment_variables={{"A": 1}},
     docker_base_image="mcr.microsoft.com/azureml/other:1", num_nodes=2, max_run_duration="1.5h", input_datasets=["faces"], output_datasets=["small"])
+assert (where.target, where.node_count, where.mpi.node_count, where.max_run_duration_seconds) == ("cpu-cluster", 2, 2, 5400)
+assert ([*where.data], [*where.output_data], where.environment_variables["MKL_SERVICE_FORCE_INTEL"]) == (["INPUT_0"], ["OUTPUT_0"], "1")
+where.environment_variables["B"] = "two"
 script = create_script_run(["--epochs", 2], entry_script="lab/train.py")
+assert (script.command, script.script, script.arguments) == (["python", "lab/train.py", "--epochs", "2"], None, None)
 script.run_config = where
 config = create_crossval_hyperdrive_config(3, "split", "loss")
 config._run_config = script
 for what in (script, config):
     run = submit_run(workspace, "my experiment", what, tags={{"team": "blue"}}, display_name="mine")
     say(id=run.id, status=run.status, tags=run.get_tags(), experiment=run.experiment.name, name=run.display_name)
-try:
-    submit_run(workspace, "e", create_script_run([]))
-except ValueError as err:
-    say(refused=str(err))
+plain = create_run_configuration(workspace, "cpu-cluster", None, "docker", use_mpi_run_for_single_node_jobs=True, docker_shm_size="2g")
+for program in (dict(entry_command="nvidia-smi -L"), dict(entry_script="-m lab.train", python_executable="uv run")):
+    script = create_script_run(["a b"], **program)
+    script.run_config = plain
+    say(plain=submit_run(workspace, "e", script).id)
+def refuse(what):
+    try:
+        what()
+    except (ValueError, AttributeError) as err:
+        say(refused=f"{{type(err).__mro__[-3 if isinstance(err, ValueError) else 0].__name__}} {{err}}")
+refuse(lambda: submit_run(workspace, "e", create_script_run([])))
+refuse(lambda: create_run_configuration(workspace, "cpu-cluster"))
+refuse(lambda: create_run_configuration(workspace, "cpu-cluster", "environment.yml", aml_environment_name="torch"))
+refuse(lambda: create_script_run([], "lab", "/elsewhere/train.py"))
+refuse(lambda: setattr(where, "priority", 1))
+refuse(lambda: setattr(script, "script_params", []))
+refuse(lambda: submit_to_azure_if_needed("cpu-cluster", aml_environment_name="torch", conda_environment_file="environment.yml", submit_to_azureml=True))
 """
 
 
 def test_a_script_run_is_submitted_in_steps(lab: StagedWorkspace, project: Path) -> None:
     lab.put_blob("workspaceblobstore", "faces/1.png", b"1")
-    write_files(project, {"send.py": STEPS, "lab/train.py": "print('training')"})
+    write_files(project, {"send.py": STEPS, "lab/train.py": "print('training')", "lab/__init__.py": "", "docker/Dockerfile": "FROM python:3.11\n"})
     done = run_script(project / "send.py")
     assert done.returncode == 0, done.stderr
-    single, search, refused = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert refused == {"refused": "script_run_config has no run_config."}
+    single, search, *others = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    plain, refused = [each["plain"] for each in others[:2]], [each["refused"] for each in others[2:]]
+    exactly = "Pass exactly one of conda_environment_file, docker_build_context and aml_environment_name."
+    assert refused[:3] == ["Exception script_run_config has no run_config.", f"Exception {exactly}", f"Exception {exactly}"]
+    assert [
+        found for found, words in zip(refused[3:], ("entry_script", "'priority'", "'script_params'", "cannot be combined"), strict=True) if words not in found
+    ] == []
+    assert [(lab.state.runs[run].job or {})["command"] for run in plain] == ["nvidia-smi -L 'a b'", "uv run -m lab.train 'a b'"]
+    assert [lab.state.runs[run].tags["commandline_args"] for run in plain] == ["'a b'", "-m lab.train 'a b'"]
+    for job in (lab.state.runs[run].job or {} for run in plain):
+        assert (job["distribution"], job["resources"]["shmSize"]) == ({"distributionType": "Mpi", "processCountPerInstance": 1}, "2g")
     for found in (single, search):
         assert (found["experiment"], found["name"], found["tags"]["team"]) == ("my_experiment", "mine", "blue")
     job = lab.state.runs[single["id"]].job or {}
     assert (job["command"], job["resources"]["instanceCount"], job["limits"]["timeout"]) == ("python lab/train.py --epochs 2", 2, "PT1H30M")
-    assert (job["environmentVariables"]["A"], [*job["inputs"]], [*job["outputs"]]) == ("1", ["INPUT_0"], ["OUTPUT_0"])
+    assert ([*job["inputs"]], [*job["outputs"]], "commandline_args" in job["tags"]) == (["INPUT_0"], ["OUTPUT_0"], False)
+    assert {"A": "1", "B": "two", **DEFAULT_ENVIRONMENT_VARIABLES}.items() <= job["environmentVariables"].items()
     trial = lab.state.runs[search["id"]].job or {}
     assert (trial["jobType"], trial["limits"]["maxTotalTrials"]) == ("Sweep", 3)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli import submit_to_azure_if_needed
+from himl_cli.api.submit_if_needed import DEFAULT_ENVIRONMENT_VARIABLES
 from himl_cli.core.installation import install_command
 from tests.api.ranks import local_ranks
 from tests.api.scripts import CLUSTER, CONDA, HERE, job_of, run_script, said, send, sent, shows_hints, write_script
@@ -42,7 +43,7 @@ def test_flag_sends_script_once_and_ends_each_rank(lab: StagedWorkspace, project
     job = job_of(lab)
     assert job["command"] == "python train.py -n 3 'a b'"
     assert job["experimentName"] == "train"
-    assert job["tags"]["command_line"] == "train.py -n 3 'a b'"
+    assert job["tags"]["command_line"] == job["tags"]["commandline_args"] == "train.py -n 3 'a b'"
     assert not (project / "outputs").exists()
     send(project / "train.py", env=local_ranks(3)[1])
     assert sent(lab) is run
@@ -289,10 +290,37 @@ def test_without_the_extra_one_line_says_how_to_get_it(v1_lab: StagedWorkspace, 
     assert v1_lab.requests() == []
 
 
+OF_THE_SDK = """
+from azureml.core import Environment, ScriptRunConfig
+from azureml.core.conda_dependencies import CondaDependencies
+from azureml.core.runconfig import DockerConfiguration, PyTorchConfiguration
+from himl_cli import get_workspace, submit_run
+
+plain, known = Environment("mine"), Environment("torch")
+plain.docker.base_image = "mcr.microsoft.com/azureml/other:1"
+plain.python.conda_dependencies = CondaDependencies.create(python_version="3.11", pip_packages=["numpy"])
+plain.environment_variables = {}
+known.version = "7"
+docker = DockerConfiguration(True, shm_size="4g")
+config = ScriptRunConfig("lab", "train.py", ["--lr", 0.1], compute_target="cpu-cluster", environment=plain, docker_runtime_config=docker)
+config.run_config.environment_variables = {"A": "b"}
+torch = PyTorchConfiguration(process_count=4, node_count=2)
+several = ScriptRunConfig("lab", "train.py", compute_target="cpu-cluster", environment=known, distributed_job_config=torch)
+command = ScriptRunConfig("lab", command=["python", "-c", "print(1)"], compute_target="cpu-cluster", environment=known)
+for each in (config, several, command):
+    print("FOUND", submit_run(get_workspace(), "sdk", each).id)
+try:
+    submit_run(get_workspace(), "sdk", ScriptRunConfig("lab", "train.py"))
+except ValueError as err:
+    print("FOUND", err)
+"""
+
+
 # The first use of a client builds its environment.
 @pytest.mark.timeout(1800)
 def test_v1_submission_returns_sdk_run_and_passes_data(v1_lab: StagedWorkspace, project: Path) -> None:
     v1_lab.put_blob("workspaceblobstore", "faces/1.txt", b"smile")
+    v1_lab.add_environment("torch", "7")
     call = """compute_cluster_name="cpu-cluster", strictly_aml_v1=True, wait_for_completion=True, input_datasets=["faces"], output_datasets=["made"],
         default_datastore="workspaceblobstore", tags={"team": "blue"},
         after_submission=lambda run: print("AFTER", sorted(each.__module__ for each in type(run).__mro__ if each.__name__ == "Run"), run.id)"""
@@ -306,11 +334,27 @@ heavy = sorted({"azure", "azureml", "yaml", "pycurl", "requests"} & set(sys.modu
         done = subprocess.run([str(client_python(HIML_V1)), str(script), "--azureml"], cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (run,) = v1_lab.state.runs.values()
+    variables = (run.job or {})["environmentVariables"]
+    assert DEFAULT_ENVIRONMENT_VARIABLES.items() <= variables.items()
     assert f"AFTER ['azureml.core.run'] {run.run_id}" in done.stdout
     assert run.tags["team"] == "blue"
     assert json.loads(v1_lab.artifacts(run.run_id)["outputs/said.json"]) == [True, []]
     made = [name for name in v1_lab.blob_names("workspaceblobstore") if name.endswith("copy.txt")]
     assert [v1_lab.get_blob("workspaceblobstore", name) for name in made] == [b"smile"]
+    write_files(project, {"send.py": OF_THE_SDK, "lab/train.py": ""})
+    done = subprocess.run([str(client_python(HIML_V1)), "send.py"], cwd=project, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    plain, known, command, refused = [line.partition(" ")[2] for line in done.stdout.splitlines() if line.startswith("FOUND")]
+    job = v1_lab.state.runs[plain].job or {}
+    assert (job["command"], job["environmentVariables"], job["resources"]["shmSize"]) == ("python train.py --lr 0.1", {"A": "b"}, "4g")
+    name, version = job["environmentId"].rpartition("/environments/")[2].split("/versions/")
+    environment = v1_lab.state.assets["environments"][name][version]
+    assert (environment["image"], "numpy" in environment["condaFile"]) == ("mcr.microsoft.com/azureml/other:1", True)
+    job = v1_lab.state.runs[known].job or {}
+    assert job["environmentId"].endswith("/environments/torch/versions/7")
+    assert (job["distribution"], job["resources"]["instanceCount"]) == ({"distributionType": "PyTorch", "processCountPerInstance": 2}, 2)
+    assert (v1_lab.state.runs[command].job or {})["command"] == "python -c 'print(1)'"
+    assert refused == "run_config has no cluster."
 
 
 OUTSIDE = """
@@ -331,6 +375,8 @@ def test_folders_and_datastores_here_are_used(project: Path, tmp_path: Path) -> 
     folders = {"out": str(project / "outputs"), "logs": str(project / "logs")}
     assert said(script) == {"inputs": [], "outputs": [], "run": None, "azure": False, **folders}
     assert sorted(path.name for path in project.iterdir()) == ["logs", "outputs", "train.py"]
+    write_script(project, "train.py", 'environment_variables={"A": 1, "MKL_SERVICE_FORCE_INTEL": "0"}', "import os; say(**os.environ)")
+    assert {**DEFAULT_ENVIRONMENT_VARIABLES, "A": "1", "MKL_SERVICE_FORCE_INTEL": "0"}.items() <= said(script, env={"A": "other"}).items()
     call = f"""input_datasets=[DatasetConfig("a", local_folder="data"), "b", DatasetConfig("c", local_folder="none")],
         output_datasets=[DatasetConfig("b", local_folder={str(tmp_path / "made" / "b")!r}), "c"]"""
     (project / "data").mkdir()
@@ -493,11 +539,11 @@ say(epochs=parser.parse_args().epochs, arguments=sys.argv[1:])
 def test_job_here_has_its_paths_and_does_not_send_itself(himl: Himl, job: dict[str, str], project: Path, tmp_path: Path) -> None:
     """As in hi-ml, a script's parser need not define --azureml. Files in the output folders are saved with the run."""
     write_files(project, {"data/a/x": "1"})
-    after = f"{PARSED}\nimport os\nos.chdir('/')\n"
+    after = f"{PARSED}\nimport os\nos.chdir('/')\nassert (os.environ['A'], os.environ['B']) == ('mine', '2')\n"
     after += f"(info.output_folder / 'model.txt').write_text('m')\n(info.logs_folder / 'log.txt').write_text('l')\n{ALL}"
     after += f"import himl_cli\nassert himl_cli.get_workspace().opened.folder == Path({str(project / '.himl')!r})\n"
-    write_script(project, "train.py", CALL.replace(", submit_to_azureml=True", ""), after)
-    options = ("--input", "a,local=data/a", "--output", f"c,local={project / 'made'}")
+    write_script(project, "train.py", CALL.replace(", submit_to_azureml=True", ", environment_variables={'A': 1, 'B': 2}"), after)
+    options = ("--input", "a,local=data/a", "--output", f"c,local={project / 'made'}", "--env_var", "A=mine")
     out = himl.ok("submit", "train.py", *options, "--", "--epochs", "3", "--azureml").stdout
     assert "The script already runs in a job of himl, so himl does not submit it to Azure ML." in out
     parsed, found = map(json.loads, out.splitlines()[-2:])
