@@ -65,7 +65,7 @@ class Experiment(_Named):
         self.workspace = workspace
         self.name = name
 
-    def get_runs(self, tags: Mapping[str, str] | None = None) -> Iterator[Run]:
+    def get_runs(self, *, tags: Mapping[str, str] | None = None) -> Iterator[Run]:
         """The runs with *tags*, newest first, fetched lazily."""
         return self.workspace.runs(RunQuery(self.name, tags=dict(tags or {})))
 

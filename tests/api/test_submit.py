@@ -5,7 +5,6 @@ outside of jobs.
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import json
 import signal
 import subprocess
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from himl_cli import submit_to_azure_if_needed
 from himl_cli.api.submit_if_needed import DEFAULT_ENVIRONMENT_VARIABLES
 from himl_cli.core.installation import install_command
 from tests.api.ranks import local_ranks
@@ -24,7 +22,6 @@ from tests.api.scripts import v1_lab as v1_lab
 from tests.azure.lab import client_python
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.clients import HIML_V1
-from tests.support.hi_ml_wheel import signature
 from tests.support.running import Himl, write_files
 
 LIST = "print(sorted(path.as_posix() for path in Path('.').rglob('*') if path.is_file() and path.parts[0] not in ('data', 'outputs', 'logs')), sys.argv)"
@@ -360,14 +357,6 @@ heavy = sorted({"azure", "azureml", "yaml", "pycurl", "requests"} & set(sys.modu
 OUTSIDE = """
 say(inputs=info.input_datasets, outputs=info.output_datasets, run=info.run, azure=info.is_running_in_azure_ml, out=info.output_folder, logs=info.logs_folder)
 """
-
-
-def test_the_signature_is_the_released_packages() -> None:
-    parameters = inspect.signature(submit_to_azure_if_needed).parameters
-    released = signature("submit_to_azure_if_needed")
-    assert len(released) == 44
-    assert [(name, each.default) for name, each in parameters.items()] == list(released.items())
-    assert {each.kind for each in parameters.values()} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
 
 def test_folders_and_datastores_here_are_used(project: Path, tmp_path: Path) -> None:

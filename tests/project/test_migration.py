@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -16,15 +17,17 @@ import pytest
 
 import himl_cli
 import himl_cli.job
+from himl_cli.api.recording import OfflineRun
 from himl_cli.api.submit_if_needed import AZUREML_FLAG
+from himl_cli.api.workspace import Experiment
 from himl_cli.commands.groups import HIML_OLD_NAMES
 from himl_cli.core.settings import find_settings
 from himl_cli.services.submission.data import parse_data
+from tests.support.clients import AZUREML_CORE, packages_of
 from tests.support.documents import (
     COMMANDS,
     CONTAINER,
     DEEPSEISMIC_SETTINGS,
-    FUNCTIONS,
     HEALTH_ML,
     INNEREYE_FUNCTIONS,
     INNEREYE_SETTINGS,
@@ -39,7 +42,7 @@ from tests.support.documents import (
     shapes,
     without_blocks,
 )
-from tests.support.hi_ml_wheel import public_names
+from tests.support.hi_ml_wheel import NO_DEFAULT, exported, methods_in, public_names, signature, signature_in
 from tests.support.running import Himl, write_files
 
 PAGE = page("migration.md")
@@ -83,13 +86,10 @@ def test_programs_and_options_of_before_are_named() -> None:
 
 def test_names_and_arguments_of_health_azure_exist_as_said() -> None:
     table = dict(each("## health_azure"))
-    assert set(table) >= set(FUNCTIONS)
+    assert set(table) >= set(exported())
     for name, row in table.items():
         assert row.is_same is not row.is_absent
         assert (name in himl_cli.__all__) is row.is_same
-        if name in FUNCTIONS:
-            old = FUNCTIONS[name].split()
-            assert list(inspect.signature(getattr(himl_cli, name)).parameters)[: len(old)] == old
     others = dict(each("### Other names of the package"))
     assert [name for name in others if name in himl_cli.__all__] == []
     assert all(row.is_absent for row in others.values())
@@ -106,6 +106,62 @@ def test_names_and_arguments_of_health_azure_exist_as_said() -> None:
         assert hasattr(himl_cli.DatasetConfig, name.rstrip("()")) or not row.is_absent
         for spec in re.findall(r"`(NAME[^`]*)`", row.said):
             parse_data("output" if "overwrite" in spec else "input", [spec.replace("VERSION", "3")])
+
+
+OTHER_DEFAULTS = {"is_running_in_azure_ml": {"aml_run"}, "log_on_epoch": {"reduce_fx"}}
+"""Arguments whose defaults mean the same: the run of the process, and the mean."""
+
+
+def differences(name: str, ours: Mapping[str, object], released: Mapping[str, object]) -> list[str]:
+    """The arguments of hi-ml's release that *ours* lacks, or has at another position or with another default."""
+    places = [] if [*ours][: len(released)] == [*released] else [f"{name}: {[*ours]} instead of {[*released]}"]
+    others = {key for key, default in released.items() if default is not NO_DEFAULT and ours.get(key) != default}
+    return places + [f"{name}: default of {key}" for key in others - OTHER_DEFAULTS.get(name, set())]
+
+
+def test_signatures_are_those_of_the_wheels() -> None:
+    functions = [name for name in public_names() if name in himl_cli.__all__ and callable(getattr(himl_cli, name)) and name != "RUN_CONTEXT"]
+    assert len(functions) > 30
+    assert {*exported()} - {"RUN_CONTEXT"} <= {*functions}
+    found: list[str] = []
+    for name in functions:
+        ours = {key: NO_DEFAULT if each.default is each.empty else each.default for key, each in inspect.signature(getattr(himl_cli, name)).parameters.items()}
+        found += differences(name, ours, signature(name))
+    module = ast.parse(Path(himl_cli.__file__).with_name("lightning.py").read_text(encoding="utf-8"))
+    of_lightning = [name for name in exported("health_ml", "utils/__init__") if re.search(rf"^\| `{name}` \| `himl_cli.lightning.", PAGE, re.MULTILINE)]
+    assert len(of_lightning) == 5
+    for name in of_lightning:
+        found += differences(name, signature_in(module, name), signature(name, "health_ml"))
+    assert {*exported("health_ml", "utils/__init__")} <= {*all_names("## health_ml")}
+    assert found + differences("CheckpointParser", {"checkpoint": ""}, signature("CheckpointParser", "health_ml")) == []
+
+
+@pytest.mark.timeout(1800)
+def test_methods_take_the_positions_of_azureml_core() -> None:
+    """A position is the same argument, or an error. Other arguments are keywords."""
+    vendor = Path(packages_of(AZUREML_CORE)) / "azureml"
+    places = {
+        "Run": "core/run.py",
+        "Workspace": "core/workspace.py",
+        "Experiment": "core/experiment.py",
+        "AzureBlobDatastore": "data/azure_storage_datastore.py",
+    }
+    kinds: dict[str, list[type]] = {
+        "Run": [himl_cli.Run, OfflineRun],
+        "Workspace": [himl_cli.Workspace],
+        "Experiment": [Experiment],
+        "AzureBlobDatastore": [himl_cli.Datastore],
+    }
+    found, compared = [], 0
+    for name, place in places.items():
+        for method, positions in methods_in(ast.parse((vendor / place).read_text(encoding="utf-8")), name).items():
+            for ours in (kind for kind in kinds[name] if hasattr(kind, method)):
+                parameters = [*inspect.signature(getattr(ours, method)).parameters.values()]
+                own = [each.name for each in parameters if each.name != "self" and each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+                compared += 1
+                found += [] if own == positions[: len(own)] else [f"{ours.__name__}.{method}: {own} instead of {positions}"]
+    assert compared > 50
+    assert found == []
 
 
 def test_names_of_health_ml_and_innereye_exist_as_said() -> None:

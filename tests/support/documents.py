@@ -142,7 +142,6 @@ def check_golden(name: str, found: dict[str, Any]) -> None:
 
 
 SUBMIT = "himl submit"
-WHERE = "aml_workspace workspace_config_path"
 
 COMMANDS = (
     *("himl-tb", "himl-download", "himl-runner", "hi-ml-runner", "runner.py", "create_montage.py", "generate_checkpoint_url.py", "modify_checkpoint.py"),
@@ -178,41 +177,6 @@ ONLY_LINKED = {
     "himl checkpoint url": "expiry_days workspace_config_path",
 }
 """Options of hi-ml's programs that are all the same, of which other pages have the table."""
-FUNCTIONS = {
-    "submit_to_azure_if_needed": "compute_cluster_name instance_type resources_properties entry_script aml_workspace workspace_config_file ml_client "
-    "snapshot_root_directory script_params conda_environment_file build_context aml_environment_name experiment_name environment_variables "
-    "pip_extra_index_url private_pip_wheel_path docker_base_image "
-    "docker_shm_size ignored_folders default_datastore input_datasets output_datasets num_nodes wait_for_completion wait_for_completion_show_output "
-    "max_run_duration submit_to_azureml tags after_submission hyperdrive_config hyperparam_args strictly_aml_v1 identity_based_auth "
-    "pytorch_processes_per_node_v2 use_mpi_run_for_single_node_jobs display_name entry_command python_executable hyperdrive_argument_prefix "
-    "exit_on_completion vscode ssh_key tensorboard_logs jupyter",
-    "DatasetConfig": "name datastore overwrite_existing version use_mounting target_folder local_folder",
-    "AzureRunInfo": "input_datasets output_datasets mount_contexts run is_running_in_azure_ml output_folder logs_folder",
-    "aggregate_hyperdrive_metrics": f"child_run_arg_name run_id run keep_metrics {WHERE}",
-    "create_aml_run_object": "experiment_name run_name workspace workspace_config_path snapshot_directory",
-    "create_crossval_hyperdrive_config": "num_splits cross_val_index_arg_name metric_name",
-    "download_checkpoints_from_run_id": f"run_id checkpoint_path_or_folder output_folder {WHERE}",
-    "download_files_from_run_id": "run_id output_folder prefix workspace workspace_config_path validate_checksum",
-    "download_from_datastore": f"datastore_name file_prefix output_folder {WHERE} overwrite show_progress",
-    "upload_to_datastore": f"datastore_name local_data_folder remote_path {WHERE} overwrite show_progress",
-    "fetch_run": "workspace run_recovery_id",
-    "get_most_recent_run": "run_recovery_file workspace",
-    "get_workspace": WHERE,
-    "is_running_in_azure_ml": "aml_run",
-    "set_environment_variables_for_multi_node": "",
-    "split_recovery_id": "id_str",
-    "torch_barrier": "",
-    "create_run_configuration": "workspace compute_cluster_name conda_environment_file aml_environment_name environment_variables pip_extra_index_url "
-    "private_pip_wheel_path docker_base_image docker_shm_size num_nodes max_run_duration input_datasets output_datasets",
-    "create_script_run": "script_params snapshot_root_directory entry_script",
-    "submit_run": "workspace experiment_name script_run_config tags wait_for_completion wait_for_completion_show_output display_name",
-    "register_environment": "workspace environment",
-    "object_to_yaml": "o",
-    "write_yaml_to_object": "o yaml_string strict",
-    "set_logging_levels": "levels",
-    "health_azure_package_setup": "",
-}
-"""What `health_azure` exports and himl has as well, with its arguments in hi-ml's order."""
 CONTAINER = (
     "create_model get_data_module azure_datasets local_datasets max_epochs get_trainer_arguments get_eval_data_module get_parameter_tuning_args "
     "outputs_folder health_ml.configs HelloWorld HelloContainer"
@@ -220,7 +184,7 @@ CONTAINER = (
 HEALTH_ML = (
     *("AzureMLLogger", "log_on_epoch", "log_learning_rate", "AzureMLProgressBar", "BatchTimeCallback", "LightningContainer", "Runner", "TrainingRunner"),
     *("CheckpointParser", "MODEL_WEIGHTS_DIR_NAME", "get_latest_recovery_checkpoint", "RunnerBase", "ExperimentConfig", "TrainerParams"),
-    *("additional_run_tags", "additional_environment_variables", "is_crossval_disabled_or_child_0"),
+    *("additional_run_tags", "additional_environment_variables", "is_crossval_disabled_or_child_0", "set_model_to_eval_mode", "health_ml_package_setup"),
 )
 INNEREYE_FUNCTIONS = (
     "additional_run_tags create_dataset_configs create_experiment_name create_runner_parser get_git_tags parse_args_and_add_yaml_variables parse_arguments "

@@ -1,6 +1,6 @@
-"""The released wheel of hi-ml-azure for comparisons, fetched once to `.cache/`, read and never imported.
+"""The released wheels of hi-ml-azure and hi-ml for comparisons, fetched once to `.cache/`, read and never imported.
 
-`python -m tests.support.hi_ml_wheel` fetches it. If it is missing and cannot be fetched, tests that need it are skipped with the reason.
+`python -m tests.support.hi_ml_wheel` fetches them. If one is missing and cannot be fetched, tests that need it are skipped with the reason.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-REQUIREMENT = "hi-ml-azure==0.5.4"
-PACKAGE = "health_azure/"
-WHEEL = Path(__file__).parents[2] / ".cache" / "hi-ml" / "hi_ml_azure-0.5.4-py3-none-any.whl"
+WHEELS = {"health_azure": "hi-ml-azure==0.5.4", "health_ml": "hi-ml==0.5.4"}
+CACHE = Path(__file__).parents[2] / ".cache" / "hi-ml"
 NO_DEFAULT = inspect.Parameter.empty
 
 
@@ -28,45 +27,64 @@ class WheelFailed(Exception):
     """The wheel cannot be fetched. The text is pip's last line."""
 
 
-def public_names() -> Mapping[str, str]:
+def public_names(package: str = "health_azure") -> Mapping[str, str]:
     """The public functions, classes and constants of its modules, each with its module's name."""
-    return {name: module for module, tree in _modules().items() for name in _defined(tree) if not name.startswith("_") and name != "logger"}
+    return {name: module for module, tree in _modules(package).items() for name in _defined(tree) if not name.startswith("_") and name != "logger"}
 
 
-def signature(name: str) -> dict[str, object]:
+def exported(package: str = "health_azure", module: str = "__init__") -> list[str]:
+    """The names in `__all__` of a module."""
+    found: list[str] = ast.literal_eval(ast.unparse(_defined(_modules(package)[module])["__all__"]))
+    return found
+
+
+def signature(name: str, package: str = "health_azure") -> dict[str, object]:
     """The arguments of a function or a class in order, with their defaults: a value, else its source, or NO_DEFAULT."""
-    tree = _modules()[public_names()[name]]
+    return signature_in(_modules(package)[public_names(package)[name]], name)
+
+
+def signature_in(tree: ast.Module, name: str) -> dict[str, object]:
+    """As `signature`, of a function or class of a module that is not imported."""
     constants = {key: value for key, value in _defined(tree).items() if isinstance(value, ast.expr)}
     return {key: NO_DEFAULT if default is None else _value(default, constants) for key, default in _parameters(_defined(tree)[name])}
 
 
+def methods_in(tree: ast.Module, name: str) -> dict[str, list[str]]:
+    """The positional arguments of each public method of a class, without self. Properties are not methods."""
+    (found,) = (each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == name)
+    methods = [each for each in found.body if isinstance(each, ast.FunctionDef) and not each.name.startswith("_")]
+    properties = {each.name for each in methods if any(ast.unparse(one).endswith(("property", ".setter")) for one in each.decorator_list)}
+    return {each.name: [one.arg for one in each.args.args if one.arg not in ("self", "cls")] for each in methods if each.name not in properties}
+
+
 @cache
-def fetched() -> Path:
-    """The wheel's path. Raises WheelFailed."""
-    WHEEL.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(WHEEL.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=WHEEL.parent) as folder:
-        if not WHEEL.exists():
+def fetched(package: str) -> Path:
+    """The path of the package's wheel. Raises WheelFailed."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    wheel = CACHE / f"{WHEELS[package].replace('==', ' ').replace('-', '_').replace(' ', '-')}-py3-none-any.whl"
+    with FileLock(wheel.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        if not wheel.exists():
             if find_spec("pip") is None:  # environments of uv lack it
                 subprocess.run((sys.executable, "-m", "ensurepip"), capture_output=True, check=True)
-            command = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest", folder, REQUIREMENT)
+            command = (sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest", folder, WHEELS[package])
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode != 0:
                 raise WheelFailed(done.stderr.strip().splitlines()[-1])
-            (Path(folder) / WHEEL.name).replace(WHEEL)
-    return WHEEL
+            (Path(folder) / wheel.name).replace(wheel)
+    return wheel
 
 
 @cache
-def _modules() -> dict[str, ast.Module]:
+def _modules(package: str) -> dict[str, ast.Module]:
     from tests.conftest import lacking  # imports parts of pytest
 
     try:
-        wheel = fetched()
+        wheel = fetched(package)
     except WheelFailed as e:
-        lacking(f"{REQUIREMENT}, which pip cannot fetch: {e}")
+        lacking(f"{WHEELS[package]}, which pip cannot fetch: {e}")
     with zipfile.ZipFile(wheel) as archive:
-        names = sorted(name for name in archive.namelist() if name.startswith(PACKAGE) and name.endswith(".py"))
-        return {name.removeprefix(PACKAGE).removesuffix(".py"): ast.parse(archive.read(name)) for name in names}
+        names = sorted(name for name in archive.namelist() if name.startswith(f"{package}/") and name.endswith(".py"))
+        return {name.removeprefix(f"{package}/").removesuffix(".py"): ast.parse(archive.read(name)) for name in names}
 
 
 def _defined(tree: ast.Module) -> dict[str, ast.AST]:
@@ -106,6 +124,7 @@ def _value(default: ast.AST, constants: Mapping[str, ast.expr]) -> object:
 
 if __name__ == "__main__":
     try:
-        fetched()
+        for each in WHEELS:
+            fetched(each)
     except WheelFailed as failed:
         sys.exit(str(failed))
