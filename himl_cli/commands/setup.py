@@ -207,7 +207,7 @@ def _check_live(opts: LiveOptions, workspace_opts: WorkspaceOptions, output_opts
             raise Interrupted("Interrupted. Submitted jobs continue.", hint=hint) from err
         for line in plan.conclusion(planned.report):
             output.notice(line)
-        problem = plan.verdict(planned.report)
+        problem = plan.verdict(planned)
         if problem is not None:
             raise problem
 

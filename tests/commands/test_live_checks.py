@@ -16,6 +16,7 @@ from himl_cli.services.live_checks.report import Mask
 from tests.azureml_double.faults import Page, Rewrite, Status
 from tests.azureml_double.log import listening
 from tests.azureml_double.seeding import StagedWorkspace
+from tests.azureml_double.state import Right
 from tests.support.azure import add_many
 from tests.support.running import Himl, Outcome, until
 
@@ -78,7 +79,7 @@ PLANTED: Mapping[str, tuple[Plant, str, str]] = {
     "run-order": (state("refused_orders", ["CreatedUtc desc"]), "accepts the order", "400"),
     "run-filters": (answer(r"POST .*/index/.*entities", 400), "accepts conditions", "400 (Different: It differs)"),
     "failed-job": (rewrite(HISTORY_RUN, without_message), "names its exit code", "[REDACTED]"),
-    "metrics": (rewrite(r"POST .*/metric/.*/full", text_replaced('"NaN"', "null")), "spells them NaN", "[None, "),
+    "metrics": (rewrite(r"POST .*/metric/.*/full", text_replaced('"NaN"', "null")), "spells them as words", "[None, "),
     "files": (state("reaches_storage", False), "with an empty prefix", "0 of 4 files"),
     "cancel": (answer(r"POST .*/cancel", 409), "of an ended job", "409 (Different: It differs)"),
     "job-name": (answer(r"PUT .*/jobs/", 409), "A second job of a name", "409 (Different: It differs)"),
@@ -94,7 +95,7 @@ PLANTED: Mapping[str, tuple[Plant, str, str]] = {
 # Differences that only a new submission shows
 PLANTED_BEFORE: Mapping[str, tuple[Plant, str, str]] = {
     "job": (rewrite(r"POST .*/startPendingUpload", text_replaced("skoid", "other")), "user delegation SAS", "no user delegation"),
-    "same-code": (rewrite(r"GET .*/codes/", lambda body: {"value": []}), "by its hash", "none found"),
+    "same-code": (rewrite(r"GET .*/codes/", lambda body: {"value": []}), "by its hash", "0 found"),
 }
 
 
@@ -134,6 +135,9 @@ def test_all_checks_hold_and_each_differs_once(himl: Himl, live_project: StagedW
             azure.stage.faults.clear()
             for field, value in kept.items():
                 setattr(azure.state, field, value)
+        other = azure.environment(azure.add_principal({Right.READ, Right.WRITE}))
+        by_links = himl(*LIVE, "--keep", "--check", "files", env=other)
+        assert "himl reads the files without a role for storage. (4 files)" in found(by_links, "ok", "files"), by_links.stdout + by_links.stderr
         page = (project / "himl-live.md").read_text("utf-8")
         assert page.count("| does not hold |") >= len(PLANTED)
         # Only 'delete' needs a new job
@@ -183,7 +187,7 @@ def test_an_interrupted_call_continues_without_new_jobs(started_himl: Himl, himl
         del report["jobs"]["again"]
         path.write_text(json.dumps(report), encoding="utf-8")
         jobs.release()
-        assert "himl continues with 1 runs of an earlier call." in himl.ok(*words).stderr
+        assert "himl continues an earlier call, which started 1 of the runs." in himl.ok(*words).stderr
     assert puts(azure) == 2
     assert not azure.state.runs
     report = json.loads(path.read_text("utf-8"))

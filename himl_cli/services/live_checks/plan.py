@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, ChecksFailed, HimlError, NotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.records import dataclass
+from himl_cli.core.text import did_you_mean
 from himl_cli.core.workspaces import Check
 from himl_cli.services.live_checks import jobs, probe, reading, storing
-from himl_cli.services.live_checks.report import JSON_FILE, PAGE, Report, Verdict, read_report
+from himl_cli.services.live_checks.report import JSON_FILE, PAGE, Mask, Report, Verdict, read_report
 from himl_cli.services.live_checks.session import (
+    CODE,
     EXPERIMENT,
     SCRIPT,
     LiveCheck,
     LiveSession,
     clean_up,
-    next_report,
     run_checks,
-    selected,
 )
 from himl_cli.workspaces.base import ObservedWorkspace, Workspace
 
@@ -32,35 +34,62 @@ CHECKS = (*jobs.CHECKS, *storing.CHECKS[:-1], *reading.CHECKS, storing.CHECKS[-1
 
 @dataclass(frozen=True)
 class Plan:
-    """The checks of a call on a cluster, and the report in *folder* that it starts or continues."""
+    """The checks of a call on a cluster, and the report in `folder` that it starts or continues. `names` identify the
+    workspace, the cluster and the user, and are no part of the report. `wanted` are the checks that the user named."""
 
     workspace: ObservedWorkspace
     cluster: str
+    names: Mapping[str, str]
+    wanted: Sequence[str]
     checks: Sequence[LiveCheck]
     report: Report
-    folder: Path
     is_continued: bool
+    folder: Path
 
 
-def prepare(workspace: Workspace, cluster: str, names: Sequence[str], folder: Path) -> Plan:
-    """The checks called *names*, or all that are left, with the report in *folder*. Submits nothing. Raises BadUsage
-    for an unknown name and for a report on another place, NotFound without such a cluster."""
+def prepare(workspace: Workspace, cluster: str, wanted: Sequence[str], folder: Path) -> Plan:
+    """The checks called *wanted*, or all that the report in *folder* lacks. Submits nothing. Raises BadUsage for an
+    unknown name and for a report on another place, NotFound without such a cluster."""
+    known = {check.name: check for check in CHECKS}
+    if unknown := next((name for name in wanted if name not in known), None):
+        hint = did_you_mean(unknown, known) or f"Checks: {', '.join(known)}."
+        raise BadUsage(f"Unknown check '{unknown}'.", hint=hint)
     found = read_report(folder)
-    checks = selected(CHECKS, names, found)
     if not isinstance(workspace, ObservedWorkspace):
         raise BadUsage(f"{workspace.label} has no live checks.", hint="Name the config.json of an Azure ML workspace.")
     if not workspace.has_cluster(cluster):
         raise NotFound(f"No cluster '{cluster}' in {workspace.label}.", hint="List the clusters in Studio.")
-    report = next_report(found, names, workspace, cluster)
-    return Plan(workspace, cluster, checks, report, folder, is_continued=report is found)
+    names = {**workspace.identifying_names(), cluster: "cluster"}
+    if found is not None and found.place != _place(found.session, names):
+        raise BadUsage(
+            f"'{JSON_FILE}' in this folder is a report on another workspace or cluster.",
+            hint="Move the file, or run the command in another folder.",
+        )
+    is_continued = found is not None and not found.is_finished
+    report = found if found is not None and is_continued else _next_session(found if wanted else None, names)
+    left = [check for check in CHECKS if check.name not in report.checks or check.name in unfinished(report)]
+    checks = [known[name] for name in dict.fromkeys(wanted)] or left
+    return Plan(workspace, cluster, names, wanted, checks, report, is_continued, folder)
+
+
+def _next_session(before: Report | None, names: Mapping[str, str]) -> Report:
+    """The report of a new session, with the results *before* it."""
+    session = os.urandom(4).hex()
+    return Report(session, _place(session, names), checks=before.checks if before else {})
+
+
+def _place(session: str, names: Mapping[str, str]) -> str:
+    """A digest of the workspace and the cluster, from which their names cannot be found."""
+    told = sorted(name.lower() for name, kind in names.items() if kind != "user")
+    return hashlib.sha256(repr([session, told]).encode()).hexdigest()[:16]
 
 
 def announcement(plan: Plan, *, keeps: bool) -> Iterator[str]:
     """What the checks do and cost, a line each."""
-    new = dict.fromkeys(key for check in plan.checks for key in check.jobs if key not in plan.report.jobs)
+    new = {key for check in plan.checks for key in check.jobs} - plan.report.jobs.keys()
     yield f"Checks: {', '.join(check.name for check in plan.checks) or 'none is left'}."
     if plan.report.jobs:
-        yield f"himl continues with {len(plan.report.jobs)} runs of an earlier call."
+        yield f"himl continues an earlier call, which started {len(plan.report.jobs)} of the runs."
     if new:
         yield (
             f"himl submits {len(new)} short jobs to cluster '{plan.cluster}', in the experiment '{EXPERIMENT}'. They "
@@ -74,14 +103,15 @@ def perform(plan: Plan, environment: str | None, notify: Notify, *, keeps: bool)
     """Run the checks and yield their findings. The report has every finding at once. At the end, delete the runs,
     unless the call *keeps* them or a check must be tried again. Jobs use the registered *environment*, or himl's
     default. Raises DiskFailed."""
-    report = plan.report
+    report, mask = plan.report, Mask(plan.names)
     with tempfile.TemporaryDirectory(prefix="himl-live-") as temporary:
-        code = Path(temporary)
-        shutil.copy(str(probe.__file__), code / SCRIPT)
+        folder, save = Path(temporary), partial(report.save, plan.folder)
+        (folder / CODE).mkdir()
+        shutil.copy(str(probe.__file__), folder / SCRIPT)
         # Another digest of the code in each session, so that its first job uploads it
-        (code / "session.txt").write_text(report.session, encoding="utf-8")
-        save = partial(report.save, plan.folder)
-        live = LiveSession(plan.workspace, plan.cluster, environment, report, code, save, notify, plan.is_continued)
+        (folder / CODE / "session.txt").write_text(report.session, encoding="utf-8")
+        place = (plan.workspace, plan.cluster, environment)
+        live = LiveSession(*place, report, plan.is_continued, folder, mask, save, notify)
         save()
         try:
             yield from run_checks(live, plan.checks)
@@ -100,16 +130,14 @@ def conclusion(report: Report) -> Iterator[str]:
     yield f"Wrote {JSON_FILE} and {PAGE}, which you can send to the project."
 
 
-def verdict(report: Report) -> HimlError | None:
-    """The error of a report with assumptions that do not hold, or with checks that a later call must complete."""
-    refuted = [
-        name
-        for name, record in report.checks.items()
-        if any(one.verdict is Verdict.refuted for one in record.findings.values())
-    ]
-    if refuted:
+def verdict(plan: Plan) -> HimlError | None:
+    """The error for assumptions that do not hold, or for checks that a later call must complete, or None. It is about
+    the named checks, or else about the whole report."""
+    checks = {name: one for name, one in plan.report.checks.items() if name in (plan.wanted or plan.report.checks)}
+    found = {name: {finding.verdict for finding in one.findings.values()} for name, one in checks.items()}
+    if refuted := [name for name, verdicts in found.items() if Verdict.refuted in verdicts]:
         return ChecksFailed(f"Assumptions of these checks do not hold: {', '.join(refuted)}.", hint=f"See {PAGE}.")
-    if left := unfinished(report):
+    if left := [name for name in unfinished(plan.report) if name in checks]:
         return ChecksFailed(f"himl could not complete these checks: {', '.join(left)}.", hint="Run the command again.")
     return None
 

@@ -6,31 +6,30 @@ Only text that comes from the service or from this machine is masked. Texts of h
 from __future__ import annotations
 
 import getpass
-import json
 import platform
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, field
+from dataclasses import field
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from himl_cli import __version__
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import write_atomic
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
-from himl_cli.core.text import NotJson, read_json
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.base import Exchange
 
 FORMAT = 1
 JSON_FILE, PAGE = "himl-live.json", "himl-live.md"
 LONGEST = 400  # characters of one finding
-_FACTS = {"format": FORMAT, "himl": __version__, "python": platform.python_version(), "system": platform.system()}
 
 # Members of responses whose values identify a user or a resource, with the kind of the value
 _IDENTIFYING = {
@@ -67,9 +66,8 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One of himl's assumptions, the verdict, and what the service answered, or what a check of it needs."""
+    """The verdict on an assumption, and what the service answered, or what a check of it needs."""
 
-    assumption: str
     verdict: Verdict
     came: str = ""
 
@@ -91,6 +89,9 @@ class Report:
 
     session: str
     place: str
+    format: int = FORMAT
+    himl: str = __version__
+    system: str = f"Python {platform.python_version()} on {platform.system()}"
     begun: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     is_finished: bool = False
     jobs: dict[str, str] = field(default_factory=dict)
@@ -99,17 +100,16 @@ class Report:
 
     def save(self, folder: Path) -> None:
         """Write JSON_FILE to *folder*. Raises DiskFailed."""
-        _write(folder / JSON_FILE, json.dumps({**_FACTS, **asdict(self)}, indent=1, ensure_ascii=False) + "\n")
+        _write(folder / JSON_FILE, msgspec.json.format(msgspec.json.encode(self), indent=1).decode())
 
     def write_page(self, folder: Path, asked: Mapping[str, str]) -> None:
         """Write PAGE to *folder*. *asked* has the question of each check, in their order. Raises DiskFailed."""
-        checks = {name: self.checks[name] for name in asked if name in self.checks}
-        _write(folder / PAGE, "\n".join(_page(self, checks, asked)) + "\n")
+        _write(folder / PAGE, "\n".join(_page(self, asked)))
 
 
 def _write(path: Path, text: str) -> None:
     try:
-        write_atomic(path, text)
+        write_atomic(path, f"{text}\n")
     except OSError as err:
         raise disk_error(err, f"Cannot write '{path}'") from err
 
@@ -117,41 +117,30 @@ def _write(path: Path, text: str) -> None:
 def read_report(folder: Path) -> Report | None:
     """The report of an earlier call in *folder*, or None. Raises BadUsage for a file in another form."""
     path = folder / JSON_FILE
-    if not path.exists():
-        return None
     try:
-        found = read_json(path.read_bytes())
-        fields = {name: found[name] for name in Report.__dataclass_fields__}
-        checks = {name: _check_of(one) for name, one in fields.pop("checks").items()}
-        if found["format"] != FORMAT:
-            raise ValueError(FORMAT)
-    except (NotJson, OSError, AttributeError, KeyError, TypeError, ValueError) as err:
+        found = msgspec.json.decode(path.read_bytes(), type=Report) if path.exists() else None
+    except (OSError, msgspec.DecodeError):
+        found = Report("", "", format=0)
+    if found is not None and found.format != FORMAT:
         raise BadUsage(
             f"'{JSON_FILE}' in this folder is not a report that this version of himl can continue.",
             hint="Move the file, or run the command in another folder.",
-        ) from err
-    return Report(**fields, checks=checks)
+        )
+    return found
 
 
-def _check_of(found: Mapping[str, Any]) -> CheckRecord:
-    findings = {
-        name: Finding(one["assumption"], Verdict(one["verdict"]), one["came"])
-        for name, one in found["findings"].items()
-    }
-    return CheckRecord(findings, dict(found["requests"]), float(found["seconds"]), bool(found["is_complete"]))
-
-
-def _page(report: Report, checks: Mapping[str, CheckRecord], asked: Mapping[str, str]) -> Iterator[str]:
-    counts = Counter(one.verdict for check in checks.values() for one in check.findings.values())
-    yield "# Live checks of himl\n"
-    yield f"himl {__version__}, Python {platform.python_version()}, {platform.system()}, begun {report.begun}.\n"
-    yield f"Assumptions: {', '.join(f'{counts[verdict]} {_shown(verdict, counts[verdict])}' for verdict in Verdict)}.\n"
-    for name, check in checks.items():
-        yield f"## {name}\n\n{asked[name]} ({check.seconds:.0f} s{'' if check.is_complete else ', not complete'})\n"
-        yield "| assumption | verdict | what came, or what is needed |\n|---|---|---|"
-        for one in check.findings.values():
-            yield f"| {one.assumption} | {one.verdict.value} | {_code(one.came)} |"
-        yield "\n".join(["", "```text", *(f"{count}x {line}" for line, count in check.requests.items()), "```", ""])
+def _page(report: Report, asked: Mapping[str, str]) -> Iterator[str]:
+    counts = Counter(one.verdict for check in report.checks.values() for one in check.findings.values())
+    yield f"# Live checks of himl {report.himl}, {report.system}, {report.begun}\n"
+    yield f"Assumptions: {', '.join(f'{counts[verdict]} x {verdict.value}' for verdict in Verdict)}.\n"
+    for name, question in asked.items():
+        if (check := report.checks.get(name)) is not None:
+            end = "" if check.is_complete else ", not complete"
+            yield f"## {name}\n\n{question} ({check.seconds:.0f} s{end})\n"
+            yield "| assumption | verdict | what came, or what is needed |\n|---|---|---|"
+            for assumption, one in check.findings.items():
+                yield f"| {assumption} | {one.verdict.value} | {_code(one.came)} |"
+            yield "\n".join(["", "```text", *(f"{count}x {line}" for line, count in check.requests.items()), "```", ""])
     if report.remains:
         yield "\n".join(["## What remains in the workspace\n", *(f"- {one}" for one in report.remains)])
 
@@ -159,11 +148,6 @@ def _page(report: Report, checks: Mapping[str, CheckRecord], asked: Mapping[str,
 def _code(text: str) -> str:
     """*text* as code in a cell of Markdown's table."""
     return f"`{text.replace('`', chr(39)).replace('|', '/')}`" if text else ""
-
-
-def _shown(verdict: Verdict, count: int) -> str:
-    plural = {Verdict.held: "hold", Verdict.refuted: "do not hold"}
-    return verdict.value if count == 1 else plural.get(verdict, verdict.value)
 
 
 class Mask:
