@@ -284,6 +284,7 @@ def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
         "command",
         "wait",
         "follow",
+        *(("set_values",) if is_job_file(request.target) else ()),
         *shared,
     )
     for name, source in call.sources.items():

@@ -68,7 +68,7 @@ def test_aliases_merges_and_long_values_are_read(text: str, meant: Any) -> None:
 
 @pytest.fixture
 def folder(project: Path) -> Path:
-    write_files(project, {"src/fit.py": "", "data/a.csv": "", "parts/prep.yml": yaml.safe_dump(PREP)})
+    write_files(project, {"src/fit.py": "", "data/a.csv": "", "parts/prep.yml": yaml.safe_dump(PREP), "parts/open.yml": "a: [\n"})
     return project
 
 
@@ -83,10 +83,10 @@ def job_of(folder: Path, content: dict[str, Any]) -> JobSpec:
     return job
 
 
-def refusal(folder: Path, content: dict[str, Any]) -> str:
+def refusal(folder: Path, content: dict[str, Any], **options: Any) -> str:
     with pytest.raises(BadUsage) as caught:
-        prepared(folder, content)
-    assert str(caught.value).startswith(("'job.yml': ", "'parts/prep.yml': "))
+        prepared(folder, content, **options)
+    assert str(caught.value).startswith(("'job.yml': ", "'parts/prep.yml': ", "'job.yml' is ", "'parts/open.yml', "))
     return f"{caught.value} {caught.value.hint}"
 
 
@@ -328,13 +328,13 @@ def test_a_files_name_is_the_display_name_or_said_to_be_ignored(folder: Path) ->
     ({"type": "CommandComponent", "command": "ls"}, "'job.yml' is a component, not a job."),
     ({"type": "uri_folder", "$schema": "https://x/latest/data.schema.json"}, "'job.yml' is not a job: its $schema is 'data'."),
     ({"$schema": "https://x/latest/environment.schema.json", "image": "x"}, "'job.yml' is not a job: its $schema is 'environment'."),
+    ({"type": "pipeline", "jobs": None}, "'job.yml': 'jobs' is missing."),
+    ({"type": "pipeline", "jobs": {"a": None}}, "'job.yml': 'jobs.a' is empty."),
+    ({"type": "pipeline", "jobs": {"a": {"component": "parts/open.yml"}}}, "'parts/open.yml', line 2: "),
 ])  # fmt: skip
 def test_a_file_that_is_no_job_is_refused_as_what_it_is(folder: Path, content: dict[str, Any], message: str) -> None:
     for cluster in (None, "gpu"):
-        with pytest.raises(BadUsage) as caught:
-            prepared(folder, content, cluster=cluster)
-        assert str(caught.value) == message
-        assert caught.value.hint
+        assert message in refusal(folder, content, cluster=cluster)
 
 
 def test_sweep_job(folder: Path) -> None:

@@ -360,6 +360,9 @@ def test_computes_that_are_no_names_go_to_the_service_as_they_are(workspace: Azu
             made = sent(azure, workspace.submit_document(changed_job(folder, text, cluster=place), notify=ignore).id)
             assert (made.get("computeId") or made["settings"]["default_compute"]) == name
             assert not [step for step in made.get("jobs", {}).values() if "computeId" in step]
+    for place, name in {virtual: virtual, f"azureml:{virtual}": virtual, "gpu-cluster": own}.items():
+        made = sent(azure, workspace.submit_document(changed_job(folder, PIPELINE.replace("azureml:cpu-cluster", place)), notify=ignore).id)
+        assert made["settings"]["default_compute"] == name
     spec = cluster_spec(tmp_path / "code", cluster=virtual)
     assert sent(azure, workspace.submit(spec, notify=ignore).id)["computeId"] == virtual
     made = sent(azure, workspace.submit_pipeline(pipeline_of(StepSpec("a", "a", step_job(tmp_path / "a", "1")), cluster=virtual), notify=ignore).id)
@@ -378,7 +381,11 @@ def test_what_is_wrong_is_one_line_with_the_key(workspace: AzureWorkspace, azure
         "type: comand\ncommand: x\n": "Unsupported job type: comand",
         "a: [b\n": "Error while parsing yaml file.*line 1, column 4",
         "- a\n": "Expect dict but get",
+        PIPELINE.replace("make.yml", "open.yml"): "while parsing a flow node .* line 2, column 1:$",
+        PIPELINE.replace("make.yml", "wrong.yml"): "jobs.make.component.command: Missing data for required field",
+        PIPELINE.replace("word: hello", "word: {type: dance, path: data}"): "inputs.word.type: Value passed is not a data binding string: dance",
     }
+    write_files(folder.parent / "parts", {"open.yml": "a: [\n", "wrong.yml": COMPONENT.replace("command: python", "comand: python")})
     for text, message in wrong.items():
         with pytest.raises(BadUsage, match=f"job.yml: {message}") as caught:
             workspace.submit_document(job_in(folder, text), notify=ignore)

@@ -208,6 +208,8 @@ def changed_yaml(prepared: PreparedDocument) -> str:
 def _with_options(document: JobDocument, request: SubmitRequest, common: JobSpec) -> dict[str, Any]:
     """The content of the file with absolute paths and with the options of the job."""
     root = document.root
+    if document.kind == PIPELINE:
+        _check_steps(root)
     content = {"type": document.kind, **with_absolute_paths(root)}
     content.pop("name", None)
     content |= {
@@ -216,9 +218,24 @@ def _with_options(document: JobDocument, request: SubmitRequest, common: JobSpec
         "description": request.description or root.string("description"),
         "tags": dict(common.tags),
     }
+    default = root.part("settings").text("default_compute")
+    # azure-ai-ml requires the prefix here, but not for other compute targets
+    if request.on_cluster and default not in ("", SERVERLESS) and not default.startswith("azureml:"):
+        content["settings"] = {**content["settings"], "default_compute": f"azureml:{default}"}
     if request.env_vars:
         content = _with_variables(content, document.kind, request.env_vars)
     return {key: value for key, value in content.items() if value != ""}
+
+
+def _check_steps(root: Part) -> None:
+    """Raise BadUsage if a pipeline or one of its steps is empty, and for a component's file that is not valid YAML."""
+    jobs = root.part("jobs")
+    if not jobs.content:
+        raise root.wrong("jobs", "is missing.")
+    for key in jobs.content:
+        if not jobs.part(key).content:
+            raise jobs.wrong(key, "is empty.")
+        component_of(jobs.part(key))
 
 
 def _moved(
@@ -351,8 +368,6 @@ class _JobReader:
         """The pipeline, with its steps in a possible order of execution."""
         part.check_keys(PIPELINE_KEYS)
         jobs, given, outer = part.part("jobs"), read_inputs(part.part("inputs")), part.part("outputs")
-        if not jobs.content:
-            raise part.wrong("jobs", "is missing.")
         self._note_idle(part)
         seen: dict[str, str] = {}
         for key in jobs.content:

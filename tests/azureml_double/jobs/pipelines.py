@@ -91,7 +91,7 @@ def check_pipeline(workspace: Workspace, properties: Json) -> None:
         compute = compute_of(properties, node.given.get("computeId") or default)
         if not compute:
             raise bad_request(f"jobs.{node.name}: there is no compute, and no default one.")
-        if compute != "serverless" and not runs_jobs(workspace, compute):
+        if compute.rpartition("/")[2] != "serverless" and not runs_jobs(workspace, compute):
             raise bad_request(f"Unknown compute target '{compute}'.")
         _check_inputs(properties, nodes, node)
         _check_outputs(properties, node)

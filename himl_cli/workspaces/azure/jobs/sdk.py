@@ -3,6 +3,7 @@ in with himl's credentials. It reads a job's file and prepares the file's resour
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -236,6 +237,7 @@ def _error_of(err: Exception, connection: Connection, path: Path) -> HimlError:
     """A refusal by a service, a missing network, a fault of the file, or else azure-ai-ml's own failure."""
     from azure.ai.ml.exceptions import MlException
     from marshmallow.exceptions import ValidationError
+    from yaml import YAMLError
 
     chain = causes_of(err)
     inner = next((one for one in chain if isinstance(one, HimlError)), None)
@@ -254,7 +256,7 @@ def _error_of(err: Exception, connection: Connection, path: Path) -> HimlError:
         return network_error(err, connection.arm())
     if isinstance(err, FileNotFoundError):
         return BadUsage(f"{path.name}: '{err.filename}' does not exist.")
-    if isinstance(err, (MlException, ValidationError)):  # also of its category for faults of the system
+    if isinstance(err, (MlException, ValidationError, YAMLError)):  # also of its category for faults of the system
         return BadUsage(f"{path.name}: {complaint_of(str(err))}", hint=_HINT)
     return HimlError(
         f"azure-ai-ml cannot prepare {path.name}: {type(err).__name__}: {complaint_of(str(err))}",
@@ -368,10 +370,12 @@ def response_of(err: BaseException) -> Response | None:
 
 
 def _json(text: str) -> Any:
-    try:
+    """The document that *text* begins with, also as Python writes it, or *text*."""
+    with suppress(RecursionError, ValueError):
         return json.JSONDecoder().raw_decode(text.strip())[0]
-    except (RecursionError, ValueError):
-        return text
+    with suppress(RecursionError, ValueError, SyntaxError, MemoryError):
+        return ast.literal_eval(text.partition("; {")[0]) if text.startswith("{") else text
+    return text
 
 
 def complaint_of(text: str) -> str:
@@ -416,6 +420,6 @@ def _first_line(text: str) -> str:
     if wrong is not None:  # a field with its fault on the next line, or both on one line
         field, after = lines[wrong].removeprefix("(x)").strip(), lines[wrong + 1 : wrong + 2]
         return f"{field} {after[0].removeprefix('-').strip()}" if field.endswith(":") and after else field
-    if lines and lines[0].startswith("Error while parsing"):
-        return " ".join(lines[:4])
+    if lines and lines[0].startswith(("Error while parsing", "while ")):  # of the YAML library, with file and line
+        return " ".join(lines[: 4 if lines[0].startswith("Error") else 3])
     return lines[0] if lines else "no reason given"
