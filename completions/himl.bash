@@ -351,6 +351,7 @@ _himl_table() {
             --children
             --log_dir=
             --run_logs_dir=folders
+            --follow_links
             --refresh=
             --sync_only
             --port=
@@ -384,6 +385,7 @@ _himl_table() {
             --output_dir=folders
             --flat
             --strip_prefix
+            --follow_links
             --overwrite
             --no_validate
             --workers=

@@ -361,6 +361,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--children' 'Select their child runs instead' \
                 '--log_dir=' 'Folder inside a run, or else the whole run' \
                 '--run_logs_dir=folders' 'Folder for copies' \
+                '--follow_links' 'Include files of links that lead out of a run' \
                 '--refresh=' 'Interval of checks for new runs and files' \
                 '--sync_only' 'Fetch once, print the folders, and exit' \
                 '--port=' 'Port, or else the next free one' \
@@ -391,6 +392,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--output_dir=folders' 'Save files as DIR/RUN_ID/NAME' \
                 '--flat' 'Save files as DIR/NAME (one run only)' \
                 '--strip_prefix' 'Remove the folders of the prefix from names' \
+                '--follow_links' 'Include files of links that lead out of a run' \
                 '--overwrite' 'Replace files that differ' \
                 '--no_validate' 'Do not compare MD5 checksums' \
                 '--workers=' 'Parallel transfers, 1 to 256' \

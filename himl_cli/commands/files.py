@@ -16,6 +16,7 @@ import typer
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import (
+    FOLLOW_LINKS,
     GlobOptions,
     OutputOptions,
     RunArgs,
@@ -50,6 +51,7 @@ def download(
     ),
     flat: bool = option("Save files as DIR/NAME (one run only).", default=False),
     strip_prefix: bool = option("Remove the folders of the prefix from names.", default=False),
+    follow_links: bool = FOLLOW_LINKS,
     transfer_opts: TransferOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
@@ -71,6 +73,7 @@ def download(
     from himl_cli.services.runs.writing import kind_of
     from himl_cli.services.transfer.download import download_runs
     from himl_cli.services.transfer.plan import DownloadRequest, list_files
+    from himl_cli.workspaces.base import with_links
 
     filters, how = globs.filters(prefix), transfer_opts
     selected = selection.selection(runs, single="--flat" if flat and not list_only else "")
@@ -88,7 +91,8 @@ def download(
             raise
         if selected.children and output_key is None:
             found = with_steps(workspace, found)
-        files_of = workspace.run_files if output_key is None else partial(workspace.output_files, key=output_key)
+        opened = workspace.run_files if output_key is None else partial(workspace.output_files, key=output_key)
+        files_of = (lambda run_id: with_links(opened(run_id))) if follow_links else opened
         if list_only:
             listed = chain.from_iterable(list_files(files_of(run.id), filters, run=run.id) for run in found)
             columns = FILE_COLUMNS if len(found) == 1 else FILE_OF_RUN_COLUMNS

@@ -365,6 +365,9 @@ class SelectionOptions(Bundle):
         return selection
 
 
+FOLLOW_LINKS = option("Include files of links that lead out of a run.", default=False)
+
+
 class GlobOptions(Bundle):
     include: Sequence[str] = option(
         "Only matching names, such as '*.ckpt'.", "GLOB", many=True, parse=parse_list, panel="Files"

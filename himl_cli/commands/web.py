@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import (
+    FOLLOW_LINKS,
     OutputOptions,
     RunArgs,
     SelectionOptions,
@@ -81,6 +82,7 @@ def tb(
         panel="Event files",
     ),
     run_logs_dir: Path | None = option("Folder for copies.  [default: himl's cache]", "DIR", parse=parse_folder),
+    follow_links: bool = FOLLOW_LINKS,
     refresh: int = option("Interval of checks for new runs and files.", "SECONDS", 15),
     sync_only: bool = option("Fetch once, print the folders, and exit.", default=False),
     port: int = option("Port, or else the next free one.", "N", 6006, panel="TensorBoard"),
@@ -109,7 +111,8 @@ def tb(
     check_port(port)
     selected = selection.selection(runs)
     with suppress(*[] if sync_only else [KeyboardInterrupt]), open_session(workspace_opts, output_opts) as session:
-        shown = SelectedRuns(session.workspace, selected, session.cwd, log_dir, run_logs_dir, session.notify)
+        wanted = (selected, session.cwd, log_dir, run_logs_dir, session.notify)
+        shown = SelectedRuns(session.workspace, *wanted, follows_links=follow_links)
         if not sync_only:
             return _serve(session, shown, host, port, refresh, open_browser)
         from himl_cli.render.results import SYNCED_COLUMNS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -83,21 +83,45 @@ def is_bookkeeping(base: str) -> bool:
     return folded.startswith((STATE_NAME, RANKS_NAME)) or (folded.startswith(".") and folded.endswith(PART_SUFFIX))
 
 
+warned: set[Path] = set()
+"""Paths of which the current command has warned, so that it warns once."""
+
+
+def is_inside(path: str | Path, folder: str) -> bool:
+    """Whether *path* is *folder*, a real path, or in it, after all links are followed."""
+    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(folder, ""))
+
+
+def real_path(descriptor: int, path: Path) -> str:
+    """The real path of the file that was opened at *path*. On Linux, that is so even if a link replaced it
+    meanwhile."""
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:
+        return os.path.realpath(path)
+
+
 def walk_files(
-    folder: str, prefix: str = "", *, skip_workspaces: bool = False, of_any_kind: bool = False
+    folder: str,
+    prefix: str = "",
+    *,
+    skip_workspaces: bool = False,
+    of_any_kind: bool = False,
+    is_omitted: Callable[[str, os.DirEntry[str]], bool] = lambda name, entry: False,
 ) -> Iterator[FoundFile]:
     """Files in *folder* and below with names that start with *prefix*, sorted as plain strings (`a-b` < `a/x` < `a0`).
 
     Symlinks are followed (a loop once, a broken one not at all). Sockets, pipes, devices and himl's bookkeeping are
     omitted, and `.himl` folders with *skip_workspaces*. *of_any_kind* includes broken links (with the state of the
-    link), sockets, pipes and devices. Memory is that of the folders on the path to one file. A folder that vanishes
-    meanwhile has no files. One that cannot be read raises OSError.
+    link), sockets, pipes and devices. Entries for which *is_omitted* is true are omitted. Memory is that of the folders
+    on the path to one file. A folder that vanishes meanwhile has no files. One that cannot be read raises OSError.
     """
     try:
         here = os.stat(folder)
     except FileNotFoundError:
         return
-    yield from _walk(folder, "", prefix, frozenset({(here.st_dev, here.st_ino)}), skip_workspaces, of_any_kind)
+    above = frozenset({(here.st_dev, here.st_ino)})
+    yield from _walk(folder, "", prefix, above, skip_workspaces, of_any_kind, is_omitted)
 
 
 def _walk(
@@ -107,6 +131,7 @@ def _walk(
     above: frozenset[tuple[int, int]],
     skip_workspaces: bool,
     of_any_kind: bool,
+    is_omitted: Callable[[str, os.DirEntry[str]], bool],
 ) -> Iterator[FoundFile]:
     names: list[str] = []  # of entries on the way to *prefix*, those of folders with a final slash
     try:
@@ -119,10 +144,11 @@ def _walk(
                 name = under + entry.name
                 if is_bookkeeping(entry.name) or (skip_workspaces and is_folder and entry.name == WORKSPACE_FOLDER):
                     continue
-                if is_folder and ((name + "/").startswith(prefix) or prefix.startswith(name + "/")):
-                    names.append(entry.name + "/")
-                elif not is_folder and (is_file or of_any_kind) and name.startswith(prefix):
-                    names.append(entry.name)
+                is_wanted = name.startswith(prefix) and (is_file or of_any_kind)
+                if is_folder:
+                    is_wanted = (name + "/").startswith(prefix) or prefix.startswith(name + "/")
+                if is_wanted and not is_omitted(name, entry):
+                    names.append(entry.name + "/" * is_folder)
     except (FileNotFoundError, NotADirectoryError):
         return
     # A folder sorts as its name with the slash, so that its files have the right place among its neighbours
@@ -135,7 +161,7 @@ def _walk(
         if not name.endswith("/"):
             yield FoundFile(under + name, path, status)
         elif here not in above:
-            yield from _walk(path, under + name, prefix, above | {here}, skip_workspaces, of_any_kind)
+            yield from _walk(path, under + name, prefix, above | {here}, skip_workspaces, of_any_kind, is_omitted)
 
 
 def _status(path: str, of_any_kind: bool) -> os.stat_result | None:

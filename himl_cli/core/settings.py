@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.files import WORKSPACE_FOLDER, expand_user, file_system_of, home_folder, mount_table
+from himl_cli.core.files import WORKSPACE_FOLDER, expand_user, file_system_of, home_folder, mount_table, warned
 from himl_cli.core.records import dataclass
 from himl_cli.core.text import DEEPEST, is_too_deep, spelled
 
@@ -34,8 +34,6 @@ LONGEST_NUMBER = 250
 
 # Each file on these has the same mode, which does not show who can write to it
 WITHOUT_MODES = {"cifs", "smb3", "smbfs", "9p", "drvfs", "vfat", "msdos", "exfat", "ntfs", "ntfs3", "fuseblk", "vboxsf"}
-warned: set[Path] = set()
-"""The folders and files that the current command has warned of."""
 
 _TEXTS = re.compile(r'''"""[\s\S]*?(?:"""|\Z)|\'{3}[\s\S]*?(?:\'{3}|\Z)|"(?:[^"\\\n]|\\.)*"?|\'[^\'\n]*\'?|#[^\n]*''')
 

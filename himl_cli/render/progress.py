@@ -11,8 +11,8 @@ from threading import Lock
 from typing import TYPE_CHECKING, TextIO
 
 from himl_cli.core.events import Event, Notice
+from himl_cli.core.files import warned
 from himl_cli.core.redaction import redact
-from himl_cli.core.settings import warned
 from himl_cli.render.output import Format, Output, one_line
 
 if TYPE_CHECKING:

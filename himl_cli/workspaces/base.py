@@ -114,10 +114,21 @@ class BlobStore(Protocol):
 
 @runtime_checkable
 class LocalStore(Protocol):
-    """A store with files on this machine, where other programs can read them."""
+    """A store with files on this machine, where other programs can read them. Links that lead out of a run do not
+    belong to its files unless the store `follows_links`."""
+
+    follows_links: bool
 
     def path_of(self, name: str) -> Path | None:
-        """The path of the file called *name*, which need not exist. None for an invalid name."""
+        """The path of the file called *name*, which need not exist. None for a name that does not belong to the
+        store."""
+
+
+def with_links(store: BlobStore) -> BlobStore:
+    """*store*, which also follows links that lead out of a run. Stores of services have no links."""
+    if isinstance(store, LocalStore):
+        store.follows_links = True
+    return store
 
 
 @dataclass(frozen=True)
@@ -290,9 +301,6 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
 
         The entries are empty at the end. The ids of rows are the same in every call.
         """
-
-    def file_path(self, run_id: str, name: str) -> Path | None:
-        """The path of the file of `run_files(run_id)` called *name*. None for an invalid name."""
 
     def input_folder(self, item: DataSpec, default_datastore: str | None) -> Path | None:
         """The folder of the dataset in the datastore that it names (if this workspace has that), else in

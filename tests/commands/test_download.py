@@ -82,6 +82,26 @@ def test_files_are_listed_and_arrive_as_options_say(himl: Himl, project: Path) -
     assert himl.ok("download", "--no_validate", "--prefix", "outputs/results.json").stdout.endswith("; 1 already complete; 1 not verifiable.\n")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="symlinks need a right on Windows")
+def test_links_that_lead_out_of_a_run_come_on_request(himl: Himl, project: Path, recorded: RecordedRuns) -> None:
+    private = {"key": "private", "events/events.out.tfevents.1": "private"}
+    write_files(project.parent / "elsewhere", private)
+    code = recorded.folder / ".himl" / "runs" / "train_2_bb" / "code"
+    (code / "outputs" / "key").symlink_to(project.parent / "elsewhere" / "key")
+    (code / "logs" / "more").symlink_to(project.parent / "elsewhere" / "events")
+    outcome = himl.ok("download", "--list", "-q")
+    said = "himl: himl omits links that lead out of run 'train_2_bb': 'logs/more', 'outputs/key'. To include them, add --follow_links"
+    assert (outcome.stdout.splitlines(), outcome.stderr.startswith(said)) == (sorted(FILES), True)
+    assert himl("download", "--prefix", "outputs/key").code == 3
+    assert himl("tb", "--sync_only").code == 3
+    assert himl("runs", "logs", "--file", "outputs/key").code == 3
+    assert himl("checkpoint", "fetch", "train_2_bb:outputs/key").code == 3
+    followed = himl.ok("download", "--follow_links")
+    there = dict(zip(("outputs/key", "logs/more/events.out.tfevents.1"), (b"private", b"private"), strict=True))
+    assert (files_in(project / "outputs" / "train_2_bb"), followed.stderr) == (FILES | there, "")
+    assert himl.ok("tb", "--sync_only", "--follow_links", "-q").stdout.strip() == str(code / "logs")
+
+
 @pytest.mark.usefixtures("recorded")
 def test_bad_input_is_one_line_and_a_hint_and_leaves_nothing(himl: Himl, project: Path) -> None:
     for arguments, code, said in [

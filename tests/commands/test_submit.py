@@ -211,11 +211,16 @@ def latest_of(himl: Himl, run_id: str) -> Any:
 
 def test_what_is_new_is_kept_in_place_and_what_is_not_is_told(himl: Himl, project: Path) -> None:
     script = "import os, pathlib\nprint(os.getcwd())\npathlib.Path('outputs/new.txt').write_text('n')\npathlib.Path('outputs/old.txt').write_text('changed')\n"
+    if sys.platform != "win32":  # where links need a right
+        script += "os.symlink('../../key', 'outputs/key')\n"
+        write_files(project.parent, {"key": "private"})
     write_files(project, {"train.py": script, "outputs/old.txt": "old", "outputs/same.txt": "same", "pyproject.toml": ""})
     outcome = himl.ok("submit", "train.py", "--in_place")
     assert outcome.stdout == f"{project}\n"
     kept = project / ".himl" / "runs" / latest(himl)["id"] / "code"
     assert {path.relative_to(kept).as_posix(): path.read_text() for path in files_below(kept)} == {"outputs/new.txt": "n", "outputs/old.txt": "changed"}
+    said = "links that lead out of the project are not saved: 'outputs/key'"
+    assert (said in latest(himl)["reason"]) is (sys.platform != "win32")
     files = {"helper.py": "", "data/old.csv": "1", "lab/logs/old.txt": ""}
     write_files(project, {"fails.py": ELSEWHERE + "raise SystemExit(3)", "one.py": "open('a.txt', 'w')", **files})
     for script, code, told, glob in (

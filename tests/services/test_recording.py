@@ -117,6 +117,8 @@ def test_all_of_a_run_arrives_with_those_below_it(recording: Recording) -> None:
     recording.runs.add("grandchild_1_cc", parent="child_1_bb")
     recording.runs.log("child_1_bb", [("loss", 2.0, 0, 1_772_366_400_000)], {"fold": "1"})
     write_files(recording.here.folder / "runs" / "child_1_bb" / "artifacts", {"model/weights.bin": b"w"})
+    (recording.here.folder / "key").write_text("private")
+    (recording.here.folder / "runs" / ID / "code" / "outputs" / "key").symlink_to(recording.here.folder / "key")
     recording.there.start_run(Run("deleted_1_dd", "train", parent=ID))
     recording.file.write(MirrorState(ID, {}, runs={"deleted_1_dd": SentRun(is_started=True)}))
     recording.record()

@@ -14,6 +14,7 @@ import tempfile
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.blobs import FetchRequest, StoreRequest
-from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed
+from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, NotFound
 from himl_cli.core.events import Event
 from himl_cli.core.files import file_system_of, walk_files
 from himl_cli.core.jobs import DataSpec, Draw, Entry, EntryKind, JobSpec, PipelineSpec, SearchRange, Snapshot, StepOutput, StepSpec, SweepSpec
@@ -360,6 +361,73 @@ def test_run_files_merge_output_folders_and_artifacts_sorted(run: tuple[RunFiles
     assert sink.errors == {}
     assert [b"".join(store.read(name)) for name in names] == [b"new"] * 3, "what is stored replaces what is shown"
     assert {path.name for path in (code / "outputs").iterdir()} == {"m.ckpt"}
+
+
+@pytest.fixture
+def linked(run: tuple[RunFiles, Path, Path], tmp_path: Path) -> tuple[RunFiles, Path]:
+    """A run with a link of every kind, and the folder outside of it."""
+    store, folder, code = run
+    outside = tmp_path / "outside"
+    write_files(outside, {"key": "private", "more/deep": "private", "logs/events": "private"})
+    write_files(code, {"outputs/epoch=3.ckpt": "ours", "outputs/blobs/a": "ours"})
+    links: dict[str, str | Path] = {
+        "code/outputs/key": outside / "key",
+        "code/outputs/more": outside / "more",
+        "code/outputs/relative": "../../../outside/key",
+        "code/outputs/chain": code / "outputs" / "key",
+        "code/outputs/gone": outside / "gone",
+        "code/outputs/last.ckpt": "epoch=3.ckpt",
+        "code/outputs/model": "blobs",
+        "user_logs/std_log.txt": outside / "key",
+        "artifacts/plot.png": outside / "key",
+    }
+    (code / "logs").rmdir()
+    try:
+        (code / "logs").symlink_to(outside / "logs")
+        for name, target in links.items():
+            (folder / name).symlink_to(target)
+    except OSError:
+        pytest.skip("NEEDS the right to make symlinks")
+    return store, outside
+
+
+def test_links_that_lead_out_of_a_run_are_no_files_of_it(linked: tuple[RunFiles, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store, outside = linked
+    ours = ["outputs/blobs/a", "outputs/epoch=3.ckpt", "outputs/last.ckpt", "outputs/model/a"]
+    theirs = ["logs/events", "outputs/chain", "outputs/key", "outputs/more/deep", "outputs/relative", "plot.png", "user_logs/std_log.txt"]
+    for _ in range(2):
+        assert [blob.name for blob in listed(store)] == ours
+    (warning,) = (record.getMessage() for record in caplog.records)
+    assert warning.startswith("himl omits links that lead out of run 'demo_1': 'logs/', ")
+    assert warning.endswith(" and 4 more. To include them, add --follow_links to himl download or himl tb.")
+    assert b"".join(store.read("outputs/model/a")) == b"ours"
+    for name in theirs:
+        assert store.stat(name) is None, name
+        with pytest.raises(NotFound):
+            store.read(name)
+    sink = Stored()
+    store.store([sending(tmp_path / "x", name, b"new") for name in (*theirs, "outputs/more/new")], sink, workers=1)
+    assert [*sink.errors] == ["plot.png"], "the others become logged files"
+    assert {path.read_text() for path in outside.rglob("*") if path.is_file()} == {"private"}
+    shutil.rmtree(tmp_path / "run" / "artifacts" / "outputs")
+    shutil.rmtree(tmp_path / "run" / "artifacts" / "logs")
+    follows = RunFiles(tmp_path / "run", tmp_path / "run" / "code", "run 'demo_1'")
+    follows.follows_links = True
+    assert [blob.name for blob in listed(follows)] == sorted([*ours, *theirs])
+    assert b"".join(follows.read("outputs/chain")) == b"private"
+
+
+def test_file_that_becomes_a_link_after_it_was_listed_is_not_read(linked: tuple[RunFiles, Path]) -> None:
+    store, outside = linked
+    (blob,) = listed(store, "outputs/epoch=3.ckpt")
+    pieces, path = store.read(blob.name), store.path_of(blob.name)
+    assert path is not None
+    path.unlink()
+    path.symlink_to(outside / "key")
+    with pytest.raises(DiskFailed):
+        next(pieces)
+    received = fetch(store, FetchRequest(replace(blob, etag=""), 0, blob.size))
+    assert list(received.errors) == [blob.name], received
 
 
 def test_only_logs_may_grow_while_they_are_fetched(run: tuple[RunFiles, Path, Path]) -> None:

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import DiskFailed, HimlError, NotAllowed, RunNotFound
@@ -20,7 +21,7 @@ from himl_cli.core.redaction import redact
 from himl_cli.core.runs import OF_RECORDING, STOPPED, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.services.runs.mirror_state import RETRY_SECONDS, MirrorFile, MirrorState, SentRun
 from himl_cli.services.runs.writing import is_refusal, may_pass, send_apart
-from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
+from himl_cli.workspaces.base import FolderWorkspace, LocalStore, RunRecorder, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -347,8 +348,9 @@ class FileMirror:
     def _requests(self, due: list[BlobInfo], folder: Path) -> Iterator[StoreRequest]:
         """Yield requests for the files that are due. A log is sent as a copy in *folder*, with the length that it had
         in the listing. Skip files that have been deleted or shortened."""
+        files = cast(LocalStore, self._source.run_files(self._run_id))
         for number, blob in enumerate(due):
-            path = self._source.file_path(self._run_id, blob.name)
+            path = files.path_of(blob.name)
             if path is not None and blob.name.startswith(LOGS):
                 copy = folder / str(number)
                 try:

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError
@@ -20,7 +21,7 @@ from himl_cli.core.files import is_event_file, walk_files
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunStatus, later_starts
 from himl_cli.services.transfer.local_files import OPEN_FLAGS, UnsafeName, disk_error, folded, safe_relative, write_all
-from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class EventSource(ABC):
 class LocalSource(EventSource):
     def __init__(self, store: BlobStore, workspace: FolderWorkspace, run: Run, name: str, log_dir: str) -> None:
         super().__init__(run, name)
-        self._workspace = workspace
+        self._workspace, self._store = workspace, cast(LocalStore, store)
         self._finder = EventFinder(store, log_dir)
 
     @property
@@ -122,7 +123,7 @@ class LocalSource(EventSource):
 
     def _update(self, *, is_last: bool) -> bool:
         found = self._finder.find(is_last=is_last).items()
-        paths = {name: self._workspace.file_path(self.run.id, blob.name) for name, blob in found}
+        paths = {name: self._store.path_of(blob.name) for name, blob in found}
         self.files = {name: path.absolute() for name, path in paths.items() if path is not None}
         # Files that a running job keeps at its end are not among its logs yet
         if not self.files and not is_last:

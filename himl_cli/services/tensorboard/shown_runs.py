@@ -35,7 +35,7 @@ from himl_cli.services.runs.lookup import (
 )
 from himl_cli.services.tensorboard.copies import CopiedSource, EventSource, LocalSource
 from himl_cli.services.transfer.local_files import folded
-from himl_cli.workspaces.base import FolderWorkspace, Workspace
+from himl_cli.workspaces.base import FolderWorkspace, Workspace, with_links
 
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
@@ -158,6 +158,8 @@ class SelectedRuns:
         log_dir: str,
         copies: Path | None,
         notify: Notify = ignore,
+        *,
+        follows_links: bool = False,
     ) -> None:
         self.sources: list[EventSource] = []
         self._workspace = workspace
@@ -166,6 +168,7 @@ class SelectedRuns:
         self._log_dir = log_dir
         self._copies = copies
         self._notify = notify
+        self._follows_links = follows_links
         # Whether the selection may match other runs later
         self._may_mean_others = not selection.runs or any(text.lower() == LATEST for text in selection.runs)
         self._known: dict[str, Run] = {}
@@ -220,7 +223,8 @@ class SelectedRuns:
     def _source(self, run: Run) -> EventSource:
         home, name = self._home(run), unique_name(run, self._names)
         if isinstance(home, FolderWorkspace):
-            return LocalSource(home.run_files(run.id), home, run, name, self._log_dir)
+            store = home.run_files(run.id)
+            return LocalSource(with_links(store) if self._follows_links else store, home, run, name, self._log_dir)
         if self._copies is None:
             root = cache_of("tensorboard", "for event files", "Name a folder with --run_logs_dir DIR.")
             key = repr(workspace_in_url(run.url) or run.workspace)  # labels omit the subscription

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import stat
 import sys
@@ -13,15 +14,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from heapq import merge
+from io import FileIO
 from itertools import count, islice
 from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, NotFound
-from himl_cli.core.files import PART_SUFFIX, FoundFile, flush, is_bookkeeping, walk_files
+from himl_cli.core.files import (
+    PART_SUFFIX,
+    FoundFile,
+    flush,
+    is_bookkeeping,
+    is_inside,
+    real_path,
+    walk_files,
+    warned,
+)
+from himl_cli.core.text import named
 from himl_cli.workspaces.base import FetchSink, StoreSink
 from himl_cli.workspaces.local.run_store import Database
 
+log = logging.getLogger(__name__)
 PAGE = 1000
 CHUNK = 1 << 20
 RECORD_AT_ONCE, STORE_SECONDS = 200, 0.5
@@ -46,19 +59,55 @@ def safe_parts(name: str, *, windows: bool = sys.platform == "win32") -> tuple[s
 
 class FileStore(ABC):
     """A BlobStore over files. Subclasses define the files and their paths, and may record stored files. Files with a
-    prefix in `growing` are only appended to, so that their listed bytes never change."""
+    prefix in `growing` are only appended to, so that their listed bytes never change. Links that lead out of the real
+    path `root` do not belong to the store, unless it `follows_links`. An empty `root` permits all links."""
 
     label: str
     origin: str
+    root = ""
     growing: tuple[str, ...] = ()
+    follows_links = False
 
     @abstractmethod
-    def _files(self, prefix: str) -> Iterator[FoundFile]:
-        """All files with names that start with *prefix*, sorted by name."""
+    def _files(self, prefix: str, omitted: list[str]) -> Iterator[FoundFile]:
+        """All files with names that start with *prefix*, sorted by name. Adds links that lead out to *omitted*."""
 
     @abstractmethod
+    def _path(self, parts: Sequence[str]) -> Path:
+        """The path of the file whose name has the valid *parts*. It need not exist."""
+
     def path_of(self, name: str) -> Path | None:
-        """The path of the file *name*, which need not exist. None for an invalid name."""
+        """The path of the file *name*, which need not exist. None for an invalid name, and for one that leads out of
+        the store."""
+        parts = safe_parts(name)
+        path = self._path(parts) if parts is not None else None
+        return path if path is not None and self._has(path) else None
+
+    def _has(self, path: str | Path) -> bool:
+        """Whether *path* leads to a place in the store."""
+        return self.follows_links or not self.root or is_inside(path, self.root)
+
+    def _walk(self, folder: Path, prefix: str, omitted: list[str], start: str = "") -> Iterator[FoundFile]:
+        """The files of the store in *folder*, whose names get *start*. Adds links that lead out to *omitted*."""
+
+        def is_omitted(name: str, entry: os.DirEntry[str]) -> bool:
+            may_lead_out = entry.is_symlink() or sys.platform == "win32"
+            if leads_out := may_lead_out and not self._has(entry.path):
+                omitted.append(start + name)
+            return leads_out
+
+        if self._has(folder):
+            yield from walk_files(str(folder), prefix, is_omitted=is_omitted)
+        else:
+            omitted.append(start)
+
+    def _opened(self, path: Path) -> FileIO:
+        """The file at *path*. Raises OSError, also if a link was made meanwhile that leads out of the store."""
+        source = open(path, "rb", buffering=0)  # noqa: SIM115  # the caller closes it
+        if not self._has(real_path(source.fileno(), path)):
+            source.close()
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return source
 
     def _recorded(self, page: Sequence[FoundFile]) -> dict[str, bytes]:
         """Recorded MD5s that are still valid, by name."""
@@ -69,7 +118,8 @@ class FileStore(ABC):
         stored.clear()
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
-        files = self._files(prefix)
+        omitted: list[str] = []
+        files = self._files(prefix, omitted)
         try:
             while page := [*islice(files, PAGE)]:
                 known = self._recorded(page)
@@ -78,6 +128,10 @@ class FileStore(ABC):
             raise DiskFailed(
                 f"Cannot read '{err.filename}' of {self.label}: {err.strerror}.", hint="Check the folder's permissions."
             ) from err
+        if omitted and Path(self.origin) not in warned:
+            warned.add(Path(self.origin))
+            links = f"himl omits links that lead out of {self.label}: {named(sorted(omitted))}."
+            log.warning("%s To include them, add --follow_links to himl download or himl tb.", links)
 
     def stat(self, name: str) -> BlobInfo | None:
         path = self.path_of(name)
@@ -107,7 +161,7 @@ class FileStore(ABC):
 
         def pieces() -> Iterator[bytes]:
             try:
-                with open(path, "rb", buffering=0) as source:
+                with self._opened(path) as source:
                     source.seek(offset)
                     while piece := source.read(CHUNK):
                         yield piece
@@ -144,7 +198,7 @@ class FileStore(ABC):
         try:
             if path is None:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-            with open(path, "rb", buffering=0) as source:
+            with self._opened(path) as source:
                 self._check(blob, os.fstat(source.fileno()))
                 source.seek(request.offset)
                 while left and (piece := source.read(min(left, CHUNK))):
@@ -207,9 +261,7 @@ class FileStore(ABC):
     def _write_part(self, request: StoreRequest, sink: StoreSink) -> tuple[Path, bytes]:
         """The file beside the final path, and its MD5. Raises OSError, and HimlError if the file's bytes differ from
         the request or change meanwhile."""
-        path = self.path_of(request.name)
-        if path is None:
-            raise HimlError(f"Invalid name of a file in {self.label}: '{request.name}'.")
+        path = self._target(request.name)
         part = path.with_name(f".{os.getpid()}-{next(_numbers)}{PART_SUFFIX}")
         path.parent.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.md5(usedforsecurity=False), 0
@@ -237,6 +289,13 @@ class FileStore(ABC):
             raise
         return part, md5
 
+    def _target(self, name: str) -> Path:
+        """The path of the file to store. Raises HimlError for an invalid name and for one that leads out."""
+        path = self.path_of(name)
+        if path is None:
+            raise HimlError(f"Invalid name of a file in {self.label}: '{name}'.")
+        return path
+
     def _land(self, parts: Parts, sink: StoreSink) -> None:
         """Give the *parts* their final names, record and report them."""
         stored = []
@@ -261,9 +320,8 @@ class FileStore(ABC):
             sink.finish(by_name[blob.name], blob)
 
     def _landed(self, request: StoreRequest, part: Path, md5: bytes) -> BlobInfo:
-        """Raises OSError, and BlobChanged if the stored file is not the one to replace any more."""
-        path = self.path_of(request.name)
-        assert path is not None
+        """Raises OSError, HimlError, and BlobChanged if the stored file is not the one to replace any more."""
+        path = self._target(request.name)
         there = self.stat(request.name) if request.replaces is not None else None
         is_replaced = request.replaces in (None, there.etag if there is not None else "")
         if not is_replaced and (there is None or self.md5(there) != md5):
@@ -317,7 +375,7 @@ class RunFiles(FileStore):
 
     def __init__(self, run_folder: Path, code_folder: Path, label: str) -> None:
         self.label = label
-        self.origin = str(run_folder.resolve())
+        self.root = self.origin = str(run_folder.resolve())
         self._roots = {
             "logs/": code_folder / "logs",
             "outputs/": code_folder / "outputs",
@@ -325,44 +383,42 @@ class RunFiles(FileStore):
         }
         self._artifacts = run_folder / "artifacts"
 
-    def _files(self, prefix: str) -> Iterator[FoundFile]:
-        own = [self._below(start, folder, prefix) for start, folder in self._roots.items()]
+    def _files(self, prefix: str, omitted: list[str]) -> Iterator[FoundFile]:
+        own = [self._below(start, folder, prefix, omitted) for start, folder in self._roots.items()]
         last = None
-        for found in merge(*own, walk_files(str(self._artifacts), prefix), key=lambda found: found.name):
+        for found in merge(*own, self._walk(self._artifacts, prefix, omitted), key=lambda found: found.name):
             if found.name != last:  # the script's file of the same name comes first
                 yield found
             last = found.name
 
-    def _below(self, start: str, folder: Path, prefix: str) -> Iterator[FoundFile]:
+    def _below(self, start: str, folder: Path, prefix: str, omitted: list[str]) -> Iterator[FoundFile]:
         if start.startswith(prefix) or prefix.startswith(start):
-            for found in walk_files(str(folder), prefix[len(start) :]):
+            for found in self._walk(folder, prefix[len(start) :], omitted, start):
                 yield FoundFile(start + found.name, found.path, found.stat)
 
-    def path_of(self, name: str) -> Path | None:
-        parts = safe_parts(name)
-        if parts is None:
-            return None
+    def _path(self, parts: Sequence[str]) -> Path:
         root = self._roots.get(f"{parts[0]}/")
         own = root.joinpath(*parts[1:]) if root is not None and len(parts) > 1 else None
-        return own if own is not None and os.path.isfile(own) else self._artifacts.joinpath(*parts)
+        return own if own is not None and os.path.isfile(own) and self._has(own) else self._artifacts.joinpath(*parts)
 
 
 class DatastoreFolder(FileStore):
-    """A folder as a datastore. The recorded MD5 of a stored file is valid while its size and time do not change."""
+    """A folder as a datastore, or as an output of a run if it has a *label*. The recorded MD5 of a stored file is valid
+    while its size and time do not change."""
 
     def __init__(self, folder: Path, name: str, database: Database, *, label: str = "") -> None:
         self.label = label or f"datastore '{name}'"
         self.origin = str(folder.resolve())
+        self.root = self.origin if label else ""
         self._folder = folder
         self._name = name
         self._database = database
 
-    def _files(self, prefix: str) -> Iterator[FoundFile]:
-        return walk_files(str(self._folder), prefix)
+    def _files(self, prefix: str, omitted: list[str]) -> Iterator[FoundFile]:
+        return self._walk(self._folder, prefix, omitted)
 
-    def path_of(self, name: str) -> Path | None:
-        parts = safe_parts(name)
-        return None if parts is None else self._folder.joinpath(*parts)
+    def _path(self, parts: Sequence[str]) -> Path:
+        return self._folder.joinpath(*parts)
 
     def _recorded(self, page: Sequence[FoundFile]) -> dict[str, bytes]:
         known: dict[str, bytes] = {}

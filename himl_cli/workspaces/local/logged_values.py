@@ -25,6 +25,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.files import is_inside
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, RunResults, Series, TextPoint, Texts, Value
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.metric_store import JSON_WORDS, MetricStore, counts, cuts_of, json_number, nan_if_null
@@ -169,7 +170,8 @@ def _read_lines(artifacts: Path) -> Iterator[tuple[str, list[tuple[str, LoggedRo
         names = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIX))
     except (OSError, ValueError):
         return
-    for name in names:
+    root = os.path.realpath(artifacts.parent)
+    for name in (each for each in names if is_inside(folder / each, root)):
         lines: list[tuple[int, str, LoggedRow]] = []
         for text in (folder / name).read_bytes().splitlines():
             with suppress(ValueError, TypeError, KeyError, AttributeError, OverflowError):

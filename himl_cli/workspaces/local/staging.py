@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.files import flush, walk_files
+from himl_cli.core.files import flush, is_inside
 from himl_cli.core.jobs import PLACEHOLDER, STEP, EntryKind, JobSpec, Snapshot
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.editables import stage_modules
@@ -41,6 +41,7 @@ class JobFiles:
         self._folder = folder
         self._before: dict[str, Stamp] = {}
         self._made: list[Path] = []
+        self.omitted: list[str] = []
         self.cwd = spec.snapshot.root if spec.in_place else folder.code
         names = ["std_log.txt"]
         if (request.rank_count or 1) > 1:
@@ -108,9 +109,14 @@ class JobFiles:
 
     def collect(self) -> bool:
         """Save the job's results: copy those of an in-place job to the run's folder, and apply `RunFolder.keep_files`.
-        They are on the disk then. Returns whether it copied any. Raises OSError."""
+        They are on the disk then. Returns whether it copied any. Links that lead out of the project are `omitted`.
+        Raises OSError."""
         self._folder.keep_files(self._request.spec.keep)
+        roots = [os.path.realpath(folder) for folder in (self.cwd, *(self.cwd / top for top in COLLECTED))]
         new = [name for name, stamp in self._stamps().items() if self._before.get(name) != stamp]
+        links = [name for name in new if (self.cwd / name).is_symlink()]
+        self.omitted = [name for name in links if not any(is_inside(self.cwd / name, root) for root in roots)]
+        new = [name for name in new if name not in self.omitted]
         for name in new:
             for _ in _copy_file(self.cwd / name, self._folder.code / name):
                 pass
@@ -130,12 +136,13 @@ class JobFiles:
         is_named = ("outputs", "artifacts") in PLACEHOLDER.findall(spec.entry.target)
         if target is None or is_named or STEP not in spec.tags or spec.entry.kind is not EntryKind.command:
             return
-        # The script's files take precedence over logged files of the same name
-        sources = {"": folder.artifacts, "user_logs": folder.user_logs, **{top: folder.code / top for top in COLLECTED}}
-        for top, source in sources.items():
-            for found in walk_files(str(source)):
-                for _ in _copy_file(Path(found.path), Path(target, top, found.name)):
-                    pass
+        from himl_cli.workspaces.local.file_blobs import RunFiles
+
+        files = RunFiles(folder.path, folder.code, f"run '{folder.run_id}'")
+        names = [blob.name for page in files.list() for blob in page]
+        for name, path in ((name, files.path_of(name)) for name in names):
+            for _ in _copy_file(path, Path(target, name)) if path is not None else ():
+                pass
 
     def _stamps(self) -> dict[str, Stamp]:
         found: dict[str, Stamp] = {}

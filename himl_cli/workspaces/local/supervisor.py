@@ -122,6 +122,8 @@ class Supervisor(RunProcess):
             try:
                 if self._files.collect():
                     problem = self._doubt(store)
+                if self._files.omitted:
+                    problem = f"links that lead out of the project are not saved: {named(self._files.omitted)}"
             except OSError as err:
                 where = err.filename or self.folder.code
                 problem = f"not all of its outputs could be saved: {err.strerror}: '{where}'"

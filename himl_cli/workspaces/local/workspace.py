@@ -174,9 +174,6 @@ class LocalWorkspace(FolderWorkspace):
 
     def run_files(self, run_id: str) -> BlobStore:
         self.run(run_id)
-        return self._files(run_id)
-
-    def _files(self, run_id: str) -> RunFiles:
         folder = self._folder_of(run_id)
         return RunFiles(folder.path, folder.code, label=f"run '{run_id}'")
 
@@ -431,9 +428,6 @@ class LocalWorkspace(FolderWorkspace):
 
     def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
         return self._metrics.logged_after(run_id, after)
-
-    def file_path(self, run_id: str, name: str) -> Path | None:
-        return self._files(run_id).path_of(name)
 
     def delete(self, run_id: str) -> None:
         """As `FolderWorkspace.delete`. Also raises BadUsage while its job or a child run is in progress."""
