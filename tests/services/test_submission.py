@@ -346,6 +346,10 @@ def test_cache_follows_the_dataset(stage: Stage, azure_environment: StagedWorksp
     assert bring_dataset(workspace, SCANS, None, ignore) == folder
     assert contents(folder) == {"a.png": b"other", "größe ü.txt": "ß".encode()}
     assert not (folder / "deep").exists()
+    azure_environment.put_blob(DEFAULT, "scans//abs.png", b"below the folder")
+    bring_dataset(workspace, SCANS, None, ignore)
+    where.storage.client.get_blob_client(where.container, "scans/a.png").delete_blob()
+    assert contents(bring_dataset(workspace, SCANS, None, ignore)) == {"abs.png": b"below the folder", "größe ü.txt": "ß".encode()}
 
 
 def test_dataset_of_one_file_other_version_or_target_folder(

@@ -287,6 +287,11 @@ def test_replaced_file_is_noticed_by_time_or_size(tmp_path: Path, is_new_himl: b
     assert (copy.path.name, copy.path.read_bytes()) == (f"{NAME}.himl3", ORIGINAL[:300])
 
 
+def test_absolute_names_of_event_files_are_below_the_folder(azure: StagedWorkspace, workspace: AzureWorkspace) -> None:
+    azure.put_artifacts(azure.add_run(RUN, "train"), {f"/logs/{NAME}": SHORT, f"outputs/{NAME}": SHORT})
+    assert [*EventFinder(workspace.run_files(RUN), "logs").find()] == [f"logs/{NAME}", f"outputs/{NAME}"]
+
+
 def test_names_of_copies_are_stable_and_distinct() -> None:
     names = [f"A/{NAME}", f"a/{NAME}", f"b/{NAME}", f"b/{NAME}.himl2", f"b/{NAME}.v2"]
     first: dict[str, str] = {}

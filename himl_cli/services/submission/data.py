@@ -242,7 +242,7 @@ def _drop_stale(store: BlobStore, folder: Path, count: int, began: float) -> Non
         return
     for page in store.list():
         for blob in page:
-            stale.pop(blob.name, None)
+            stale.pop(blob.name.lstrip("/"), None)
     for found in stale.values():
         if found.stat.st_mtime < began:  # a newer file comes from another himl process
             path = Path(found.path)

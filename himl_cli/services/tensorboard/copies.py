@@ -273,14 +273,16 @@ class EventFinder:
             found = self._listed(self._common)
         if not found and not (self._log_dir and self._is_settled):
             found = self._listed("")
-            common = posixpath.commonpath([posixpath.dirname(blob.name) for blob in found] or [""])
+            folders = [posixpath.dirname(blob.name) for blob in found]
+            is_absolute = {folder.startswith("/") for folder in folders}  # commonpath takes no mixture
+            common = posixpath.commonpath(folders) if len(is_absolute) == 1 else ""
             self._common = f"{common}/" if common else ""
             below = [blob for blob in found if blob.name.startswith(self._log_dir)]
             if below:
                 found, self._is_settled = below, True
             elif found:
                 self._log_dir = ""
-        return {blob.name[len(self._log_dir) :]: blob for blob in found}
+        return {blob.name[len(self._log_dir) :].lstrip("/"): blob for blob in found}
 
     def _listed(self, prefix: str) -> list[BlobInfo]:
         return [blob for page in self._store.list(prefix) for blob in page if is_event_file(blob.name)]
