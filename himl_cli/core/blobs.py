@@ -89,12 +89,18 @@ class Refused:
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that was not transferred: the error's message, its stable word and its hint."""
+    """A file that was not transferred: the error's message, its stable word, its hint, and whether the same command
+    would fail again."""
 
     name: str
     message: str
     code: str
     hint: str = ""
+    is_lasting: bool = False
+
+    @classmethod
+    def of(cls, name: str, error: HimlError) -> Failure:
+        return cls(name, str(error), error.code, error.hint, error.is_lasting)
 
     @property
     def cause(self) -> str:
@@ -175,11 +181,12 @@ class TransferResult:
 
         With *is_listed* the user has seen the files and the reasons, and the error only counts them.
         """
-        damaged = [one.name for one in self.failed if one.code == IntegrityFailed.code]
+        damaged = [one for one in self.failed if one.code == IntegrityFailed.code]
         if damaged:
+            remedies = {one.hint or "Run the command again." for one in damaged}
             return IntegrityFailed(
-                f"Checksums do not match: {named(damaged)}.",
-                hint="himl wrote no files with these names. Run the command again.",
+                f"Checksums do not match: {named([one.name for one in damaged])}.",
+                hint=f"himl wrote no files with these names. {' '.join(sorted(remedies))}",
             )
         found = self.failed or self.refused or self.differing
         count = f"{len(found):,} file{'' if len(found) == 1 else 's'}"
@@ -227,6 +234,8 @@ def _failure(failed: Sequence[Failure], message: str) -> HimlError:
     elif codes == {NotAllowed.code}:
         kind = NotAllowed
     hint = first.hint if len({one.hint for one in failed}) == 1 else ""
+    if not hint and all(one.is_lasting for one in failed):
+        return kind(message, hint="himl transferred all other files.")
     if not hint or hint.startswith("Run the command again"):
         hint = "Run the command again. It skips complete files and resumes partial ones."
     elif kind is not NotAllowed:

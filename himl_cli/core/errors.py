@@ -30,11 +30,13 @@ FULL_DISK = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 class HimlError(Exception):
     """A failure with a message of one line, a hint with the next step, and an exit code.
 
-    `code` is a stable word for scripts (`--json`). Changing one is a breaking change.
+    `code` is a stable word for scripts (`--json`). Changing one is a breaking change. `is_lasting`: the same call would
+    fail again.
     """
 
     code = "failed"
     exit_code = 1
+    is_lasting = False
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -70,6 +72,7 @@ class DiskFailed(HimlError):
     """A local file or folder cannot be read or written, or is a link where links are not allowed."""
 
     code = "disk_failed"
+    is_lasting = True
 
 
 class BadUsage(HimlError):
@@ -78,6 +81,7 @@ class BadUsage(HimlError):
 
     code = "usage"
     exit_code = 2
+    is_lasting = True
 
 
 class NeedsYes(BadUsage):
@@ -92,6 +96,7 @@ class NotFound(HimlError):
 
     code = "not_found"
     exit_code = 3
+    is_lasting = True
 
 
 class RunNotFound(NotFound):
@@ -117,6 +122,7 @@ class NotAllowed(HimlError):
 
     code = "not_allowed"
     exit_code = 4
+    is_lasting = True
 
 
 class NotAllowedNow(NotAllowed):
@@ -128,7 +134,6 @@ class ServiceFailed(HimlError):
 
     code = "service_failed"
     exit_code = 5
-    is_lasting = False
 
 
 class IntegrityFailed(HimlError):

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -62,7 +63,11 @@ def run_file(store: BlobStore, name: str, run_id: str) -> str:
         raise NotFound(f"Run '{run_id}' has no file '{name}'.", hint=hint)
     content = b"".join(store.read(name))
     if blob.md5 is not None and hashlib.md5(content, usedforsecurity=False).digest() != blob.md5:
-        raise IntegrityFailed(f"'{name}' of run '{run_id}' does not match its MD5.", hint="Try again.")
+        unchecked = f"himl download {run_id} --prefix {shlex.quote(name)} --no_validate"
+        raise IntegrityFailed(
+            f"'{name}' of run '{run_id}' does not match its MD5.",
+            hint=f"If the stored MD5 is wrong, download the file without the check, and name it as FILE: {unchecked}",
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as err:

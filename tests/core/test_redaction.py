@@ -14,7 +14,7 @@ import pytest
 
 import himl_cli
 from himl_cli.core.blobs import Failure, Refused, TransferResult
-from himl_cli.core.errors import HimlError, NotAllowed, ServiceFailed, TransferIncomplete
+from himl_cli.core.errors import HimlError, IntegrityFailed, NotAllowed, NotFound, ServiceFailed, TransferIncomplete
 from himl_cli.core.redaction import MASK, identity, is_address, is_botched_address, mask_arguments, mask_document, mask_line, redact
 from tests.support.hostile_texts import LONG, SECONDS, within
 from tests.support.secret_cases import CHOSEN, FORMS, GENERATED, ORDINARY, TEXTS, made
@@ -217,6 +217,10 @@ def test_several_causes_show_first_or_count_if_already_listed() -> None:
     error = problem(TransferResult(failed=(Failure("a", "Too busy.", "service_failed", "Try again later."),)))
     assert isinstance(error, ServiceFailed)
     assert error.hint == "Try again later. Then himl skips complete files and resumes partial ones."
+    gone = Failure.of("a", NotFound("'a' was deleted during the download."))
+    assert problem(TransferResult(failed=(gone,))).hint == "himl transferred all other files."
+    damaged = Failure.of("a", IntegrityFailed("'a' arrived without its end."))
+    assert problem(TransferResult(failed=(damaged,))).hint == "himl wrote no files with these names. Run the command again."
 
 
 def test_each_left_out_file_has_its_own_reason() -> None:

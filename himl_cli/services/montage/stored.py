@@ -271,7 +271,7 @@ class SlideDownloads:
             where = f"Slides are downloaded to '{self._root}'. {VARIABLE} limits their size, in gigabytes."
             raise type(err)(str(err), hint=f"{err.hint} {where}".strip()) from err
         except HimlError as err:
-            result = TransferResult(failed=tuple(Failure(name, str(err), err.code, err.hint) for name in blobs))
+            result = TransferResult(failed=tuple(Failure.of(name, err) for name in blobs))
         self._settle(transfer, result)
 
     def _settle(self, transfer: _Transfer, result: TransferResult) -> None:

@@ -34,6 +34,10 @@ from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.base import BlobStore
 
 ATTEMPTS = 3
+WRONG_MD5 = (
+    "The same bytes arrived each time, so the stored MD5 is wrong. To skip it: 'himl download RUN --no_validate' "
+    "or 'himl datastore download PREFIX FOLDER --no_validate'."
+)
 SERVICE_LOGS = ("user_logs/", "system_logs/", "azureml-logs/", "logs/azureml/")
 
 # Up to this size, a file is digested while it arrives, and restarted instead of resumed.
@@ -234,6 +238,9 @@ class _Download:
         expected = None if md5 is None else file.service_md5 or blob.md5 or self._plan.store.md5(blob)
         if expected is not None and expected != md5:
             file.error = IntegrityFailed(f"'{blob.name}' does not match its MD5 after {ATTEMPTS} attempts.")
+            if file.planned.arrived == md5:
+                file.error.hint = WRONG_MD5
+            file.planned = replace(file.planned, arrived=md5)
             return
         file.is_verified = expected is not None or blob.size == 0 or blob.name.startswith(self._plan.request.logs)
         file.complete()

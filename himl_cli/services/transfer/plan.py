@@ -158,7 +158,7 @@ class TransferStats:
         self._started = time.monotonic()
 
     def fail(self, name: str, error: HimlError) -> None:
-        self.failed.append(Failure(name, str(error), error.code, error.hint))
+        self.failed.append(Failure.of(name, error))
 
     def check_refusals(self) -> None:
         """Raise NotAllowed if all files are refused. A message that names its file concerns that file only."""
@@ -186,13 +186,15 @@ class TransferStats:
 
 @dataclass(frozen=True, slots=True)
 class PlannedFile:
-    """A blob to download to `path` (`target` below the folder). `may_replace` allows it to replace a file."""
+    """A blob to download to `path` (`target` below the folder). `may_replace` allows it to replace a file.
+    `arrived` is the MD5 of the previous attempt, if that was wrong."""
 
     blob: BlobInfo
     target: str
     path: str
     may_replace: bool = False
     attempts: int = 0
+    arrived: bytes | None = None
 
 
 class TargetFolder:

@@ -57,6 +57,8 @@ def test_wrong_md5_or_missing_end_is_retried_and_leaves_nothing(tmp_path: Path) 
     assert store.moved == 2 * sum(sizes.values()) + 100 + 1 + 3 * 50
     assert isinstance(problem, IntegrityFailed)
     assert problem.exit_code == 6
+    assert ("--no_validate" in problem.hint, "again" in problem.hint) == (True, False)
+    assert download(store, DownloadRequest(tmp_path / "unchecked", validate=False)).files == 5
     all_sizes = (1000, SMALL + 1, LARGE + 1)
     short, healed = ({f"{name}{size}": pattern(size) for size in all_sizes} for name in ("short", "healed"))
     store = MemoryStore({**short, **healed}, md5_in="", cut={**dict.fromkeys(short, 99), **dict.fromkeys(healed, 1)})

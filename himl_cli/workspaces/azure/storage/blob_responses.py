@@ -62,6 +62,7 @@ class BlobNotFound(NotFound):
 
 
 # Error type, message and hint by the service's code, or else by the status.
+_CHECK = "Check the state of the storage account and of the file in the portal."
 _BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
     "BlobArchived": (
         ServiceFailed,
@@ -174,7 +175,7 @@ def error_code(body: bytes) -> str:
 
 
 def _error(status: int, code: str, endpoint: Endpoint, name: str) -> HimlError:
-    fallback = ServiceFailed, "{Storage} refused the request for '{name}' ({reason}).", ""
+    fallback = ServiceFailed, "{Storage} refused the request for '{name}' ({reason}).", _CHECK
     kind, message, hint = _BY_CODE.get(code) or _BY_CODE.get("3xx" if 300 <= status < 400 else f"{status}") or fallback
     if code in RIGHT_MISSING and endpoint.sign_in.endswith("SAS token"):
         hint = "A SAS token needs permission to read and list, for uploads to create and write, and to delete files."
