@@ -433,12 +433,16 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     ) -> Iterator[dict[str, Any]]:
         """The points of one metric with MLflow's field names, by run, step and time, from step *first* to *last*. With
         *most*, at most that many per run, evenly spaced, with the first and the last one."""
-        results = self._workspace.results(
-            [self._workspace.run(run_id) for run_id in run_ids], wanted=lambda each: each == name, whole=True
-        )
-        for run_id, series in (
-            (run_id, found.series[name]) for run_id, found in results.items() if name in found.series
-        ):
+        from himl_cli.workspaces.local.logged_values import series_of
+
+        runs = {run_id: self._workspace.run(run_id) for run_id in run_ids}
+        local = [run.id for run in runs.values() if self._folder is not None and not run.url]
+        others = [run for run in runs.values() if run.id not in local]
+        found = series_of(self._records.database, local, name) if local else {}
+        if others:
+            results = self._workspace.results(others, wanted=lambda each: each == name, whole=True)
+            found |= {run_id: each.series[name] for run_id, each in results.items() if name in each.series}
+        for run_id, series in ((run_id, found[run_id]) for run_id in runs if run_id in found):
             begin = 0 if first is None else bisect_left(series.steps, first)
             count = (len(series.steps) if last is None else bisect_right(series.steps, last)) - begin
             places: Sequence[int] = range(begin, begin + count)

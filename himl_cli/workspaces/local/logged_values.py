@@ -266,22 +266,36 @@ def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> 
 def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, Series]]:
     found: dict[str, dict[str, Series]] = {}
     for chunk, marks in chunks(run_ids, 20):  # limits the points in memory as rows
-        cuts = cuts_of(database, chunk)
         for clause, names in _of_names(database, chunk, marks, wanted):
-            statement = (
-                f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({marks}){clause} "
-                "ORDER BY run, name, step, rowid"
-            )
-            rows = database.rows(statement, (*chunk, *names))
-            if cuts:
-                rows = [row for row in rows if counts(row[5], row[2], cuts.get((row[0], row[1]), ()))]
-            with taken_apart(database.path):
-                for (run_id, name), points in groupby(rows, itemgetter(0, 1)):
-                    _, _, steps, times, values, _ = zip(*points, strict=True)
-                    numbers = map(nan_if_null, values) if None in values else values
-                    seconds = array("d", [time / 1000 for time in times])
-                    found.setdefault(run_id, {})[name] = Series(array("q", steps), array("d", numbers), seconds)
+            for run_id, name, series in _read_series(database, chunk, clause, names):
+                found.setdefault(run_id, {})[name] = series
     return found
+
+
+def series_of(database: Database, run_ids: Sequence[str], name: str) -> dict[str, Series]:
+    """The points of one metric by run, without those of nested runs. Reads no others."""
+    parts = (_read_series(database, chunk, " AND name = ?", (name,)) for chunk, _ in chunks(run_ids, 20))
+    return {run_id: series for part in parts for run_id, _, series in part}
+
+
+def _read_series(
+    database: Database, run_ids: tuple[str, ...], clause: str, names: tuple[str, ...]
+) -> Iterator[tuple[str, str, Series]]:
+    """Run, name and points of the metrics that *clause* selects."""
+    cuts, marks = cuts_of(database, run_ids), ",".join("?" * len(run_ids))
+    statement = (
+        f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({marks}){clause} "
+        "ORDER BY run, name, step, rowid"
+    )
+    rows = database.rows(statement, (*run_ids, *names))
+    if cuts:
+        rows = [row for row in rows if counts(row[5], row[2], cuts.get((row[0], row[1]), ()))]
+    with taken_apart(database.path):
+        for (run_id, name), points in groupby(rows, itemgetter(0, 1)):
+            _, _, steps, times, values, _ = zip(*points, strict=True)
+            numbers = map(nan_if_null, values) if None in values else values
+            seconds = array("d", [time / 1000 for time in times])
+            yield run_id, name, Series(array("q", steps), array("d", numbers), seconds)
 
 
 def _of_names(

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import threading
+from collections import Counter
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.runs import RunStatus
+from himl_cli.workspaces.local.logged_values import series_of
 from himl_cli.workspaces.local.run_store import now_ms
 from himl_cli.workspaces.local.tracking.protocol import MODEL_ATTRIBUTES, RequestError, Searchable, parse_filter, parse_order, sort_items
 from tests.support.folders import SmallDisk, files_below
@@ -109,7 +111,7 @@ def test_search_knows_the_job_itself_pages_and_refuses(job: TrackedJob) -> None:
     iris = {"dataset": {"name": "iris", "digest": "d"}, "tags": [{"key": "mlflow.data.context", "value": "train"}]}
     job.post("runs/log-inputs", run_id=child, datasets=[iris])
     assert job.found() == ["the job", "c2", "c1", "c0"]
-    assert job.found(order_by=["metrics.m ASC"]) == ["c2", "c1", "the job", "c0"]
+    assert job.found(order_by=["metrics.m ASC"]) == ["c2", "c1", "c0", "the job"]
     assert job.found("dataset.name = 'iris' and datasets.context LIKE 'tr%'") == ["c2"]
     assert job.found("metrics.m > 1", max_results=1) == ["c2"]
     assert job.post("runs/search", experiment_ids=["999"]).body == {"runs": []}
@@ -315,8 +317,12 @@ def test_a_repeated_batch_is_stored_once(job: TrackedJob) -> None:
 
 def test_the_work_of_a_write_does_not_grow_with_the_values_before_it(job: TrackedJob) -> None:
     model = job.post("logged-models", name="model", source_run_id=JOB).body["model"]["info"]["model_id"]
-    numbers = range(1000)
+    child, numbers = job.new_child("child"), range(1000)
+    for run_id, name in ((JOB, "few"), (child, "own")):
+        job.post("runs/log-metric", run_id=run_id, key=name, value=1)
+    assert series_of(job.store.database, [JOB], "own") == {}, "the values of a nested run are not those of its parent"
     batches = [
+        {"metrics": [{"key": f"name {number}", "value": 1} for number in numbers]},
         *({"metrics": [{"key": "m", "value": n, "step": n, "timestamp": k, "model_id": model} for n in numbers]} for k in (1, 2, 3)),
         *({what: [{"key": f"p{100 * k + n}", "value": "1"} for n in range(100)]} for k in range(20) for what in ("params", "tags")),
     ]
@@ -329,20 +335,22 @@ def test_the_work_of_a_write_does_not_grow_with_the_values_before_it(job: Tracke
         "runs/log-inputs": {"datasets": [{"dataset": {"name": "iris", "digest": "d"}}]},
         "logged-models": {"name": "model", "source_run_id": JOB},
     }
-    work = 0
+    work = Counter[str]()
 
     def count(*event: object) -> None:
-        nonlocal work
-        work += not event or event[1] in ("call", "c_call")
+        work["steps"] += not event
+        work["calls"] += bool(event) and event[1] in ("call", "c_call")
 
     def measured() -> dict[str, int]:
         """Return the calls of functions for each write, and the instructions of SQLite in units of ten."""
-        nonlocal work
         found = {}
         for route, fields in writes.items():
-            work = 0
+            work.clear()
             assert job.post(route, run_id=JOB, **fields).status == 200, route
-            found[route] = work
+            found[route] = work.total()
+        work.clear()
+        assert list(series_of(job.store.database, [JOB, child], "few")[JOB].values) == [1]
+        found["the curve of one metric"] = work["steps"]
         return found
 
     with job.store.database.writing() as connection:
@@ -453,6 +461,13 @@ def test_models_are_searched_by_what_was_logged_of_them(job: TrackedJob) -> None
     assert found(order_by=[{"field_name": "name"}], max_results=1) == ["one"]
     assert found(order_by=[{"field_name": "creation_time", "ascending": False}]) == ["two", "one"]
     assert found(experiment_ids=["5"]) == []
+    for number, values in enumerate(((1, 2), (2, 1))):
+        for name, value in zip(("cells", "scans"), values, strict=True):
+            logged = {"key": "dice", "value": value, "dataset_name": name, "dataset_digest": "d"}
+            job.post("runs/log-metric", run_id=JOB, model_id=ids[number], **logged)
+    for name, names in (("cells", ["one", "two"]), ("scans", ["two", "one"])):
+        for digest in ({}, {"dataset_digest": "d"}):
+            assert found(order_by=[{"field_name": "metrics.dice", "dataset_name": name, **digest}]) == names
     iris = {"dataset_name": "iris"}
     assert found(datasets=[iris]) == found(datasets=[{**iris, "dataset_digest": "d"}]) == found(filter="metrics.acc > 0.5", datasets=[iris]) == ["two"]
     assert found(datasets=[{**iris, "dataset_digest": "other"}]) == found(filter="metrics.acc > 0.95", datasets=[iris]) == []
@@ -644,6 +659,7 @@ def test_orders_put_what_has_no_value_last() -> None:
         ("", "abcd"),
         ("metrics.m", "cabd"),
         ("metrics.m desc", "acbd"),
+        ("metrics.m,start_time DESC", "cabd"),
         ("params.p DESC,metrics.m ASC", "cabd"),
         ("start_time DESC", "dcba"),
         ("tags.`t`,created ASC", "dabc"),

@@ -164,10 +164,12 @@ class LoggedModels:
 
     def search(self, request: Fields) -> Json:
         """Matching models, newest first by default, in pages."""
-        clauses = [
-            (*parse_order(item.key("field_name"), MODEL_ATTRIBUTES)[:2], item.values.get("ascending") is not False)
-            for item in request.items("order_by")
-        ]
+        clauses = []
+        for item in request.items("order_by"):
+            entity, key, _ = parse_order(item.key("field_name"), MODEL_ATTRIBUTES)
+            dataset = item.text("dataset_name", ""), item.text("dataset_digest", "")
+            key = "\0".join((key, *dataset)) if entity == "metrics" and dataset[0] else key
+            clauses.append((entity, key, item.values.get("ascending") is not False))
         wanted, items = request.texts("experiment_ids"), []
         datasets = [(item.key("dataset_name"), item.text("dataset_digest", "")) for item in request.items("datasets")]
         with self._lock:
@@ -178,12 +180,17 @@ class LoggedModels:
                 status = str(model.info["status"]).removeprefix("LOGGED_MODEL_")
                 attributes = {**model.info, **times, "model_name": model.info["name"], "status": status}
                 logged = self._metrics_of(model)
+                of_datasets = {
+                    "\0".join((str(each["key"]), str(each.get("dataset_name")), digest)): float(str(each["value"]))
+                    for each in logged
+                    for digest in ("", str(each.get("dataset_digest")))
+                }
                 if datasets:
                     logged = [each for each in logged if any(_is_of(each, *dataset) for dataset in datasets)]
                 metrics = {str(each["key"]): float(str(each["value"])) for each in logged}
                 if datasets and not metrics:
                     continue
-                items.append((Searchable(attributes, metrics, model.params, model.tags), model))
+                items.append((Searchable(attributes, of_datasets | metrics, model.params, model.tags), model))
             found, more = find_page(
                 request, items, attributes=MODEL_ATTRIBUTES, clauses=clauses, default=100, most=1000
             )

@@ -333,22 +333,23 @@ def parse_order(clause: str, attributes: frozenset[str] = RUN_ATTRIBUTES) -> Cla
 
 
 def sort_items(items: Iterable[tuple[Searchable, T]], clauses: Sequence[Clause]) -> list[T]:
-    """The second part of each item, sorted by the clauses in order. Items without a value, or with NaN, come last."""
+    """The second part of each item, sorted by the clauses in order. NaN comes after numbers, then items without a
+    value."""
     ordered = list(items)
     for entity, key, ascending in reversed(clauses):
         is_numeric = entity == "metrics" or key in NUMERIC_ATTRIBUTES
-        lack: list[tuple[Searchable, T]] = []
+        lack: list[tuple[bool, tuple[Searchable, T]]] = []
         have: list[tuple[tuple[float, str], tuple[Searchable, T]]] = []
         for item in ordered:
             value = next(iter(item[0].values(entity, key)), None)
             if value is None or value != value:
-                lack.append(item)
+                lack.append((value is None, item))
             elif is_numeric and isinstance(value, (int, float)):
                 have.append(((float(value), ""), item))
             else:
                 have.append(((0.0, str(value)), item))
         have.sort(key=lambda pair: pair[0], reverse=not ascending)
-        ordered = [item for _, item in have] + lack
+        ordered = [item for _, item in (*have, *sorted(lack, key=lambda pair: pair[0]))]
     return [found for _, found in ordered]
 
 
