@@ -495,6 +495,19 @@ def test_a_recorded_md5_holds_until_the_file_changes(datastore: DatastoreFolder,
     assert (fetched.bodies[("x", 0)], fetched.md5s[("x", 0)]) == (b"c0ntent", digest), "of what was stored, not of what it became"
 
 
+def test_parts_of_other_processes_stay_until_they_are_a_day_old(datastore: DatastoreFolder, tmp_path: Path) -> None:
+    # Of a container whose process has the id of this one
+    theirs = [f".{os.getpid()}-{number}.himl-part" for number in range(100)]
+    old = [".1-7.himl-part", ".0123456789abcdef.himl-part"]
+    others = [".model.bin.0a1b.himl-part"]  # of a download, which the next one resumes
+    write_files(tmp_path / "data", dict.fromkeys((*theirs, *old, *others), "part"))
+    for name in (*old, *others):
+        os.utime(tmp_path / "data" / name, (1_000_000_000, 1_000_000_000))
+    sink = store_body(datastore, tmp_path / "x", "model.bin", b"new")
+    assert sink.errors == {}
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"model.bin", *theirs, *others}
+
+
 def test_many_stored_files_are_all_recorded_and_listed_in_pages(datastore: DatastoreFolder, tmp_path: Path) -> None:
     body = tmp_path / "body"
     body.write_bytes(b"x")

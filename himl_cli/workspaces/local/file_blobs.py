@@ -6,16 +6,18 @@ import errno
 import hashlib
 import logging
 import os
+import re
+import secrets
 import stat
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from heapq import merge
 from io import FileIO
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
@@ -39,7 +41,8 @@ PAGE = 1000
 CHUNK = 1 << 20
 RECORD_AT_ONCE, STORE_SECONDS = 200, 0.5
 FORBIDDEN, FORBIDDEN_ON_WINDOWS = "\0", '\0\\:<>"|?*'
-_numbers = count()
+OLD_PART, OLD_SECONDS = re.compile(rf"\.([0-9a-f]{{16}}|\d+-\d+){re.escape(PART_SUFFIX)}"), 86400.0
+_swept: set[Path] = set()
 Parts = list[tuple[StoreRequest, Path, bytes]]  # complete files beside their final paths, with their MD5
 
 
@@ -262,11 +265,14 @@ class FileStore(ABC):
         """The file beside the final path, and its MD5. Raises OSError, and HimlError if the file's bytes differ from
         the request or change meanwhile."""
         path = self._target(request.name)
-        part = path.with_name(f".{os.getpid()}-{next(_numbers)}{PART_SUFFIX}")
+        # Random, because processes on other machines or in other containers have the same ids
+        part = path.with_name(f".{secrets.token_hex(8)}{PART_SUFFIX}")
         path.parent.mkdir(parents=True, exist_ok=True)
         digest, size = hashlib.md5(usedforsecurity=False), 0
+        part.touch(exist_ok=False)  # raises before the deletion below, which is for one's own file only
         try:
-            with open(request.path, "rb", buffering=0) as source, open(part, "xb") as target:
+            _remove_old_parts(part)
+            with open(request.path, "rb", buffering=0) as source, open(part, "wb") as target:
                 before = os.fstat(source.fileno())
                 while piece := source.read(CHUNK):
                     digest.update(piece)
@@ -331,6 +337,18 @@ class FileStore(ABC):
             )
         os.replace(part, path)
         return _describe(FoundFile(request.name, str(path), os.stat(path)), md5)
+
+
+def _remove_old_parts(part: Path) -> None:
+    """Delete files beside *part* that killed processes left a day before it, once per process and folder."""
+    if part.parent in _swept:
+        return
+    _swept.add(part.parent)
+    oldest = part.stat().st_mtime - OLD_SECONDS  # by the clock of the file system
+    with suppress(OSError), os.scandir(part.parent) as entries:
+        for entry in entries:
+            if OLD_PART.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < oldest:
+                os.unlink(entry.path)
 
 
 def _describe(found: FoundFile, md5: bytes | None = None) -> BlobInfo:
