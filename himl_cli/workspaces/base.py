@@ -427,7 +427,8 @@ class ObservedWorkspace(CloudWorkspace, Protocol):
         from the cache on disk."""
 
     def request(self, method: str, service: str, path: str = "", *, json: Any = None) -> Exchange:
-        """Send a request, and return the response, even a refusal. Raises ServiceFailed without a response."""
+        """Send a request, and return the response, even most refusals. Raises NotAllowed, and ServiceFailed without a
+        response."""
 
     def identifying_names(self) -> Mapping[str, str]:
         """The names and ids that identify the workspace or the user, each with its kind (`storage account`)."""

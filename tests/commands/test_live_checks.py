@@ -135,9 +135,11 @@ def test_all_checks_hold_and_each_differs_once(himl: Himl, live_project: StagedW
             azure.stage.faults.clear()
             for field, value in kept.items():
                 setattr(azure.state, field, value)
-        other = azure.environment(azure.add_principal({Right.READ, Right.WRITE}))
-        by_links = himl(*LIVE, "--keep", "--check", "files", env=other)
+        others = [azure.add_principal(rights, name=f"Person {number}") for number, rights in enumerate(({Right.READ, Right.WRITE}, {Right.READ}))]
+        by_links = himl(*LIVE, "--keep", "--check", "files", env=azure.environment(others[0]))
         assert "himl reads the files without a role for storage. (4 files)" in found(by_links, "ok", "files"), by_links.stdout + by_links.stderr
+        reader = himl(*LIVE, "--keep", "--check", "job-name", env=azure.environment(others[1]))
+        assert "needs another sign-in" in found(reader, "skipped", "job-name")[0], reader.stdout + reader.stderr
         page = (project / "himl-live.md").read_text("utf-8")
         assert page.count("| does not hold |") >= len(PLANTED)
         # Only 'delete' needs a new job
@@ -146,7 +148,9 @@ def test_all_checks_hold_and_each_differs_once(himl: Himl, live_project: StagedW
         again = himl(*LIVE)
         assert (again.code, again.stdout) == (1, ""), again.stderr
         written = page + (project / "himl-live.json").read_text("utf-8") + (project / "himl-live.md").read_text("utf-8")
-    check_nothing_is_told(written, azure, secrets)
+    check_nothing_is_told(written, azure, {*secrets, *(text for one in others for text in (one.client_id, one.object_id))})
+    archived = [version["isArchived"] for name, versions in azure.state.assets["data"].items() for version in versions.values() if "himl-live" in name]
+    assert archived == [True]
     left = {run.run_id: run for run in azure.state.experiments["himl-live"].runs.values()}
     assert all(run.hidden and run.parent_id for run in left.values()), left
     assert azure.blob_names("workspaceblobstore", "himl-live") == []
@@ -166,9 +170,10 @@ def test_differences_of_new_submissions(himl: Himl, live_project: StagedWorkspac
     plant, assumption, came = planted
     plant(live_project)
     with live_project.run_jobs():
-        outcome = himl(*LIVE, "--check", name)
+        outcome = himl(*LIVE, "--check", name, "--json")
     assert outcome.code == 1
-    assert [came in line for line in found(outcome, "failed", name) if assumption in line] == [True], outcome.stdout
+    messages = [check["message"] for check in outcome.json() if (check["name"], check["state"]) == (name, "failed")]
+    assert [came in message for message in messages if assumption in message] == [True], outcome.stdout
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
@@ -212,6 +217,8 @@ def test_what_is_refused(himl: Himl, live_project: StagedWorkspace, project: Pat
         outcome = himl("doctor", *words)
         assert (outcome.code, said in outcome.stderr) == (code, True), outcome.stderr
     assert (puts(live_project), (project / "himl-live.json").exists()) == (0, False)
+    unknown = himl(*LIVE, "--check", "job", "--environment", "none")
+    assert (unknown.code, "'none'" in unknown.stderr) == (3, True), unknown.stderr
     (project / "himl-live.json").write_text("{}")
     assert "is not a report that this version" in himl(*LIVE).stderr
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.blobs import BlobInfo
-from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound, ServiceFailed
+from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, RunNotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunQuery, RunStatus, new_run_id
@@ -193,6 +193,8 @@ def _advance(live: LiveSession, looking: Iterator[None]) -> Sequence[Check]:
         record.is_complete = isinstance(err, NotAllowed)
         live.needs(ENDS, f"{'another sign-in' if record.is_complete else 'the service'}: {err}")
     except (HimlError, *_UNREADABLE) as err:
+        if live.environment and isinstance(err, BadUsage | NotFound):
+            raise  # the user's environment does not exist
         record.is_complete = True
         live.holds(ENDS, False, err if isinstance(err, HimlError) else f"an unexpected response: {err!r}")
     finally:
@@ -213,6 +215,7 @@ def clean_up(live: LiveSession) -> None:
         *filter(None, kept),
         f"the experiment '{EXPERIMENT}' with the archived trials and steps",
         "the code of the jobs, their environments and components, which Azure ML does not delete",
+        "the files of two environments (1.3 MB) in the folder himl-environments of workspaceblobstore",
     ]
     live.report.is_finished = True
     live.save()

@@ -361,7 +361,7 @@ class AzureWorkspace(ObservedWorkspace):
             try:
                 connection.rest.send(method, url, params=params if is_arm else None, json=json)
             except HimlError as err:
-                if not seen:
+                if not seen or isinstance(err, NotAllowed):
                     raise
                 refusal = str(err)
         return replace(seen[-1], refusal=refusal)
