@@ -50,7 +50,7 @@ class LiveCheck:
 class LiveSession:
     """The context of the checks. `folder` has the files of the jobs, with their code in CODE, and `save` stores the
     report. `environment` is the registered environment of the jobs, or None for himl's default image. `seen` are the
-    requests of the check that runs, and `new` its findings."""
+    requests of the check that runs, of which the mask has `learned` some, and `new` its findings."""
 
     workspace: ObservedWorkspace
     cluster: str
@@ -63,6 +63,7 @@ class LiveSession:
     notify: Notify
     name: str = ""
     seen: Sequence[Exchange] = ()
+    learned: int = 0
     new: list[Check] = field(default_factory=list)
 
     @property
@@ -93,7 +94,8 @@ class LiveSession:
             self._add(assumption, Verdict.unchecked, f"needs {what}")
 
     def _add(self, assumption: str, verdict: Verdict, came: str) -> None:
-        self.mask.learn([one.body for one in self.seen])
+        self.mask.learn([one.body for one in self.seen[self.learned :]])
+        self.learned = len(self.seen)
         finding = self.record.findings[assumption] = Finding(verdict, self.mask(came))
         self.save()
         message = f"{assumption} ({finding.came})" if finding.came else assumption
@@ -174,7 +176,7 @@ def run_checks(live: LiveSession, checks: Sequence[LiveCheck]) -> Iterator[Check
             if not live.report.checks[check.name].is_complete:
                 if check.jobs or part == "Checking":
                     live.notify(Notice(f"{part} '{check.name}'."))
-                live.name, live.new = check.name, []
+                live.name, live.learned, live.new = check.name, 0, []
                 yield from _advance(live, looking)
 
 
