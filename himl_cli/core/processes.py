@@ -108,7 +108,8 @@ if hasattr(os, "register_at_fork"):  # missing on Windows, which has no fork
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock of *path*. False if there is no such file.
+    """Whether a process holds the lock of *path*, or may hold it, if the file cannot be opened. False if there is no
+    such file.
 
     The check takes no lock that another check could mistake for a holder's, and needs no permission to write (POSIX. On
     Windows, two checks at the same instant may mistake each other for a holder).
@@ -122,11 +123,13 @@ def is_held(path: Path) -> bool:
 
     try:
         handle = os.open(path, os.O_RDONLY)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:  # no right, no handle left, or a failure of the file system
+        return True
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError:
         return True
     finally:
         os.close(handle)

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import signal
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from himl_cli.services.runs import writing
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.azureml_double.faults import Status
 from tests.azureml_double.seeding import StagedWorkspace, add_sweep
-from tests.support.running import Himl, Outcome, write_files
+from tests.support.running import Himl, Outcome, until, write_files
 from tests.support.runs import RecordedRuns, posix
 from tests.support.runs import recorded as recorded
 from tests.support.terminals import Terminal
@@ -533,3 +534,22 @@ def test_aggregate_takes_any_selection_and_counts_trials(himl: Himl, workspace: 
     assert done.stderr.splitlines() == ["No metrics yet.", "1 of 1 runs are still in progress."]
     for name in ("young_1_bb_0", "young_1_bb"):
         workspace.end_run(name, COMPLETED)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows renames no folder with open files")
+def test_job_outlives_what_its_supervisor_cannot_see(himl: Himl, project: Path, tmp_path: Path) -> None:
+    begun, end, away = tmp_path / "begun", tmp_path / "end", tmp_path / "away"
+    script = f"import os, time\nopen({str(begun)!r}, 'w')\nwhile not os.path.exists({str(end)!r}): time.sleep(0.05)\nopen('outputs/x', 'w').write('all')"
+    write_files(project, {"train.py": script})
+    run = himl.ok("submit", "train.py", "--no_wait", "-q").stdout.strip()
+    until(begun.exists)
+    project.rename(away)
+    time.sleep(0.5)  # the supervisor looks several times
+    away.rename(project)
+    assert himl.ok("runs", "show", run, "--json").json()["status"] == "Running"
+    project.rename(away)
+    end.touch()
+    until(lambda: himl.ok("runs", "show", run, "--json", cwd=away).json()["status"] != "Running")
+    ended = himl.ok("runs", "show", run, "--json", cwd=away).json()
+    assert (ended["status"], ended["exit_code"]) == ("Completed", 0)
+    assert (away / ".himl" / "runs" / run / "code" / "outputs" / "x").read_text() == "all"

@@ -274,6 +274,15 @@ def test_lock_is_held_until_released_or_its_process_ends(tmp_path: Path) -> None
         holder.kill()
     assert (is_held(path), lock.take()) == (False, True)
     lock.release()
+    if sys.platform != "win32":
+        import resource
+
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            assert is_held(path), "which is unknown without a handle"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def two_hangups(survived: list[bool]) -> None:

@@ -73,10 +73,9 @@ def test_child_that_cannot_be_stopped_keeps_no_other_from_it(tmp_path: Path) -> 
     for number in range(4):
         folder = RunFolder(tmp_path / f"r_{number}")
         folder.path.mkdir()
-        if number % 2:
-            folder.allow_to_run()
-        else:
-            (folder.path / "go").mkdir()
+        folder.allow_to_run()
+        if number % 2 == 0:
+            (folder.path / "canceled").mkdir()
         children.add_ended(folder.run_id, "")
     assert children.stopping is not None
     assert [RunFolder(tmp_path / f"r_{number}").is_cancel_asked() for number in range(4)] == [False, True, False, True]

@@ -142,8 +142,10 @@ class Children:
                 yield run, False
             elif RunFolder(self._runs / run.id).is_supervised() or run.id in self._waiting([run.id]):
                 yield run, True
-            elif (found := self.store.get(run.id, [run.id])) is not None:  # read again, since it may have ended
-                yield found, False
+            else:
+                self.store.end_as_noted(RunFolder(self._runs / run.id))
+                if (found := self.store.get(run.id, [run.id])) is not None:  # read again, since it may have ended
+                    yield found, False
 
     def last_lines(self, run: Run, count: int) -> list[str]:
         """The last non-empty lines of a child's log, or of the log of its failed rank. Empty if it cannot be read."""

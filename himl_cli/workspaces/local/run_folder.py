@@ -21,7 +21,8 @@ from himl_cli.core.text import read_json
 FREE_SPACE = "Free some disk space. To delete runs with their files: himl runs delete"
 CHECK_PERMISSIONS = "Check the folder's permissions, or choose another one with --workspace."
 RECORD = "job.json"  # facts about the job, such as the folders of its inputs and outputs
-WHY = "why"
+WHY, CANCELED = "why", "canceled"  # the reason to cancel, and the request to do so
+END = "end.json"  # how the run ended, for readers if the database could not be written
 STARTING = "starting"  # the workspace's folder of locked files with the ids of runs that are being started
 PLAN = "plan.json"  # the job or the plan of the run, to resume it
 LIGHTNING_LOGS = "lightning_logs"  # the default folder of Lightning's loggers
@@ -55,9 +56,10 @@ class RunFolder:
         return is_held(self.lock)
 
     def allow_to_run(self) -> None:
-        """Create the file whose absence makes the supervisor stop. Unlike creating a file, deleting it works on a full
-        disk."""
-        (self.path / WHY).unlink(missing_ok=True)
+        """Withdraw a request to stop, and forget an earlier end. Creates the file of the next request, which then only
+        gets another name, since that works on a full disk."""
+        for name in (WHY, CANCELED, END):
+            (self.path / name).unlink(missing_ok=True)
         (self.path / "go").touch()
 
     def ask_to_cancel(self, why: str = "") -> None:
@@ -67,12 +69,16 @@ class RunFolder:
             with suppress(OSError):  # on a full disk, it stops without the reason
                 (self.path / WHY).write_text(why, encoding="utf-8")
         try:
-            (self.path / "go").unlink(missing_ok=True)
+            try:
+                (self.path / "go").replace(self.path / CANCELED)
+            except FileNotFoundError:
+                (self.path / CANCELED).touch()
         except OSError as err:
             raise explain_disk_error(err, f"Cannot stop run '{self.run_id}'", self.path) from err
 
     def is_cancel_asked(self) -> bool:
-        return not (self.path / "go").exists()
+        """A folder that was renamed, or that cannot be read for a while, asks for nothing."""
+        return (self.path / CANCELED).is_file()
 
     def why_canceled(self) -> str:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import signal
 import sys
@@ -23,14 +24,15 @@ from himl_cli.core.processes import ProcessLock
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.workspaces.local.logged_values import read_results
-from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_store import Database, RunStore
+from himl_cli.workspaces.local.run_folder import END, RunFolder, explain_disk_error
+from himl_cli.workspaces.local.run_store import Database, EndOfJob, RunStore, now_ms
 from himl_cli.workspaces.local.staging import Stopped
 
 CANCELED = "canceled"
 TERMINATED = "its supervisor received SIGTERM, as at a shutdown of the machine"
 # Reasons to refuse a run: another process runs it, it is completed, it cannot be recorded
 BUSY, DONE, DISK = "busy", "done", "disk"
+PATIENCE, LONGEST_PATIENCE = 2.0, 24 * 3600.0  # seconds to record an end that the run's folder has, or has not
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ class RunProcess(ABC):
         self._again = again
         self._is_queued = is_queued
         self._terminated = False
+        self._handle: int | None = None  # of the run's folder, whose path may change
 
     @abstractmethod
     def work(self, store: RunStore) -> Outcome:
@@ -171,6 +174,8 @@ class RunProcess(ABC):
     def _record(self) -> RunStore:
         """Record the run in the workspace. Raises BadUsage if it is already completed."""
         self.folder.reserve_space()
+        if os.open in os.supports_dir_fd:
+            self._handle = os.open(self.folder.path, os.O_RDONLY)
         store = RunStore(Database(self.folder.workspace / "workspace.db", create=True))
         known = store.get(self._new.id) if self._again else None
         was_canceled = self._is_queued and self.folder.is_cancel_asked()
@@ -209,20 +214,30 @@ class RunProcess(ABC):
         return err if isinstance(err, HimlError) else explain_disk_error(err, what, self.folder.path)
 
     def _record_end(self, store: RunStore, outcome: Outcome) -> None:
-        """Record the end, using the reserved disk space. If even that fails, readers detect the failure by the free
-        lock. Nested runs that the script left open get the status of the job."""
-        run_id = self._new.id
-        deadline = time.monotonic() + 30.0
+        """Record the end, using the reserved disk space: in the folder of the run, and in the database. If that is
+        impossible, the next reader records it."""
+        end = EndOfJob(outcome.status.value, outcome.reason, outcome.exit_code, now_ms())
+        is_noted, begun = False, time.monotonic()
         while True:
-            try:
+            with contextlib.suppress(OSError):
                 self.folder.free_reserve()
-                for nested in store.open_runs_of(run_id):
-                    if nested != run_id:
-                        store.end(nested, outcome.status, reason="the job ended")
+            try:
+                is_noted = is_noted or self._note(end)
                 self.before_the_end(store)
-                store.end(run_id, outcome.status, exit_code=outcome.exit_code, reason=outcome.reason)
+                store.end_job(self._new.id, end)
                 return
             except (OSError, HimlError):
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.5)
+                waited = time.monotonic() - begun
+                if waited > (PATIENCE if is_noted else LONGEST_PATIENCE):
+                    return traceback.print_exc()
+                time.sleep(min(30.0, max(0.5, waited / 10)))
+
+    def _note(self, end: EndOfJob) -> bool:
+        """Write the end into the folder of the run, which may have been renamed. Raises OSError."""
+        here = self._handle
+        opened = None if here is None else partial(os.open, mode=0o666, dir_fd=here)
+        part = f"{END}.part" if here is not None else str(self.folder.path / f"{END}.part")
+        with open(part, "w", encoding="utf-8", opener=opened) as stream:
+            json.dump(end._asdict(), stream)
+        os.replace(part, part.removesuffix(".part"), src_dir_fd=here, dst_dir_fd=here)
+        return True

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from himl_cli.core.errors import DiskFailed
@@ -25,7 +25,7 @@ from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import ARCHIVED, ATTEMPTS, NOTE, REPEATED_BY, SLURM_JOB, TRY, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.core.text import storable
-from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, FREE_SPACE
+from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, END, FREE_SPACE, RunFolder
 
 NETWORK_TYPES = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"}
 SCHEMA_VERSION = 1
@@ -264,6 +264,15 @@ def chunks(items: Sequence[T], size: int = 500) -> Iterator[tuple[tuple[T, ...],
         yield chunk, ",".join("?" * len(chunk))
 
 
+class EndOfJob(NamedTuple):
+    """The end of a job as its folder has it. `ended` is in milliseconds since 1970."""
+
+    status: str
+    reason: str
+    exit_code: int | None
+    ended: int
+
+
 class RunStore:
     """Reads and writes runs. `lost` arguments are ids of jobs without a supervisor, whose open runs have the status
     Failed. `reasons` are the reasons for which open runs wait."""
@@ -342,6 +351,25 @@ class RunStore:
         only if the run still has that tag."""
         values = (status.value, exit_code, reason, ended or now_ms())
         self._update(run_id, "status = ?, exit_code = ?, reason = ?, ended = ?", values, if_tagged=if_tagged)
+
+    def end_job(self, run_id: str, end: EndOfJob) -> None:
+        """Record how a job ended. Nested runs that its script left open get its status."""
+        status = RunStatus(end.status)
+        for nested in self.open_runs_of(run_id):
+            if nested != run_id:
+                self.end(nested, status, "the job ended", ended=end.ended)
+        self.end(run_id, status, end.reason, exit_code=end.exit_code, ended=end.ended)
+
+    def end_as_noted(self, folder: RunFolder) -> bool:
+        """Record the end of a run without a supervisor, if its folder has it. Returns whether it does."""
+        try:
+            end = EndOfJob(**folder.read(END))
+            RunStatus(end.status)
+        except (DiskFailed, TypeError, ValueError):  # there is none, or it is damaged
+            return False
+        with suppress(DiskFailed):  # this user may only read
+            self.end_job(folder.run_id, end)
+        return True
 
     def rename(self, run_id: str, display_name: str, *, by_script: bool = True) -> None:
         """Change the name. If a script does so, its nested run is one of the current attempt."""

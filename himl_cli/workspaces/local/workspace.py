@@ -4,7 +4,7 @@ records itself. Such a run is in progress as long as the process that holds its 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
@@ -106,9 +106,13 @@ class LocalWorkspace(FolderWorkspace):
         free = [job for job in jobs if not self._folder_of(job).is_supervised()]
         in_slurm = self._runs.slurm_jobs(free)
         if not in_slurm:
-            return free, {}
+            return self._without_end(free), {}
         reasons = self._slurm.refresh(self._runs, in_slurm, now=now)
-        return [job for job in free if job not in reasons], reasons
+        return self._without_end(job for job in free if job not in reasons), reasons
+
+    def _without_end(self, jobs: Iterable[str]) -> list[str]:
+        """Those of *jobs*, which nothing supervises, whose folders have no end. Records the end of the others."""
+        return [job for job in jobs if not self._runs.end_as_noted(self._folder_of(job))]
 
     def tag(self, run_id: str, tags: Mapping[str, str | None]) -> Run:
         self.run(run_id)
