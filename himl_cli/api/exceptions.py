@@ -23,6 +23,14 @@ class NotThere(NotFound, FileNotFoundError):
     """Files, or their datastore or folder, do not exist (hi-ml: FileNotFoundError)."""
 
 
+class NoDatastore(NotThere, KeyError, ValueError):
+    """The workspace has no such datastore (hi-ml: KeyError for transfers, ValueError for datasets)."""
+
+
+class NoFolder(NotThere, TypeError):
+    """The folder to upload does not exist (hi-ml: TypeError)."""
+
+
 class NoRecoveryId(BadUsage, ValueError):
     """The text is not a recovery id of a run (hi-ml: ValueError)."""
 
@@ -56,7 +64,7 @@ def raising(ours: type[NotFound | BadUsage], both: type[NotFound | BadUsage]) ->
     try:
         yield
     except ours as err:
-        if err.code != ours.code:
+        if err.code != ours.code or isinstance(err, both):
             raise
         raise both(str(err), hint=err.hint) from err
 
@@ -132,14 +140,26 @@ class WrongArgument(BadUsage, ValueError):
     """An argument is invalid (hi-ml: ValueError)."""
 
 
+class NotAFolder(WrongArgument, TypeError):
+    """A file is given in place of a folder (hi-ml: TypeError)."""
+
+
+class NoFile(WrongArgument, FileNotFoundError):
+    """A file of the submission does not exist (hi-ml: FileNotFoundError)."""
+
+
+class Unknown(NotFound, ValueError):
+    """The workspace has no such cluster, environment, datastore or dataset (hi-ml: ValueError)."""
+
+
 class NotCompleted(JobFailed, ValueError):
     """The run did not complete (hi-ml: ValueError)."""
 
 
 @contextmanager
 def naming_submit_arguments() -> Iterator[None]:
-    """Replace options in himl's errors with arguments, convert usage errors to ValueErrors, and add the hint to the
-    traceback (from Python 3.11)."""
+    """Replace options in himl's errors with arguments, convert those of usage and of unknown names to ValueErrors, and
+    add the hint to the traceback (from Python 3.11)."""
 
     def translate(text: str) -> str:
         return re.sub(r"--(\w+)", lambda found: ARGUMENTS.get(found[1], found[0]), text)
@@ -149,7 +169,10 @@ def naming_submit_arguments() -> Iterator[None]:
     except HimlError as err:
         error, hint = err, translate(err.hint)
         if isinstance(err, BadUsage):
-            error = WrongArgument(translate(str(err)), hint=hint)
+            kind = type(err) if isinstance(err, WrongArgument) else WrongArgument
+            error = kind(translate(str(err)), hint=hint)
+        elif err.code == NotFound.code:
+            error = Unknown(translate(str(err)), hint=hint)
         elif isinstance(err, JobFailed):
             error = NotCompleted(str(err), hint=err.hint)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -11,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from himl_cli.api.exceptions import NoFile
 from himl_cli.api.hyperdrive import sweep_of_args, sweep_of_config, trial_seconds_of
 from himl_cli.api.transfer import PathLike
 from himl_cli.core.errors import BadUsage, Interrupted
@@ -35,6 +37,8 @@ from himl_cli.services.submission.prepare import check_root, prepare_job, start_
 from himl_cli.services.submission.request import SubmitRequest, job_words, parse_duration, shorten_tags
 from himl_cli.workspaces.base import JobRunner, Workspace
 from himl_cli.workspaces.resolve import open_for_jobs, require_sdk_v1, sdk_objects
+
+log = logging.getLogger(__name__)
 
 
 def sweep_of(config: Any, arguments: Mapping[str, Any] | None) -> SweepSpec | None:
@@ -94,8 +98,13 @@ def entry_of(
 def environment_of(
     name: str, build_context: Any, conda_file: PathLike | None, image: str, *, has_default_image: bool, **more: Any
 ) -> dict[str, Any]:
-    """The options for the job's environment: a registered one, or else files, which define
-    it, such as the nearest Conda file in the current folder and above, wherever the script is. Raises BadUsage."""
+    """The options for the job's environment: a registered one, or else files, which define it, such as the nearest
+    Conda file in the current folder and above, wherever the script is. *more* are `pip_extra_index_url` and
+    `private_wheel`. Raises BadUsage, and NoFile for a missing file."""
+    cwd, whole = Path.cwd(), "aml_environment_name" if name else "build_context"
+    unused = [argument for argument, value in more.items() if value] if name or build_context is not None else []
+    if unused:
+        log.warning("himl ignores %s, as %s defines the environment.", " and ".join(unused), whole)
     if name:
         if build_context is not None or conda_file:
             other = "conda_environment_file" if conda_file else "build_context"
@@ -110,7 +119,9 @@ def environment_of(
             kind = type(build_context).__qualname__
             raise BadUsage(f"build_context must be a folder or a BuildContext, not {kind}.")
         return {"build_context": str(folder), "dockerfile": getattr(build_context, "dockerfile_path", None)}
-    cwd = Path.cwd()
+    for argument, given in (("conda_environment_file", conda_file), ("private_pip_wheel_path", more["private_wheel"])):
+        if given and not (cwd / given).is_file():
+            raise NoFile(f"{argument} '{given}' does not exist.")
     nearest = filter(Path.is_file, find_upward((cwd, *cwd.parents), CONDA_NAMES))
     found = cwd / conda_file if conda_file else next(nearest, None)
     has_image = bool(image) and (found is not None or not has_default_image)

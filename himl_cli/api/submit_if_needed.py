@@ -113,7 +113,8 @@ class DatasetConfig:
         """Convert the dataset to an input of azure-ai-ml, an `azure.ai.ml.Input`: the registered dataset of its name,
         or else the folder of its datastore, which it registers. *ml_client* takes precedence over *workspace*.
 
-        Raises BadUsage for *strictly_aml_v1*, NotFound if neither exists, and errors of `get_workspace`.
+        Raises BadUsage for *strictly_aml_v1*, NotFound if neither exists, both also ValueErrors, and errors of
+        `get_workspace`.
         """
         if strictly_aml_v1:
             raise WrongArgument(
@@ -123,13 +124,19 @@ class DatasetConfig:
         from himl_cli.workspaces.resolve import sdk_data
 
         found = resolve_workspace(ml_client or workspace)
-        return sdk_data(found, self.to_input(dataset_index), log_notice, is_output=False)
+        with naming_submit_arguments():
+            return sdk_data(found, self.to_input(dataset_index), log_notice, is_output=False)
 
     def to_output_dataset(self, workspace: Any, dataset_index: int) -> Any:
-        """Convert the dataset to an output of azure-ai-ml, an `azure.ai.ml.Output`. Raises like `to_input_dataset`."""
+        """Convert the dataset to an output of azure-ai-ml, an `azure.ai.ml.Output`. Raises like `to_input_dataset`, and
+        BadUsage (also a ValueError) for a *target_folder*."""
         from himl_cli.workspaces.resolve import sdk_data
 
-        return sdk_data(resolve_workspace(workspace), self.to_output(dataset_index), log_notice, is_output=True)
+        if self.target_folder is not None:
+            raise WrongArgument(f"Output dataset '{self.name}' cannot have a target_folder.", hint="Omit it.")
+        found = resolve_workspace(workspace)
+        with naming_submit_arguments():
+            return sdk_data(found, self.to_output(dataset_index), log_notice, is_output=True)
 
     def to_input_dataset_local(self, workspace: Any = None) -> tuple[Path | None, None]:
         """The dataset's folder outside of a job, which himl downloads if needed (None if no workspace has the dataset),

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from himl_cli.api.distributed import once_per_node
-from himl_cli.api.exceptions import NotThere, raising
+from himl_cli.api.exceptions import NoDatastore, NoFolder, NotAFolder, NotThere, raising
 from himl_cli.api.open_workspace import resolve_run, resolve_workspace
 from himl_cli.core.blobs import TransferResult
 from himl_cli.core.errors import BadUsage, NotFound
@@ -23,7 +23,7 @@ from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest, literal
 from himl_cli.services.transfer.upload import checked_prefix, upload, upload_named
-from himl_cli.workspaces.base import BlobStore
+from himl_cli.workspaces.base import BlobStore, Workspace
 
 log = logging.getLogger(__name__)
 
@@ -88,13 +88,13 @@ def download_from_datastore(
     names.
 
     himl keeps existing local files. With *overwrite*, it replaces those that differ. It verifies the MD5 of every file.
-    With *show_progress*, it shows progress on stderr. Raises NotThere (also a FileNotFoundError) for an unknown
-    datastore and if no file matches, and errors of single files after trying all.
+    With *show_progress*, it shows progress on stderr. Raises NotThere (also a FileNotFoundError) if no file matches and
+    for an unknown datastore (also a KeyError), and errors of single files after trying all.
     """
     request = DownloadRequest(Path(output_folder), Filters(_posix(file_prefix)), overwrite=overwrite)
     key = ("download from datastore", datastore_name, file_prefix, overwrite)
     download_once(
-        lambda: resolve_workspace(aml_workspace, workspace_config_path).datastore(datastore_name),
+        lambda: open_datastore(resolve_workspace(aml_workspace, workspace_config_path), datastore_name),
         request,
         key,
         show_progress=show_progress,
@@ -113,12 +113,19 @@ def upload_to_datastore(
     """Upload the contents of the folder *local_data_folder* to the folder *remote_path* of a datastore.
 
     himl keeps existing stored files. With *overwrite*, it replaces those that differ. Each rank that calls it uploads.
-    Raises BadUsage for a file in place of a folder, NotThere (also a FileNotFoundError) for an empty or missing folder
-    and for an unknown datastore, and errors of single files after trying all.
+    Raises BadUsage (also a TypeError) for a file in place of a folder, NotThere (also a FileNotFoundError) for an empty
+    or missing folder (also a TypeError) and for an unknown datastore (also a KeyError), and errors of single files
+    after trying all.
     """
     request = UploadRequest(Path(local_data_folder), _posix(remote_path), overwrite=overwrite)
     workspace = resolve_workspace(aml_workspace, workspace_config_path)
-    upload_folder(lambda: workspace.datastore(datastore_name), request, show_progress=show_progress)
+    upload_folder(lambda: open_datastore(workspace, datastore_name), request, show_progress=show_progress)
+
+
+def open_datastore(workspace: Workspace, name: str) -> BlobStore:
+    """The datastore of that name. Raises NoDatastore with the existing names."""
+    with raising(NotFound, NoDatastore):
+        return workspace.datastore(name)
 
 
 def _run_files(run_id: str, workspace: object | None, workspace_config_path: PathLike | None) -> BlobStore:
@@ -155,7 +162,9 @@ def upload_folder(
     """Upload the folder of *request*, in every process that calls it. Raises BadUsage for a file, and errors of
     `upload`."""
     if request.local.is_file():
-        raise BadUsage(f"'{request.local}' is a file, not a folder.", hint="Pass the folder that contains it.")
+        raise NotAFolder(f"'{request.local}' is a file, not a folder.", hint="Pass the folder that contains it.")
+    if not request.local.exists():
+        raise NoFolder(f"There is no file or folder '{request.local}'.")
     with raising(NotFound, NotThere):
         store = open_store()
         result = _observed(lambda notify: upload(store, request, notify), show_progress, "Uploaded", request.prefix)

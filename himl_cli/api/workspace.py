@@ -12,12 +12,12 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote
 
-from himl_cli.api.exceptions import NotThere, raising
+from himl_cli.api.exceptions import NoDatastore
 from himl_cli.api.open_workspace import resolve_workspace
 from himl_cli.api.recording import OfflineRun, Partial, Recording, Tags, reason_of
-from himl_cli.api.transfer import download_once, download_one, log_notice, upload_files, upload_folder
+from himl_cli.api.transfer import download_once, download_one, log_notice, open_datastore, upload_files, upload_folder
 from himl_cli.core.blobs import DatastoreInfo
-from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.logged import Logged, Metric, MetricPoint, TextPoint, Texts, Value
 from himl_cli.core.runs import NOTE, RunEnd, RunQuery, RunStatus
 from himl_cli.core.runs import Run as Record
@@ -97,6 +97,8 @@ class Run(Recording):
     record: Record
 
     def __init__(self, workspace: Workspace, record: Record) -> None:
+        if not isinstance(record, Record):
+            raise TypeError("Use workspace.get_run(run_id), or himl_cli.fetch_run(workspace, run_id).")
         self._found_in = workspace
         self.record = record
         """The run's record in himl's own terms: times in UTC, exit code, reason, command."""
@@ -583,6 +585,8 @@ class Datastore(_Named):
     }
 
     def __init__(self, workspace: Workspace, info: DatastoreInfo) -> None:
+        if not isinstance(info, DatastoreInfo):
+            raise TypeError("Use Datastore.get(workspace, name).")
         self.workspace = workspace
         self.name = info.name
         self.datastore_type = info.kind
@@ -591,13 +595,13 @@ class Datastore(_Named):
 
     @staticmethod
     def get(workspace: object, datastore_name: str) -> Datastore:
-        """The datastore of that name. *workspace* may be a vendor's object. Raises NotThere with the existing names."""
+        """The datastore of that name. *workspace* may be a vendor's object. Raises NotThere (also a KeyError) with the
+        existing names."""
         place = get_workspace(workspace)
         found = place.datastores.get(datastore_name)
         if found is None:
-            with raising(NotFound, NotThere):
-                place.opened.datastore(datastore_name)  # raises an error that lists the datastores
-            raise NotThere(f"No datastore '{datastore_name}' in {place.opened.label}.")
+            open_datastore(place.opened, datastore_name)  # raises an error that lists the datastores
+            raise NoDatastore(f"No datastore '{datastore_name}' in {place.opened.label}.")
         return found
 
     def download(

@@ -54,6 +54,11 @@ refuse(lambda: create_run_configuration(workspace, "cpu-cluster"))
 refuse(lambda: create_run_configuration(workspace, "cpu-cluster", "environment.yml", aml_environment_name="torch"))
 refuse(lambda: create_script_run([], "lab", "/elsewhere/train.py"))
 refuse(lambda: setattr(where, "priority", 1))
+plain.target = "nope"
+refuse(lambda: submit_run(workspace, "e", script))
+refuse(lambda: create_run_configuration(workspace, "cpu-cluster", "environment.yml", private_pip_wheel_path="gone.whl"))
+refuse(lambda: DatasetConfig("a", datastore="nope").to_input_dataset(0, workspace))
+refuse(lambda: DatasetConfig("a", target_folder="/a").to_output_dataset(workspace, 0))
 refuse(lambda: setattr(script, "script_params", []))
 refuse(lambda: submit_to_azure_if_needed("cpu-cluster", aml_environment_name="torch", conda_environment_file="environment.yml", submit_to_azureml=True))
 """
@@ -68,9 +73,8 @@ def test_a_script_run_is_submitted_in_steps(lab: StagedWorkspace, project: Path)
     plain, refused = [each["plain"] for each in others[:2]], [each["refused"] for each in others[2:]]
     exactly = "Pass exactly one of conda_environment_file, docker_build_context and aml_environment_name."
     assert refused[:3] == ["Exception script_run_config has no run_config.", f"Exception {exactly}", f"Exception {exactly}"]
-    assert [
-        found for found, words in zip(refused[3:], ("entry_script", "'priority'", "'script_params'", "cannot be combined"), strict=True) if words not in found
-    ] == []
+    expected = ("entry_script", "'priority'", "'nope'", "gone.whl", "'nope'", "target_folder", "'script_params'", "cannot be combined")
+    assert [found for found, words in zip(refused[3:], expected, strict=True) if words not in found] == []
     assert [(lab.state.runs[run].job or {})["command"] for run in plain] == ["nvidia-smi -L 'a b'", "uv run -m lab.train 'a b'"]
     assert [lab.state.runs[run].tags["commandline_args"] for run in plain] == ["'a b'", "-m lab.train 'a b'"]
     for job in (lab.state.runs[run].job or {} for run in plain):

@@ -9,10 +9,10 @@ import math
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -23,8 +23,11 @@ from himl_cli import (
     Run,
     Workspace,
     aggregate_hyperdrive_metrics,
+    create_crossval_hyperdrive_config,
     create_run_recovery_id,
     download_files_from_hyperdrive_children,
+    download_files_from_run_id,
+    download_from_datastore,
     fetch_run,
     get_metrics_for_hyperdrive_run,
     get_metrics_for_run,
@@ -34,6 +37,8 @@ from himl_cli import (
     get_workspace,
     is_running_in_azure_ml,
     split_recovery_id,
+    submit_to_azure_if_needed,
+    upload_to_datastore,
 )
 from himl_cli.core.errors import BadUsage, JobFailed, NotFound, RunNotFound
 from himl_cli.core.jobs import HYPERPARAMETERS, MANY
@@ -194,6 +199,41 @@ def azure_config(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_files(project, {"config.json": json.dumps(CONFIG), "elsewhere/ws.json": json.dumps(OTHER), "code/deep/x.py": ""})
     monkeypatch.chdir(project / "code" / "deep")
     return project
+
+
+def test_errors_are_also_those_of_hi_ml(run: Run, local_runs: RecordedRuns) -> None:
+    workspace = run.workspace
+    script: dict[str, Any] = {"compute_cluster_name": "gpu", "submit_to_azureml": True, "entry_script": "x.py"}
+    Path("x.py").touch()
+    Path("most_recent_run.txt").touch()
+    cases: tuple[tuple[type[HimlError], tuple[type[Exception], ...], Callable[[], object]], ...] = (
+        (NotFound, (FileNotFoundError,), lambda: get_workspace(workspace_config_path="gone.json")),
+        (BadUsage, (ValueError,), lambda: split_recovery_id("x")),
+        (NotFound, (FileNotFoundError,), lambda: get_most_recent_run_id("gone.txt")),
+        (NotFound, (FileNotFoundError,), lambda: download_files_from_run_id(run.id, "got", prefix="gone")),
+        (NotFound, (FileNotFoundError,), lambda: run.download_file("gone")),
+        (NotFound, (FileNotFoundError, KeyError, ValueError), lambda: download_from_datastore("gone", "a", "got")),
+        (NotFound, (FileNotFoundError, KeyError, ValueError), lambda: upload_to_datastore("gone", ".himl", "a")),
+        (NotFound, (FileNotFoundError, KeyError, ValueError), lambda: Datastore.get(workspace, "gone")),
+        (NotFound, (FileNotFoundError, TypeError), lambda: upload_to_datastore("local", "gone", "a")),
+        (BadUsage, (ValueError, TypeError), lambda: upload_to_datastore("local", "x.py", "a")),
+        (BadUsage, (ValueError,), lambda: aggregate_hyperdrive_metrics("fold", "train_2_bb")),
+        (BadUsage, (ValueError,), lambda: get_metrics_for_run()),
+        (BadUsage, (ValueError,), lambda: get_tags_from_hyperdrive_run(run, "lr")),
+        (BadUsage, (ValueError,), lambda: download_files_from_hyperdrive_children(run, "a", "got")),
+        (BadUsage, (ValueError, FileNotFoundError), lambda: submit_to_azure_if_needed(**script, conda_environment_file="gone.yml")),
+        (BadUsage, (ValueError, FileNotFoundError), lambda: submit_to_azure_if_needed(**script, private_pip_wheel_path="gone.whl")),
+        (BadUsage, (ValueError,), lambda: submit_to_azure_if_needed(**script, num_nodes=0)),
+        (BadUsage, (ValueError,), lambda: create_crossval_hyperdrive_config(0)),
+    )
+    for ours, theirs, call in cases:
+        with pytest.raises(ours) as raised:
+            call()
+        assert [kind for kind in theirs if not isinstance(raised.value, kind)] == [], raised.value
+        assert str(raised.value)[-1] in ".:", raised.value
+    for wrong in (lambda: Run(workspace, cast(Any, "train_1_aa")), lambda: Datastore(workspace, cast(Any, "local"))):
+        with pytest.raises(TypeError, match=r"Use workspace.get_run|Use Datastore.get"):
+            wrong()
 
 
 def test_workspace_comes_from_config_file_then_variables(azure_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
