@@ -23,6 +23,8 @@ from himl_cli.api.workspace import Experiment
 from himl_cli.commands.groups import HIML_OLD_NAMES
 from himl_cli.core.settings import find_settings
 from himl_cli.services.submission.data import parse_data
+from tests.api.scripts import CONDA, run_script
+from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.clients import AZUREML_CORE, packages_of
 from tests.support.documents import (
     COMMANDS,
@@ -42,7 +44,7 @@ from tests.support.documents import (
     shapes,
     without_blocks,
 )
-from tests.support.hi_ml_wheel import NO_DEFAULT, exported, methods_in, public_names, signature, signature_in
+from tests.support.hi_ml_wheel import NO_DEFAULT, exported, methods_in, public_names, required, script, signature, signature_in
 from tests.support.running import Himl, write_files
 
 PAGE = page("migration.md")
@@ -106,6 +108,31 @@ def test_names_and_arguments_of_health_azure_exist_as_said() -> None:
         assert hasattr(himl_cli.DatasetConfig, name.rstrip("()")) or not row.is_absent
         for spec in re.findall(r"`(NAME[^`]*)`", row.said):
             parse_data("output" if "overwrite" in spec else "input", [spec.replace("VERSION", "3")])
+
+
+def test_packages_that_vanish_have_their_lines() -> None:
+    project = Path(himl_cli.__file__).parents[1] / "pyproject.toml"
+    ours = set(re.findall(r'^    "([a-z-]+)[^"]*",', project.read_text(encoding="utf-8").partition("\ndependencies = [")[2].partition("\n]")[0], re.MULTILINE))
+    lines = [line for row in rows(PAGE, "### Packages that vanish") for line in re.findall(r"`- ([a-z0-9.-]+)", row.said)]
+    (kept,) = re.findall(r"^(`azure.ai.ml`.*) come with `himl-cli`", PAGE, re.MULTILINE)
+    remaining = {name.replace(".", "-") for name in re.findall(r"`([a-z.]+)`", kept)}
+    assert remaining <= ours
+    assert sorted(lines) == sorted((required() | required("health_ml")) - remaining - {"hi-ml-azure"})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs sed")
+def test_script_of_hi_ml_azure_runs_after_the_command(azure_environment: StagedWorkspace, project: Path) -> None:
+    azure_environment.add_compute("lite-testing-ds2")
+    azure_environment.write_config(project)
+    write_files(project, {"environment.yml": CONDA, "elevate_this.py": script("examples/elevate_this")})
+    (command,) = re.findall(r"^grep .*?(?=^python )", PAGE, flags=re.MULTILINE | re.DOTALL)
+    subprocess.run(["bash", "-euc", command], cwd=project, check=True)
+    assert run_script(project / "elevate_this.py", "-m", "Hello").stdout == "The message was: Hello\n"
+    with azure_environment.run_jobs():
+        done = run_script(project / "elevate_this.py", "-m", "Hello", "--azureml")
+    assert (done.returncode, "The message was: Hello" in done.stdout) == (0, True), done.stderr
+    (run,) = azure_environment.state.runs.values()
+    assert (run.job or {})["command"] == "python elevate_this.py -m Hello"
 
 
 OTHER_DEFAULTS = {"is_running_in_azure_ml": {"aml_run"}, "log_on_epoch": {"reduce_fx"}}

@@ -82,6 +82,17 @@ def test_example_of_deepseismics_documents(folder: Path) -> None:
     assert with_named_datastores(found).steps[0].job.inputs[0].datastore == "normalizeddataconditioned"
 
 
+@pytest.mark.parametrize(("script", "argument"), [("('--input',)", "--input"), ('"--input_data" or "--input"', "--input_data"), ("", "--input_data")])
+def test_argument_of_the_input_is_the_one_that_the_script_has(folder: Path, script: str, argument: str) -> None:
+    """DeepSeismic's document names `--input_data`, and its program passes `--input`."""
+    write_files(folder, {"train/train.py": script})
+    found = prepared(folder, {"step1": DEEPSEISMIC}, cluster="gpu")
+    assert found.spec.steps[0].job.arguments[-2:] == [argument, "${{inputs.input_data}}"]
+    assert [remark for remark in found.remarks if "--input" in remark] == ["step1: the input is --input, as 'train.py' has no --input_data."] * (
+        argument == "--input"
+    )
+
+
 def test_steps_are_ordered_by_their_data_or_their_place(folder: Path) -> None:
     found = prepared(folder, {"step1": TRAIN, "step2": PREPARE, "step3": {**TRAIN, "output": "model"}})
     assert [step.key for step in found.spec.steps] == ["step2", "step1", "step3"]
@@ -104,7 +115,7 @@ def test_steps_are_ordered_by_their_data_or_their_place(folder: Path) -> None:
     clean, model = {"input_data": StepOutput("step1", "clean_data")}, {"input_data": StepOutput("step2", "model")}
     assert {step.key: dict(step.takes) for step in found.spec.steps} == {"step1": {}, "step2": clean, "step3": model, "step4": {}}
     assert [list(step.job.arguments)[:2] for step in found.spec.steps[2:]] == [["--input_data", "${{inputs.input_data}}"], []]
-    assert "step3 names no input, so it reads the output of step2, the step before it (--input_data)." in found.remarks
+    assert "step3 names no input, so it reads the output of step2, the step before it." in found.remarks
 
 
 def test_step_files_are_those_beside_json_or_in_cwd_but_secrets(folder: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,17 @@ def exported(package: str = "health_azure", module: str = "__init__") -> list[st
     """The names in `__all__` of a module."""
     found: list[str] = ast.literal_eval(ast.unparse(_defined(_modules(package)[module])["__all__"]))
     return found
+
+
+def required(package: str = "health_azure") -> set[str]:
+    """The names of the packages that the wheel requires, in lower case."""
+    lines = _texts(package)["METADATA"].splitlines()
+    return {re.split(r"[ (\[;<>=!~]", line.partition(": ")[2])[0].lower() for line in lines if line.startswith("Requires-Dist:")}
+
+
+def script(name: str) -> str:
+    """The text of a module of the wheel: `examples/elevate_this`."""
+    return _texts("health_azure")[name]
 
 
 def signature(name: str, package: str = "health_azure") -> dict[str, object]:
@@ -74,8 +86,16 @@ def fetched(package: str) -> Path:
     return wheel
 
 
-@cache
 def _modules(package: str) -> dict[str, ast.Module]:
+    return {name: _parsed(text) for name, text in _texts(package).items() if name != "METADATA"}
+
+
+_parsed = cache(ast.parse)
+
+
+@cache
+def _texts(package: str) -> dict[str, str]:
+    """The modules of a wheel by name, and its METADATA."""
     from tests.conftest import lacking  # imports parts of pytest
 
     try:
@@ -84,7 +104,9 @@ def _modules(package: str) -> dict[str, ast.Module]:
         lacking(f"{WHEELS[package]}, which pip cannot fetch: {e}")
     with zipfile.ZipFile(wheel) as archive:
         names = sorted(name for name in archive.namelist() if name.startswith(f"{package}/") and name.endswith(".py"))
-        return {name.removeprefix(f"{package}/").removesuffix(".py"): ast.parse(archive.read(name)) for name in names}
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        found = {name.removeprefix(f"{package}/").removesuffix(".py"): archive.read(name).decode() for name in names}
+        return {**found, "METADATA": archive.read(metadata).decode()}
 
 
 def _defined(tree: ast.Module) -> dict[str, ast.AST]:

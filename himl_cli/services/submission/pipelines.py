@@ -73,6 +73,8 @@ from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, FolderWorkspace, Workspace
 
 INPUT = "input_data"  # the key of a step's input, and the script's argument without dashes
+# The argument in DeepSeismic's documents, and the one that its program passes
+_INPUT_ARGUMENTS = re.compile(r"""["'](--input(?:[_-]data)?)["']""")
 INPUT_NAMES = ("input_datareference_name", "input_dataset_name")
 
 
@@ -149,7 +151,7 @@ def prepare_pipeline(
         if not request.on_cluster:
             remarks += copies_remarks(sweep, sum(step.job.snapshot.size for step in steps))
     remarks += [
-        f"{key} names no input, so it reads the output of {output.step}, the step before it (--input_data)."
+        f"{key} names no input, so it reads the output of {output.step}, the step before it."
         for key, output in implied.items()
     ]
     remarks += maker.remarks
@@ -248,7 +250,12 @@ class _StepMaker:
         folder, script, requirements = step_files(self.file, step, self.request.cwd)
         data = DataSpec(INPUT, source.output) if source else self._data(step)
         outputs = [DataSpec(output_key(step.output), "")] if step.output else []
-        arguments = [*self._with_values(step), *(("--input_data", f"${{{{inputs.{INPUT}}}}}") if data else ())]
+        arguments = self._with_values(step)
+        if data:
+            names = set(_INPUT_ARGUMENTS.findall((folder / script).read_text("utf-8", "replace")))
+            arguments += [argument := "--input" if names == {"--input"} else "--input_data", f"${{{{inputs.{INPUT}}}}}"]
+            if argument == "--input":
+                self.remarks.append(f"{step.key}: the input is --input, as '{step.script}' has no --input_data.")
         arguments += [text for output in outputs for text in ("--output", f"${{{{outputs.{output.key}}}}}")]
         on_cluster, is_mpi = bool(self.common.cluster), step.type == MPI_STEP
         if data and on_cluster:
@@ -277,7 +284,7 @@ class _StepMaker:
             check_placeholders(job)
         except BadUsage as err:
             is_swept = SEARCH_SPACE in str(err)
-            hint = err.hint if is_swept else "himl adds --input_data and --output."
+            hint = err.hint if is_swept else "himl adds --input_data (or --input) and --output."
             raise self.file.wrong(step.key, "arguments", f"{err}", hint=hint) from err
         idle = [*step.passed_over]
         idle += [name for name in ("node_count", "processes_per_node") if not is_mpi and getattr(step, name) > 1]
