@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from himl_cli.services.live_checks.plan import CHECKS
 from himl_cli.services.live_checks.report import Mask
 from tests.azureml_double.faults import Page, Rewrite, Status
 from tests.azureml_double.log import listening
@@ -88,7 +89,7 @@ PLANTED: Mapping[str, tuple[Plant, str, str]] = {
     "pipeline": (fault(r"POST .*/cancel", Page("null", 202, "application/json")), "A single step is not canceled", "202"),
     "nodes": (lost_log, "The logs of two nodes", "(user_logs/std_log_process_0.txt)"),
     "output": (answer(r"POST .*/batchGetResolvedUris", 404), "batchGetResolvedUris", "404"),
-    "limits": (rewrite(HISTORY_RUN, few_tags), "All 60 tags", "tags)"),
+    "limits": (rewrite(HISTORY_RUN, few_tags), "Accepted tags", "of 60 tags"),
     "environment": (fault(r"PUT .*/environments/", Page(ACCEPTED, 201, "application/json")), "refuses an image's folder", "No environment"),
     "delete": (answer(r"DELETE .*/jobs/", 400), "Azure ML deletes a job", "[400]"),
 }
@@ -202,6 +203,12 @@ def test_an_interrupted_call_continues_without_new_jobs(started_himl: Himl, himl
     azure.add_compute("other")
     refused = himl("doctor", "--live", "--cluster", "other", "--yes")
     assert (refused.code, "is a report on another workspace or cluster" in refused.stderr) == (2, True)
+
+
+def test_the_page_lists_all_checks() -> None:
+    page = Path("docs/live-checks.md").read_text("utf-8")
+    lines = [f"| `{check.name}` | {check.asks} | {len(check.jobs) or ''}".rstrip() for check in CHECKS]
+    assert [line.removesuffix("|").rstrip() for line in page.splitlines() if line.startswith("| `") and line.count("|") == 4 and "?" in line] == lines
 
 
 def test_what_is_refused(himl: Himl, live_project: StagedWorkspace, project: Path) -> None:

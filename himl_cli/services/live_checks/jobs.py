@@ -37,7 +37,7 @@ def job(live: LiveSession) -> Iterator[None]:
     live.completes("The job completes, although himl does not mark its code as complete.", run)
     live.holds(f"The log of one MPI process is {RANK_LOG}.", RANK_LOG in logs, ", ".join(logs))
     wanted = {"outputs/a b/ü#%20.txt", "outputs/empty.txt"}
-    live.holds("All files come back, also an empty one and one with an odd name.", {*outputs} == wanted, outputs)
+    live.holds("All files come back, also an empty one and one with an odd name.", wanted <= {*outputs}, outputs)
     if (live.environment or "").endswith("@latest"):
         live.completes("A job accepts a curated environment as NAME@latest.", run)
     else:
