@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MOST_METRICS, MOST_OTHERS, MOST_RUNS, MOST_IN_BULK = 1000, 100, 100, 25_000
+MOST_RESULTS = 1000
 MOST_PARAMETERS = 200  # of a run, by three public reports
 STATUSES = dict.fromkeys(("NotStarted", "Unapproved", "Starting", "Provisioning", "Preparing", "Queued"), "SCHEDULED")
 STATUSES |= {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
@@ -241,11 +242,17 @@ def _page(workspace: Workspace, items: Sequence[Any], asked: Mapping[str, Any]) 
 
 def search_runs(request: Request) -> Response:
     workspace, body = workspace_of(request), body_of(request)
+    _check_length(workspace, body)
     shown = VIEWS.get(str(body.get("run_view_type") or "ACTIVE_ONLY").upper(), (False,))
     experiments = [_experiment(request, one) for one in body.get("experiment_ids") or []]
     runs = [run for experiment in experiments for run in list(experiment.runs.values()) if run.hidden in shown]
     page, more = _page(workspace, _searched(runs, body.get("filter") or "", body.get("order_by") or []), body)
     return JSONResponse({"runs": [_run_form(workspace, run, without=workspace.search_lacks) for run in page], **more})
+
+
+def _check_length(workspace: Workspace, body: Mapping[str, Any]) -> None:
+    if workspace.short_searches and int(body.get("max_results") or 0) >= MOST_RESULTS:
+        raise bad_request(f"max_results must be less than {MOST_RESULTS}.")
 
 
 def _searched(runs: list[Run], text: str, order: list[str]) -> Sequence[Run]:
@@ -271,7 +278,8 @@ def _searched(runs: list[Run], text: str, order: list[str]) -> Sequence[Run]:
 
 def _refuse_what_the_service_does(text: str, order: Sequence[str]) -> None:
     """Reject searches that MLflow's library supports but the service does not. According to its documentation, the
-    service compares tags only by `=` and orders only by attributes.
+    service compares tags only by `=` and orders only by attributes. A public report of July 2025 has a refused `OR`,
+    which MLflow's library also rejects.
     """
     for part in _AND.split(text):
         if found := _TAG.match(part):

@@ -22,6 +22,7 @@ from tests.azureml_double.state import MODELS, Json, Metric, Point, Right, Run, 
 
 CONTAINER, ORIGIN = "azureml", "ExperimentRun"
 MOST_ARTIFACTS_AT_ONCE, MOST_IN_A_BATCH = 100, 50
+MOST_ROWS, LONGEST_TEXT = 250, 255  # of a metric in a batch; of the name or the value of a column (documented)
 KIND, SCALAR = "uxMetricType", "azureml.v1.scalar"
 NUMBERS = {"double", "float", "int", "none"}
 
@@ -130,16 +131,25 @@ def number_text(value: float) -> float | str:
 
 
 def write_metrics(request: Request) -> Response:
-    """Store the metrics, at most 50. A metric of another type than before is reported in `errors`."""
+    """Store the metrics, at most 50. A metric of another type than before, or with too long a text, is reported in
+    `errors`.
+    """
     run, documents = changeable_run(request), body_of(request).get("values") or []
     if len(documents) > MOST_IN_A_BATCH:
         raise bad_request(f"A batch holds {MOST_IN_A_BATCH} metrics at most, not {len(documents)}.")
     errors: list[Json] = []
     for document in documents:
-        if _fits(run, document):
+        rows = document.get("value") or []
+        if len(rows) > MOST_ROWS:
+            raise bad_request(f"A metric has {MOST_ROWS} rows in a batch at most, not {len(rows)}.")
+        texts = [text for row in rows for item in (row.get("data") or {}).items() for text in item if isinstance(text, str)]
+        problem = "" if _fits(run, document) else "is of another type"
+        if max(map(len, texts), default=0) > LONGEST_TEXT:
+            problem = f"has a text of more than {LONGEST_TEXT} characters"
+        if not problem:
             _keep(run, document)
         else:
-            error = bad_request(f"Metric {document['name']} is of another type.")
+            error = bad_request(f"Metric {document['name']} {problem}.")
             errors.append({"metric": {"name": document["name"]}, "errorResponse": error_document(error)})
     return JSONResponse({"errors": errors})
 

@@ -334,6 +334,8 @@ class Workspace:
     reaches_storage: bool = True  # otherwise its lists of artifacts are empty, as a public report says
     # Metrics that are missing from MLflow's search: logged recently, or by azureml-core.
     search_lacks: Collection[str] = ()
+    # Whether MLflow's searches refuse `max_results` of 1,000 and more, as public reports say. MLflow's clients send more.
+    short_searches: bool = False
     # By run, metric, and device (empty: none) or NODE/DEVICE.
     resource_metrics: dict[str, dict[str, dict[str, list[float | None]]]] = field(default_factory=dict)
     bulk_history: bool = False  # whether it serves curves of several runs in one request

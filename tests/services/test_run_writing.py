@@ -164,6 +164,20 @@ def test_refused_metric_among_others_is_named_in_warning(writer: RunWriter, azur
     ]
 
 
+def test_long_texts_and_many_rows_keep_to_documented_limits(writer: RunWriter, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(2):
+        writer.add(writing.scalar("note", f"{number} {'x' * 300} end"))
+    for number in range(600):
+        writer.add(writing.scalar("loss", float(number)))
+    writer.flush()
+    notes = [str(note) for note in logged(azure, "note")]
+    assert [(len(note), note[:3], note[-4:]) for note in notes] == [(255, "0 x", " end"), (255, "1 x", " end")]
+    assert len(logged(azure)) == 600
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        "Azure ML stores at most 255 characters of a text, so himl shortens 'note'."
+    ]
+
+
 def test_end_reports_what_is_left_and_missing_run_is_an_error(workspace: AzureWorkspace, azure: StagedWorkspace, caplog: pytest.LogCaptureFixture) -> None:
     kept, lost = RunWriter(workspace, RUN), RunWriter(workspace, RUN)
     kept.add(writing.scalar("loss", 1.0))

@@ -300,6 +300,7 @@ def nest(azure: StagedWorkspace, parent: str, name: str, metric: str = "fold") -
 
 
 def test_what_scripts_nested_in_trials_counts_for_these(azure: StagedWorkspace, workspace: AzureWorkspace) -> None:
+    azure.state.short_searches = True  # as public reports say
     swept(azure, 5, ["loss"])
     nest(azure, "sweep_2", "child")
     nest(azure, "child", "grandchild", "deep")
@@ -307,6 +308,7 @@ def test_what_scripts_nested_in_trials_counts_for_these(azure: StagedWorkspace, 
     found = read(workspace, children(workspace)[:4])
     assert {run_id: dict(results.last) for run_id, results in found.items() if len(results.last) > 1} == {"sweep_2": {"loss": 2.0, "fold": 0.5, "deep": 0.5}}
     assert len(found) == 4
+    assert azure.requests("/runs/search -> 400") == []
 
 
 @pytest.mark.parametrize("route", ["/runs/search", ""], ids=["the history tells them", "nobody does"])

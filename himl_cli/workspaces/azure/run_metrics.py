@@ -42,6 +42,7 @@ ROWS_WITHOUT_STEPS = {LIST, TABLE}  # kinds with counted rows, which azureml-cor
 # a warning.
 MOST_NESTED = 500
 IDS_AT_ONCE = 100
+MOST_RESULTS = 999  # of MLflow's searches and lists of points, since the service has refused 1,000 and more
 BULK_POINTS = 25_000  # of several runs, in one response without a next page, MLflow's limit
 PARENT, ROOT = "mlflow.parentRunId", "mlflow.rootRunId"
 HISTORY_FIELDS = {PARENT: "ParentRunId", ROOT: "RootRunId"}
@@ -389,7 +390,7 @@ class ManyRuns:
             "experiment_ids": [*experiment_ids],
             "filter": condition,
             "run_view_type": "ALL",
-            "max_results": 1000,  # as in MLflow's own client
+            "max_results": MOST_RESULTS,
         }
 
         def ask(token: Mapping[str, str]) -> Any:
@@ -497,8 +498,7 @@ class ManyRuns:
     def _points(self, one: tuple[str, str]) -> _Rows:
         run_id, name = one
         url = self._connection.service("mlflow", "/metrics/get-history")
-        # The service has refused 1,000 points and more.
-        query = {"run_id": run_id, "run_uuid": run_id, "metric_key": name, "max_results": "999"}
+        query = {"run_id": run_id, "run_uuid": run_id, "metric_key": name, "max_results": str(MOST_RESULTS)}
         return _mlflow_items(
             lambda token: self._connection.rest.get(url, params={**query, **token}), url, "metrics", _row
         )
@@ -532,7 +532,7 @@ def read_experiments(connection: Connection) -> dict[str, datetime]:
     url = connection.service("mlflow", "/experiments/search")
 
     def ask(token: Mapping[str, str]) -> Any:
-        return connection.rest.post(url, json={"max_results": 1000, "view_type": "ACTIVE_ONLY", **token})
+        return connection.rest.post(url, json={"max_results": MOST_RESULTS, "view_type": "ACTIVE_ONLY", **token})
 
     def parse(raw: Mapping[str, Any]) -> tuple[str, datetime]:
         created = int(raw.get("creation_time") or 0)  # in milliseconds since 1970 UTC

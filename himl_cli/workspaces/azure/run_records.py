@@ -287,6 +287,7 @@ MOST_PARAMETERS = 200
 # The words of the service, as in public reports.
 _PARAMETER_LIMIT = re.compile(r"\bFieldName=Parameters, Limit=(\d+), Size=(\d+)")
 MOST_ROWS = 250  # of one metric in one request
+LONGEST_TEXT = 255  # of the value of a column
 _KINDS = {
     LoggedKind.scalar: "azureml.v1.scalar",
     LoggedKind.list: "azureml.v1.list",
@@ -323,6 +324,11 @@ def _forms(entries: Iterable[Logged], container_id: str) -> Iterator[dict[str, A
     yield from open_forms.values()
 
 
+def _has_long_text(entry: Logged) -> bool:
+    values = (value for row in entry.rows for value in row.values.values())
+    return any(isinstance(value, str) and len(value) > LONGEST_TEXT for value in values)
+
+
 def _type_of(rows: Sequence[LoggedRow], column: str) -> str:
     values = [value for row in rows if (value := row.values.get(column)) is not None]
     names = (next((name for kind, name in _TYPES.items() if isinstance(value, kind)), "string") for value in values)
@@ -336,7 +342,7 @@ def _written(value: Value, kind: str, container_id: str) -> Any:
     if value is None:
         return None
     if kind == "string":
-        return str(value)
+        return shorten(str(value), LONGEST_TEXT)
     # JSON has no such numbers, so these are the words of protocol buffers.
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
@@ -350,6 +356,7 @@ class RunWriting:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._full: set[str] = set()  # runs for whose missing parameters there was a warning
+        self._shortened: set[str] = set()  # metrics for whose long texts there was a warning
 
     def start(self, new: Run) -> None:
         """Create the run, with its experiment if that is new, and start it."""
@@ -391,6 +398,9 @@ class RunWriting:
 
         Raises HimlError if it rejects a whole batch.
         """
+        for name in {entry.name for entry in entries if _has_long_text(entry)} - self._shortened:
+            self._shortened.add(name)
+            log.warning("Azure ML stores at most %d characters of a text, so himl shortens '%s'.", LONGEST_TEXT, name)
         url = self._connection.service("metric", f"/runs/{quote(run_id, safe='')}/batch")
         forms = _forms(entries, container_id)
         while batch := list(islice(forms, 50)):  # as in azureml-core

@@ -206,6 +206,24 @@ def test_jobs_have_the_members_of_their_version_and_limits(azure: StagedWorkspac
         assert call(azure, "PUT", f"/environments/e/versions/{number + 2}{VERSION}", body).status == (201, 400)[number]
 
 
+def test_searches_and_metrics_have_reported_and_documented_limits(azure: StagedWorkspace) -> None:
+    run = azure.add_run("run_1", "demo")
+    given = {"experiment_ids": [run.experiment.experiment_id]}
+    for is_short, more, status in (
+        (False, {"filter": "tags.a = '1' OR tags.b = '2'"}, 400),
+        (False, {"max_results": 1000}, 200),
+        (True, {"max_results": 1000}, 400),
+        (True, {"max_results": 999}, 200),
+    ):
+        azure.state.short_searches = is_short
+        found = data_plane(azure, "POST", "mlflow/v2.0", "/api/2.0/mlflow/runs/search", {**given, **more})
+        assert found.status == status, more
+    for rows, text, status, errors in ((251, "x", 400, None), (250, "x", 200, 0), (1, "x" * 256, 200, 1), (1, "x" * 255, 200, 0)):
+        form = {"name": "note", "columns": {"note": "string"}, "value": [{"data": {"note": text}}] * rows}
+        answer = data_plane(azure, "POST", "metric/v2.0", "/runs/run_1/batch", {"values": [form], "reportErrors": True})
+        assert (answer.status, len(answer.json["errors"]) if errors is not None else None) == (status, errors)
+
+
 def test_resource_manager_counts_requests_of_each_principal(azure: StagedWorkspace) -> None:
     reads = [call(azure, "GET", f"/computes{VERSION}") for _ in range(2)]
     left = [int(answer.headers["x-ms-ratelimit-remaining-subscription-reads"]) for answer in reads]
