@@ -192,7 +192,7 @@ def _check_live(opts: LiveOptions, workspace_opts: WorkspaceOptions, output_opts
     from himl_cli.render.results import print_checks
     from himl_cli.services.live_checks import plan
 
-    with open_session(workspace_opts, output_opts, For.clusters) as session:
+    with open_session(workspace_opts, output_opts, For.data) as session:
         output = session.output
         planned = plan.prepare(session.workspace, str(opts.cluster), opts.check, session.cwd)
         for line in plan.announcement(planned, keeps=opts.keep):

@@ -218,8 +218,10 @@ def test_what_is_refused(himl: Himl, live_project: StagedWorkspace, project: Pat
         ("--cluster", "cpu-cluster"): (2, "--cluster has no effect without --live."),
         (*LIVE[1:], "--check", "jobs"): (2, "Did you mean 'job'?"),
         ("--live", "--cluster", "none", "--yes"): (3, "No cluster 'none'"),
+        (*LIVE[1:], "--workspace", "here/.himl"): (2, "Name the config.json of an Azure ML workspace."),
         (*LIVE[1:], "--slurm", "x"): (2, "--slurm and --live cannot be combined."),
     }
+    (project / "here" / ".himl").mkdir(parents=True)
     for words, (code, said) in cases.items():
         outcome = himl("doctor", *words)
         assert (outcome.code, said in outcome.stderr) == (code, True), outcome.stderr
