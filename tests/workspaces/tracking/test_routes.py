@@ -463,11 +463,12 @@ def test_models_are_searched_by_what_was_logged_of_them(job: TrackedJob) -> None
     assert found(experiment_ids=["5"]) == []
     for number, values in enumerate(((1, 2), (2, 1))):
         for name, value in zip(("cells", "scans"), values, strict=True):
-            logged = {"key": "dice", "value": value, "dataset_name": name, "dataset_digest": "d"}
+            logged = {"key": "dice", "value": value, "dataset_name": name, "dataset_digest": f"of {name}"}
             job.post("runs/log-metric", run_id=JOB, model_id=ids[number], **logged)
     for name, names in (("cells", ["one", "two"]), ("scans", ["two", "one"])):
-        for digest in ({}, {"dataset_digest": "d"}):
-            assert found(order_by=[{"field_name": "metrics.dice", "dataset_name": name, **digest}]) == names
+        by_name, by_digest = {"dataset_name": name}, {"dataset_digest": f"of {name}"}
+        for dataset in (by_name, by_digest, {**by_name, **by_digest}):
+            assert found(order_by=[{"field_name": "metrics.dice", **dataset}]) == names, dataset
     iris = {"dataset_name": "iris"}
     assert found(datasets=[iris]) == found(datasets=[{**iris, "dataset_digest": "d"}]) == found(filter="metrics.acc > 0.5", datasets=[iris]) == ["two"]
     assert found(datasets=[{**iris, "dataset_digest": "other"}]) == found(filter="metrics.acc > 0.95", datasets=[iris]) == []

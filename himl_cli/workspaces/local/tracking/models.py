@@ -168,7 +168,7 @@ class LoggedModels:
         for item in request.items("order_by"):
             entity, key, _ = parse_order(item.key("field_name"), MODEL_ATTRIBUTES)
             dataset = item.text("dataset_name", ""), item.text("dataset_digest", "")
-            key = "\0".join((key, *dataset)) if entity == "metrics" and dataset[0] else key
+            key = "\0".join((key, *dataset)) if entity == "metrics" and any(dataset) else key
             clauses.append((entity, key, item.values.get("ascending") is not False))
         wanted, items = request.texts("experiment_ids"), []
         datasets = [(item.key("dataset_name"), item.text("dataset_digest", "")) for item in request.items("datasets")]
@@ -181,8 +181,9 @@ class LoggedModels:
                 attributes = {**model.info, **times, "model_name": model.info["name"], "status": status}
                 logged = self._metrics_of(model)
                 of_datasets = {
-                    "\0".join((str(each["key"]), str(each.get("dataset_name")), digest)): float(str(each["value"]))
+                    "\0".join((str(each["key"]), name, digest)): float(str(each["value"]))
                     for each in logged
+                    for name in ("", str(each.get("dataset_name")))
                     for digest in ("", str(each.get("dataset_digest")))
                 }
                 if datasets:
