@@ -71,9 +71,9 @@ def create_aml_run_object(
     `fail()`.
 
     himl finds the workspace like `get_workspace`, in Azure ML or local. *run_name* is the display name. himl saves the
-    files of *snapshot_directory* as `code/…`, without ignored files and secrets. In a `with` statement, the run ends
-    with the block, as failed if the block raises. himl replaces characters that Azure ML does not accept in the
-    experiment's name.
+    files of *snapshot_directory* (None or an empty text: none) as `code/…`, without ignored files and secrets. In a
+    `with` statement, the run ends with the block, as failed if the block raises. himl replaces characters that Azure ML
+    does not accept in the experiment's name.
 
     If the process of a local run ends without ending the run, its status is Failed. A run in Azure ML stays Running,
     like azureml-core's. Raises BadUsage for an empty name or an unreadable folder, and errors of `get_workspace` and
@@ -85,7 +85,7 @@ def create_aml_run_object(
     if not isinstance(place.opened, RunRecorder):
         raise BadUsage(f"himl cannot start a run in {place.opened.label}.")
     experiment = friendly_experiment(experiment_name)
-    report = take_snapshot(Path(snapshot_directory)) if snapshot_directory is not None else None
+    report = take_snapshot(Path(snapshot_directory)) if snapshot_directory not in (None, "") else None
     if report is not None and report.secrets:
         log_notice(Notice(f"Excluded, as they may contain secrets: {named(report.secrets)}."))
     for text in ignored_remarks([report]) if report is not None else ():

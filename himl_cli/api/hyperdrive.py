@@ -176,15 +176,17 @@ def _seconds(given: Mapping[str, Any], name: str) -> float | None:
     raise BadUsage(f"hyperparam_args: '{name}' must be a number of seconds, not {value!r}.")
 
 
-@dataclass()
+@dataclass(slots=True)
 class Grid:
     """The result of `create_grid_hyperdrive_config` and related functions: one run for each of *values*, as its
-    argument `--{argument}`. As with azureml's class, a script may set `_run_config`, which `submit_run` reads."""
+    argument `--{argument}`. As with azureml's class, a script may set `_run_config`, which `submit_run` reads. No other
+    attributes can be set."""
 
     values: Sequence[Scalar]
     argument: str
     metric: str
     kind: str = "sweep"
+    _run_config: Any = None
 
 
 def create_crossval_hyperdrive_config(

@@ -237,7 +237,10 @@ def get_metrics_for_run(
     found = _given_run(run_id, run, aml_workspace, workspace_config_path)
     if found.status != RunStatus.completed.value:
         log.warning("Run '%s' is %s. Its metrics may be incomplete.", found.id, found.status)
-    return _select(found.get_metrics(), keep_metrics, found.id)
+    metrics = found.get_metrics()
+    for name in keep_metrics or ():
+        metrics.update({} if name in metrics else found.get_metrics(name))  # the name of a table
+    return _select(metrics, keep_metrics, found.id)
 
 
 def get_metrics_for_hyperdrive_run(

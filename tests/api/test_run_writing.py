@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from himl_cli import HimlError, Run, Workspace, create_aml_run_object, fetch_run, get_workspace
+from himl_cli import HimlError, Run, Workspace, create_aml_run_object, fetch_run, get_metrics_for_run, get_workspace
 from himl_cli.core.errors import BadUsage
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.running import Himl, write_files
@@ -152,6 +152,7 @@ def test_what_is_logged_is_read_back(run: Run, himl: Himl) -> None:
     expected |= {"table/epoch": [1.0, 2.0], "table/accuracy": [0.7, 0.8], "Kernel type": "linear", "num": "3.5", "story": "once " * 1000, "words": ["a", "b"]}
     assert run.get_metrics() == expected
     assert run.get_metrics("num") == {"num": "3.5"}
+    assert get_metrics_for_run(run=run, keep_metrics=["num", "table"]) == {"num": "3.5", "table": {"epoch": [1, 2], "accuracy": [0.7, 0.8]}}
     assert run.get_metrics("table") == {"table": {"epoch": [1, 2], "accuracy": [0.7, 0.8]}}
     assert run.get_metrics(name="fruit", recursive=True) == {run.id: {"fruit": {"kind": ["lime", "fig"], "size": [3, 1.5]}}}
     run.complete()
@@ -201,6 +202,7 @@ def test_files_and_code_are_kept_and_wrong_ones_refused(run: Run, project: Path,
     files = {"train.py": "", "lib/net.py": "", "himl.private.toml": "key", ".gitignore": "*.tmp\n", "a.tmp": "", "outputs/old": ""}
     write_files(project / "work", files)
     coded = create_aml_run_object("train", snapshot_directory=project / "work")
+    assert create_aml_run_object("train", snapshot_directory="").get_file_names() == []
     assert coded.get_file_names() == ["code/.gitignore", "code/lib/net.py", "code/train.py"]
     with pytest.raises(HimlError):
         create_aml_run_object("train", snapshot_directory=project / "nope")

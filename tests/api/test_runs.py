@@ -231,6 +231,8 @@ def test_errors_are_also_those_of_hi_ml(run: Run, local_runs: RecordedRuns) -> N
             call()
         assert [kind for kind in theirs if not isinstance(raised.value, kind)] == [], raised.value
         assert str(raised.value)[-1] in ".:", raised.value
+    with pytest.raises(AttributeError, match="_max_concurrent_runs"):
+        create_crossval_hyperdrive_config(2)._max_concurrent_runs = 1  # type: ignore[attr-defined]
     for wrong in (lambda: Run(workspace, cast(Any, "train_1_aa")), lambda: Datastore(workspace, cast(Any, "local"))):
         with pytest.raises(TypeError, match=r"Use workspace.get_run|Use Datastore.get"):
             wrong()
