@@ -182,6 +182,27 @@ def test_compute_and_options_that_do_not_count(folder: Path) -> None:
         prepare_document(SubmitRequest(cwd=folder, target="conda.yml"), {})
 
 
+def test_conda_files_are_sent_with_the_lines_of_files_that_they_name(folder: Path) -> None:
+    conda = "channels: [conda-forge]\ndependencies: [python=3.11, pip, {pip: [-r requirements.txt, -c limits.txt, -e .]}]\n"
+    write_files(folder, {
+        "conda.yml": conda,
+        "plain.yml": "dependencies: [pip, {pip: [-e git+https://example.org/x]}]\n",
+        "requirements.txt": "numpy\n",
+        "limits.txt": "numpy==1.26\n",
+        "pyproject.toml": "[project]\nname = 'lab'\ndependencies = ['tqdm']\n",
+    })  # fmt: skip
+    steps = {name: {**COMMAND, "environment": {"image": "x", "conda_file": file}} for name, file in (("a", "conda.yml"), ("b", "plain.yml"))}
+    document = prepared(folder, {"type": "pipeline", "compute": "azureml:gpu", "jobs": steps})
+    jobs = yaml.safe_load(document.sent.text)["jobs"]
+    pip = {"pip": ["numpy==1.26", "tqdm"]}
+    assert jobs["a"]["environment"]["conda_file"] == {"channels": ["conda-forge"], "dependencies": ["python=3.11", "pip", pip]}
+    assert yaml.safe_load(changed_yaml(document))["jobs"]["a"] == jobs["a"]
+    assert "Not installed, because the job's code has its source: lab." in document.remarks
+    (folder / "limits.txt").write_text("six==1.16\n")
+    with pytest.raises(BadUsage, match="constraints on packages that it does not list: six"):
+        prepared(folder, {"type": "pipeline", "compute": "azureml:gpu", "jobs": steps})
+
+
 def test_dry_run_shows_changes_and_forward_slashes(folder: Path) -> None:
     written, found = "..\\code\\new", str(folder / "../code/new")
     content = {**COMMAND, "tags": {"a": "1"}, "code": written}

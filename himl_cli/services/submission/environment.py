@@ -41,6 +41,10 @@ DEFAULT_IMAGE = "mcr.microsoft.com/azureml/openmpi5.0-cuda12.4-ubuntu22.04:20260
 CONDA_NAMES = ("environment.yml", "environment.yaml")
 NEAR_NAMES = ("requirements.txt", "conda.yml", "conda.yaml", "conda_dependencies.yml", "env.yml", "env.yaml")
 
+_UNREAD = (
+    "warning: himl cannot read what {} requires, because its pyproject.toml does not list it. If the environment lacks "
+    "any package, list it in the environment's file."
+)
 _REGISTERED = re.compile(r"(?:azureml:)?(?P<name>[A-Za-z0-9][\w.-]{0,254})(?:[:@](?P<version>[A-Za-z0-9][\w.-]*))?")
 # An environment in a registry, or its id in Azure Resource Manager
 _ELSEWHERE = re.compile(
@@ -142,10 +146,7 @@ def choose_environment(
     pip = list(described.pip)
     remarks += lock_remarks(Lock((), described.sources), root.resolve(), script_folder.resolve())
     if described.unread:
-        remarks.append(
-            f"warning: himl cannot read what {listed(described.unread)} requires, because its pyproject.toml does not "
-            "list it. If the environment lacks any package, list it in the environment's file."
-        )
+        remarks.append(_UNREAD.format(listed(described.unread)))
     if request.pip_extra_index_url:
         pip = _with_index(pip, request.pip_extra_index_url.strip())
     wheels = [_wheel(request.cwd / request.private_wheel)] if request.private_wheel else []
@@ -395,6 +396,41 @@ def _pip_section(entry: Mapping[Any, Any], path: Path) -> list[str]:
             hint="List the packages below it, each on a line that begins with '- '.",
         )
     return lines
+
+
+def with_conda_files(content: Any, root: Path, remarks: list[str]) -> Any:
+    """The *content* of a job's YAML in *root*. A conda file that names other files is replaced by its content with
+    theirs, because the image is built without them. Adds to *remarks*. Raises BadUsage, with the file and the line."""
+    if isinstance(content, list):
+        return [with_conda_files(each, root, remarks) for each in content]
+    if not isinstance(content, Mapping):
+        return content
+    found = {key: with_conda_files(each, root, remarks) for key, each in content.items()}
+    given, path = found.get("conda_file"), root / "conda_file"
+    if isinstance(given, str) and (root / given).is_file():
+        from himl_cli.services.yaml_files import parse_mapping
+
+        path = root / given
+        given = parse_mapping(read_text(path, "conda_file"), path)
+    entries = given.get("dependencies") if isinstance(given, Mapping) else None
+    sections = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    lines = [line for entry in sections for line in _pip_section(entry, path)]
+    if not any(re.match(r"\s*(?:-[rce]|--(?:requirement|constraint|editable)|\.)", line) for line in lines):
+        return found
+    pip = PipLines(root)
+    for line in lines:
+        pip.add(line, f"'{path}', pip section", path)
+    pip.limit()
+    if pip.limits:
+        raise BadUsage(
+            f"'{path}': constraints on packages that it does not list: {listed([one.key for one in pip.limits])}.",
+            hint="List these packages, or remove their constraints.",
+        )
+    remarks += [f"Not installed, because the job's code has its source: {name}." for name in pip.sources]
+    remarks += [_UNREAD.format(listed(pip.unread))] if pip.unread else []
+    others = [entry for entry in entries or () if not isinstance(entry, dict)]
+    texts = [{"pip": [line.text for line in pip.lines]}] if pip.lines else []
+    return {**found, "conda_file": {**dict(given or {}), "dependencies": [*others, *texts]}}
 
 
 def conda_text(file: CondaFile) -> str:

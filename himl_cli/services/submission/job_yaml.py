@@ -155,6 +155,10 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     own_tags = {key: named.string(key) for key in named.content}
     common = replace(common, tags={**common.tags, **mask_document({**own_tags, **request.tags})})
     content, stays = _with_options(document, request, common), list[str]()
+    if not is_local and not is_on_slurm:
+        from himl_cli.services.submission.environment import with_conda_files
+
+        content = with_conda_files(content, path.parent, remarks)
     if cluster is not None:
         content, stays = _moved(document, content, cluster.strip().removeprefix("azureml:"), request.set_values)
     is_secret = secrets_but(request.include_secret)
