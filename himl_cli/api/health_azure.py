@@ -15,7 +15,7 @@ from typing import Any
 from himl_cli.api.exceptions import WrongArgument, naming_submit_arguments
 from himl_cli.api.open_workspace import resolve_workspace
 from himl_cli.api.submit_if_needed import DEFAULT_ENVIRONMENT_VARIABLES, DEFAULT_SHM_SIZE, Datasets, as_configs
-from himl_cli.api.transfer import PathLike
+from himl_cli.api.transfer import PathLike, log_notice
 from himl_cli.api.workspace import Run, Workspace
 from himl_cli.core.jobs import DataSpec
 from himl_cli.core.records import dataclass
@@ -281,9 +281,10 @@ def _environment(environment: Any, folder: Path) -> dict[str, Any]:
 def register_environment(workspace: Any, environment: Any) -> Any:
     """The azure-ai-ml environment in *workspace* with the name and version of *environment* (default: version 1),
     registered if it does not exist. Raises errors of azure-ai-ml, TypeError for other objects."""
+    from himl_cli.services.submission.snapshot import list_upload
     from himl_cli.workspaces.resolve import register_environment as register
 
-    return register(resolve_workspace(workspace), environment)
+    return register(resolve_workspace(workspace), environment, list_upload, log_notice)
 
 
 def object_to_yaml(o: Any) -> str:

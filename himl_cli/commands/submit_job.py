@@ -242,7 +242,7 @@ def _submit_pipeline(call: Submission) -> Run | None:
         output, spec = call.output_opts.output(), with_named_datastores(prepared)
         print_prepared(output, prepared.remarks, *prepared.reports)
         beside = {name for step in spec.steps if step.job.environment for name in step.job.environment.beside}
-        print_job_file(output, job_yaml(spec), sorted(beside))
+        print_job_file(output, job_yaml(spec), sorted(beside), *prepared.reports)
         return None
     if spec.cluster:
         call.check_notification(waits)
@@ -354,7 +354,8 @@ def _print_script(call: Submission) -> None:
     print_prepared(output, job.remarks, job.report)
     if job.spec.slurm is not None:
         return _print_batch_script(call, job.spec)
-    print_job_file(output, job_yaml(job.spec), job.spec.environment.beside if job.spec.environment else ())
+    beside = job.spec.environment.beside if job.spec.environment else ()
+    print_job_file(output, job_yaml(job.spec), beside, job.report)
 
 
 def _print_batch_script(call: Submission, spec: JobSpec) -> None:

@@ -79,8 +79,8 @@ class FoundFile:
 
 def is_bookkeeping(base: str) -> bool:
     """Whether *base*, a file or folder name, belongs to himl's records of transfers."""
-    folded = base.casefold()
-    return folded.startswith((STATE_NAME, RANKS_NAME)) or (folded.startswith(".") and folded.endswith(PART_SUFFIX))
+    folded = base.casefold() if base.startswith(".") else ""
+    return folded.startswith((STATE_NAME, RANKS_NAME)) or folded.endswith(PART_SUFFIX)
 
 
 warned: set[Path] = set()

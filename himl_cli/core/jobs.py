@@ -278,15 +278,15 @@ class ContainerSpec:
 class DocumentSpec:
     """A job in Azure ML's YAML. `text` is the content of the file at `path` with the user's changes.
 
-    `experiment` is the first part of the run's id. `command` is the user's command line, for the record. `is_secret`
-    decides for a folder of code and a file in it whether to leave the file out.
+    `experiment` is the first part of the run's id. `command` is the user's command line, for the record. `list_files`
+    decides which files leave this machine.
     """
 
     path: Path
     text: str
     experiment: str
+    list_files: ListFiles
     command: str = ""
-    is_secret: Callable[[str, str], bool] = field(default=lambda folder, path: False, compare=False)
 
 
 def is_compute_name(cluster: str) -> bool:
@@ -386,10 +386,9 @@ def is_job_file(target: str | None = None) -> bool:
     return target is not None and target.lower().endswith((".json", *YAML_ENDINGS))
 
 
-def secrets_text(names: Sequence[str]) -> str:
-    """A remark on files that himl left out because they may contain secrets, and how to include one."""
+def secrets_text(names: Sequence[str], how: str = "To include one, use 'himl submit --include_secret GLOB'.") -> str:
+    """A remark on files that himl left out because they may contain secrets, and *how* to include one."""
     count = f"{len(names)} files" if len(names) > 1 else "one file"
-    how = "To include one, use 'himl submit --include_secret GLOB'."
     return f"himl left out {count} that may contain secrets: {named(names)}. {how}"
 
 
@@ -400,7 +399,8 @@ class SnapshotReport:
     `downloads` are files and folders that were left out because himl downloaded them, `missed` the ignored folders, as
     the user named them, that do not exist, `secrets` the files that were left out because they may contain secrets.
     `has_untracked`: the snapshot contains files that git does not track. None if himl cannot determine that. Then, if
-    an ignore file excluded anything, `git_problem` is the reason.
+    an ignore file excluded anything, `git_problem` is the reason. `others` are files and folders of the root that no
+    snapshot contains, such as `.git`.
     """
 
     snapshot: Snapshot
@@ -411,6 +411,7 @@ class SnapshotReport:
     secrets: Sequence[str] = ()
     has_untracked: bool | None = None
     git_problem: str = ""
+    others: Sequence[str] = ()
 
     @property
     def is_large(self) -> bool:
@@ -418,6 +419,10 @@ class SnapshotReport:
 
     def largest(self) -> list[tuple[str, int]]:
         return sorted(self.by_top.items(), key=lambda item: -item[1])[:3]
+
+
+# Lists what leaves this machine of a folder of code, or of a folder or file of data (True)
+ListFiles = Callable[[Path, bool], SnapshotReport]
 
 
 @dataclass(frozen=True)

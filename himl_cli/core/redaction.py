@@ -18,25 +18,37 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 MASK = "***"
 DEEPEST = 5  # nested command lines
 
-# Secrets by form, under any name. Text of a secret begins after a letter or digit of no other word
-_SHAPES = (
-    # Hugging Face, GitHub, npm, Docker, Groq, Replicate, xAI, W&B, Stripe, DigitalOcean, Linear, LangSmith, Tailscale
-    r"(?:hf|api_org|gh[pousr]|npm|gsk|r8|wandb_v\d|[spr]k_(?:live|test)|do[opr]_v1|lin_api"
-    r"|shp(?:at|ss|ca|pa))_[A-Za-z0-9]{20,}",
-    r"(?:github_pat|dckr_[po]at|lsv2_[ps][tk])_[\w-]{20,}",
-    r"gl(?:pat|dt|rt|cbt|ptt|ft|imt|agent|soat|oas)-[\w-]{20,}",  # GitLab
-    r"sk-(?:(?:proj|svcacct|admin|ant-[a-z]+\d*|or-v\d|lf)-[\w-]{20,}|[A-Za-z0-9]{20,})",  # OpenAI, Anthropic, …
-    r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])",  # Amazon
-    r"xox[a-z]-[\w-]{10,}|xapp-\d-[\w-]{10,}",  # Slack
-    r"AIza[\w-]{35}|GOCSPX-[\w-]{20,}|ya29\.[\w-]{20,}",  # Google
-    r"pypi-AgE[\w-]{20,}|nvapi-[\w-]{20,}|(?:pplx|xai)-[A-Za-z0-9]{20,}|dapi[0-9a-f]{32}|tskey-[a-z]+-[\w-]{20,}",
-    r"SG\.[\w-]{16,}\.[\w-]{16,}|hv[sb]\.[\w-]{20,}|\d{8,10}:AA[\w-]{33}",  # SendGrid, Vault, Telegram
-    r"[\w~.-]{3}\dQ~[\w~.-]{31,34}",  # Entra ID
-    r"AGE-SECRET-KEY-1[A-Z0-9]{20,}",
-    r"-----BEGIN[A-Z ]* PRIVATE KEY(?: BLOCK)?-----(?=[\s\S]{0,200}?[A-Za-z0-9+/]{32})"
+# Secrets by form, under any name: how they begin, and what follows. A secret begins after no letter or digit
+_TOKENS = {
+    # Hugging Face, GitHub, npm, Groq, Replicate, Stripe, DigitalOcean, Linear, Shopify, Kaggle, Netlify, Prefect,
+    # RubyGems, SonarQube, Supabase, Typeform, Sentry, Buildkite, Jina, Roboflow, Grafana, Postman, Sourcegraph, Notion
+    "hf_ api_org_ ghp_ gho_ ghu_ ghs_ ghr_ npm_ gsk_ r8_ sk_live_ sk_test_ pk_live_ pk_test_ rk_live_ rk_test_ whsec_"
+    " dop_v1_ doo_v1_ dor_v1_ lin_api_ shpat_ shpss_ shpca_ shppa_ KGAT_ nfp_ pnu_ rubygems_ squ_ sqp_ sqa_ sbp_"
+    " tfp_ sntryu_ bkua_ jina_ sgp_ ntn_ rdme_ CCIPAT_ tgp_v1_ pul- NRAK- LTAI AKCp": "[A-Za-z0-9]{20,}",
+    "wandb_v": r"\d_[A-Za-z0-9_]{20,}",
+    # GitHub, Docker, LangSmith, Pinecone, PlanetScale, GitLab, Slack, OpenAI, Anthropic, Langfuse, NVIDIA, Perplexity,
+    # xAI, Brevo, Atlassian, Square, Tavily, PyPI, Google, Sentry, 1Password
+    "github_pat_ dckr_pat_ dckr_oat_ lsv2_pt_ lsv2_sk_ PMAK- pcsk_ glsa_ pscale_tkn_ pscale_pw_ glpat- gldt- "
+    "glrt- glcbt- glptt- glft- glimt- glagent- glsoat- gloas- glffct- GR1348941 sk-proj- sk-svcacct- sk-admin- "
+    "sk-ant- sk-or-v sk-lf- nvapi- xkeysib- ATATT3 ATCTT3 ATBB sq0atp- sq0csp- tvly- pypi-AgE GOCSPX- ya29. "
+    "sntrys_ ops_eyJ glc_eyJ fo1_ eyJhcGlfYWRkcmVzcyI6": r"[\w-]{20,}",
+    "xoxa- xoxb- xoxc- xoxd- xoxe- xoxo- xoxp- xoxr- xoxs- xoxe.": r"[\w.-]{10,}",
+    "xapp-": r"\d-[\w-]{10,}",
+    "sk- pplx- xai- csk-": "[A-Za-z0-9]{20,}",
+    "AKIA ASIA ABIA ACCA": "[A-Z0-9]{16}(?![A-Za-z0-9])",  # Amazon
+    "AIza": r"[\w-]{35}",  # Google
+    "dapi": "[0-9a-f]{32}",  # Databricks
+    "tskey-": r"[a-z]+-[\w-]{20,}",  # Tailscale
+    "SG.": r"[\w-]{16,}\.[\w-]{16,}",  # SendGrid
+    "hvs. hvb. dp.pt. dp.st.": r"[\w.-]{20,}",  # Vault, Doppler
+    "dt0c01.": r"[A-Z0-9]{24}\.[A-Z0-9]{64}",  # Dynatrace
+    "AGE-SECRET-KEY-": "1[A-Z0-9]{20,}",
+    "-----BEGIN": r"[A-Z ]* PRIVATE KEY(?: BLOCK)?-----(?=[\s\S]{0,200}?[A-Za-z0-9+/]{32})"
     r"[\s\S]*?(?:-----END[A-Z ]*-----|\Z)",
-)
-_SHAPE = re.compile(rf"(?<![A-Za-z0-9])(?:{'|'.join(_SHAPES)})")
+}
+# Telegram, Entra ID, HashiCorp
+_OTHERS = (r"\d{8,10}:AA[\w-]{33}", r"[\w~.-]{3}\dQ~[\w~.-]{31,34}", r"\w{14}\.atlasv1\.[\w-]{60,}")
+_LONG_WORD = re.compile(r"[\w.~-]{15}|-----BEGIN")  # every such secret has one
 # Secrets by what comes before them. A value of `maybe` must also look like one
 _PREFIXED = re.compile(
     r"""(?P<keep>
@@ -87,6 +99,10 @@ _NOTHING = re.compile(
     r"|\$[({].*[)}]|[\[<{]+[^\[\]<>{}\s]*[\]>}]+|(?:~|\.{1,2}|[A-Za-z]:)?[/\\][\w./\\ -]*|[\w.-]+/[\w./-]*\.\w{1,5}",
     re.DOTALL,
 )
+_EXAMPLE = re.compile(
+    r"(?i)(?:password|passwd|pass_?word|token|string|user(?:name)?)$|x{3}|\*{3}|\.{3}|%\(|os\.environ|env[.:]"
+    r"|your|change_?me|replace|insert|example|dummy|redacted|placeholder|todo"
+)
 _LOGIN_PLACE = re.compile(r"USER:PASSWORD|PASSWORD|TOKEN|(?:[<{$][^:@]*:?){1,2}|" + re.escape(MASK))
 _PROSE = re.compile(r"[A-Za-z]+,? [A-Za-z]")
 _ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://")
@@ -113,9 +129,30 @@ _ASSIGNMENT = re.compile(
 _WORD = re.compile(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s])+?(?=\s|$)")
 
 
+@lru_cache(maxsize=1)
+def _shape() -> re.Pattern[str]:
+    """The pattern for secrets by form. Python needs milliseconds to compile it."""
+    heads = {"|".join(map(re.escape, starts.split())): rest for starts, rest in _TOKENS.items()}
+    return re.compile(
+        rf"(?<![A-Za-z0-9])(?:{'|'.join([*(f'(?:{one}){rest}' for one, rest in heads.items()), *_OTHERS])})"
+    )
+
+
+def has_token(text: str) -> bool:
+    """Whether a word of *text* contains a secret by form."""
+    words = text.split()
+    return max(map(len, words), default=0) >= 15 and any(len(word) >= 15 and _shape().search(word) for word in words)
+
+
+def is_placeholder(value: str) -> bool:
+    """Whether *value* is none of a secret, but of an example or a reference: `<token>`, `${PASSWORD}` or `xxx`."""
+    return _NOTHING.fullmatch(value) is not None or _EXAMPLE.match(value) is not None
+
+
 def redact(text: str) -> str:
     """*text* with `***` for the values of signatures, keys, passwords and tokens."""
-    text = _SHAPE.sub(MASK, text)
+    if _LONG_WORD.search(text):
+        text = _shape().sub(MASK, text)
     text = _PASSWORD_IN_URL.sub(_masked_login, _USER_IN_URL.sub(_masked_login, text))
     text = _JWT.sub(rf"\g<before>{MASK}", _PREFIXED.sub(_masked_value, text))
     parts, end = [], 0

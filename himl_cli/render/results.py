@@ -58,11 +58,15 @@ def print_prepared(output: Output, remarks: Sequence[str], *reports: SnapshotRep
     and the ignore file."""
     for remark in remarks:
         output.notice(remark)
-    for report in filter(None, reports):
+    listed = [report for report in reports if report is not None]
+    secrets = dict.fromkeys(
+        name if len(listed) == 1 else f"{report.snapshot.root.name}/{name}"
+        for report in listed
+        for name in report.secrets
+    )
+    for report in listed:
         root, count = report.snapshot.root, len(report.snapshot.files)
         output.notice(f"Snapshot of '{root}': {count:,} file{'s' * (count != 1)}, {size_text(report.snapshot.size)}.")
-        if report.secrets:
-            output.notice(secrets_text(report.secrets))
         if report.is_large:
             largest = ", ".join(
                 f"{name} ({size_text(size)}{', a link' if (root / name).is_symlink() else ''})"
@@ -74,6 +78,8 @@ def print_prepared(output: Output, remarks: Sequence[str], *reports: SnapshotRep
                 f"warning: The snapshot is large. Largest: {largest}. List what the job does not need in "
                 f"'{ignore_file}'{made}."
             )
+    if secrets:
+        output.notice(secrets_text([*secrets]))
 
 
 def print_run(output: Output, run: Run, lead: str = "Run", twin: Run | None = None, url: str | None = None) -> None:
@@ -97,9 +103,22 @@ def print_sent(output: Output, run: Run, *, waits: bool, follows: bool) -> None:
         output.lines(lines)
 
 
-def print_job_file(output: Output, text: str, beside: Sequence[str] = (), *, name: str = "job_yaml") -> None:
+def print_job_file(
+    output: Output,
+    text: str,
+    beside: Sequence[str] = (),
+    *reports: SnapshotReport | None,
+    name: str = "job_yaml",
+) -> None:
     """Print the job's YAML or batch script, in JSON as the field *name*. *beside* are files that an image from the YAML
-    alone would lack."""
+    alone would lack. A comment names the files that himl leaves out of the *reports*, and that the Azure CLI sends."""
+    for report in filter(None, reports):
+        if names := [*report.others, *report.secrets]:
+            listed = ", ".join(map(repr, names))
+            text = (
+                f"# 'himl submit' does not send all of '{report.snapshot.root}'. Before you use 'az ml job create', "
+                f"list in its .amlignore: {listed}\n{text}"
+            )
     for file in beside:
         output.notice(f"himl submit adds '{file}' to the image. An image from this YAML alone lacks it.")
     if MASK in text:

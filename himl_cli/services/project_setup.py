@@ -219,7 +219,7 @@ def read_settings(path: Path, folder: Path, read_config: ReadConfig) -> TakenSet
         return TakenSettings(workspace=read_config(path), read=[path])
     if path.suffix.lower() in YAML_ENDINGS or path.name in INNEREYE_PRIVATE_FILES:
         return read_innereye(path, folder)
-    from himl_cli.services.submission.snapshot import is_dotenv_name
+    from himl_cli.services.submission.secret_files import is_dotenv_name
 
     if is_dotenv_name(path.name):
         return read_deepseismic(path)

@@ -36,7 +36,7 @@ from himl_cli.workspaces.base import BlobStore, FolderWorkspace, FoundWorkspace,
 
 if TYPE_CHECKING:
     from himl_cli.core.events import Notify
-    from himl_cli.core.jobs import DataSpec, JobSpec, PipelineSpec, SlurmSpec
+    from himl_cli.core.jobs import DataSpec, JobSpec, ListFiles, PipelineSpec, SlurmSpec
     from himl_cli.core.workspaces import Check
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -319,15 +319,13 @@ def sdk_data(workspace: object, item: DataSpec, notify: Notify, *, is_output: bo
     return workspace.sdk_data(item, is_output=is_output, notify=notify)
 
 
-def register_environment(workspace: object, environment: Any) -> Any:
+def register_environment(workspace: object, environment: Any, list_files: ListFiles, notify: Notify) -> Any:
     """Call `sdk.register_environment` for an Azure ML workspace. Raises TypeError for another."""
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
 
     if not isinstance(workspace, AzureWorkspace):
         raise TypeError("Environments exist in Azure ML workspaces only.")
-    from himl_cli.workspaces.azure.jobs.sdk import register_environment
-
-    return register_environment(workspace.connection, environment)
+    return workspace.register_environment(environment, list_files, notify=notify)
 
 
 def job_yaml(spec: JobSpec | PipelineSpec) -> str:

@@ -25,6 +25,7 @@ from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_re
 from himl_cli.services.transfer.state import TransferState
 from tests.support.hostile_texts import SECONDS, within
 from tests.support.running import write_files
+from tests.support.secret_cases import HARMLESS_FILES, SECRET_FILES, files_of
 
 LINKS = pytest.mark.skipif(os.name == "nt", reason="making links and sockets needs privileges on Windows")
 
@@ -210,38 +211,7 @@ def test_temporary_files_of_killed_commands_are_never_sent(project: Path, name: 
         assert sent(project) == {"train.py"}
 
 
-SECRETS = ["himl.private.toml", ".env", ".env.local", "prod.env", ".envrc", "InnerEyePrivateSettings.yml", "InnerEyeTestVariables.txt", "settings_private.yml"]
-PEM = "-----BEGIN %sPRIVATE KEY-----\nMIIE\n"
-PRIVATE = {
-    **dict.fromkeys([*SECRETS, *(f"sub/{name}" for name in SECRETS), "upper/HIML.Private.TOML"], "secret"),
-    **dict.fromkeys([".ssh/id_rsa", ".ssh/config", "keys/id_ed25519", ".aws/credentials", ".AWS/config", ".azure/msal_token_cache.json"], "x"),
-    **dict.fromkeys([".netrc", "_netrc", ".git-credentials", ".kube/config", ".kube/cache/a", ".docker/config.json", ".config/gcloud/a/b.db"], "x"),
-    **dict.fromkeys([".config/gh/hosts.yml", ".config/hub", ".pypirc", ".pgpass", ".my.cnf", ".htpasswd", ".vault-token", "kaggle.json"], "x"),
-    **dict.fromkeys([".cache/huggingface/token", ".huggingface/token", "infra/.terraform/x/y", "infra/terraform.tfstate", ".gnupg/a.gpg"], "x"),
-    **dict.fromkeys([".bash_history", ".python_history", ".psql_history", ".lesshst", "a.pfx", "a.P12", "b.ppk", "c.jks", ".keystore", "d.kdbx"], "x"),
-    "server.pem": PEM % "",
-    "a/server.key": PEM % "RSA ",
-    "deploy_key": PEM % "OPENSSH ",
-    "both.crt": "-----BEGIN CERTIFICATE-----\n" + PEM % "EC ",
-    "account.json": '{\n  "type": "service_account",\n  "private_key": "x"\n}',
-    ".npmrc": "//registry.npmjs.org/:_authToken=x\n",
-    "pip.conf": "[global]\nextra-index-url = https://me:pass@host/simple\n",
-    "wandb/settings": "[default]\napi_key = x\n",
-    "token.json": '{"refresh_token": "x"}',
-}
-HARMLESS = {
-    **dict.fromkeys([".ssh/id_rsa.pub", "known.pub", "config", "config.json", "token", "credentials.py", "id_rsa.py", "tokenizer.json"], "x"),
-    **dict.fromkeys(["lib/.docker/Dockerfile", ".config/lint.toml", "secret_files.py", "history.txt", "gcloud/train.py", "azure.py"], "x"),
-    **dict.fromkeys([".env.example", "prod.env.sample", "environment.yml", "env.py", ".env/readme", "settings.yml"], ""),
-    "chain.pem": "-----BEGIN CERTIFICATE-----\nMIIE\n",
-    "pub.key": "-----BEGIN PUBLIC KEY-----\nMIIE\n",
-    "primary_key": "id",
-    "labels.json": '{"type": "polygon"}',
-    ".npmrc": "save-exact=true\n",
-    "pip.conf": "[global]\nindex-url = https://host/simple\n",
-    "wandb/settings": "[default]\nentity = lab\n",
-    "token.json": '{"cls": 0}',
-}
+PRIVATE, HARMLESS = files_of(SECRET_FILES), files_of(HARMLESS_FILES)
 
 
 def test_secret_files_are_never_sent_whatever_the_rules(project: Path) -> None:

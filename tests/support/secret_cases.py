@@ -1,12 +1,13 @@
 """What is a secret, and what is none: the forms of real tokens, made at random here, names with their values, and texts.
 
 `FORMS` is the list of forms that are secrets under any name. A form is a text with `{…}` for random characters: the
-alphabet, and how many.
+alphabet, and how many. `SECRET_FILES` and `HARMLESS_FILES` are files by name, with texts of such forms.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 import string
 from base64 import b64encode
 from random import Random
@@ -147,6 +148,111 @@ tokenizer=bert num_tokens=5 a=b public_key=abc num_keys=3
 C:\\Users\\x
 An example of BEGIN PRIVATE KEY, without one
 """
+
+
+# Lines of the form `names: content`. Each file has that content, and `~` in it is a line break
+SECRET_FILES = r"""
+himl.private.toml .env .env.local prod.env .env.bak sub/.envrc InnerEyePrivateSettings.yml .env.production.old: KEY={a20}
+.ssh/id_rsa .ssh/config keys/id_ed25519 id_ed25519.bak id_rsa.old ID_RSA~ id_ecdsa.1: x
+'#id_rsa#' .id_rsa.swp 'id_rsa (1)' id_rsa-copy id_rsa_backup id_dsa.gz sub/Id_Ed25519.SAVE: x
+.aws/credentials .azure/msal_token_cache.json .config/gcloud/a/b.db .kube/config .kube/config.bak .docker/config.json .gnupg/a.gpg .vnc/passwd: x
+.netrc _netrc.bak .git-credentials .pypirc .pypirc.bak .pgpass .my.cnf .htpasswd .vault-token kaggle.json kaggle.json.orig .authinfo: x
+credentials.json 'credentials copy.json' credentials.backup.json secrets.toml secrets.yml.2024-01-31: {}
+client_secret_1-x.apps.example.json .streamlit/secrets.toml: {}
+.cache/huggingface/token .huggingface/token .config/gh/hosts.yml .config/hub .cargo/credentials.toml .m2/settings.xml .subversion/auth/x: x
+terraform.tfstate terraform.tfstate.backup terraform.tfstate.1700000000.backup prod.tfvars prod.auto.tfvars.json infra/.terraform/x/y: {}
+.bash_history .python_history .psql_history .lesshst a.pfx a.P12 b.ppk c.jks .keystore d.kdbx e.kdbx.bak vpn.ovpn: x
+cookies.sqlite cookies.sqlite.bak profile/Cookies 'profile/Login Data' cookies.txt key4.db logins.json: x
+.jupyter/jupyter_cookie_secret share/jpserver-4711.json nbserver-12-open.json: {}
+.jupyter/jupyter_server_config.json: {"IdentityProvider": {"token": "{x48}"}}
+jupyter_notebook_config.py: c.NotebookApp.token = '{x48}'
+server.pem a/server.key deploy_key notes.txt key-of-the-server.txt keys/backup: -----BEGIN OPENSSH PRIVATE KEY-----~{b64}~-----END OPENSSH PRIVATE KEY-----
+both.crt: -----BEGIN CERTIFICATE-----~{b64}~-----END CERTIFICATE-----~-----BEGIN PRIVATE KEY-----~{b64}
+app.yml: key: |~  -----BEGIN RSA PRIVATE KEY-----~  {b64}
+app.json: {"key": "-----BEGIN PRIVATE KEY-----\n{b64}\n"}
+age.txt: # created: today~AGE-SECRET-KEY-1{U58}
+account.json: {~  "type": "service_account",~  "private_key": "x"~}
+adc.json: {"type": "authorized_user", "refresh_token": "{u60}"}
+principal.json sp.json.bak: {"appId": "x", "displayName": "ci", "password": "{u34}", "tenant": "x"}
+azure-auth.json: {"clientId": "x", "clientSecret": "{a34}", "tenantId": "x"}
+oauth.yaml: auth:~  client_secret: {a24}
+settings.toml: [auth]~client_secret = "{a24}"
+admin.conf: apiVersion: v1~kind: Config~users:~- user:~    client-key-data: {b80}
+cluster.yaml: kind: Config~apiVersion: v1~users:~- name: me~  user:~    token: {a40}
+config/docker.json: {"auths": {"registry.example.org": {"auth": "{b24}"}}}
+session/export.txt: # Netscape HTTP Cookie File~.example.org	TRUE	/	TRUE	0	sid	{a32}
+state.json: {"cookies": [{"name": "sid", "value": "{a32}", "httpOnly": true}]}
+keys.csv: User name,Access key ID,Secret access key~ada,AKIA{U16},{b40}
+aws.ini: [default]~aws_secret_access_key = {b40}
+requirements.txt requirements/dev.in: --extra-index-url https://ada:{a12}@pypi.example.org/simple~torch
+environment.yml: dependencies:~- pip:~  - --index-url https://ada:{a12}@pypi.example.org/simple
+pyproject.toml: [[tool.uv.index]]~url = "https://ada:{a12}@pypi.example.org/simple"
+db.cfg: url = postgresql://ada:{a12}@db.example.org/runs
+.npmrc: //registry.npmjs.org/:_authToken={a36}
+pip.conf: [global]~extra-index-url = https://me:{a12}@host/simple
+wandb/settings: [default]~api_key = {x40}
+token.json: {"refresh_token": "x"}
+hf.txt: hf_{a34}
+tokens/github: ghp_{a36}
+ci.properties: token=glpat-{u20}
+llm.conf: key: sk-{a48}
+storage.json: {"connection": "DefaultEndpointsProtocol=https;AccountName=a;AccountKey={b86}=="}
+web.config: <add connectionString="Server=db.example.org;Uid=ada;Pwd={a12};" />
+odbc.ini: Server=db.example.org;User ID=ada;Password={a12}
+gitconfig.txt: [http]~extraheader = AUTHORIZATION: basic {b24}
+requests.har: {"headers": [{"name": "Authorization: Bearer {a40}"}]}
+wg0.conf: [Interface]~PrivateKey = {b43}=
+key.jwk: {"kty": "RSA", "n": "x", "d": "{u40}"}
+session.json: {"access_token": "{a20}1{a20}"}
+"""
+# Files with similar names and texts that jobs may need
+HARMLESS_FILES = r"""
+.ssh/id_rsa.pub known.pub tests/data/id_rsa.pub id_rsa.pub.bak config config.json token credentials.py credentials.ts secrets.py secrets.test.js: x
+id_rsa.py tokenizer.json lib/.docker/Dockerfile .config/lint.toml secret_files.py history.txt gcloud/train.py azure.py cookies.py cookies.md: x
+.env.example prod.env.sample .env.template example.env .env.example.bak environment.yaml env.py .env/readme settings.yml backup.py train.py.bak data.csv.gz: x
+terraform.tf main.tf variables.tf.bak kubeconfig.py key.h5 keys.npy keyboard.json password_reset.html passwords.md auth.py oauth2.md jupyter.py: x
+kernel.json notebook.json logins.py netrc.py pypirc.md 1.txt 2.json model.1 checkpoint.bak weights.old run.sh.orig copy.txt 'figure (1).txt': x
+key.pem chain.crt tests/data/server.pem: -----BEGIN CERTIFICATE-----~{b64}~-----END CERTIFICATE-----
+pub.key: -----BEGIN PUBLIC KEY-----~{b64}~-----END PUBLIC KEY-----
+README.md docs/index.rst: Use https://user:password@host/simple or -----BEGIN PRIVATE KEY-----
+tests/keys.py analysis.ipynb lib/keys.go: KEY = "-----BEGIN PRIVATE KEY-----\n{b64}\n"; TOKEN = "hf_{a34}"
+how-to.txt: Write -----BEGIN PRIVATE KEY----- first, then client_secret, then https://user:password@host/
+proxy.cfg: # http_proxy = http://user:password@proxy.example.org:8080~url = http://${USER}:${PASSWORD}@proxy.example.org:8080
+deploy.yml: url: https://{{ user }}:{{ password }}@example.org~token: ${{ secrets.TOKEN }}~client_secret: ${CLIENT_SECRET}
+docker-compose.yml: DATABASE_URL: postgres://postgres:postgres@db:5432/app~CACHE: redis://:secret@localhost:6379
+conda.yml: dependencies:~- pip:~  - --index-url https://pypi.example.org/simple~  - torch @ git+https://git@example.org/torch
+openapi.json: {"client_secret": {"type": "string"}, "token": "string", "methods": ["client_secret_post"]}
+schema.yml: client_secret: "<client-secret>"~token_endpoint_auth_method: client_secret_post~client_secret_file: /run/secrets/x
+app.toml: client_secret = "your-client-secret"~api_key_env = "KEY"~pad_token = "<pad>"~eos_token = "</s>"
+special_tokens_map.json: {"pad_token": "<pad>", "additional_special_tokens": ["<|im_start|>"], "token": "<mask>"}
+vocab.json: {"secret": 1, "password": 2, "token": 3, "PRIVATE": 4, "KEY": 5, "Authorization": 6}
+labels.json: {"type": "polygon"}
+pod.yml: kind: Config~name: x~users: [ada]
+kustomize.yaml: kind: Config~apiVersion: v1~users:~- name: me~  user:~    exec: {command: kubelogin}
+sha256.txt: 3f786850e387550fdab836ed7e6dc881de23001b3f786850e387550fdab836ed  model.ckpt
+splits.txt: hf_train_1795705510_9d0a79bc~task-sk-something-that-is-quite-long-here~550e8400-e29b-41d4-a716-446655440000
+hparams.yaml: commit: 3f786850e387550fdab836ed7e6dc881de23001b~image_key: image~tokenizer: bert~num_tokens: 5
+known_hosts.txt: github.com ssh-ed25519 AAAAC3Nza{b60}
+primary_key: id
+.npmrc: save-exact=true
+pip.conf: [global]~index-url = https://host/simple
+wandb/settings: [default]~entity = lab
+token.json: {"cls": 0}
+jupyter_notebook_config.py: # c.NotebookApp.token = '<generated>'~c.NotebookApp.open_browser = False
+jwks.json: {"keys": [{"kty": "RSA", "n": "{u40}", "e": "AQAB"}]}
+cookies.json: {"cookies": ["oat", "chocolate"]}
+sql.ini: Server=db.example.org;Trusted_Connection=yes;Password=${PASSWORD}
+"""
+
+
+def files_of(table: str) -> dict[str, str]:
+    """The files of such a table by name, with their content."""
+    files: dict[str, str] = {}
+    for line in table.splitlines()[1:]:
+        names, _, content = line.partition(": ")
+        text = re.sub(r"\{\{([abuUlxdw]\d+)\}\}", r"{\1}", content.replace("{", "{{").replace("}", "}}"))
+        files |= dict.fromkeys(shlex.split(names), made(text.replace("\\n", "\0"), Random(line))[0].replace("~", "\n").replace("\0", "\\n"))
+    return files
 
 
 def made(form: str, random: Random) -> tuple[str, list[str]]:

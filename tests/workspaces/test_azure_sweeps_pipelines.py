@@ -5,20 +5,35 @@ order.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
-from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound
+from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
 from himl_cli.core.events import Event, Notice, ignore
-from himl_cli.core.jobs import DataSpec, DocumentSpec, Draw, EnvironmentSpec, Scalar, SearchRange, StepSpec, SweepSpec, hyperparameters_of, value_text
+from himl_cli.core.jobs import (
+    DataSpec,
+    DocumentSpec,
+    Draw,
+    EnvironmentSpec,
+    Scalar,
+    SearchRange,
+    StepSpec,
+    SweepSpec,
+    hyperparameters_of,
+    secrets_text,
+    value_text,
+)
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.services.submission.job_yaml import prepare_document
 from himl_cli.services.submission.request import SubmitRequest
+from himl_cli.services.submission.snapshot import list_upload
 from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.run_records import as_run
@@ -28,6 +43,7 @@ from tests.azureml_double.jobs.command import Manner
 from tests.azureml_double.seeding import StagedWorkspace, add_sweep
 from tests.support.azure_jobs import cluster_spec, pipeline_of, prepare, sent, step_job, steps_of
 from tests.support.running import write_files
+from tests.support.secret_cases import SECRET_FILES, files_of
 from tests.workspaces.test_azure_job_bodies import seen_by_script
 
 WORDS = ["linear", "0.1", "1e-05", "a b", "$HOME", "`ls`", "$(ls)", "*", "~", "a\nb", "\\", "é漢🙂", "#no", "a;b&c|d", "${x}", "{a,b}", 'say "x"', "-x"]
@@ -298,7 +314,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def job_in(folder: Path, text: str, experiment: str = "lab") -> DocumentSpec:
-    return DocumentSpec(folder / "job.yml", text, experiment)
+    return DocumentSpec(folder / "job.yml", text, experiment, list_upload)
 
 
 def changed_job(folder: Path, text: str, **options: Any) -> DocumentSpec:
@@ -331,6 +347,67 @@ def test_a_document_runs_with_files_beside_it_but_not_secrets(
     assert workspace.run(run.id).status is RunStatus.completed
     if text == JOB:
         assert (run.experiment, run.display_name, run.url) == ("Upper", "always_the_same", workspace.run(run.id).url)
+
+
+WAYS = """
+type: pipeline
+settings: {default_compute: azureml:cpu-cluster}
+inputs: {shared: {type: uri_folder, path: ../shared}}
+jobs:
+  component: {type: command, component: ../parts/part.yml, inputs: {data: {type: uri_folder, path: ../data}}}
+  inline: {command: ls, code: ../inline, environment: {build: {path: ../image}}, inputs: {all: "${{parent.inputs.shared}}"}}
+"""
+PART = """
+type: command
+name: part
+command: ls ${{inputs.data}}
+code: ../code
+additional_includes: [../included]
+environment: {image: docker.io/python:3.11}
+inputs: {data: {type: uri_folder}}
+"""
+UPLOAD = re.compile(r"PUT [^/]+\.blob\.[^/]+/(?P<place>.*)/(?P<name>(?:outputs|plain|secret|\.git|\.himl|venv)/.*?)\?.*")
+
+
+def uploaded(azure: StagedWorkspace) -> list[tuple[str, str]]:
+    """The places and names of all files that were uploaded so far."""
+    found = [UPLOAD.fullmatch(unquote(line)) for line in azure.requests(r"^PUT [^/]*\.blob\.")]
+    return [(each["place"], each["name"]) for each in found if each is not None]
+
+
+def test_no_folder_that_a_file_names_is_sent_with_secrets(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
+    secret = {f"secret/{name}": text for name, text in files_of(SECRET_FILES).items()}
+    state = dict.fromkeys([".git/config", ".himl/workspace.db", "venv/pyvenv.cfg", "venv/lib.py"], "x")
+    assert len(secret) > 60
+    for name in (ways := ("code", "included", "inline", "image", "data", "shared")):
+        write_files(folder.parent / name, {**secret, **state, "outputs/x": name, "Dockerfile": "FROM python", "plain/a.pem": f"{name} BEGIN CERTIFICATE"})
+    write_files(folder.parent, {"parts/part.yml": PART, "alone/.env": "SECRET=x"})
+    events: list[Event] = []
+    workspace.submit_document(changed_job(folder, WAYS), notify=events.append)
+    places: dict[str, set[str]] = {}
+    for place, name in uploaded(azure):
+        places.setdefault(place, set()).add(name)
+    assert len(places) == len(ways)
+    # As data, and below the root of code, `outputs` is no result of an earlier run
+    assert sorted(map(sorted, places.values())) == [["outputs/x", "plain/a.pem"]] * 3 + [["plain/a.pem"]] * 3
+    assert [event.text for event in events if isinstance(event, Notice) and "secrets" in event.text] == [
+        secrets_text(sorted([*secret, *(f"included/{name}" for name in secret)]))
+    ]
+    alone = JOB.replace("path: data", "path: ../alone/.env").replace("uri_folder, path", "uri_file, path")
+    for text, path in ((alone, ".env"), (JOB.replace("../src", "../alone"), "alone")):
+        with pytest.raises(BadUsage, match=f"himl sends no file of '.*{path}', which the job needs") as caught:
+            workspace.submit_document(changed_job(folder, text), notify=ignore)
+        assert "'.env'" in caught.value.hint
+
+
+def test_a_registered_build_context_has_no_secrets(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
+    from azure.ai.ml.entities import BuildContext, Environment
+
+    write_files(folder, {**{f"secret/{name}": text for name, text in files_of(SECRET_FILES).items()}, "Dockerfile": "FROM x", "plain/a.py": ""})
+    events: list[Event] = []
+    made = workspace.register_environment(Environment(name="built", build=BuildContext(path=str(folder))), list_upload, notify=events.append)
+    assert [name for _, name in uploaded(azure)] == ["plain/a.py"]
+    assert (made.name, made.version, ["secrets" in str(event) for event in events]) == ("built", "1", [True])
 
 
 def test_changes_count_and_the_rest_stays(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
@@ -399,9 +476,10 @@ def test_what_is_wrong_is_one_line_with_the_key(workspace: AzureWorkspace, azure
 
 def test_what_azure_ai_ml_finds_wrong_late_starts_nothing(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
     for right, wrong, message in (
-        ("inputs.text", "inputs.none", "Inputs to job does not contain 'none'"), ("path: data", "path: no_data", ".*no_data"), ("../src", "empty", ".*empty"),
+        ("inputs.text", "inputs.none", "job.yml: Inputs to job does not contain 'none'"), ("path: data", "path: no_data", "job.yml: .*no_data"),
+        ("../src", "empty", "himl sends no file of '.*empty', which the job needs"),
     ):  # fmt: skip
-        with pytest.raises(BadUsage, match=f"job.yml: {message}") as caught:
+        with pytest.raises(BadUsage, match=message) as caught:
             workspace.submit_document(job_in(folder, JOB.replace(right, wrong)), notify=ignore)
         assert not {"\n", "\x1b"} & set(str(caught.value))
     with pytest.raises(Interrupted, match="Nothing runs"):
@@ -422,17 +500,17 @@ def test_what_fails_in_azure_ai_ml_is_named_as_its_own(workspace: AzureWorkspace
     node = "{type: parallel, component: ../parts/flow.dag.yaml, inputs: {data: {type: uri_folder, path: data}, q: x}}"
     flow = f"type: pipeline\nsettings: {{default_compute: azureml:cpu-cluster}}\njobs: {{one: {node}}}\n"
     failures: list[tuple[str, type[HimlError], int, str]] = [
-        (JOB, NotAllowed, 4, r"blob\.core\.windows\.net refused (HEAD|PUT) /.* of azure-ai-ml: 403 \(KeyBasedAuthenticationNotPermitted\)"),
         (PIPELINE.replace("word: hello", "word: {type: uri_folder}"), BadUsage, 2, r"job\.yml: inputs\.word: Missing 'path'"),
         (flow, HimlError, 1, "azure-ai-ml cannot prepare job.yml: "),
     ]
-    azure.stage.faults.add(Status(403, code="KeyBasedAuthenticationNotPermitted"), r"\.blob\..*sig=", times=None)
     for text, kind, code, message in failures:
         with pytest.raises(HimlError, match=message) as caught:
             workspace.submit_document(job_in(folder, text), notify=ignore)
         assert (type(caught.value), caught.value.exit_code, "\n" in str(caught.value)) == (kind, code, False), str(caught.value)
-        azure.stage.faults.clear()
     assert azure.state.runs == {}
+    azure.stage.faults.add(Status(403, code="KeyBasedAuthenticationNotPermitted"), r"\.blob\..*sig=", times=None)
+    run = workspace.submit_document(job_in(folder, JOB), notify=ignore)  # by the user's own sign-in
+    assert list(azure.state.runs) == [run.id]
 
 
 def test_the_job_is_created_once_whatever_the_network_does(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:

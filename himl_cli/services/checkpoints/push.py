@@ -11,6 +11,7 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import expand_home
+from himl_cli.core.jobs import secrets_text
 from himl_cli.core.processes import take_time_to_end
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import (
@@ -77,7 +78,10 @@ def push_checkpoints(
     originals = {blob.name: blob for page in store.list(OUTPUTS) for blob in page}
     # The files may be in a folder that `fetch` created for one of these runs.
     sources = {source.id, source.tags[FROM_RUN]} if PUSHED in source.tags and FROM_RUN in source.tags else {source.id}
-    found = _find_files(files, sources, store, originals, cwd)
+    secrets: list[str] = []
+    found = _find_files(files, sources, store, originals, cwd, secrets)
+    if secrets:
+        notify(Notice(secrets_text(secrets, "To push one, give its path.")))
     unchanged = []
     for name, path in found.items():
         blob = originals.get(name)
@@ -112,10 +116,15 @@ def push_checkpoints(
 
 
 def _find_files(
-    files: Sequence[Path], sources: Collection[str], store: BlobStore, originals: Container[str], cwd: Path
+    files: Sequence[Path],
+    sources: Collection[str],
+    store: BlobStore,
+    originals: Container[str],
+    cwd: Path,
+    secrets: list[str],
 ) -> Mapping[str, Path]:
     """Paths of *files* by their names in the new run. Folders and patterns, which some shells do not expand, are
-    expanded to their files.
+    expanded to their files, except those with secrets, which are added to *secrets*.
 
     The names begin with `outputs/checkpoints`. Files below a folder with the id of one of *sources*, which `fetch` or
     `download` created, keep their names. Raises NotFound for missing files, DiskFailed, and BadUsage for an empty or
@@ -134,7 +143,9 @@ def _find_files(
         for top in paths:
             is_empty = True
             try:
-                inside = ((found.name, Path(found.path)) for found in files_in(top, file)) if top.is_dir() else ()
+                inside = (
+                    ((found.name, Path(found.path)) for found in files_in(top, file, secrets)) if top.is_dir() else ()
+                )
                 for place, one in [(top.name, top)] if top.is_file() else inside:
                     is_empty = False
                     check_whole(one, in_folder=one != top)

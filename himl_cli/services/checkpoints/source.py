@@ -97,13 +97,14 @@ def find_local(text: str, cwd: Path) -> Checkpoint:
     return Checkpoint(files, folder=f"{here}/".replace("\\", "/"), is_one=here.name.lower().endswith(".ckpt"))
 
 
-def files_in(folder: Path, asked: str | Path) -> Iterator[FoundFile]:
-    """Yield the files of a checkpoint folder, without hidden files, himl's own files and files with secrets.
+def files_in(folder: Path, asked: str | Path, secrets: list[str] | None = None) -> Iterator[FoundFile]:
+    """Yield the files of a checkpoint folder, without hidden files, himl's own files and files with secrets. The paths
+    of the last are added to *secrets*.
 
     Raises BadUsage, with the folder as the user *asked* for it, for a project folder or a link that leads out of the
     folder. Raises OSError.
     """
-    from himl_cli.services.submission.snapshot import may_hold_secrets
+    from himl_cli.services.submission.secret_files import is_private_folder, is_secret_file
 
     if any((folder / mark).exists() for mark in PROJECT_MARKS):
         raise BadUsage(
@@ -114,7 +115,11 @@ def files_in(folder: Path, asked: str | Path) -> Iterator[FoundFile]:
     for found in walk_files(str(folder), skip_workspaces=True):
         *folders, base = found.name.split("/")
         is_hidden = base.startswith(".") and base != ".metadata"  # from torch.distributed.checkpoint
-        if is_hidden or any(one.startswith(".") for one in folders) or may_hold_secrets(found.path, found.stat.st_size):
+        if is_hidden or any(one.startswith(".") for one in folders):
+            continue
+        if is_secret_file(found.path, found.stat.st_size, any(map(is_private_folder, folders))):
+            if secrets is not None:
+                secrets.append(found.path)
             continue
         if not Path(os.path.realpath(found.path)).is_relative_to(top):
             raise BadUsage(

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ from himl_cli.services.submission.request import (
     retries_remarks,
     target_path,
 )
-from himl_cli.services.submission.snapshot import ignored_remarks, secrets_but, take_snapshot
+from himl_cli.services.submission.snapshot import ignored_remarks, list_upload, take_snapshot
 from himl_cli.services.submission.sweeps import (
     AZURE_WORDS,
     SAMPLINGS,
@@ -109,6 +110,10 @@ PIPELINE_KEYS = (*NAMING, "inputs", "outputs", "jobs", "settings", "compute", "i
 # Keys that apply to a cluster only and are ignored elsewhere
 IDLE = ("environment", "identity", "services", "queue_settings", "resources")
 
+_WARNING = """\
+# 'himl submit' sends no secrets, version control and environments of the folders that this file names. Before you use
+# 'az ml job create', list them in an .amlignore file of each folder.
+"""
 _BINDING = re.compile(
     r"\$\{\{\s*parent\.(?:inputs\.(?P<input>\w+)|outputs\.(?P<outer>\w+)"
     r"|jobs\.(?P<job>[\w-]+)\.outputs\.(?P<output>\w+))\s*\}\}"
@@ -161,8 +166,8 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
         content = with_conda_files(content, path.parent, remarks)
     if cluster is not None:
         content, stays = _moved(document, content, cluster.strip().removeprefix("azureml:"), request.set_values)
-    is_secret = secrets_but(request.include_secret)
-    sent = DocumentSpec(path, dump_mapping(content), common.experiment, command_line(request), is_secret)
+    list_files = partial(list_upload, include_secret=request.include_secret)
+    sent = DocumentSpec(path, dump_mapping(content), common.experiment, list_files, command_line(request))
     prepared = PreparedDocument(content, sent, remarks=remarks, is_on_slurm=is_on_slurm)
     if name := root.string("name"):
         use = "is the display name of the run" if content["display_name"] == name else "is ignored"
@@ -206,7 +211,7 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
 
 def changed_yaml(prepared: PreparedDocument) -> str:
     """The file's job with absolute paths and the changes of the options, without secrets, as `--dry_run` shows it."""
-    return dump_mapping(mask_document(prepared.content))
+    return f"{_WARNING if prepared.goes_to_azure else ''}{dump_mapping(mask_document(prepared.content))}"
 
 
 def _with_options(document: JobDocument, request: SubmitRequest, common: JobSpec) -> dict[str, Any]:

@@ -34,8 +34,9 @@ from himl_cli.core.files import LATEST_RUN_FILE, WORKSPACE_FOLDER, Globs, is_boo
 from himl_cli.core.jobs import Snapshot, SnapshotReport
 from himl_cli.core.records import dataclass
 from himl_cli.core.settings import find_upward
-from himl_cli.core.text import YAML_ENDINGS, as_found, named
+from himl_cli.core.text import as_found, named
 from himl_cli.services.submission.git import RESULTS_OF_EARLIER_RUNS, Checkout, checkout_of
+from himl_cli.services.submission.secret_files import crowded_endings, ending_of, is_private_folder, is_secret_file
 from himl_cli.services.transfer.state import fetched_files, targets
 
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")
@@ -64,7 +65,7 @@ def find_snapshot_root(start: Path) -> Path:
 
 
 def take_snapshot(
-    root: Path, ignored_folders: Sequence[str] = (), include_secret: Sequence[str] = ()
+    root: Path, ignored_folders: Sequence[str] = (), include_secret: Sequence[str] = (), *, is_data: bool = False
 ) -> SnapshotReport:
     """List the files of the snapshot below *root*, by the rules of `.amlignore` if the root has one, else of git: files
     that it tracks, and others that no ignore rule excludes, at every level.
@@ -77,9 +78,12 @@ def take_snapshot(
     *ignored_folders* are paths, absolute or relative to *root*, or names of folders at any level, with `/` or `\\`. The
     report lists those that matched nothing. *include_secret* are globs, as in `himl download --include`, of files that
     are included even though they may contain secrets.
+
+    With *is_data*, *root* has data for a job: git's rules for the project, earlier results and downloads do not matter.
     """
     ignored = {folder: _ignored_names(root, folder) for folder in ignored_folders}
-    walk = _Walk(root, frozenset().union(*ignored.values()), Globs(include_secret) if include_secret else None)
+    included = Globs(include_secret) if include_secret else None
+    walk = _Walk(root, frozenset().union(*ignored.values()), included, is_data=is_data)
     try:
         walk.start()
     except OSError as err:
@@ -105,6 +109,7 @@ def take_snapshot(
         walk.secrets,
         walk.has_untracked,
         walk.problem,
+        walk.others,
     )
 
 
@@ -127,9 +132,12 @@ class _Place:
 class _Walk:
     """The listing of one snapshot, by `start`. Raises OSError."""
 
-    def __init__(self, root: Path, ignored_names: frozenset[str], included: Globs | None) -> None:
-        self._root, self._ignored_names, self._included = root, ignored_names, included
-        self._checkout = checkout_of(root)
+    def __init__(
+        self, root: Path, ignored_names: frozenset[str], included: Globs | None, *, is_data: bool = False
+    ) -> None:
+        self._root, self._ignored_names, self._included, self._is_data = root, ignored_names, included, is_data
+        self._checkout = None if is_data else checkout_of(root)
+        self._results = frozenset[str]() if is_data else RESULTS_OF_EARLIER_RUNS
         self.ignore_file = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
         self._tracked = self._checkout.tracked if self._checkout else None
         # An explicit list of files to exclude has precedence over git
@@ -140,6 +148,7 @@ class _Walk:
         self.met: set[str] = set()
         self.downloads: list[str] = []
         self.secrets: list[str] = []
+        self.others: list[str] = []
 
     def start(self) -> None:
         rules = _rules_above(self._root, self._checkout) if self.ignore_file == GIT_FILE else []
@@ -169,6 +178,8 @@ class _Walk:
     def _fetched_folders(self) -> set[tuple[int, int]]:
         """The identities of the folders that himl downloaded to, or none without a cache."""
         found: set[tuple[int, int]] = set()
+        if self._is_data:
+            return found
         with suppress(BadUsage, DiskFailed, OSError):
             found.update(_identity(str(each), os.stat(each)) for each in targets() if os.path.isdir(each))
         return found
@@ -187,9 +198,11 @@ class _Walk:
             place = replace(place, rules=[*place.rules, ("", own)])
         with os.scandir(place.path) as found:
             entries = sorted(found, key=lambda entry: entry.name)
+        crowded = crowded_endings([entry.name for entry in entries])
         for entry in entries:
             name = place.name + entry.name
-            if entry.name in ALWAYS_LEFT_OUT or is_bookkeeping(entry.name) or name in RESULTS_OF_EARLIER_RUNS:
+            if entry.name in ALWAYS_LEFT_OUT or is_bookkeeping(entry.name) or name in self._results:
+                self.others += [] if place.name else [name]
                 continue
             try:
                 info = entry.stat()
@@ -202,7 +215,7 @@ class _Walk:
             if stat.S_ISDIR(info.st_mode):
                 self._add_folder(place, entry, info)
             elif stat.S_ISREG(info.st_mode):
-                self._add_file(place, entry, info)
+                self._add_file(place, entry, info, is_data=bool(crowded) and ending_of(entry.name) in crowded)
 
     def _is_named(self, folder: str) -> bool:
         """Whether --ignored_folders contains *folder*."""
@@ -213,8 +226,8 @@ class _Walk:
     def _is_ignored(self, place: _Place, base: str, *, is_folder: bool) -> bool:
         """Whether the nearest rule that matches excludes the entry, instead of including it again with `!`, as in
         git."""
-        if place.is_ignored:
-            return True
+        if place.is_ignored or not place.rules:
+            return place.is_ignored
         verdicts = (verdict(each, path + base, is_folder=is_folder) for path, each in reversed(place.rules))
         is_excluded = next((excludes for excludes in verdicts if excludes is not None), False)
         self._has_excluded = self._has_excluded or is_excluded
@@ -228,6 +241,7 @@ class _Walk:
         if (is_ignored and not self._has_tracked(name)) or identity in place.above:
             return
         if any(os.path.exists(f"{entry.path}/{mark}") for mark in ENVIRONMENTS):
+            self.others += [] if place.name else [entry.name]
             return
         fetched = place.fetched
         if identity in self._fetched_folders:
@@ -242,7 +256,7 @@ class _Walk:
         if len(self.downloads) > left_out and len(self.files) + len(self.secrets) == kept:
             self.downloads[left_out:] = [name.rstrip("/")]  # it contains nothing else
 
-    def _add_file(self, place: _Place, entry: os.DirEntry[str], info: os.stat_result) -> None:
+    def _add_file(self, place: _Place, entry: os.DirEntry[str], info: os.stat_result, *, is_data: bool) -> None:
         name = place.name + entry.name
         if name not in self._wanted and self._is_ignored(place, entry.name, is_folder=False):
             return
@@ -251,8 +265,11 @@ class _Walk:
             if any(files.get(name[len(folder) :]) == stamp for folder, files in place.fetched.items()):
                 self.downloads.append(name)
                 return
-        is_secret = any(may_hold_secrets(path, info.st_size) for path in _spellings(entry))
-        is_secret = is_secret or (place.is_private and not name.endswith(PUBLIC_ENDING))
+        is_secret = is_secret_file(entry.path, info.st_size, place.is_private, is_data=is_data)
+        if entry.is_symlink() and not is_secret:
+            path = os.path.realpath(entry.path)
+            folders = set(Path(path).parents) - set(Path(os.path.realpath(self._root)).parents)
+            is_secret = is_secret_file(path, info.st_size, any(is_private_folder(str(each)) for each in folders))
         if is_secret and not (self._included and self._included.matches(name)):
             self.secrets.append(name)
         elif not info.st_mode & stat.S_IROTH and not os.access(entry.path, os.R_OK):
@@ -266,20 +283,17 @@ def _spellings(entry: os.DirEntry[str]) -> list[str]:
     return [entry.path, os.path.realpath(entry.path)] if entry.is_symlink() else [entry.path]
 
 
-def secrets_but(include_secret: Sequence[str]) -> Callable[[str, str], bool]:
-    """A function of a folder and a path that returns whether the file is excluded from the folder's snapshot as
-    secret. Raises BadUsage for an invalid glob."""
-    included = Globs(include_secret)
-
-    def is_secret(folder: str, path: str) -> bool:
-        name = Path(os.path.relpath(path, folder)).as_posix()
-        if not os.path.isfile(path) or included.matches(name):
-            return False
-        above = [os.path.join(folder, *name.split("/")[:count]) for count in range(1, name.count("/") + 1)]
-        is_private = any(map(is_private_folder, above)) and not name.endswith(PUBLIC_ENDING)
-        return is_private or may_hold_secrets(path, os.path.getsize(path))
-
-    return is_secret
+def list_upload(path: Path, is_data: bool, include_secret: Sequence[str] = ()) -> SnapshotReport:
+    """List what leaves this machine of *path*, a folder of code or of data (*is_data*), or one file. Raises as
+    `take_snapshot`."""
+    if not path.is_file():
+        return take_snapshot(path, (), include_secret, is_data=is_data)
+    size = path.stat().st_size
+    is_secret = is_secret_file(str(path), size, is_private_folder(str(path.parent))) and not Globs(
+        include_secret
+    ).matches(path.name)
+    files, secrets = ([], [path.name]) if is_secret else ([path.name], [])
+    return SnapshotReport(Snapshot(path.parent, files, size), {}, OWN_FILE, secrets=secrets)
 
 
 def ignored_remarks(reports: Sequence[SnapshotReport]) -> list[str]:
@@ -424,140 +438,3 @@ def fits(wanted: Sequence[re.Pattern[str] | None], parts: Sequence[str]) -> bool
         if not reached:
             return False
     return len(parts) in reached
-
-
-# Files with secrets, by name, folder or content. The sources are the names in scanners for secrets, the signatures of
-# gitrob (michenriksen/gitrob, core/signatures.go), the rules of gitleaks with a `path`, and the credential files of
-# current clouds, package managers and machine-learning tools.
-
-SAMPLE_ENDINGS = (".example", ".sample", ".template", ".dist", ".defaults")
-PUBLIC_ENDING = ".pub"
-LARGEST_READ = 64 * 1024  # bytes
-# Bytes. The key of a service account has 2,400, and projects have many JSON files.
-LARGEST_JSON = 4 * 1024
-
-# Names are in lower case, because some file systems ignore case. In this order: files of himl and its predecessors,
-# private keys, password stores, passwords of hosts, databases and mail, clouds, packages, models and experiment
-# tracking, names that projects use, and histories (as well as all names that end with `_history`).
-_NAMES = """
-himl.private.toml .env .envrc innereyeprivatesettings.yml innereyetestvariables.txt settings_private.yml
-settings_private.yaml
-id_rsa id_dsa id_ecdsa id_ed25519 id_ecdsa_sk id_ed25519_sk secring.gpg otr.private_key
-key3.db key4.db logins.json cookies.sqlite
-.netrc _netrc .git-credentials .htpasswd .pgpass pgpass.conf .my.cnf .mylogin.cnf .fetchmailrc
-.msmtprc .muttrc .smbcredentials
-.passwd-s3fs .ftpconfig sftp-config.json filezilla.xml recentservers.xml .vault-token .vault_pass .vault_password
-vault_pass.txt
-.s3cfg .boto .dockercfg .dockerconfigjson .terraformrc terraform.rc credentials.tfrc.json terraform.tfstate.backup
-.databrickscfg
-application_default_credentials.json local.settings.json accesstokens.json access_tokens.db credentials.db rclone.conf
-msal_token_cache.json msal_token_cache.bin service_principal_entries.json .cdsapirc .ecmwfapirc
-.pypirc kaggle.json .comet.config clearml.conf .modal.toml
-credentials.json credentials.xml secrets.json secrets.toml secrets.yml secrets.yaml
-.history .zhistory .lesshst .viminfo .dbshell consolehost_history.txt fish_history repl_history.jl
-"""
-_ENDINGS = """
-.pfx .p12 .pkcs12 .ppk .keystore .jks .jceks .bks .kdb .kdbx .psafe3 .keychain .keychain-db .agilekeychain .kwallet
-.ovpn .publishsettings .tfstate .tfvars
-"""
-PRIVATE_NAMES, PRIVATE_ENDINGS = frozenset(_NAMES.split()), frozenset(_ENDINGS.split())
-# Names that are private only in folders of certain names
-PRIVATE_BY_FOLDER = {
-    "config": frozenset({".kube", ".snowsql", ".ngc"}),
-    "config.json": frozenset({".docker"}),
-    "config.local": frozenset({".dvc"}),
-    "config.toml": frozenset({".snowflake"}),
-    "config.yml": frozenset({"glab-cli"}),
-    "config.yaml": frozenset({"doctl"}),
-    "connections.toml": frozenset({".snowflake"}),
-    "credentials": frozenset({".aws", ".gem", ".cargo", ".mlflow"}),
-    "credentials.toml": frozenset({".cargo"}),
-    "hosts.yml": frozenset({"gh"}),
-    "hub": frozenset({".config"}),
-    "auth.json": frozenset({"containers", ".composer"}),
-    "settings.xml": frozenset({".m2"}),
-    "settings-security.xml": frozenset({".m2"}),
-    "gradle.properties": frozenset({".gradle"}),
-    "token": frozenset({"huggingface", ".huggingface"}),
-    "stored_tokens": frozenset({"huggingface"}),
-    "history.sqlite": frozenset({"profile_default"}),
-}
-# Folders with private contents. Those of PRIVATE_FOLDERS_IN are private only in folders of certain names.
-PRIVATE_FOLDERS = frozenset(
-    {".ssh", ".gnupg", ".aws", ".azure", ".password-store", ".identityservice", ".terraform", "keyrings"}
-)
-PRIVATE_FOLDERS_IN = {"gcloud": frozenset({".config", "roaming"}), "cache": frozenset({".kube"})}
-
-_PEM = re.compile(rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----")
-_LOGIN = re.compile(
-    rb"_auth(Token)?[\"']?\s*[=:]|_password\s*=|AuthToken[\"']?\s*:|://[^\s/:@]+:[^\s/@$]+@", re.IGNORECASE
-)
-_API_KEY = re.compile(rb"^[ \t]*api_key[ \t]*[=:][ \t]*\S", re.MULTILINE)
-_SERVICE_ACCOUNT = re.compile(rb"\"type\"\s*:\s*\"service_account\"")
-_REFRESH_TOKEN = re.compile(rb"\"refresh_token\"")
-# Patterns for the first bytes of files that, by their names, may or may not contain secrets
-_KEY_ENDINGS = dict.fromkeys((".pem", ".key", ".p8", ".priv", ".private", ".asc", ".gpg", ".crt", ".cer"), _PEM)
-_READ_BY_ENDING = {**_KEY_ENDINGS, ".json": _SERVICE_ACCOUNT}
-_READ_BY_NAME = {
-    **dict.fromkeys((".npmrc", ".yarnrc", ".yarnrc.yml", "pip.conf", "pip.ini", ".condarc", "uv.toml"), _LOGIN),
-    "settings": _API_KEY,  # of wandb
-    "token.json": _REFRESH_TOKEN,
-}
-_NAMED_KEY = re.compile(r".*(_rsa|_dsa|_ecdsa|_ed25519|[_-]key|[_-]keypair)")
-
-_KEY = rb"(?:^[ \t]+|[{,][ \t]*)[\"']?(%s)[\"']?[ \t]*:"
-
-
-def is_dotenv_name(name: str) -> bool:
-    """Whether the name is one of a file with environment variables: `.env`, `.env.local`, `prod.env`, but not
-    `.env.example`."""
-    folded = name.casefold()
-    return (folded.endswith(".env") or folded.startswith(".env.")) and not folded.endswith(SAMPLE_ENDINGS)
-
-
-def may_hold_secrets(path: str, size: int) -> bool:
-    """Whether the file at *path* (*size* in bytes) may contain secrets, by its name, by its folder, or by its first
-    bytes.
-
-    Reads only small files with suspicious names. Does not consider `is_private_folder`.
-    """
-    name = os.path.basename(path).casefold()
-    ending = "." + name.rpartition(".")[2] if "." in name else ""
-    if (
-        name in PRIVATE_NAMES
-        or ending in PRIVATE_ENDINGS
-        or is_dotenv_name(name)
-        or (name.endswith("_history") and name.startswith("."))
-        or os.path.basename(os.path.dirname(path)).casefold() in PRIVATE_BY_FOLDER.get(name, ())
-    ):
-        return True
-    wanted = _READ_BY_NAME.get(name) or _READ_BY_ENDING.get(ending)
-    if not ending and _NAMED_KEY.fullmatch(name):
-        wanted = wanted or _PEM
-    largest = LARGEST_JSON if wanted is _SERVICE_ACCOUNT else LARGEST_READ
-    if size > largest or not (wanted or ending in YAML_ENDINGS):
-        return False
-    try:
-        with open(path, "rb") as stream:
-            content = stream.read(LARGEST_READ)
-    except OSError:
-        return False
-    if wanted and wanted.search(content):
-        return True
-    # InnerEye's settings: `variables:` with a secret key, or with two keys that identify a workspace or an account
-    if ending not in YAML_ENDINGS or not re.search(rb"^[\"']?variables[\"']?[ \t]*:", content, re.MULTILINE):
-        return False
-    flags = re.MULTILINE | re.IGNORECASE
-    secret = rb"\w*(?:application|principal|account|storage|access|client|api)_key|\w*(?:password|secret)"
-    named = re.findall(
-        _KEY % rb"tenant_id|subscription_id|application_id|resource_group|workspace_name", content, flags
-    )
-    return len({key.lower() for key in named}) >= 2 or re.search(_KEY % secret, content, flags) is not None
-
-
-def is_private_folder(path: str) -> bool:
-    """Whether all files in the folder at *path*, except public keys, count as secret regardless of their names."""
-    folder, name = os.path.split(path.casefold())
-    return name in PRIVATE_FOLDERS or (
-        name in PRIVATE_FOLDERS_IN and os.path.basename(folder) in PRIVATE_FOLDERS_IN[name]
-    )

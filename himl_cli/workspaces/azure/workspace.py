@@ -15,7 +15,16 @@ from urllib.parse import quote
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import TRIALS, ClusterSpec, ContainerSpec, DataSpec, DocumentSpec, JobSpec, PipelineSpec
+from himl_cli.core.jobs import (
+    TRIALS,
+    ClusterSpec,
+    ContainerSpec,
+    DataSpec,
+    DocumentSpec,
+    JobSpec,
+    ListFiles,
+    PipelineSpec,
+)
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.runs import (
     JobServices,
@@ -265,7 +274,13 @@ class AzureWorkspace(ObservedWorkspace):
     def submit_document(self, document: DocumentSpec, *, notify: Notify) -> Run:
         from himl_cli.workspaces.azure.jobs.sdk import submit_document
 
-        return submit_document(self.connection, document, notify)
+        return submit_document(self.connection, self._datastores, document, notify)
+
+    def register_environment(self, environment: Any, list_files: ListFiles, *, notify: Notify) -> Any:
+        """azure-ai-ml's *environment*, registered if missing. Raises TypeError for another object."""
+        from himl_cli.workspaces.azure.jobs.sdk import register_environment
+
+        return register_environment(self.connection, self._datastores, environment, list_files, notify)
 
     @cached_property
     def _deletion(self) -> RunDeletion:

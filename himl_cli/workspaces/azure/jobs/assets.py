@@ -39,7 +39,7 @@ from himl_cli.workspaces.azure.responses import as_time, http_time, pages, under
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.datastore_records import BLOB
 from himl_cli.workspaces.azure.storage.datastores import Datastores
-from himl_cli.workspaces.base import StoreOutcome
+from himl_cli.workspaces.base import BlobStore, StoreOutcome
 
 log = logging.getLogger(__name__)
 
@@ -266,11 +266,21 @@ def _upload(connection: Connection, signed_url: str, folder: str, snapshot: Snap
     from himl_cli.workspaces.azure.storage.datastore_records import OWN_SIGN_IN
     from himl_cli.workspaces.azure.storage.signing import BearerSigner, SasSigner
 
-    parts, pool, sink = urlsplit(signed_url), CurlPool(), StoreOutcome(notify)
+    parts, pool = urlsplit(signed_url), CurlPool()
     url = f"{parts.scheme}://{parts.netloc}{parts.path}"
     own = BearerSigner(connection.tokens, connection.address.cloud.storage_scope, OWN_SIGN_IN)
     signer = SasSigner(parts.query, otherwise=own)
-    store = AzureBlobs(url, signer, root=f"{folder}/", label="the storage of code", pool=pool)
+    try:
+        store_snapshot(
+            AzureBlobs(url, signer, root=f"{folder}/", label="the storage of code", pool=pool), snapshot, notify
+        )
+    finally:
+        pool.close()
+
+
+def store_snapshot(store: BlobStore, snapshot: Snapshot, notify: Notify) -> None:
+    """Store the files of *snapshot*, the large ones first. Raises the first error of a file."""
+    sink = StoreOutcome(notify)
 
     def requests() -> Iterator[StoreRequest]:
         sizes = {name: _state(snapshot.root / name, name)[0] for name in snapshot.files}
@@ -280,10 +290,7 @@ def _upload(connection: Connection, signed_url: str, folder: str, snapshot: Snap
             yield StoreRequest(snapshot.root / name, name, size, replaces=None)
 
     notify(Planned(len(snapshot.files), snapshot.size))
-    try:
-        store.store(requests(), sink, workers=32)
-    finally:
-        pool.close()
+    store.store(requests(), sink, workers=32)
     if sink.errors:
         raise sink.errors[0]
 
@@ -371,7 +378,7 @@ class JobEnvironment(JobAsset):
         return id
 
     def _request(self, notify: Notify) -> PutRequest:
-        spec, digest = self._spec, self._digest
+        spec, digest = self._spec, self.digest
         if isinstance(spec.context, str):
             return build_request(_BUILT, digest, spec.context, spec.dockerfile)
         if not digest:
@@ -397,7 +404,7 @@ class JobEnvironment(JobAsset):
                 f"himl stores the files of an image in the datastore '{USUAL_DATASTORE}', {reason}.",
                 hint="Register an environment with the job's packages, and use it with --environment.",
             ) from cause
-        folder, sink, requests = f"himl-environments/{self._digest}", StoreOutcome(), []
+        folder, sink, requests = f"himl-environments/{self.digest}", StoreOutcome(), []
         with tempfile.TemporaryDirectory(prefix="himl-") as staged:
             for name, given in self._files.items():
                 content, path = _content(given), Path(staged, name) if isinstance(given, bytes) else given
@@ -434,7 +441,7 @@ class JobEnvironment(JobAsset):
         return files | {wheel.name: _content(wheel) for wheel in spec.wheels}
 
     @cached_property
-    def _digest(self) -> str:
+    def digest(self) -> str:
         """The digest of the image's build folder, 64 hexadecimal digits, or "" for an image with only a conda file."""
         spec, digest = self._spec, hashlib.sha256()
         if not (spec.beside or spec.context):
@@ -453,7 +460,7 @@ class JobEnvironment(JobAsset):
 
     @property
     def _key(self) -> str:
-        contents = json.dumps([self._spec.image, self._spec.conda, self._digest])
+        contents = json.dumps([self._spec.image, self._spec.conda, self.digest])
         return self._connection.key(f"environment {hashlib.sha256(contents.encode()).hexdigest()}")
 
 

@@ -12,24 +12,35 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
+from functools import partial
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, RunNotFound
+from himl_cli.core.errors import BadUsage, HimlError, RunNotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.installation import ca_bundle
-from himl_cli.core.jobs import DataSpec, DocumentSpec, secrets_text
+from himl_cli.core.jobs import (
+    USUAL_DATASTORE,
+    DataSpec,
+    DocumentSpec,
+    EnvironmentSpec,
+    ListFiles,
+    Snapshot,
+    secrets_text,
+)
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run
 from himl_cli.core.text import is_too_deep
 from himl_cli.workspaces.azure.config import CLOUD_VARIABLE
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import load_azure_core
+from himl_cli.workspaces.azure.jobs.assets import JobCode, JobEnvironment, fingerprint, store_snapshot
 from himl_cli.workspaces.azure.jobs.body import PutRequest
 from himl_cli.workspaces.azure.jobs.computes import check_compute
-from himl_cli.workspaces.azure.jobs.data_assets import resolve_inputs, resolve_outputs
+from himl_cli.workspaces.azure.jobs.data_assets import FILE, FOLDER, resolve_inputs, resolve_outputs
 from himl_cli.workspaces.azure.jobs.job_submission import (
     USER_TOKEN,
     azure_run_id,
@@ -44,7 +55,6 @@ from himl_cli.workspaces.azure.service_errors import (
     network_error,
     refusal,
 )
-from himl_cli.workspaces.azure.storage.blob_responses import ROLES
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -162,7 +172,9 @@ def sdk_view(connection: Connection, run_id: str) -> tuple[Any, Any]:
         raise network_error(err, connection.arm("/jobs")) from err
 
 
-def register_environment(connection: Connection, environment: Any) -> Any:
+def register_environment(
+    connection: Connection, datastores: Datastores, environment: Any, list_files: ListFiles, notify: Notify
+) -> Any:
     """azure-ai-ml's `Environment` of the same name and version (1 if it has none), registered if missing. Raises
     TypeError for another object, and azure-ai-ml's errors."""
     load_sdk()
@@ -173,12 +185,13 @@ def register_environment(connection: Connection, environment: Any) -> Any:
         kind = type(environment).__qualname__
         raise TypeError(f"The environment must be an azure.ai.ml.entities.Environment, not {kind}.")
     with silenced():
-        environments = client_for(connection).environments
+        client = client_for(connection)
         environment.version = environment.version or "1"
         try:
-            return environments.get(environment.name, environment.version)
+            return client.environments.get(environment.name, environment.version)
         except ResourceNotFoundError:
-            return environments.create_or_update(environment)
+            with _Uploads(connection, datastores, list_files, notify).of_client(client):
+                return client.environments.create_or_update(environment)
 
 
 def sdk_data(connection: Connection, datastores: Datastores, item: DataSpec, is_output: bool, notify: Notify) -> Any:
@@ -196,8 +209,8 @@ def sdk_data(connection: Connection, datastores: Datastores, item: DataSpec, is_
         return Input(type=data.type, path=path, mode=data.mode)
 
 
-def submit_document(connection: Connection, document: DocumentSpec, notify: Notify) -> Run:
-    """Start the job. azure-ai-ml uploads and registers code, environments and data that it names by paths.
+def submit_document(connection: Connection, datastores: Datastores, document: DocumentSpec, notify: Notify) -> Run:
+    """Start the job, after an upload of the code, environments and data that it names by paths.
 
     An interruption before the job's creation leaves nothing running, and raises Interrupted. Raises BadUsage for a
     wrong file, and NotFound for a missing compute target, before any upload. Also raises NotAllowed and ServiceFailed.
@@ -209,11 +222,10 @@ def submit_document(connection: Connection, document: DocumentSpec, notify: Noti
         for name in _computes_of(job):
             check_compute(connection, name, notify=notify)
         tenant_id = connection.record().tenant_id
-        notify(Notice("azure-ai-ml uploads the files that the job refers to."))
         # It prints blank lines to stderr, even with its progress disabled.
         told = _complaints(connection, document.path)
         with told, silenced(), restored_variables(CLOUD_VARIABLE), redirect_stderr(StringIO()):
-            sent = _compose(connection, job, document.is_secret, notify)
+            sent = _compose(connection, job, _Uploads(connection, datastores, document.list_files, notify))
     parts = urlsplit(sent.url)
     request = PutRequest(parts.path, parse_qs(parts.query)["api-version"][0], json.loads(sent.body))
     token = {USER_TOKEN: sent.headers[USER_TOKEN]} if sent.headers.get(USER_TOKEN) else {}
@@ -244,14 +256,8 @@ def _error_of(err: Exception, connection: Connection, path: Path) -> HimlError:
     if inner is not None:  # himl's failed sign-in, which azure-ai-ml requested and wrapped
         return inner
     response = next((found for one in chain if (found := response_of(one)) and found.status >= 400), None)
-    if response is not None and ".blob." not in response.host:
-        return refusal(response, connection.address, "azure-ai-ml's sign-in")
     if response is not None:
-        code = response.headers.get("x-ms-error-code") or "without a reason"
-        return NotAllowed(
-            f"{response.host} refused {response.method} {response.path} of azure-ai-ml: {response.status} ({code}).",
-            hint=f"azure-ai-ml signs its uploads with the workspace's keys. {ROLES}",
-        )
+        return refusal(response, connection.address, "azure-ai-ml's sign-in")
     if is_network_error(err):
         return network_error(err, connection.arm())
     if isinstance(err, FileNotFoundError):
@@ -290,14 +296,9 @@ def _computes_of(job: Any) -> list[str]:
     return [*dict.fromkeys(text.removeprefix("azureml:") for text in named if isinstance(text, str) and text)]
 
 
-def _compose(connection: Connection, job: Any, is_secret: Callable[[str, str], bool], notify: Notify) -> Any:
-    """The request for *job* that azure-ai-ml composes. himl holds it back, while azure-ai-ml's earlier requests,
-    uploads and registrations are sent.
-
-    Secret files in code folders, by folder and path, are omitted, and reported to *notify*.
-
-    Raises azure-ai-ml's errors.
-    """
+def _compose(connection: Connection, job: Any, uploads: _Uploads) -> Any:
+    """The request for *job* that azure-ai-ml composes. himl holds it back, while azure-ai-ml's earlier requests and
+    registrations are sent, and *uploads* has the files. Raises azure-ai-ml's errors."""
     from azure.core.pipeline.transport import RequestsTransport
 
     class Composed(Exception):
@@ -312,41 +313,87 @@ def _compose(connection: Connection, job: Any, is_secret: Callable[[str, str], b
 
     try:
         client = client_for(connection, transport=Transport(connection_verify=ca_bundle()))
-        _leave_out_secrets(client._code, is_secret, notify)  # the uploader of all code
         virtual_clusters: Any = client._virtual_clusters
         virtual_clusters.get = lambda name: {"id": name}  # for steps, azure-ai-ml would request the id by the id
-        client.jobs.create_or_update(job)
+        with uploads.of_client(client):
+            client.jobs.create_or_update(job)
     except Composed as found:
         return found.args[0]
     raise RuntimeError("azure-ai-ml sent no request for a job")
 
 
-def _leave_out_secrets(uploads: Any, is_secret: Callable[[str, str], bool], notify: Notify) -> None:
-    """Make azure-ai-ml skip secrets in its hash of code and in its uploads. It has no public interface for this."""
-    from azure.ai.ml._utils._asset_utils import get_content_hash
+class _Uploads:
+    """The uploads of all files of this machine that azure-ai-ml's objects refer to, in place of its own, which know no
+    secrets. Files that *list_files* leaves out are collected.
 
-    upload = uploads.create_or_update
+    azure-ai-ml has no public interface for this. The three functions below are those through which it uploads.
+    """
 
-    def without_secrets(code: Any) -> Any:
-        if not hasattr(code, "_ignore_file"):  # not from this machine
-            return upload(code)
-        folder, is_excluded, secrets = str(code.path), code._ignore_file.is_file_excluded, set[str]()
+    def __init__(self, connection: Connection, datastores: Datastores, list_files: ListFiles, notify: Notify) -> None:
+        self._connection, self._datastores, self._list_files = connection, datastores, list_files
+        self._notify = notify
+        self._secrets: dict[str, None] = {}
 
-        def excludes(path: Any) -> bool:
-            if is_excluded(path):
-                return True
-            if not is_secret(folder, str(path)):
-                return False
-            secrets.add(Path(os.path.relpath(path, folder)).as_posix())
-            return True
+    @contextmanager
+    def of_client(self, client: MLClient) -> Iterator[None]:
+        """A context in which *client* uploads by this object. At its end, one notice names the secrets."""
+        codes: Any = client._code
+        environments: Any = client.environments
+        jobs: Any = client.jobs
+        codes.create_or_update = partial(self._code, codes.create_or_update)
+        environments.create_or_update = partial(self._environment, environments.create_or_update)
+        jobs._resolve_job_input = partial(self._input, jobs._resolve_job_input)
+        try:
+            yield
+        finally:
+            if self._secrets:
+                self._notify(Notice(secrets_text(sorted(self._secrets))))
 
-        code._ignore_file.is_file_excluded = excludes
-        code._hash_sha256 = get_content_hash(code.path, code._ignore_file)
-        if secrets:
-            notify(Notice(secrets_text(sorted(secrets))))
-        return upload(code)
+    def _listed(self, path: Path, *, is_data: bool = False) -> Snapshot:
+        report = self._list_files(path, is_data)
+        self._secrets.update(dict.fromkeys(report.secrets))
+        if not report.snapshot.files:
+            raise BadUsage(
+                f"himl sends no file of '{path}', which the job needs.",
+                hint=secrets_text(report.secrets) if report.secrets else f"Check its {report.ignore_file}.",
+            )
+        return report.snapshot
 
-    uploads.create_or_update = without_secrets
+    def _code(self, otherwise: Callable[[Any], Any], code: Any) -> Any:
+        path = Path(code.base_path, code.path)
+        if not path.exists():  # an address
+            return otherwise(code)
+        asset = JobCode(self._connection, self._listed(path))
+        asset.find()
+        asset.drop_lost()
+        asset.make(self._notify)
+        return SimpleNamespace(id=asset.id)
+
+    def _environment(self, otherwise: Callable[[Any], Any], environment: Any) -> Any:
+        if environment.path:
+            build = environment.build
+            spec = EnvironmentSpec(context=self._listed(Path(environment.path)), dockerfile=build.dockerfile_path or "")
+            made = JobEnvironment(self._connection, self._datastores, spec)
+            build.path, environment.path = made.upload(self._notify), None
+            if environment._is_anonymous:  # its name is a hash of the folder
+                environment._upload_hash = made.digest
+                environment._generate_anonymous_name_version(source="build")
+        return otherwise(environment)
+
+    def _input(self, otherwise: Callable[[Any, Any], None], entry: Any, base_path: Any) -> None:
+        """Replace the path of *entry*, azure-ai-ml's input of a job, with that of an upload, if it is on this
+        machine."""
+        given = str(getattr(entry, "path", None) or "")
+        path = Path(base_path or Path.cwd(), given)
+        is_right = {FOLDER: path.is_dir, FILE: path.is_file}.get(getattr(entry, "type", ""), path.exists)
+        is_path = os.path.isabs(given) or (given and not re.search("[:@]", given))  # others are assets and addresses
+        if not is_path or not is_right():
+            return otherwise(entry, base_path)
+        snapshot = self._listed(path, is_data=True)
+        record = self._datastores.find(getattr(entry, "datastore", None) or USUAL_DATASTORE)
+        folder = f"azureml://datastores/{record.name}/paths/himl-data/{fingerprint(snapshot)[0]}/"
+        store_snapshot(self._datastores.at_uri(folder, record.label), snapshot, self._notify)
+        entry.path = folder if path.is_dir() else folder + path.name
 
 
 def response_of(err: BaseException) -> Response | None:
