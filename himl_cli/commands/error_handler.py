@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from himl_cli.commands.groups import HimlCommand, HimlGroup, before_double_dash
-from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, ServiceFailed
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, ServiceFailed, shortage
 from himl_cli.core.text import NEAR_OPTION, did_you_mean
 from himl_cli.render.output import ReaderGone, allows_colour, print_error
 
@@ -179,6 +179,9 @@ def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
         from himl_cli.services.transfer.local_files import DiskFull
 
         return DiskFull("Cannot write the output: no space left on the disk.", hint="Free some space.")
+    text = f"{type(failure).__name__}: {failure}"
+    if isinstance(failure, (OSError, MemoryError, RuntimeError)) and (lack := shortage(text)):
+        return HimlError(f"himl cannot continue: {lack[0]}.", hint=lack[1])
     words = [] if verbose else ["To see the traceback, run the command again with --verbose."]
     hint = " ".join([*words, *map(str, getattr(failure, "__notes__", ()))])
     if isinstance(failure, OSError) and failure.strerror:

@@ -21,10 +21,47 @@ HimlError                 exit 1
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 # Error numbers for a full disk or an exhausted quota
 FULL_DISK = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+# What a failure lacks, by a part of its text, and what to do
+_SHORTAGES = {
+    r"Resource temporarily unavailable|can't start new thread": (
+        "no more processes or threads are allowed",
+        "End some of your processes, or raise the limit: ulimit -u, or the pids of the container.",
+    ),
+    r"MemoryError|Cannot allocate memory": (
+        "no memory is left",
+        "Raise the limit (ulimit -v, or that of the container or the Slurm job), or use less memory.",
+    ),
+    r"Too many open files": (
+        "too many files are open",
+        "Raise the limit: ulimit -n 4096",
+    ),
+}
+
+
+def shortage(text: str, folder: str = "") -> tuple[str, str] | None:
+    """The lack that the *text* of a failure shows (processes, memory, open files, inodes of the disk of *folder*), and
+    a hint. None for other failures."""
+    for pattern, found in _SHORTAGES.items():
+        if re.search(pattern, text):
+            return found
+    if os.strerror(errno.ENOSPC) in text and folder and hasattr(os, "statvfs"):
+        with suppress(OSError):
+            disk = os.statvfs(folder)
+            if disk.f_files and not disk.f_favail:
+                return (
+                    "no inodes are left",
+                    f"Delete files. Their number on the disk of '{folder}' is at its limit.",
+                )
+    return None
 
 
 class HimlError(Exception):

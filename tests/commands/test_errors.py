@@ -5,6 +5,7 @@ The hint's command works, and no secret is printed or written.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -22,11 +23,16 @@ import typer.main
 
 from himl_cli.app import app
 from himl_cli.commands.completion import app_shape
+from himl_cli.commands.error_handler import as_himl_error
+from himl_cli.services.transfer.local_files import disk_error
+from himl_cli.workspaces.local.run_folder import explain_disk_error
 from tests.azureml_double.faults import Action, ExpireSas, Reset, Status
 from tests.azureml_double.seeding import StagedWorkspace
-from tests.support.folders import files_below
+from tests.conftest import lacking
+from tests.support.folders import files_below, mounted_small_disk
 from tests.support.running import Himl, Outcome, write_files
 from tests.support.runs import RecordedRuns
+from tests.support.users import ADA, as_user
 
 # A path in the home of an unknown user, which himl uses literally.
 NOBODY = "~nobody_at_all/x"
@@ -430,3 +436,44 @@ def test_usage_and_settings_errors_do_not_repeat_secrets(himl: Himl, project: Pa
             outcome = himl("init", "--from", "settings.yml", form)
             assert (outcome.code, "HIDDEN" in outcome.stdout + outcome.stderr) == (2, False)
             assert re.search(r"settings\.yml', line [345]: ", outcome.stderr)
+
+
+LACKS = [
+    (OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)), "no more processes or threads are allowed", "ulimit -u"),
+    (RuntimeError("can't start new thread"), "no more processes or threads are allowed", "ulimit -u"),
+    (MemoryError(), "no memory is left", "ulimit -v"),
+    (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "no memory is left", "ulimit -v"),
+    (OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/x"), "too many files are open", "ulimit -n"),
+]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+@pytest.mark.parametrize(("failure", "lack", "remedy"), LACKS, ids=range(5))
+def test_what_a_limit_forbids_is_named_and_is_no_bug(failure: Exception, lack: str, remedy: str, tmp_path: Path) -> None:
+    error = as_himl_error(failure)
+    assert (str(error), remedy in error.hint, error.exit_code) == (f"himl cannot continue: {lack}.", True, 1)
+    if isinstance(failure, OSError):
+        for of_disk in (explain_disk_error(failure, "Cannot start the job", tmp_path), disk_error(failure, "Cannot start the job")):
+            assert str(of_disk).startswith(f"Cannot start the job: {lack}")
+            assert (remedy in of_disk.hint, "permissions" in of_disk.hint) == (True, False)
+
+
+def test_a_disk_without_inodes_is_not_called_full(tmp_path: Path) -> None:
+    with mounted_small_disk(tmp_path / "disk", kib=4096, inodes=8) as disk:
+        if disk is None or not disk.is_shared:
+            lacking("a small disk, mounted as root")
+        assert disk is not None
+        with pytest.raises(OSError, match="No space left") as caught:
+            write_files(disk.folder, {f"{number}.txt": "" for number in range(9)})
+        for error in (explain_disk_error(caught.value, "Cannot write", disk.folder), disk_error(caught.value, "Cannot write")):
+            assert "Cannot write: no inodes are left" in str(error)
+            assert error.hint == f"Delete files. Their number on the disk of '{disk.folder}' is at its limit."
+
+
+def test_a_user_without_processes_is_told_so(started_himl: Himl, shared: Path) -> None:
+    write_files(shared / "project", {"train.py": ""})
+    os.chown(shared / "project", ADA, ADA)
+    outcome = started_himl("submit", "train.py", cwd=shared / "project", prefix=(*as_user(ADA, shared), "prlimit", "--nproc=1"))
+    assert (outcome.code, outcome.stdout) == (1, "")
+    assert "no more processes or threads are allowed" in outcome.stderr
+    assert "hint: End some of your processes, or raise the limit: ulimit -u" in outcome.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 import statistics
@@ -14,7 +16,7 @@ import pytest
 from himl_cli.commands.error_handler import as_himl_error
 from himl_cli.core.errors import BadUsage, DiskFailed, JobFailed, NotFound, RunNotFound, ServiceFailed
 from himl_cli.core.events import Event, Notice
-from himl_cli.core.logged import Aggregation, Child, RunResults, Series, TextPoint
+from himl_cli.core.logged import Aggregation, Child, RunResults, Series, TextPoint, Value
 from himl_cli.core.runs import Run, RunSelection, RunStatus
 from himl_cli.core.workspaces import WorkspaceIds
 from himl_cli.services.runs.aggregate import Statistics, check_file, labels_of, statistics_of, unique, value_of, write_csv, write_parquet
@@ -369,3 +371,16 @@ def test_csv_has_a_row_per_metric_and_a_column_per_run(project: Path) -> None:
     assert [path.name for path in project.iterdir()] == ["m.csv"]
     with pytest.raises(DiskFailed, match="Cannot write"):
         write_csv(found, None, project)
+
+
+def test_csv_contains_no_formulas(project: Path) -> None:
+    texts = ["=1+1", "+1", "@SUM(A1)", "-1+1", "\t=1", "\n=1", "-x", "-1.5", "-1e-3", "1=1", "a-b", " =1"]
+    inert = [f"'{text}" for text in texts[:7]] + texts[7:]
+    values: dict[str, Value] = {"=cmd|' /C calc'!A0": -1.5, "lost": -math.inf, "words": "x"}
+    written = [text.replace("\n", "\r\n") for text in texts]
+    write_csv(aggregation({text: {**values, "words": text} for text in written}), None, project / "m.csv")
+    header, first, lost, words = csv.reader(io.StringIO((project / "m.csv").read_text(encoding="utf-8")))
+    assert header == ["metric", *inert]
+    assert first == ["'=cmd|' /C calc'!A0", *["-1.5"] * len(texts)]
+    assert lost == ["lost", *["-Infinity"] * len(texts)]
+    assert words == ["words", *inert]

@@ -50,10 +50,10 @@ class SmallDisk:
 
 
 @contextmanager
-def mounted_small_disk(folder: Path, *, kib: int) -> Iterator[SmallDisk | None]:
-    """A tmpfs of *kib* KiB at *folder*, None if that is not possible."""
+def mounted_small_disk(folder: Path, *, kib: int, inodes: int = 0) -> Iterator[SmallDisk | None]:
+    """A tmpfs of *kib* KiB at *folder*, with at most *inodes* files (0: any number), None if that is not possible."""
     folder.mkdir()
-    size = f"size={kib}k"
+    size = f"size={kib}k,nr_inodes={inodes}" if inodes else f"size={kib}k"
     if sys.platform != "linux":
         yield None
     elif _works(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)]):

@@ -336,23 +336,33 @@ def check_parquet() -> None:
 def write_csv(aggregation: Aggregation, statistics: Mapping[str, Statistics] | None, path: Path) -> None:
     """Write one row per metric to *path* as CSV: the statistics, then the last value of each run, or an empty cell.
 
-    Numbers have full precision. The others are `NaN`, `Infinity` and `-Infinity`. The file is replaced atomically.
-    Raises DiskFailed.
+    Numbers have full precision. The others are `NaN`, `Infinity` and `-Infinity`. A text that a spreadsheet would
+    calculate begins with a quote. The file is replaced atomically. Raises DiskFailed.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["metric", *(STATISTICS if statistics is not None else ()), *(child.label for child in aggregation.children)]
-    )
+    labels = (_inert(child.label) for child in aggregation.children)
+    writer.writerow(["metric", *(STATISTICS if statistics is not None else ()), *labels])
     for name in aggregation.metrics:
         told = [getattr(statistics[name], each) for each in STATISTICS] if statistics is not None else []
-        writer.writerow(
-            [name, *map(cell, told), *(cell(child.results.last.get(name)) for child in aggregation.children)]
-        )
+        last = (cell(child.results.last.get(name)) for child in aggregation.children)
+        writer.writerow([_inert(name), *map(cell, told), *map(_inert, last)])
     try:
         write_atomic(path.absolute(), text.getvalue())
     except OSError as err:
         raise DiskFailed(f"Cannot write '{path}': {err.strerror or err}.") from err
+
+
+def _inert(text: str) -> str:
+    """*text*, after a quote if a spreadsheet would take it for a formula, such as `=cmd()`."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")  # the writer quotes only these
+    is_formula = text.startswith(("=", "+", "@", "\t", "\n"))
+    if text.startswith("-"):
+        try:
+            float(text)
+        except ValueError:
+            is_formula = True
+    return f"'{text}" if is_formula else text
 
 
 def cell(value: Value) -> str:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 
-from himl_cli.core.errors import FULL_DISK, DiskFailed
+from himl_cli.core.errors import FULL_DISK, DiskFailed, shortage
 from himl_cli.core.files import PART_SUFFIX, is_bookkeeping
 
 CHUNK = 1 << 20
@@ -108,6 +108,8 @@ class DiskFull(DiskFailed):
 
 def disk_error(err: OSError, what: str) -> DiskFailed:
     """Convert *err*. *what* is the beginning of the sentence, such as `Cannot write 'x'`."""
+    if lack := shortage(str(err), os.path.dirname(os.fsdecode(err.filename)) if err.filename else ""):
+        return (DiskFull if err.errno in FULL_DISK else DiskFailed)(f"{what}: {lack[0]}.", hint=lack[1])
     if err.errno in FULL_DISK:
         return DiskFull(
             f"{what}: no space left on the disk.",

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed, shortage
 from himl_cli.core.jobs import STEP, TRIAL, EntryKind, JobSpec, NewCode, Snapshot, Webhook, is_job_file
 from himl_cli.core.processes import SUPERVISOR, ProcessLock, detached, interruptions, is_held, take_standby
 from himl_cli.core.redaction import MASK
@@ -342,9 +342,8 @@ def start_error(events: list[dict[str, Any]], folder: RunFolder) -> HimlError | 
         kind = BadUsage if last["why"] in (BUSY, DONE) else DiskFailed
         return kind(last["message"], hint=last["hint"])
     why = (folder.path / "supervisor.log").read_text(errors="replace").strip().splitlines()[-1:] or ["it has no log"]
-    return JobFailed(
-        f"The job's supervisor did not start: {why[0]}", hint="Check the installation of himl: himl --version"
-    )
+    what, hint = shortage(why[0]) or (why[0], "Check the installation of himl: himl --version")
+    return JobFailed(f"The job's supervisor did not start: {what}", hint=hint)
 
 
 def _start(request: LaunchRequest | Plan, folder: RunFolder, handles: Sequence[int] = ()) -> HimlError | None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from himl_cli.core.errors import FULL_DISK, DiskFailed
+from himl_cli.core.errors import FULL_DISK, DiskFailed, shortage
 from himl_cli.core.files import Globs, flush_file, is_event_file
 from himl_cli.core.processes import is_held
 from himl_cli.core.text import read_json
@@ -204,6 +204,8 @@ def once_free(act: Callable[[], T], seconds: float = SECONDS_IN_USE) -> T:
 def explain_disk_error(err: OSError, what: str, where: Path) -> DiskFailed:
     """A one-line error with the file that could not be read or written, or with *where* if the file is unknown. For a
     full disk, the error names *where*."""
+    if lack := shortage(str(err), str(next(each for each in (where, *where.parents) if each.exists()))):
+        return DiskFailed(f"{what}: {lack[0]}: '{where}'.", hint=lack[1])
     if err.errno in FULL_DISK:
         return DiskFailed(f"{what}: {err.strerror}: '{where}'.", hint=FREE_SPACE)
     named = err.filename if err.filename and os.path.isabs(err.filename) else where
