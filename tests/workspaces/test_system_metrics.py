@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import himl_cli
-from himl_cli.workspaces.local.system_metrics import Machine
+from himl_cli.workspaces.local.system_metrics import Machine, memory_of_cgroup
+from tests.conftest import lacking
 from tests.support.running import Himl, until, write_files
 from tests.support.terminals import Terminal
 
@@ -162,3 +165,49 @@ def test_failing_part_of_a_sample_does_not_lose_the_others(tmp_path: Path) -> No
         raise RuntimeError("no such counter")
 
     assert "system/disk_usage_percentage" in Machine(tmp_path, {}, parent, 0.0).sample()
+
+
+V1, V2 = "11:devices:/\n4:memory:/job\n0::/\n", "0::/job\n"
+CGROUPS: dict[str, tuple[dict[str, str], dict[str, int]]] = {
+    "version 1": (
+        {"memory/job/memory.oom_control": "under_oom 0\noom_kill 2\n", "memory/job/memory.limit_in_bytes": "5", "memory/job/memory.max_usage_in_bytes": "4"},
+        {"oom_kill": 2, "limit": 5, "peak": 4},
+    ),
+    "version 2": (
+        {"job/memory.events": "low 0\noom 1\noom_kill 1\n", "job/memory.max": "max\n", "job/memory.peak": "7\n"},
+        {"oom_kill": 1, "peak": 7},
+    ),
+    "version 2 in a container, on an old kernel": ({"memory.events": "oom_kill 3\n", "memory.max": "9\n"}, {"oom_kill": 3, "limit": 9}),
+    "the top of version 2, without counts": ({}, {}),
+    "a kernel without the count": ({"job/memory.events": "low 0\n", "job/memory.max": "9\n"}, {}),
+}
+
+
+@pytest.mark.parametrize("case", CGROUPS)
+def test_memory_of_cgroup_is_read_in_both_versions(tmp_path: Path, case: str) -> None:
+    files, expected = CGROUPS[case]
+    write_files(tmp_path, {"proc/self/cgroup": V1 if case == "version 1" else V2, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}})
+    assert memory_of_cgroup(tmp_path) == expected
+
+
+def test_script_that_is_killed_for_lack_of_memory_is_said_to_be(started_himl: Himl, project: Path) -> None:
+    paths = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines()) if sys.platform == "linux" else {}
+    version = "memory" if "memory" in paths else ""
+    cgroup = Path("/sys/fs/cgroup", version, paths.get(version, "").strip("/"), f"himl_test_{os.getpid()}")
+    limits = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes") if version else ("memory.max", "memory.swap.max")
+    try:
+        cgroup.mkdir()
+        for name, size in zip(limits, (150_000_000, 150_000_000 if version else 0), strict=True):
+            (cgroup / name).write_text(str(size))
+    except OSError as err:
+        with suppress(OSError):
+            cgroup.rmdir()
+        lacking(f"a memory cgroup of its own (as root): {err.strerror}")
+    write_files(project, {"train.py": "x = bytearray(400_000_000)\nfor i in range(0, len(x), 4096): x[i] = 1\n"})
+    try:
+        outcome = started_himl("submit", "train.py", prefix=("sh", "-c", 'echo $$ > "$0" && exec "$@"', str(cgroup / "cgroup.procs")))
+    finally:
+        until(lambda: not (cgroup / "cgroup.procs").read_text())
+        cgroup.rmdir()
+    assert outcome.code == 1
+    assert "ended by signal 9 (SIGKILL); the kernel killed a process of its cgroup for lack of memory (limit 150 MB" in outcome.stderr

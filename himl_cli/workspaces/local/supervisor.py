@@ -42,7 +42,7 @@ from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome,
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
-from himl_cli.workspaces.local.system_metrics import ENABLED, sampling
+from himl_cli.workspaces.local.system_metrics import ENABLED, memory_of_cgroup, out_of_memory, sampling
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 POLL_SECONDS = 0.1
@@ -72,6 +72,7 @@ class Supervisor(RunProcess):
         )
         self._request = request
         self._ends: queue.Queue[RankEnd] = queue.Queue()
+        self._memory: dict[str, int] = {}  # of the cgroup before the script
         self._ranks = self._new_ranks()  # their shims load while the run is recorded and its files are staged
 
     def work(self, store: RunStore) -> Outcome:
@@ -107,6 +108,7 @@ class Supervisor(RunProcess):
                 return with_snapshot_first(env | {TRY_VARIABLE: str(attempt), **spec.env}, spec.editables)
 
             env = environment("0")
+            self._memory = memory_of_cgroup()
             store.start(run_id)
             if spec.slurm and spec.parent:
                 store.start_parent(spec.parent)
@@ -274,6 +276,8 @@ class Supervisor(RunProcess):
             return Outcome(RunStatus.completed, exit_code=0)
         if len(ends) > 1:
             reason = f"rank {number}: {reason}"
+        if lack := out_of_memory(self._memory):
+            reason += f"; {lack}"
         if self.folder.is_disk_full():
             reason += f"; the disk of '{self.folder.path}' is full"
         return Outcome(RunStatus.failed, reason, code)
