@@ -6,7 +6,9 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
+from uuid import uuid4
 
 from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import HimlError, NotAllowed
@@ -54,8 +56,20 @@ def limits(live: LiveSession) -> Iterator[None]:
         tags = {"runId": run_id, "tags": {f"t_{number}": str(number) for number in range(60)}}
         answer = live.request("PATCH", "history", f"/runs/{run_id}", tags)
         live.answers("60 tags are accepted or refused.", answer, 200, 400)
+        row = {
+            "metricId": str(uuid4()),
+            "createdUtc": datetime.now(timezone.utc).isoformat(),
+            "data": {"long": "x" * 300},
+        }
+        scalars = {"uxMetricType": "azureml.v1.scalar"}
+        metric = {"name": "long", "columns": {"long": "string"}, "properties": scalars, "value": [row]}
+        body = {"values": [metric], "reportErrors": True}
+        answer = live.request("POST", "metric", f"/runs/{run_id}/batch", body)
+        count = len(answer.body.get("errors") or ()) if answer.status == 200 else 1
+        came = answer.refusal or f"{answer.status}, {count} errors"
+        live.holds("A text of 300 characters is refused.", count == 1, came)
         wide = {f"c{number}": [float(number)] for number in range(16)}
-        live.workspace.log(run_id, [scalar("long", "x" * 300), table("wide", wide)])
+        live.workspace.log(run_id, [scalar("text", "x" * 255), table("wide", wide)])
         live.workspace.settle(run_id)
         live.workspace.end_run(run_id, RunEnd(RunStatus.completed))
     yield
@@ -63,7 +77,7 @@ def limits(live: LiveSession) -> Iterator[None]:
     values, count = live.workspace.values(run_id), sum(name.startswith("t_") for name in live.run("limits").tags)
     live.holds("Accepted tags come back.", count in (0, 60), f"{count} of 60 tags")
     lengths = [len(point.value) for one in values.texts for point in one.points]
-    live.holds("A text of 300 characters comes back.", lengths == [300], lengths)
+    live.holds("A text of 255 characters comes back.", lengths == [255], lengths)
     count = sum(one.name.startswith("wide/") for one in values.metrics)
     live.holds("A table of 16 columns comes back.", count == 16, f"{count} columns")
     count = len(live.workspace.parameters(run_id))
