@@ -167,11 +167,13 @@ def check_nothing_is_told(written: str, azure: StagedWorkspace, secrets: set[str
 
 
 @pytest.mark.parametrize(("name", "planted"), PLANTED_BEFORE.items(), ids=PLANTED_BEFORE)
-def test_differences_of_new_submissions(himl: Himl, live_project: StagedWorkspace, name: str, planted: tuple[Plant, str, str]) -> None:
+def test_differences_of_new_submissions(himl: Himl, live_project: StagedWorkspace, project: Path, name: str, planted: tuple[Plant, str, str]) -> None:
     plant, assumption, came = planted
     plant(live_project)
+    live_project.add_environment("st-marys")
     with live_project.run_jobs():
-        outcome = himl(*LIVE, "--check", name, "--json")
+        outcome = himl(*LIVE, "--check", name, "--environment", "st-marys", "--json")
+    assert "st-marys" not in (project / "himl-live.json").read_text("utf-8")
     assert outcome.code == 1
     messages = [check["message"] for check in outcome.json() if (check["name"], check["state"]) == (name, "failed")]
     assert [came in message for message in messages if assumption in message] == [True], outcome.stdout

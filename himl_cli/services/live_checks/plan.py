@@ -103,7 +103,8 @@ def perform(plan: Plan, environment: str | None, notify: Notify, *, keeps: bool)
     """Run the checks and yield their findings. The report has every finding at once. At the end, delete the runs,
     unless the call *keeps* them or a check must be tried again. Jobs use the registered *environment*, or himl's
     default. Raises DiskFailed."""
-    report, mask = plan.report, Mask(plan.names)
+    own = environment.partition(":")[0].partition("@")[0] if environment and "://" not in environment else ""
+    report, mask = plan.report, Mask({**plan.names, own: "environment"})
     with tempfile.TemporaryDirectory(prefix="himl-live-") as temporary:
         folder, save = Path(temporary), partial(report.save, plan.folder)
         (folder / CODE).mkdir()
