@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-ADA, BOB = 61001, 61002
+ADA, BOB, EVE = 61001, 61002, 61003
+LAB = 61100  # a group
 # Show the interpreter "$0", but nothing else of its closed folder "$1", to the user "$2"
 IN_NAMESPACE = """
 set -e
 mount --bind "$0" "$3" && mount -t tmpfs -o mode=755 tmpfs "$1" && mkdir -p "$0" && mount --bind "$3" "$0"
-user=$2; shift 3
-exec setpriv --reuid="$user" --regid="$user" --clear-groups "$@"
+user=$2; groups=$4; shift 4
+exec setpriv --reuid="$user" --regid="$user" "$groups" "$@"
 """
 
 
@@ -34,16 +35,20 @@ def shared_folder() -> Iterator[Path | None]:
         shutil.rmtree(folder)
 
 
-def as_user(user: int, folder: Path) -> Sequence[str]:
-    """The words before a command that run it as *user*, without rights of root, with a new home in *folder*."""
+def as_user(user: int, folder: Path, group: int | None = None) -> Sequence[str]:
+    """The words before a command that run it as *user*, without rights of root, with a home in *folder*. A member of a
+    *group* shares new files with it."""
     home, mount = folder / f"home_{user}", folder / "python"
     for each in (home, mount):
         each.mkdir(exist_ok=True)
     os.chown(home, user, user)
     interpreter = Path(sys.base_prefix).resolve()
     closed = [each for each in reversed(interpreter.parents) if not each.stat().st_mode & 0o001]
-    to_other = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    groups = "--clear-groups" if group is None else f"--groups={group}"
+    to_other = ["setpriv", f"--reuid={user}", f"--regid={user}", groups]
     if closed:
         space = ["unshare", "-m", "--propagation", "private", "sh", "-c", IN_NAMESPACE]
-        to_other = [*space, str(interpreter), str(closed[0]), str(user), str(mount)]
+        to_other = [*space, str(interpreter), str(closed[0]), str(user), str(mount), groups]
+    if group is not None:
+        to_other += ["sh", "-c", 'umask 002 && exec "$0" "$@"']
     return [*to_other, "env", f"HOME={home}", *(f"--unset={name}" for name in os.environ if name.startswith("XDG_"))]

@@ -287,9 +287,9 @@ def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> Non
     """Remove the folders of runs whose start was killed before they were recorded."""
     for mark in (workspace / STARTING).glob("*"):
         lock, folder = ProcessLock(mark), RunFolder(workspace / "runs" / mark.name)
-        if is_held(mark) or folder.is_supervised() or not lock.take():
-            continue
-        with suppress(OSError, DiskFailed):
+        with suppress(OSError, DiskFailed):  # it may be another user's
+            if is_held(mark) or folder.is_supervised() or not lock.take():
+                continue
             if not is_recorded(mark.name) and not folder.user_logs.exists():
                 folder.remove()
             mark.unlink()

@@ -108,9 +108,18 @@ class Database:
         self._is_open = False
 
     def _connect(self) -> None:
-        """Connect normally, else without the shared memory, which a full disk prevents, else to a read-only file."""
+        """Connect normally, else without the shared memory, which a full disk prevents, else to a read-only file. A
+        user who may only read leaves no files beside it, which would lock out the others."""
+        self._read = None
+        if self._create and not self.path.exists():
+            with suppress(OSError):  # which SQLite reports
+                self.path.touch()  # with the mode that the umask gives, which SQLite copies to the files beside it
         try:
-            connection, version = self._open("mode=rwc" if self._create else "mode=rw")
+            if os.access(self.path, os.W_OK) or not self.path.is_file():
+                connection, version = self._open("mode=rwc" if self._create else "mode=rw")
+            else:
+                self._read = self._state()
+                connection, version = self._open("mode=ro" if self._read[1] else "immutable=1")
         except sqlite3.OperationalError as err:
             if not self.path.is_file() or not any(symptom in str(err) for symptom in NO_ROOM_BESIDE):
                 raise
@@ -131,6 +140,11 @@ class Database:
         self._connection = connection
         self._closer = weakref.finalize(self, connection.close)
         self._is_open = True
+
+    def _state(self) -> tuple[int, bool]:
+        """What changes when others write: the time of the file, and whether there is a write-ahead log."""
+        changed = self.path.stat().st_mtime_ns if self.path.exists() else 0
+        return changed, self.path.with_name(f"{self.path.name}-wal").exists()
 
     def _open(self, mode: str, pragma: str = "") -> tuple[sqlite3.Connection, int]:
         name = f"file:///{quote(os.fsencode(self.path.absolute().as_posix()).lstrip(b'/'))}?{mode}"
@@ -153,6 +167,8 @@ class Database:
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
         with self._lock, translated(self.path):
+            if self._is_open and self._read is not None and self._read != self._state():
+                self.close()
             if not self._is_open:
                 self._connect()
             yield self._connection
