@@ -299,7 +299,7 @@ def test_what_cannot_be_a_datastore_is_refused(stage: Stage, azure: StagedWorksp
         azure.add_datastore(kind, kind=kind)
         with connected(azure, project) as connection, pytest.raises(BadUsage) as caught:
             Datastores(connection).open(kind)
-        assert str(caught.value).startswith(f"The datastore '{kind}' is {called}, which himl does not support")
+        assert str(caught.value).startswith(f"The datastore '{kind}' is {called}, which himl cannot read")
         assert way_out in caught.value.hint
 
 

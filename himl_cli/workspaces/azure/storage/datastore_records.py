@@ -144,7 +144,7 @@ class DatastoreRecord:
         if self.type not in (BLOB, LAKE):
             what = "a file share" if self.type == "AzureFile" else KINDS.get(self.type, self.type)
             raise BadUsage(
-                f"The {self.label} is {what}, which himl does not support.",
+                f"The {self.label} is {what}, which himl cannot read.",
                 hint=_WAYS_OUT.get(self.type, "Register the data as a blob datastore."),
             )
         host = f"{self.account}.blob.{self.endpoint or cloud.storage_suffix}"
