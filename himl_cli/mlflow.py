@@ -211,7 +211,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         found = [] if view_type == entities.ViewType.DELETED_ONLY else self._experiments()
         found = SearchExperimentsUtils.filter(found, filter_string)
         found = SearchExperimentsUtils.sort(found, order_by or ["creation_time DESC", "experiment_id ASC"])
-        return PagedList(*SearchUtils.paginate(found, page_token, max_results or MOST_ENTITIES))
+        return PagedList(*SearchUtils.paginate(found, page_token, _size(max_results, MOST_ENTITIES)))
 
     def _experiments(self) -> list[entities.Experiment]:
         made = {name: _milliseconds(time) for name, time in self._workspace.experiments().items()}
@@ -251,7 +251,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     ) -> tuple[list[entities.Run], str | None]:
         """Search runs. The default order is by start, newest first, and of thousands of runs it only reads those up to
         the page. Azure ML lists its runs by creation, so only their order within a page is by start."""
-        max_results = max_results or MOST_ENTITIES
+        max_results = _size(max_results, MOST_ENTITIES)
         conditions = SearchUtils.parse_search_filter(filter_string)
         orders = [SearchUtils.parse_order_by_for_search_runs(clause) for clause in order_by or ()]
         limit = None
@@ -404,13 +404,13 @@ class RunStore(AbstractStore):  # type: ignore[misc]
         models = self._models(experiment_ids)
         found = SearchLoggedModelsUtils.filter_logged_models([*models], filter_string, datasets)
         found = SearchLoggedModelsUtils.sort(found, [*(order_by or ())])
-        return PagedList(*SearchLoggedModelsUtils.paginate(found, page_token, max_results or 100))
+        return PagedList(*SearchLoggedModelsUtils.paginate(found, page_token, _size(max_results, 100)))
 
     def get_metric_history(
         self, run_id: str, metric_key: str, max_results: int | None = None, page_token: str | None = None
     ) -> PagedList:
         found = [entities.Metric(**point) for point in self.points([run_id], metric_key)]
-        return PagedList(*SearchUtils.paginate(found, page_token, max_results or max(len(found), 1)))
+        return PagedList(*SearchUtils.paginate(found, page_token, _size(max_results, max(len(found), 1))))
 
     def get_metric_history_bulk_interval(
         self,
@@ -545,6 +545,13 @@ def experiment_id(name: str) -> str:
     from himl_cli.workspaces.local.tracking.protocol import experiment_number
 
     return experiment_number(name)
+
+
+def _size(max_results: int | None, default: int) -> int:
+    """The size of a page. Raises BadUsage."""
+    if max_results is not None and max_results < 1:
+        raise BadUsage(f"'max_results' must be a positive integer, not {max_results}.")
+    return max_results or default
 
 
 def _milliseconds(time: datetime) -> int:

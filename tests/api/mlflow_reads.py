@@ -73,6 +73,8 @@ def search(uri: str) -> str:
     page = client.search_runs(every, max_results=4)
     assert ([*ids(max_results=4)], ids(max_results=4, page_token=page.token)) == ([*ids()[:4]], ids()[4:])
     assert error_of(ids, "metrics.loss ~ 1")[0] == "INVALID_PARAMETER_VALUE"
+    for call in (ids, client.search_experiments):
+        assert error_of(call, max_results=0)[1] == "'max_results' must be a positive integer, not 0."
     table = mlflow.search_runs(experiment_names=["train"], filter_string="metrics.loss < 0.9")
     assert (table["run_id"].tolist(), table["metrics.loss"].tolist()) == ([TRAINED], [0.5])
     return str(mlflow.__version__)

@@ -349,6 +349,9 @@ def test_the_work_of_a_write_does_not_grow_with_the_values_before_it(job: Tracke
             assert job.post(route, run_id=JOB, **fields).status == 200, route
             found[route] = work.total()
         work.clear()
+        assert len(job.get(f"metrics/get-history?run_id={JOB}&metric_key=few").body["metrics"]) == 1
+        found["the history of one metric"] = work.total()
+        work.clear()
         assert list(series_of(job.store.database, [JOB, child], "few")[JOB].values) == [1]
         found["the curve of one metric"] = work["steps"]
         return found
