@@ -353,7 +353,7 @@ def test_cache_follows_the_dataset(stage: Stage, azure_environment: StagedWorksp
 
 
 def test_dataset_of_one_file_other_version_or_target_folder(
-    azure_environment: StagedWorkspace, workspace: AzureWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
+    azure_environment: StagedWorkspace, workspace: AzureWorkspace, here: LocalWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(azure_environment, "tables", {"labels.csv": b"a,b\n", "other.csv": b""})
     register(azure_environment, "labels", "tables/labels.csv", kind="uri_file")
@@ -363,6 +363,11 @@ def test_dataset_of_one_file_other_version_or_target_folder(
     address = f"azureml://datastores/{DEFAULT}/paths/tables"
     assert bring_dataset(workspace, DataSpec("k", f"{address}/labels.csv"), None, ignore).read_bytes() == b"a,b\n"
     assert sorted(contents(bring_dataset(workspace, DataSpec("k", address), None, ignore))) == ["labels.csv", "other.csv"]
+    state = azure_environment.state
+    link = state.storage.blob_link(state.datastores[DEFAULT].container, "tables/labels.csv", permissions="r")
+    for one, azure in ((link, no_azure), (link.partition("?")[0], lambda: workspace)):
+        (item,) = bring_inputs(job_with(DataSpec("k", one)), here, azure, ignore, open_address).inputs
+        assert Path(str(item.local)).read_bytes() == b"a,b\n"
     with pytest.raises(BadUsage, match="himl cannot read 'azureml://registries/r/data/n/versions/1'"):
         bring_dataset(workspace, DataSpec("k", "azureml://registries/r/data/n/versions/1"), None, ignore)
     register(azure_environment, "labels", "tables/", "2", kind="mltable")

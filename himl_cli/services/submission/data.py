@@ -19,7 +19,7 @@ from himl_cli.core.errors import BadUsage, NotFound, TransferIncomplete
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import cache_of, expand_home, expand_user, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
-from himl_cli.core.redaction import is_address, last_name, parts_of, redact
+from himl_cli.core.redaction import is_address, last_name, redact
 from himl_cli.core.text import named
 from himl_cli.services.submission.request import refuse
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset, FolderWorkspace
@@ -27,6 +27,7 @@ from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset, FolderW
 KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 # The beginning of an address or of another form of Azure ML, and a folder of a datastore of the workspace
 REFERENCE = re.compile(r"[a-z]+://|azureml:|/?subscriptions/", re.IGNORECASE)
+_STORAGE = re.compile(r"https://\w+\.(?:blob|dfs)\.[^?]*", re.IGNORECASE)
 _STORED = re.compile(r"azureml://datastores/(?P<datastore>\w+)/paths/(?P<path>.+)", re.IGNORECASE)
 OPTIONS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "input": {"datastore": (), "mode": ("download", "mount"), "target": (), "local": ()},
@@ -153,20 +154,23 @@ def bring_inputs(
     is_foreign = default is not None and default not in [store.name for store in local.datastores()]
     known = None if is_foreign else default
     missing = [item for item in spec.inputs if item.local is None and local.input_folder(item, known) is None]
-    pages = {}
-    for item in missing:
-        is_storage = re.search(r"\.(?:blob|dfs)\.", parts_of(item.name).hostname or "")
-        if open_address is not None and is_address(item.name) and not is_storage:
-            name = last_name(item.name) or item.key
-            pages[item.key] = Dataset(name, "", open_address(item.name), is_file=True)
+    web = {item.key: item for item in missing if open_address is not None and is_address(item.name)}
+    # Storage of the workspace may need its sign-in, unless the address has a signature
+    pages = {key for key, item in web.items() if not _STORAGE.fullmatch(item.name)}
     workspace = azure() if len(missing) > len(pages) or is_foreign else None
     found = {}
     for item in missing:
-        if item.key in pages:
-            folder = _bring(pages[item.key], item, "", notify)
-        elif isinstance(workspace, CloudWorkspace):
-            folder = bring_dataset(workspace, item, default, notify)
-        else:
+        folder = None
+        if item.key not in pages and isinstance(workspace, CloudWorkspace):
+            try:
+                folder = bring_dataset(workspace, item, default, notify)
+            except NotFound:
+                if item.key not in web:
+                    raise
+        if folder is None and item.key in web and open_address is not None:
+            page = Dataset(last_name(item.name) or item.key, "", open_address(item.name), is_file=True)
+            folder = _bring(page, item, "", notify)
+        if folder is None:
             continue
         # An absolute target is the folder itself, and a relative one becomes a link to it
         target = item.target if item.target and not os.path.isabs(expand_home(item.target, "folder")) else None
