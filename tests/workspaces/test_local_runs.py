@@ -36,6 +36,7 @@ from himl_cli.workspaces.local.logged_values import read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import PAGE, SCHEMA_VERSION, Database, RunStore
+from himl_cli.workspaces.local.staging import replace_files
 from himl_cli.workspaces.local.sweep_plan import plan_pipeline, plan_sweep
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.support.running import write_files
@@ -205,6 +206,21 @@ def line(text: str, **more: Any) -> JobSpec:
 
 def pass_over(event: Event) -> None:
     """Ignore an event."""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="symlinks need a right on Windows")
+def test_new_code_is_not_written_through_links(tmp_path: Path) -> None:
+    write_files(tmp_path, {"project/a.py": "new", "project/lib/b.py": "new", "outside/a.py": "mine", "outside/b.py": "mine", "code/x": ""})
+    spec = replace(line("true"), snapshot=Snapshot(tmp_path / "project", ["a.py", "lib/b.py"], 2))
+    for link, target in (("a.py", "a.py"), ("lib", "")):
+        (tmp_path / "code" / link).symlink_to(tmp_path / "outside" / target)
+        for stale in ([], ["lib/b.py"]):
+            with pytest.raises(DiskFailed, match=f"The link '.*{link}' leads out of the run's folder."):
+                replace_files(spec, tmp_path / "code", stale)
+        (tmp_path / "code" / link).unlink()
+    assert {path.read_text() for path in (tmp_path / "outside").iterdir()} == {"mine"}
+    replace_files(spec, tmp_path / "code", [])
+    assert (tmp_path / "code" / "lib" / "b.py").read_text() == "new"
 
 
 def test_arguments_stand_behind_the_line_for_bash_as_on_azure_ml(tmp_path: Path) -> None:

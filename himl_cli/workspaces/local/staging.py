@@ -200,7 +200,12 @@ def _list_of(target: Path) -> Path:
 
 def replace_files(spec: JobSpec, target: Path, stale: Sequence[str]) -> None:
     """Replace the files *stale* of an earlier snapshot below *target* by those of the job. The earlier ones move to
-    `TARGET_1`, or the next free number, and other files stay. Raises OSError."""
+    `TARGET_1`, or the next free number, and other files stay. Raises OSError, and DiskFailed for links that lead out of
+    the folder, where himl would replace other files."""
+    root, new = os.path.realpath(target), [target / name for name in spec.snapshot.files if name not in stale]
+    folders = {(target / name).parent for name in (*stale, *spec.snapshot.files)}
+    if out := [path for path in (*folders, *new) if not is_inside(path, root)]:
+        raise DiskFailed(f"The link '{out[0]}' leads out of the run's folder.", hint="Remove the link.")
     number = next(each for each in count(1) if not target.with_name(f"{target.name}_{each}").exists())
     for name in (each for each in stale if not is_result(each) and os.path.lexists(target / each)):
         kept = target.with_name(f"{target.name}_{number}") / name
