@@ -30,6 +30,7 @@ from himl_cli.api.hyperdrive import create_crossval_hyperdrive_config as create_
 from himl_cli.api.hyperdrive import create_crossval_hyperparam_args_v2 as create_crossval_hyperparam_args_v2
 from himl_cli.api.hyperdrive import create_grid_hyperdrive_config as create_grid_hyperdrive_config
 from himl_cli.api.hyperdrive import create_grid_hyperparam_args_v2 as create_grid_hyperparam_args_v2
+from himl_cli.api.run_functions import RUN_RECOVERY_FILE as RUN_RECOVERY_FILE
 from himl_cli.api.run_functions import aggregate_hyperdrive_metrics as aggregate_hyperdrive_metrics
 from himl_cli.api.run_functions import create_run_recovery_id as create_run_recovery_id
 from himl_cli.api.run_functions import (
@@ -54,6 +55,7 @@ from himl_cli.api.workspace import Datastore as Datastore
 from himl_cli.api.workspace import Experiment as Experiment
 from himl_cli.api.workspace import Run as Run
 from himl_cli.api.workspace import Workspace as Workspace
+from himl_cli.api.workspace import get_datastore as get_datastore
 from himl_cli.api.workspace import get_workspace as get_workspace
 from himl_cli.core.errors import HimlError as HimlError
 from himl_cli.submission import submit as submit

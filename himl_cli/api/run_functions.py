@@ -17,6 +17,7 @@ from himl_cli.api.recording import OfflineRun
 from himl_cli.api.transfer import PathLike, download_files_from_run_id
 from himl_cli.api.workspace import Run, Workspace
 from himl_cli.core.errors import BadUsage, RunNotFound
+from himl_cli.core.files import LATEST_RUN_FILE
 from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import MANY, Scalar, hyperparameters_of
 from himl_cli.core.logged import Aggregation, RunResults, Value
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+
+RUN_RECOVERY_FILE = LATEST_RUN_FILE
+"""The name of the file with the latest run, which a submission writes to the current folder."""
 
 
 def fetch_run(workspace: object, run_recovery_id: str) -> Run:

@@ -682,6 +682,12 @@ def get_workspace(
     return Workspace.of(opened)
 
 
+def get_datastore(workspace: object, datastore_name: str) -> Datastore:
+    """The datastore of that name, as `Datastore.get`, or the default one for an empty name."""
+    place = get_workspace(workspace)
+    return Datastore.get(place, datastore_name) if datastore_name else place.get_default_datastore()
+
+
 def _columns(table: Mapping[str, Sequence[Value]]) -> dict[str, Any]:
     return {column: values[0] if len(values) == 1 else list(values) for column, values in table.items()}
 

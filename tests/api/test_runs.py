@@ -29,6 +29,7 @@ from himl_cli import (
     download_files_from_run_id,
     download_from_datastore,
     fetch_run,
+    get_datastore,
     get_metrics_for_hyperdrive_run,
     get_metrics_for_run,
     get_most_recent_run,
@@ -215,6 +216,7 @@ def test_errors_are_also_those_of_hi_ml(run: Run, local_runs: RecordedRuns) -> N
         (NotFound, (FileNotFoundError, KeyError, ValueError), lambda: download_from_datastore("gone", "a", "got")),
         (NotFound, (FileNotFoundError, KeyError, ValueError), lambda: upload_to_datastore("gone", ".himl", "a")),
         (NotFound, (FileNotFoundError, KeyError, ValueError), lambda: Datastore.get(workspace, "gone")),
+        (NotFound, (FileNotFoundError, KeyError, ValueError), lambda: get_datastore(workspace, "gone")),
         (NotFound, (FileNotFoundError, TypeError), lambda: upload_to_datastore("local", "gone", "a")),
         (BadUsage, (ValueError, TypeError), lambda: upload_to_datastore("local", "x.py", "a")),
         (BadUsage, (ValueError,), lambda: aggregate_hyperdrive_metrics("fold", "train_2_bb")),
@@ -226,6 +228,7 @@ def test_errors_are_also_those_of_hi_ml(run: Run, local_runs: RecordedRuns) -> N
         (BadUsage, (ValueError,), lambda: submit_to_azure_if_needed(**script, num_nodes=0)),
         (BadUsage, (ValueError,), lambda: create_crossval_hyperdrive_config(0)),
     )
+    assert get_datastore(workspace, "") == get_datastore(workspace, "local") == workspace.get_default_datastore()
     for ours, theirs, call in cases:
         with pytest.raises(ours) as raised:
             call()
