@@ -13,6 +13,7 @@ import yaml
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import DataSpec, Draw, EarlyStop, Entry, EntryKind, JobSpec, SearchRange, StepOutput, SweepSpec
 from himl_cli.services.submission.job_yaml import PreparedDocument, changed_yaml, prepare_document
+from himl_cli.services.submission.job_yaml_file import read_document
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.yaml_files import LARGEST, MOST_VALUES, parse_mapping
 from tests.support.hostile_texts import SECONDS, within
@@ -86,7 +87,7 @@ def job_of(folder: Path, content: dict[str, Any]) -> JobSpec:
 def refusal(folder: Path, content: dict[str, Any], **options: Any) -> str:
     with pytest.raises(BadUsage) as caught:
         prepared(folder, content, **options)
-    assert str(caught.value).startswith(("'job.yml': ", "'parts/prep.yml': ", "'job.yml' is ", "'parts/open.yml', "))
+    assert str(caught.value).startswith(("'job.yml': ", "'parts/prep.yml': ", "'job.yml' is ", "--env_var ", "'parts/open.yml', "))
     return f"{caught.value} {caught.value.hint}"
 
 
@@ -155,6 +156,8 @@ def test_aliases_and_places_of_data(folder: Path) -> None:
     ({"outputs": {"x": {"type": "uri_folder", "path": "https://example.org/x"}}}, "'outputs.x.path' 'https://example.org/x' is not a folder of a datastore."),
     ({"inputs": {"x": {"type": "folder", "path": "data"}}}, "'inputs.x.type' cannot be 'folder'."),
     ({"inputs": {"a-b": 1}}, "'inputs.a-b' is not a valid key."),
+    ({"inputs": {"x": {"type": "uri_folder"}}}, "'inputs.x' has no value. Write one into the file, or add --set inputs.x.path=PATH"),
+    ({"inputs": {"x": {"type": "string"}}}, "'inputs.x' has no value. Write one into the file, or add --set inputs.x=VALUE"),
     ({"inputs": {"x": [1]}}, "'inputs.x' must be a plain value or a dataset."),
     ({"environment_variables": {"A": "${{inputs.x}}"}, "inputs": {"x": {"path": "data"}}}, "'environment_variables.A' has '${{inputs.x}}'"),
 ])  # fmt: skip
@@ -257,8 +260,8 @@ def test_dry_run_has_absolute_paths_and_leaves_all_other_texts(folder: Path) -> 
     ("settings.force_rerun", "True", ["settings", "force_rerun"], True),
     ("inputs.lr", "0.10", ["inputs", "lr"], "0.10"),
     ("inputs.raw", "{type: uri_file, path: 'azureml:raw:1'}", ["inputs", "raw", "path"], "azureml:raw:1"),
-    ("inputs.raw.path", "2024-01-01", ["inputs", "raw", "path"], "{folder}/2024-01-01"),
-    ("code", "./src", ["code"], "{folder}/src"),
+    ("inputs.raw.path", "2024-01-01", ["inputs", "raw", "path"], "2024-01-01"),
+    ("code", "./src", ["code"], "./src"),
     ("search_space.lr.values[0]", "0.5", ["search_space", "lr", "values"], [0.5, 0.2]),
     ("search_space.lr.values[-1]", "x", ["search_space", "lr", "values"], [0.1, "x"]),
     ("search_space.lr.values[2]", "0.3", ["search_space", "lr", "values"], [0.1, 0.2, 0.3]),
@@ -272,17 +275,19 @@ def test_dry_run_has_absolute_paths_and_leaves_all_other_texts(folder: Path) -> 
 ])  # fmt: skip
 def test_set_changes_a_key_as_if_the_file_had_it(folder: Path, key: str, text: str, place: list[str | int], meant: Any) -> None:
     content = {**SWEEP, "inputs": {"raw": {"type": "uri_folder", "path": "data"}}, "compute": "azureml:cpu"}
-    found: Any = prepared(folder, content, set_values={key: text}).content
+    (folder / "job.yml").write_text(yaml.safe_dump(content, sort_keys=False))
+    found: Any = read_document(folder / "job.yml", "job.yml", {key: text}).root.content
     for name in place:
         found = found[name]
-    assert found == (meant.format(folder=folder) if key in ("code", "inputs.raw.path") else meant)
+    assert found == meant
 
 
 def test_set_counts_before_the_job_is_chosen_and_wrong_keys_are_refused(folder: Path) -> None:
     assert prepared(folder, COMMAND, set_values={"compute": "azureml:gpu"}).goes_to_azure
-    here = prepared(folder, {**COMMAND, "inputs": {"n": 3}}, set_values={"command": "python fit.py ${{inputs.n}}", "inputs.n": "0.10"}).job
-    assert here is not None
-    assert here.entry.target == "python fit.py 0.10"
+    changes = {"command": "python fit.py ${{inputs.n}}", "inputs.n": "0.10", "code": "./parts"}
+    here = prepared(folder, {**COMMAND, "inputs": {"n": 3}}, set_values=changes)
+    assert here.job is not None
+    assert (here.job.entry.target, here.content["code"]) == ("python fit.py 0.10", str(folder / "parts"))
     for options, message in [
         ({"set_values": {"code.path": "x"}}, "--set code.path: 'src' in the file has no key 'path'."),
         ({"set_values": {"inputs[0]": "x"}}, "--set inputs[0]: there is no entry [0]."),
@@ -328,8 +333,18 @@ def test_a_cluster_moves_all_steps_or_says_which_stay(folder: Path) -> None:
     assert (unmoved.content["jobs"]["bound"]["compute"], unmoved.content["compute"], unmoved.remarks) == ("${{parent.inputs.where}}", "azureml:cpu", [])
     for cluster, compute in {"gpu": "azureml:gpu", VIRTUAL: f"azureml:{VIRTUAL}", "serverless": "none", "local": "local"}.items():
         assert prepared(folder, {**COMMAND, "compute": "azureml:cpu"}, cluster=cluster).content.get("compute", "none") == compute
-    variables = prepared(folder, content, env_vars={"A": "1"}).content["jobs"]
-    assert [key for key, step in variables.items() if "environment_variables" in step] == ["named", "bound", "virtual", "parallel", "plain"]
+
+
+def test_variables_reach_each_step_or_the_steps_without_are_said(folder: Path) -> None:
+    sweep, by_file = {**SWEEP, "trial": TRAIN}, {**SWEEP, "trial": "parts/prep.yml"}
+    steps = {"plain": TRAIN, "sweep": sweep, "parallel": {"type": "parallel", "task": {}}, "spark": {"type": "spark"}, "file": by_file}
+    found = prepared(folder, {"type": "pipeline", "jobs": steps}, cluster="gpu", env_vars={"A": "1"})
+    jobs = found.content["jobs"]
+    assert [key for key, step in jobs.items() if "environment_variables" in step] == ["plain", "parallel"]
+    assert (jobs["sweep"]["trial"]["environment_variables"], jobs["file"]["trial"]) == ({"A": "1"}, str(folder / "parts/prep.yml"))
+    assert found.remarks == ["Steps that --env_var does not apply to: spark, file."]
+    assert prepared(folder, {**COMMAND, "environment_variables": {"B": "2"}}, env_vars={"A": "1"}).content["environment_variables"] == {"B": "2", "A": "1"}
+    assert "--env_var does not apply to this sweep job." in refusal(folder, by_file, cluster="gpu", env_vars={"A": "1"})
 
 
 def test_a_files_name_is_the_display_name_or_said_to_be_ignored(folder: Path) -> None:

@@ -159,22 +159,12 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
         raise named.wrong(str(key), "must be text.", hint="Put the name of the tag in quotes.")
     own_tags = {key: named.string(key) for key in named.content}
     common = replace(common, tags={**common.tags, **mask_document({**own_tags, **request.tags})})
-    content, stays = _with_options(document, request, common), list[str]()
-    if not is_local and not is_on_slurm:
-        from himl_cli.services.submission.environment import with_conda_files
-
-        content = with_conda_files(content, path.parent, remarks)
-    if cluster is not None:
-        content, stays = _moved(document, content, cluster.strip().removeprefix("azureml:"), request.set_values)
+    content, changes = _changed(document, request, common, cluster)
+    remarks += changes
     list_files = partial(list_upload, include_secret=request.include_secret)
     sent = DocumentSpec(path, dump_mapping(content), common.experiment, list_files, command_line(request))
     prepared = PreparedDocument(content, sent, remarks=remarks, is_on_slurm=is_on_slurm)
-    if name := root.string("name"):
-        use = "is the display name of the run" if content["display_name"] == name else "is ignored"
-        remarks.append(f"The file's name '{name}' {use}, because himl gives each run an id of its own.")
     if not is_local:
-        if stays:
-            remarks.append(f"Steps that keep the compute of the file, not '{request.cluster}': {', '.join(stays)}.")
         remarks += retries_remarks(request)
         return prepared
     remarks += file_remarks
@@ -214,6 +204,32 @@ def changed_yaml(prepared: PreparedDocument) -> str:
     return f"{_WARNING if prepared.goes_to_azure else ''}{dump_mapping(mask_document(prepared.content))}"
 
 
+def _changed(
+    document: JobDocument, request: SubmitRequest, common: JobSpec, cluster: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The content of the file with the options of the job and on *cluster*, and remarks. Raises BadUsage."""
+    content, stays, missed, remarks = _with_options(document, request, common), list[str](), list[str](), list[str]()
+    if request.on_cluster:
+        from himl_cli.services.submission.environment import with_conda_files
+
+        content = with_conda_files(content, document.path.parent, remarks)
+    if cluster is not None:
+        content, stays = _moved(document, content, cluster.strip().removeprefix("azureml:"), request.set_values)
+    if request.env_vars:
+        content = _with_variables(content, "", request.env_vars, missed)
+    if name := document.root.string("name"):
+        use = "is the display name of the run" if content["display_name"] == name else "is ignored"
+        remarks.append(f"The file's name '{name}' {use}, because himl gives each run an id of its own.")
+    if request.on_cluster and "" in missed:
+        hint = f"Write the variables into '{request.target}', or into the file that it names."
+        raise BadUsage(f"--env_var does not apply to this {document.kind} job.", hint=hint)
+    if request.on_cluster and missed:
+        remarks.append(f"Steps that --env_var does not apply to: {', '.join(missed)}.")
+    if request.on_cluster and stays:
+        remarks.append(f"Steps that keep the compute of the file, not '{request.cluster}': {', '.join(stays)}.")
+    return content, remarks
+
+
 def _with_options(document: JobDocument, request: SubmitRequest, common: JobSpec) -> dict[str, Any]:
     """The content of the file with absolute paths and with the options of the job."""
     root = document.root
@@ -231,8 +247,6 @@ def _with_options(document: JobDocument, request: SubmitRequest, common: JobSpec
     # azure-ai-ml requires the prefix here, but not for other compute targets
     if request.on_cluster and default not in ("", SERVERLESS) and not default.startswith("azureml:"):
         content["settings"] = {**content["settings"], "default_compute": f"azureml:{default}"}
-    if request.env_vars:
-        content = _with_variables(content, document.kind, request.env_vars)
     return {key: value for key, value in content.items() if value != ""}
 
 
@@ -282,19 +296,19 @@ def _computes_below(step: Part, shown: str) -> list[str]:
     return found
 
 
-def _with_variables(content: Mapping[str, Any], kind: str, env: Mapping[str, str]) -> dict[str, Any]:
-    """The job or the step *content* with the environment variables *env*, below the keys of its type."""
-    if kind == PIPELINE:
-        steps = {
-            key: _with_variables(step, step.get("type") or COMMAND, env) if isinstance(step, Mapping) else step
-            for key, step in (content.get("jobs") or {}).items()
-        }
-        return {**content, "jobs": steps} if content.get("jobs") else dict(content)
+def _with_variables(content: Mapping[str, Any], key: str, env: Mapping[str, str], missed: list[str]) -> dict[str, Any]:
+    """The job or the step *content* of *key* with the environment variables *env*. Adds the keys of steps that have no
+    variables to *missed*, and an empty key for a job."""
+    kind, steps = content.get("type") or COMMAND, content.get("jobs")
+    if kind == PIPELINE and not key and isinstance(steps, Mapping):
+        return {**content, "jobs": {name: _with_variables(step, name, env, missed) for name, step in steps.items()}}
     if kind == SWEEP and isinstance(content.get("trial"), Mapping):
-        return {**content, "trial": _with_variables(content["trial"], COMMAND, env)}
+        return {**content, "trial": _with_variables(content["trial"], key, env, missed)}
     if kind not in (COMMAND, PARALLEL, "automl"):
+        missed.append(key)
         return dict(content)
-    return {**content, "environment_variables": {**(content.get("environment_variables") or {}), **env}}
+    given = content.get("environment_variables") or {}
+    return {**content, "environment_variables": {**given, **env} if isinstance(given, Mapping) else given}
 
 
 @dataclass(frozen=True)

@@ -226,8 +226,13 @@ def _set_value(names: Sequence[str | int], text: str) -> Any:
 
 
 def read_inputs(part: Part) -> Values:
-    """The inputs that have a value. Raises BadUsage, with the key."""
+    """The inputs of a job, without optional ones that have no value. Raises BadUsage, with the key."""
     found = {key: read_input(part, key) for key in part.content}
+    for key, value in found.items():
+        if value is None and part.part(key).content.get("optional") is not True:
+            given = ".path=PATH" if part.part(key).text("type") in DATA_TYPES else "=VALUE"
+            hint = f"Write one into the file, or add --set {part.prefix}{key}{given}"
+            raise part.wrong(key, "has no value.", hint=hint)
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -280,7 +280,8 @@ def _read_job(connection: Connection, document: DocumentSpec, run_id: str) -> An
     for key, value in (job.inputs if isinstance(job, PipelineJob) else {}).items():
         data = getattr(value, "_data", None)
         if isinstance(data, Input) and not data.path:  # azure-ai-ml's own error does not name it
-            raise BadUsage(f"{document.path.name}: inputs.{key}: Missing 'path' of the data.", hint=_HINT)
+            hint = f"Write it into the file, or add --set inputs.{key}.path=PATH"
+            raise BadUsage(f"{document.path.name}: inputs.{key}: Missing 'path' of the data.", hint=hint)
     job.experiment_name, job.display_name = document.experiment, job.display_name or run_id
     job.tags = {**(job.tags or {}), "run_recovery_id": f"{job.experiment_name}:{run_id}"}
     return job
