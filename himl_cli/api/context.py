@@ -12,10 +12,10 @@ from himl_cli.api.transfer import log_notice
 from himl_cli.api.workspace import Run, current_run, get_workspace
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notice
+from himl_cli.core.jobs import secrets_text
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run as RunRecord
 from himl_cli.core.runs import friendly_experiment, new_run_id
-from himl_cli.core.text import named
 from himl_cli.services.runs.writing import store_files
 from himl_cli.workspaces.base import RunRecorder
 
@@ -87,7 +87,7 @@ def create_aml_run_object(
     experiment = friendly_experiment(experiment_name)
     report = take_snapshot(Path(snapshot_directory)) if snapshot_directory not in (None, "") else None
     if report is not None and report.secrets:
-        log_notice(Notice(f"Excluded, as they may contain secrets: {named(report.secrets)}."))
+        log_notice(Notice(secrets_text(report.secrets, "The run's code lacks them.")))
     for text in ignored_remarks([report]) if report is not None else ():
         log_notice(Notice(text))
     run_id = new_run_id(experiment)

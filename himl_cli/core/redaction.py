@@ -53,9 +53,14 @@ _LONG_WORD = re.compile(r"[\w.~-]{15}|-----BEGIN")  # every such secret has one
 _PREFIXED = re.compile(
     r"""(?P<keep>
         [?&](?:sig|sv_sig|token|access_token|code|client_secret|(?:x-[a-z]+-)?(?:signature|credential))=  # a link
-      | https://(?:hooks\.slack(?:-gov)?\.com|[\w-]+\.webhook\.office\.com)/        # a webhook
-      | \bAuthorization\\?["']?\s*[:=]\s*\\?["']?(?:Bearer|Basic|Digest|Token|ApiKey)\s+
-      | (?P<maybe>\b(?:Bearer|Basic|wandb\s+login(?:\s+--[\w-]+){0,3})\s+)
+      | https://(?:hooks\.slack(?:-gov)?\.com|[\w-]+\.webhook\.office\.com|outlook\.office(?:365)?\.com/webhook\w*
+          |hooks\.zapier\.com/hooks|discord(?:app)?\.com/api/webhooks|api\.telegram\.org)/      # a webhook
+      | \bAuthorization\\?["']?\s*[:=]\s*\\?["']?
+        (?:(?:Bearer|Basic|Digest|Token|Api-?Key|Negotiate|NTLM|OAuth|SSWS|AWS4-HMAC-SHA256)\s+|(?=[^\s"'&;\\]*\d))
+      | \bcurl(?=\s)[^|&;\n]{0,200}?\s(?:-u|--(?:proxy-)?user)[\s=]+["']?[\w.@+-]+:   # a login of a command
+      | \b(?:sshpass\s+|docker\s+login(?=\s)[^|&;\n]{0,100}?\s)-p\s*
+      | ;\s*(?:Pwd|Password)=\{                                                      # of ODBC
+      | (?P<maybe>\b(?:Bearer|Basic|wandb\s+login(?:\s+--[\w-]+){0,3})\s+|\bCookie\\?["']?:\s*[\w.-]+=)
     )(?P<secret>[^\s"'&;\\]+)""",
     re.VERBOSE | re.IGNORECASE,
 )

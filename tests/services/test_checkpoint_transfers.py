@@ -238,8 +238,13 @@ def test_pushed_folder_skips_hidden_and_secret_files(source_run: RecordedRuns, p
         "new/.himl-transfer.db": "x", "new/dcp/.metadata": "of torch.distributed.checkpoint", "secret.txt": "secret",
     })  # fmt: skip
     (project / "new/deep/link.ckpt").symlink_to(project / "new/last.ckpt")
-    pushed = push_checkpoints(paths("new"), RUN, source_run.workspace, project)
+    write_files(project / "new", {"keyrings/x.keyring": "secret", "hub.json": '{"client_secret": "secret-1"}'})
+    events: list[Event] = []
+    pushed = push_checkpoints(paths("new"), RUN, source_run.workspace, project, notify=events.append)
     assert sorted(pushed.names) == [f"outputs/checkpoints/{name}" for name in ("dcp/.metadata", "deep/link.ckpt", "last.ckpt")]
+    (left_out,) = [event.text for event in events if isinstance(event, Notice) and "secrets" in event.text]
+    assert left_out.startswith("himl left out 4 files that may contain secrets: ")
+    assert left_out.endswith(" To push one, give its path.")
     assert sorted(find_local("new", project).by_place) == sorted(pushed.names)
     (project / "new/deep/out.ckpt").symlink_to(project / "secret.txt")
     for act in (lambda: push_checkpoints(paths("new"), RUN, source_run.workspace, project), lambda: find_local("new", project)):

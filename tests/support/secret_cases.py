@@ -54,6 +54,24 @@ pplx-{a48}
 nvapi-{u64}
 dapi{x32}
 hvs.{u90}
+ABIA{U16}
+whsec_{a32}
+ntn_{a43}
+KGAT_{x32}
+glcbt-{u20}
+GR1348941{u20}
+pcsk_{u64}
+ATATT3{u180}
+sq0csp-{u43}
+xkeysib-{x64}-{a16}
+tvly-{a32}
+NRAK-{U27}
+LTAI{a20}
+sntrys_{u80}
+dp.pt.{a43}
+dt0c01.{U24}.{U64}
+{l14}.atlasv1.{u60}
+xoxe.xoxp-{d1}-{a140}
 SG.{u22}.{u43}
 tskey-auth-{a11}CNTRL-{a32}
 lsv2_pt_{x32}_{x10}
@@ -80,6 +98,17 @@ Authorization: Bearer {u40}
 Authorization: Basic {b24}
 -H 'X-Api-Key: {l32}'
 curl -H 'authorization: token {x40}'
+Authorization: {a20}1
+{{"Authorization": "Negotiate {b40}"}}
+-H 'Cookie: session={a40}'
+curl -s -u ada:{a12} https://example.org
+curl --user 'ada:{a12}' https://example.org
+sshpass -p {a12} ssh example.org
+docker login -u ada -p {a12} registry.example.org
+Driver=ODBC;Uid=ada;Pwd={{{a12}}};
+https://discord.com/api/webhooks/{d18}/{u68}
+https://api.telegram.org/bot{d10}:AA{u33}/sendMessage
+https://hooks.zapier.com/hooks/catch/{d6}/{l7}
 Bearer {a40}
 wandb login {x40}
 {{"model": "gpt", "api_key": "{l32}", "n": 1}}
@@ -147,6 +176,24 @@ No run 'train_1_aa' in local workspace '.himl'.
 tokenizer=bert num_tokens=5 a=b public_key=abc num_keys=3
 C:\\Users\\x
 An example of BEGIN PRIVATE KEY, without one
+Authorization: required, see the page of the service
+authorization: none
+{"Authorization": "Bearer <token>", "Cookie": "<cookie>"}
+-H "Authorization: Bearer $TOKEN" -H "Authorization: $AUTH" --user 1000:1000
+docker run -p 8080:80 -u 1000:1000 --user root:root image
+curl -u $USER:$PASSWORD https://example.org
+curl -s https://example.org -o model.pt
+sshpass -p $SSHPASS ssh example.org
+docker login -u ada -p $PASSWORD
+Driver={ODBC Driver 18 for SQL Server};Pwd={{ password }};
+Cookie: chocolate=yes
+A prefix such as AKIA, xoxb-, glpat- or sk- begins a token
+ntn_classes and whsec_dim, ATATT as a sequence, dp.pt.tensors of dp.pt
+https://discord.com/channels/1234 https://hooks.example.org/api
+LTAI_loss_of_all_the_layers_together
+AKIAHABARA STATION
+cookie: a small cake
+xai-explainability-of-all-the-models sk-image-segmentation-of-everything
 """
 
 
@@ -175,6 +222,8 @@ account.json: {~  "type": "service_account",~  "private_key": "x"~}
 adc.json: {"type": "authorized_user", "refresh_token": "{u60}"}
 principal.json sp.json.bak: {"appId": "x", "displayName": "ci", "password": "{u34}", "tenant": "x"}
 azure-auth.json: {"clientId": "x", "clientSecret": "{a34}", "tenantId": "x"}
+google.json: {"installed": {"client_id": "x", "client_secret": "x"}}
+.env-prod .env_local id_rsa_github id_ed25519-work: x
 oauth.yaml: auth:~  client_secret: {a24}
 settings.toml: [auth]~client_secret = "{a24}"
 admin.conf: apiVersion: v1~kind: Config~users:~- user:~    client-key-data: {b80}
@@ -241,6 +290,9 @@ token.json: {"cls": 0}
 jupyter_notebook_config.py: # c.NotebookApp.token = '<generated>'~c.NotebookApp.open_browser = False
 jwks.json: {"keys": [{"kty": "RSA", "n": "{u40}", "e": "AQAB"}]}
 cookies.json: {"cookies": ["oat", "chocolate"]}
+names.yml: client_secret: azure_client_secret~access_token: get_access_token_from_the_vault
+bin/run: #!/bin/sh~curl -H "Authorization: Bearer {a40}"
+.env-example .env_template: x
 sql.ini: Server=db.example.org;Trusted_Connection=yes;Password=${PASSWORD}
 """
 

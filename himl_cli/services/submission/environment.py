@@ -190,7 +190,8 @@ def _from_dockerfile(request: SubmitRequest) -> tuple[EnvironmentSpec, list[str]
     name = found.relative_to(folder).as_posix()
     if name not in report.snapshot.files:
         raise BadUsage(
-            f"'{name}' is excluded from the build context '{folder}'.", hint=f"Check its {report.ignore_file}."
+            f"'{name}' is excluded from the build context '{folder}'.",
+            hint=secrets_text([name]) if name in report.secrets else f"Check its {report.ignore_file}.",
         )
     left_out = [secrets_text(report.secrets)] if report.secrets else []
     remarks = [f"Build context '{folder}': {text}" for text in (*left_out, *ignored_remarks([report]))]

@@ -58,8 +58,8 @@ _ENDINGS = """
 """
 PRIVATE_NAMES, PRIVATE_ENDINGS = frozenset(_NAMES.split()), frozenset(_ENDINGS.split())
 _PATTERNS = re.compile(
-    r"(?:jp|nb)server-\d+(?:-open)?\.json|client_?secrets?[._-].*\.json|.*\.tfvars\.json|.*-firebase-adminsdk-.*\.json"
-    r"|(?:login|web) data(?: for account)?|\..*_history"
+    r"id_(?:rsa|dsa|ecdsa|ed25519)(?:[_-][\w-]+)?|(?:jp|nb)server-\d+(?:-open)?\.json|client_?secrets?[._-].*\.json|.*\.tfvars\.json"
+    r"|.*-firebase-adminsdk-.*\.json|(?:login|web) data(?: for account)?|\..*_history"
 )
 # Names that are private only in folders of certain names
 PRIVATE_BY_FOLDER = {
@@ -120,8 +120,9 @@ _PLAIN_ENDINGS = frozenset(_PLAIN.split())
 
 
 def _assigned(name: str, least: int) -> str:
-    """A pattern for a value of *least* characters or more that *name* has in JSON, YAML, TOML and the like."""
-    return rf"(?:{name})[\"']?\s*[:=]\s*[\"']?([^\s\"',;{{}}<>\[\]()$%*]{{{least},}})"
+    """A pattern for a value that *name* has in JSON, YAML, TOML and the like. It has *least* characters or more, among
+    them a digit or a capital letter, because names of variables and of settings have none."""
+    return rf"(?:{name})[\"']?\s*[:=]\s*[\"']?(?=[^\s\"',;]*[A-Z\d])([^\s\"',;{{}}<>\[\]()$%*]{{{least},}})"
 
 
 _PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----\s*(?:\n|\\+[nr])+\s*[A-Za-z0-9+/]{3}"
@@ -132,9 +133,9 @@ _FORMS: tuple[tuple[bytes, str], ...] = (
     (b"privatekey", r"(?m)^PrivateKey\s*=\s*[A-Za-z0-9+/]{42,43}="),  # WireGuard
     (b"putty-user-key-file", "PuTTY-User-Key-File"),
     (b"secret", "AGE-SECRET-KEY-1|untrusted comment: [a-z]+ encrypted secret key|,Secret access key"),
-    (b"secret", "(?i)" + _assigned("(?:client|app|consumer|webhook)[_-]?secret", 6)),
-    (b"secret", "(?i)" + _assigned("secret_?access_?key", 16)),
-    (b"token", "(?i)" + _assigned("(?:access|refresh|auth)_?token", 20)),
+    (b"secret", _assigned("(?i:client|app|consumer|webhook)[_-]?(?i:secret)", 6)),
+    (b"secret", _assigned("(?i:secret_?access_?key)", 16)),
+    (b"token", _assigned("(?i:(?:access|refresh|auth)_?token)", 20)),
     (b"client-key-data", _assigned("client-key-data", 8)),
     (b"kind: config", r"(?s)\A(?=.*\nusers:)" + _assigned(".*(?:token|password)", 6)),
     (b"cookie file", "HTTP Cookie File"),
@@ -146,6 +147,7 @@ _FORMS: tuple[tuple[bytes, str], ...] = (
     (b"@", r"://([^\s/:@\"'<>]*):([^\s/@\"'<>]+)@(?!localhost|127\.0\.0\.1|0\.0\.0\.0)"),
 )
 _JSON_FORMS = (
+    (b'secret"', r"(?i:\"client_?secret\")\s*:\s*\"([^\"]+)\""),
     (b"authorized_user", r"\"type\"\s*:\s*\"authorized_user\""),
     (b'"tenant"', r"(?s)\A(?=.*\"appId\").*\"password\"\s*:"),  # of a service principal
     (b'"auths"', _assigned(r"\"auth", 8)),
@@ -162,7 +164,7 @@ _READ_BY_ENDING = {
     ".json": r"\"type\"\s*:\s*\"service_account\"",
 }
 _REPOSITORY = r"(?i)_auth(?:Token)?[\"']?\s*[=:]|_password\s*=|AuthToken[\"']?\s*:|://[^\s/:@]+:[^\s/@$]+@"
-_NOTEBOOK = r"(?:\.|\")(?:token|password|hashed_password)\"?\s*[:=]\s*u?[\"'][^\"'<]{6,}"
+_NOTEBOOK = r"(?:\.|\")(?:token|password|hashed_password)\"?\s*[:=]\s*u?[\"'][^\"'<]+"
 _READ_BY_NAME = {
     **dict.fromkeys((".npmrc", ".yarnrc", ".yarnrc.yml", "pip.conf", "pip.ini", ".condarc", "uv.toml"), _REPOSITORY),
     "settings": r"(?m)^[ \t]*api_key[ \t]*[=:][ \t]*\S",  # of wandb
@@ -187,8 +189,8 @@ def is_dotenv_name(name: str) -> bool:
     """Whether the name is one of a file with environment variables: `.env`, `.env.local`, `prod.env`, but not
     `.env.example`."""
     folded = name.casefold()
-    is_sample = folded.endswith(SAMPLE_ENDINGS) or folded.startswith(("example.", "sample.", "template."))
-    return (folded.endswith(".env") or folded.startswith(".env.")) and not is_sample
+    is_sample = folded.endswith(SAMPLE_ENDINGS) or re.search("example|sample|template", folded) is not None
+    return (folded.endswith(".env") or folded.startswith((".env.", ".env-", ".env_"))) and not is_sample
 
 
 def crowded_endings(names: Sequence[str]) -> frozenset[str]:
@@ -234,7 +236,7 @@ def is_secret_file(path: str, size: int, in_private_folder: bool, *, is_data: bo
     wanted = _ANY_PEM if wanted is None and not ending and _NAMED_KEY.fullmatch(name) else wanted
     if (wanted is not None and re.search(wanted, text)) or (ending in YAML_ENDINGS and _is_of_innereye(content, text)):
         return True
-    if is_data:
+    if is_data or content.startswith(b"#!"):  # a script is a source
         return False
     forms = (*_FORMS, *_JSON_FORMS) if text[:100].lstrip(_BLANK)[:1] in "{[" else _FORMS
     return _has_form(content.lower(), text, forms) or (len(content) <= LARGEST_LIST and has_token(text))
