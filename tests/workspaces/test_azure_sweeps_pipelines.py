@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import yaml
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
 from himl_cli.core.events import Event, Notice, ignore
@@ -424,28 +425,26 @@ def test_changes_count_and_the_rest_stays(workspace: AzureWorkspace, azure: Stag
 def test_computes_that_are_no_names_go_to_the_service_as_they_are(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path, tmp_path: Path) -> None:
     virtual = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/virtualclusters/vc"
     own, bound = f"{azure.state.path}/computes/gpu-cluster", "${{parent.inputs.where}}"
-    job = JOB.replace("azureml:cpu-cluster", "PLACE")
-    steps = PIPELINE.replace("  word: hello", "  word: hello\n  where: gpu-cluster").replace("    type: command\n", "    compute: 'PLACE'\n")
-    for place in (virtual, f"azureml:{virtual}", own, bound):
-        name = place.removeprefix("azureml:")
-        if place != bound:  # only steps can be bound
-            assert sent(azure, workspace.submit_document(job_in(folder, job.replace("PLACE", place)), notify=ignore).id)["computeId"] == name
-        pipeline = sent(azure, workspace.submit_document(job_in(folder, steps.replace("PLACE", place)), notify=ignore).id)
-        assert [step.get("computeId") for step in pipeline["jobs"].values()] == [name, None]
-    for place, name in {virtual: virtual, f"azureml:{virtual}": virtual, "azureml:gpu-cluster": own}.items():
-        for text in (job, steps):
-            made = sent(azure, workspace.submit_document(changed_job(folder, text, cluster=place), notify=ignore).id)
-            assert (made.get("computeId") or made["settings"]["default_compute"]) == name
-            assert not [step for step in made.get("jobs", {}).values() if "computeId" in step]
-    for place, name in {virtual: virtual, f"azureml:{virtual}": virtual, "gpu-cluster": own}.items():
-        made = sent(azure, workspace.submit_document(changed_job(folder, PIPELINE.replace("azureml:cpu-cluster", place)), notify=ignore).id)
-        assert made["settings"]["default_compute"] == name
+
+    def made(document: DocumentSpec) -> dict[str, Any]:
+        return sent(azure, workspace.submit_document(document, notify=ignore).id)
+
+    places = {"a": virtual, "b": f"azureml:{virtual}", "c": own, "d": bound, "e": None}
+    steps = {key: {"command": "ls", "environment": {"image": "python:3.11"}} | ({"compute": place} if place else {}) for key, place in places.items()}
+    content = {"type": "pipeline", "inputs": {"where": "gpu-cluster"}, "settings": {"default_compute": virtual}, "jobs": steps}
+    pipeline = made(changed_job(folder, yaml.safe_dump(content)))
+    assert {key: step.get("computeId") for key, step in pipeline["jobs"].items()} == {"a": virtual, "b": virtual, "c": own, "d": bound, "e": None}
+    assert pipeline["settings"]["default_compute"] == virtual
+    moved = made(changed_job(folder, yaml.safe_dump(content), cluster="azureml:gpu-cluster"))
+    assert (moved["settings"]["default_compute"], [step.get("computeId") for step in moved["jobs"].values()]) == (own, [None] * 5)
+    command = "command: ls\nenvironment: {image: 'python:3.11'}\ncompute: cpu-cluster\n"
+    assert made(changed_job(folder, command, cluster=virtual))["computeId"] == virtual
     spec = cluster_spec(tmp_path / "code", cluster=virtual)
     assert sent(azure, workspace.submit(spec, notify=ignore).id)["computeId"] == virtual
-    made = sent(azure, workspace.submit_pipeline(pipeline_of(StepSpec("a", "a", step_job(tmp_path / "a", "1")), cluster=virtual), notify=ignore).id)
-    assert made["settings"]["default_compute"] == virtual
+    spec_of_steps = pipeline_of(StepSpec("a", "a", step_job(tmp_path / "a", "1")), cluster=virtual)
+    assert sent(azure, workspace.submit_pipeline(spec_of_steps, notify=ignore).id)["settings"]["default_compute"] == virtual
     with pytest.raises(NotFound, match="Unknown compute target 'no-cluster'"):
-        workspace.submit_document(job_in(folder, job.replace("PLACE", own.replace("gpu", "no"))), notify=ignore)
+        made(changed_job(folder, command, cluster=own.replace("gpu", "no")))
 
 
 def test_what_is_wrong_is_one_line_with_the_key(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
