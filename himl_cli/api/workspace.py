@@ -124,8 +124,8 @@ class Run(Recording):
         return self.record.display_name
 
     @display_name.setter
-    def display_name(self, display_name: str) -> None:
-        self.record = self._found_in.opened.rename(self.id, str(display_name))
+    def display_name(self, display_name: str | None) -> None:
+        self.record = self._found_in.opened.rename(self.id, str(display_name or ""))
 
     @property
     def description(self) -> str:
@@ -133,8 +133,8 @@ class Run(Recording):
         return self.record.description
 
     @description.setter
-    def description(self, description: str) -> None:
-        self.set_tags({NOTE: description})
+    def description(self, description: str | None) -> None:
+        self.set_tags({NOTE: description or ""})
 
     @property
     def status(self) -> str:

@@ -90,6 +90,8 @@ def test_run_begins_and_ends_as_the_commands_see_it(run: Run, himl: Himl, place:
 
 
 def test_attributes_of_a_run_change_it_or_are_refused(run: Run, place: Workspace) -> None:
+    run.description = None
+    assert fetch_run(place, run.id).description == ""
     run.display_name = "other"
     run.description = "why"
     found = fetch_run(place, run.id)
