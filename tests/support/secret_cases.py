@@ -234,6 +234,7 @@ state.json: {"cookies": [{"name": "sid", "value": "{a32}", "httpOnly": true}]}
 keys.csv: User name,Access key ID,Secret access key~ada,AKIA{U16},{b40}
 aws.ini: [default]~aws_secret_access_key = {b40}
 requirements.txt requirements/dev.in: --extra-index-url https://ada:{a12}@pypi.example.org/simple~torch
+requirements-all.txt: {w20000} --index-url https://ada:{a12}@pypi.example.org/simple
 environment.yml: dependencies:~- pip:~  - --index-url https://ada:{a12}@pypi.example.org/simple
 pyproject.toml: [[tool.uv.index]]~url = "https://ada:{a12}@pypi.example.org/simple"
 db.cfg: url = postgresql://ada:{a12}@db.example.org/runs
@@ -261,6 +262,7 @@ id_rsa.py tokenizer.json lib/.docker/Dockerfile .config/lint.toml secret_files.p
 .env.example prod.env.sample .env.template example.env .env.example.bak environment.yaml env.py .env/readme settings.yml backup.py train.py.bak data.csv.gz: x
 terraform.tf main.tf variables.tf.bak kubeconfig.py key.h5 keys.npy keyboard.json password_reset.html passwords.md auth.py oauth2.md jupyter.py: x
 kernel.json notebook.json logins.py netrc.py pypirc.md 1.txt 2.json model.1 checkpoint.bak weights.old run.sh.orig copy.txt 'figure (1).txt': x
+uv.lock: {w20000} url = "https://pypi.example.org/simple"
 key.pem chain.crt tests/data/server.pem: -----BEGIN CERTIFICATE-----~{b64}~-----END CERTIFICATE-----
 pub.key: -----BEGIN PUBLIC KEY-----~{b64}~-----END PUBLIC KEY-----
 README.md docs/index.rst: Use https://user:password@host/simple or -----BEGIN PRIVATE KEY-----

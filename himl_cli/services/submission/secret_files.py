@@ -22,7 +22,7 @@ from himl_cli.core.text import YAML_ENDINGS
 
 SAMPLE_ENDINGS = (".example", ".sample", ".template", ".tmpl", ".dist", ".defaults", ".schema")
 PUBLIC_ENDING = ".pub"
-# In bytes: files that a name or YAML suggests to read, other settings, and those whose words are compared with tokens
+# In bytes: the part to read of files that a name suggests, and YAML; other settings; those searched for tokens
 LARGEST_READ, LARGEST_SETTINGS, LARGEST_LIST = 64 * 1024, 8 * 1024, 1024
 # Files of a folder with one ending, above which they count as data, which himl does not read
 MOST_ALIKE = 50
@@ -179,6 +179,11 @@ _READ_BY_NAME = {
     ".wgetrc": r"(?m)^\s*(?:\w+_)?password\s*=\s*\S",
     ".curlrc": r"(?m)^\s*(?:-u|--?user|user)[\s=:]+\S+:\S",
 }
+# Lists of packages, which may be long, and whose indexes may have passwords
+_PACKAGES = re.compile(
+    r"(?:requirements|constraints).*\.(?:txt|in)|(?:environment|conda).*\.ya?ml|pyproject\.toml|pipfile"
+    r"|(?:uv|poetry|pipfile)\.lock"
+)
 _KEY = r"(?mi)(?:^[ \t]+|[{,][ \t]*)[\"']?(%s)[\"']?[ \t]*:"
 _INNEREYE = r"(?m)^[\"']?variables[\"']?[ \t]*:"
 _INNEREYE_SECRET = _KEY % r"\w*(?:application|principal|account|storage|access|client|api)_key|\w*(?:password|secret)"
@@ -219,8 +224,9 @@ def is_secret_file(path: str, size: int, in_private_folder: bool, *, is_data: bo
         return True
     if not is_read:
         return False
-    most = LARGEST_READ if is_read == "name" or ending in YAML_ENDINGS else LARGEST_SETTINGS
-    if size > most or (is_data and not (is_read == "name" or ending in _READ_BY_ENDING or ending in YAML_ENDINGS)):
+    most = LARGEST_READ if ending in YAML_ENDINGS else LARGEST_SETTINGS
+    is_named, has_own_form = is_read == "name", ending in _READ_BY_ENDING or ending in YAML_ENDINGS
+    if not is_named and (size > most or (is_data and not has_own_form)):
         return False
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
@@ -236,6 +242,7 @@ def is_secret_file(path: str, size: int, in_private_folder: bool, *, is_data: bo
     wanted = _ANY_PEM if wanted is None and not ending and _NAMED_KEY.fullmatch(name) else wanted
     if (wanted is not None and re.search(wanted, text)) or (ending in YAML_ENDINGS and _is_of_innereye(content, text)):
         return True
+    is_data = not is_named and (is_data or len(content) > LARGEST_SETTINGS)
     if is_data or content.startswith(b"#!"):  # a script is a source
         return False
     forms = (*_FORMS, *_JSON_FORMS) if text[:100].lstrip(_BLANK)[:1] in "{[" else _FORMS
@@ -258,7 +265,8 @@ def _kind(base: str) -> tuple[str, str, bool, str]:
         or is_dotenv_name(name)
         or _PATTERNS.fullmatch(name) is not None
     )
-    return name, ending, is_private, "name" if name in _READ_BY_NAME else "ending" if ending in _READ_ENDINGS else ""
+    is_named = name in _READ_BY_NAME or _PACKAGES.fullmatch(name) is not None
+    return name, ending, is_private, "name" if is_named else "ending" if ending in _READ_ENDINGS else ""
 
 
 def plain_name(name: str) -> str:
