@@ -232,6 +232,11 @@ def atomic_replacement(path: Path, *, is_private: bool = False) -> Iterator[str]
         raise
 
 
+def may_write(path: Path) -> bool:
+    """Whether this process may write to the file or folder, with the capabilities that a container gave it."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
 def is_same_place(one: Path, other: str | Path) -> bool:
     """Whether both are the same existing file or folder."""
     try:

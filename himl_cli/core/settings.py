@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.files import WORKSPACE_FOLDER, expand_user, file_system_of, home_folder, mount_table, warned
+from himl_cli.core.files import (
+    WORKSPACE_FOLDER,
+    expand_user,
+    file_system_of,
+    home_folder,
+    may_write,
+    mount_table,
+    warned,
+)
 from himl_cli.core.records import dataclass
 from himl_cli.core.text import DEEPEST, is_too_deep, spelled
 
@@ -167,7 +175,7 @@ def why_untrusted(path: Path, owners: Collection[int]) -> str:
 
 def is_other_users(path: Path) -> bool:
     """Whether *path* belongs to another user, and this one cannot write to it. Never on Windows."""
-    return sys.platform != "win32" and path.stat().st_uid != os.geteuid() and not os.access(path, os.W_OK | os.X_OK)
+    return sys.platform != "win32" and path.stat().st_uid != os.geteuid() and not may_write(path)
 
 
 def owner_name(number: int) -> str:

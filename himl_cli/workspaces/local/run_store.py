@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.files import file_system_of, mount_table
+from himl_cli.core.files import file_system_of, may_write, mount_table
 from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import MANY, STEP, TRIAL
 from himl_cli.core.processes import register_after_fork
@@ -115,7 +115,7 @@ class Database:
             with suppress(OSError):  # which SQLite reports
                 self.path.touch()  # with the mode that the umask gives, which SQLite copies to the files beside it
         try:
-            if os.access(self.path, os.W_OK) or not self.path.is_file():
+            if may_write(self.path) or not self.path.is_file():
                 connection, version = self._open("mode=rwc" if self._create else "mode=rw")
             else:
                 self._read = self._state()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.files import may_write
 from himl_cli.core.jobs import DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot, Webhook
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.processes import ProcessLock
@@ -222,7 +223,7 @@ class LocalWorkspace(FolderWorkspace):
         if "runs" in facts:
             text = f"{int(facts['runs']):,} run{'s' * (facts['runs'] != '1')}, {facts['journal']}"
         yield Check.passed(CHECK_NAME, f"{self.label}: {text}.")
-        if not os.access(self.folder, os.W_OK):
+        if not may_write(self.folder):
             text = f"'{self.folder}' is read-only, so himl cannot record jobs in it."
             yield Check.note(CHECK_NAME, text, CHECK_PERMISSIONS)
 
