@@ -242,6 +242,7 @@ class FailedFile(TypedDict):
     message: str
     code: Annotated[str, Meta(description="The code of the error.")]
     hint: str
+    is_lasting: Annotated[bool, Meta(description="Whether the same command would fail again.")]
 
 
 class Transfer(TypedDict):
