@@ -148,10 +148,10 @@ def test_what_is_logged_is_read_back(run: Run, himl: Himl) -> None:
     run.log_table("table", {"epoch": [1, 2], "accuracy": [0.7, 0.8]})
     run.log("Kernel type", "linear")
     run.log("num", "3.5")  # strings stay strings, as in azureml-core
-    run.log("story", "once " * 1000)
+    run.log("story", "once " * 50)
     run.log_list("words", ["a", "b"])
     expected: dict[str, Any] = {"loss": [1.0, 0.5, 0.25], "accuracy": 0.9, "sizes": [1.0, 2.0, 3.0], "fruit/kind": ["lime", "fig"], "fruit/size": [3.0, 1.5]}
-    expected |= {"table/epoch": [1.0, 2.0], "table/accuracy": [0.7, 0.8], "Kernel type": "linear", "num": "3.5", "story": "once " * 1000, "words": ["a", "b"]}
+    expected |= {"table/epoch": [1.0, 2.0], "table/accuracy": [0.7, 0.8], "Kernel type": "linear", "num": "3.5", "story": "once " * 50, "words": ["a", "b"]}
     assert run.get_metrics() == expected
     assert run.get_metrics("num") == {"num": "3.5"}
     assert get_metrics_for_run(run=run, keep_metrics=["num", "table"]) == {"num": "3.5", "table": {"epoch": [1, 2], "accuracy": [0.7, 0.8]}}

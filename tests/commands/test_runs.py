@@ -9,7 +9,9 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -536,10 +538,13 @@ def test_aggregate_takes_any_selection_and_counts_trials(himl: Himl, workspace: 
         workspace.end_run(name, COMPLETED)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows renames no folder with open files")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc. Windows renames no folder with open files.")
 def test_job_outlives_what_its_supervisor_cannot_see(himl: Himl, project: Path, tmp_path: Path) -> None:
     begun, end, away = tmp_path / "begun", tmp_path / "end", tmp_path / "away"
-    script = f"import os, time\nopen({str(begun)!r}, 'w')\nwhile not os.path.exists({str(end)!r}): time.sleep(0.05)\nopen('outputs/x', 'w').write('all')"
+    script = (
+        f"import os, time\nopen({str(begun)!r}, 'w').write(str(os.getpid()))\nwhile not os.path.exists({str(end)!r}): time.sleep(0.05)\n"
+        "open('outputs/x', 'w').write('all')"
+    )
     write_files(project, {"train.py": script})
     run = himl.ok("submit", "train.py", "--no_wait", "-q").stdout.strip()
     until(begun.exists)
@@ -553,3 +558,9 @@ def test_job_outlives_what_its_supervisor_cannot_see(himl: Himl, project: Path, 
     ended = himl.ok("runs", "show", run, "--json", cwd=away).json()
     assert (ended["status"], ended["exit_code"]) == ("Completed", 0)
     assert (away / ".himl" / "runs" / run / "code" / "outputs" / "x").read_text() == "all"
+    for path in (begun, end):
+        path.unlink()
+    himl.ok("submit", "train.py", "--no_wait", "-q", cwd=away)
+    until(lambda: begun.exists() and begun.read_text() != "")
+    shutil.rmtree(away / ".himl")
+    until(lambda: not Path(f"/proc/{begun.read_text()}").exists())

@@ -34,6 +34,7 @@ REASONS = {
     "pip": "installs packages, which the packaging tests do",
     "az-infrastructure": "makes or mounts things in Azure by the programs of others",
     "ssh": "needs another machine",
+    "group": "needs a group of users",
     "checkout": "changes the checkout itself, or measures for an hour",
 }
 ELSEWHERE = ("docs/ci.md", "docs/design*", "docs/performance.md", "docs/reliability.md", "docs/image-loading.md")

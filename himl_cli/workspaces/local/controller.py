@@ -80,7 +80,7 @@ class Controller(RunProcess):
     def _why_stopped(self) -> Outcome | None:
         if self._terminated:
             return Outcome(RunStatus.failed, TERMINATED)
-        return Outcome(RunStatus.canceled, self.folder.why_canceled()) if self.folder.is_cancel_asked() else None
+        return Outcome(RunStatus.canceled, self.folder.why_canceled()) if self.is_canceled() else None
 
 
 def end_if_last(store: RunStore, folder: RunFolder) -> None:

@@ -169,7 +169,14 @@ class RunProcess(ABC):
         return None if outcome is None else outcome.status
 
     def is_stopped(self) -> bool:
-        return self._terminated or self.folder.is_cancel_asked()
+        return self._terminated or self.is_canceled()
+
+    def is_canceled(self) -> bool:
+        """Whether a user asked to cancel the run, or deleted its folder, which has no name then."""
+        with contextlib.suppress(OSError):  # a failure of the file system is no evidence
+            if self._handle is not None and os.fstat(self._handle).st_nlink == 0:
+                return True
+        return self.folder.is_cancel_asked()
 
     def _record(self) -> RunStore:
         """Record the run in the workspace. Raises BadUsage if it is already completed."""
@@ -225,6 +232,8 @@ class RunProcess(ABC):
                 is_noted = is_noted or self._note(end)
                 self.before_the_end(store)
                 store.end_job(self._new.id, end)
+                return
+            except FileNotFoundError:  # its folder was deleted
                 return
             except (OSError, HimlError):
                 waited = time.monotonic() - begun

@@ -257,7 +257,7 @@ class Supervisor(RunProcess):
     def _reason_to_stop(self, ends: list[RankEnd], deadline: float | None) -> str:
         if self._terminated:
             return TERMINATED
-        if self.folder.is_cancel_asked():
+        if self.is_canceled():
             return CANCELED
         if any(code for _, code, _ in ends):
             return RANK_FAILED
