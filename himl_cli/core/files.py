@@ -186,7 +186,8 @@ def flush(folder: Path, files: Iterable[str] | None = None) -> None:
             os.close(handle)
         return
     for path in (found.path for found in walk_files(str(folder))) if files is None else files:
-        flush_file(path)
+        with suppress(FileNotFoundError, PermissionError):  # removed meanwhile, or read-only on Windows
+            flush_file(path)
 
 
 def flush_file(path: str) -> None:
