@@ -292,7 +292,7 @@ class DocumentSpec:
 def is_compute_name(cluster: str) -> bool:
     """Whether the workspace knows a compute target of this name. Others go to the service as they are: ids
     (`/subscriptions/.../virtualclusters/NAME`), inputs of a pipeline (`${{parent.inputs.KEY}}`) and `serverless`."""
-    return cluster.lower() != SERVERLESS and "/" not in cluster and "${{" not in cluster
+    return cluster.lower() != SERVERLESS and not cluster.startswith("/") and "${{" not in cluster
 
 
 HERE = "local"  # the cluster name for this machine, regardless of the settings

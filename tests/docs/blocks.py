@@ -35,6 +35,7 @@ REASONS = {
     "az-infrastructure": "makes or mounts things in Azure by the programs of others",
     "ssh": "needs another machine",
     "group": "needs a group of users",
+    "live": "runs all live checks, which tests/commands/test_live_checks.py does",
     "checkout": "changes the checkout itself, or measures for an hour",
 }
 ELSEWHERE = ("docs/ci.md", "docs/design*", "docs/performance.md", "docs/reliability.md", "docs/image-loading.md")
