@@ -580,7 +580,9 @@ class Datastore(_Named):
     """A datastore of *workspace*."""
 
     _instead: ClassVar[Mapping[str, str]] = {
-        **dict.fromkeys(("path", "as_mount", "as_download", "as_upload"), "Use DatasetConfig, or himl submit --input NAME."),
+        **dict.fromkeys(
+            ("path", "as_mount", "as_download", "as_upload"), "Use DatasetConfig, or himl submit --input NAME."
+        ),
         **dict.fromkeys(("account_name", "container_name"), "Use location."),
     }
 
