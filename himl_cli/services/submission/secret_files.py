@@ -58,7 +58,8 @@ _ENDINGS = """
 """
 PRIVATE_NAMES, PRIVATE_ENDINGS = frozenset(_NAMES.split()), frozenset(_ENDINGS.split())
 _PATTERNS = re.compile(
-    r"id_(?:rsa|dsa|ecdsa|ed25519)(?:[_-][\w-]+)?|(?:jp|nb)server-\d+(?:-open)?\.json|client_?secrets?[._-].*\.json|.*\.tfvars\.json"
+    r"id_(?:rsa|dsa|ecdsa|ed25519)(?:[_-][\w-]+)?|(?:jp|nb)server-\d+(?:-open)?\.json"
+    r"|client_?secrets?[._-].*\.json|.*\.tfvars\.json"
     r"|.*-firebase-adminsdk-.*\.json|(?:login|web) data(?: for account)?|\..*_history"
 )
 # Names that are private only in folders of certain names
