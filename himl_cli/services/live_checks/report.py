@@ -150,13 +150,18 @@ def _code(text: str) -> str:
     return f"`{text.replace('`', chr(39)).replace('|', '/')}`" if text else ""
 
 
+# Users of images and containers. Such a name identifies no one, and is a word of the report
+USUAL_USERS = frozenset(["user", "root", "admin", "ubuntu", "debian", "azureuser", "runner", "vscode", "jovyan"])
+
+
 class Mask:
     """Replaces names and secrets by their kinds: `<workspace>`, `<user>`, `<id>`. It collects names in responses."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._names: dict[str, str] = {}
         with suppress(Exception):  # a user without a name
-            self._add(getpass.getuser(), "user")
+            if (name := getpass.getuser()) not in USUAL_USERS:
+                self._add(name, "user")
         self._add(str(Path.home()), "home")
         self._add(platform.node(), "machine")
         for name, kind in names.items():

@@ -194,10 +194,10 @@ class _Walk:
         return at < len(self._sorted) and self._sorted[at].startswith(folder)
 
     def _enter(self, place: _Place) -> None:
+        with os.scandir(place.path) as found:  # first, since an error names the folder
+            entries = sorted(found, key=lambda entry: entry.name)
         if own := read_rules(os.path.join(place.path, self.ignore_file)):
             place = replace(place, rules=[*place.rules, ("", own)])
-        with os.scandir(place.path) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
         crowded = crowded_endings([entry.name for entry in entries])
         for entry in entries:
             name = place.name + entry.name
