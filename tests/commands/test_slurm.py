@@ -20,7 +20,7 @@ import pytest
 
 from himl_cli.core.runs import RunQuery
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from tests.support.running import Himl, Outcome, until, write_files
+from tests.support.running import SECONDS, Himl, Outcome, until, write_files
 from tests.support.slurm import Slurm
 
 LOG_METRIC = """
@@ -59,9 +59,13 @@ def shown(himl: Himl, run_id: str) -> Run:
     return run
 
 
-def ended(himl: Himl, run_id: str) -> Run:
-    """Wait until the run has ended, and return it."""
-    until(lambda: shown(himl, run_id)["status"] not in ("Queued", "Running"), lambda: f"it ends: {shown(himl, run_id)}")
+def ended(himl: Himl, run_id: str, *, jobs: int = 1) -> Run:
+    """Wait until the run of so many *jobs* has ended, and return it."""
+    until(
+        lambda: shown(himl, run_id)["status"] not in ("Queued", "Running"),
+        lambda: f"it ends: {shown(himl, run_id) | {'children': None}}",
+        seconds=SECONDS + jobs,
+    )
     return shown(himl, run_id)
 
 
@@ -232,7 +236,7 @@ def test_no_more_trials_run_at_once_than_was_said(himl: Himl, project: Path, slu
     write_files(project, {"trial.py": script.encode()})
     count = 200 if IS_LARGE else 20
     run_id = send("trial.py", "--sweep", "x=" + ",".join(map(str, range(count))), "--max_concurrent", "8", "--primary_metric", "loss")
-    assert ended(himl, run_id)["status"] == "Completed"
+    assert ended(himl, run_id, jobs=count)["status"] == "Completed"
     spans = [tuple(map(float, (times / str(number)).read_text().split())) for number in range(count)]
     assert max(sum(begun <= moment < end for begun, end in spans) for moment, _ in spans) <= 8
     trials = himl("runs", "aggregate", run_id, "--json").json()["children"]

@@ -184,9 +184,9 @@ SECONDS = 60.0
 """More than anything needs on a slow machine, and less than a test has."""
 
 
-def until(holds: Callable[[], object], what: Callable[[], object] | str = "") -> None:
-    """Wait until the condition holds. If it never does, raise AssertionError with *what*."""
-    deadline = time.monotonic() + SECONDS
+def until(holds: Callable[[], object], what: Callable[[], object] | str = "", *, seconds: float = SECONDS) -> None:
+    """Wait until the condition holds. If it does not within *seconds*, raise AssertionError with *what*."""
+    deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"it did not come about: {what if isinstance(what, str) else what()}"
         time.sleep(0.02)
