@@ -219,7 +219,7 @@ def _own_local(start: Path) -> Path:
 
 def slurm_partitions() -> Sequence[tuple[str, str, str]]:
     """The partitions of the site's Slurm: name, time limit, generic resources. Raises ServiceFailed."""
-    from himl_cli.workspaces.local.slurm import partitions
+    from himl_cli.workspaces.local.engines.slurm import partitions
 
     return partitions()
 
@@ -227,7 +227,7 @@ def slurm_partitions() -> Sequence[tuple[str, str, str]]:
 def slurm_checks(spec: str | None, config_file: str | None, slurm: SlurmSpec | None, *, start: Path) -> Iterator[Check]:
     """Doctor's checks of Slurm. With *slurm* they include a job in the local workspace, which is created if missing."""
     from himl_cli.core.events import ignore
-    from himl_cli.workspaces.local.slurm_batch import checks
+    from himl_cli.workspaces.local.engines.slurm import checks
 
     folder = start
     if slurm is not None:

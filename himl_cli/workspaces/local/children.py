@@ -15,13 +15,12 @@ from typing import Any
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
+from himl_cli.workspaces.local.engines.slurm import SlurmJobs, cancel, queue_again, queue_job
 from himl_cli.workspaces.local.launch import begin, events_of, spawn, start_error
 from himl_cli.workspaces.local.launch_request import LaunchRequest, Plan
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, TERMINATED, Outcome
 from himl_cli.workspaces.local.run_store import RunStore
-from himl_cli.workspaces.local.slurm import SlurmJobs, cancel
-from himl_cli.workspaces.local.slurm_batch import queue_again, queue_job
 
 POLL_SECONDS = 0.1
 SECONDS_UNREAD = 600.0

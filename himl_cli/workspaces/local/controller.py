@@ -33,6 +33,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.runs import TRIES, Run, RunQuery, RunStatus, end_of_trials
 from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.workspaces.local.children import Children
+from himl_cli.workspaces.local.engines.slurm import SlurmJobs, end_unreachable_steps
 from himl_cli.workspaces.local.launch_request import (
     PIPELINE,
     Plan,
@@ -44,7 +45,6 @@ from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import PLAN, RunFolder
 from himl_cli.workspaces.local.run_process import TERMINATED, Outcome, RunProcess, read_request, report
 from himl_cli.workspaces.local.run_store import RunStore
-from himl_cli.workspaces.local.slurm import SlurmJobs, end_unreachable_steps
 from himl_cli.workspaces.local.sweep_plan import job_outputs, pipeline_trial, stage_plan, step_request, trial_request
 
 SECONDS_TO_JUDGE = 0.25  # between checks of a policy, or longer, so that checks take at most a tenth of the time

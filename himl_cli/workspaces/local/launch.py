@@ -53,7 +53,7 @@ def launch(workspace: Path, spec: JobSpec, inputs: Mapping[str, str], outputs: M
     folder = str(workspace / "runs" / run_id)
     log.debug("run %s: inputs %s, outputs %s", run_id, inputs, outputs)
     if spec.slurm is not None:
-        from himl_cli.workspaces.local.slurm_batch import queue_job
+        from himl_cli.workspaces.local.engines.slurm import queue_job
 
         request = LaunchRequest(folder, spec, shown_command(spec), inputs, outputs, again=True)
         return begin(request, start=queue_job)
@@ -169,7 +169,7 @@ def resume(
             f"The record of the run in '{folder.path}' is invalid ({type(err).__name__}: {err}).",
             hint=SUBMIT_AGAIN,
         ) from err
-    from himl_cli.workspaces.local.slurm_batch import queue_again
+    from himl_cli.workspaces.local.engines.slurm import queue_again
 
     for spec in specs:
         check_shell(spec)

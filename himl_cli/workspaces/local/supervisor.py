@@ -149,7 +149,7 @@ class Supervisor(RunProcess):
             return self._outcome_of_tries(store, outcome)
         if outcome.status is not RunStatus.failed:
             return outcome
-        from himl_cli.workspaces.local.slurm import OwnJob
+        from himl_cli.workspaces.local.engines.slurm import OwnJob
 
         job = OwnJob.current()
         if outcome.reason == TERMINATED:
@@ -437,7 +437,7 @@ def main() -> None:
     document = read_request()
     form = json.loads(document)
     if "probe" in form:
-        from himl_cli.workspaces.local.slurm_batch import PROBE
+        from himl_cli.workspaces.local.engines.slurm import PROBE
 
         probe = RunFolder(Path(form["probe"]))
         return probe.write(PROBE, {"node": platform.node(), "time": time.time(), "is_held": probe.is_supervised()})

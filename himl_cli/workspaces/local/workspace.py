@@ -30,8 +30,8 @@ from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RECORD, RunF
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 
 if TYPE_CHECKING:
+    from himl_cli.workspaces.local.engines.slurm import SlurmJobs
     from himl_cli.workspaces.local.launch_request import Plan
-    from himl_cli.workspaces.local.slurm import SlurmJobs
 
 DEFAULT_DATASTORE = "local"
 CHECK_NAME = "local workspace"
@@ -67,7 +67,7 @@ class LocalWorkspace(FolderWorkspace):
     @cached_property
     def _slurm(self) -> SlurmJobs:
         from himl_cli.workspaces.local.controller import end_if_last
-        from himl_cli.workspaces.local.slurm import SlurmJobs
+        from himl_cli.workspaces.local.engines.slurm import SlurmJobs
 
         return SlurmJobs(self.folder, end_if_last)
 
@@ -138,7 +138,7 @@ class LocalWorkspace(FolderWorkspace):
             else:
                 self._folder_of(job).ask_to_cancel()
                 if number := self._runs.slurm_jobs([job]).get(job):
-                    from himl_cli.workspaces.local.slurm import cancel
+                    from himl_cli.workspaces.local.engines.slurm import cancel
 
                     for child, _ in self._runs.open_children([job]):
                         self._folder_of(child).ask_to_cancel("its parent was canceled")
@@ -254,21 +254,21 @@ class LocalWorkspace(FolderWorkspace):
         return self._submitted(run_id)
 
     def batch_script(self, spec: JobSpec, notify: Notify) -> str:
-        from himl_cli.workspaces.local import slurm_batch
+        from himl_cli.workspaces.local.engines import slurm
         from himl_cli.workspaces.local.launch_request import LaunchRequest, resolve_folders, shown_command
         from himl_cli.workspaces.local.sweep_plan import plan_sweep
 
         datastore, (spec,) = self._default_folder(spec.default_datastore), _with_editables([spec], notify)
-        spec = slurm_batch.masked(spec)
+        spec = slurm.masked(spec)
         if spec.sweep is not None:
             plan = plan_sweep(self.folder, spec, datastore, notify)
-            if slurm_batch.needs_controller(plan):
-                return slurm_batch.controller_script(plan)
-            return slurm_batch.array_script(plan, 0, spec.sweep.max_trials)
+            if slurm.needs_controller(plan):
+                return slurm.controller_script(plan)
+            return slurm.array_script(plan, 0, spec.sweep.max_trials)
         run_id = new_run_id(spec.experiment)
         folders = resolve_folders(spec, datastore, run_id, notify)
         run_folder = str(self.folder / "runs" / run_id)
-        return slurm_batch.job_script(LaunchRequest(run_folder, spec, shown_command(spec), *folders, again=True))
+        return slurm.job_script(LaunchRequest(run_folder, spec, shown_command(spec), *folders, again=True))
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         from himl_cli.workspaces.local.sweep_plan import plan_pipeline
@@ -283,7 +283,7 @@ class LocalWorkspace(FolderWorkspace):
 
         self.prepare(notify)
         if plan.jobs[0].spec.slurm is not None:
-            from himl_cli.workspaces.local.slurm_batch import queue_plan
+            from himl_cli.workspaces.local.engines.slurm import queue_plan
 
             begin(plan, start=queue_plan)
         else:
