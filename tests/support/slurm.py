@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -63,12 +63,11 @@ PartitionName=short Nodes=n1,n2 MaxTime=5 State=UP
 
 
 @dataclass
-class Slurm:
-    """`programs` is the folder for PATH with programs that use this cluster. `calls` is a file with a line per call."""
+class Programs:
+    """`programs` is the folder for PATH with programs that use a cluster. `calls` is a file with a line per call."""
 
     folder: Path
     root: Path
-    daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def programs(self) -> Path:
@@ -82,6 +81,28 @@ class Slurm:
         done = subprocess.run([str(self.programs / program), *arguments], capture_output=True, text=True, check=False)
         assert may_fail or done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def add_program(self, name: str, settings: Path) -> None:
+        libraries, place = self.root / LIBRARIES, "sbin" if name.startswith("slurm") else "bin"
+        lines = ["#!/bin/sh", f'echo "{name}" "$@" >>{self.calls}', f"export LD_LIBRARY_PATH={libraries}/slurm-wlm:{libraries} SLURM_CONF={settings}"]
+        (self.programs / name).write_text("\n".join([*lines, f'exec {self.root}/usr/{place}/{name} "$@"', ""]))
+        (self.programs / name).chmod(0o755)
+
+    def start_requeued(self, name: str) -> bool:
+        """Start requeued jobs of this name in two seconds. Always True.
+
+        Slurm waits for two minutes. A node refuses a job that starts within the second in which it ended.
+        """
+        for line in self("squeue", "-h", "-t", "PENDING", "-n", name, "-o", "%A %S").splitlines():
+            number, start = line.split()
+            if start != "N/A" and datetime.fromisoformat(start) - datetime.now() > timedelta(seconds=30):
+                self("scontrol", "update", f"JobId={number}", "StartTime=now+2", may_fail=True)
+        return True
+
+
+@dataclass
+class Slurm(Programs):
+    daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self) -> None:
         self._start("slurmctld-wlm")
@@ -106,17 +127,6 @@ class Slurm:
         controller.terminate()
         controller.wait()
 
-    def start_requeued(self, name: str) -> bool:
-        """Start requeued jobs of this name in two seconds. Always True.
-
-        Slurm waits for two minutes. A node refuses a job that starts within the second in which it ended.
-        """
-        for line in self("squeue", "-h", "-t", "PENDING", "-n", name, "-o", "%A %S").splitlines():
-            number, start = line.split()
-            if start != "N/A" and datetime.fromisoformat(start) - datetime.now() > timedelta(seconds=30):
-                self("scontrol", "update", f"JobId={number}", "StartTime=now+2", may_fail=True)
-        return True
-
     def _start(self, name: str, *arguments: str) -> None:
         process = subprocess.Popen([str(self.programs / name), "-D", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.daemons.insert(0 if name == "slurmctld-wlm" else len(self.daemons), process)
@@ -130,26 +140,26 @@ class Slurm:
             process.wait()
 
 
-def fetch() -> Path | None:
-    """The folder with the unpacked packages, None if they are not available."""
-    root = CACHE / "root"
+def fetch(cache: Path = CACHE, packages: Sequence[str] = PACKAGES) -> Path | None:
+    """The folder below *cache* with the unpacked packages, None if they are not available."""
+    root = cache / "root"
     if sys.platform != "linux" or not (shutil.which("apt-get") and shutil.which("dpkg")):
         return None
-    CACHE.mkdir(parents=True, exist_ok=True)
-    own = ["-o", f"Dir::State={CACHE / 'state'}", "-o", f"Dir::Cache={CACHE / 'cache'}"]  # any user can write to it
-    with FileLock(CACHE / "lock"):
+    cache.mkdir(parents=True, exist_ok=True)
+    own = ["-o", f"Dir::State={cache / 'state'}", "-o", f"Dir::Cache={cache / 'cache'}"]  # any user can write to it
+    with FileLock(cache / "lock"):
         if root.exists():
             return root
         for commands in ([["download"]], [[*own, "update"], [*own, "download"]]):
             done = [
-                subprocess.run(["apt-get", "-qq", *command, *(PACKAGES if command[-1] == "download" else ())], cwd=CACHE, capture_output=True, check=False)
+                subprocess.run(["apt-get", "-qq", *command, *(packages if command[-1] == "download" else ())], cwd=cache, capture_output=True, check=False)
                 for command in commands
             ]
             if done[-1].returncode == 0:
                 break
         else:
             return None
-        for package in CACHE.glob("*.deb"):
+        for package in cache.glob("*.deb"):
             subprocess.run(["dpkg", "-x", package, root.with_name("part")], check=True)
         root.with_name("part").rename(root)
         return root
@@ -171,13 +181,8 @@ def running_cluster(folder: Path) -> Iterator[Slurm]:
     facts = {"folder": folder, "root": root, "ports": ports, "user": getpass.getuser(), "libraries": LIBRARIES}
     (folder / "slurm.conf").write_text(CONFIGURATION.format(**facts))
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # which does not look for them before it needs one
-    libraries = f"{root}/{LIBRARIES}/slurm-wlm:{root}/{LIBRARIES}"
     for name in (*PROGRAMS, "slurmctld-wlm", "slurmd-wlm"):
-        program = made.programs / name
-        place = "sbin" if name.startswith("slurm") else "bin"
-        lines = ["#!/bin/sh", f'echo "{name}" "$@" >>{made.calls}', f"export LD_LIBRARY_PATH={libraries} SLURM_CONF={folder}/slurm.conf"]
-        program.write_text("\n".join([*lines, f'exec {root}/usr/{place}/{name} "$@"', ""]))
-        program.chmod(0o755)
+        made.add_program(name, folder / "slurm.conf")
     try:
         made.start()
         yield made
