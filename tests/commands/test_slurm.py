@@ -333,7 +333,7 @@ def test_a_controller_that_is_away_loses_nothing(himl: Himl, project: Path, slur
         assert "error: Slurm does not respond: " in done.stderr
         run = shown(himl, waiting)
         assert run["status"] == "Queued"
-        assert run["reason"].startswith("squeue failed: "), run
+        assert run["reason"].startswith("unknown: squeue failed: "), run
     finally:
         slurm.start_controller()
     assert himl("runs", "list", "-q").stdout.split() == [waiting]
@@ -374,7 +374,12 @@ def test_how_jobs_ended_that_slurm_has_forgotten(
     numbers = {state: job_of(shown(himl, run_id)) for state, run_id in runs.items()}
     for number in numbers.values():
         slurm("scancel", number)
-    stand_ins = {"squeue": "", "sacct": "".join(f"echo '{number}|{state}|2026-01-02T03:04:05'\n" for state, number in numbers.items() if state)}
+    forgotten = "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"
+    stand_ins = {
+        "squeue": "",
+        "scontrol": forgotten,
+        "sacct": "".join(f"echo '{number}|{state}|2026-01-02T03:04:05'\n" for state, number in numbers.items() if state),
+    }
     stand_in(tmp_path, monkeypatch, stand_ins)
     found = {state: (shown(himl, run_id)["status"], shown(himl, run_id)["reason"]) for state, run_id in runs.items()}
     assert found == {
@@ -382,7 +387,7 @@ def test_how_jobs_ended_that_slurm_has_forgotten(
         "OUT_OF_MEMORY": ("Failed", f"it exceeded its memory limit in Slurm (--sbatch mem=SIZE) (job {numbers['OUT_OF_MEMORY']})"),
         "NODE_FAIL": ("Failed", f"its node failed (job {numbers['NODE_FAIL']})"),
         "CANCELLED by 0": ("Canceled", f"canceled in Slurm (job {numbers['CANCELLED by 0']})"),
-        "": ("Canceled", "canceled in Slurm before it started"),
+        "": ("Failed", "it ended without recording an outcome, and Slurm no longer has its job, so it is unknown how"),
     }
     assert {shown(himl, run_id)["ended"] for state, run_id in runs.items() if state} == {"2026-01-02T03:04:05.000Z"}
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from himl_cli.core.runs import RunStatus
 
-QUEUED, RUNNING, ENDED, UNKNOWN = "queued", "running", "ended", "unknown"
+QUEUED: Final = "queued"
+RUNNING: Final = "running"
+ENDED: Final = "ended"
+UNKNOWN: Final = "unknown"
 
 
 class JobState(NamedTuple):

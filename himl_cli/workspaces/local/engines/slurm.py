@@ -35,6 +35,7 @@ from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import SLURM_JOB, Run, RunQuery, RunStatus
 from himl_cli.core.sampling import make_sampler
 from himl_cli.core.workspaces import Check
+from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, RUNNING, UNKNOWN, JobState
 from himl_cli.workspaces.local.launch_request import (
     PIPELINE,
     LaunchRequest,
@@ -44,7 +45,7 @@ from himl_cli.workspaces.local.launch_request import (
 )
 from himl_cli.workspaces.local.run_folder import STARTING, RunFolder
 from himl_cli.workspaces.local.run_process import with_recovery_id
-from himl_cli.workspaces.local.run_store import Database, RunStore
+from himl_cli.workspaces.local.run_store import Database, RunStore, chunks
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
 from himl_cli.workspaces.local.sweep_plan import stage_plan, step_request, trial_request
 
@@ -65,9 +66,10 @@ REASONS = {
     "PREEMPTED": "Slurm preempted it",
     "TIMEOUT": "it reached Slurm's time limit",
 }
-UNKNOWN_END = "it ended without recording an outcome, and Slurm has no record of its job"
+INVALID = "Invalid job id specified"
+UNKNOWN_END = "it ended without recording an outcome, and Slurm no longer has its job, so it is unknown how"
 STEP_BEFORE_FAILED = "a step before it did not complete"
-NEVER_SENT = "himl was killed before it submitted the job"
+NEVER_SENT = "himl was killed while it submitted the job, and Slurm has no job of this name"
 
 
 @dataclass()
@@ -97,8 +99,15 @@ class SlurmJobs:
             children = set().union(*parents.values())
             supervised = {child for child in children if RunFolder(self.folder / "runs" / child).is_supervised()}
             asked = {**jobs, **store.slurm_jobs(sorted(children - supervised))}
-            arrays = {job for job, number in jobs.items() if "[" in number or (not number and job in parents)}
-            waiting = self._ask(store, {job: number for job, number in asked.items() if job not in arrays})
+            arrays = {job for job, handle in jobs.items() if "[" in handle or (not _number(handle) and job in parents)}
+            begun = self._starting() if not all(map(_number, asked.values())) else []
+            starting = {
+                job
+                for job, handle in asked.items()
+                if not _number(handle) and any(job == each or job.startswith(f"{each}_") for each in begun)
+            }
+            asked = {job: handle for job, handle in asked.items() if job not in arrays | starting}
+            waiting = dict.fromkeys(starting - arrays, "") | record(store, asked, self.states(asked))
             for parent in arrays:
                 left = sorted(parents.get(parent, set()) & (waiting.keys() | supervised))
                 if left:
@@ -109,67 +118,71 @@ class SlurmJobs:
                     self.end_if_last(store, RunFolder(self.folder / "runs" / parent))
             self.waiting, self.asked_at = waiting, time.monotonic()
 
-    def _ask(self, store: RunStore, jobs: Mapping[str, str]) -> dict[str, str]:
-        if not jobs:
-            return {}
-        columns = "%i|%T|%r|%e|%j"
-        command = ["squeue", "--noheader", "--array", "--states=all", f"--user={_user()}", f"--format={columns}"]
-        text, problem = output_of(command)
-        if text is None:
-            return dict.fromkeys(jobs, f"squeue failed: {problem}")
-        by_number: dict[str, Seen] = {}
-        by_name: dict[str, Seen] = {}
-        for line in text.splitlines():
-            number, state, reason, end, name = (*line.split("|", 4), "", "", "", "")[:5]
-            task = number.partition("_")[2]
-            if task.isdigit():
-                parent, _, first = name.partition("+")
-                name = f"{parent}_{int(task) + int(first or 0)}"
-            by_number[number] = by_name[name] = Seen(number, state, reason, end)
-        found = {run_id: by_number.get(number) or by_name.get(run_id) for run_id, number in jobs.items()}
-        for run_id, number in jobs.items():  # tasks that were canceled before they started are one line, or none
-            whole = by_number.get(number.partition("_")[0])
-            if found[run_id] is None and whole is not None and whole.state == "CANCELLED":
-                found[run_id] = whole
-        gone = [jobs[run_id] for run_id, known in found.items() if known is None and jobs[run_id]]
-        accounted = _accounted(gone) if gone else {}
-        waiting: dict[str, str] = {}
-        for run_id, known in found.items():
-            number = jobs[run_id]
-            known = known or accounted.get(number)
-            with suppress(HimlError):  # after a failed write, the next query repeats it
-                if known is None and not number and self._is_starting(store, run_id):
-                    waiting[run_id] = ""
-                elif known is None:
-                    store.end(run_id, *self._unknown_end(store, run_id, number), if_tagged=(SLURM_JOB, number))
-                if known is None:
-                    continue
-                if known.state in WAITING | AT_WORK:
-                    if not number:
-                        store.tag(run_id, {SLURM_JOB: known.number})
-                    waiting[run_id] = "" if known.reason == "None" else known.reason
-                    if known.state in WAITING:
-                        store.requeue(run_id)
-                else:
-                    status = RunStatus.canceled if known.state == "CANCELLED" else RunStatus.failed
-                    reason, ended = self._reason(run_id, known), _as_ms(known.end)
-                    store.end(run_id, status, reason=reason, ended=ended, if_tagged=(SLURM_JOB, jobs[run_id]))
-        return waiting
+    def states(self, jobs: Mapping[str, str]) -> dict[str, JobState]:
+        """The states of *jobs*, handles by run id, by one squeue for each cluster, and sacct and scontrol for those
+        that it does not list. Records nothing. What is not listed has not ended: only an end in a list of Slurm, or the
+        controller of the job's cluster that no longer has it, is evidence."""
+        clusters: dict[str, dict[str, str]] = {}
+        for run_id, handle in jobs.items():
+            number, _, cluster = handle.partition(";")
+            clusters.setdefault(cluster, {})[run_id] = number
+        return {run_id: state for each in clusters.items() for run_id, state in self._states_on(*each).items()}
 
-    def _unknown_end(self, store: RunStore, run_id: str, number: str) -> tuple[RunStatus, str]:
-        folder, run = RunFolder(self.folder / "runs" / run_id), store.get(run_id)
-        if number and folder.is_cancel_asked():
-            return RunStatus.canceled, folder.why_canceled()
-        if number and run is not None and run.status is RunStatus.queued:
-            return RunStatus.canceled, "canceled in Slurm before it started"
-        return RunStatus.failed, UNKNOWN_END if number else NEVER_SENT
+    def _states_on(self, cluster: str, numbers: Mapping[str, str]) -> dict[str, JobState]:
+        at = [f"--clusters={cluster}"] if cluster else []
+        command = ["squeue", "--noheader", "--array", "--states=all", *at, "--format=%i|%T|%r|%e|%j"]
+        found: dict[str, Seen] = {}
+        for selection in _selections(numbers):
+            text, problem = output_of([*command, selection])
+            if text is None and INVALID not in problem:  # which squeue says if it has none of these
+                return dict.fromkeys(numbers, JobState(UNKNOWN, f"squeue failed: {problem}"))
+            found |= _matching(numbers, [line.split("|", 4) for line in (text or "").splitlines()])
+        missing = {run_id: number for run_id, number in numbers.items() if number and run_id not in found}
+        if missing:
+            command = ["sacct", "-P", "-n", "-X", *at, "--format=JobID,State,End,JobName", *_selections(missing)]
+            rows = [line.split("|", 3) for line in (output_of(command)[0] or "").splitlines()]
+            rows = [[row[0], (row[1].split() or [""])[0], "", *row[2:]] for row in rows if len(row) > 2]
+            found |= _matching(missing, rows)
+        shown: dict[str, tuple[str | None, str]] = {}  # by number, without that of a task
+        states: dict[str, JobState] = {}
+        for run_id, number in numbers.items():
+            seen, base = found.get(run_id), number.partition("_")[0]
+            if seen is None:
+                if base and base not in shown:
+                    shown[base] = output_of(["scontrol", *at, "show", "job", "--oneliner", base])
+                states[run_id] = self._state_of_missing(run_id, number, *shown.get(base, ("", "")))
+                continue
+            handle = "" if number else f"{seen.number}{';' * bool(cluster)}{cluster}"
+            if seen.state in WAITING | AT_WORK:
+                reason = "" if seen.reason == "None" else seen.reason
+                states[run_id] = JobState(QUEUED if seen.state in WAITING else RUNNING, reason, handle=handle)
+            else:
+                status = RunStatus.canceled if seen.state == "CANCELLED" else RunStatus.failed
+                states[run_id] = JobState(ENDED, self._reason(run_id, seen), status, _as_ms(seen.end), handle)
+        return states
 
-    def _is_starting(self, store: RunStore, run_id: str) -> bool:
-        """Whether a process is submitting the run or its parent run."""
-        run = store.get(run_id)
-        return run is not None and any(
-            is_held(self.folder / STARTING / name) for name in (run.id, run.parent or run.id)
+    def _state_of_missing(self, run_id: str, number: str, text: str | None, problem: str) -> JobState:
+        """The state of a job that neither squeue nor sacct lists, from the output of scontrol, or its *problem*. squeue
+        was asked for the name of a job without a number."""
+        if not number:
+            return JobState(ENDED, NEVER_SENT, RunStatus.failed)
+        _, _, task = number.partition("_")
+        others = [one for each in re.findall(r"ArrayTaskId=(\S+)", text or "") for one in _tasks(each)]
+        is_gone = INVALID in problem if text is None else bool(task and others) and int(task) not in others
+        if is_gone and (folder := self._folder_of(run_id)).is_cancel_asked():
+            return JobState(ENDED, folder.why_canceled(), RunStatus.canceled)
+        if is_gone:
+            return JobState(ENDED, UNKNOWN_END, RunStatus.failed)
+        return JobState(
+            UNKNOWN, f"squeue does not list job {number}{f', scontrol failed: {problem}' if problem else ''}"
         )
+
+    def _folder_of(self, run_id: str) -> RunFolder:
+        return RunFolder(self.folder / "runs" / run_id)
+
+    def _starting(self) -> list[str]:
+        """The runs that processes are submitting at the moment."""
+        return [mark.name for mark in (self.folder / STARTING).glob("*") if is_held(mark)]
 
     def _reason(self, run_id: str, ended: Seen) -> str:
         """The reason for the end of a job without a recorded outcome."""
@@ -196,6 +209,7 @@ class Seen(NamedTuple):
     state: str
     reason: str
     end: str
+    name: str
 
 
 def _as_ms(text: str) -> int | None:
@@ -206,12 +220,79 @@ def _as_ms(text: str) -> int | None:
         return None
 
 
-def _accounted(numbers: Iterable[str]) -> dict[str, Seen]:
-    """Jobs that squeue does not list any more, from sacct. Empty if the site has no accounting."""
-    command = ["sacct", "-P", "-n", "-X", "--format=JobID,State,End", f"--jobs={','.join(numbers)}"]
-    text, _ = output_of(command)
-    rows = [line.split("|") for line in (text or "").splitlines()]
-    return {row[0]: Seen(row[0], row[1].split()[0], "", row[2]) for row in rows if len(row) > 2 and row[1]}
+def _number(handle: str) -> str:
+    """The number of a job in its handle, `NUMBER` or `NUMBER;CLUSTER`."""
+    return handle.partition(";")[0]
+
+
+def _selections(numbers: Mapping[str, str]) -> Iterator[str]:
+    """The options that select the jobs of runs: those with a number by number, the others by name. A trial without a
+    number may be in the first array of its sweep, or be the first one of another."""
+    known = sorted({number.partition("_")[0] for number in numbers.values() if number})
+    names = [run_id for run_id, number in numbers.items() if not number]
+    trials = [run_id.rpartition("_") for run_id in names]
+    names = sorted(
+        {*names, *(parent for parent, _, _ in trials), *(f"{parent}+{index}" for parent, _, index in trials)}
+    )
+    for option, values in (("jobs", known), ("name", names)):
+        yield from (f"--{option}={','.join(chunk)}" for chunk, _ in chunks(values))
+
+
+def _matching(numbers: Mapping[str, str], rows: Iterable[Sequence[str]]) -> dict[str, Seen]:
+    """Those of Slurm's *rows* (number, state, reason, end, and the name if it is known) that are jobs of runs, by run
+    id. A job of the same number with another name is one of another cluster. Tasks that were canceled before they
+    started are one row, or none."""
+    by_number: dict[str, Seen] = {}
+    by_name: dict[str, Seen] = {}
+    for row in rows:
+        if len(row) < 4:
+            continue
+        seen = Seen(row[0], row[1], row[2], row[3], row[4] if len(row) > 4 else "")
+        base, _, tasks = seen.number.partition("_")
+        parent, _, first = seen.name.partition("+")
+        for task in _tasks(tasks):
+            own = seen._replace(number=f"{base}_{task}")
+            by_number[own.number] = by_name[f"{parent}_{task + int(first if first.isdigit() else 0)}"] = own
+        by_number[seen.number] = by_name[seen.name] = seen
+    found: dict[str, Seen] = {}
+    for run_id, number in numbers.items():
+        known = by_number.get(number) if number else by_name.get(run_id)
+        whole = by_number.get(number.partition("_")[0])
+        if known is None and whole is not None and whole.state == "CANCELLED":
+            known = whole
+        if known is not None and _is_named(known.name, run_id):
+            found[run_id] = known
+    return found
+
+
+def _is_named(name: str, run_id: str) -> bool:
+    """Whether a job of this name, '' for one that is unknown, is that of the run, or the array of its sweep."""
+    own = name.partition("+")[0]
+    return own in ("", run_id) or run_id.startswith(f"{own}_")
+
+
+def _tasks(text: str) -> Iterator[int]:
+    """The tasks of an array in Slurm's form: `3`, or `[0-2,5-9:2%4]` for those that wait."""
+    for first, last, step in re.findall(r"(\d+)(?:-(\d+))?(?::(\d+))?", text.partition("%")[0]):
+        yield from range(int(first), int(last or first) + 1, int(step or 1))
+
+
+def record(store: RunStore, jobs: Mapping[str, str], states: Mapping[str, JobState]) -> dict[str, str]:
+    """Record what is known of *jobs*, handles by run id: ends, jobs that wait again, and handles. Returns a reason for
+    each that has not ended. A run whose handle has changed meanwhile stays as it is."""
+    waiting: dict[str, str] = {}
+    for run_id, state in states.items():
+        with suppress(HimlError):  # after a failed write, the next query repeats it
+            if state.kind == ENDED and state.status is not None:
+                tag = SLURM_JOB, jobs[run_id]
+                store.end(run_id, state.status, reason=state.reason, ended=state.ended, if_tagged=tag)
+                continue
+            waiting[run_id] = f"unknown: {state.reason}" if state.kind == UNKNOWN else state.reason
+            if state.handle:
+                store.tag(run_id, {SLURM_JOB: state.handle})
+            if state.kind == QUEUED:
+                store.requeue(run_id)
+    return waiting
 
 
 def end_unreachable_steps(store: RunStore, run_id: str) -> None:
@@ -290,13 +371,10 @@ def output_of(command: list[str]) -> tuple[str | None, str]:
     except (OSError, subprocess.SubprocessError) as err:
         return None, f"{command[0]}: {err}"
     if ended.returncode:
-        complaint = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+        said = ended.stderr.strip() or ended.stdout.strip() or f"exit code {ended.returncode}"
+        complaint = said.splitlines()[-1]
         return None, re.sub(r"^\w+: (error: )?", "", complaint).rstrip(".")
     return ended.stdout, ""
-
-
-def _user() -> str:
-    return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
 
 
 def partitions() -> list[tuple[str, str, str]]:
