@@ -352,7 +352,7 @@ def _print_script(call: Submission) -> None:
         )
     output = call.output_opts.output()
     print_prepared(output, job.remarks, job.report)
-    if job.spec.slurm is not None:
+    if job.spec.engine is not None:
         return _print_batch_script(call, job.spec)
     beside = job.spec.environment.beside if job.spec.environment else ()
     print_job_file(output, job_yaml(job.spec), beside, job.report)

@@ -452,13 +452,14 @@ class EnvironmentSpec:
 
 
 @dataclass(frozen=True)
-class SlurmSpec:
-    """How Slurm runs a job, from the settings in `[slurm.NAME]` and the command line.
+class EngineSpec:
+    """How the engine *name* runs a job, from the settings in `[NAME.PLACE]` and the command line.
 
-    `options` are sbatch's, by their long names without dashes, with None for one without a value. `setup` are lines of
-    the batch script before the job, `run_with` words before its command.
+    `options` are the engine's, on Slurm those of sbatch by their long names without dashes, with None for one without
+    a value. `setup` are lines of the batch script before the job, `run_with` words before its command.
     """
 
+    name: str
     options: Mapping[str, str | None] = field(default_factory=dict)
     setup: Sequence[str] = ()
     run_with: str = ""
@@ -540,8 +541,8 @@ class JobSpec(JobOptions):
     `sweep` makes it many runs: the job's run is their parent, and each trial gets `--NAME VALUE` for every
     hyperparameter that no argument uses as `${{search_space.NAME}}`. `parent` is the run that the job belongs to.
     The steps of a pipeline share one `sweep`. Each trial is then a pipeline, whose steps get the values that they name.
-    With `slurm`, Slurm runs the job from this workspace, and `nodes` applies. `webhook` is notified of the end of the
-    run, or of the end of its `parent`.
+    With `engine`, a local job waits in the queue of that engine, and `nodes` applies. `webhook` is notified of the end
+    of the run, or of the end of its `parent`.
 
     `brought` are files in the working folder when the script starts, by their names in it (`/` separators), with local
     paths, or on a cluster paths in an input (`${{inputs.KEY}}/…`). A file of an earlier attempt stays.
@@ -566,7 +567,7 @@ class JobSpec(JobOptions):
     run_id: str = ""
     parent: str = ""
     sweep: SweepSpec | None = None
-    slurm: SlurmSpec | None = None
+    engine: EngineSpec | None = None
     webhook: Webhook | None = None
     editables: Editables | None = None
     brought: Mapping[str, str] = field(default_factory=dict)

@@ -40,7 +40,8 @@ BESIDE = "himl.beside"
 ATTEMPTS = "himl.attempts"
 # The tag of a run that was resumed with new code: which attempt began with it, and the changed files
 NEW_CODE = "himl.new_code"
-SLURM_JOB = "himl.slurm_job"  # the Slurm job's number of a local run, empty until it is known
+# The tag of a local run in the queue of an engine: the handle of its job, empty until it is known
+JOB_TAG = "himl.{}_job"
 RECORDED_IN = "himl.recorded_in"  # the workspace to which a local run is mirrored
 STUDIO = "himl.studio"  # the page of a local run in that workspace
 # The status of a run's notification by a webhook: one of four words, and the webhook's host or the reason of a failure
@@ -469,3 +470,14 @@ def end_of_trials(statuses: Sequence[RunStatus], total: int) -> RunEnd:
     counts = ((RunStatus.failed, "failed"), (RunStatus.canceled, "were canceled"))
     parts = [f"{statuses.count(status)} of {total} trials {word}" for status, word in counts if status in statuses]
     return RunEnd(RunStatus.failed, ", ".join(parts)) if parts else RunEnd(RunStatus.completed)
+
+
+def job_tag(engine: str) -> str:
+    return JOB_TAG.format(engine)
+
+
+def queued_in(tags: Mapping[str, str]) -> tuple[str, str] | None:
+    """The engine in whose queue a local run is, and the handle of its job there, empty if it is unknown."""
+    before, after = JOB_TAG.split("{}")
+    names = [name for name in tags if name.startswith(before) and name.endswith(after)]
+    return (names[0][len(before) : -len(after)], tags[names[0]]) if names else None

@@ -43,7 +43,6 @@ from himl_cli.core.runs import (
     PUSHED,
     RECORDED_IN,
     REPEATED_BY,
-    SLURM_JOB,
     STOPPED,
     STUDIO,
     SUBMITTED_TAGS,
@@ -57,6 +56,7 @@ from himl_cli.core.runs import (
     beside,
     own_name,
     own_tags,
+    queued_in,
 )
 from himl_cli.core.text import utc_text
 from himl_cli.render.forms import number_text
@@ -550,6 +550,7 @@ def _facts(run: Run) -> dict[str, str]:
     else:
         took = f", {'took' if run.ended else 'running for'} {duration_text(run.duration)}"
         started = _time_text(run.started) + ("" if run.duration is None else took)
+    queue = queued_in(tags)
     return {
         "Name": own_name(run),
         "Description": run.description,
@@ -562,7 +563,7 @@ def _facts(run: Run) -> dict[str, str]:
         "New code": tags.get(NEW_CODE, ""),
         "Command": run.command,
         "Changed from" if PUSHED in tags else "Started from": tags.get(FROM_RUN, ""),
-        "Slurm": f"job {tags[SLURM_JOB]}" if tags.get(SLURM_JOB) else "",
+        **({queue[0].capitalize(): f"job {queue[1]}"} if queue and queue[1] else {}),
         "Sweep": tags.get(SWEPT, ""),
         "Best trial": "" if tags.get(MANY) in REPEATED else tags.get(BEST_TRIAL, ""),
         "Values": "" if values == run.display_name else values,

@@ -36,7 +36,7 @@ from himl_cli.workspaces.base import BlobStore, FolderWorkspace, FoundWorkspace,
 
 if TYPE_CHECKING:
     from himl_cli.core.events import Notify
-    from himl_cli.core.jobs import DataSpec, JobSpec, ListFiles, PipelineSpec, SlurmSpec
+    from himl_cli.core.jobs import DataSpec, EngineSpec, JobSpec, ListFiles, PipelineSpec
     from himl_cli.core.workspaces import Check
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -224,7 +224,9 @@ def slurm_partitions() -> Sequence[tuple[str, str, str]]:
     return partitions()
 
 
-def slurm_checks(spec: str | None, config_file: str | None, slurm: SlurmSpec | None, *, start: Path) -> Iterator[Check]:
+def slurm_checks(
+    spec: str | None, config_file: str | None, slurm: EngineSpec | None, *, start: Path
+) -> Iterator[Check]:
     """Doctor's checks of Slurm. With *slurm* they include a job in the local workspace, which is created if missing."""
     from himl_cli.core.events import ignore
     from himl_cli.workspaces.local.engines.slurm import checks

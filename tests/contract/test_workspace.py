@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
-from himl_cli.core.runs import SLURM_JOB, RunQuery, RunStatus, own_tags
+from himl_cli.core.runs import RunQuery, RunStatus, job_tag, own_tags
 from himl_cli.services.runs.writing import children_text, delete_runs, footprints_of
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.resolve import JoinedWorkspace
@@ -48,7 +48,7 @@ def local(request: pytest.FixtureRequest, folder: Path, tags: Mapping[str, str] 
 def slurm(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
     """The same runs, executed by Slurm."""
     cluster: Slurm = request.getfixturevalue("slurm")
-    with local(request, folder, {SLURM_JOB: "1"}) as workspace:
+    with local(request, folder, {job_tag("slurm"): "1"}) as workspace:
         yield workspace
     # himl does not query Slurm about ended jobs.
     assert not cluster.calls.read_text()

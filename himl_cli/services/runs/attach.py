@@ -14,7 +14,7 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import home_folder
-from himl_cli.core.runs import SLURM_JOB, JobServices, Run, RunService, RunStatus
+from himl_cli.core.runs import JobServices, Run, RunService, RunStatus, job_tag
 from himl_cli.services.runs.logs import GROWTH, OutageTolerance
 from himl_cli.workspaces.base import CloudWorkspace, Workspace
 
@@ -71,7 +71,7 @@ def cloud_of(workspace: Workspace, run: Run) -> CloudWorkspace:
     home = workspace.home_of(run.id)
     if isinstance(home, CloudWorkspace):
         return home
-    number = run.tags.get(SLURM_JOB)
+    number = run.tags.get(job_tag("slurm"))
     raise BadUsage(
         f"Run '{run.id}' is not an Azure ML job. Only these jobs have services to attach to.",
         hint=f"Open a shell on its node: srun --jobid={number} --overlap --pty bash" if number else "",

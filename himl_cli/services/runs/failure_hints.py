@@ -81,7 +81,7 @@ def _module_hint(spec: JobSpec, name: str, cwd: Path, python: str) -> str:
 
 
 def _can_be_in_place(spec: JobSpec) -> bool:
-    return not spec.cluster and spec.slurm is None and spec.sweep is None
+    return not spec.cluster and spec.engine is None and spec.sweep is None
 
 
 def _is_sent(spec: JobSpec, path: str) -> bool:

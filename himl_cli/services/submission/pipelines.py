@@ -291,7 +291,7 @@ class _StepMaker:
         idle += ["input_datareference_path"] if source and step.input_datareference_path else []
         if idle:
             self.remarks.append(f"{step.key}: ignored, because it does not apply to this step: {', '.join(idle)}.")
-        if not (on_cluster or job.slurm) and job.nodes > 1:
+        if not (on_cluster or job.engine) and job.nodes > 1:
             self.remarks.append(f"{step.key}: 1 node instead of {job.nodes} on this machine.")
         return StepSpec(step.key, step.name, job, {INPUT: source} if source else {}, waits_for)
 

@@ -435,12 +435,12 @@ def job_of_options(
     options = {each.name: getattr(request, each.name) for each in fields(JobOptions)}
     options["instance_type"] = request.instance_type or ""  # None if it is not on the command line
     options["shm_size"] = check_size("--shm_size", request.shm_size) if request.on_cluster else ""
-    limit, slurm = request.max_run_duration, None
+    limit, engine = request.max_run_duration, None
     seconds = parse_duration(limit, "--max_run_duration") if limit else None
     if request.on_slurm is not None:
         from himl_cli.services.submission.slurm import slurm_spec
 
-        slurm = slurm_spec(request.on_slurm, request.cwd, request.sbatch, seconds or 0)
+        engine = slurm_spec(request.on_slurm, request.cwd, request.sbatch, seconds or 0)
     spec = JobSpec(
         experiment,
         Entry(EntryKind.script, ""),
@@ -451,7 +451,7 @@ def job_of_options(
         tags={**automatic, **mask_document(request.tags)},
         cluster=request.on_cluster,
         nodes=request.num_nodes,
-        slurm=slurm,
+        engine=engine,
         webhook=webhook_of(request),
         **options,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import SlurmSpec
+from himl_cli.core.jobs import EngineSpec
 from himl_cli.core.settings import Setting, section_settings
 
 SECTION = "slurm"
@@ -22,7 +22,7 @@ KEYS = ("partition", "sbatch", "setup", "run_with")
 OWN = ("array", "chdir", "dependency", "error", "export", "input", "job-name", "ntasks", "output", "parsable", "wrap")
 
 
-def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0) -> SlurmSpec:
+def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0) -> EngineSpec:
     """The Slurm options for `--cluster slurm:NAME`: those of the settings table of that name in the folder *cwd*, if
     there is one, and the partition of that name unless the table has another one.
 
@@ -39,7 +39,7 @@ def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float =
         minutes = math.ceil(seconds / 60)
         # Slurm counts in minutes, so a short job gets a margin in which himl ends it first
         options["time"] = str(minutes if minutes > 10 else minutes + 2)
-    return SlurmSpec(options, table.get("setup", ()), table.get("run_with", ""))
+    return EngineSpec(SECTION, options, table.get("setup", ()), table.get("run_with", ""))
 
 
 def _table(setting: Setting) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
-from himl_cli.workspaces.local.engines.slurm import SlurmJobs, cancel, queue_again, queue_job
+from himl_cli.workspaces.local.engines import engine_named
+from himl_cli.workspaces.local.engines.queue import QueuedJobs, queue_again, queue_job
 from himl_cli.workspaces.local.launch import begin, events_of, spawn, start_error
 from himl_cli.workspaces.local.launch_request import LaunchRequest, Plan
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
@@ -30,13 +31,13 @@ class Children:
     """Starts, watches and stops the children of a plan, and writes the log of the parent run,
     `user_logs/std_log.txt`. `at_work` are the ids of those that have not ended.
 
-    *why_stopped* returns the outcome of the parent run once it has to stop, else None. *slurm* are the workspace's jobs
-    in Slurm, if the children run there. An error is logged once and the action is retried, since it must not end the
-    parent run while children are running.
+    *why_stopped* returns the outcome of the parent run once it has to stop, else None. *queued* are the
+    workspace's jobs in queues, if the children run there. An error is logged once and the action is retried, since it
+    must not end the parent run while children are running.
     """
 
     def __init__(
-        self, plan: Plan, store: RunStore, why_stopped: Callable[[], Outcome | None], slurm: SlurmJobs | None = None
+        self, plan: Plan, store: RunStore, why_stopped: Callable[[], Outcome | None], queued: QueuedJobs | None = None
     ) -> None:
         self.plan = plan
         self.store = store
@@ -48,7 +49,7 @@ class Children:
         self._unread_since = 0.0
         self._ended: queue.Queue[tuple[str, str]] = queue.Queue()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._slurm = slurm
+        self._queued = queued
 
     def log(self, line: str) -> None:
         path = Path(self.plan.run_folder) / "user_logs" / "std_log.txt"
@@ -131,8 +132,8 @@ class Children:
         if not folder.is_cancel_asked():  # else another process may be reading the reason
             with self.logging_errors():
                 folder.ask_to_cancel(why)
-                if self._slurm is not None:
-                    cancel(self.store.slurm_jobs([run_id]).values(), only_waiting=True)
+                for child, (engine, handle) in self.store.queued_jobs([run_id]).items():
+                    engine_named(engine).cancel({child: handle}, only_waiting=True)
 
     def recorded(self) -> Iterator[tuple[Run, bool]]:
         """The recorded children, which an earlier controller started, each with whether it is in progress."""
@@ -161,7 +162,7 @@ class Children:
     def _watch(self, folder: RunFolder, request: LaunchRequest | Plan | None) -> None:
         trouble = ""
         try:
-            if self._slurm is not None:
+            if self._queued is not None:
                 return self._ended.put((folder.run_id, self._watch_queued(folder, request)))
             events = [{"event": "refused", "why": BUSY}] if request is None else self._run(folder, request)
             if events and events[-1].get("why") == BUSY:
@@ -176,9 +177,9 @@ class Children:
         self._ended.put((folder.run_id, trouble))
 
     def _watch_queued(self, folder: RunFolder, request: LaunchRequest | Plan | None) -> str:
-        """Wait until the job has ended, and return '', or the error if it could not be submitted to Slurm."""
+        """Wait until the job has ended, and return '', or the error if it could not be submitted."""
         run_id = folder.run_id
-        assert not isinstance(request, Plan), "pipelines are no trials on Slurm"
+        assert not isinstance(request, Plan), "pipelines are no trials in a queue"
         if request is not None and self.store.get(run_id) is None:
             begin(replace(request, again=True), start=queue_job)
         elif request is not None and (error := queue_again(replace(request, again=True), folder)) is not None:
@@ -190,11 +191,11 @@ class Children:
         return ""
 
     def _waiting(self, run_ids: list[str]) -> Mapping[str, str]:
-        """The children among these that Slurm has, with their reasons to wait."""
-        if self._slurm is None:
+        """The children among these that wait in a queue, with their reasons to wait."""
+        if self._queued is None:
             return {}
         free = [run_id for run_id in run_ids if not RunFolder(self._runs / run_id).is_supervised()]
-        return self._slurm.refresh(self.store, self.store.slurm_jobs(free))
+        return self._queued.refresh(self.store, self.store.queued_jobs(free))
 
     def _run(self, folder: RunFolder, request: LaunchRequest | Plan) -> list[dict[str, Any]]:
         """Run the supervisor, and return its events once it has ended. Until then, the job is in progress."""

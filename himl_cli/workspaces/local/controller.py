@@ -18,8 +18,10 @@ from statistics import fmean, stdev
 from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import (
     BEST_TRIAL,
+    MANY,
     REPEATED,
     STEP,
+    STEP_AFTER,
     STOPPED_EARLY,
     TRIAL,
     EarlyStop,
@@ -33,7 +35,8 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.runs import TRIES, Run, RunQuery, RunStatus, end_of_trials
 from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.workspaces.local.children import Children
-from himl_cli.workspaces.local.engines.slurm import SlurmJobs, end_unreachable_steps
+from himl_cli.workspaces.local.engines.base import STEP_BEFORE_FAILED
+from himl_cli.workspaces.local.engines.queue import QueuedJobs
 from himl_cli.workspaces.local.launch_request import (
     PIPELINE,
     Plan,
@@ -67,9 +70,9 @@ class Controller(RunProcess):
             plan = self._plan if is_staged else stage_plan(self._plan, self.folder, self.is_stopped)
         store.start(plan.run.id)
         report("started")
-        has_slurm = any(job.spec.slurm for job in plan.jobs)
-        slurm = SlurmJobs(self.folder.workspace, end_if_last) if has_slurm else None
-        children = Children(plan, store, self._why_stopped, slurm)
+        is_queued = any(job.spec.engine for job in plan.jobs)
+        queued = QueuedJobs(self.folder.workspace, end_if_last) if is_queued else None
+        children = Children(plan, store, self._why_stopped, queued)
         outcome = _run_steps(children) if plan.kind == PIPELINE else Sweep(children).run()
         children.log(outcome.text)
         return outcome
@@ -84,12 +87,13 @@ class Controller(RunProcess):
 
 
 def end_if_last(store: RunStore, folder: RunFolder) -> None:
-    """Record the end of a sweep or pipeline without a controller, whose children are in Slurm, once none of them is
+    """Record the end of a sweep or pipeline without a controller, whose children are in a queue, once none of them is
     open. Raises HimlError, OSError."""
     lock = ProcessLock(folder.lock)
-    if "[" not in store.slurm_jobs([folder.run_id]).get(folder.run_id, ""):
+    _, handle = store.queued_jobs([folder.run_id]).get(folder.run_id, ("", ""))
+    if "[" not in handle:
         return
-    end_unreachable_steps(store, folder.run_id)
+    _end_unreachable_steps(store, folder.run_id)
     if any(store.open_children([folder.run_id])) or not lock.try_to_take():
         return
     try:
@@ -105,6 +109,21 @@ def end_if_last(store: RunStore, folder: RunFolder) -> None:
         store.end(run.id, outcome.status, reason=outcome.reason)
     finally:
         lock.release()
+
+
+def _end_unreachable_steps(store: RunStore, run_id: str) -> None:
+    """Record the end of steps that wait for one that did not complete. Their jobs never start."""
+    whole = store.get(run_id)
+    if whole is None or whole.tags.get(MANY) != PIPELINE:
+        return
+    open_ids = {child for child, _ in store.open_children([run_id])}
+    steps = [run for run in store.query(RunQuery(parent=run_id, archived=None)) if STEP in run.tags]
+    ended = {run.tags[STEP] for run in steps if run.id not in open_ids and run.status is not RunStatus.completed}
+    while left := [run for run in steps if run.id in open_ids and ended & {*run.tags[STEP_AFTER].split(",")}]:
+        for run in left:
+            store.end(run.id, RunStatus.canceled, STEP_BEFORE_FAILED)
+            open_ids.remove(run.id)
+            ended.add(run.tags[STEP])
 
 
 def _run_steps(children: Children) -> Outcome:
@@ -230,7 +249,7 @@ class Sweep:
         self._total = self._spec.max_trials
         if self._spec.sampling == "grid":
             self._total = min(self._total, prod(len(found.values) for found in self._spec.space.values()))
-        self._most = self._spec.max_concurrent or (self._total if self._plan.jobs[0].spec.slurm else 1)
+        self._most = self._spec.max_concurrent or (self._total if self._plan.jobs[0].spec.engine else 1)
 
     def run(self) -> Outcome:
         waiting = deque(self._find_what_is_left())

@@ -52,8 +52,8 @@ def launch(workspace: Path, spec: JobSpec, inputs: Mapping[str, str], outputs: M
     """
     folder = str(workspace / "runs" / run_id)
     log.debug("run %s: inputs %s, outputs %s", run_id, inputs, outputs)
-    if spec.slurm is not None:
-        from himl_cli.workspaces.local.engines.slurm import queue_job
+    if spec.engine is not None:
+        from himl_cli.workspaces.local.engines.queue import queue_job
 
         request = LaunchRequest(folder, spec, shown_command(spec), inputs, outputs, again=True)
         return begin(request, start=queue_job)
@@ -169,7 +169,7 @@ def resume(
             f"The record of the run in '{folder.path}' is invalid ({type(err).__name__}: {err}).",
             hint=SUBMIT_AGAIN,
         ) from err
-    from himl_cli.workspaces.local.engines.slurm import queue_again
+    from himl_cli.workspaces.local.engines.queue import queue_again
 
     for spec in specs:
         check_shell(spec)
@@ -190,11 +190,11 @@ def resume(
             finally:
                 lock.release()
         if "many" in stored:
-            error = queue_again(plan, folder) if specs[0].slurm else _start(plan, folder)
+            error = queue_again(plan, folder) if specs[0].engine else _start(plan, folder)
         else:
             with _own_stdin(specs[0]) as (stdin, handles):
                 request = LaunchRequest(str(folder.path), specs[0], run.command, *data, stdin, again=True)
-                error = queue_again(request, folder) if specs[0].slurm else _start(request, folder, handles)
+                error = queue_again(request, folder) if specs[0].engine else _start(request, folder, handles)
     except OSError as err:
         raise explain_disk_error(err, "Cannot resume the run", folder.path) from err
     if error is not None:

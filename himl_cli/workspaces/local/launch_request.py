@@ -28,11 +28,11 @@ from himl_cli.core.jobs import (
     Draw,
     EarlyStop,
     Editables,
+    EngineSpec,
     Entry,
     EntryKind,
     JobSpec,
     SearchRange,
-    SlurmSpec,
     Snapshot,
     SweepSpec,
     Webhook,
@@ -57,7 +57,7 @@ PIPELINE = "pipeline"
 LONGEST_TITLE = 60
 LONGEST_KEY = 30  # in the id of a step's run, since file names are limited to 255 bytes
 RUN_NAME = "${{name}}"  # placeholder of the run's id in the name of an output, as on Azure ML
-PARTS = ("slurm", "webhook", "editables")  # fields of a job that are records or None
+PARTS = ("engine", "webhook", "editables")  # fields of a job that are records or None
 RANK = "{rank}"
 TRY_VARIABLE = "HIML_TRY"  # the number of the attempt, from 1
 OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", "HIML_SUBMIT_")
@@ -91,8 +91,8 @@ class LaunchRequest:
 
     @property
     def nodes(self) -> int:
-        """The number of nodes of the job, which is 1 except on Slurm."""
-        return self.spec.nodes if self.spec.slurm else 1
+        """The number of nodes of the job, which is 1 except in the queue of an engine."""
+        return self.spec.nodes if self.spec.engine else 1
 
     @property
     def rank_count(self) -> int | None:
@@ -316,18 +316,21 @@ def _range_from_form(form: Form) -> SearchRange:
 
 
 def _job_from_form(form: Form) -> JobSpec:
+    form = dict(form)
     snapshot, sweep = form["snapshot"], form["sweep"]
     if sweep:
         space = {name: _range_from_form(found) for name, found in sweep["space"].items()}
         early_stop = EarlyStop(**sweep["early_stop"]) if sweep["early_stop"] else None
         sweep = SweepSpec(**{**sweep, "space": space, "early_stop": early_stop})
+    slurm = form.pop("slurm", None)  # of version 0.1.0
+    engine = {"name": "slurm", **slurm} if slurm else form.get("engine")
     parts: Form = {
         "entry": Entry(EntryKind(form["entry"]["kind"]), form["entry"]["target"]),
         "snapshot": Snapshot(**{**snapshot, "root": Path(snapshot["root"])}),
         "inputs": [DataSpec(**item) for item in form["inputs"]],
         "outputs": [DataSpec(**item) for item in form["outputs"]],
         "sweep": sweep or None,
-        "slurm": SlurmSpec(**form["slurm"]) if form.get("slurm") else None,
+        "engine": EngineSpec(**engine) if engine else None,
         "webhook": Webhook(**form["webhook"]) if form.get("webhook") else None,
         "editables": Editables(**form["editables"]) if form.get("editables") else None,
     }
@@ -483,7 +486,7 @@ def srun_variables(request: LaunchRequest, env: Mapping[str, str]) -> dict[str, 
 
 def job_command(request: LaunchRequest) -> list[str]:
     """The program and its arguments, with placeholders filled in. Raises BadUsage as `fill_command`."""
-    run_with = request.spec.slurm.run_with if request.spec.slurm else ""
+    run_with = request.spec.engine.run_with if request.spec.engine else ""
     return [*shlex.split(run_with), *_own_command(request)]
 
 

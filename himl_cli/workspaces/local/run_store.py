@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 from himl_cli.core.errors import DiskFailed
@@ -23,7 +23,19 @@ from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import MANY, STEP, TRIAL
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import mask_document
-from himl_cli.core.runs import ARCHIVED, ATTEMPTS, NOTE, REPEATED_BY, SLURM_JOB, TRY, Run, RunEnd, RunQuery, RunStatus
+from himl_cli.core.runs import (
+    ARCHIVED,
+    ATTEMPTS,
+    NOTE,
+    REPEATED_BY,
+    TRY,
+    Run,
+    RunEnd,
+    RunQuery,
+    RunStatus,
+    job_tag,
+    queued_in,
+)
 from himl_cli.core.text import storable
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, END, FREE_SPACE, RunFolder
 
@@ -522,13 +534,15 @@ class RunStore:
             statement = f"SELECT id, parent FROM runs WHERE parent IN ({marks}) AND ended IS NULL AND job = id"
             yield from ((row["id"], row["parent"]) for row in self.database.rows(statement, chunk))
 
-    def slurm_jobs(self, run_ids: Sequence[str]) -> dict[str, str]:
-        """The open runs among these that Slurm has, each with its job's number in Slurm, or '' if it is unknown."""
-        found: dict[str, str] = {}
+    def queued_jobs(self, run_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """The open runs among these in the queue of an engine, each with the engine and the handle of its job, or '' if
+        it is unknown."""
+        found: dict[str, tuple[str, str]] = {}
         for chunk, marks in chunks(run_ids):
             of_open = f"SELECT id FROM runs WHERE id IN ({marks}) AND ended IS NULL"
-            statement = f"SELECT run, value FROM tags WHERE name = ? AND run IN ({of_open})"
-            found |= {row["run"]: row["value"] for row in self.database.rows(statement, (SLURM_JOB, *chunk))}
+            statement = f"SELECT run, name, value FROM tags WHERE name GLOB ? AND run IN ({of_open})"
+            for row in self.database.rows(statement, (job_tag("*"), *chunk)):
+                found[row["run"]] = cast("tuple[str, str]", queued_in({row["name"]: row["value"]}))
         return found
 
     def job_of(self, run_id: str) -> str | None:

@@ -27,6 +27,7 @@ from himl_cli.core.jobs import Entry, JobSpec, Snapshot
 from himl_cli.core.runs import TRY, Run, RunStatus, new_run_id
 from himl_cli.core.text import named
 from himl_cli.workspaces.local.editables import with_snapshot_first
+from himl_cli.workspaces.local.engines import engine_of
 from himl_cli.workspaces.local.launch_request import (
     TRY_VARIABLE,
     LaunchRequest,
@@ -66,7 +67,7 @@ class Supervisor(RunProcess):
 
     def __init__(self, request: LaunchRequest) -> None:
         self._files = JobFiles(request, RunFolder(Path(request.run_folder)))
-        is_queued = request.spec.slurm is not None
+        is_queued = request.spec.engine is not None
         super().__init__(
             request.run, request.run_folder, self._files.cwd, request.spec, again=request.again, is_queued=is_queued
         )
@@ -110,7 +111,7 @@ class Supervisor(RunProcess):
             env = environment("0")
             self._memory = memory_of_cgroup()
             store.start(run_id)
-            if spec.slurm and spec.parent:
+            if spec.engine and spec.parent:
                 store.start_parent(spec.parent)
             self._start_ranks(environment)
             report("started")
@@ -145,13 +146,13 @@ class Supervisor(RunProcess):
     def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
         """Restart a failed job up to its number of retries. On Slurm, Slurm restarts it. Slurm gives the reason of a
         termination at the latest once the job has ended."""
-        if self._request.spec.slurm is None:
+        if self._request.spec.engine is None:
             return self._outcome_of_tries(store, outcome)
         if outcome.status is not RunStatus.failed:
             return outcome
-        from himl_cli.workspaces.local.engines.slurm import OwnJob
-
-        job = OwnJob.current()
+        job = engine_of(self._request.spec).own_job()
+        if job is None:
+            return self._outcome_of_tries(store, outcome)
         if outcome.reason == TERMINATED:
             reason = job.reason_to_stop()
             if not reason:
@@ -191,7 +192,7 @@ class Supervisor(RunProcess):
 
     def after_the_end(self, store: RunStore) -> None:
         parent, deadline = self._request.spec.parent, time.monotonic() + WHOLE_SECONDS
-        while self._request.spec.slurm and parent:
+        while self._request.spec.engine and parent:
             from himl_cli.workspaces.local.controller import end_if_last
 
             with contextlib.suppress(HimlError, OSError):  # the next command that reads the sweep records its end
@@ -426,8 +427,8 @@ def _end_adopted() -> None:
 
 
 def main() -> None:
-    """Supervise the job on stdin. In a Slurm job, that may also be the controller of a sweep, the trial of an array's
-    task, or the probe of `himl doctor`.
+    """Supervise the job on stdin. In an engine's queue, that may also be the controller of a sweep, the trial of an
+    array's task, whose number is its argument, or the probe of `himl doctor`.
 
     The exit code shows Slurm, and so the jobs that wait for this one, whether the run completed. It is 0 for a run that
     continues, since Slurm does not requeue a job that fails at that moment.
@@ -449,7 +450,7 @@ def main() -> None:
     else:
         become_subreaper()
         request = _task_request(form) if "plan" in form else request_from_json(document)
-        if request.spec.slurm is None:  # it may have been started before its run
+        if request.spec.engine is None:  # it may have been started before its run
             os.chdir(request.run_folder)
             with open("supervisor.log", "ab") as stream:
                 os.dup2(stream.fileno(), 2)
@@ -462,7 +463,7 @@ def _task_request(form: Mapping[str, Any]) -> LaunchRequest:
     from himl_cli.core.sampling import make_sampler
     from himl_cli.workspaces.local.sweep_plan import trial_request
 
-    plan, index = plan_from_json(form["plan"]), form["first"] + int(os.environ["SLURM_ARRAY_TASK_ID"])
+    plan, index = plan_from_json(form["plan"]), form["first"] + int(sys.argv[1])
     values = make_sampler(plan.sweep)(index, ())
     assert values is not None, f"trial {index}"
     return replace(trial_request(plan, index, values), again=True)

@@ -30,7 +30,7 @@ from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RECORD, RunF
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 
 if TYPE_CHECKING:
-    from himl_cli.workspaces.local.engines.slurm import SlurmJobs
+    from himl_cli.workspaces.local.engines.queue import QueuedJobs
     from himl_cli.workspaces.local.launch_request import Plan
 
 DEFAULT_DATASTORE = "local"
@@ -65,11 +65,11 @@ class LocalWorkspace(FolderWorkspace):
         return RunStore(Database(self.folder / "workspace.db", create=True), label=self.label)
 
     @cached_property
-    def _slurm(self) -> SlurmJobs:
+    def _queued(self) -> QueuedJobs:
         from himl_cli.workspaces.local.controller import end_if_last
-        from himl_cli.workspaces.local.engines.slurm import SlurmJobs
+        from himl_cli.workspaces.local.engines.queue import QueuedJobs
 
-        return SlurmJobs(self.folder, end_if_last)
+        return QueuedJobs(self.folder, end_if_last)
 
     @cached_property
     def _metrics(self) -> MetricStore:
@@ -103,12 +103,12 @@ class LocalWorkspace(FolderWorkspace):
         return self._runs.experiments()
 
     def _unsupervised(self, jobs: Sequence[str], *, now: bool = False) -> tuple[list[str], Mapping[str, str]]:
-        """The lost *jobs*, which no process supervises, and the reasons for which jobs wait in Slurm."""
+        """The lost *jobs*, which no process supervises, and the reasons for which jobs wait in queues."""
         free = [job for job in jobs if not self._folder_of(job).is_supervised()]
-        in_slurm = self._runs.slurm_jobs(free)
-        if not in_slurm:
+        queued = self._runs.queued_jobs(free)
+        if not queued:
             return self._without_end(free), {}
-        reasons = self._slurm.refresh(self._runs, in_slurm, now=now)
+        reasons = self._queued.refresh(self._runs, queued, now=now)
         return self._without_end(job for job in free if job not in reasons), reasons
 
     def _without_end(self, jobs: Iterable[str]) -> list[str]:
@@ -137,12 +137,12 @@ class LocalWorkspace(FolderWorkspace):
                 self.end_run(run_id, RunEnd(RunStatus.canceled, "canceled"))
             else:
                 self._folder_of(job).ask_to_cancel()
-                if number := self._runs.slurm_jobs([job]).get(job):
-                    from himl_cli.workspaces.local.engines.slurm import cancel
+                if queued := self._runs.queued_jobs([job]).get(job):
+                    from himl_cli.workspaces.local.engines import engine_named
 
                     for child, _ in self._runs.open_children([job]):
                         self._folder_of(child).ask_to_cancel("its parent was canceled")
-                    cancel([number], only_waiting=True)
+                    engine_named(queued[0]).cancel({job: queued[1]}, only_waiting=True)
                     self._unsupervised([job], now=True)
             return True
         children = self._runs.query(RunQuery(parent=run_id, archived=None))
@@ -171,7 +171,7 @@ class LocalWorkspace(FolderWorkspace):
         return read_results(self._runs.database, self.folder / "runs", ids, wanted=wanted, whole=whole)
 
     def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
-        # All open jobs, so that one query to Slurm serves all of them
+        # All open jobs, so that one query serves all of them
         jobs = self._unsupervised(self._runs.open_jobs())
         now = [found for run in runs if (found := self._runs.get(run.id, *jobs)) is not None]
         results = self.results(now, wanted=lambda name: True, whole=False)
@@ -254,21 +254,22 @@ class LocalWorkspace(FolderWorkspace):
         return self._submitted(run_id)
 
     def batch_script(self, spec: JobSpec, notify: Notify) -> str:
-        from himl_cli.workspaces.local.engines import slurm
+        from himl_cli.workspaces.local.engines import engine_of, queue
         from himl_cli.workspaces.local.launch_request import LaunchRequest, resolve_folders, shown_command
         from himl_cli.workspaces.local.sweep_plan import plan_sweep
 
         datastore, (spec,) = self._default_folder(spec.default_datastore), _with_editables([spec], notify)
-        spec = slurm.masked(spec)
+        spec, engine = queue.masked(spec), engine_of(spec)
         if spec.sweep is not None:
             plan = plan_sweep(self.folder, spec, datastore, notify)
-            if slurm.needs_controller(plan):
-                return slurm.controller_script(plan)
-            return slurm.array_script(plan, 0, spec.sweep.max_trials)
+            if queue.has_controller(plan, engine):
+                return engine.preview(queue.controller_of(plan))
+            return engine.preview(queue.array_of(plan, 0, spec.sweep.max_trials))
         run_id = new_run_id(spec.experiment)
         folders = resolve_folders(spec, datastore, run_id, notify)
         run_folder = str(self.folder / "runs" / run_id)
-        return slurm.job_script(LaunchRequest(run_folder, spec, shown_command(spec), *folders, again=True))
+        request = LaunchRequest(run_folder, spec, shown_command(spec), *folders, again=True)
+        return engine.preview(queue.job_of(request))
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         from himl_cli.workspaces.local.sweep_plan import plan_pipeline
@@ -282,8 +283,8 @@ class LocalWorkspace(FolderWorkspace):
         from himl_cli.workspaces.local.launch import begin
 
         self.prepare(notify)
-        if plan.jobs[0].spec.slurm is not None:
-            from himl_cli.workspaces.local.engines.slurm import queue_plan
+        if plan.jobs[0].spec.engine is not None:
+            from himl_cli.workspaces.local.engines.queue import queue_plan
 
             begin(plan, start=queue_plan)
         else:
@@ -291,7 +292,7 @@ class LocalWorkspace(FolderWorkspace):
         return self._submitted(plan.run.id)
 
     def _submitted(self, run_id: str) -> Run:
-        """The run as it was just recorded, without a query to Slurm for a job that it has just accepted."""
+        """The run as it was just recorded, without a query to an engine for a job that it has just accepted."""
         return self._runs.get(run_id) or self.run(run_id)
 
     def resume(

@@ -1,11 +1,22 @@
-"""What an engine tells of a job of the local workspace."""
+"""The interface of an engine, which runs jobs of a local workspace: a module with these names.
+
+himl records the runs, stages their files, and starts a supervisor through the engine. The engine only has to start a
+process on a machine that shares the folder of the workspace, to tell its state, and to stop it.
+"""
 
 from __future__ import annotations
 
-from typing import Final, Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, Protocol
 
+from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.core.jobs import JobSpec
+from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RunStatus
+from himl_cli.core.workspaces import Check
 
+STEP_BEFORE_FAILED = "a step before it did not complete"
 QUEUED: Final = "queued"
 RUNNING: Final = "running"
 ENDED: Final = "ended"
@@ -15,9 +26,10 @@ UNKNOWN: Final = "unknown"
 class JobState(NamedTuple):
     """The state of a job, as its engine knows it.
 
-    `queued` and `running` are known. `ended` has evidence: the job's status at its end, and the time in milliseconds
-    since 1970 if the engine has it. `unknown` has the reason for which the engine cannot tell, and nothing is recorded
-    then. `handle` is the job's handle if the engine has a better one than it was given.
+    `queued` and `running` are known. `ended` has evidence: the job's status at its end if the engine knows it, and the
+    time in milliseconds since 1970. `unknown` has the reason for which the engine cannot tell, and nothing is recorded
+    then. `handle` is the job's handle as the engine knows it. Unless the reason `is_explained`, himl adds the last line
+    of the job's log.
     """
 
     kind: Literal["queued", "running", "ended", "unknown"]
@@ -25,3 +37,83 @@ class JobState(NamedTuple):
     status: RunStatus | None = None
     ended: int | None = None
     handle: str = ""
+    is_explained: bool = True
+
+
+@dataclass(frozen=True)
+class EngineJob:
+    """A process for an engine to start: `python -m himl_cli.workspaces.local.supervisor` in *folder*, the absolute
+    path of the run's folder, with *document* on its stdin and its output appended to *log*. The document may contain
+    secrets.
+
+    *name* is unique in the workspace. *spec* has the number of nodes and the engine's options. An array has *tasks*,
+    each a process that gets its number from 0 as its argument (and in place of `TASK` in its log), of which at most
+    `at_once` run at the same time (0: no limit). The job starts when the jobs *after*, given by their handles, have
+    completed, or after an earlier part of its array when that has ended. A controller is one process that only starts
+    others and waits for them.
+    """
+
+    name: str
+    folder: Path
+    spec: JobSpec
+    document: str
+    log: Path
+    tasks: int = 0
+    at_once: int = 0
+    after: Sequence[str] = ()
+    is_controller: bool = False
+
+
+class NoAnswer(ServiceFailed):
+    """It is unknown whether the engine has the job."""
+
+
+class OwnJob(Protocol):
+    """The job of this process."""
+
+    def reason_to_stop(self) -> str:
+        """The reason for which the engine terminates this process, or '' if it is not known yet."""
+
+    def requeue(self) -> bool:
+        """Make the engine restart the job, which soon ends its processes. Returns whether it does."""
+
+
+class Engine(Protocol):
+    """A module that runs jobs. Its functions must not depend on earlier calls, since other processes made them."""
+
+    NAME: str
+    """The part of `--cluster NAME:PLACE` before the colon, and the section of its settings, such as `slurm`."""
+
+    LABEL: str
+    """The engine in a sentence, such as `Slurm`."""
+
+    def unavailable(self) -> HimlError | None:
+        """The error if this machine cannot submit jobs to the engine."""
+
+    def largest_array(self) -> int:
+        """The largest number of tasks of an array, 0 if the engine has no arrays and its jobs cannot wait for others.
+        Without them, himl submits a controller for many runs."""
+
+    def preview(self, job: EngineJob) -> str:
+        """The text that `submit` would send, for --dry_run."""
+
+    def submit(self, job: EngineJob) -> str:
+        """Submit the job, and return its handle, which identifies it as long as the workspace exists. Raises NoAnswer,
+        and BadUsage or ServiceFailed if there is no job."""
+
+    def states(self, jobs: Mapping[str, str]) -> Mapping[str, JobState]:
+        """The state of each of *jobs*: handles by name, empty for a job whose handle himl could not record. A failed
+        query, or a job that it does not list, makes it unknown, not ended. Raises nothing."""
+
+    def part_of(self, handle: str, part: str) -> str:
+        """The handle of a *part* of a job: `_3` for a task of an array, text in brackets for several."""
+
+    def cancel(self, jobs: Mapping[str, str], *, only_waiting: bool = False) -> None:
+        """Cancel *jobs*: handles by name, several for an array, with commas between them. With *only_waiting*, not
+        those that have started, which himl stops itself. Jobs that have ended are no error. Raises ServiceFailed."""
+
+    def checks(self, folder: Path, spec: JobSpec | None) -> Iterator[Check]:
+        """The checks of `himl doctor`. With *spec*, submit a short job that checks the workspace in *folder*."""
+
+    def own_job(self) -> OwnJob | None:
+        """The job of this process, None if himl itself restarts failed jobs."""

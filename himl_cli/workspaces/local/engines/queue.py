@@ -1,0 +1,302 @@
+"""Jobs in the queue of an engine: recording, staging and submitting them.
+
+himl records a run before it submits its job, whose name is the run's id. The name identifies a job whose handle could
+not be recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import field, replace
+from itertools import repeat
+from pathlib import Path
+
+from himl_cli.core.errors import HimlError, Interrupted
+from himl_cli.core.jobs import JobSpec
+from himl_cli.core.processes import interruptions, is_held
+from himl_cli.core.records import dataclass
+from himl_cli.core.redaction import MASK
+from himl_cli.core.runs import Run, RunStatus, job_tag
+from himl_cli.core.sampling import make_sampler
+from himl_cli.workspaces.local.engines import engine_named, engine_of
+from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, UNKNOWN, Engine, EngineJob, JobState, NoAnswer
+from himl_cli.workspaces.local.launch_request import PIPELINE, LaunchRequest, Plan, job_from_stored_form, stored_form
+from himl_cli.workspaces.local.run_folder import STARTING, RunFolder
+from himl_cli.workspaces.local.run_process import with_recovery_id
+from himl_cli.workspaces.local.run_store import Database, RunStore
+from himl_cli.workspaces.local.staging import JobFiles, Stopped
+from himl_cli.workspaces.local.sweep_plan import stage_plan, step_request, trial_request
+
+ASK_AGAIN_SECONDS = 5.0  # between queries to an engine while himl waits for a run
+LOG = "supervisor.log"
+
+
+@dataclass()
+class QueuedJobs:
+    """The states of a workspace's jobs in the queues of engines, with a limited rate of queries. `waiting` has a reason
+    for each open run that an engine has, or may have. *end_if_last* records the end of a parent run without open
+    children."""
+
+    folder: Path
+    end_if_last: Callable[[RunStore, RunFolder], None]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    asked_at: float = -ASK_AGAIN_SECONDS
+    waiting: dict[str, str] = field(default_factory=dict)
+
+    def refresh(self, store: RunStore, jobs: Mapping[str, tuple[str, str]], *, now: bool = False) -> Mapping[str, str]:
+        """The runs among *jobs* (engine and handle by run id, as `RunStore.queued_jobs` returns them) that have not
+        ended, each with its reason to wait. Records the end of those with evidence of it. None of them may have a
+        supervisor at the moment."""
+        with self.lock:
+            if now or time.monotonic() - self.asked_at > ASK_AGAIN_SECONDS or set(jobs) - set(self.waiting):
+                self._refresh(store, jobs)
+            return self.waiting
+
+    def _refresh(self, store: RunStore, jobs: Mapping[str, tuple[str, str]]) -> None:
+        if not jobs:
+            return
+        parents: dict[str, set[str]] = {}
+        for child, parent in store.open_children(list(jobs)):
+            parents.setdefault(parent, set()).add(child)
+        children = set().union(*parents.values())
+        supervised = {child for child in children if RunFolder(self.folder / "runs" / child).is_supervised()}
+        asked = {**jobs, **store.queued_jobs(sorted(children - supervised))}
+        arrays = {job for job, (_, handle) in jobs.items() if "[" in handle or (not handle and job in parents)}
+        starting = self._starting([job for job, (_, handle) in asked.items() if not handle])
+        waiting = dict.fromkeys(starting - arrays, "")
+        for engine in sorted({engine for engine, _ in asked.values()}):
+            own = {job: handle for job, (its, handle) in asked.items() if its == engine}
+            waiting |= self._ask(store, engine, {job: own[job] for job in own.keys() - arrays - starting})
+        for parent in arrays:
+            left = sorted(parents.get(parent, set()) & (waiting.keys() | supervised))
+            if left:
+                waiting[parent] = next(filter(None, (waiting.get(child, "") for child in left)), "")
+                continue
+            waiting[parent] = ""  # another process may be recording its end
+            with suppress(HimlError, OSError):
+                self.end_if_last(store, RunFolder(self.folder / "runs" / parent))
+        self.waiting, self.asked_at = waiting, time.monotonic()
+
+    def _ask(self, store: RunStore, name: str, jobs: Mapping[str, str]) -> dict[str, str]:
+        """The reasons of the open ones among *jobs*, handles by run id, of the engine *name*."""
+        try:
+            states = engine_named(name).states(jobs) if jobs else {}
+        except HimlError as err:  # the package with the engine is not installed here
+            return dict.fromkeys(jobs, f"unknown: {err}")
+        waiting: dict[str, str] = {}
+        for run_id, state in states.items():
+            handle = jobs[run_id]
+            with suppress(HimlError):  # after a failed write, the next query repeats it
+                if state.kind == UNKNOWN:
+                    waiting[run_id] = f"unknown: {state.reason}"
+                elif state.kind == ENDED:
+                    status, reason = self._end(run_id, state, handle)
+                    store.end(run_id, status, reason=reason, ended=state.ended, if_tagged=(job_tag(name), handle))
+                else:
+                    waiting[run_id] = state.reason
+                    if not handle and state.handle:
+                        store.tag(run_id, {job_tag(name): state.handle})
+                    if state.kind == QUEUED:
+                        store.requeue(run_id)
+        return waiting
+
+    def _starting(self, jobs: Sequence[str]) -> set[str]:
+        """Those of *jobs* that processes are submitting at the moment, with the trials and steps of others."""
+        marks = (self.folder / STARTING).glob("*") if jobs else ()
+        begun = [mark.name for mark in marks if is_held(mark)]
+        return {job for job in jobs if any(job == each or job.startswith(f"{each}_") for each in begun)}
+
+    def _end(self, run_id: str, state: JobState, handle: str) -> tuple[RunStatus, str]:
+        """The status and the reason of an ended job without a recorded outcome."""
+        folder = RunFolder(self.folder / "runs" / run_id)
+        if state.status is not RunStatus.failed and handle and folder.is_cancel_asked():
+            return RunStatus.canceled, folder.why_canceled()
+        return state.status or RunStatus.failed, self._reason(folder, state)
+
+    def _reason(self, folder: RunFolder, state: JobState) -> str:
+        if state.is_explained:
+            return state.reason
+        said, path = "", folder.path / LOG
+        if task := re.search(r"_(\d+)", state.handle):
+            parent, _, index = folder.run_id.rpartition("_")
+            path = task_log(folder.path.with_name(parent), int(index) - int(task[1]), task[1])
+        with suppress(OSError):
+            said = (path.read_text(errors="replace").strip().splitlines() or [""])[-1][:200]
+        return state.reason + (f": {said}" if said else "")
+
+
+def task_log(folder: Path, first: int, task: str) -> Path:
+    """The log of a task of the array that begins with the trial *first*."""
+    return folder / "tasks" / f"{first}_{task}.log"
+
+
+def masked(spec: JobSpec) -> JobSpec:
+    """The job with all secrets masked."""
+    form = stored_form(spec, spec.snapshot.files)
+    webhook = spec.webhook and replace(spec.webhook, url=MASK)
+    return replace(job_from_stored_form(form, dict.fromkeys(spec.env, MASK)), webhook=webhook)
+
+
+def has_controller(plan: Plan, engine: Engine) -> bool:
+    """Whether a job starts the others: some trials depend on results of others, or the engine cannot start them."""
+    is_sequential = plan.kind != PIPELINE and (plan.sweep.sampling == "bayesian" or plan.sweep.early_stop is not None)
+    return is_sequential or not engine.largest_array()
+
+
+def job_of(request: LaunchRequest, after: Sequence[str] = (), *, is_staged: bool = True) -> EngineJob:
+    """The job of one run, which stages its files itself unless that *is_staged*."""
+    folder, spec = Path(request.run_folder), request.spec
+    if is_staged:
+        spec = replace(spec, snapshot=replace(spec.snapshot, files=()), brought={})
+    return EngineJob(folder.name, folder, spec, replace(request, spec=spec).to_json(), folder / LOG, after=after)
+
+
+def array_of(plan: Plan, first: int, count: int, after: Sequence[str] = ()) -> EngineJob:
+    """The array of *count* trials from the trial *first* on."""
+    document = json.dumps({"plan": plan.to_json(), "first": first})
+    name = plan.run.id + (f"+{first}" if first else "")
+    spec, at_once, folder = plan.jobs[0].spec, plan.sweep.max_concurrent or 0, Path(plan.run_folder)
+    return EngineJob(name, folder, spec, document, task_log(folder, first, "TASK"), count, at_once, after)
+
+
+def controller_of(plan: Plan) -> EngineJob:
+    document = json.dumps({"controller": plan.to_json()})
+    folder = Path(plan.run_folder)
+    return EngineJob(plan.run.id, folder, plan.jobs[0].spec, document, folder / LOG, is_controller=True)
+
+
+def queue_job(request: LaunchRequest, folder: RunFolder) -> HimlError | None:
+    """Record the run as queued, stage its files, and submit its job. If the engine refuses the job, delete the record
+    and return the error. Raises OSError, Interrupted, and NoAnswer if it is unknown whether the engine has the job."""
+    engine = engine_of(request.spec)
+    if (error := engine.unavailable()) is not None:
+        return error
+    files = JobFiles(replace(request, again=False), folder)
+    new = replace(with_recovery_id(request.run), folder=str(files.cwd))
+
+    def stage(is_stopped: Callable[[], bool]) -> None:
+        files.stage(is_stopped=is_stopped, is_attempt=False)
+
+    def jobs(handles: Sequence[str]) -> Iterator[tuple[EngineJob, dict[str, str]]]:
+        yield job_of(request), {new.id: ""}
+
+    return _queue(engine, folder, [new], stage, jobs)
+
+
+def queue_plan(plan: Plan, folder: RunFolder) -> HimlError | None:
+    """As `queue_job`, for a sweep or a pipeline. Record and submit the children that are known in advance: trials as
+    arrays, steps as jobs that wait for each other. Otherwise submit a controller."""
+    engine = engine_of(plan.jobs[0].spec)
+    if (error := engine.unavailable()) is not None:
+        return error
+    children: list[LaunchRequest] = []
+    is_controlled = has_controller(plan, engine)
+    if plan.kind == PIPELINE and not is_controlled:
+        children = [step_request(plan, job) for job in plan.jobs]
+    elif not is_controlled:
+        known = map(make_sampler(plan.sweep), range(plan.sweep.max_trials), repeat(()))
+        children = [trial_request(plan, index, values) for index, values in enumerate(known) if values is not None]
+    runs = [replace(with_recovery_id(plan.new_run), folder=str(folder.path / plan.jobs[0].place))]
+    for child in children:
+        own = child.spec.snapshot.root if child.spec.in_place else Path(child.run_folder, "code")
+        runs.append(replace(with_recovery_id(child.run), folder=str(own)))
+    staged = plan
+
+    def stage(is_stopped: Callable[[], bool]) -> None:
+        nonlocal staged
+        staged = stage_plan(plan, folder, is_stopped)
+        (folder.path / "tasks").mkdir()
+        for child in children:
+            Path(child.run_folder).mkdir()
+            RunFolder(Path(child.run_folder)).allow_to_run()
+
+    def arrays(handles: Sequence[str]) -> Iterator[tuple[EngineJob, dict[str, str]]]:
+        size = engine.largest_array()
+        for first in range(0, len(children), size):
+            count = min(size, len(children) - first)
+            after = handles[-1:] if plan.sweep.max_concurrent else ()
+            trials = {plan.child_id(first + task): f"_{task}" for task in range(count)}
+            yield array_of(staged, first, count, after), {plan.run.id: f"[0-{count - 1}]", **trials}
+
+    def steps(handles: Sequence[str]) -> Iterator[tuple[EngineJob, dict[str, str]]]:
+        keys = [job.key for job in staged.jobs]
+        for job in staged.jobs:
+            request = replace(step_request(staged, job), again=True)
+            before = [handles[keys.index(key)] for key in job.after]
+            yield job_of(request, before, is_staged=False), {plan.run.id: f"[{job.key}]", request.run.id: ""}
+
+    def controller(handles: Sequence[str]) -> Iterator[tuple[EngineJob, dict[str, str]]]:
+        yield controller_of(staged), {plan.run.id: ""}
+
+    jobs = controller if is_controlled else steps if plan.kind == PIPELINE else arrays
+    return _queue(engine, folder, runs, stage, jobs)
+
+
+def queue_again(request: LaunchRequest | Plan, folder: RunFolder) -> HimlError | None:
+    """Submit the job of an ended run, or a controller for its missing children. Returns the error if the engine refuses
+    it."""
+    engine = engine_of(request.jobs[0].spec if isinstance(request, Plan) else request.spec)
+    if (error := engine.unavailable()) is not None:
+        return error
+    with closing(Database(folder.workspace / "workspace.db")) as database:
+        store = RunStore(database)
+        folder.allow_to_run()
+        try:
+            handle = engine.submit(controller_of(request) if isinstance(request, Plan) else job_of(request))
+        except HimlError as err:
+            return err
+        store.tag(folder.run_id, {job_tag(engine.NAME): handle})
+        store.resume(folder.run_id)
+        store.requeue(folder.run_id)
+    return None
+
+
+def _queue(
+    engine: Engine,
+    folder: RunFolder,
+    runs: Sequence[Run],
+    stage: Callable[[Callable[[], bool]], None],
+    jobs: Callable[[Sequence[str]], Iterator[tuple[EngineJob, dict[str, str]]]],
+) -> HimlError | None:
+    """Record *runs*, *stage* their files, submit *jobs*, and record their handles. Each job comes with the runs that it
+    starts, by id, each with its part of the job. *jobs* gets the handles of earlier jobs."""
+    ids, handles, submitted = [run.id for run in runs], list[str](), dict[str, str]()
+    known: dict[str, list[str]] = {}
+    tag = job_tag(engine.NAME)
+    with closing(Database(folder.workspace / "workspace.db", create=True)) as database, interruptions() as interrupted:
+        store = RunStore(database)
+        store.add_all(replace(run, tags={**run.tags, tag: ""}) for run in runs)
+        try:
+            stage(lambda: bool(interrupted))
+            for job, parts in jobs(handles):
+                if interrupted:
+                    raise Stopped
+                handles.append(engine.submit(job))
+                submitted[job.name] = handles[-1]
+                for run_id, part in parts.items():
+                    known.setdefault(run_id, []).append(engine.part_of(handles[-1], part))
+        except NoAnswer:
+            raise
+        except BaseException as err:
+            with suppress(HimlError):
+                engine.cancel(submitted)
+            store.delete(ids, lambda run_id: RunFolder(folder.path.with_name(run_id)).remove())
+            if isinstance(err, Stopped):
+                raise Interrupted("Nothing was submitted.") from None
+            if isinstance(err, HimlError):
+                return err
+            raise
+        store.tag_each(tag, {run_id: ",".join(found) for run_id, found in known.items()})
+        if interrupted:
+            for run_id in ids:
+                RunFolder(folder.path.with_name(run_id)).ask_to_cancel()
+            engine.cancel(submitted)
+            for run_id in ids:
+                store.end(run_id, RunStatus.canceled, reason="canceled")
+            raise Interrupted(f"Run '{folder.run_id}' was canceled.", hint=f"See himl runs show {folder.run_id}")
+    return None
