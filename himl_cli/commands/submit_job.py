@@ -21,7 +21,7 @@ from himl_cli.core.jobs import HERE, MANY, JobSpec, Webhook, is_job_file
 from himl_cli.core.logged import RunResults, SweepView
 from himl_cli.core.processes import interruptions, unbuffered_terminal
 from himl_cli.core.redaction import is_address, shown
-from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run
+from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run, queued_in
 from himl_cli.core.text import non_blank
 from himl_cli.render.output import ReaderGone
 from himl_cli.render.progress import observing
@@ -271,8 +271,9 @@ def _submit_pipeline(call: Submission) -> Run | None:
 
 def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
     """Resume the run of --resume, with new code if it *takes_new_code*, and return it. While himl waits, Ctrl-C cancels
-    the run. Raises JobFailed, Interrupted, BadUsage, RunNotFound."""
-    waits, request = call.waits(on_cluster=False), call.request
+    the run, but on a cluster it only ends the waiting. Raises JobFailed, Interrupted, BadUsage, RunNotFound."""
+    request = call.request
+    call.waits(on_cluster=False)  # raises for options that exclude each other
     shared = (*options_of(WorkspaceOptions), *options_of(OutputOptions))
     taken = (
         *RESUME_OPTIONS,
@@ -298,12 +299,20 @@ def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
     if request.max_failures is not None and request.max_failures < 0:
         raise BadUsage(f"--max_failures must be 0 or a positive integer, not {request.max_failures}.")
     parse_reference(non_blank("--resume", reference))
-    with call.open(For.runs) as session, interruptions() as interrupted:
-        given = _given_again(request)
-        run, seen = resume_run(session.workspace, reference, request, session.notify, given, takes_new_code)
-        print_run(session.output, run, "Resumed run")
+    with call.open(For.runs) as session:
+        with interruptions() as interrupted:
+            given = _given_again(request)
+            run, seen = resume_run(session.workspace, reference, request, session.notify, given, takes_new_code)
+            print_run(session.output, run, "Resumed run")
+            is_sent = queued_in(run.tags) is not None
+            waits = call.waits(on_cluster=is_sent)
+            if waits and not is_sent:
+                return _wait_here(session, run, interrupted, start=seen)
+        with watching(run.id):
+            if interrupted and is_sent:
+                raise KeyboardInterrupt
         if waits:
-            return _wait_here(session, run, interrupted, start=seen)
+            return wait_or_leave(session, run, waits=True, follows=call.follow, start=seen)
         print_left_running(session.output, run)
         return run
 
@@ -502,11 +511,12 @@ def wait_or_leave(
     follows: bool,
     spec: JobSpec | None = None,
     webhook: Webhook | None = None,
+    start: int = 0,
 ) -> Run:
     """Print that himl submitted the run to a cluster, and wait for its end if it *waits*.
 
-    Prints the log if it *follows*, else occasional status lines, for a sweep about its trials. Ctrl-C only stops the
-    waiting. Notifies the *webhook* of an Azure ML run's end. Raises JobFailed, Interrupted.
+    Prints the log from byte *start* if it *follows*, else occasional status lines, for a sweep about its trials. Ctrl-C
+    only stops the waiting. Notifies the *webhook* of an Azure ML run's end. Raises JobFailed, Interrupted.
     """
     workspace, output = session.workspace, session.output
     with _printing_unfinished(session, run), watching(run.id):
@@ -517,7 +527,7 @@ def wait_or_leave(
             return run
         with _showing_output(session, run):
             if follows:
-                ended = follow_to_end(workspace, run.id, output.stream, session.notify)
+                ended = follow_to_end(workspace, run.id, output.stream, session.notify, start=start)
             else:
                 trials = spec.sweep.max_trials if spec and spec.sweep else 0
                 ended = wait_for_end(workspace, run.id, session.notify, trials)

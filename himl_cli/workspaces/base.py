@@ -324,6 +324,7 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
         webhook: Webhook | None = None,
         code: NewCode | None = None,
         given: Mapping[str, tuple[str, Sequence[str]]],
+        notify: Notify,
     ) -> Run:
         """Continue the run under its own id: a sweep with its missing trials, a pipeline with its missing steps, a job
         with another attempt.

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -121,6 +122,7 @@ def test_a_running_run_is_canceled_here_or_in_slurm(himl: Himl, slurm: Slurm, se
         (["--cluster", "slurm:gpu", "--sbatch", "gres=gpu:2"], "error: Slurm refused the job: Invalid generic resource (gres) specification."),
         (["--cluster", "slurm:gpu", "--sbatch", "grse=gpu:2"], "error: --sbatch grse: sbatch has no option --grse.\nhint: Did you mean gres?"),
         (["--cluster", "slurm:gpu", "--sbatch", "array=0-3"], "error: --sbatch 'array=0-3' is not allowed, because himl sets --array.\nhint: Omit it."),
+        (["--cluster", "slurm:gpu", "--sbatch", "wait"], "error: --sbatch 'wait' is an option of himl.\nhint: Use: himl submit --wait"),
         (["--sbatch", "mem=1G"], "error: --sbatch applies to Slurm jobs only.\nhint: Add --cluster slurm:PARTITION"),
     ],
 )
@@ -256,13 +258,37 @@ def test_a_trial_and_a_whole_sweep_are_canceled(himl: Himl, slurm: Slurm, send: 
     until(lambda: not slurm("squeue", "-h", "-n", run_id), "no job is left")
 
 
+def test_a_resumed_run_is_sent_as_a_new_one_and_suspended_it_is_canceled(
+    himl: Himl, project: Path, started_himl: Himl, slurm: Slurm, send: Callable[..., str]
+) -> None:
+    write_files(
+        project, {"again.py": b"import os, time\nprint('asleep', flush=True)\ntime.sleep(600 * (os.environ['HIML_TRY'] != '1'))\nraise SystemExit(3)\n"}
+    )
+    run_id = send("again.py")
+    assert ended(himl, run_id)["status"] == "Failed"
+    done = himl("submit", "--resume", run_id)
+    assert (done.code, done.stdout.split()[0]) == (0, run_id), done.stderr
+    until(lambda: shown(himl, run_id)["status"] == "Running" and "asleep" in himl("runs", "logs", run_id).stdout, "it runs")
+    slurm("scontrol", "suspend", job_of(shown(himl, run_id)))
+    assert himl("runs", "cancel", run_id).code == 0
+    assert ended(himl, run_id)["status"] == "Canceled"
+    with subprocess.Popen([str(started_himl.program), "submit", "--resume", run_id, "--wait"], cwd=project, stderr=subprocess.PIPE, text=True) as waiting:
+        until(lambda: shown(himl, run_id)["status"] == "Running", "it runs again")
+        waiting.send_signal(signal.SIGINT)
+        _, said = waiting.communicate()
+    assert (waiting.returncode, f"Stopped following run '{run_id}'. The run continues." in said) == (130, True), said
+    assert shown(himl, run_id)["status"] == "Running"
+    assert himl("runs", "cancel", run_id).code == 0
+    assert ended(himl, run_id)["status"] == "Canceled"
+
+
 def test_what_is_missing_of_a_sweep_is_done_later(himl: Himl, project: Path, send: Callable[..., str]) -> None:
     flag = project.parent / "flag"
     write_files(project, {"fold.py": f"import os, sys\nprint(sys.argv)\nsys.exit(sys.argv[2] == '1' and not os.path.exists({str(flag)!r}))\n".encode()})
     run_id = send("fold.py", "--crossval", "3")
     assert (ended(himl, run_id)["status"], ended(himl, run_id)["reason"]) == ("Failed", "1 of 3 trials failed")
     flag.touch()
-    done = himl("submit", "--resume", run_id)
+    done = himl("submit", "--resume", run_id, "--wait")
     assert done.code == 0, done.stderr
     assert "resumed: 1 of 3 trials remaining" in himl("runs", "logs", run_id).stdout
 
@@ -361,6 +387,34 @@ def test_what_a_site_with_accounts_refuses(
     assert done.code == 2
     assert f"error: Slurm refused the job: {what}." in done.stderr
     assert himl("runs", "list", "-q").stdout == ""
+
+
+# As at sites whose wrapper of sbatch checks the job and prints the result
+BANNER = "echo '---------'\necho '--> Verifying valid submit host (login4)...OK'\n"
+
+
+def test_the_number_is_found_in_what_a_wrapper_prints(
+    himl: Himl, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[..., str]
+) -> None:
+    wrapper = f'{BANNER}number=$({slurm.programs}/sbatch "$@") && '
+    stand_in(tmp_path, monkeypatch, {"sbatch": f"{wrapper}echo \"$number;himl\"\necho 'Balance: 12 hours'\necho 'sbatch: Low balance.' >&2\n"})
+    monkeypatch.setenv("SBATCH_WAIT", "1")
+    done = himl("submit", "sleep.py", "--cluster", "slurm:gpu", "--", "600")
+    assert (done.code, "sbatch: Low balance." in done.stderr) == (0, True), done.stderr
+    run_id = done.stdout.split()[0]
+    assert slurm("squeue", "-h", "-n", run_id, "-o", "%i") == job_of(shown(himl, run_id))
+    assert himl("runs", "cancel", run_id).code == 0
+    ended(himl, run_id)
+    # The number is unknown: himl finds the job by its name
+    stand_in(tmp_path, monkeypatch, {"sbatch": f"{wrapper}echo accepted\n"})
+    for command in (["sleep.py", "--cluster", "slurm:gpu"], ["--resume", run_id]):
+        done = himl("submit", *command, *(["--", "600"] if "sleep.py" in command else []))
+        assert (done.code, "so it is unknown whether Slurm has the job: accepted." in done.stderr) == (5, True), done.stderr
+        found = himl("runs", "list", "-q").stdout.split()[0] if "sleep.py" in command else run_id
+        until(lambda found=found: shown(himl, found)["status"] == "Running", lambda found=found: str(shown(himl, found)))  # type: ignore[misc]
+        assert slurm("squeue", "-h", "-n", found, "-t", "RUNNING", "-o", "%i") == job_of(shown(himl, found))
+        assert himl("runs", "cancel", found).code == 0
+        assert ended(himl, found)["status"] == "Canceled"
 
 
 def test_how_jobs_ended_that_slurm_has_forgotten(

@@ -368,7 +368,8 @@ def resume_run(
     limits = {name: getattr(request, name) for name in ("max_concurrent", "max_failures")}
     code = _new_code(home, run) if takes_new_code else None
     changed = [] if takes_new_code else [name for _, names in home.code_of(run.id) for name in names]
-    resumed = home.resume(run.id, env=request.env_vars, limits=limits, webhook=webhook, code=code, given=given)
+    start = partial(home.resume, env=request.env_vars, limits=limits, webhook=webhook)
+    resumed = start(run.id, code=code, given=given, notify=notify)
     if changed:
         how = f"For the new code: himl submit --resume {run.id} --new_code"
         notify(Notice(f"The code of the submission runs, which lacks changes of {named(changed)}. {how}"))

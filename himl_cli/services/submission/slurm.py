@@ -20,6 +20,7 @@ SECTION = "slurm"
 KEYS = ("partition", "sbatch", "setup", "run_with")
 # Options of sbatch that himl sets
 OWN = ("array", "chdir", "dependency", "error", "export", "input", "job-name", "ntasks", "output", "parsable", "wrap")
+INSTEAD = {"wait": "himl submit --wait", "test-only": "himl submit --dry_run"}
 
 
 def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0) -> EngineSpec:
@@ -75,6 +76,8 @@ def _options(given: Sequence[str], where: str) -> dict[str, str | None]:
             raise BadUsage(f"{where} '{text}' is not an option of sbatch.", hint="Write KEY=VALUE, as in gres=gpu:2")
         if key in OWN:
             raise BadUsage(f"{where} '{text}' is not allowed, because himl sets --{key}.", hint="Omit it.")
+        if key in INSTEAD:
+            raise BadUsage(f"{where} '{text}' is an option of himl.", hint=f"Use: {INSTEAD[key]}")
         found[key] = value.strip() if has_value else None
     return found
 

@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import HimlError
+from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
 from himl_cli.workspaces.local.engines import engine_named
+from himl_cli.workspaces.local.engines.base import NoAnswer
 from himl_cli.workspaces.local.engines.queue import QueuedJobs, queue_again, queue_job
 from himl_cli.workspaces.local.launch import begin, events_of, spawn, start_error
 from himl_cli.workspaces.local.launch_request import LaunchRequest, Plan
@@ -63,6 +66,10 @@ class Children:
             yield
         except HimlError as err:
             self._log_once(err)
+
+    def _log_notice(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self.log(event.text)
 
     def _log_once(self, err: HimlError) -> None:
         if str(err) not in self._reported:
@@ -163,7 +170,8 @@ class Children:
         trouble = ""
         try:
             if self._queued is not None:
-                return self._ended.put((folder.run_id, self._watch_queued(folder, request)))
+                self._watch_queued(folder, request)
+                return self._ended.put((folder.run_id, ""))
             events = [{"event": "refused", "why": BUSY}] if request is None else self._run(folder, request)
             if events and events[-1].get("why") == BUSY:
                 while folder.is_supervised():
@@ -176,19 +184,21 @@ class Children:
             trouble = str(err)
         self._ended.put((folder.run_id, trouble))
 
-    def _watch_queued(self, folder: RunFolder, request: LaunchRequest | Plan | None) -> str:
-        """Wait until the job has ended, and return '', or the error if it could not be submitted."""
+    def _watch_queued(self, folder: RunFolder, request: LaunchRequest | Plan | None) -> None:
+        """Wait until the job has ended. Raises HimlError if it could not be submitted."""
         run_id = folder.run_id
         assert not isinstance(request, Plan), "pipelines are no trials in a queue"
-        if request is not None and self.store.get(run_id) is None:
-            begin(replace(request, again=True), start=queue_job)
-        elif request is not None and (error := queue_again(replace(request, again=True), folder)) is not None:
-            return str(error)
+        try:
+            if request is not None and self.store.get(run_id) is None:
+                begin(replace(request, again=True), start=partial(queue_job, notify=self._log_notice))
+            elif request is not None and (error := queue_again(replace(request, again=True), folder, self._log_notice)):
+                raise error
+        except NoAnswer as err:  # the engine may have the job
+            self.log(str(err))
         while (run := self.store.get(run_id)) is not None and not run.status.is_final:
             if not folder.is_supervised():
                 self._waiting(list(self.at_work))
             time.sleep(5 * POLL_SECONDS)
-        return ""
 
     def _waiting(self, run_ids: list[str]) -> Mapping[str, str]:
         """The children among these that wait in a queue, with their reasons to wait."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed, shortage
+from himl_cli.core.events import Notify
 from himl_cli.core.jobs import STEP, TRIAL, EntryKind, JobSpec, NewCode, Snapshot, Webhook, is_job_file
 from himl_cli.core.processes import SUPERVISOR, ProcessLock, detached, interruptions, is_held, take_standby
 from himl_cli.core.redaction import MASK
@@ -44,8 +45,16 @@ Request = TypeVar("Request", LaunchRequest, Plan)
 SUBMIT_AGAIN = "Submit it again as a new run."
 
 
-def launch(workspace: Path, spec: JobSpec, inputs: Mapping[str, str], outputs: Mapping[str, str], run_id: str) -> None:
-    """Start the job in the workspace folder *workspace*. Returns once it is recorded and its files are staged.
+def launch(
+    workspace: Path,
+    spec: JobSpec,
+    inputs: Mapping[str, str],
+    outputs: Mapping[str, str],
+    run_id: str,
+    notify: Notify,
+) -> None:
+    """Start the job in the workspace folder *workspace*. Returns once it is recorded and its files are staged. *notify*
+    gets messages of its engine.
 
     Raises DiskFailed when the run cannot be recorded, Interrupted after Ctrl-C (the run is canceled then), NotFound
     for a command line that needs bash if bash is missing.
@@ -56,7 +65,7 @@ def launch(workspace: Path, spec: JobSpec, inputs: Mapping[str, str], outputs: M
         from himl_cli.workspaces.local.engines.queue import queue_job
 
         request = LaunchRequest(folder, spec, shown_command(spec), inputs, outputs, again=True)
-        return begin(request, start=queue_job)
+        return begin(request, start=partial(queue_job, notify=notify))
     check_shell(spec)
     with _own_stdin(spec) as (stdin, handles):
         request = LaunchRequest(folder, spec, shown_command(spec), inputs, outputs, stdin)
@@ -135,6 +144,7 @@ def resume(
     code: NewCode | None = None,
     children: Sequence[Run] = (),
     given: Mapping[str, tuple[str, Sequence[str]]],
+    notify: Notify,
 ) -> None:
     """Resume a run that stopped early: a job with another attempt, a sweep or a pipeline with its missing trials or
     steps. With *code*, its next attempts and those of its *children* run that. Returns once it is running again. Raises
@@ -190,11 +200,11 @@ def resume(
             finally:
                 lock.release()
         if "many" in stored:
-            error = queue_again(plan, folder) if specs[0].engine else _start(plan, folder)
+            error = queue_again(plan, folder, notify) if specs[0].engine else _start(plan, folder)
         else:
             with _own_stdin(specs[0]) as (stdin, handles):
                 request = LaunchRequest(str(folder.path), specs[0], run.command, *data, stdin, again=True)
-                error = queue_again(request, folder) if specs[0].engine else _start(request, folder, handles)
+                error = queue_again(request, folder, notify) if specs[0].engine else _start(request, folder, handles)
     except OSError as err:
         raise explain_disk_error(err, "Cannot resume the run", folder.path) from err
     if error is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -250,7 +250,7 @@ class LocalWorkspace(FolderWorkspace):
         run_id = spec.run_id or new_run_id(spec.experiment)
         inputs, outputs = resolve_folders(spec, datastore, run_id, notify)
         self.prepare(notify)
-        launch(self.folder, spec, inputs, outputs, run_id)
+        launch(self.folder, spec, inputs, outputs, run_id, notify)
         return self._submitted(run_id)
 
     def batch_script(self, spec: JobSpec, notify: Notify) -> str:
@@ -286,7 +286,7 @@ class LocalWorkspace(FolderWorkspace):
         if plan.jobs[0].spec.engine is not None:
             from himl_cli.workspaces.local.engines.queue import queue_plan
 
-            begin(plan, start=queue_plan)
+            begin(plan, start=partial(queue_plan, notify=notify))
         else:
             begin(plan)
         return self._submitted(plan.run.id)
@@ -304,13 +304,15 @@ class LocalWorkspace(FolderWorkspace):
         webhook: Webhook | None = None,
         code: NewCode | None = None,
         given: Mapping[str, tuple[str, Sequence[str]]],
+        notify: Notify,
     ) -> Run:
         from himl_cli.workspaces.local.launch import resume
 
         ids = self._runs.descendants(run_id) if code is not None else ()
         children = [self.run(each) for each in ids if each != run_id]
         run = self.run(run_id)
-        resume(self.folder, run, env=env, limits=limits, webhook=webhook, code=code, children=children, given=given)
+        start = partial(resume, self.folder, run, env=env, limits=limits, webhook=webhook, given=given)
+        start(code=code, children=children, notify=notify)
         for each in (run, *children):
             if code is not None and each.status.is_final and each.status is not RunStatus.completed:
                 notes = filter(None, [each.tags.get(NEW_CODE), code.note])

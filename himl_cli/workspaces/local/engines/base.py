@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol
 
 from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.core.events import Notify
 from himl_cli.core.jobs import JobSpec
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RunStatus
@@ -97,9 +98,9 @@ class Engine(Protocol):
     def preview(self, job: EngineJob) -> str:
         """The text that `submit` would send, for --dry_run."""
 
-    def submit(self, job: EngineJob) -> str:
-        """Submit the job, and return its handle, which identifies it as long as the workspace exists. Raises NoAnswer,
-        and BadUsage or ServiceFailed if there is no job."""
+    def submit(self, job: EngineJob, notify: Notify) -> str:
+        """Submit the job, and return its handle, which identifies it as long as the workspace exists. *notify* gets
+        messages about an accepted job. Raises NoAnswer, and BadUsage or ServiceFailed if there is no job."""
 
     def states(self, jobs: Mapping[str, str]) -> Mapping[str, JobState]:
         """The state of each of *jobs*: handles by name, empty for a job whose handle himl could not record. A failed

@@ -17,6 +17,7 @@ from itertools import repeat
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted
+from himl_cli.core.events import Notify
 from himl_cli.core.jobs import JobSpec
 from himl_cli.core.processes import interruptions, is_held
 from himl_cli.core.records import dataclass
@@ -170,9 +171,10 @@ def controller_of(plan: Plan) -> EngineJob:
     return EngineJob(plan.run.id, folder, plan.jobs[0].spec, document, folder / LOG, is_controller=True)
 
 
-def queue_job(request: LaunchRequest, folder: RunFolder) -> HimlError | None:
+def queue_job(request: LaunchRequest, folder: RunFolder, notify: Notify) -> HimlError | None:
     """Record the run as queued, stage its files, and submit its job. If the engine refuses the job, delete the record
-    and return the error. Raises OSError, Interrupted, and NoAnswer if it is unknown whether the engine has the job."""
+    and return the error. *notify* gets what the engine says otherwise. Raises OSError, Interrupted, and NoAnswer if it
+    is unknown whether the engine has the job."""
     engine = engine_of(request.spec)
     if (error := engine.unavailable()) is not None:
         return error
@@ -185,10 +187,10 @@ def queue_job(request: LaunchRequest, folder: RunFolder) -> HimlError | None:
     def jobs(handles: Sequence[str]) -> Iterator[tuple[EngineJob, dict[str, str]]]:
         yield job_of(request), {new.id: ""}
 
-    return _queue(engine, folder, [new], stage, jobs)
+    return _queue(engine, folder, [new], stage, jobs, notify)
 
 
-def queue_plan(plan: Plan, folder: RunFolder) -> HimlError | None:
+def queue_plan(plan: Plan, folder: RunFolder, notify: Notify) -> HimlError | None:
     """As `queue_job`, for a sweep or a pipeline. Record and submit the children that are known in advance: trials as
     arrays, steps as jobs that wait for each other. Otherwise submit a controller."""
     engine = engine_of(plan.jobs[0].spec)
@@ -234,26 +236,29 @@ def queue_plan(plan: Plan, folder: RunFolder) -> HimlError | None:
         yield controller_of(staged), {plan.run.id: ""}
 
     jobs = controller if is_controlled else steps if plan.kind == PIPELINE else arrays
-    return _queue(engine, folder, runs, stage, jobs)
+    return _queue(engine, folder, runs, stage, jobs, notify)
 
 
-def queue_again(request: LaunchRequest | Plan, folder: RunFolder) -> HimlError | None:
+def queue_again(request: LaunchRequest | Plan, folder: RunFolder, notify: Notify) -> HimlError | None:
     """Submit the job of an ended run, or a controller for its missing children. Returns the error if the engine refuses
-    it."""
+    it, or if that is unknown."""
     engine = engine_of(request.jobs[0].spec if isinstance(request, Plan) else request.spec)
     if (error := engine.unavailable()) is not None:
         return error
+    handle, unknown = "", None
     with closing(Database(folder.workspace / "workspace.db")) as database:
         store = RunStore(database)
         folder.allow_to_run()
         try:
-            handle = engine.submit(controller_of(request) if isinstance(request, Plan) else job_of(request))
+            handle = engine.submit(controller_of(request) if isinstance(request, Plan) else job_of(request), notify)
+        except NoAnswer as err:
+            unknown = err
         except HimlError as err:
             return err
         store.tag(folder.run_id, {job_tag(engine.NAME): handle})
         store.resume(folder.run_id)
         store.requeue(folder.run_id)
-    return None
+    return unknown
 
 
 def _queue(
@@ -262,6 +267,7 @@ def _queue(
     runs: Sequence[Run],
     stage: Callable[[Callable[[], bool]], None],
     jobs: Callable[[Sequence[str]], Iterator[tuple[EngineJob, dict[str, str]]]],
+    notify: Notify,
 ) -> HimlError | None:
     """Record *runs*, *stage* their files, submit *jobs*, and record their handles. Each job comes with the runs that it
     starts, by id, each with its part of the job. *jobs* gets the handles of earlier jobs."""
@@ -276,11 +282,12 @@ def _queue(
             for job, parts in jobs(handles):
                 if interrupted:
                     raise Stopped
-                handles.append(engine.submit(job))
+                handles.append(engine.submit(job, notify))
                 submitted[job.name] = handles[-1]
                 for run_id, part in parts.items():
                     known.setdefault(run_id, []).append(engine.part_of(handles[-1], part))
         except NoAnswer:
+            store.tag_each(tag, {run_id: ",".join(found) for run_id, found in known.items()})
             raise
         except BaseException as err:
             with suppress(HimlError):

@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, ServiceFailed
+from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.jobs import EngineSpec, Entry, EntryKind, JobSpec, Snapshot
 from himl_cli.core.processes import ProcessLock, detached
 from himl_cli.core.records import dataclass
@@ -64,7 +65,7 @@ REASONS = {
 }
 INVALID = "Invalid job id specified"
 UNKNOWN_END = "it ended without recording an outcome, and Slurm no longer has its job, so it is unknown how"
-NEVER_SENT = "himl was killed while it submitted the job, and Slurm has no job of this name"
+NEVER_SENT = "its submission was interrupted or got no answer, and Slurm has no job of this name"
 
 
 def states(jobs: Mapping[str, str]) -> dict[str, JobState]:
@@ -215,16 +216,17 @@ def part_of(handle: str, part: str) -> str:
 
 def cancel(jobs: Mapping[str, str], *, only_waiting: bool = False) -> None:
     plain = [part.partition("[")[0] for number in jobs.values() for part in number.split(",") if part]
-    states = ["--state=PENDING"] if only_waiting else []
+    states = ["--state=PENDING", "--state=SUSPENDED"] if only_waiting else [""]
     if only_waiting and any("_" in number for number in plain):
         # With a state, scancel 22.05 cancels the whole array instead of a task that has not started
         text, _ = output_of(["squeue", "--noheader", "--array", f"--jobs={','.join(plain)}", "--format=%T"])
-        if text is None or set(text.split()) != {"PENDING"}:
+        if text is None or not set(text.split()) <= {"PENDING", "SUSPENDED"}:
             return
-        states = []
-    text, problem = output_of(["scancel", *states, *plain]) if plain else ("", "")
-    if text is None and "Invalid job id" not in problem:
-        raise ServiceFailed(f"scancel failed: {problem}.", hint="Try again later.")
+        states = [""]
+    for state in states if plain else ():
+        text, problem = output_of(["scancel", *filter(None, [state]), *plain])
+        if text is None and "Invalid job id" not in problem:
+            raise ServiceFailed(f"scancel failed: {problem}.", hint="Try again later.")
 
 
 @dataclass(frozen=True)
@@ -293,6 +295,10 @@ def partitions() -> list[tuple[str, str, str]]:
 
 
 SUBMIT_SECONDS = 120.0
+# Variables of a job that himl runs in, and one for which sbatch waits
+FOREIGN = r"SLURM_|SBATCH_WAIT\Z"
+# The number of a job on a line of sbatch's output, or of a wrapper that drops --parsable
+NUMBER = r"^\s*(?:(\d+)(?:;\S+)?|Submitted batch job (\d+).*?)\s*$"
 PROBE_SECONDS, CLOCK_SECONDS = 90.0, 5.0
 PROBE, PROBE_NAME = "probe.json", "himl-doctor"
 END = "END_OF_REQUEST"
@@ -363,8 +369,8 @@ def preview(job: EngineJob) -> str:
     )
 
 
-def submit(job: EngineJob) -> str:
-    return _sbatch(preview(job))
+def submit(job: EngineJob, notify: Notify) -> str:
+    return _sbatch(preview(job), notify)
 
 
 def largest_array() -> int:
@@ -373,9 +379,8 @@ def largest_array() -> int:
     return max(1, int(found[1]) - 1) if found else 1000
 
 
-def _sbatch(script: str) -> str:
-    """Submit the script and return the number of its job. Raises NoAnswer, and BadUsage or ServiceFailed if there is no
-    job."""
+def _sbatch(script: str, notify: Notify) -> str:
+    """Submit the script and return the number of its job. Raises as `submit`."""
     process = subprocess.Popen(
         ["sbatch", "--parsable"],
         stdin=subprocess.PIPE,
@@ -384,9 +389,7 @@ def _sbatch(script: str) -> str:
         text=True,
         errors="replace",
         # Variables of a job that this process runs in would apply to the new one
-        env={
-            name: value for name, value in os.environ.items() if name == "SLURM_CONF" or not name.startswith("SLURM_")
-        },
+        env={name: os.environ[name] for name in os.environ if name == "SLURM_CONF" or not re.match(FOREIGN, name)},
         **detached(),
     )
     try:
@@ -398,17 +401,24 @@ def _sbatch(script: str) -> str:
             f"sbatch did not respond within {SUBMIT_SECONDS:.0f} s, so it is unknown whether Slurm has the job.",
             hint="Check its status: himl runs list",
         ) from None
-    number: str = output.strip().partition(";")[0]
-    if process.returncode or not number.isdigit():
-        raise _refusal(complaint or output)
-    return number
+    found: set[str] = {one or other for one, other in re.findall(NUMBER, output, re.MULTILINE)}
+    lines = [re.sub(r"^(sbatch: )?(error: )?", "", line).strip() for line in (complaint or output).splitlines()]
+    lines = [line.removeprefix("Batch job submission failed: ").rstrip(".") for line in lines if line] or ["no message"]
+    said = "; ".join(dict.fromkeys(lines))
+    if process.returncode and not found:
+        raise _refusal(said)
+    if process.returncode or len(found) != 1:
+        what = f"sbatch (exit code {process.returncode}) printed {len(found) or 'no'} numbers of jobs"
+        raise NoAnswer(
+            f"{what}, so it is unknown whether Slurm has the job: {lines[-1]}.", hint="Check its status: himl runs list"
+        )
+    if complaint.strip():
+        notify(Notice(f"sbatch: {said}."))
+    return found.pop()
 
 
-def _refusal(complaint: str) -> HimlError:
-    """The error for sbatch's message, in one line."""
-    lines = [re.sub(r"^(sbatch: )?(error: )?", "", line).strip() for line in complaint.splitlines()]
-    text = "; ".join(dict.fromkeys(line.removeprefix("Batch job submission failed: ").rstrip(".") for line in lines))
-    text = text or "no message"
+def _refusal(text: str) -> HimlError:
+    """The error for the *text* of sbatch."""
     is_away = re.search(r"unable to contact|connect failure|timed out|communication|configuration source", text, re.I)
     if is_away:
         return ServiceFailed(f"Slurm does not respond: {text}.", hint="Nothing was submitted. Try again later.")
@@ -440,7 +450,7 @@ def checks(folder: Path, spec: EngineSpec | None) -> Iterator[Check]:
         document = json.dumps({"probe": made})
         try:
             own = {"job-name": PROBE_NAME, "output": str(probe.path / LOG).replace("%", "%%"), "time": "2"}
-            number = _sbatch(_script(job, probe, document, own))
+            number = _sbatch(_script(job, probe, document, own), ignore)
         except HimlError as err:
             yield Check.failed(name, str(err), err.hint)
             return
