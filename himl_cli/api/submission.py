@@ -193,12 +193,12 @@ def submit(
         )
     if request.sdk == "v1":
         require_sdk_v1()
-    is_on_slurm = request.on_slurm is not None
-    if is_on_slurm:
+    is_queued = request.queue is not None
+    if is_queued:
         request = request.without("vscode", "no_mpi_single_node")  # hi-ml's defaults, so without a notice
-    if is_on_slurm and after_submission is not None:
-        raise BadUsage("after_submission needs an Azure ML job, but this job runs on Slurm.", hint="Omit it.")
-    workspace = open_for_jobs(None, None, start=request.cwd) if is_on_slurm else workspace_of()
+    if is_queued and after_submission is not None:
+        raise BadUsage("after_submission needs an Azure ML job, but this job is a local one.", hint="Omit it.")
+    workspace = open_for_jobs(None, None, start=request.cwd) if is_queued else workspace_of()
     if not isinstance(workspace, JobRunner):
         raise BadUsage(
             "No Azure ML workspace is given or configured.",
@@ -212,7 +212,7 @@ def submit(
 
     try:
         run = run_job(request, workspace, tell_script, waits=waits, follows=follows)
-        if not exits and not is_on_slurm:
+        if not exits and not is_queued:
             return sdk_objects(workspace, run.id, request.sdk)[0]
     except Interrupted as err:
         Output().notice(f"{err} {err.hint}".strip())

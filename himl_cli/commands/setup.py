@@ -83,7 +83,7 @@ def _write_partitions(output_opts: OutputOptions) -> None:
     from himl_cli.core.settings import FILE
     from himl_cli.core.workspaces import PreparedFile, SetUp
     from himl_cli.render.results import print_set_up
-    from himl_cli.services.submission.slurm import SECTION, settings_text
+    from himl_cli.services.submission.engine_options import SECTION, settings_text
     from himl_cli.workspaces.resolve import slurm_partitions
 
     path, found = Path.cwd() / FILE, slurm_partitions()
@@ -214,8 +214,7 @@ def _check_live(opts: LiveOptions, workspace_opts: WorkspaceOptions, output_opts
 
 def _slurm_checks(names: tuple[str | None, str | None], slurm: str | None) -> Iterator[Check]:
     from himl_cli.core.workspaces import Check
-    from himl_cli.services.submission.request import SLURM
-    from himl_cli.services.submission.slurm import slurm_spec
+    from himl_cli.services.submission.engine_options import SECTION, slurm_spec
     from himl_cli.workspaces.resolve import slurm_checks
 
     here = Path.cwd()
@@ -224,7 +223,7 @@ def _slurm_checks(names: tuple[str | None, str | None], slurm: str | None) -> It
             yield from slurm_checks(*names, None, start=here)
         return
     try:
-        spec = slurm_spec(slurm.removeprefix(SLURM), here)
+        spec = slurm_spec(slurm.removeprefix(f"{SECTION}:"), here)
     except HimlError as err:
         yield Check.failed("slurm", str(err), err.hint)
     else:
@@ -237,7 +236,7 @@ def _settings(here: Path) -> list[str]:
     from himl_cli.commands.submit import app as submit
     from himl_cli.core.settings import find_settings, section_settings
     from himl_cli.services.montage.stored import cache_limit
-    from himl_cli.services.submission.slurm import SECTION, slurm_spec
+    from himl_cli.services.submission.engine_options import SECTION, slurm_spec
     from himl_cli.workspaces.resolve import cloud_setting
 
     command: Any = typer.main.get_command(submit)

@@ -23,6 +23,7 @@ from himl_cli.commands.options import (
     parse_workers,
 )
 from himl_cli.commands.session import For, open_session, output_session
+from himl_cli.core.engines import engine_address
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.montage import Backend, SlideFolder
 from himl_cli.core.text import did_you_mean, non_blank
@@ -98,8 +99,8 @@ class ReaderOptions(Bundle):
 
 
 def parse_cluster(option: str, name: str | None) -> str | None:
-    """Check the name of an Azure ML compute. Raises BadUsage for a Slurm partition."""
-    if non_blank(option, name) is not None and str(name).startswith("slurm:"):
+    """Check the name of an Azure ML compute. Raises BadUsage for that of another engine."""
+    if non_blank(option, name) is not None and engine_address(name) is not None:
         raise BadUsage(
             f"{option} {name}: this command runs on this machine or on Azure ML.",
             hint="Omit --cluster, or name an Azure ML compute.",

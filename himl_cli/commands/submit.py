@@ -238,7 +238,7 @@ def submit(
     request = options.request(Path.cwd(), target, script_arguments(ctx), sources)
     from himl_cli.core.jobs import is_job_file
 
-    is_elsewhere = request.on_cluster or request.on_slurm is not None
+    is_elsewhere = request.engine != "here"
     is_many = request.sweep or request.crossval or request.different_seeds
     is_other = options.resume is not None or options.dry_run or is_job_file(target)
     with nullcontext() if is_elsewhere or is_many or is_other else standby(SUPERVISOR):

@@ -59,6 +59,7 @@ from himl_cli.services.submission.prepare import (
 )
 from himl_cli.services.submission.request import (
     REQUEST_FIELDS,
+    THIS_MACHINE,
     PreparedJob,
     SubmitRequest,
     webhook_of,
@@ -144,7 +145,7 @@ def submit_script(call: Submission) -> Run | None:
     request = call.request
     if call.makes_cluster():
         raise BadUsage("--create_cluster is for pipelines, whose .env describes the cluster.", hint="Omit it.")
-    is_sent = bool(request.on_cluster) or request.on_slurm is not None
+    is_sent = request.engine != THIS_MACHINE
     waits = call.waits(on_cluster=is_sent)
     request = with_terminal(request, waits=waits)
     call = call._replace(request=request)
@@ -181,12 +182,12 @@ def submit_file(call: Submission) -> Run | None:
     if call.makes_cluster():
         raise BadUsage("--create_cluster is for pipeline files (.json), whose .env describes the cluster.")
     prepared = prepare_document(call.request)
-    is_sent = prepared.goes_to_azure or prepared.is_on_slurm
+    is_sent = prepared.goes_to_azure or prepared.is_queued
     waits = call.waits(on_cluster=is_sent)
     if call.dry_run:
         output = call.output_opts.output()
         print_prepared(output, prepared.remarks, *prepared.reports)
-        if prepared.is_on_slurm and prepared.job is not None:
+        if prepared.is_queued and prepared.job is not None:
             _print_batch_script(call, prepared.job)
         else:
             print_job_file(output, changed_yaml(prepared))
@@ -235,8 +236,8 @@ def _submit_pipeline(call: Submission) -> Run | None:
             "--create_cluster does not apply to a local pipeline.",
             hint="Omit it, or name the cluster: --cluster NAME, or AML_COMPUTE_CLUSTER_NAME in .env",
         )
-    is_on_slurm = request.on_slurm is not None
-    waits = call.waits(on_cluster=bool(spec.cluster) or is_on_slurm)
+    is_queued = request.queue is not None
+    waits = call.waits(on_cluster=bool(spec.cluster) or is_queued)
     if call.dry_run:
         cloud_setting(request.cwd)
         output, spec = call.output_opts.output(), with_named_datastores(prepared)
@@ -258,7 +259,7 @@ def _submit_pipeline(call: Submission) -> Run | None:
                 with _data_sources(session) as (azure, notify):
                     spec = resolve_locally(prepared, workspace, azure, notify)
             begin = partial(session.jobs.submit_pipeline, spec)
-            return _run_on_cluster(call, session, begin, waits) if is_on_slurm else _run_here(session, begin, waits)
+            return _run_on_cluster(call, session, begin, waits) if is_queued else _run_here(session, begin, waits)
 
         def start(notify: Notify) -> Run:
             with naming_pipeline_file(prepared):

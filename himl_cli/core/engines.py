@@ -27,6 +27,15 @@ def is_engine(name: str) -> bool:
     return name in OWN or name in _installed()
 
 
+def engines() -> list[str]:
+    return sorted({*OWN, *_installed()})
+
+
+def label_of(name: str) -> str:
+    """The engine in a sentence, such as `Slurm`."""
+    return name.capitalize()
+
+
 def engine_address(cluster: str | None) -> tuple[str, str] | None:
     """NAME and PLACE (which may be empty) of `--cluster NAME:PLACE`, None for another compute target."""
     found = _ADDRESS.fullmatch(str(cluster or "").strip())
@@ -42,7 +51,5 @@ def module_of(name: str) -> str:
     try:
         return _installed()[name]
     except KeyError:
-        known = ", ".join(sorted({*OWN, *_installed()}))
-        raise NotFound(
-            f"There is no engine '{name}'; there are: {known}.", hint="Install the package that has it."
-        ) from None
+        text = f"There is no engine '{name}'; there are: {', '.join(engines())}."
+        raise NotFound(text, hint="Install the package that has it.") from None

@@ -504,25 +504,25 @@ class JobOptions:
     `services.submission.request.option` explains the metadata.
     """
 
-    in_place: bool = field(default=False, metadata={"only": "local"})
-    tty: bool = field(default=False, metadata={"only": "local"})
-    retries: int = field(default=0, metadata={"only": "local", "files": "pipeline yaml"})
+    in_place: bool = field(default=False, metadata={"engines": "here queue"})
+    tty: bool = field(default=False, metadata={"engines": "here"})
+    retries: int = field(default=0, metadata={"engines": "here queue", "files": "pipeline yaml"})
     keep: Sequence[str] = field(default=(), metadata={"files": ""})
     display_name: str = field(default="", metadata={"files": "pipeline yaml"})
     description: str = field(default="", metadata={"files": "pipeline yaml"})
     default_datastore: str | None = field(default=None, metadata={"files": "pipeline yaml_local"})
-    no_system_metrics: bool = field(default=False, metadata={"only": "local", "files": "pipeline yaml_local"})
-    instance_type: str = field(default="", metadata={"only": "cluster"})
+    no_system_metrics: bool = field(default=False, metadata={"engines": "here queue", "files": "pipeline yaml_local"})
+    instance_type: str = field(default="", metadata={"engines": "azure"})
     job_tier: str | None = field(
-        default=None, metadata={"only": "cluster", "choices": ("spot", "basic", "standard", "premium")}
+        default=None, metadata={"engines": "azure", "choices": ("spot", "basic", "standard", "premium")}
     )
     resource_properties: Mapping[str, Any] = field(default_factory=dict)
-    shm_size: str = field(default="", metadata={"only": "cluster", "files": "pipeline"})
-    docker_args: Sequence[str] = field(default=(), metadata={"only": "cluster", "files": "pipeline"})
+    shm_size: str = field(default="", metadata={"engines": "azure", "files": "pipeline"})
+    docker_args: Sequence[str] = field(default=(), metadata={"engines": "azure", "files": "pipeline"})
     identity: str | None = field(
-        default=None, metadata={"only": "cluster", "files": "pipeline", "choices": ("user", "managed")}
+        default=None, metadata={"engines": "azure", "files": "pipeline", "choices": ("user", "managed")}
     )
-    sdk: str = field(default="v2", metadata={"only": "cluster", "choices": ("v2", "v1")})
+    sdk: str = field(default="v2", metadata={"engines": "azure", "choices": ("v2", "v1")})
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.engines import OWN, is_engine
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import (
     WORKSPACE_FOLDER,
@@ -35,7 +36,7 @@ from himl_cli.core.text import DEEPEST, is_too_deep, spelled
 
 log = logging.getLogger(__name__)
 PRIVATE_FILE, FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"
-SECTIONS = ("submit", "notify", "azure", "montage", "slurm", "trust")
+SECTIONS = ("submit", "notify", "azure", "montage", *OWN, "trust")
 LARGEST = 512 << 10  # characters of a settings file
 # Integers with up to this number of digits, hexadecimal ones included, can be converted to floating point
 LONGEST_NUMBER = 250
@@ -233,7 +234,7 @@ def _read(path: Path) -> SettingsFile | None:
     if not isinstance(content, Mapping):
         raise BadUsage(f"'{path}': '{'.'.join(prefix)}' must be a section.")
     for name in content:
-        if name not in SECTIONS:
+        if name not in SECTIONS and not is_engine(name):
             from difflib import get_close_matches
 
             near = get_close_matches(name, SECTIONS, n=1)

@@ -123,7 +123,7 @@ def test_a_running_run_is_canceled_here_or_in_slurm(himl: Himl, slurm: Slurm, se
         (["--cluster", "slurm:gpu", "--sbatch", "grse=gpu:2"], "error: --sbatch grse: sbatch has no option --grse.\nhint: Did you mean gres?"),
         (["--cluster", "slurm:gpu", "--sbatch", "array=0-3"], "error: --sbatch 'array=0-3' is not allowed, because himl sets --array.\nhint: Omit it."),
         (["--cluster", "slurm:gpu", "--sbatch", "wait"], "error: --sbatch 'wait' is an option of himl.\nhint: Use: himl submit --wait"),
-        (["--sbatch", "mem=1G"], "error: --sbatch applies to Slurm jobs only.\nhint: Add --cluster slurm:PARTITION"),
+        (["--sbatch", "mem=1G"], "error: --sbatch applies to Slurm jobs only.\nhint: Add --cluster slurm:NAME"),
     ],
 )
 def test_what_slurm_refuses_is_not_recorded(himl: Himl, project: Path, send: Callable[..., str], options: list[str], message: str) -> None:

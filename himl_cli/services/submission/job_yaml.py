@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.engines import engine_address
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import (
     DISTRIBUTIONS,
@@ -66,7 +67,6 @@ from himl_cli.services.submission.pipelines import topological_order
 from himl_cli.services.submission.request import (
     MOST_NODES,
     MOST_PROCESSES,
-    SLURM,
     SubmitRequest,
     beside_file,
     check_values,
@@ -131,7 +131,7 @@ class PreparedDocument:
     pipeline: PipelineSpec | None = None
     reports: Sequence[SnapshotReport] = ()
     remarks: Sequence[str] = ()
-    is_on_slurm: bool = False
+    is_queued: bool = False
 
     @property
     def goes_to_azure(self) -> bool:
@@ -148,7 +148,7 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     root, kind = document.root, document.kind
     cluster = request.cluster
     request = replace(request, cluster=cluster if cluster is not None else document.compute or HERE)
-    is_local, is_on_slurm = not request.on_cluster, request.on_slurm is not None
+    is_local, is_queued = not request.on_cluster, request.queue is not None
     request, file_remarks = beside_file(request, ["yaml", "yaml_local"] if is_local else ["yaml"], "a job's YAML")
     check_values(request)
     if request.experiment is None and not request.experiment_from_branch:
@@ -163,12 +163,12 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     remarks += changes
     list_files = partial(list_upload, include_secret=request.include_secret)
     sent = DocumentSpec(path, dump_mapping(content), common.experiment, list_files, command_line(request))
-    prepared = PreparedDocument(content, sent, remarks=remarks, is_on_slurm=is_on_slurm)
+    prepared = PreparedDocument(content, sent, remarks=remarks, is_queued=is_queued)
     if not is_local:
         remarks += retries_remarks(request)
         return prepared
     remarks += file_remarks
-    if not document.compute and not is_on_slurm:
+    if not document.compute and not is_queued:
         remarks.append("It names no compute, so it runs on this machine. To use Azure ML, add --cluster NAME.")
     common = replace(common, display_name=content.get("display_name", ""), description=content.get("description") or "")
     reader = _JobReader(request, common)
@@ -267,7 +267,7 @@ def _moved(
     """*content* on *cluster*, except steps whose compute target is among the *changes* of `--set`, and the other steps
     that stay on other compute targets, by their keys."""
     moved, stays = {key: value for key, value in content.items() if key != "compute"}, list[str]()
-    is_plain = cluster in (HERE, SERVERLESS) or cluster.startswith(SLURM)
+    is_plain = cluster in (HERE, SERVERLESS) or engine_address(cluster) is not None
     compute = cluster if is_plain else f"azureml:{cluster}"
     if document.kind != PIPELINE:
         return {**moved, **({} if cluster == SERVERLESS else {"compute": compute})}, stays

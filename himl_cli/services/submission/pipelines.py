@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import field, replace
 from pathlib import Path
 
+from himl_cli.core.engines import label_of
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import WORKSPACE_FOLDER
@@ -193,9 +194,9 @@ def pipeline_sweep(request: SubmitRequest) -> SweepSpec | None:
     spec = requested_sweep(replace(request, cluster=None))
     if spec is None:
         return None
-    if request.on_slurm is not None:
+    if request.queue is not None:
         hint = "Run it on this machine, with --cluster local, or submit the pipelines one by one."
-        raise BadUsage("A sweep of pipelines cannot run on Slurm.", hint=hint)
+        raise BadUsage(f"A sweep of pipelines cannot run on {label_of(request.engine)}.", hint=hint)
     if request.on_cluster:
         at_once = "does not apply to pipelines on Azure ML, because himl submits them all at once"
         here = "Omit it, or run the sweep on this machine: --cluster local"

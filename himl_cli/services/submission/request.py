@@ -20,6 +20,7 @@ from dataclasses import field, fields, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from himl_cli.core.engines import engine_address, label_of
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import Globs, expand_user
 from himl_cli.core.jobs import (
@@ -45,9 +46,10 @@ from himl_cli.services.submission.git import git_facts
 
 log = logging.getLogger(__name__)
 
-SLURM = "slurm:"
+AZURE, THIS_MACHINE, QUEUE = "azure", "here", "queue"  # what takes an option (see `option`)
+LOCAL = f"{THIS_MACHINE} {QUEUE}"
 NO_RETRIES = "Azure ML does not restart failed jobs."
-CLUSTER = {"only": "cluster", "files": "pipeline"}
+CLUSTER = {"engines": AZURE, "files": "pipeline"}
 MANY_RUNS = {"files": "pipeline"}
 PACKAGE_FILES = ("conda_env", "requirements", "lock")
 MADE_FROM_FILES = (*PACKAGE_FILES, "docker_image", "pip_extra_index_url", "private_wheel")
@@ -66,15 +68,16 @@ LONGEST_TAG_VALUE = 1000
 TOOL_MARKS = ("pipx_metadata.json", "uv-receipt.toml")
 
 
-def option(default: Any = None, *, only: str = "", files: str = "", choices: Sequence[str] = ()) -> Any:
+def option(default: Any = None, *, engines: str = "", files: str = "", choices: Sequence[str] = ()) -> Any:
     """A field for an option of `himl submit`.
 
-    *only* is `cluster` (Azure ML), `local` or `slurm` for an option that applies to such jobs alone. *files* lists the
-    kinds of job files that accept it, separated by spaces: `pipeline`, `yaml`, or `yaml_local` for a job's YAML that
-    runs on this machine. *choices* are the permitted values.
+    *engines* names what takes the option, separated by spaces, empty for everything: `azure`, `here` (this machine),
+    the name of an engine of the local workspace, or `queue` for all of these that have a queue. *files* lists the kinds
+    of job files that accept it, separated by spaces: `pipeline`, `yaml`, or `yaml_local` for a job's YAML that runs on
+    this machine. *choices* are the permitted values.
     """
     default_factory = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**default_factory, metadata={"only": only, "files": files, "choices": choices})
+    return field(**default_factory, metadata={"engines": engines, "files": files, "choices": choices})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +104,13 @@ class SubmitRequest(JobOptions):
     command: str | None = option()
     set_values: Mapping[str, str] = option(dict, files="yaml")
     cluster: str | None = option(files="pipeline yaml")
-    sbatch: Sequence[str] = option((), only="slurm", files="pipeline yaml_local")
-    record_in: str | None = option(only="local", choices=(HERE, "azure"))
-    python: str | None = option(only="local", files="pipeline yaml_local")
-    num_nodes: int = option(1)
+    sbatch: Sequence[str] = option((), engines="slurm", files="pipeline yaml_local")
+    record_in: str | None = option(engines=THIS_MACHINE, choices=(HERE, "azure"))
+    python: str | None = option(engines=LOCAL, files="pipeline yaml_local")
+    num_nodes: int = option(1, engines=f"{AZURE} {QUEUE}")
     processes_per_node: int | None = option()
     distribution: str | None = option(choices=DISTRIBUTIONS)
-    no_mpi_single_node: bool = option(False, only="cluster")
+    no_mpi_single_node: bool = option(False, engines=AZURE)
     shm_size: str = option("100g", **CLUSTER)
     max_run_duration: str | None = option(files="pipeline yaml_local")
     snapshot_root: str | None = option()
@@ -120,11 +123,11 @@ class SubmitRequest(JobOptions):
     docker_image: str | None = option(**CLUSTER)
     pip_extra_index_url: str | None = option(**CLUSTER)
     private_wheel: str | None = option(**CLUSTER)
-    build_context: str | None = option(only="cluster")
-    dockerfile: str | None = option(only="cluster")
-    vscode: bool = option(False, only="cluster")
-    jupyter: bool = option(False, only="cluster")
-    ssh_key: str | None = option(only="cluster")
+    build_context: str | None = option(engines=AZURE)
+    dockerfile: str | None = option(engines=AZURE)
+    vscode: bool = option(False, engines=AZURE)
+    jupyter: bool = option(False, engines=AZURE)
+    ssh_key: str | None = option(engines=AZURE)
     env_vars: Mapping[str, str] = option(dict, files="pipeline yaml")
     experiment: str | None = option(files="pipeline yaml")
     experiment_from_branch: bool = option(False, files="pipeline yaml")
@@ -138,7 +141,7 @@ class SubmitRequest(JobOptions):
     sampling: str | None = option(**MANY_RUNS)
     max_trials: int | None = option(**MANY_RUNS)
     max_concurrent: int | None = option(**MANY_RUNS)
-    max_failures: int | None = option(only="local", files="pipeline yaml_local")
+    max_failures: int | None = option(engines=LOCAL, files="pipeline yaml_local")
     primary_metric: str = option("val/loss", **MANY_RUNS)
     goal: str = option("minimize", **MANY_RUNS)
     early_stop: str | None = option(**MANY_RUNS)
@@ -152,20 +155,26 @@ class SubmitRequest(JobOptions):
 
     @property
     def on_cluster(self) -> str:
-        """The Azure ML cluster of the job, or an empty string for a local job or one on Slurm."""
+        """The Azure ML cluster of the job, or an empty string for a local job."""
         name = str(self.cluster or HERE).strip().removeprefix("azureml:")
-        return "" if name == HERE or self.on_slurm is not None else name
+        return "" if name == HERE or self.queue is not None else name
 
     @property
-    def on_slurm(self) -> str | None:
-        """NAME in `--cluster slurm:NAME`, which may be empty. None if the job does not run on Slurm."""
-        name = str(self.cluster).strip()
-        return name[len(SLURM) :] if name.lower().startswith(SLURM) else None
+    def queue(self) -> tuple[str, str] | None:
+        """NAME and PLACE of `--cluster NAME:PLACE`, an engine of the local workspace. None for another job."""
+        return engine_address(self.cluster)
+
+    @property
+    def engine(self) -> str:
+        """What runs the job: `azure`, `here`, or the name of an engine of the local workspace."""
+        if self.queue is not None:
+            return self.queue[0]
+        return AZURE if self.on_cluster else THIS_MACHINE
 
     @property
     def is_told_to_azure(self) -> bool:
         """Whether the job runs on this machine and is also recorded in an Azure ML workspace."""
-        return self.record_in == "azure" and not self.on_cluster and self.on_slurm is None
+        return self.record_in == "azure" and self.engine == THIS_MACHINE
 
     def is_set(self, name: str) -> bool:
         """Whether the option differs from its default."""
@@ -242,25 +251,29 @@ def check_values(request: SubmitRequest) -> None:
     )
     if request.keep and request.on_cluster and request.sdk == "v1":
         raise BadUsage("--keep and --sdk v1 cannot be combined.", hint="Omit one of them.")
-    if request.on_slurm is None:
-        for name in filter(request.is_typed, _only_on("slurm")):
-            raise BadUsage(f"--{name} applies to Slurm jobs only.", hint="Add --cluster slurm:PARTITION")
-    elif request.is_typed("record_in") and request.record_in == "azure":
+    if request.queue is not None and not re.fullmatch(r"\S*", request.queue[1]):
+        name = request.queue[0]
+        raise BadUsage(f"--cluster '{request.cluster}' has no valid place.", hint=f"Example: --cluster {name}:gpu")
+    for name in filter(request.is_typed, _untaken(request.engine)):
+        _refuse_untaken(request, name, getattr(request, name))
+
+
+def _refuse_untaken(request: SubmitRequest, name: str, value: Any) -> None:
+    """Raise BadUsage for a typed option that the job's engine does not take. A local job ignores those of Azure ML."""
+    typed, takers = f"--{name}{'' if value is True else f' {value}'}", str(_OPTIONS[name]["engines"]).split()
+    others = [word for word in takers if word not in (AZURE, THIS_MACHINE, QUEUE)]
+    if name == "num_nodes":
+        hint = "For several processes, use --processes_per_node."
+        raise BadUsage(f"--num_nodes {value}: a local job has one node.", hint=hint)
+    if others:
+        hint = f"Add --cluster {others[0]}:NAME"
+        raise BadUsage(f"--{name} applies to {label_of(others[0])} jobs only.", hint=hint)
+    if request.queue is not None and name == "record_in" and value != HERE:
+        what = f"--record_in {value} does not apply to {label_of(request.engine)} jobs, which himl records locally."
+        raise BadUsage(what, hint="Omit --record_in.")
+    if request.on_cluster:
         raise BadUsage(
-            "--record_in azure does not apply to Slurm jobs, which himl records locally.", hint="Omit --record_in."
-        )
-    elif not re.fullmatch(r"\S*", request.on_slurm):
-        raise BadUsage(f"--cluster '{request.cluster}' has no valid partition.", hint="Example: --cluster slurm:gpu")
-    if not request.on_cluster and request.on_slurm is None and request.is_typed("num_nodes"):
-        raise BadUsage(
-            f"--num_nodes {request.num_nodes}: a local job has one node.",
-            hint="For several processes, use --processes_per_node.",
-        )
-    for name in filter(request.is_typed, _only_on("local") if request.on_cluster else ()):
-        value = getattr(request, name)
-        raise BadUsage(
-            f"--{name}{'' if value is True else f' {value}'} applies to local jobs only, and this job runs on cluster "
-            f"'{request.on_cluster}'.",
+            f"{typed} applies to local jobs only, and this job runs on cluster '{request.on_cluster}'.",
             hint="To run it on this machine, add --cluster local",
         )
 
@@ -283,15 +296,16 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
         dropped = [name for group in ENVIRONMENT_SOURCES if typed and group not in typed for name in group]
         if any(map(request.is_typed, PACKAGE_FILES)):
             dropped += [name for name in PACKAGE_FILES if not request.is_typed(name)]
-        return request.without(*_only_on("local"), *dropped), retries_remarks(request)
-    idle = [f"--{name}" for name in _only_on("cluster") if request.is_typed(name)]
-    is_on_slurm = request.on_slurm is not None
-    elsewhere = () if is_on_slurm else ("num_nodes", *_only_on("slurm"))
-    idle += [f"num_nodes = {request.num_nodes}"] if request.num_nodes != 1 and not is_on_slurm else []
-    where = "on Slurm" if is_on_slurm else "on this machine"
+        return request.without(*_untaken(AZURE), *dropped), retries_remarks(request)
+    untaken = _untaken(request.engine)
+    of_azure = [name for name in untaken if _OPTIONS[name]["engines"] == AZURE]
+    idle = [f"--{name}" for name in of_azure if request.is_typed(name)]
+    idle += [f"num_nodes = {request.num_nodes}"] if request.num_nodes != 1 and "num_nodes" in untaken else []
+    where = "on this machine" if request.queue is None else f"on {label_of(request.engine)}"
     remarks = [f"Ignored, because the job runs {where}: {', '.join(idle)}."] if idle else []
-    if is_on_slurm and request.record_in == "azure":
-        remarks.append("Ignored: record_in = azure. himl records Slurm jobs in the local workspace only.")
+    if request.queue is not None and request.record_in == "azure":
+        name = label_of(request.engine)
+        remarks.append(f"Ignored: record_in = azure. himl records {name} jobs in the local workspace only.")
     uncopied = [f"--{name}" for name in ("ignored_folders", "include_secret", "keep") if request.is_typed(name)]
     if request.in_place and uncopied:
         remarks.append(f"Ignored, because a job that runs in place has no snapshot: {', '.join(uncopied)}.")
@@ -299,7 +313,7 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
         remarks.append(
             "Ignored, because the job is a single process: --distribution. To start ranks, add --processes_per_node N."
         )
-    return request.without(*_only_on("cluster"), *elsewhere), remarks
+    return request.without(*untaken), remarks
 
 
 def with_terminal(request: SubmitRequest, *, waits: bool) -> SubmitRequest:
@@ -308,7 +322,7 @@ def with_terminal(request: SubmitRequest, *, waits: bool) -> SubmitRequest:
         return request
     several = ("sweep", "crossval", "different_seeds", "processes_per_node")
     reasons = {
-        f"--cluster {request.cluster}": bool(request.on_cluster) or request.on_slurm is not None,
+        f"--cluster {request.cluster}": request.engine != THIS_MACHINE,
         **{f"--{name}": request.is_set(name) for name in several},
         "--no_wait": not waits,
         "Windows, which has no pseudo terminals for it": sys.platform == "win32",
@@ -324,8 +338,11 @@ def retries_remarks(request: SubmitRequest) -> list[str]:
     return [f"Ignored: retries = {request.retries}. {NO_RETRIES}"] if request.retries else []
 
 
-def _only_on(where: str) -> list[str]:
-    return [name for name, metadata in _OPTIONS.items() if metadata.get("only") == where]
+def _untaken(engine: str) -> list[str]:
+    """The options that jobs of *engine* (see `SubmitRequest.engine`) do not take."""
+    words = {engine} if engine in (AZURE, THIS_MACHINE) else {engine, QUEUE}
+    takers = {name: str(metadata.get("engines", "")).split() for name, metadata in _OPTIONS.items()}
+    return [name for name, known in takers.items() if known and not words & {*known}]
 
 
 def target_path(request: SubmitRequest) -> Path:
@@ -437,10 +454,10 @@ def job_of_options(
     options["shm_size"] = check_size("--shm_size", request.shm_size) if request.on_cluster else ""
     limit, engine = request.max_run_duration, None
     seconds = parse_duration(limit, "--max_run_duration") if limit else None
-    if request.on_slurm is not None:
-        from himl_cli.services.submission.slurm import slurm_spec
+    if request.queue is not None:
+        from himl_cli.services.submission.engine_options import engine_spec
 
-        engine = slurm_spec(request.on_slurm, request.cwd, request.sbatch, seconds or 0)
+        engine = engine_spec(*request.queue, request.cwd, request.sbatch, seconds or 0)
     spec = JobSpec(
         experiment,
         Entry(EntryKind.script, ""),

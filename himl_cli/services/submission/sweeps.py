@@ -146,7 +146,7 @@ def with_max_failures(spec: SweepSpec, request: SubmitRequest) -> SweepSpec:
     most = request.max_failures
     if most is None:
         return spec
-    has_controller = request.on_slurm is None or spec.sampling == "bayesian" or spec.early_stop is not None
+    has_controller = request.queue is None or spec.sampling == "bayesian" or spec.early_stop is not None
     refuse(
         "--max_failures ",
         (most < 0, f"must be 0 or a positive integer, not {most}.", "With 0, failures do not stop the sweep."),

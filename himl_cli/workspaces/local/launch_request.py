@@ -458,11 +458,11 @@ def rank_environments(request: LaunchRequest) -> list[dict[str, str]]:
     count = request.spec.processes
     if count is None:
         return [{}]
-    shared = _variables_of_ranks(request, "127.0.0.1", "0")
+    shared = rank_variables(request, "127.0.0.1", "0")
     return [{name: text.replace(RANK, str(number)) for name, text in shared.items()} for number in range(count)]
 
 
-def _variables_of_ranks(request: LaunchRequest, address: str, node: str, rank: str = RANK, local: str = RANK) -> Form:
+def rank_variables(request: LaunchRequest, address: str, node: str, rank: str = RANK, local: str = RANK) -> Form:
     with socket.socket() as probe:  # finds a free port
         probe.bind((address if address[0].isdigit() else "", 0))
         port: int = probe.getsockname()[1]
@@ -472,16 +472,6 @@ def _variables_of_ranks(request: LaunchRequest, address: str, node: str, rank: s
         found |= {"OMPI_COMM_WORLD_RANK": rank, "OMPI_COMM_WORLD_LOCAL_RANK": local}
         return {**found, "OMPI_COMM_WORLD_SIZE": size, "OMPI_COMM_WORLD_LOCAL_SIZE": of_node}
     return {**found, "NODE_RANK": node, "LOCAL_WORLD_SIZE": of_node}
-
-
-def srun_variables(request: LaunchRequest, env: Mapping[str, str]) -> dict[str, str]:
-    """The variables of ranks on several nodes, which refer to those that srun sets per rank. *env* are the shared
-    variables, with the job's tracking server at the loopback address, and with `$SLURM_PROCID` in its token."""
-    first = "$SLURM_LAUNCH_NODE_IPADDR"
-    ranks = _variables_of_ranks(request, first, "$SLURM_NODEID", "$SLURM_PROCID", "$SLURM_LOCALID")
-    known = ("MLFLOW_TRACKING_URI", "HIML_TRACKING_URI", "NO_PROXY", "no_proxy")
-    tokens = {name: env[name] for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD") if name in env}
-    return ranks | tokens | {name: env[name].replace("127.0.0.1", first) for name in known if name in env}
 
 
 def job_command(request: LaunchRequest) -> list[str]:

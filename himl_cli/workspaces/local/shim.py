@@ -237,7 +237,8 @@ def main() -> None:
     """Run the process on stdin, an object with these keys. `command`: the program and its arguments. `stdin`: a device,
     the number of a handle, or '' for none. `tty`: whether it runs in a pseudo terminal. `log`: the file that gets both
     stdout and stderr, '' for the shim's stderr. `cwd`, `env`: the folder and all variables, or those of the shim if
-    empty. `srun`: more variables, which refer to those that srun sets for each process, else empty.
+    empty. `own`: more variables, which refer to those that a starter of many processes sets for each. `rank`: such a
+    reference to the number of this process, which its reports then contain, else empty.
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):  # the command would inherit SIG_IGN, but not a handler
@@ -250,9 +251,9 @@ def main() -> None:
     if job["env"]:
         os.environ.clear()
         os.environ.update(job["env"])
-    if job["srun"]:
-        os.environ.update({name: os.path.expandvars(text) for name, text in job["srun"].items()})
-        sender["rank"] = int(os.environ["SLURM_PROCID"])
+    os.environ.update({name: os.path.expandvars(text) for name, text in job["own"].items()})
+    if job["rank"]:
+        sender["rank"] = int(os.path.expandvars(job["rank"]))
     try:
         if job["log"]:
             with open(job["log"], "ab") as log:
@@ -279,7 +280,7 @@ def obey(family: Family) -> None:
     os._exit(1)
 
 
-sender: dict[str, int] = {}  # the rank of this process, if srun merges the reports of several
+sender: dict[str, int] = {}  # the rank of this process, if a starter merges the reports of several
 
 
 def report(**facts: str | int) -> None:

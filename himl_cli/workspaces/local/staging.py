@@ -101,7 +101,7 @@ class JobFiles:
 
     @property
     def retries(self) -> int:
-        """The number of times that Slurm restarted the job after a failure."""
+        """The number of times that an engine restarted the job after a failure."""
         return int(self._folder.read(RECORD).get(RETRIES, 0))
 
     def note_retry(self) -> None:

@@ -13,11 +13,9 @@ import os
 import platform
 import queue
 import signal
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ from himl_cli.core.runs import TRY, Run, RunStatus, new_run_id
 from himl_cli.core.text import named
 from himl_cli.workspaces.local.editables import with_snapshot_first
 from himl_cli.workspaces.local.engines import engine_of
+from himl_cli.workspaces.local.engines.base import PROBE
 from himl_cli.workspaces.local.launch_request import (
     TRY_VARIABLE,
     LaunchRequest,
@@ -36,8 +35,8 @@ from himl_cli.workspaces.local.launch_request import (
     plan_from_json,
     rank_environments,
     request_from_json,
-    srun_variables,
 )
+from himl_cli.workspaces.local.ranks import Rank, RankEnd
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
 from himl_cli.workspaces.local.run_store import RunStore
@@ -47,19 +46,14 @@ from himl_cli.workspaces.local.system_metrics import ENABLED, memory_of_cgroup, 
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 POLL_SECONDS = 0.1
-REQUEUE_SECONDS = 60.0  # until Slurm terminates a requeued job
+REQUEUE_SECONDS = 60.0  # until an engine terminates a requeued job
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # before the second local attempt, and at most; each is twice the last
 WHOLE_SECONDS = 30.0  # for another process to record the end of the parent run after its last child
-SRUN_SECONDS = 30.0  # for srun to end after its shims
 # Signals for the ranks, each with the seconds since the decision to stop. As for Ctrl-C: SIGINT, SIGTERM after 10 s,
 # SIGKILL after 5 s more
 CANCEL_SIGNALS = ((0.0, "INT"), (10.0, "TERM"), (15.0, "KILL"))
 STOP_SIGNALS = ((0.0, "TERM"), (5.0, "KILL"))
 RANK_FAILED = "a rank failed"
-
-# The end of a rank's process: the rank, a shell's exit code (128 + the signal's number, 127 if the start failed), the
-# reason of the failure
-RankEnd = tuple[int, int, str]
 
 
 class Supervisor(RunProcess):
@@ -144,8 +138,8 @@ class Supervisor(RunProcess):
         return f"the results may include files of {named(names)}, which ran in the same folder then" if names else ""
 
     def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
-        """Restart a failed job up to its number of retries. On Slurm, Slurm restarts it. Slurm gives the reason of a
-        termination at the latest once the job has ended."""
+        """Restart a failed job up to its number of retries. An engine with a queue restarts it itself, and gives the
+        reason of a termination at the latest once the job has ended."""
         if self._request.spec.engine is None:
             return self._outcome_of_tries(store, outcome)
         if outcome.status is not RunStatus.failed:
@@ -167,7 +161,7 @@ class Supervisor(RunProcess):
         if not job.requeue():
             return outcome
         deadline = time.monotonic() + REQUEUE_SECONDS
-        while not self._terminated and time.monotonic() < deadline:  # Slurm does not requeue a job that ends earlier
+        while not self._terminated and time.monotonic() < deadline:  # it does not requeue a job that ends earlier
             time.sleep(POLL_SECONDS)
         return None
 
@@ -214,7 +208,7 @@ class Supervisor(RunProcess):
     def _new_ranks(self) -> list[Rank]:
         stdin = self._request.stdin
         if self._request.nodes > 1:
-            return [RanksOfNodes(self._request, self._files.logs[0], self._ends)]
+            return [engine_of(self._request.spec).ranks_of_nodes(self._request, self._files.logs[0], self._ends)]
         ranks = []
         for number, log in enumerate(self._files.logs):
             source = stdin if number == 0 or not stdin.isdigit() else ""
@@ -227,7 +221,7 @@ class Supervisor(RunProcess):
         """Start all ranks. *environment* returns the variables of a rank."""
         command, cwd = job_command(self._request), self._files.cwd
         if self._request.nodes > 1:
-            return self._ranks[0].start(command, environment("$SLURM_PROCID"), cwd)
+            return self._ranks[0].start(command, environment(self._ranks[0].name), cwd)
         for number, (rank, own) in enumerate(zip(self._ranks, rank_environments(self._request), strict=True)):
             rank.start(command, {**environment(str(number)), **own}, cwd, tty=self._request.spec.tty)
 
@@ -284,135 +278,6 @@ class Supervisor(RunProcess):
         return Outcome(RunStatus.failed, reason, code)
 
 
-SHIM = (sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")))
-
-
-class Rank:
-    """One process of the job: loads its shim, starts the command under it, and puts its end into *ends*.
-
-    *stdin* is that of the request. The command writes directly to *log* (append mode), so that no line is lost when the
-    supervisor dies. `parent` is the process that started the shims of this node, 0 while it is unknown.
-    """
-
-    def __init__(self, number: int, stdin: str, log: Path, ends: queue.Queue[RankEnd]) -> None:
-        self._number = number
-        self._stdin, self._log = stdin, log
-        self._ends = ends
-        self.parent = os.getpid()
-        self._shim = subprocess.Popen(
-            SHIM,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=(int(stdin),) if stdin.isdigit() else (),
-        )
-
-    def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, *, tty: bool = False) -> None:
-        job = {"stdin": self._stdin, "log": str(self._log), "cwd": str(cwd), "tty": tty, "srun": {}}
-        self._begin(command=command, env=env, **job)
-
-    def _begin(self, **job: Any) -> None:
-        """Send *job* to the shim (see its `main`), and listen to its reports."""
-        self.send(json.dumps(job))
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def send(self, word: str) -> None:
-        """Send INT, TERM or KILL to every process of the rank."""
-        assert self._shim.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended in the meantime
-            self._shim.stdin.write(word.encode() + b"\n")
-            self._shim.stdin.flush()
-
-    def close(self) -> None:
-        """Close the pipe to the shim, which then ends the remaining processes and itself."""
-        assert self._shim.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._shim.stdin.close()
-        self._shim.wait()
-
-    def _listen(self) -> None:
-        assert self._shim.stdout is not None
-        pid, code, reason = None, None, ""
-        for line in self._shim.stdout:
-            facts = json.loads(line)
-            pid = facts.get("pid", pid)
-            code, reason = _end_of(facts) or (code, reason)
-        if code is None:
-            code, reason = 128 + int(signal.SIGTERM), "its watching process was killed"
-            if pid is not None and sys.platform != "win32":  # end the process group in place of the shim
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(pid, signal.SIGKILL)
-        self._ends.put((self._number, code, reason))
-
-
-class RanksOfNodes(Rank):
-    """The ranks of all nodes. One `srun` starts a shim for each, copies its stdin to all of them, and merges their
-    output."""
-
-    def __init__(self, request: LaunchRequest, log: Path, ends: queue.Queue[RankEnd]) -> None:
-        self._request, self._log = request, log
-        self._count, self._ends = request.rank_count or 1, ends
-        self._count_here, self.parent = request.spec.processes or 1, 0
-        self._is_started = False
-
-    def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, *, tty: bool = False) -> None:
-        request, log = self._request, self._log
-        options = [f"--ntasks={self._count}", f"--ntasks-per-node={request.spec.processes}", f"--chdir={cwd}"]
-        options += ["--distribution=block", "--wait=0", "--kill-on-bad-exit=0", "--open-mode=append"]
-        options += [f"--error={log.parent}/std_log_process_%t.txt".replace("%", "%%").replace("%%t", "%t")]
-        if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun ignores it since 22.05
-            options.append(f"--cpus-per-task={cpus}")
-        self._shim = subprocess.Popen(
-            ["srun", *options, *SHIM],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=cwd,
-            env=env,
-            start_new_session=True,
-        )
-        self._is_started = True
-        self._begin(command=command, stdin="", log="", cwd="", env={}, tty=False, srun=srun_variables(request, env))
-
-    def close(self) -> None:
-        if not self._is_started:
-            return
-        assert self._shim.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._shim.stdin.close()
-        try:
-            self._shim.wait(SRUN_SECONDS)
-        except subprocess.TimeoutExpired:  # a node does not respond
-            self._shim.kill()
-            self._shim.wait()
-
-    def _listen(self) -> None:
-        assert self._shim.stdout is not None
-        left = set(range(self._count))
-        for line in self._shim.stdout:
-            with contextlib.suppress(ValueError, KeyError):  # output of a node's prologue
-                facts = json.loads(line)
-                if "parent" in facts and facts["rank"] < self._count_here:
-                    self.parent = facts["parent"]
-                if (end := _end_of(facts)) is not None:
-                    left.remove(facts["rank"])
-                    self._ends.put((facts["rank"], *end))
-        for number in sorted(left):
-            self._ends.put((number, 128 + int(signal.SIGTERM), "its node or srun ended it"))
-
-
-def _end_of(facts: Mapping[str, Any]) -> tuple[int, str] | None:
-    """The exit code and the reason in a shim's report, None for other reports."""
-    if "error" in facts:
-        return 127, facts["error"]
-    if "exit" in facts:
-        return facts["exit"], f"exit code {facts['exit']}"
-    if "signal" not in facts:
-        return None
-    number = facts["signal"]
-    name = next((each.name for each in signal.Signals if each == number), "unknown")
-    return 128 + number, f"ended by signal {number} ({name})"
-
-
 def _end_adopted() -> None:
     """Kill processes that became children of this one because their shim was killed (Linux, after `become_subreaper`).
     All ranks must be closed."""
@@ -430,16 +295,14 @@ def main() -> None:
     """Supervise the job on stdin. In an engine's queue, that may also be the controller of a sweep, the trial of an
     array's task, whose number is its argument, or the probe of `himl doctor`.
 
-    The exit code shows Slurm, and so the jobs that wait for this one, whether the run completed. It is 0 for a run that
-    continues, since Slurm does not requeue a job that fails at that moment.
+    The exit code shows the engine, and so the jobs that wait for this one, whether the run completed. It is 0 for a run
+    that continues, since Slurm does not requeue a job that fails at that moment.
     """
     for record in (Entry, Snapshot, JobSpec, LaunchRequest, Run, Outcome):  # compile them before the request arrives
         fields(record)
     document = read_request()
     form = json.loads(document)
     if "probe" in form:
-        from himl_cli.workspaces.local.engines.slurm import PROBE
-
         probe = RunFolder(Path(form["probe"]))
         return probe.write(PROBE, {"node": platform.node(), "time": time.time(), "is_held": probe.is_supervised()})
     process: RunProcess

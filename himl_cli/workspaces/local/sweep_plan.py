@@ -199,7 +199,7 @@ def job_outputs(job: PlannedJob, run_id: str) -> dict[str, str]:
 def _request(plan: Plan, run_id: str, job: PlannedJob, values: Mapping[str, str]) -> LaunchRequest:
     folder, outputs = Path(plan.run_folder).with_name(run_id), job_outputs(job, run_id)
     words = (shown_command(job.spec), dict(job.inputs), outputs)
-    # On Slurm, the last child to end may record the end of the parent run
+    # In a queue, the last child to end may record the end of the parent run
     spec = job.spec if job.spec.engine else replace(job.spec, webhook=None)
     return LaunchRequest(str(folder), spec, *words, again=folder.exists(), values=values)
 

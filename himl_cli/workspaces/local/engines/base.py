@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from queue import Queue
 from typing import Final, Literal, NamedTuple, Protocol
 
 from himl_cli.core.errors import HimlError, ServiceFailed
@@ -16,7 +17,10 @@ from himl_cli.core.jobs import JobSpec
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.workspaces import Check
+from himl_cli.workspaces.local.launch_request import LaunchRequest
+from himl_cli.workspaces.local.ranks import Rank, RankEnd
 
+PROBE = "probe.json"  # what the job of `Engine.checks` wrote: its node, the time, whether it sees a lock
 STEP_BEFORE_FAILED = "a step before it did not complete"
 QUEUED: Final = "queued"
 RUNNING: Final = "running"
@@ -115,6 +119,9 @@ class Engine(Protocol):
 
     def checks(self, folder: Path, spec: JobSpec | None) -> Iterator[Check]:
         """The checks of `himl doctor`. With *spec*, submit a short job that checks the workspace in *folder*."""
+
+    def ranks_of_nodes(self, request: LaunchRequest, log: Path, ends: Queue[RankEnd]) -> Rank:
+        """The processes of a job on several nodes, with the log of the first one. *ends* gets their ends."""
 
     def own_job(self) -> OwnJob | None:
         """The job of this process, None if himl itself restarts failed jobs."""

@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +36,7 @@ from himl_cli.core.runs import RunStatus
 from himl_cli.core.workspaces import Check
 from himl_cli.workspaces.local.engines.base import (
     ENDED,
+    PROBE,
     QUEUED,
     RUNNING,
     STEP_BEFORE_FAILED,
@@ -42,6 +45,8 @@ from himl_cli.workspaces.local.engines.base import (
     JobState,
     NoAnswer,
 )
+from himl_cli.workspaces.local.launch_request import LaunchRequest, rank_variables
+from himl_cli.workspaces.local.ranks import SHIM, Rank, RankEnd, end_of
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import chunks
 
@@ -262,6 +267,78 @@ def own_job() -> OwnJob:
     return OwnJob.current()
 
 
+def ranks_of_nodes(request: LaunchRequest, log: Path, ends: queue.Queue[RankEnd]) -> Rank:
+    return RanksOfNodes(request, log, ends)
+
+
+class RanksOfNodes(Rank):
+    """The ranks of all nodes. One `srun` starts a shim for each, copies its stdin to all of them, and merges their
+    output."""
+
+    name = "$SLURM_PROCID"
+
+    def __init__(self, request: LaunchRequest, log: Path, ends: queue.Queue[RankEnd]) -> None:
+        self._request, self._log = request, log
+        self._count, self._ends = request.rank_count or 1, ends
+        self._count_here, self.parent = request.spec.processes or 1, 0
+        self._is_started = False
+
+    def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, *, tty: bool = False) -> None:
+        request, log = self._request, self._log
+        options = [f"--ntasks={self._count}", f"--ntasks-per-node={request.spec.processes}", f"--chdir={cwd}"]
+        options += ["--distribution=block", "--wait=0", "--kill-on-bad-exit=0", "--open-mode=append"]
+        options += [f"--error={log.parent}/std_log_process_%t.txt".replace("%", "%%").replace("%%t", "%t")]
+        if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun ignores it since 22.05
+            options.append(f"--cpus-per-task={cpus}")
+        self._shim = subprocess.Popen(
+            ["srun", *options, *SHIM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=cwd,
+            env=env,
+            start_new_session=True,
+        )
+        self._is_started = True
+        own = _variables(request, env)
+        self._begin(command=command, stdin="", log="", cwd="", env={}, tty=False, own=own, rank=self.name)
+
+    def close(self) -> None:
+        if not self._is_started:
+            return
+        assert self._shim.stdin is not None
+        with suppress(BrokenPipeError):
+            self._shim.stdin.close()
+        try:
+            self._shim.wait(SRUN_SECONDS)
+        except subprocess.TimeoutExpired:  # a node does not respond
+            self._shim.kill()
+            self._shim.wait()
+
+    def _listen(self) -> None:
+        assert self._shim.stdout is not None
+        left = set(range(self._count))
+        for line in self._shim.stdout:
+            with suppress(ValueError, KeyError):  # output of a node's prologue
+                facts = json.loads(line)
+                if "parent" in facts and facts["rank"] < self._count_here:
+                    self.parent = facts["parent"]
+                if (end := end_of(facts)) is not None:
+                    left.remove(facts["rank"])
+                    self._ends.put((facts["rank"], *end))
+        for number in sorted(left):
+            self._ends.put((number, 128 + int(signal.SIGTERM), "its node or srun ended it"))
+
+
+def _variables(request: LaunchRequest, env: Mapping[str, str]) -> dict[str, str]:
+    """The variables of ranks on several nodes, which refer to those that srun sets per rank. *env* are the shared
+    variables, with the job's tracking server at the loopback address, and with `$SLURM_PROCID` in its token."""
+    first = "$SLURM_LAUNCH_NODE_IPADDR"
+    ranks = rank_variables(request, first, "$SLURM_NODEID", "$SLURM_PROCID", "$SLURM_LOCALID")
+    known = ("MLFLOW_TRACKING_URI", "HIML_TRACKING_URI", "NO_PROXY", "no_proxy")
+    tokens = {name: env[name] for name in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD") if name in env}
+    return ranks | tokens | {name: env[name].replace("127.0.0.1", first) for name in known if name in env}
+
+
 def output_of(command: list[str]) -> tuple[str | None, str]:
     """The stdout of a Slurm program, or None and its error message."""
     try:
@@ -300,7 +377,8 @@ FOREIGN = r"SLURM_|SBATCH_WAIT\Z"
 # The number of a job on a line of sbatch's output, or of a wrapper that drops --parsable
 NUMBER = r"^\s*(?:(\d+)(?:;\S+)?|Submitted batch job (\d+).*?)\s*$"
 PROBE_SECONDS, CLOCK_SECONDS = 90.0, 5.0
-PROBE, PROBE_NAME = "probe.json", "himl-doctor"
+PROBE_NAME = "himl-doctor"
+SRUN_SECONDS = 30.0  # for srun to end after its shims
 END = "END_OF_REQUEST"
 # Options that also apply to a controller
 OF_CONTROLLER = ("account", "clusters", "partition", "qos", "reservation", "time")

@@ -1,4 +1,5 @@
-"""Options of a Slurm job, from `--cluster slurm:NAME`, the table `[slurm.NAME]` of himl.toml, and `--sbatch`."""
+"""Options of a job in the queue of an engine, from `--cluster ENGINE:NAME`, the table `[ENGINE.NAME]` of himl.toml, and
+for Slurm `--sbatch`."""
 
 from __future__ import annotations
 
@@ -21,6 +22,21 @@ KEYS = ("partition", "sbatch", "setup", "run_with")
 # Options of sbatch that himl sets
 OWN = ("array", "chdir", "dependency", "error", "export", "input", "job-name", "ntasks", "output", "parsable", "wrap")
 INSTEAD = {"wait": "himl submit --wait", "test-only": "himl submit --dry_run"}
+
+
+def engine_spec(engine: str, name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0) -> EngineSpec:
+    """The options for `--cluster ENGINE:NAME`, as `slurm_spec`. Those of engines from other packages are the keys of
+    the table besides `setup` and `run_with`, as texts, and `place`, which is *name*."""
+    if engine == SECTION:
+        return slurm_spec(name, cwd, typed, seconds)
+    setting = section_settings(cwd, engine).get(name)
+    table = setting.value if setting is not None else {}
+    if setting is not None and not isinstance(table, Mapping):
+        raise setting.wrong("must be a table.", hint=f"Write [{engine}.{name}].")
+    options = {key: str(value) for key, value in table.items() if key not in ("setup", "run_with")}
+    setup = table.get("setup", ())
+    lines = setup.splitlines() if isinstance(setup, str) else setup
+    return EngineSpec(engine, {"place": name, **options}, lines, str(table.get("run_with", "")))
 
 
 def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0) -> EngineSpec:

@@ -1,0 +1,95 @@
+"""The processes of a job: one shim for each rank, under which its command runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# The end of a rank's process: the rank, a shell's exit code (128 + the signal's number, 127 if the start failed), the
+# reason of the failure
+RankEnd = tuple[int, int, str]
+
+SHIM = (sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")))
+
+
+class Rank:
+    """One process of the job: loads its shim, starts the command under it, and puts its end into *ends*.
+
+    *stdin* is that of the request. The command writes directly to *log* (append mode), so that no line is lost when the
+    supervisor dies. `parent` is the process that started the shims of this node, 0 while it is unknown. `name` is the
+    number of the rank, or the variable with it in a command's environment.
+    """
+
+    name = "0"
+
+    def __init__(self, number: int, stdin: str, log: Path, ends: queue.Queue[RankEnd]) -> None:
+        self._number = number
+        self._stdin, self._log = stdin, log
+        self._ends = ends
+        self.parent = os.getpid()
+        self._shim = subprocess.Popen(
+            SHIM,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+            pass_fds=(int(stdin),) if stdin.isdigit() else (),
+        )
+
+    def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, *, tty: bool = False) -> None:
+        job = {"stdin": self._stdin, "log": str(self._log), "cwd": str(cwd), "tty": tty, "own": {}, "rank": ""}
+        self._begin(command=command, env=env, **job)
+
+    def _begin(self, **job: Any) -> None:
+        """Send *job* to the shim (see its `main`), and listen to its reports."""
+        self.send(json.dumps(job))
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def send(self, word: str) -> None:
+        """Send INT, TERM or KILL to every process of the rank."""
+        assert self._shim.stdin is not None
+        with contextlib.suppress(BrokenPipeError, ValueError):  # it has ended in the meantime
+            self._shim.stdin.write(word.encode() + b"\n")
+            self._shim.stdin.flush()
+
+    def close(self) -> None:
+        """Close the pipe to the shim, which then ends the remaining processes and itself."""
+        assert self._shim.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._shim.stdin.close()
+        self._shim.wait()
+
+    def _listen(self) -> None:
+        assert self._shim.stdout is not None
+        pid, code, reason = None, None, ""
+        for line in self._shim.stdout:
+            facts = json.loads(line)
+            pid = facts.get("pid", pid)
+            code, reason = end_of(facts) or (code, reason)
+        if code is None:
+            code, reason = 128 + int(signal.SIGTERM), "its watching process was killed"
+            if pid is not None and sys.platform != "win32":  # end the process group in place of the shim
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+        self._ends.put((self._number, code, reason))
+
+
+def end_of(facts: Mapping[str, Any]) -> tuple[int, str] | None:
+    """The exit code and the reason in a shim's report, None for other reports."""
+    if "error" in facts:
+        return 127, facts["error"]
+    if "exit" in facts:
+        return facts["exit"], f"exit code {facts['exit']}"
+    if "signal" not in facts:
+        return None
+    number = facts["signal"]
+    name = next((each.name for each in signal.Signals if each == number), "unknown")
+    return 128 + number, f"ended by signal {number} ({name})"
