@@ -31,10 +31,10 @@ UNKNOWN: Final = "unknown"
 class JobState(NamedTuple):
     """The state of a job, as its engine knows it.
 
-    `queued` and `running` are known. `ended` has evidence: the job's status at its end if the engine knows it, and the
-    time in milliseconds since 1970. `unknown` has the reason for which the engine cannot tell, and nothing is recorded
-    then. `handle` is the job's handle as the engine knows it. Unless the reason `is_explained`, himl adds the last line
-    of the job's log.
+    `queued` and `running` are known. `ended` has evidence: the job's status at its end, and the time in milliseconds
+    since 1970, or without a status, that the engine no longer has the job. `unknown` has the reason for which the
+    engine cannot tell, and nothing is recorded then. `handle` is the job's handle as the engine knows it. Unless the
+    reason `is_explained`, himl adds the last line of the job's log.
     """
 
     kind: Literal["queued", "running", "ended", "unknown"]
@@ -98,6 +98,10 @@ class Engine(Protocol):
     def largest_array(self) -> int:
         """The largest number of tasks of an array, 0 if the engine has no arrays and its jobs cannot wait for others.
         Without them, himl submits a controller for many runs."""
+
+    def site(self, handle: str = "", spec: JobSpec | None = None) -> str:
+        """The cluster of the job with this handle, or of a new one with *spec*, by default that of this machine. '' if
+        it is unknown. An engine without a job is evidence of its end only on the job's cluster."""
 
     def preview(self, job: EngineJob) -> str:
         """The text that `submit` would send, for --dry_run."""

@@ -7,6 +7,7 @@ not be recorded.
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
@@ -35,6 +36,7 @@ from himl_cli.workspaces.local.sweep_plan import stage_plan, step_request, trial
 
 ASK_AGAIN_SECONDS = 5.0  # between queries to an engine while himl waits for a run
 LOG = "supervisor.log"
+SITE = "cluster"  # the file in the folder of a run with the engine's cluster
 
 
 @dataclass()
@@ -86,15 +88,17 @@ class QueuedJobs:
     def _ask(self, store: RunStore, name: str, jobs: Mapping[str, str]) -> dict[str, str]:
         """The reasons of the open ones among *jobs*, handles by run id, of the engine *name*."""
         try:
-            states = engine_named(name).states(jobs) if jobs else {}
+            engine = engine_named(name)
         except HimlError as err:  # the package with the engine is not installed here
             return dict.fromkeys(jobs, f"unknown: {err}")
         waiting: dict[str, str] = {}
-        for run_id, state in states.items():
-            handle = jobs[run_id]
+        for run_id, state in (engine.states(jobs) if jobs else {}).items():
+            handle, doubt = jobs[run_id], state.reason if state.kind == UNKNOWN else ""
+            if state.kind == ENDED and state.status is None:
+                doubt = self._doubt(engine, run_id, handle)
             with suppress(HimlError):  # after a failed write, the next query repeats it
-                if state.kind == UNKNOWN:
-                    waiting[run_id] = f"unknown: {state.reason}"
+                if doubt:
+                    waiting[run_id] = f"unknown: {doubt}"
                 elif state.kind == ENDED:
                     status, reason = self._end(run_id, state, handle)
                     store.end(run_id, status, reason=reason, ended=state.ended, if_tagged=(job_tag(name), handle))
@@ -105,6 +109,21 @@ class QueuedJobs:
                     if state.kind == QUEUED:
                         store.requeue(run_id)
         return waiting
+
+    def _doubt(self, engine: Engine, run_id: str, handle: str) -> str:
+        """The reason for which a run may have a job although the engine does not have it, '' if there is none."""
+        with suppress(OSError):  # its folder was deleted
+            owner = (self.folder / "runs" / run_id).stat().st_uid
+            if hasattr(os, "getuid") and os.getuid() not in (0, owner):
+                return f"{engine.LABEL} may hide jobs of other users"
+        while run_id:  # a trial or a step has the site of its parent run
+            with suppress(OSError):
+                noted = (self.folder / "runs" / run_id / SITE).read_text(encoding="utf-8")
+                here = noted and engine.site(handle)
+                is_asked = here in ("", noted)
+                return "" if is_asked else f"its job is on cluster '{noted}', and this machine uses '{here}'"
+            run_id = run_id.rpartition("_")[0]
+        return ""
 
     def _starting(self, jobs: Sequence[str]) -> set[str]:
         """Those of *jobs* that processes are submitting at the moment, with the trials and steps of others."""
@@ -249,8 +268,10 @@ def queue_again(request: LaunchRequest | Plan, folder: RunFolder, notify: Notify
     with closing(Database(folder.workspace / "workspace.db")) as database:
         store = RunStore(database)
         folder.allow_to_run()
+        job = controller_of(request) if isinstance(request, Plan) else job_of(request)
         try:
-            handle = engine.submit(controller_of(request) if isinstance(request, Plan) else job_of(request), notify)
+            (folder.path / SITE).write_text(engine.site(spec=job.spec), encoding="utf-8")
+            handle = engine.submit(job, notify)
         except NoAnswer as err:
             unknown = err
         except HimlError as err:
@@ -282,6 +303,8 @@ def _queue(
             for job, parts in jobs(handles):
                 if interrupted:
                     raise Stopped
+                if not handles:
+                    (folder.path / SITE).write_text(engine.site(spec=job.spec), encoding="utf-8")
                 handles.append(engine.submit(job, notify))
                 submitted[job.name] = handles[-1]
                 for run_id, part in parts.items():

@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -57,6 +58,13 @@ NAME, LABEL = "slurm", "Slurm"
 ASK_SECONDS = 20.0
 WARNING_SECONDS = 60  # between SIGTERM and the time limit
 LOG = "supervisor.log"
+SQUEUE = ("squeue", "--noheader", "--array", "--format=%i|%T|%r|%e|%j")  # the fields of `Seen`
+# Environment variables of the user's shell: those of the site, which look like those of a job, those for options of
+# sbatch that himl never gives, and those that change what queries find
+OF_SITE = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"}
+NOT_OF_JOBS = {"SBATCH_ARRAY_INX", "SBATCH_ERROR", "SBATCH_INPUT", "SBATCH_WAIT"}
+OF_QUERIES = r"(SQUEUE|SACCT|SCANCEL|SCONTROL|SINFO)_|SLURM_(CLUSTERS|LOCAL|TIME_FORMAT|BITSTR_LEN)$"
+STOPPED = {"PENDING", "SUSPENDED"}  # states in which a supervisor cannot stop its job
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED"}
 AT_WORK = {"RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
 REASONS = {
@@ -75,18 +83,16 @@ NEVER_SENT = "its submission was interrupted or got no answer, and Slurm has no 
 
 def states(jobs: Mapping[str, str]) -> dict[str, JobState]:
     """As `Engine.states`, by one squeue for each cluster, and sacct and scontrol for those that it does not list.
-    What is not listed has not ended: only an end in a list of Slurm, or the controller of the job's cluster that no
-    longer has it, is evidence."""
+    Absence from a list is no evidence of an end. An end in a list is, and a controller that no longer has the job."""
     clusters: dict[str, dict[str, str]] = {}
     for run_id, handle in jobs.items():
-        number, _, cluster = handle.partition(";")
-        clusters.setdefault(cluster, {})[run_id] = number
+        clusters.setdefault(_cluster(handle), {})[run_id] = _number(handle)
     return {run_id: state for each in clusters.items() for run_id, state in _states_on(*each).items()}
 
 
 def _states_on(cluster: str, numbers: Mapping[str, str]) -> dict[str, JobState]:
     at = [f"--clusters={cluster}"] if cluster else []
-    command = ["squeue", "--noheader", "--array", "--states=all", *at, "--format=%i|%T|%r|%e|%j"]
+    command = [*SQUEUE, "--states=all", *at]
     found: dict[str, Seen] = {}
     for selection in _selections(numbers):
         text, problem = output_of([*command, selection])
@@ -121,7 +127,7 @@ def _state_of_missing(number: str, text: str | None, problem: str) -> JobState:
     """The state of a job that neither squeue nor sacct lists, from the output of scontrol, or its *problem*. squeue was
     asked for the name of a job without a number."""
     if not number:
-        return JobState(ENDED, NEVER_SENT, RunStatus.failed)
+        return JobState(ENDED, NEVER_SENT)
     _, _, task = number.partition("_")
     others = [one for each in re.findall(r"ArrayTaskId=(\S+)", text or "") for one in _tasks(each)]
     if INVALID in problem if text is None else bool(task and others) and int(task) not in others:
@@ -159,8 +165,12 @@ def _as_ms(text: str) -> int | None:
 
 
 def _number(handle: str) -> str:
-    """The number of a job in its handle, `NUMBER` or `NUMBER;CLUSTER`."""
-    return handle.partition(";")[0]
+    """The number of a job in its handle, `NUMBER`, or `NUMBER;CLUSTER` if it is not on the default cluster."""
+    return re.split(r"[;\[]", handle)[0]
+
+
+def _cluster(handle: str) -> str:
+    return handle.partition(";")[2]
 
 
 def _selections(numbers: Mapping[str, str]) -> Iterator[str]:
@@ -204,9 +214,10 @@ def _matching(numbers: Mapping[str, str], rows: Iterable[Sequence[str]]) -> dict
 
 
 def _is_named(name: str, run_id: str) -> bool:
-    """Whether a job of this name, '' for one that is unknown, is that of the run, or the array of its sweep."""
+    """Whether a job of this name, '' for one that is unknown, is that of the run, of a step of it, or of the array of
+    its sweep."""
     own = name.partition("+")[0]
-    return own in ("", run_id) or run_id.startswith(f"{own}_")
+    return own in ("", run_id) or run_id.startswith(f"{own}_") or own.startswith((f"{run_id}_", f"{run_id}+"))
 
 
 def _tasks(text: str) -> Iterator[int]:
@@ -216,22 +227,35 @@ def _tasks(text: str) -> Iterator[int]:
 
 
 def part_of(handle: str, part: str) -> str:
-    return handle + part
+    number, *cluster = handle.split(";")
+    return ";".join([number + part, *cluster])
 
 
 def cancel(jobs: Mapping[str, str], *, only_waiting: bool = False) -> None:
-    plain = [part.partition("[")[0] for number in jobs.values() for part in number.split(",") if part]
-    states = ["--state=PENDING", "--state=SUSPENDED"] if only_waiting else [""]
-    if only_waiting and any("_" in number for number in plain):
-        # With a state, scancel 22.05 cancels the whole array instead of a task that has not started
-        text, _ = output_of(["squeue", "--noheader", "--array", f"--jobs={','.join(plain)}", "--format=%T"])
-        if text is None or not set(text.split()) <= {"PENDING", "SUSPENDED"}:
-            return
-        states = [""]
-    for state in states if plain else ():
-        text, problem = output_of(["scancel", *filter(None, [state]), *plain])
-        if text is None and "Invalid job id" not in problem:
-            raise ServiceFailed(f"scancel failed: {problem}.", hint="Try again later.")
+    """As `Engine.cancel`. A job with the number of a run's and another name is one of another cluster, and stays."""
+    clusters: dict[str, list[tuple[str, str]]] = {}
+    for name, handles in jobs.items():
+        for handle in filter(_number, handles.split(",")):
+            clusters.setdefault(_cluster(handle), []).append((name, _number(handle)))
+    for cluster, wanted in clusters.items():
+        at = [f"--clusters={cluster}"] if cluster else []
+        bases = sorted({number.partition("_")[0] for _, number in wanted})
+        text, problem = output_of([*SQUEUE, *at, f"--jobs={','.join(bases)}"])
+        if text is None and INVALID not in problem:
+            raise ServiceFailed(f"No job was canceled, because squeue failed: {problem}.", hint="Try again later.")
+        rows = [line.split("|") for line in (text or "").splitlines()]
+        doomed: dict[str, list[str]] = {}  # by the state, '' for any
+        for name, number in wanted:
+            own = [row for row in rows if number in (row[0], row[0].partition("_")[0]) and _is_named(row[-1], name)]
+            states = {row[1] for row in own} & STOPPED if only_waiting else {""}
+            # With a state, scancel 22.05 cancels the whole array instead of a task that has not started
+            for state in {""} if "_" in number and states else states:
+                if own:
+                    doomed.setdefault(state, []).append(number)
+        for state, numbers in sorted(doomed.items()):
+            text, problem = output_of(["scancel", *at, *([f"--state={state}"] if state else []), *numbers])
+            if text is None and "Invalid job id" not in problem:
+                raise ServiceFailed(f"scancel failed: {problem}.", hint="Try again later.")
 
 
 @dataclass(frozen=True)
@@ -341,10 +365,9 @@ def _variables(request: LaunchRequest, env: Mapping[str, str]) -> dict[str, str]
 
 def output_of(command: list[str]) -> tuple[str | None, str]:
     """The stdout of a Slurm program, or None and its error message."""
+    options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "errors": "replace"}
     try:
-        ended = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=ASK_SECONDS
-        )
+        ended = subprocess.run(command, env=_environment(command[0]), timeout=ASK_SECONDS, **options)
     except FileNotFoundError:
         return None, f"there is no {command[0]} on PATH"
     except (OSError, subprocess.SubprocessError) as err:
@@ -352,8 +375,33 @@ def output_of(command: list[str]) -> tuple[str | None, str]:
     if ended.returncode:
         said = ended.stderr.strip() or ended.stdout.strip() or f"exit code {ended.returncode}"
         complaint = said.splitlines()[-1]
-        return None, re.sub(r"^\w+: (error: )?", "", complaint).rstrip(".")
+        return None, re.sub(r"^(\w+:? error|\w+): ", "", complaint).rstrip(".")
     return ended.stdout, ""
+
+
+def _environment(program: str) -> dict[str, str]:
+    """The environment of a program of Slurm. Variables of the user's shell apply to new jobs, except those for options
+    that himl never gives. They do not change queries."""
+    if program == "sbatch":  # variables of a job that this process runs in would apply to the new one
+        of_job = {name for name in os.environ if name.startswith("SLURM_") and name not in OF_SITE}
+        return {name: value for name, value in os.environ.items() if name not in of_job | NOT_OF_JOBS}
+    own = {name: value for name, value in os.environ.items() if not re.match(OF_QUERIES, name)}
+    return own | {"SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
+
+
+def site(handle: str = "", spec: JobSpec | None = None) -> str:
+    asked = _cluster(handle)
+    if spec is not None:
+        asked = (
+            _slurm(spec).options.get("clusters")
+            or os.environ.get("SBATCH_CLUSTERS")
+            or os.environ.get("SLURM_CLUSTERS", "")
+        )
+    if asked:
+        return asked
+    text, _ = output_of(["scontrol", "show", "config"])
+    found = re.search(r"^ClusterName\s*=\s*(\S+)", text or "", re.MULTILINE)
+    return found[1] if found else ""
 
 
 def partitions() -> list[tuple[str, str, str]]:
@@ -372,10 +420,8 @@ def partitions() -> list[tuple[str, str, str]]:
 
 
 SUBMIT_SECONDS = 120.0
-# Variables of a job that himl runs in, and one for which sbatch waits
-FOREIGN = r"SLURM_|SBATCH_WAIT\Z"
 # The number of a job on a line of sbatch's output, or of a wrapper that drops --parsable
-NUMBER = r"^\s*(?:(\d+)(?:;\S+)?|Submitted batch job (\d+).*?)\s*$"
+NUMBER = r"^\s*(?:(\d+)(?:;(\S+))?|Submitted batch job (\d+)(?: on cluster (\S+))?.*?)\s*$"
 PROBE_SECONDS, CLOCK_SECONDS = 90.0, 5.0
 PROBE_NAME = "himl-doctor"
 SRUN_SECONDS = 30.0  # for srun to end after its shims
@@ -431,10 +477,11 @@ def preview(job: EngineJob) -> str:
     own: dict[str, str | None] = {}
     if job.tasks:
         own["array"] = f"0-{job.tasks - 1}" + (f"%{job.at_once}" if job.at_once else "")
-    if job.after and job.tasks:
-        own["dependency"] = f"afterany:{':'.join(job.after)}"
-    elif job.after:
-        own |= {"dependency": f"afterok:{':'.join(job.after)}", "kill-on-invalid-dep": "yes"}
+    after = ":".join(map(_number, job.after))
+    if after and job.tasks:
+        own["dependency"] = f"afterany:{after}"
+    elif after:
+        own |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
     spec = job.spec
     if job.is_controller:
         options = {name: value for name, value in options.items() if name in OF_CONTROLLER}
@@ -458,16 +505,18 @@ def largest_array() -> int:
 
 
 def _sbatch(script: str, notify: Notify) -> str:
-    """Submit the script and return the number of its job. Raises as `submit`."""
+    """Submit the script and return the handle of its job. Raises as `submit`."""
+    # Variables such as SBATCH_PARTITION override lines of a script, and options override variables
+    lines = takewhile(lambda line: line.startswith("#SBATCH "), script.splitlines()[1:])
+    options = [option for line in lines for option in shlex.split(line.removeprefix("#SBATCH "))]
     process = subprocess.Popen(
-        ["sbatch", "--parsable"],
+        ["sbatch", "--parsable", *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        # Variables of a job that this process runs in would apply to the new one
-        env={name: os.environ[name] for name in os.environ if name == "SLURM_CONF" or not re.match(FOREIGN, name)},
+        env=_environment("sbatch"),
         **detached(),
     )
     try:
@@ -479,20 +528,22 @@ def _sbatch(script: str, notify: Notify) -> str:
             f"sbatch did not respond within {SUBMIT_SECONDS:.0f} s, so it is unknown whether Slurm has the job.",
             hint="Check its status: himl runs list",
         ) from None
-    found: set[str] = {one or other for one, other in re.findall(NUMBER, output, re.MULTILINE)}
-    lines = [re.sub(r"^(sbatch: )?(error: )?", "", line).strip() for line in (complaint or output).splitlines()]
-    lines = [line.removeprefix("Batch job submission failed: ").rstrip(".") for line in lines if line] or ["no message"]
-    said = "; ".join(dict.fromkeys(lines))
+    found: set[str] = {";".join(filter(None, match)) for match in re.findall(NUMBER, output, re.MULTILINE)}
+    texts = [re.sub(r"^(sbatch: )?(error: )?", "", line).strip() for line in (complaint or output).splitlines()]
+    texts = [line.removeprefix("Batch job submission failed: ").rstrip(".") for line in texts if line] or ["no message"]
+    said = "; ".join(dict.fromkeys(texts))
     if process.returncode and not found:
         raise _refusal(said)
     if process.returncode or len(found) != 1:
         what = f"sbatch (exit code {process.returncode}) printed {len(found) or 'no'} numbers of jobs"
         raise NoAnswer(
-            f"{what}, so it is unknown whether Slurm has the job: {lines[-1]}.", hint="Check its status: himl runs list"
+            f"{what}, so it is unknown whether Slurm has the job: {texts[-1]}.", hint="Check its status: himl runs list"
         )
     if complaint.strip():
         notify(Notice(f"sbatch: {said}."))
-    return found.pop()
+    handle = found.pop()
+    # On a site without accounting, programs do not know the name of their own cluster
+    return _number(handle) if _cluster(handle) and _cluster(handle) == site() else handle
 
 
 def _refusal(text: str) -> HimlError:
@@ -528,22 +579,22 @@ def checks(folder: Path, spec: EngineSpec | None) -> Iterator[Check]:
         document = json.dumps({"probe": made})
         try:
             own = {"job-name": PROBE_NAME, "output": str(probe.path / LOG).replace("%", "%%"), "time": "2"}
-            number = _sbatch(_script(job, probe, document, own), ignore)
+            handle = _sbatch(_script(job, probe, document, own), ignore)
         except HimlError as err:
             yield Check.failed(name, str(err), err.hint)
             return
         deadline, begin, found = time.monotonic() + PROBE_SECONDS, time.time(), dict[str, Any]()
-        while not found and time.monotonic() < deadline and _is_open(number):
+        while not found and time.monotonic() < deadline and _is_open(handle):
             time.sleep(1.0)
             found = probe.read(PROBE)
         found = found or probe.read(PROBE)
         with suppress(HimlError):
-            cancel({PROBE_NAME: number})
+            cancel({PROBE_NAME: handle})
         lock.release()
         if not found:
             said = (Path(made, LOG).read_text(errors="replace") if Path(made, LOG).exists() else "").strip()
             last = f" Its log: {said.splitlines()[-1]}." if said else ""
-            waited = f"Job {number} wrote nothing to '{folder}' within {PROBE_SECONDS:.0f} s."
+            waited = f"Job {_number(handle)} wrote nothing to '{folder}' within {PROBE_SECONDS:.0f} s."
             hint = "Move the workspace and this Python to a file system that all nodes share. See also: squeue --me"
             yield Check.failed(name, waited + last, hint)
             return
@@ -557,6 +608,6 @@ def checks(folder: Path, spec: EngineSpec | None) -> Iterator[Check]:
             yield Check.note(name, text, "Report it to the site's administrators.")
 
 
-def _is_open(number: str) -> bool:
-    text, _ = output_of(["squeue", "--noheader", f"--jobs={number}", "--format=%T"])
-    return bool(text)
+def _is_open(handle: str) -> bool:
+    at = [f"--clusters={cluster}"] if (cluster := _cluster(handle)) else []
+    return bool(output_of([*SQUEUE, *at, f"--jobs={_number(handle)}"])[0])

@@ -1,0 +1,171 @@
+"""Tests of what himl concludes from the output of Slurm's programs, and of the arguments and variables that it gives them. Shell scripts stand in for
+sites with several clusters, several users, or accounting.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+from tests.support.running import Himl, write_files
+from tests.support.runs import RecordedRuns, posix
+
+pytestmark = posix
+PROGRAM = """#!/bin/sh
+name=${0##*/} here=${0%/*}/.. at=
+for each in "$@"; do case "$each" in
+    --clusters=*) at=".${each#--clusters=}" ;;
+    --user=*|--me) exit 0 ;;
+esac; done
+case "$*" in *config*) name=config ;; esac
+echo "$name $*" >>"$here/calls"
+if [ $name = sbatch ]; then cat >"$here/script"; env >"$here/variables"
+elif [ "$SLURM_CLUSTERS$SQUEUE_STATES$SACCT_FORMAT" ]; then exit 0; fi
+[ -e "$here/outputs/$name$at.error" ] && cat "$here/outputs/$name$at.error" >&2 && exit 1
+[ -e "$here/outputs/$name$at" ] && exec cat "$here/outputs/$name$at"
+case $name in
+    scancel) exit 0 ;;
+    sacct) echo 'Slurm accounting storage is disabled' >&2 ;;
+    *) echo 'slurm_load_jobs error: Invalid job id specified' >&2 ;;
+esac
+exit 1
+"""
+"""It prints the file with its name and `.CLUSTER`, or fails with that and `.error`, else it knows no job. With filters of the user's shell, it lists none."""
+RUN = "train_1_aa"
+GONE = "it ended without recording an outcome, and Slurm no longer has its job, so it is unknown how"
+AWAY = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+WAITS = f"7|PENDING|Resources|N/A|{RUN}\n"
+
+
+class StandIns:
+    """Slurm's programs. `variables` are those of the last sbatch."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.programs = folder, folder / "bin"
+        self.programs.mkdir(parents=True)
+        for name in ("sbatch", "squeue", "sacct", "scontrol", "scancel"):
+            (self.programs / name).write_text(PROGRAM)
+            (self.programs / name).chmod(0o755)
+
+    def print(self, **outputs: str) -> None:
+        """Set the outputs by program and cluster, as `squeue` and `squeue_c2`. The others know no job."""
+        (self.folder / "outputs").mkdir(exist_ok=True)
+        for path in (self.folder / "outputs").iterdir():
+            path.unlink()
+        for name, text in outputs.items():
+            (self.folder / "outputs" / name.replace("_", ".")).write_text(text)
+        (self.folder / "calls").write_text("")
+
+    def calls(self, program: str) -> list[str]:
+        return [line for line in (self.folder / "calls").read_text().splitlines() if line.startswith(f"{program} ")]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        lines = (self.folder / "variables").read_text().splitlines()
+        return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIns:
+    """The programs on PATH, and a shell with filters for them."""
+    site = StandIns(tmp_path / "site")
+    for name, value in {"SLURM_CLUSTERS": "c9", "SQUEUE_STATES": "R", "SACCT_FORMAT": "jobid", "SLURM_TIME_FORMAT": "relative"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"{site.programs}{os.pathsep}{os.environ['PATH']}")
+    return site
+
+
+def seen(project: Path, run_id: str = RUN) -> Run:
+    return LocalWorkspace(project / ".himl").run(run_id)
+
+
+@pytest.mark.parametrize(
+    ("handle", "outputs", "status", "reason"),
+    [
+        ("7", {"squeue": WAITS}, "Queued", "Resources"),
+        ("7;c2", {"squeue_c2": WAITS}, "Queued", "Resources"),
+        ("7;c2", {"squeue_c2": WAITS, "squeue": f"7|CANCELLED|None|2026-01-02T03:04:05|{RUN}\n"}, "Queued", "Resources"),
+        ("", {"squeue": WAITS}, "Queued", "Resources"),
+        ("7", {"squeue": f"7|CANCELLED|None|2026-01-02T03:04:05|{RUN}\n"}, "Canceled", "canceled in Slurm (job 7)"),
+        ("7", {"squeue": "7|CANCELLED|None|2026-01-02T03:04:05|other\n", "scontrol": "JobId=7 JobName=other"}, "Queued", "unknown: squeue does not list job 7"),
+        ("7", {"squeue": "", "scontrol": f"JobId=7 JobName={RUN} JobState=PENDING"}, "Queued", "unknown: squeue does not list job 7"),
+        ("7", {"squeue": "", "scontrol_error": AWAY}, "Queued", f"unknown: squeue does not list job 7, scontrol failed: {AWAY.partition(': ')[2]}"),
+        ("7", {"squeue_error": AWAY}, "Queued", f"unknown: squeue failed: {AWAY.partition(': ')[2]}"),
+        ("7;c2", {"squeue": WAITS, "squeue_c2_error": AWAY}, "Queued", f"unknown: squeue failed: {AWAY.partition(': ')[2]}"),
+        ("7", {}, "Failed", GONE),
+        ("7;c2", {"squeue": WAITS}, "Failed", GONE),
+        ("7", {"squeue": "", "sacct": f"7|PENDING|Unknown|{RUN}\n"}, "Queued", ""),
+        ("7", {"sacct": f"7|TIMEOUT|2026-01-02T03:04:05|{RUN}\n"}, "Failed", "it reached Slurm's time limit (job 7)"),
+        ("7", {"sacct": "7|TIMEOUT|2026-01-02T03:04:05|other\n"}, "Failed", GONE),
+        ("7;c2", {"sacct_c2": f"7|CANCELLED by 0|2026-01-02T03:04:05|{RUN}\n"}, "Canceled", "canceled in Slurm (job 7)"),
+        ("", {}, "Failed", "its submission was interrupted or got no answer, and Slurm has no job of this name"),
+    ],
+)
+def test_what_is_not_listed_has_not_ended(project: Path, site: StandIns, handle: str, outputs: dict[str, str], status: str, reason: str) -> None:
+    runs = RecordedRuns(project)
+    runs.add(RUN, status=RunStatus.queued, tags={"himl.slurm_job": handle})
+    site.print(**outputs)
+    found = seen(project)
+    assert (found.status.value, found.reason) == (status, reason)
+    site.print(squeue=WAITS, squeue_c2=WAITS)
+    again = seen(project)
+    assert (again.status.value, again.reason) == (("Queued", "Resources") if status == "Queued" else (status, reason))
+    assert again.tags["himl.slurm_job"] == (handle or ("7" if status == "Queued" else ""))
+
+
+def test_a_job_of_another_cluster_of_a_shared_folder_is_unknown(project: Path, site: StandIns) -> None:
+    RecordedRuns(project).add(RUN, status=RunStatus.queued, tags={"himl.slurm_job": "7"})
+    write_files(project / ".himl" / "runs" / RUN, {"cluster": "c1"})
+    site.print(config="ClusterName             = c2\n")
+    found = seen(project)
+    assert (found.status.value, found.reason) == ("Queued", "unknown: its job is on cluster 'c1', and this machine uses 'c2'")
+    site.print(config="ClusterName             = c1\n")
+    assert seen(project).reason == GONE
+
+
+def test_a_sweep_is_queued_as_long_as_its_tasks_are(himl: Himl, project: Path, site: StandIns) -> None:
+    write_files(project, {"train.py": "print(1)", "pyproject.toml": ""})
+    site.print(sbatch_c2="552;c2\n", squeue_c2_error=AWAY)
+    run_id = himl.ok("submit", "train.py", "--cluster", "slurm:gpu", "--crossval", "3", "-q", "--sbatch", "clusters=c2").stdout.strip()
+    assert seen(project, run_id).tags["himl.slurm_job"] == "552[0-2];c2"
+    for outputs in (
+        {"squeue_c2": "", "sacct_c2": f"552_[0-2%1]|PENDING|Unknown|{run_id}\n"},
+        {"squeue_c2": f"552_[0,2]|PENDING|Priority|N/A|{run_id}\n552_1|RUNNING|None|N/A|{run_id}\n"},
+        {"squeue_c2": "", "scontrol_c2": f"JobId=552 ArrayJobId=552 ArrayTaskId=0-2%1 JobName={run_id} JobState=PENDING\n"},
+        {"squeue_c2_error": AWAY},
+    ):
+        site.print(**outputs)
+        statuses = {child: seen(project, child).status.value for child in (run_id, *(f"{run_id}_{index}" for index in range(3)))}
+        assert set(statuses.values()) == {"Queued"}, (outputs, statuses)
+        assert len(site.calls("scontrol")) <= 4, "one for all tasks"
+    site.print(squeue_c2=f"552_[0,2]|PENDING|Priority|N/A|{run_id}\n", scontrol_c2=f"JobId=552 ArrayJobId=552 ArrayTaskId=0,2 JobName={run_id}\n")
+    assert [seen(project, f"{run_id}_{index}").status.value for index in range(3)] == ["Queued", "Failed", "Queued"]
+
+
+def test_only_the_job_of_the_run_is_canceled(project: Path, site: StandIns) -> None:
+    for number, handle in enumerate(("7", "7;c2", "8")):
+        run_id = f"train_{number}_aa"
+        runs = RecordedRuns(project / str(number))
+        runs.add(run_id, status=RunStatus.queued, tags={"himl.slurm_job": handle})
+        site.print(squeue="7|PENDING|Resources|N/A|other\n", squeue_c2=f"7|PENDING|Resources|N/A|{run_id}\n", scancel="", scancel_c2="")
+        runs.workspace.cancel(run_id)
+        assert site.calls("scancel") == (["scancel --clusters=c2 --state=PENDING 7"] if handle == "7;c2" else [])
+
+
+def test_what_himl_gives_to_sbatch_wins_over_the_shell(himl: Himl, project: Path, site: StandIns, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(project, {"train.py": "print(1)", "pyproject.toml": ""})
+    shell = {"PARTITION": "debug", "TIMELIMIT": "1", "ARRAY_INX": "0-1", "ERROR": "/e", "ACCOUNT": "lab", "CLUSTERS": "c3"}
+    for name, value in shell.items():
+        monkeypatch.setenv(f"SBATCH_{name}", value)
+    monkeypatch.setenv("SLURM_JOB_ID", "3")
+    site.print(sbatch="9;c3\n")
+    himl.ok("submit", "train.py", "--cluster", "slurm:gpu", "--sbatch", "comment=two words", "--max_run_duration", "2h", "-q", "--no_wait")
+    (call,) = site.calls("sbatch --parsable")
+    assert all(option in call.split(" --") for option in ("partition=gpu", "time=120", "comment=two words")), call
+    assert {name for name in site.variables if name.startswith(("SBATCH_", "SLURM_"))} == {
+        "SBATCH_PARTITION", "SBATCH_TIMELIMIT", "SBATCH_ACCOUNT", "SBATCH_CLUSTERS", "SLURM_CLUSTERS"
+    }  # fmt: skip
