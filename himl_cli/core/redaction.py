@@ -49,6 +49,8 @@ _TOKENS = {
 # Telegram, Entra ID, HashiCorp
 _OTHERS = (r"\d{8,10}:AA[\w-]{33}", r"[\w~.-]{3}\dQ~[\w~.-]{31,34}", r"\w{14}\.atlasv1\.[\w-]{60,}")
 _LONG_WORD = re.compile(r"[\w.~-]{15}|-----BEGIN")  # every such secret has one
+_LONG_NAME = re.compile(r"[A-Za-z][\w.~-]{14}")  # every such secret of one word has one
+_SIGNS = bytes(ord("w" if re.match(r"[\w.~-]", chr(number)) else " ") for number in range(256))
 # Secrets by what comes before them. A value of `maybe` must also look like one
 _PREFIXED = re.compile(
     r"""(?P<keep>
@@ -143,10 +145,12 @@ def _shape() -> re.Pattern[str]:
     )
 
 
-def has_token(text: str) -> bool:
-    """Whether a word of *text* contains a secret by form."""
-    words = text.split()
-    return max(map(len, words), default=0) >= 15 and any(len(word) >= 15 and _shape().search(word) for word in words)
+def has_token(content: bytes) -> bool:
+    """Whether a word of *content* contains a secret by form."""
+    if b"w" * 15 not in content.translate(_SIGNS):
+        return False
+    text = content.decode("latin-1")
+    return _LONG_NAME.search(text) is not None and any(_shape().search(word) for word in text.split())
 
 
 def is_placeholder(value: str) -> bool:

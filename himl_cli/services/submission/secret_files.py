@@ -14,7 +14,7 @@ import codecs
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from himl_cli.core.redaction import has_token, is_placeholder
@@ -26,6 +26,7 @@ PUBLIC_ENDING = ".pub"
 LARGEST_READ, LARGEST_SETTINGS, LARGEST_LIST = 64 * 1024, 8 * 1024, 1024
 # Files of a folder with one ending, above which they count as data, which himl does not read
 MOST_ALIKE = 50
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 
 # Names are in lower case, because some file systems ignore case. In this order: files of himl and its predecessors,
 # private keys, password stores and browsers, passwords of hosts, databases and mail, clouds, packages, models and
@@ -127,42 +128,49 @@ def _assigned(name: str, least: int) -> str:
 
 
 _PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----\s*(?:\n|\\+[nr])+\s*[A-Za-z0-9+/]{3}"
-# Secrets in settings: a text in lower case that occurs, and a pattern, whose last group is the secret. Python compiles
-# it when the text occurs
-_FORMS: tuple[tuple[bytes, str], ...] = (
-    (b"private key", _PEM),
-    (b"privatekey", r"(?m)^PrivateKey\s*=\s*[A-Za-z0-9+/]{42,43}="),  # WireGuard
-    (b"putty-user-key-file", "PuTTY-User-Key-File"),
-    (b"secret", "AGE-SECRET-KEY-1|untrusted comment: [a-z]+ encrypted secret key|,Secret access key"),
-    (b"secret", _assigned("(?i:client|app|consumer|webhook)[_-]?(?i:secret)", 6)),
-    (b"secret", _assigned("(?i:secret_?access_?key)", 16)),
-    (b"token", _assigned("(?i:(?:access|refresh|auth)_?token)", 20)),
-    (b"client-key-data", _assigned("client-key-data", 8)),
-    (b"kind: config", r"(?s)\A(?=.*\nusers:)" + _assigned(".*(?:token|password)", 6)),
-    (b"cookie file", "HTTP Cookie File"),
-    (b"accountkey=", r"AccountKey[=]([A-Za-z0-9+/]{20,})"),
-    (b"accesskey=", r"SharedAccessKey[=]([A-Za-z0-9+/]{20,})"),
-    (b"authorization", r"(?i)authorization\"?\s*[:=]\s*\"?(?:bearer|basic|token)\s+([\w.=+/-]{12,})"),
-    (b";", r"(?i);\s*(?:Password|Pwd)=([^;\s\"'{}<>$%*]{3,})"),
-    (b"@", r"://(?=[^\s/:@]*\d)([\w-]{24,})@"),
-    (b"@", r"://([^\s/:@\"'<>]*):([^\s/@\"'<>]+)@(?!localhost|127\.0\.0\.1|0\.0\.0\.0)"),
-)
-_JSON_FORMS = (
-    (b'secret"', r"(?i:\"client_?secret\")\s*:\s*\"([^\"]+)\""),
-    (b"authorized_user", r"\"type\"\s*:\s*\"authorized_user\""),
-    (b'"tenant"', r"(?s)\A(?=.*\"appId\").*\"password\"\s*:"),  # of a service principal
-    (b'"auths"', _assigned(r"\"auth", 8)),
-    (b'"httponly"', r"\"(?:cookies|expirationDate|sameSite|session)\""),
-    (b'"kty"', r"\"d\"\s*:\s*\""),
-)
+# Secrets in settings, in groups by a text in lower case that occurs: another such text, and a pattern, whose last group
+# is the secret. Python compiles it when both texts occur
+_Forms = Mapping[bytes, Sequence[tuple[bytes, str]]]
+_FORMS: _Forms = {
+    b"key": (
+        (b"private key", _PEM),
+        (b"privatekey", r"(?m)^PrivateKey\s*=\s*[A-Za-z0-9+/]{42,43}="),  # WireGuard
+        (b"putty-user-key-file", "PuTTY-User-Key-File"),
+        (b"client-key-data", _assigned("client-key-data", 8)),
+        (b"accountkey=", r"AccountKey[=]([A-Za-z0-9+/]{20,})"),
+        (b"accesskey=", r"SharedAccessKey[=]([A-Za-z0-9+/]{20,})"),
+    ),
+    b"secret": (
+        (b"", "AGE-SECRET-KEY-1|untrusted comment: [a-z]+ encrypted secret key|,Secret access key"),
+        (b"", _assigned("(?i:client|app|consumer|webhook)[_-]?(?i:secret)", 6)),
+        (b"", _assigned("(?i:secret_?access_?key)", 16)),
+    ),
+    b"token": ((b"", _assigned("(?i:(?:access|refresh|auth)_?token)", 20)),),
+    b"kind: config": ((b"", r"(?s)\A(?=.*\nusers:)" + _assigned(".*(?:token|password)", 6)),),
+    b"cookie file": ((b"", "HTTP Cookie File"),),
+    b"authorization": ((b"", r"(?i)authorization\"?\s*[:=]\s*\"?(?:bearer|basic|token)\s+([\w.=+/-]{12,})"),),
+    b";": ((b"", r"(?i);\s*(?:Password|Pwd)=([^;\s\"'{}<>$%*]{3,})"),),
+    b"@": (
+        (b"://", r"://(?=[^\s/:@]*\d)([\w-]{24,})@"),
+        (b"://", r"://([^\s/:@\"'<>]*):([^\s/@\"'<>]+)@(?!localhost|127\.0\.0\.1|0\.0\.0\.0)"),
+    ),
+}
+_JSON_FORMS: _Forms = {
+    b'secret"': ((b"", r"(?i:\"client_?secret\")\s*:\s*\"([^\"]+)\""),),
+    b"authorized_user": ((b"", r"\"type\"\s*:\s*\"authorized_user\""),),
+    b'"tenant"': ((b"", r"(?s)\A(?=.*\"appId\").*\"password\"\s*:"),),  # of a service principal
+    b'"auths"': ((b"", _assigned(r"\"auth", 8)),),
+    b'"httponly"': ((b"", r"\"(?:cookies|expirationDate|sameSite|session)\""),),
+    b'"kty"': ((b"", r"\"d\"\s*:\s*\""),),
+}
 _BLANK = codecs.BOM_UTF8.decode("latin-1") + " \r\n\t"
 # Patterns for files that, by their names, may or may not contain secrets
-_ANY_PEM = r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----"
+_ANY_PEM = (b"private key", r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----")
 _NAMED_KEY = re.compile(r".*(?:_rsa|_dsa|_ecdsa|_ed25519|[_-]key|[_-]keypair)")
 # Also for files that count as data
 _READ_BY_ENDING = {
     **dict.fromkeys((".pem", ".key", ".p8", ".priv", ".private", ".asc", ".gpg", ".crt", ".cer"), _ANY_PEM),
-    ".json": r"\"type\"\s*:\s*\"service_account\"",
+    ".json": (b"service_account", r"\"type\"\s*:\s*\"service_account\""),
 }
 _REPOSITORY = r"(?i)_auth(?:Token)?[\"']?\s*[=:]|_password\s*=|AuthToken[\"']?\s*:|://[^\s/:@]+:[^\s/@$]+@"
 _NOTEBOOK = r"(?:\.|\")(?:token|password|hashed_password)\"?\s*[:=]\s*u?[\"'][^\"'<]+"
@@ -230,7 +238,7 @@ def is_secret_file(path: str, size: int, in_private_folder: bool, *, is_data: bo
     if not is_named and (size > most or (is_data and not has_own_form)):
         return False
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        handle = os.open(path, _READ_ONLY)
         try:
             content = os.read(handle, LARGEST_READ)
         finally:
@@ -239,15 +247,24 @@ def is_secret_file(path: str, size: int, in_private_folder: bool, *, is_data: bo
         return False
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # written by PowerShell
         content = content.decode("utf-16", "replace").encode()
-    text, wanted = content.decode("latin-1"), _READ_BY_NAME.get(name) or _READ_BY_ENDING.get(ending)
-    wanted = _ANY_PEM if wanted is None and not ending and _NAMED_KEY.fullmatch(name) else wanted
-    if (wanted is not None and re.search(wanted, text)) or (ending in YAML_ENDINGS and _is_of_innereye(content, text)):
+    text, folded, wanted = content.decode("latin-1"), content.lower(), _READ_BY_ENDING.get(ending)
+    if wanted is None and not ending and _NAMED_KEY.fullmatch(name):
+        wanted = _ANY_PEM
+    if (
+        (name in _READ_BY_NAME and re.search(_READ_BY_NAME[name], text))
+        or (wanted is not None and wanted[0] in folded and re.search(wanted[1], text))
+        or (ending in YAML_ENDINGS and _is_of_innereye(content, text))
+    ):
         return True
-    is_data = not is_named and (is_data or len(content) > LARGEST_SETTINGS)
-    if is_data or content.startswith(b"#!"):  # a script is a source
+    # A script is a source
+    if (not is_named and (is_data or len(content) > LARGEST_SETTINGS)) or content.startswith(b"#!"):
         return False
-    forms = (*_FORMS, *_JSON_FORMS) if text[:100].lstrip(_BLANK)[:1] in "{[" else _FORMS
-    return _has_form(content.lower(), text, forms) or (len(content) <= LARGEST_LIST and has_token(text))
+    is_json = text[:100].lstrip(_BLANK)[:1] in "{["
+    return (
+        _has_form(folded, text, _FORMS)
+        or (is_json and _has_form(folded, text, _JSON_FORMS))
+        or (len(content) <= LARGEST_LIST and has_token(content))
+    )
 
 
 @lru_cache(maxsize=10_000)
@@ -279,8 +296,13 @@ def plain_name(name: str) -> str:
     return _OF_COPIES.sub("", name) or name
 
 
-def _has_form(folded: bytes, text: str, forms: Iterable[tuple[bytes, str]]) -> bool:
-    return any(mark in folded and any(map(_is_real, re.finditer(pattern, text))) for mark, pattern in forms)
+def _has_form(folded: bytes, text: str, groups: _Forms) -> bool:
+    for part, forms in groups.items():
+        if part in folded:
+            for mark, pattern in forms:
+                if mark in folded and any(map(_is_real, re.finditer(pattern, text))):
+                    return True
+    return False
 
 
 def _is_of_innereye(content: bytes, text: str) -> bool:
