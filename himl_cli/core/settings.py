@@ -108,7 +108,8 @@ def trusted_folders(folders: Sequence[Path], owners: Collection[int]) -> set[str
     found: set[str] = set()
     for folder in filter(None, (*folders, home_folder())):
         for path in (folder / name for name in (PRIVATE_FILE, FILE, PYPROJECT)):
-            file = _read(path) if path.is_file() and not why_untrusted(path, owners) else None
+            is_used = path.is_file() and not why_untrusted(path, owners) and not _is_closed(path)
+            file = _read(path) if is_used else None
             for key, setting in (file.section("trust") if file is not None else {}).items():
                 listed = setting.value
                 if key != "folders" or not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
@@ -133,8 +134,9 @@ def find_upward(
 
     Ends at the first folder above the start, or at the first of these files, that belongs neither to this user, nor to
     root, nor to the owner of the start, or that all users can write to, unless `[trust] folders` lists the folder.
-    Logs a warning if it *warns* and omits a file. With *by_folder*, only folders count. Requests one stat for each
-    folder up to the last one with such a file. Raises BadUsage for an invalid `[trust]`.
+    Omits files above the start that only other users may read. Logs a warning if it *warns* and omits a file. With
+    *by_folder*, only folders count. Requests one stat for each folder up to the last one with such a file. Raises
+    BadUsage for an invalid `[trust]`.
     """
     existing = [[path for path in (folder / name for name in names) if os.path.lexists(path)] for folder in folders]
     while existing and not existing[-1]:
@@ -150,6 +152,9 @@ def find_upward(
             problem = "" if by_folder or is_listed else why_untrusted(path, owners)
             if problem and not _is_listed(folder, folders[: number + 1], owners):
                 return _warn(path, path, problem, folder, warns)
+            if number and not by_folder and _is_closed(path):
+                _warn(path, path, f"only {owner_name(path.stat().st_uid)} may read it", folder, warns)
+                continue
             yield path
 
 
@@ -177,6 +182,12 @@ def why_untrusted(path: Path, owners: Collection[int]) -> str:
 def is_other_users(path: Path) -> bool:
     """Whether *path* belongs to another user, and this one cannot write to it. Never on Windows."""
     return sys.platform != "win32" and path.stat().st_uid != os.geteuid() and not may_write(path)
+
+
+def _is_closed(path: Path) -> bool:
+    """Whether this is a file of another user that this one may not read, and so could not mend."""
+    is_closed = path.is_file() and not os.access(path, os.R_OK)
+    return is_closed and sys.platform != "win32" and path.stat().st_uid != os.geteuid()
 
 
 def owner_name(number: int) -> str:
@@ -210,6 +221,8 @@ def _warn(key: Path, omitted: Path, problem: str, folder: Path, warns: bool) -> 
     warned.add(key)
     is_own = sys.platform != "win32" and key != folder and os.lstat(key).st_uid == os.geteuid()
     remedy = f"run chmod o-w '{key}'" if is_own else f"list '{folder}' under [trust] folders in ~/himl.toml"
+    if _is_closed(key):
+        remedy = "ask its owner to let you read it"
     log.warning("himl does not use '%s', because %s. To use it, %s.", omitted, problem, remedy)
 
 

@@ -350,3 +350,19 @@ def test_a_workspace_that_this_user_cannot_write_to_stops_no_submit(started_himl
         assert (outcome.code, outcome.stdout) == (0, "trained\n"), outcome.stderr
         assert said.format(project / ".himl", lab / ".himl") in outcome.stderr
         assert (project / ".himl" / "workspace.db").stat().st_uid == ADA
+
+
+def test_settings_above_the_project_that_only_root_may_read_end_no_command(started_himl: Himl, shared: Path) -> None:
+    lab, project = shared / "lab", shared / "lab" / "project"
+    write_files(project, {"train.py": "print('trained')"})
+    os.chown(project, ADA, ADA)
+    closed = [lab / name for name in ("himl.toml", "himl.private.toml", "config.json", "most_recent_run.txt")]
+    for path in closed:
+        path.touch(mode=0o600)
+    for words, printed in (("submit", "train.py"), "trained\n"), (("runs", "list", "-q"), "train_"):
+        outcome = started_himl(*words, cwd=project, prefix=as_user(ADA, shared))
+        assert (outcome.code, outcome.stdout.startswith(printed)) == (0, True), outcome.stderr
+        said = [line for line in outcome.stderr.splitlines() if "because only user 'root' may read it" in line]
+        assert 0 < len(said) == len(set(said)), outcome.stderr
+    own = started_himl("submit", "train.py", cwd=lab, prefix=as_user(ADA, shared))
+    assert (own.code, "Cannot read" in own.stderr) == (2, True), "in the project itself, its settings count"

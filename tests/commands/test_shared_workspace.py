@@ -6,7 +6,8 @@ import os
 import stat
 from pathlib import Path
 
-from tests.support.running import Himl, until, write_files
+from tests.support.running import PROGRAM, Himl, until, write_files
+from tests.support.tensorboard import serving
 from tests.support.users import ADA, BOB, EVE, LAB, as_user
 
 SCRIPT = """
@@ -42,6 +43,14 @@ def test_members_of_a_group_share_a_workspace_and_readers_leave_nothing(started_
     assert first in himl(bob, "runs", "list")
     running = himl(ada, "submit", "train.py", "-q", "--no_wait", "--", "wait")
     until(lambda: "Running" in himl(eve, "runs", "show", running))
+    ui, home = shared / "ui", shared / f"home_{EVE}"
+    ui.mkdir()
+    (ui / "tmp").symlink_to(home)
+    before = sorted(path.name for path in (project / ".himl").iterdir())
+    with serving(Himl(PROGRAM, project), ui, prefix=eve, command=["ui"]) as board:
+        shown = board.ask("ajax-api/2.0/mlflow/runs/get", run_id=first)["run"]
+        assert (shown["info"]["status"], shown["data"]["metrics"][0]["value"]) == ("FAILED", 0.5)
+        assert sorted(path.name for path in (project / ".himl").iterdir()) == before, "a reader's server leaves no files"
     himl(bob, "runs", "cancel", running)
     until(lambda: "Canceled" in himl(eve, "runs", "show", running))
     himl(bob, "runs", "tag", first, "reviewed=yes")
