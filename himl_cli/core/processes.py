@@ -227,13 +227,11 @@ class LocalRank(NamedTuple):
 
 
 def boot_id() -> str:
-    """An identifier of this start of the machine. Containers share it. Without one, the machine's name."""
+    """An identifier of this start of the machine, which containers share. Empty where the system has none."""
     try:
         return (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
-        import platform  # imported late, since it delays every job's start by a millisecond
-
-        return platform.node()
+        return ""
 
 
 def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
@@ -249,7 +247,12 @@ def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
             process, _, began = found
         ancestors.add(found[0])
         found = _find_process(found[1])
-    launcher = f"{boot_id()} {found[0] if found is not None else ''}"
+    machine = boot_id()
+    if not machine:
+        import platform  # imported late, since it delays every job's start by a millisecond
+
+        machine = platform.node()
+    launcher = f"{machine} {found[0] if found is not None else ''}"
     variables = tuple(f"{name}={environment[name]}" for name in LAUNCH_VARIABLES if name in environment)
     return LocalRank(rank, variable, launcher, variables, began, process, frozenset(ancestors))
 

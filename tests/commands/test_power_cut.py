@@ -77,7 +77,7 @@ def test_power_cut_leaves_no_file_without_its_content(tmp_path: Path, require_pr
     with image.open("wb") as file:
         file.truncate(64 << 20)
     os.system(f"{require_program('mkfs.ext4')} -q -F {image}")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(disk / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # on another disk, whose flushes say nothing of this one
     done, ended = 0, threading.Event()
     project = disk / "project"
     code = {f"lib/{number}.py": f"VALUE = {number}\n".encode() * 40 for number in range(30)} | {"train.py": SCRIPT.encode()}

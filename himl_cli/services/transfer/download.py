@@ -156,7 +156,9 @@ class _Download:
                         self._give_up(file)
                 self._settle(wait=True)
                 if not self._again:
-                    return
+                    break
+            if self._plan.stats.files:  # the names of the last group
+                self._flush([])
         finally:
             with suppress(DiskFailed):  # the first error is reported
                 self._land_checked()
@@ -251,11 +253,7 @@ class _Download:
         files, self._checked, self._landed = self._checked, [], time.monotonic()
         if not files:
             return
-        folder = self._plan.request.folder
-        try:
-            flush(folder, [file.part for file in files])
-        except OSError as err:
-            raise disk_error(err, f"Cannot write to '{folder}'") from err
+        self._flush(files)
         for file in files:
             try:
                 self._land(file)
@@ -264,6 +262,14 @@ class _Download:
                 self._give_up(file)
             else:
                 del self._active[file.planned.blob.name]
+
+    def _flush(self, files: Sequence[PartialFile]) -> None:
+        """Write *files*, and on Linux all names, to the disk. Raises DiskFailed."""
+        folder = self._plan.request.folder
+        try:
+            flush(folder, [file.part for file in files])
+        except OSError as err:
+            raise disk_error(err, f"Cannot write to '{folder}'") from err
 
     def _land(self, file: PartialFile) -> None:
         planned, stats, md5 = file.planned, self._plan.stats, file.md5()
@@ -451,7 +457,7 @@ class PartialFile:
         if not self._is_resumable or not self._state.is_kept:
             self.discard()
             return
-        if self._comes_in_pieces and self._descriptor >= 0:
+        if self._descriptor >= 0:
             with suppress(OSError):  # without a record, they are requested again
                 os.fsync(self._descriptor)
                 self._record(self._positions.items(), is_on_disk=True)

@@ -132,18 +132,18 @@ class TransferState:
     def begin_part(self, target: str, blob: str) -> None:
         """Record an empty partial file of *target* for the blob *blob*."""
         self.forget_part(target)
-        self.add_range(target, blob, 0, 0, is_on_disk=True)
+        self.add_range(target, blob, 0, 0, is_on_disk=False)
 
     def forget_part(self, target: str) -> None:
         self._write("DELETE FROM ranges WHERE target = ?", [(_key(target),)])
 
     def add_range(self, target: str, blob: str, start: int, stop: int, *, is_on_disk: bool) -> None:
-        """Record a range of *blob* in the partial file of *target*, only for this start of the machine unless
-        *is_on_disk*."""
-        self._write(
-            "INSERT OR REPLACE INTO ranges (target, start, stop, blob) VALUES (?,?,?,?)",
-            [(_key(target), start, stop, _key(blob if is_on_disk else f"{blob}\n{boot_id()}"))],
-        )
+        """Record a range of *blob* in the partial file of *target*. Unless it *is_on_disk*, only for this start of the
+        machine, and not at all where starts cannot be told apart."""
+        boot = "" if is_on_disk else boot_id()
+        row = _key(target), start, stop, _key(f"{blob}\n{boot}" if boot else blob)
+        if is_on_disk or boot:
+            self._write("INSERT OR REPLACE INTO ranges (target, start, stop, blob) VALUES (?,?,?,?)", [row])
 
     def ranges(self, target: str, blob: str) -> list[tuple[int, int]]:
         """Sorted ranges of this exact *blob* in the partial file of *target*. Empty if that was begun for another

@@ -31,6 +31,7 @@ from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.services.transfer.ranks import IDLE_SECONDS, rank_zero_only
 from himl_cli.services.transfer.state import KEPT_DAYS
 from himl_cli.workspaces.azure.storage.blob_upload import BLOCK, BlockReader, MemoryBudget
+from tests.conftest import lacking
 from tests.services.transfer.stores import MemoryStore, bodies, files_in, let_through, numbers, pattern, rewrite_unnoticeably, stop_at
 from tests.support.folders import SmallDisk, meetings, state_of
 from tests.support.running import write_files
@@ -85,6 +86,37 @@ def test_killed_download_is_resumed_and_verified_by_content(tmp_path: Path) -> N
     assert files_in(tmp_path) == {**store.bodies, "outputs/00003.bin": victim.read_bytes()}
     assert store.moved <= PIECE + 4 + sum(map(len, missing.values())), "only what is missing of the large file, and the last one"
     assert download(store, DownloadRequest(tmp_path)).differing == ("outputs/00003.bin",)
+
+
+# The file with the id of this start of the machine, and what takes its place: that of another start, or no file
+OTHER_STARTS = ('mount --bind "$0" /proc/sys/kernel/random/boot_id', "mount -t tmpfs none /proc/sys/kernel/random")
+
+
+def test_after_a_restart_only_ranges_that_were_flushed_count(tmp_path: Path) -> None:
+    source = """
+    from himl_cli.services.transfer.state import TransferState
+    with TransferState(folder, print) as state:
+        if sys.argv[2] == "write":
+            state.begin_part("model", "blob")
+            state.add_range("model", "blob", 0, 20, is_on_disk=True)
+            state.add_range("model", "blob", 20, 30, is_on_disk=False)
+        print(state.ranges("model", "blob"))
+    """
+    other = tmp_path / "boot_id"
+    other.write_text("another")
+
+    def ranges(action: str, start: str = "") -> str:
+        prefix = ["unshare", "-m", "sh", "-c", f'{start} && exec "$@"', str(other)] if start else []
+        done = subprocess.run([*prefix, *script(source), str(tmp_path), action], cwd=ROOT, capture_output=True, text=True)
+        if start and done.returncode and "mount" in done.stderr:
+            lacking("root, for another start of the machine")
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    assert ranges("write") == ranges("read") == "[(0, 20), (20, 30)]"
+    for start in OTHER_STARTS:
+        assert ranges("read", start) == "[(0, 20)]"
+    assert ranges("write", OTHER_STARTS[1]) == "[(0, 20)]", "a system that cannot tell starts apart"
 
 
 def test_another_himl_in_the_same_folder_is_waited_for(tmp_path: Path) -> None:
