@@ -139,7 +139,7 @@ class TransferState:
 
     def add_range(self, target: str, blob: str, start: int, stop: int, *, is_on_disk: bool) -> None:
         """Record a range of *blob* in the partial file of *target*. Unless it *is_on_disk*, only for this start of the
-        machine, and not at all where starts cannot be told apart."""
+        machine, and not at all where himl cannot distinguish those."""
         boot = "" if is_on_disk else boot_id()
         row = _key(target), start, stop, _key(f"{blob}\n{boot}" if boot else blob)
         if is_on_disk or boot:
