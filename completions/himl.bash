@@ -19,6 +19,8 @@ _himl_table() {
             +--set=
             --cluster=choice:local
             +--sbatch=
+            +--after=runs
+            --grace=
             --retries=
             --record_in=choice:local,azure
             --in_place

@@ -66,6 +66,8 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--set=' 'Change KEY in a job\'s YAML, such as inputs.lr=0.1' \
                 '--cluster=choice:local' 'Azure ML compute, slurm:PARTITION or local' \
                 '+--sbatch=' 'Option of sbatch on Slurm, such as gres=gpu:2' \
+                '+--after=runs' 'Start the Slurm job once this one\'s run has completed' \
+                '--grace=' 'Time from SIGTERM to the limit of a Slurm job (default: 1m)' \
                 '--retries=' 'Restart a failed local or Slurm job up to N times' \
                 '--record_in=choice:local,azure' 'Workspace for a local job: local or azure' \
                 '--in_place' 'Run locally without a snapshot, for debugging' \

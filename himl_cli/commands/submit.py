@@ -37,6 +37,8 @@ OPTIONS: Mapping[str, Option] = {
     "set": option("Change KEY in a job's YAML, such as inputs.lr=0.1.", "K=V", many=True, parse=parse_pairs),
     "cluster": option("Azure ML compute, slurm:PARTITION or local.", "NAME", panel="Compute"),
     "sbatch": option("Option of sbatch on Slurm, such as gres=gpu:2.", "K=V", many=True),
+    "after": option("Start the Slurm job once this one's run has completed.", "RUN", many=True),
+    "grace": option("Time from SIGTERM to the limit of a Slurm job (default: 1m).", "TIME"),
     "retries": option("Restart a failed local or Slurm job up to N times.", "N", 0),
     "record_in": option("Workspace for a local job: local or azure.", "WHERE"),
     "in_place": option("Run locally without a snapshot, for debugging.", default=False),
@@ -245,7 +247,7 @@ def submit(
         from himl_cli.commands import submit_job
 
         flags = (options.create_cluster, options.wait, options.follow, options.dry_run)
-        call = submit_job.Submission(workspace_opts, output_opts, request, sources, *flags)
+        call = submit_job.Submission(workspace_opts, output_opts, request, sources, *flags).after_runs()
         if options.resume is not None:
             return submit_job.resume(call, options.resume, takes_new_code=options.new_code)
         call.check_typed("new_code", "--resume RUN")

@@ -21,7 +21,7 @@ from himl_cli.core.jobs import HERE, MANY, JobSpec, Webhook, is_job_file
 from himl_cli.core.logged import RunResults, SweepView
 from himl_cli.core.processes import interruptions, unbuffered_terminal
 from himl_cli.core.redaction import is_address, shown
-from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run, queued_in
+from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run, RunSelection, queued_in
 from himl_cli.core.text import non_blank
 from himl_cli.render.output import ReaderGone
 from himl_cli.render.progress import observing
@@ -47,7 +47,7 @@ from himl_cli.services.runs.logs import (
     wait_for_run,
     watching,
 )
-from himl_cli.services.runs.lookup import children_of, parse_reference
+from himl_cli.services.runs.lookup import children_of, find_runs, parse_reference
 from himl_cli.services.submission.data import bring_inputs
 from himl_cli.services.submission.prepare import (
     OF_RECORD,
@@ -126,6 +126,18 @@ class Submission(NamedTuple):
         if self.request.is_typed("notify"):
             raise BadUsage(f"--notify: {problem}.", hint="Add --wait.")
         self.output_opts.output().notice(f"Ignored: notify, since {problem}. To wait, add --wait.")
+
+    def after_runs(self) -> Submission:
+        """The call with the runs of --after as an option of sbatch. Raises RunNotFound, BadUsage."""
+        request = self.request
+        if not request.after or (request.queue is None and not is_job_file(request.target)):
+            return self
+        from himl_cli.services.submission.engine_options import after_jobs
+
+        with self.open(For.runs) as session:
+            selection = RunSelection(runs=tuple(request.after), is_exact=True)
+            runs = find_runs(session.workspace, selection, cwd=request.cwd)
+        return self._replace(request=replace(request, sbatch=after_jobs(request.sbatch, runs)))
 
     def check_typed(self, name: str, needed: str) -> None:
         """Raise BadUsage if the option *name* was typed, which has no effect without *needed*."""

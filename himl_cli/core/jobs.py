@@ -456,13 +456,15 @@ class EngineSpec:
     """How the engine *name* runs a job, from the settings in `[NAME.PLACE]` and the command line.
 
     `options` are the engine's, on Slurm those of sbatch by their long names without dashes, with None for one without
-    a value. `setup` are lines of the batch script before the job, `run_with` words before its command.
+    a value. `setup` are lines of the batch script before the job, `run_with` words before its command. The engine sends
+    SIGTERM `grace` seconds before it ends the job.
     """
 
     name: str
     options: Mapping[str, str | None] = field(default_factory=dict)
     setup: Sequence[str] = ()
     run_with: str = ""
+    grace: float = 60.0
 
 
 @dataclass(frozen=True)

@@ -121,8 +121,12 @@ def test_a_running_run_is_canceled_here_or_in_slurm(himl: Himl, slurm: Slurm, se
         (["--cluster", "slurm:short", "--sbatch", "time=60"], "error: Slurm refused the job: Requested time limit is invalid (missing or exceeds some limit)."),
         (["--cluster", "slurm:gpu", "--sbatch", "gres=gpu:2"], "error: Slurm refused the job: Invalid generic resource (gres) specification."),
         (["--cluster", "slurm:gpu", "--sbatch", "grse=gpu:2"], "error: --sbatch grse: sbatch has no option --grse.\nhint: Did you mean gres?"),
-        (["--cluster", "slurm:gpu", "--sbatch", "array=0-3"], "error: --sbatch 'array=0-3' is not allowed, because himl sets --array.\nhint: Omit it."),
-        (["--cluster", "slurm:gpu", "--sbatch", "wait"], "error: --sbatch 'wait' is an option of himl.\nhint: Use: himl submit --wait"),
+        (["--cluster", "slurm:gpu", "--sbatch", "array=0-3"], "error: --sbatch 'array=0-3' is not allowed, because himl sets --array.\nhint: Use --sweep, "),
+        (["--cluster", "slurm:gpu", "--sbatch", "nodes=2"], "error: --sbatch 'nodes=2' is not allowed, because himl sets --nodes.\nhint: Use --num_nodes of"),
+        (["--cluster", "slurm:gpu", "--sbatch", "outp=x"], "error: --sbatch 'outp=x' is not allowed, because himl sets --output.\nhint: Omit it."),
+        (["--cluster", "slurm:gpu", "--sbatch", "signal=@"], "error: --sbatch signal=@ is not a signal.\nhint: Write NAME@SECONDS"),
+        (["--after", "latest"], "error: --after applies to Slurm jobs only.\nhint: Add --cluster slurm:NAME"),
+        (["--cluster", "slurm:gpu", "--sbatch", "wait"], "error: --sbatch 'wait' is not allowed, because himl sets --wait.\nhint: Use --wait of"),
         (["--sbatch", "mem=1G"], "error: --sbatch applies to Slurm jobs only.\nhint: Add --cluster slurm:NAME"),
     ],
 )
@@ -133,6 +137,50 @@ def test_what_slurm_refuses_is_not_recorded(himl: Himl, project: Path, send: Cal
         assert message in done.stderr
     folder = project / ".himl"
     assert not folder.exists() or (himl("runs", "list", "-q").stdout, os.listdir(folder / "runs"), os.listdir(folder / "starting")) == ("", [], [])
+
+
+def test_signals_reach_the_script_and_the_reason_is_true(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    script = """
+import signal, sys, time
+def save(number, frame):
+    print(signal.Signals(number).name, flush=True)
+    if number == signal.SIGTERM or 'usr' in sys.argv:
+        time.sleep(float(sys.argv[1]))
+        sys.exit(0)
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, save)
+print('ready', flush=True)
+time.sleep(600)
+"""
+    write_files(project, {"save.py": script.encode()})
+    limited = send("save.py", "--grace", "4m", "--sbatch", "time=5", "--", "6")
+    at_once = send("save.py", "--grace", "1s", "--", "0")
+    by_script = send("save.py", "--sbatch", "signal=USR1@300", "--sbatch", "hint=nomultithread", "--sbatch", "export=NIL", "--", "0", "usr")
+    assert "B:USR1@300" in himl("submit", "save.py", "--cluster", "slurm:gpu", "--dry_run", "--sbatch", "signal=SIGUSR1@300").stdout
+    signals = {limited: ["USR1", "TERM"], at_once: ["TERM"], by_script: ["USR1"]}
+    for run_id, names in signals.items():
+        until(lambda run_id=run_id: "ready" in himl("runs", "logs", run_id).stdout, "it runs")  # type: ignore[misc]
+        for name in names:
+            slurm("scancel", "--batch", f"--signal={name}", job_of(shown(himl, run_id)))
+            until(lambda run_id=run_id, name=name: name in himl("runs", "logs", run_id).stdout, f"{name} arrives")  # type: ignore[misc]
+    found = {run_id: (ended(himl, run_id)["status"], shown(himl, run_id)["reason"], shown(himl, run_id)["exit_code"]) for run_id in signals}
+    assert found[limited] == ("Failed", "it reached Slurm's time limit (00:05:00, less 240 s to save)", 0)
+    assert found[at_once] == ("Failed", "its supervisor received SIGTERM, as at a shutdown of the machine", 0)
+    assert found[by_script] == ("Completed", "", 0)
+
+
+def test_a_run_starts_after_others(himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
+    done, going, many = send("hello.py"), send("sleep.py", "--", "600"), send("sleep.py", "--crossval", "2", "--", "0")
+    last = send("hello.py", "--after", going, "--after", many, "--sbatch", f"dependency=after:{job_of(shown(himl, done))}")
+    waiting = slurm("scontrol", "show", "job", job_of(shown(himl, last)))
+    assert f"afterok:{job_of(shown(himl, going))}(unfulfilled)" in waiting
+    assert shown(himl, last)["reason"] == "Dependency"
+    assert ended(himl, done)["status"] == "Completed"
+    assert ended(himl, send("hello.py", "--after", done))["status"] == "Completed"
+    assert himl("runs", "cancel", going).code == 0
+    assert (ended(himl, last)["status"], shown(himl, last)["reason"]) == ("Canceled", "a job before it did not complete")
+    refused = himl("submit", "hello.py", "--cluster", "slurm:gpu", "--after", going)
+    assert (refused.code, f"--after {going}: the run is canceled, so the job would never start." in refused.stderr) == (2, True), refused.stderr
 
 
 def test_a_failed_job_is_started_again_as_often_as_asked(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
@@ -317,7 +365,7 @@ def test_steps_of_a_pipeline_wait_for_each_other(himl: Himl, project: Path, slur
     assert run["status"] == "Failed"
     assert run["reason"].startswith("step 'second' (step2) failed"), run
     assert [shown(himl, f"{run_id}_step{number}")["status"] for number in (1, 2, 3)] == ["Completed", "Failed", "Canceled"]
-    assert shown(himl, f"{run_id}_step3")["reason"] == "a step before it did not complete"
+    assert shown(himl, f"{run_id}_step3")["reason"] == "a job before it did not complete"
 
 
 def test_ranks_of_two_nodes_meet_and_log(himl: Himl, project: Path, send: Callable[..., str]) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,20 +13,33 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import EngineSpec
+from himl_cli.core.runs import Run, RunStatus, queued_in
 from himl_cli.core.settings import Setting, section_settings
 
 SECTION = "slurm"
 KEYS = ("partition", "sbatch", "setup", "run_with")
-# Options of sbatch that himl sets
-OWN = ("array", "chdir", "dependency", "error", "export", "input", "job-name", "ntasks", "output", "parsable", "wrap")
-INSTEAD = {"wait": "himl submit --wait", "test-only": "himl submit --dry_run"}
+# Options of sbatch that himl sets, each with an option of himl for the same, if there is one
+OWN = {
+    **dict.fromkeys(
+        ("chdir", "error", "help", "input", "job-name", "output", "parsable", "usage", "version", "wrap"), ""
+    ),
+    "array": "--sweep, --crossval or --different_seeds",
+    "nodes": "--num_nodes",
+    "ntasks": "--num_nodes and --processes_per_node",
+    "ntasks-per-node": "--processes_per_node",
+    "test-only": "--dry_run",
+    "wait": "--wait",
+}
+GRACE = EngineSpec("").grace
 
 
-def engine_spec(engine: str, name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0) -> EngineSpec:
+def engine_spec(
+    engine: str, name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0, grace: float | None = None
+) -> EngineSpec:
     """The options for `--cluster ENGINE:NAME`, as `slurm_spec`. Those of engines from other packages are the keys of
     the table besides `setup` and `run_with`, as texts, and `place`, which is *name*."""
     if engine == SECTION:
-        return slurm_spec(name, cwd, typed, seconds)
+        return slurm_spec(name, cwd, typed, seconds, grace)
     setting = section_settings(cwd, engine).get(name)
     table = setting.value if setting is not None else {}
     if setting is not None and not isinstance(table, Mapping):
@@ -39,24 +50,33 @@ def engine_spec(engine: str, name: str, cwd: Path, typed: Sequence[str] = (), se
     return EngineSpec(engine, {"place": name, **options}, lines, str(table.get("run_with", "")))
 
 
-def slurm_spec(name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0) -> EngineSpec:
+def slurm_spec(
+    name: str, cwd: Path, typed: Sequence[str] = (), seconds: float = 0.0, grace: float | None = None
+) -> EngineSpec:
     """The Slurm options for `--cluster slurm:NAME`: those of the settings table of that name in the folder *cwd*, if
     there is one, and the partition of that name unless the table has another one.
 
     Options that were *typed* (`--sbatch`) override both. The job's limit of *seconds* (0 for none) is the default time
-    limit. Raises BadUsage for options that sbatch would reject.
+    limit. It receives SIGTERM *grace* seconds before its limit. Raises BadUsage for options that himl sets. sbatch
+    itself rejects others.
     """
     tables = section_settings(cwd, SECTION)
     table = {"partition": name} | (_table(tables[name]) if name in tables else {})
     options: dict[str, str | None] = {"partition": table["partition"]} if table.get("partition") else {}
     of_table = _options(table.get("sbatch", ()), f"[{SECTION}.{name}] sbatch")
     options |= of_table | _options(typed, "--sbatch")
-    _check_known(options)
     if seconds and "time" not in options:
         minutes = math.ceil(seconds / 60)
         # Slurm counts in minutes, so a short job gets a margin in which himl ends it first
         options["time"] = str(minutes if minutes > 10 else minutes + 2)
-    return EngineSpec(SECTION, options, table.get("setup", ()), table.get("run_with", ""))
+    if grace is not None:
+        if "signal" in options:
+            raise BadUsage(
+                f"--grace and --sbatch signal={options['signal']} cannot be combined.", hint="Omit one of them."
+            )
+        options["signal"] = f"TERM@{grace:.0f}"
+    grace = _set_signal(options)
+    return EngineSpec(SECTION, options, table.get("setup", ()), table.get("run_with", ""), grace)
 
 
 def _table(setting: Setting) -> dict[str, Any]:
@@ -90,27 +110,49 @@ def _options(given: Sequence[str], where: str) -> dict[str, str | None]:
         key = key.strip().lstrip("-").replace("_", "-")
         if not re.fullmatch(r"[a-z][a-z0-9-]+", key) or "\n" in value:
             raise BadUsage(f"{where} '{text}' is not an option of sbatch.", hint="Write KEY=VALUE, as in gres=gpu:2")
-        if key in OWN:
-            raise BadUsage(f"{where} '{text}' is not allowed, because himl sets --{key}.", hint="Omit it.")
-        if key in INSTEAD:
-            raise BadUsage(f"{where} '{text}' is an option of himl.", hint=f"Use: {INSTEAD[key]}")
+        if (
+            own := key if key in OWN else next((each for each in OWN if each.startswith(key)), "")
+        ):  # sbatch completes it
+            hint = f"Use {OWN[own]} of himl submit." if OWN[own] else "Omit it."
+            raise BadUsage(f"{where} '{text}' is not allowed, because himl sets --{own}.", hint=hint)
         found[key] = value.strip() if has_value else None
     return found
 
 
-def _check_known(options: Mapping[str, str | None]) -> None:
-    """Raise BadUsage for an option that `sbatch --help` does not list. Without a local sbatch, accept all."""
-    if not options:
-        return
-    text = ""
-    with suppress(OSError, subprocess.SubprocessError):
-        text = subprocess.run(["sbatch", "--help"], capture_output=True, text=True, timeout=10).stdout
-    known = re.findall(r"--([a-z][a-z0-9-]+)", text)
-    for key in options:
-        if known and key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else "See: sbatch --help"
-            raise BadUsage(f"--sbatch {key}: sbatch has no option --{key}.", hint=hint)
+def _set_signal(options: dict[str, str | None]) -> float:
+    """Send the `signal` of *options* to the supervisor, which passes it on to the script, and return the seconds
+    between SIGTERM and the time limit, 0 for another signal."""
+    given = options.get("signal") or f"TERM@{GRACE:.0f}"
+    found = re.fullmatch(r"(?:([BR]{1,2}):)?(?:SIG)?(\w+)(?:@(\d+))?", given.strip(), re.IGNORECASE)
+    if found is None:
+        raise BadUsage(f"--sbatch signal={given} is not a signal.", hint="Write NAME@SECONDS, as in signal=USR1@300")
+    flags, name, lead = (found[1] or "").upper().replace("B", ""), found[2].upper(), found[3] or f"{GRACE:.0f}"
+    options["signal"] = f"{flags}B:{name}@{lead}"
+    return float(lead) if name in ("TERM", "15") else 0.0
+
+
+def after_jobs(given: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """The options of sbatch *given*, and those with which a job starts once *runs* have completed. Raises BadUsage for
+    a run without a job in Slurm, and for one that has not completed."""
+    numbers = list[str]()
+    for run in runs:
+        engine, handle = queued_in(run.tags) or ("", "")
+        if engine != SECTION or (not handle and not run.status.is_final):
+            raise BadUsage(f"--after {run.id}: the run has no job in Slurm.", hint=f"See: himl runs show {run.id}")
+        if run.status.is_final and run.status is not RunStatus.completed:
+            hint = f"Resume it first: himl submit --resume {run.id}"
+            status = run.status.value.lower()
+            raise BadUsage(f"--after {run.id}: the run is {status}, so the job would never start.", hint=hint)
+        if not run.status.is_final:
+            numbers += [re.split(r"[;\[]", part)[0] for part in handle.split(",")]
+    if not numbers:
+        return [*given]
+    own = [text for text in given if not text.strip().lstrip("-").startswith("dependency=")]
+    others = [text.partition("=")[2].strip() for text in given if text not in own]
+    if any("?" in text for text in others):
+        raise BadUsage(f"--after cannot be combined with --sbatch dependency={others[0]}.", hint="Omit one of them.")
+    conditions = ",".join([*others, f"afterok:{':'.join(numbers)}"])
+    return [*own, f"dependency={conditions}", "kill-on-invalid-dep=yes"]
 
 
 def settings_text(partitions: Sequence[tuple[str, str, str]]) -> str:

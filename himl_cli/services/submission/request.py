@@ -104,6 +104,8 @@ class SubmitRequest(JobOptions):
     command: str | None = option()
     set_values: Mapping[str, str] = option(dict, files="yaml")
     cluster: str | None = option(files="pipeline yaml")
+    after: Sequence[str] = option((), engines="slurm", files="pipeline yaml_local")
+    grace: str | None = option(engines="slurm", files="pipeline yaml_local")
     sbatch: Sequence[str] = option((), engines="slurm", files="pipeline yaml_local")
     record_in: str | None = option(engines=THIS_MACHINE, choices=(HERE, "azure"))
     python: str | None = option(engines=LOCAL, files="pipeline yaml_local")
@@ -457,7 +459,8 @@ def job_of_options(
     if request.queue is not None:
         from himl_cli.services.submission.engine_options import engine_spec
 
-        engine = engine_spec(*request.queue, request.cwd, request.sbatch, seconds or 0)
+        grace = parse_duration(request.grace, "--grace") if request.grace else None
+        engine = engine_spec(*request.queue, request.cwd, request.sbatch, seconds or 0, grace)
     spec = JobSpec(
         experiment,
         Entry(EntryKind.script, ""),

@@ -17,6 +17,7 @@ from typing import Any
 # The end of a rank's process: the rank, a shell's exit code (128 + the signal's number, 127 if the start failed), the
 # reason of the failure
 RankEnd = tuple[int, int, str]
+Ends = queue.SimpleQueue[RankEnd | None]  # None wakes the reader only
 
 SHIM = (sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")))
 
@@ -31,7 +32,7 @@ class Rank:
 
     name = "0"
 
-    def __init__(self, number: int, stdin: str, log: Path, ends: queue.Queue[RankEnd]) -> None:
+    def __init__(self, number: int, stdin: str, log: Path, ends: Ends) -> None:
         self._number = number
         self._stdin, self._log = stdin, log
         self._ends = ends

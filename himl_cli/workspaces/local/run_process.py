@@ -28,6 +28,8 @@ from himl_cli.workspaces.local.run_folder import END, RunFolder, explain_disk_er
 from himl_cli.workspaces.local.run_store import Database, EndOfJob, RunStore, now_ms
 from himl_cli.workspaces.local.staging import Stopped
 
+# Signals that a script may get from its engine
+PASSED = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 CANCELED = "canceled"
 TERMINATED = "its supervisor received SIGTERM, as at a shutdown of the machine"
 # Reasons to refuse a run: another process runs it, it is completed, it cannot be recorded
@@ -52,6 +54,8 @@ def read_request() -> str:
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for name in PASSED:  # until the script has started
+        signal.signal(name, lambda number, frame: None)
     text = sys.stdin.read()
     sys.stdin.close()
     return text
@@ -151,10 +155,7 @@ class RunProcess(ABC):
             return None
         report("recorded")
 
-        def note_termination(number: int, frame: object) -> None:
-            self._terminated = True
-
-        signal.signal(signal.SIGTERM, note_termination)
+        signal.signal(signal.SIGTERM, self.note_signal)
         if (outcome := self.outcome_to_record(store, self._outcome(store))) is not None:
             self._record_end(store, outcome)
             self.after_the_end(store)
@@ -167,6 +168,9 @@ class RunProcess(ABC):
             except Exception:  # a failed notification does not change the status
                 traceback.print_exc()
         return None if outcome is None else outcome.status
+
+    def note_signal(self, number: int, frame: object) -> None:
+        self._terminated = True
 
     def is_stopped(self) -> bool:
         return self._terminated or self.is_canceled()

@@ -25,7 +25,7 @@ from himl_cli.core.jobs import Entry, JobSpec, Snapshot
 from himl_cli.core.runs import TRY, Run, RunStatus, new_run_id
 from himl_cli.core.text import named
 from himl_cli.workspaces.local.editables import with_snapshot_first
-from himl_cli.workspaces.local.engines import engine_of
+from himl_cli.workspaces.local.engines import engine_named, engine_of
 from himl_cli.workspaces.local.engines.base import PROBE
 from himl_cli.workspaces.local.launch_request import (
     TRY_VARIABLE,
@@ -36,9 +36,17 @@ from himl_cli.workspaces.local.launch_request import (
     rank_environments,
     request_from_json,
 )
-from himl_cli.workspaces.local.ranks import Rank, RankEnd
+from himl_cli.workspaces.local.ranks import Ends, Rank, RankEnd
 from himl_cli.workspaces.local.run_folder import RunFolder
-from himl_cli.workspaces.local.run_process import CANCELED, TERMINATED, Outcome, RunProcess, read_request, report
+from himl_cli.workspaces.local.run_process import (
+    CANCELED,
+    PASSED,
+    TERMINATED,
+    Outcome,
+    RunProcess,
+    read_request,
+    report,
+)
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
@@ -46,6 +54,7 @@ from himl_cli.workspaces.local.system_metrics import ENABLED, memory_of_cgroup, 
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 POLL_SECONDS = 0.1
+POLL_SECONDS_OF_ENGINE = 1.0  # the workspace is on a file system that many jobs share
 REQUEUE_SECONDS = 60.0  # until an engine terminates a requeued job
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # before the second local attempt, and at most; each is twice the last
 WHOLE_SECONDS = 30.0  # for another process to record the end of the parent run after its last child
@@ -53,6 +62,7 @@ WHOLE_SECONDS = 30.0  # for another process to record the end of the parent run 
 # SIGKILL after 5 s more
 CANCEL_SIGNALS = ((0.0, "INT"), (10.0, "TERM"), (15.0, "KILL"))
 STOP_SIGNALS = ((0.0, "TERM"), (5.0, "KILL"))
+SECONDS_TO_RECORD = 15.0  # between SIGKILL and the end of an engine's job
 RANK_FAILED = "a rank failed"
 
 
@@ -66,7 +76,8 @@ class Supervisor(RunProcess):
             request.run, request.run_folder, self._files.cwd, request.spec, again=request.again, is_queued=is_queued
         )
         self._request = request
-        self._ends: queue.Queue[RankEnd] = queue.Queue()
+        self._ends: Ends = queue.SimpleQueue()
+        self._signals: list[str] = []  # that the engine sent for the ranks
         self._memory: dict[str, int] = {}  # of the cgroup before the script
         self._ranks = self._new_ranks()  # their shims load while the run is recorded and its files are staged
 
@@ -108,6 +119,8 @@ class Supervisor(RunProcess):
             if spec.engine and spec.parent:
                 store.start_parent(spec.parent)
             self._start_ranks(environment)
+            for number in PASSED if spec.engine else ():
+                signal.signal(number, self.note_signal)
             report("started")
             tracking.serve()
             is_sampled = not spec.no_system_metrics and ENABLED not in env
@@ -140,20 +153,17 @@ class Supervisor(RunProcess):
     def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
         """Restart a failed job up to its number of retries. An engine with a queue restarts it itself, and gives the
         reason of a termination at the latest once the job has ended."""
-        if self._request.spec.engine is None:
+        engine = self._request.spec.engine
+        if engine is None or (job := engine_named(engine.name).own_job()) is None:
             return self._outcome_of_tries(store, outcome)
-        if outcome.status is not RunStatus.failed:
-            return outcome
-        job = engine_of(self._request.spec).own_job()
-        if job is None:
-            return self._outcome_of_tries(store, outcome)
-        if outcome.reason == TERMINATED:
-            reason = job.reason_to_stop()
-            if not reason:
+        is_terminated = outcome.reason == TERMINATED
+        if is_terminated or self._signals:
+            reason = job.reason_to_stop(engine.grace, engine.grace if is_terminated else 0.0)
+            if reason is None:
                 store.end_attempt(self.folder.run_id, outcome.text)
                 return None
-            outcome = replace(outcome, reason=reason)
-        if self._files.retries >= self._request.spec.retries:
+            outcome = replace(outcome, reason=reason or TERMINATED) if is_terminated else outcome
+        if outcome.status is not RunStatus.failed or self._files.retries >= self._request.spec.retries:
             return outcome
         self._files.note_retry()
         store.end_attempt(self.folder.run_id, outcome.text)
@@ -176,10 +186,17 @@ class Supervisor(RunProcess):
             # The first attempt has read what was piped in
             stdin = "" if self._request.stdin.isdigit() else self._request.stdin
             self._request, self._again = replace(self._request, again=True, stdin=stdin), True
-            self._files, self._ends = JobFiles(self._request, self.folder), queue.Queue()
+            self._files, self._ends = JobFiles(self._request, self.folder), queue.SimpleQueue()
             self._ranks = self._new_ranks()
             outcome = self._outcome(store)
         return outcome
+
+    def note_signal(self, number: int, frame: object) -> None:
+        if number == signal.SIGTERM:
+            super().note_signal(number, frame)
+        else:
+            self._signals.append(signal.Signals(number).name.removeprefix("SIG"))
+        self._ends.put(None)
 
     def has_begun(self, store: RunStore) -> bool:
         return bool(self._files.attempt)
@@ -228,17 +245,25 @@ class Supervisor(RunProcess):
     def _watch(self) -> tuple[list[RankEnd], str]:
         """Wait for all ranks, and stop them in steps if there is a reason. Returns their ends, and the reason."""
         ends: list[RankEnd] = []
-        stopping, stop, sent = 0.0, "", 0
+        stopping, stop, sent, passed = 0.0, "", 0, 0
+        poll = POLL_SECONDS_OF_ENGINE if self._request.spec.engine else POLL_SECONDS
         limit = self._request.spec.max_seconds
         deadline = time.monotonic() + limit if limit else None
         try:
             while len(ends) < (self._request.rank_count or 1):
                 with contextlib.suppress(queue.Empty):
-                    ends.append(self._ends.get(timeout=POLL_SECONDS))
+                    ends += filter(None, [self._ends.get(timeout=poll)])
+                for word in self._signals[passed:]:
+                    passed += 1
+                    for rank in self._ranks:
+                        rank.send(word)
                 now = time.monotonic()
                 if not stop:
                     stop, stopping = self._reason_to_stop(ends, deadline), now
                 signals = CANCEL_SIGNALS if stop == CANCELED else STOP_SIGNALS
+                if stop == TERMINATED and self._request.spec.engine:
+                    left = self._request.spec.engine.grace - SECONDS_TO_RECORD
+                    signals = (STOP_SIGNALS[0], (max(STOP_SIGNALS[1][0], left), "KILL"))
                 while stop and sent < len(signals) and now - stopping >= signals[sent][0]:
                     for rank in self._ranks:
                         rank.send(signals[sent][1])

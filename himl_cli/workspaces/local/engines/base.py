@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from queue import Queue
 from typing import Final, Literal, NamedTuple, Protocol
 
 from himl_cli.core.errors import HimlError, ServiceFailed
@@ -18,10 +17,10 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.workspaces import Check
 from himl_cli.workspaces.local.launch_request import LaunchRequest
-from himl_cli.workspaces.local.ranks import Rank, RankEnd
+from himl_cli.workspaces.local.ranks import Ends, Rank
 
 PROBE = "probe.json"  # what the job of `Engine.checks` wrote: its node, the time, whether it sees a lock
-STEP_BEFORE_FAILED = "a step before it did not complete"
+STEP_BEFORE_FAILED = "a job before it did not complete"
 QUEUED: Final = "queued"
 RUNNING: Final = "running"
 ENDED: Final = "ended"
@@ -76,8 +75,9 @@ class NoAnswer(ServiceFailed):
 class OwnJob(Protocol):
     """The job of this process."""
 
-    def reason_to_stop(self) -> str:
-        """The reason for which the engine terminates this process, or '' if it is not known yet."""
+    def reason_to_stop(self, grace: float, wait: float = 0.0) -> str | None:
+        """The reason for which the engine sent SIGTERM to this process, *grace* seconds before the end of a job, None
+        if the engine gives it once the job has ended, '' if there is none within *wait* seconds."""
 
     def requeue(self) -> bool:
         """Make the engine restart the job, which soon ends its processes. Returns whether it does."""
@@ -124,7 +124,7 @@ class Engine(Protocol):
     def checks(self, folder: Path, spec: JobSpec | None) -> Iterator[Check]:
         """The checks of `himl doctor`. With *spec*, submit a short job that checks the workspace in *folder*."""
 
-    def ranks_of_nodes(self, request: LaunchRequest, log: Path, ends: Queue[RankEnd]) -> Rank:
+    def ranks_of_nodes(self, request: LaunchRequest, log: Path, ends: Ends) -> Rank:
         """The processes of a job on several nodes, with the log of the first one. *ends* gets their ends."""
 
     def own_job(self) -> OwnJob | None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
 import re
 import shlex
 import shutil
@@ -23,6 +22,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,7 +47,7 @@ from himl_cli.workspaces.local.engines.base import (
     NoAnswer,
 )
 from himl_cli.workspaces.local.launch_request import LaunchRequest, rank_variables
-from himl_cli.workspaces.local.ranks import SHIM, Rank, RankEnd, end_of
+from himl_cli.workspaces.local.ranks import SHIM, Ends, Rank, end_of
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import chunks
 
@@ -56,7 +56,8 @@ log = logging.getLogger(__name__)
 NAME, LABEL = "slurm", "Slurm"
 
 ASK_SECONDS = 20.0
-WARNING_SECONDS = 60  # between SIGTERM and the time limit
+EARLY_SECONDS = 65.0  # by which Slurm may send a signal before its time
+PAUSE_SECONDS = 5.0  # between queries for the reason of a signal
 LOG = "supervisor.log"
 SQUEUE = ("squeue", "--noheader", "--array", "--format=%i|%T|%r|%e|%j")  # the fields of `Seen`
 # Environment variables of the user's shell: those of the site, which look like those of a job, those for options of
@@ -263,20 +264,22 @@ class OwnJob:
     """The Slurm job with this process as its batch step."""
 
     number: str
-    facts: Mapping[str, str]
 
-    @classmethod
-    def current(cls) -> OwnJob:
-        number = os.environ.get("SLURM_JOB_ID", "")
-        text, _ = output_of(["scontrol", "show", "job", "--oneliner", number])
-        return cls(number, dict(re.findall(r"(\w+)=(\S*)", text or "")))
-
-    def reason_to_stop(self) -> str:
-        """The reason why Slurm terminates this process, or '' if it is not known yet."""
-        ends = _as_ms(self.facts.get("EndTime", ""))
-        is_near = ends is not None and ends / 1000 - time.time() < 2 * WARNING_SECONDS + 5
-        is_running = self.facts.get("JobState") == "RUNNING"
-        return f"{REASONS['TIMEOUT']} ({self.facts.get('TimeLimit')})" if is_near and is_running else ""
+    def reason_to_stop(self, grace: float, wait: float = 0.0) -> str | None:
+        deadline = time.monotonic() + wait
+        while True:
+            text, _ = output_of(["scontrol", "show", "job", "--oneliner", self.number])
+            facts = dict(re.findall(r"(\w+)=(\S*)", text or ""))
+            ends, state = _as_ms(facts.get("EndTime", "")), facts.get("JobState", "RUNNING")
+            if state != "RUNNING":
+                return None
+            if ends is not None and ends / 1000 - time.time() < grace + EARLY_SECONDS:
+                less = f", less {grace:.0f} s to save" if grace else ""
+                return f"{REASONS['TIMEOUT']} ({facts.get('TimeLimit')}{less})"
+            is_preempted = facts.get("PreemptTime", "None") != "None"  # Slurm ends the job after a time of the site
+            if time.monotonic() > deadline and not (is_preempted and wait):
+                return ""
+            time.sleep(PAUSE_SECONDS)
 
     def requeue(self) -> bool:
         """Make Slurm restart the job. It soon ends all processes of the job, often scontrol first."""
@@ -288,10 +291,10 @@ class OwnJob:
 
 
 def own_job() -> OwnJob:
-    return OwnJob.current()
+    return OwnJob(os.environ.get("SLURM_JOB_ID", ""))
 
 
-def ranks_of_nodes(request: LaunchRequest, log: Path, ends: queue.Queue[RankEnd]) -> Rank:
+def ranks_of_nodes(request: LaunchRequest, log: Path, ends: Ends) -> Rank:
     return RanksOfNodes(request, log, ends)
 
 
@@ -301,7 +304,7 @@ class RanksOfNodes(Rank):
 
     name = "$SLURM_PROCID"
 
-    def __init__(self, request: LaunchRequest, log: Path, ends: queue.Queue[RankEnd]) -> None:
+    def __init__(self, request: LaunchRequest, log: Path, ends: Ends) -> None:
         self._request, self._log = request, log
         self._count, self._ends = request.rank_count or 1, ends
         self._count_here, self.parent = request.spec.processes or 1, 0
@@ -310,7 +313,7 @@ class RanksOfNodes(Rank):
     def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, *, tty: bool = False) -> None:
         request, log = self._request, self._log
         options = [f"--ntasks={self._count}", f"--ntasks-per-node={request.spec.processes}", f"--chdir={cwd}"]
-        options += ["--distribution=block", "--wait=0", "--kill-on-bad-exit=0", "--open-mode=append"]
+        options += ["--export=ALL", "--distribution=block", "--wait=0", "--kill-on-bad-exit=0", "--open-mode=append"]
         options += [f"--error={log.parent}/std_log_process_%t.txt".replace("%", "%%").replace("%%t", "%t")]
         if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun ignores it since 22.05
             options.append(f"--cpus-per-task={cpus}")
@@ -450,10 +453,10 @@ def _script(spec: JobSpec, folder: RunFolder, document: str, own: Mapping[str, s
         "open-mode": "append",
         "nodes": str(spec.nodes),
         "ntasks-per-node": str(spec.processes or 1),
-        "signal": f"B:TERM@{WARNING_SECONDS}",
+        "signal": f"B:TERM@{slurm.grace:.0f}",
         **({} if "no-requeue" in slurm.options else {"requeue": None}),
-        **own,
         **slurm.options,
+        **own,
     }
     lines = [f"#SBATCH --{name}{'' if value is None else f'={_quoted(value)}'}" for name, value in options.items()]
     command = shlex.join([sys.executable, "-m", "himl_cli.workspaces.local.supervisor"])
@@ -548,6 +551,11 @@ def _sbatch(script: str, notify: Notify) -> str:
 
 def _refusal(text: str) -> HimlError:
     """The error for the *text* of sbatch."""
+    if unknown := re.search(r"(?:unrecognized|ambiguous) option '--([\w-]+)", text):
+        listed = output_of(["sbatch", "--help"])[0] or ""
+        near = get_close_matches(unknown[1], re.findall(r"--([a-z][a-z0-9-]+)", listed), n=1)
+        hint = f"Did you mean {near[0]}?" if near else "See: sbatch --help"
+        return BadUsage(f"--sbatch {unknown[1]}: sbatch has no option --{unknown[1]}.", hint=hint)
     is_away = re.search(r"unable to contact|connect failure|timed out|communication|configuration source", text, re.I)
     if is_away:
         return ServiceFailed(f"Slurm does not respond: {text}.", hint="Nothing was submitted. Try again later.")
