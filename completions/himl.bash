@@ -235,6 +235,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
+            --force
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -316,6 +317,7 @@ _himl_table() {
             --latest_run_file=files
             --children
             --outputs
+            --force
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet

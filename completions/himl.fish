@@ -262,6 +262,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
+                '--force' 'Also cancel runs that may have ended' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
@@ -331,6 +332,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
                 '--outputs' 'Also delete registered output data on Azure ML' \
+                '--force' 'Also delete runs that may be in progress' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \

@@ -299,9 +299,10 @@ class Run(Recording):
             raise_unless_completed(self.record)
         return self.get_details()
 
-    def cancel(self) -> bool:
-        """Cancel the run. Returns False if it has already ended."""
-        return self._found_in.opened.cancel(self.id)
+    def cancel(self, *, force: bool = False) -> bool:
+        """Cancel the run. Returns False if it has already ended. Raises BadUsage if it is unknown whether the run is in
+        progress. *force* then requests it, and records the run as canceled."""
+        return self._found_in.opened.cancel(self.id, force=force)
 
     def log_parameters(self, parameters: Mapping[str, Any]) -> None:
         """Save *parameters* as text immediately. An existing parameter with another value does not change, and himl

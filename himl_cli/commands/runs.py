@@ -457,12 +457,18 @@ def _print_services(output: Output, run: Run, services: Sequence[RunService], *,
 
 @command(app, "cancel")
 def cancel(
-    selection: SelectionOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions, runs: RunArgs = None
+    *,
+    selection: SelectionOptions,
+    force: bool = option("Also cancel runs that may have ended.", default=False, panel="Cancellation"),
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    runs: RunArgs = None,
 ) -> None:
     """Cancel runs.
 
     Name the runs explicitly. Canceling a sweep or pipeline cancels its child runs. Canceling a trial does not cancel
-    the sweep.
+    the sweep. If it is unknown whether a run is in progress, himl exits with 2. --force then requests it to stop, and
+    records it as canceled.
 
     \b
       himl runs cancel latest
@@ -473,7 +479,7 @@ def cancel(
 
     selected = selection.selection(runs, explicit=True)
     with open_session(workspace_opts, output_opts) as session:
-        outcomes = cancel_runs(session.workspace, _find(session, selected))
+        outcomes = cancel_runs(session.workspace, _find(session, selected), force=force)
         session.output.result(
             outcomes, human="\n".join(map(cancel_text, outcomes)), quiet=[each.id for each in outcomes if each.asked]
         )
@@ -558,6 +564,7 @@ def delete(
     *,
     selection: SelectionOptions,
     outputs: bool = option("Also delete registered output data on Azure ML.", default=False, panel="Deletion"),
+    force: bool = option("Also delete runs that may be in progress.", default=False, panel="Deletion"),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
@@ -566,7 +573,8 @@ def delete(
 
     himl lists everything that it will delete, and asks. On Azure ML, it deletes the files first. To complete an
     interrupted deletion, repeat the command for the remaining runs. In a local workspace, the next deletion of any
-    run also completes it. Name the runs explicitly.
+    run also completes it. Name the runs explicitly. himl deletes no run in progress (exit code 2). Without --force, it
+    also deletes none that another machine may still execute.
 
     \b
       himl runs delete train_1772366400_0a1b2c3d
@@ -581,14 +589,14 @@ def delete(
         output, rests = session.output, delete_rests(session.workspace, selected.runs)
         others = replace(selected, runs=[name for name in selected.runs if name not in rests])
         runs_left = _find(session, others) if others.runs or not rests else []
-        found = footprints_of(session.workspace, runs_left, outputs=outputs)
+        found = footprints_of(session.workspace, runs_left, outputs=outputs, force=force)
         children = [children_text(each) for each in found]
         for each in () if output.yes else found:
             for line in deletion_list(each, outputs=outputs):
                 output.notice(line)
         if found and not output.confirm(deletion_question(found, children)):
             raise Declined("himl deleted nothing.")
-        archived = delete_runs(session.workspace, found, session.notify)
+        archived = delete_runs(session.workspace, found, session.notify, force=force)
         pairs = zip(found, children, strict=True)
         lines = [f"Deleted the remaining files of run '{name}'." for name in rests]
         lines += [deletion_text(each, also, is_archived=each.run.id in archived) for each, also in pairs]

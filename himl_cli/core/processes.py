@@ -42,6 +42,8 @@ LAUNCH_VARIABLES = (
 # The environment variable with the folder in which the script of a local job starts
 JOB_FOLDER = "HIML_JOB_FOLDER"
 PROC = Path("/proc")
+ENDED = ("Z", "X")  # states of a process that has ended, in /proc
+SIGNATURE_BYTES = 1024  # at most, in the file of a lock
 SUPERVISOR = "himl_cli.workspaces.local.supervisor"  # the module of the process that supervises a local job
 
 
@@ -108,8 +110,14 @@ if hasattr(os, "register_at_fork"):  # missing on Windows, which has no fork
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds the lock of *path*, or may hold it, if the file cannot be opened. False if there is no
-    such file.
+    """Whether a process holds the lock of *path*, or may hold it: the file cannot be opened, or `unseen_holder`. False
+    if there is no such file."""
+    return is_locked(path) or bool(unseen_holder(path))
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of *path* as this machine sees it, or signed it and lives on this machine. True
+    if the file cannot be opened, False if there is no such file.
 
     The check takes no lock that another check could mistake for a holder's, and needs no permission to write (POSIX. On
     Windows, two checks at the same instant may mistake each other for a holder).
@@ -129,11 +137,50 @@ def is_held(path: Path) -> bool:
         return True
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        _, boot, space, process = _signature_in(os.read(handle, SIGNATURE_BYTES))
     except OSError:
         return True
     finally:
         os.close(handle)
-    return False
+    found = _find_process(process.partition("@")[0]) if boot and [boot, space] == _signature()[1:3] else None
+    return found is not None and found[0] == process and found[3] not in ENDED
+
+
+def unseen_holder(path: Path) -> str:
+    """Where the process runs that signed the lock of *path* and may still hold it, although `is_locked` is false: the
+    name of another machine, or a container of this one. Some file systems do not show locks there.
+
+    Empty if the lock was released or never signed, and if its holder ended: it ran on this machine, in the same
+    container, or before the machine's last start.
+    """
+    try:
+        signed = path.stat().st_mtime
+        host, boot, space, _ = _signature_in(path.read_bytes())
+    except OSError:
+        return ""
+    if not host or [boot, space] == (own := _signature())[1:3]:
+        return ""
+    if boot == own[1]:
+        return f"another container on {host}"
+    has_restarted = host == own[0] and signed < time.time() - machine_time()
+    return "" if has_restarted else host
+
+
+def _signature() -> list[str]:
+    """This process: the name of its machine, the machine's start, the namespace of its process id, and the process by
+    pid and start. Without /proc, the latter two are `-`."""
+    try:
+        space = os.readlink(PROC / "self/ns/pid")
+    except OSError:
+        space = "-"
+    found = _find_process("self")
+    return [os.uname().nodename or "-", boot_id(), space, found[0] if found is not None else "-"]
+
+
+def _signature_in(content: bytes) -> list[str]:
+    """The signature in a lock's file, of empty texts if there is none, as after a power cut."""
+    words = content.decode(errors="replace").strip("\0").split()
+    return (words + [""] * 4)[:4]
 
 
 class ProcessLock:
@@ -145,6 +192,7 @@ class ProcessLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._held: Any = None
+        self._is_signed = False
 
     def take(self) -> bool:
         """Whether this process holds the lock now. Waits for a process that only checks it. Raises OSError."""
@@ -179,6 +227,16 @@ class ProcessLock:
         self._held = handle
         return True
 
+    def sign(self) -> None:
+        """Write into the file of the held lock which process holds it, for machines that do not see the lock (POSIX).
+        `release` removes the signature. Raises OSError."""
+        if sys.platform != "win32":
+            content = " ".join(_signature()).encode()
+            os.pwrite(self._held, content, 0)
+            os.ftruncate(self._held, len(content))
+            os.close(os.dup(self._held))  # network file systems send what was written when a handle is closed
+            self._is_signed = True
+
     def release(self) -> None:
         """Release the lock if it is held."""
         held, self._held = self._held, None
@@ -189,6 +247,9 @@ class ProcessLock:
             return
         import fcntl
 
+        if self._is_signed:
+            with suppress(OSError):
+                os.ftruncate(held, 0)
         fcntl.flock(held, fcntl.LOCK_UN)  # closing alone would leave the lock to forked processes
         os.close(held)
 
@@ -244,7 +305,7 @@ def local_rank(environment: Mapping[str, str]) -> LocalRank | None:
     process, began = "", LOADED
     while found is not None and (not ancestors or _rank_of(found[0]) is not None):
         if not ancestors or _rank_of(found[0]) == rank:
-            process, _, began = found
+            process, _, began, _ = found
         ancestors.add(found[0])
         found = _find_process(found[1])
     machine = boot_id()
@@ -270,9 +331,9 @@ def process_exists(process: str) -> bool:
     return found is not None and found[0] == process
 
 
-def _find_process(pid: str) -> tuple[str, str, float] | None:
-    """The pid and start (pids are reused) of a process, the pid of its parent, and its start time. None if there is no
-    such process, or no /proc."""
+def _find_process(pid: str) -> tuple[str, str, float, str] | None:
+    """The pid and start (pids are reused) of a process, the pid of its parent, its start time, and its state. None if
+    there is no such process, or no /proc."""
     try:
         text = (PROC / pid / "stat").read_text(errors="replace")
     except OSError:
@@ -280,7 +341,7 @@ def _find_process(pid: str) -> tuple[str, str, float] | None:
     # Fields after the name: state, parent, …, and as the 20th the start in ticks
     fields = text.rpartition(")")[2].split()
     began = (int(fields[19]) + 1) / os.sysconf("SC_CLK_TCK")
-    return f"{text.partition(' ')[0]}@{fields[19]}", fields[1], began
+    return f"{text.partition(' ')[0]}@{fields[19]}", fields[1], began, fields[0]
 
 
 def _rank_of(process: str) -> int | None:

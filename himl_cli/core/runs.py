@@ -18,6 +18,8 @@ from himl_cli.core.jobs import HYPERPARAMETERS
 from himl_cli.core.records import dataclass
 from himl_cli.core.text import utc_text
 
+# The beginning of the reason of an open run if it is unknown whether the run is in progress
+UNKNOWN = "unknown: "
 # The beginning of a local run's reason if one of several ranks failed
 FAILED_RANK = re.compile(r"rank (\d+): ")
 
@@ -116,6 +118,16 @@ class Run:
         return max(0.0, ((self.ended or datetime.now(timezone.utc)) - self.started).total_seconds())
 
     @property
+    def is_unknown(self) -> bool:
+        """Whether it is unknown if the run is in progress. `status` is the last recorded one, and `reason` says why."""
+        return not self.status.is_final and self.reason.startswith(UNKNOWN)
+
+    @property
+    def doubt(self) -> str:
+        """The message for a run of which `is_unknown` is true."""
+        return f"It is unknown whether run '{self.id}' is in progress: {self.reason.removeprefix(UNKNOWN)}."
+
+    @property
     def recovery_id(self) -> str:
         """The form `experiment:run_id`, which hi-ml writes to `most_recent_run.txt`."""
         return f"{self.experiment}:{self.id}"
@@ -132,6 +144,12 @@ class Run:
             after = f" after {hours} h {left} min" if hours else f" after {minutes} min {rest} s"
         why = f": {self.reason}" if self.reason and self.reason != self.status.value.lower() else ""
         return f"{self.status.value.lower()}{after}{why}"
+
+
+def check_known(run: Run, command: str) -> None:
+    """Raise BadUsage if it is unknown whether the run is in progress. The hint is *command* with --force."""
+    if run.is_unknown:
+        raise BadUsage(run.doubt, hint=f"To do it anyway: {command} {run.id} --force")
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,10 @@ def _tags_text(tags: Mapping[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in tags.items())
 
 
+def _status_text(run: Run) -> str:
+    return run.status.value if run.status.is_final else f"{run.status.value} ({run.reason})"
+
+
 SWAPPED = {4: 5, 5: 4}  # the ranks of the display name and of the experiment
 
 RUN_COLUMNS = (
@@ -89,10 +93,8 @@ RUN_COLUMNS = (
     Column("DISPLAY NAME", own_name, plain=lambda run: run.display_name, rank=4, least=10),
     Column(
         "STATUS",
-        lambda run: (
-            f"{run.status.value} ({run.reason})" if run.reason and not run.status.is_final else run.status.value
-        ),
-        plain=lambda run: run.status.value,
+        lambda run: _status_text(run) if run.reason else run.status.value,
+        plain=lambda run: _status_text(run) if run.is_unknown else run.status.value,
         rank=1,
         least=9,
         style=lambda run: STATUS_STYLES[run.status.value],
@@ -549,14 +551,14 @@ def _facts(run: Run) -> dict[str, str]:
         started = "" if run.status.is_final else f"not yet, submitted {_time_text(run.created)}"
     else:
         took = f", {'took' if run.ended else 'running for'} {duration_text(run.duration)}"
-        started = _time_text(run.started) + ("" if run.duration is None else took)
+        started = _time_text(run.started) + ("" if run.duration is None or run.is_unknown else took)
     queue = queued_in(tags)
     return {
         "Name": own_name(run),
         "Description": run.description,
         "Experiment": run.experiment,
         "Archived": f"yes; to restore it: himl runs restore {run.id}" if run.is_archived else "",
-        "Outcome" if run.status.is_final else "Waits for": outcome,
+        "Outcome" if run.status.is_final else "In progress" if run.is_unknown else "Waits for": outcome,
         "To resume": f"himl submit --resume {run.id}" if can_resume and "--max_failures" not in run.reason else "",
         "Started": started,
         "Attempts": f"{tags[TRY]}; log of the first: himl runs logs {run.id} --try 1" if TRY in tags else "",

@@ -176,8 +176,9 @@ class Workspace(Protocol):
         """Remove the run from lists, or return it to them with *restore*. Its child runs are unchanged, and ids find
         all of them. Returns the changed run. Raises RunNotFound."""
 
-    def cancel(self, run_id: str) -> bool:
-        """Request the run to stop. Return False if it had already ended. Raises RunNotFound."""
+    def cancel(self, run_id: str, *, force: bool = False) -> bool:
+        """Request the run to stop. Return False if it had already ended. Raises RunNotFound, and BadUsage if it is
+        unknown whether the run is in progress. *force* then requests it, and records the run as canceled."""
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
         """Metrics of the run and of the runs that its script nested in it, by name. Raises RunNotFound.
@@ -312,8 +313,9 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
     def batch_script(self, spec: JobSpec, notify: Notify) -> str:
         """The script for Slurm, with secrets masked. Creates nothing. Raises the errors of `submit`."""
 
-    def delete(self, run_id: str) -> None:
-        """Delete the run, its children and all their files. Raises RunNotFound, and BadUsage while it runs."""
+    def delete(self, run_id: str, *, force: bool = False) -> None:
+        """Delete the run, its children and all their files. Raises RunNotFound, and BadUsage while one of them runs or
+        (without *force*) if that is unknown."""
 
     def resume(
         self,

@@ -559,8 +559,8 @@ class JoinedWorkspace(Workspace):
     def archive(self, run_id: str, *, restore: bool = False) -> Run:
         return self._ask(run_id, lambda workspace: workspace.archive(run_id, restore=restore))
 
-    def cancel(self, run_id: str) -> bool:
-        return self._ask(run_id, lambda workspace: workspace.cancel(run_id))
+    def cancel(self, run_id: str, *, force: bool = False) -> bool:
+        return self._ask(run_id, lambda workspace: workspace.cancel(run_id, force=force))
 
     def delete_rest(self, run_id: str) -> bool:
         return self.local.delete_rest(run_id)

@@ -1,12 +1,21 @@
-"""A workspace of several users: two members of a group, and one who may only read. Needs root."""
+"""A workspace of several users: two members of a group, and one who may only read (needs root). A workspace of several
+machines.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
 
+import pytest
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.processes import ProcessLock
+from himl_cli.core.runs import RunStatus
 from tests.support.running import PROGRAM, Himl, until, write_files
+from tests.support.runs import RecordedRuns
 from tests.support.tensorboard import serving
 from tests.support.users import ADA, BOB, EVE, LAB, as_user
 
@@ -64,3 +73,77 @@ def test_members_of_a_group_share_a_workspace_and_readers_leave_nothing(started_
     mark.touch(mode=0o600)  # of a start by root that was killed
     himl(bob, "runs", "delete", first, "--yes")
     himl(ada, "submit", "train.py", "-q")
+
+
+def sign(lock: Path, *, since_start: bool = True, **changed: str) -> None:
+    """Leave a lock as a process left it that was killed: this one, or one that differs in *changed*."""
+    held = ProcessLock(lock)
+    assert held.take()
+    held.sign()
+    names = ("host", "boot", "space", "process")
+    words = dict(zip(names, lock.read_text().split(), strict=True)) | changed
+    held.release()
+    lock.write_text(" ".join(words.values()))
+    if not since_start:
+        os.utime(lock, (0, 0))
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="NEEDS /proc")
+def test_run_whose_lock_is_not_visible_is_neither_ended_nor_deleted(himl: Himl, project: Path) -> None:
+    empty, host = RecordedRuns(project), os.uname().nodename
+    signed = {
+        "elsewhere": ({"host": "node7", "boot": "b"}, "Running (unknown: node7 holds its lock)"),
+        "container": ({"space": "pid:[1]"}, f"Running (unknown: another container on {host} holds its lock)"),
+        "namesake": ({"boot": "b"}, f"Running (unknown: {host} holds its lock)"),
+        "alive": ({}, "Running"),
+        "killed": ({"process": "1@1"}, "Failed"),
+        "before": ({"boot": "b", "since_start": False}, "Failed"),
+        "released": (None, "Failed"),
+        "noted": ({"host": "node7", "boot": "b"}, "Completed"),
+    }
+    runs = {name: empty.folder / ".himl" / "runs" / empty.add(name, status=RunStatus.running) for name in signed}
+    for name, (changed, _) in signed.items():
+        if changed is not None:
+            sign(runs[name] / "lock", **changed)  # type: ignore[arg-type]
+    empty.add("nested", parent="elsewhere", status=RunStatus.running)
+    end = {"status": "Completed", "reason": "", "exit_code": 0, "ended": 1_772_366_500_000}
+    write_files(runs["noted"], {"end.json": json.dumps(end)})
+
+    listed = dict(line.split("\t")[:4:3] for line in himl("runs", "list").stdout.splitlines()[1:])
+    assert listed == {name: status for name, (_, status) in signed.items()}
+    assert himl("runs", "show", "nested", "--json").json()["reason"] == "unknown: node7 holds its lock"
+    assert "In progress   unknown: node7 holds its lock" in himl("runs", "show", "elsewhere").stdout
+    for run in ("elsewhere", "nested", "container"):
+        for command in ("cancel", "delete"):
+            refused = himl("runs", command, run, "--yes")
+            holder = "node7" if run != "container" else f"another container on {host}"
+            doubt = f"error: It is unknown whether run '{run}' is in progress: {holder} holds its lock."
+            assert (refused.code, refused.stderr.splitlines()[0]) == (2, doubt)
+            assert f"himl runs {command} {run} --force" in refused.stderr
+    for act in (empty.workspace.cancel, empty.workspace.delete):
+        with pytest.raises(BadUsage, match="It is unknown whether run 'elsewhere' is in progress"):
+            act("elsewhere")
+    assert "It is unknown whether" in himl("submit", "--resume", "elsewhere").stderr
+    assert {path.name for path in runs["elsewhere"].iterdir()} == {"job.json", "lock"}, "nothing was requested or deleted"
+
+    himl("runs", "cancel", "elsewhere", "--force")
+    ended = himl("runs", "show", "elsewhere", "nested", "--json").json()
+    assert [(run["status"], run["reason"]) for run in ended] == [
+        ("Canceled", "canceled with --force; unknown: node7 holds its lock"),
+        ("Canceled", "the job ended"),
+    ]
+    assert (runs["elsewhere"] / "canceled").exists(), "its supervisor stops it, if it exists"
+    himl("runs", "delete", "container", "--yes", "--force")
+    assert not runs["container"].exists()
+    assert "is running. Nothing was deleted" in himl("runs", "delete", "alive", "--yes", "--force").stderr
+
+
+def test_marks_of_starts_on_another_machine_stay(himl: Himl, project: Path) -> None:
+    folder = RecordedRuns(project).folder / ".himl"
+    write_files(folder, {"starting/dead_1": "", "starting/far_1": "", "runs/dead_1/go": "", "runs/far_1/go": ""})
+    sign(folder / "starting" / "dead_1", process="1@1")
+    sign(folder / "starting" / "far_1", host="node7", boot="b")
+    write_files(project, {"a.py": ""})
+    himl("submit", "a.py", "-q")
+    assert [path.name for path in (folder / "starting").iterdir()] == ["far_1"]
+    assert {path.name for path in (folder / "runs").iterdir()} >= {"far_1"}

@@ -118,6 +118,7 @@ def follow_log(
     found: Log | None = None
     status: RunStatus | None = None
     done, has_grown, was_running, is_requeued = start, False, False, False
+    was_known = True
 
     def new_pieces(files: BlobStore, log: Log, begin: int | None = None) -> Iterator[bytes]:
         nonlocal found, done, has_grown, was_running, is_requeued
@@ -138,7 +139,11 @@ def follow_log(
         has_grown = False
         try:
             # Read the status before the log, so that the last bytes are not missed.
-            now = workspace.run(run_id).status
+            run = workspace.run(run_id)
+            now, is_known = run.status, not run.is_unknown
+            if was_known and not is_known:
+                notify(Notice(run.doubt))
+            was_known = is_known
             files = workspace.run_files(run_id) if files is None else files
             if found is None or found.is_build:
                 build, main = found, find_log(files, name, attempt)

@@ -34,7 +34,7 @@ from himl_cli.core.jobs import HYPERPARAMETERS, MANY, STEP
 from himl_cli.core.logged import INT64, Logged, LoggedKind, LoggedRow, Value
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import Run, RunFootprint, RunQuery
+from himl_cli.core.runs import Run, RunFootprint, RunQuery, check_known
 from himl_cli.core.text import shorten, storable
 from himl_cli.services.runs.lookup import parse_reference
 from himl_cli.workspaces.base import (
@@ -388,9 +388,12 @@ class CancelOutcome:
     parent: str | None = None
 
 
-def cancel_runs(workspace: Workspace, runs: Sequence[Run]) -> list[CancelOutcome]:
-    """Request that *runs* stop. Raises DiskFailed if a request fails."""
-    asked = [(run, workspace.cancel(run.id)) for run in {run.id: run for run in runs}.values()]
+def cancel_runs(workspace: Workspace, runs: Sequence[Run], *, force: bool = False) -> list[CancelOutcome]:
+    """Request that *runs* stop. Raises DiskFailed if a request fails, and BadUsage before any request if it is unknown
+    whether one of them is in progress, unless *force*."""
+    for run in runs if not force else ():
+        check_known(run, "himl runs cancel")
+    asked = [(run, workspace.cancel(run.id, force=force)) for run in {run.id: run for run in runs}.values()]
     return [
         CancelOutcome(run.id, was_asked, workspace.run(run.id).status.value, kind_of(run), run.parent)
         for run, was_asked in asked
@@ -420,13 +423,16 @@ def tags_explained() -> Iterator[None]:
         raise
 
 
-def footprints_of(workspace: Workspace, runs: Sequence[Run], *, outputs: bool) -> list[RunFootprint]:
+def footprints_of(
+    workspace: Workspace, runs: Sequence[Run], *, outputs: bool, force: bool = False
+) -> list[RunFootprint]:
     """Files and records that are deleted with each of *runs*. *outputs* includes the data that runs on Azure ML
     registered.
 
-    Raises BadUsage if one of them, or a child run, has not ended, NotAllowed if their files may not be listed.
+    Raises BadUsage if one of them, or a child run, has not ended or (without *force*) if that is unknown, NotAllowed if
+    their files may not be listed.
     """
-    _check_ended(runs)
+    _check_ended(runs, force)
     found = []
     for run in runs:
         home = workspace.home_of(run.id)
@@ -434,13 +440,14 @@ def footprints_of(workspace: Workspace, runs: Sequence[Run], *, outputs: bool) -
             found.append(home.footprint(run, outputs=outputs))
         else:
             found.append(RunFootprint(run, [*workspace.runs(RunQuery(parent=run.id, archived=None))]))
-        _check_ended(found[-1].below)
+        _check_ended(found[-1].below, force)
     return found
 
 
-def _check_ended(runs: Iterable[Run]) -> None:
+def _check_ended(runs: Iterable[Run], force: bool) -> None:
     for run in runs:
-        if not run.status.is_final:
+        if not run.status.is_final and not (force and run.is_unknown):
+            check_known(run, "himl runs delete")
             raise BadUsage(
                 f"Run '{run.id}' is {run.status.value.lower()}. Nothing was deleted.",
                 hint=f"Stop it first: himl runs cancel {run.id}",
@@ -459,8 +466,10 @@ def delete_rests(workspace: Workspace, names: Sequence[str]) -> list[str]:
     return [name for name in names if workspace.delete_rest(parse_reference(name).run_id)]
 
 
-def delete_runs(workspace: Workspace, footprints: Sequence[RunFootprint], notify: Notify = ignore) -> list[str]:
-    """Delete runs, and skip those that have been deleted with their parent.
+def delete_runs(
+    workspace: Workspace, footprints: Sequence[RunFootprint], notify: Notify = ignore, *, force: bool = False
+) -> list[str]:
+    """Delete runs, and skip those that have been deleted with their parent. *force* as in `footprints_of`.
 
     Return the ids of runs that were archived instead, because their service cannot delete runs. Raises Interrupted.
     """
@@ -473,7 +482,7 @@ def delete_runs(workspace: Workspace, footprints: Sequence[RunFootprint], notify
             home = workspace.home_of(each.run.id)
             if isinstance(home, FolderWorkspace):
                 try:
-                    home.delete(each.run.id)
+                    home.delete(each.run.id, force=force)
                 except DiskFailed as err:
                     err.hint = f"{err.hint} {hint}".strip()
                     raise

@@ -128,9 +128,9 @@ class AzureWorkspace(ObservedWorkspace):
         self._facts(run_id)
         return self._lists.record(self._history.archive(run_id, restore=restore))
 
-    def cancel(self, run_id: str) -> bool:
-        """Cancel the run. A sweep that is only a record is canceled by its trials and in its record. A run without a
-        job is canceled in its record, because its process may have died."""
+    def cancel(self, run_id: str, *, force: bool = False) -> bool:
+        """Cancel the run, whose status is always known. A sweep that is only a record is canceled by its trials and in
+        its record. A run without a job is canceled in its record, because its process may have died."""
         run = self.run(run_id)
         if run.status.is_final:
             return False

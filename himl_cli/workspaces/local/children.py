@@ -147,12 +147,19 @@ class Children:
         for run in self.store.query(RunQuery(parent=self.plan.run.id, archived=None)):
             if run.status.is_final:
                 yield run, False
-            elif RunFolder(self._runs / run.id).is_supervised() or run.id in self._waiting([run.id]):
+            elif self._is_at_work(run.id):
                 yield run, True
             else:
                 self.store.end_as_noted(RunFolder(self._runs / run.id))
                 if (found := self.store.get(run.id, [run.id])) is not None:  # read again, since it may have ended
                     yield found, False
+
+    def _is_at_work(self, run_id: str) -> bool:
+        """Whether the child has not ended, or whether that is unknown. Of a child in a queue, its engine knows it."""
+        folder = RunFolder(self._runs / run_id)
+        if self._queued is None:
+            return folder.may_be_supervised()
+        return folder.is_supervised() or run_id in self._waiting([run_id])
 
     def last_lines(self, run: Run, count: int) -> list[str]:
         """The last non-empty lines of a child's log, or of the log of its failed rank. Empty if it cannot be read."""
@@ -174,7 +181,7 @@ class Children:
                 return self._ended.put((folder.run_id, ""))
             events = [{"event": "refused", "why": BUSY}] if request is None else self._run(folder, request)
             if events and events[-1].get("why") == BUSY:
-                while folder.is_supervised():
+                while folder.may_be_supervised():
                     time.sleep(POLL_SECONDS)
             elif (error := start_error(events, folder)) is not None:
                 trouble = str(error)

@@ -22,7 +22,7 @@ from himl_cli.core.events import Notify
 from himl_cli.core.jobs import STEP, TRIAL, EntryKind, JobSpec, NewCode, Snapshot, Webhook, is_job_file
 from himl_cli.core.processes import SUPERVISOR, ProcessLock, detached, interruptions, is_held, take_standby
 from himl_cli.core.redaction import MASK
-from himl_cli.core.runs import NEW_CODE, Run, RunStatus
+from himl_cli.core.runs import NEW_CODE, Run, RunStatus, check_known
 from himl_cli.workspaces.local.editables import with_editables
 from himl_cli.workspaces.local.launch_request import (
     LaunchRequest,
@@ -84,7 +84,8 @@ def begin(request: Request, start: Callable[[Request, RunFolder], HimlError | No
     lock, what, where = ProcessLock(mark), "Cannot start the job", mark
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
-        lock.take()
+        if lock.take():
+            lock.sign()
         where = folder.path
         folder.path.mkdir(parents=True)
         try:
@@ -218,7 +219,7 @@ def _unfinished(plan: Plan, folder: RunFolder, children: Sequence[Run]) -> dict[
         own, keys = RunFolder(folder.path.with_name(child.id)), [job.key for job in plan.jobs]
         number = keys.index(child.tags[STEP]) if child.tags.get(STEP) in keys else 0
         is_job = bool(own.read(RECORD).get(STAGED)) and not plan.jobs[number].spec.in_place
-        if is_job and child.status is not RunStatus.completed and not own.is_supervised():
+        if is_job and child.status is not RunStatus.completed and not own.may_be_supervised():
             found[own.code] = number
     return found
 
@@ -229,6 +230,7 @@ def _check_state(run: Run) -> None:
         problem = f"is a {what} of run '{run.parent}'" if what else f"was nested in run '{run.parent}' by its script"
         raise BadUsage(f"Run '{run.id}' {problem}.", hint=f"Resume the parent run: himl submit --resume {run.parent}")
     if not run.status.is_final:
+        check_known(run, "himl runs cancel")
         raise BadUsage(
             f"Run '{run.id}' is still in progress.",
             hint=f"To see it: himl runs show {run.id}, to stop it: himl runs cancel {run.id}",
@@ -298,7 +300,7 @@ def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> Non
     for mark in (workspace / STARTING).glob("*"):
         lock, folder = ProcessLock(mark), RunFolder(workspace / "runs" / mark.name)
         with suppress(OSError, DiskFailed):  # it may be another user's
-            if is_held(mark) or folder.is_supervised() or not lock.take():
+            if is_held(mark) or folder.may_be_supervised() or not lock.take():
                 continue
             if not is_recorded(mark.name) and not folder.user_logs.exists():
                 folder.remove()

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from himl_cli.core.errors import FULL_DISK, DiskFailed, shortage
 from himl_cli.core.files import Globs, flush_file, is_event_file
-from himl_cli.core.processes import is_held
+from himl_cli.core.processes import is_held, is_locked
 from himl_cli.core.text import read_json
 
 FREE_SPACE = "Free some disk space. To delete runs with their files: himl runs delete"
@@ -51,8 +51,12 @@ class RunFolder:
         return self.path.parents[1]
 
     def is_supervised(self) -> bool:
-        """Whether a supervisor holds the lock. A process id would be unreliable, since it may be reused after a
-        reboot."""
+        """Whether a supervisor is known to hold the lock. A process id alone would be unreliable, since it may be
+        reused after a reboot."""
+        return is_locked(self.lock)
+
+    def may_be_supervised(self) -> bool:
+        """Whether a supervisor holds the lock, or may hold it where this machine does not see it."""
         return is_held(self.lock)
 
     def allow_to_run(self) -> None:

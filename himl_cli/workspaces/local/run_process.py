@@ -147,6 +147,7 @@ class RunProcess(ABC):
             report("refused", why=BUSY, message=message, hint=hint)
             return None
         try:
+            lock.sign()
             store = self._record()
         except (OSError, HimlError) as err:
             error = self._explain(err, "Cannot record the run")

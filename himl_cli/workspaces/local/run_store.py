@@ -303,7 +303,7 @@ class EndOfJob(NamedTuple):
 
 class RunStore:
     """Reads and writes runs. `lost` arguments are ids of jobs without a supervisor, whose open runs have the status
-    Failed. `reasons` are the reasons for which open runs wait."""
+    Failed. `reasons` are the reasons for which open jobs wait or are unknown."""
 
     def __init__(self, database: Database, *, label: str = "") -> None:
         self.database = database
@@ -638,7 +638,7 @@ class RunStore:
 
     def _record(self, row: sqlite3.Row, tags: dict[str, str], lost: set[str], reasons: Mapping[str, str]) -> Run:
         is_open = row["ended"] is None
-        status, reason = RunStatus(row["status"]), reasons.get(row["id"], "") if is_open else row["reason"]
+        status, reason = RunStatus(row["status"]), reasons.get(row["job"], "") if is_open else row["reason"]
         if is_open and row["job"] in lost:
             how_lost = LOST_WITH_CHILDREN + row["id"] if MANY in tags else LOST
             status, reason = RunStatus.failed, row["reason"] or how_lost

@@ -147,7 +147,8 @@ class Supervisor(RunProcess):
     def _doubt(self, store: RunStore) -> str:
         """The remark that results of this run, which is in place, may be those of others. Empty without others."""
         others = store.others_in_folder(self.folder.run_id, str(self._files.cwd))
-        names = [each for each, ended in others if ended or RunFolder(self.folder.path.with_name(each)).is_supervised()]
+        folders = {each: RunFolder(self.folder.path.with_name(each)) for each, _ in others}
+        names = [each for each, ended in others if ended or folders[each].may_be_supervised()]
         return f"the results may include files of {named(names)}, which ran in the same folder then" if names else ""
 
     def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:

@@ -4,8 +4,8 @@ records itself. Such a run is in progress as long as the process that holds its 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial
@@ -18,8 +18,18 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import may_write
 from himl_cli.core.jobs import DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot, Webhook
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
-from himl_cli.core.processes import ProcessLock
-from himl_cli.core.runs import ARCHIVED, NEW_CODE, Run, RunEnd, RunQuery, RunStatus, new_run_id
+from himl_cli.core.processes import ProcessLock, unseen_holder
+from himl_cli.core.runs import (
+    ARCHIVED,
+    NEW_CODE,
+    UNKNOWN,
+    Run,
+    RunEnd,
+    RunQuery,
+    RunStatus,
+    check_known,
+    new_run_id,
+)
 from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace
@@ -27,7 +37,7 @@ from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe
 from himl_cli.workspaces.local.logged_values import LoggedWriter, read_results, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RECORD, RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
+from himl_cli.workspaces.local.run_store import Database, EndOfJob, RunStore, now_ms
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.engines.queue import QueuedJobs
@@ -37,6 +47,7 @@ DEFAULT_DATASTORE = "local"
 CHECK_NAME = "local workspace"
 JOURNALS = {"wal": "WAL journal (a local disk)", "delete": "rollback journal (a network file system)"}
 KEEPER, PROGRAM = "kept_by", "program"  # the entry of a run's record for who records it
+PARENT_CANCELED = "its parent was canceled"
 LOST = (
     "the program that recorded it ended without an outcome (it was killed, or neither complete() nor fail() was called)"
 )
@@ -103,17 +114,21 @@ class LocalWorkspace(FolderWorkspace):
         return self._runs.experiments()
 
     def _unsupervised(self, jobs: Sequence[str], *, now: bool = False) -> tuple[list[str], Mapping[str, str]]:
-        """The lost *jobs*, which no process supervises, and the reasons for which jobs wait in queues."""
+        """The lost *jobs*, which no process supervises, and the reasons for which others wait in queues or are unknown.
+        Records the ends that folders have."""
         free = [job for job in jobs if not self._folder_of(job).is_supervised()]
         queued = self._runs.queued_jobs(free)
-        if not queued:
-            return self._without_end(free), {}
-        reasons = self._queued.refresh(self._runs, queued, now=now)
-        return self._without_end(job for job in free if job not in reasons), reasons
-
-    def _without_end(self, jobs: Iterable[str]) -> list[str]:
-        """Those of *jobs*, which nothing supervises, whose folders have no end. Records the end of the others."""
-        return [job for job in jobs if not self._runs.end_as_noted(self._folder_of(job))]
+        reasons = dict(self._queued.refresh(self._runs, queued, now=now)) if queued else {}
+        lost = []
+        for job in free:
+            folder = self._folder_of(job)
+            if job in reasons or self._runs.end_as_noted(folder):
+                continue
+            if job not in queued and (holder := unseen_holder(folder.lock)):
+                reasons[job] = f"{UNKNOWN}{holder} holds its lock"
+            else:
+                lost.append(job)
+        return lost, reasons
 
     def tag(self, run_id: str, tags: Mapping[str, str | None]) -> Run:
         self.run(run_id)
@@ -128,30 +143,48 @@ class LocalWorkspace(FolderWorkspace):
     def archive(self, run_id: str, *, restore: bool = False) -> Run:
         return self.tag(run_id, {ARCHIVED: None if restore else ""})
 
-    def cancel(self, run_id: str) -> bool:
+    def cancel(self, run_id: str, *, force: bool = False) -> bool:
         """Request the run's job to stop, since a nested run has no separate process. Of a run that a program records,
         only the record changes. For a run that ended before its children, stop the children."""
-        job = self._runs.job_of(run_id) or run_id
-        if not self.run(run_id).status.is_final:
-            if self._is_unmanaged(job):
-                self.end_run(run_id, RunEnd(RunStatus.canceled, "canceled"))
-            else:
-                self._folder_of(job).ask_to_cancel()
-                if queued := self._runs.queued_jobs([job]).get(job):
-                    from himl_cli.workspaces.local.engines import engine_named
-
-                    for child, _ in self._runs.open_children([job]):
-                        self._folder_of(child).ask_to_cancel("its parent was canceled")
-                    engine_named(queued[0]).cancel({job: queued[1]}, only_waiting=True)
-                    self._unsupervised([job], now=True)
+        run = self.run(run_id)
+        if not run.status.is_final:
+            self._stop(run, force=force)
             return True
-        children = self._runs.query(RunQuery(parent=run_id, archived=None))
-        below = [child.id for child in children if not child.status.is_final]
-        folders = [self._folder_of(child) for child in below if self._runs.job_of(child) == child]
-        orphans = [folder for folder in folders if folder.is_supervised()]
+        orphans = self._open_children(run_id)
         for orphan in orphans:
-            orphan.ask_to_cancel("its parent was canceled")
+            self._stop(orphan, PARENT_CANCELED, force=force)
         return bool(orphans)
+
+    def _open_children(self, run_id: str) -> list[Run]:
+        """The children in progress that are separate jobs."""
+        ids = [child for child, _ in self._runs.open_children([run_id])]
+        return [run for run in map(self.run, ids) if not run.status.is_final]
+
+    def _stop(self, run: Run, why: str = "", *, force: bool) -> None:
+        """Request the job of an open run to stop. If it is unknown whether that will be read, *force* also records the
+        end, so that the run is lost no more, and stops the children."""
+        job = self._runs.job_of(run.id) or run.id
+        folder = self._folder_of(job)
+        if not force:
+            check_known(run, "himl runs cancel")
+        if self._is_unmanaged(job):
+            self.end_run(run.id, RunEnd(RunStatus.canceled, why or "canceled"))
+            return
+        folder.ask_to_cancel(why)
+        if queued := self._runs.queued_jobs([job]).get(job):
+            from himl_cli.workspaces.local.engines import engine_named
+
+            for child, _ in self._runs.open_children([job]):
+                self._folder_of(child).ask_to_cancel(PARENT_CANCELED)
+            engine_named(queued[0]).cancel({job: queued[1]}, only_waiting=True)
+            self._unsupervised([job], now=True)
+        if run.is_unknown:
+            reason = f"canceled with --force; {run.reason}"
+            self._runs.end_job(job, EndOfJob(RunStatus.canceled.value, reason, None, now_ms()))
+            with suppress(OSError):  # nothing waits for its holder any more
+                os.truncate(folder.lock, 0)
+            for orphan in self._open_children(job):
+                self._stop(orphan, PARENT_CANCELED, force=True)
 
     def metrics(self, run_id: str) -> Sequence[Metric]:
         self.run(run_id)
@@ -377,7 +410,7 @@ class LocalWorkspace(FolderWorkspace):
             above = self._runs.job_of(new.parent)
             if above is None:
                 raise RunNotFound(new.parent, self.label)
-            job = above if self._folder_of(above).is_supervised() else new.id
+            job = new.id if self.run(above).status.is_final else above
         is_open = known == new.id and self._is_unmanaged(new.id) and new.id in self._runs.open_runs_of(new.id)
         if is_open or (known is None and job == new.id):
             folder = self._folder_of(new.id)
@@ -388,6 +421,7 @@ class LocalWorkspace(FolderWorkspace):
                     folder.write(RECORD, {KEEPER: PROGRAM})
                 if path not in _locks and lock.take():
                     _locks[path] = lock
+                    lock.sign()
             except OSError as err:
                 raise explain_disk_error(err, "Cannot record the run", folder.path) from err
         if known is None:
@@ -437,18 +471,14 @@ class LocalWorkspace(FolderWorkspace):
     def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
         return self._metrics.logged_after(run_id, after)
 
-    def delete(self, run_id: str) -> None:
+    def delete(self, run_id: str, *, force: bool = False) -> None:
         """As `FolderWorkspace.delete`. Also raises BadUsage while its job or a child run is in progress."""
-        found = self.run(run_id)
-        job = self._runs.job_of(run_id) or run_id
-        if not found.status.is_final or not self.run(job).status.is_final:
-            raise BadUsage(f"Run '{job}' is still in progress.", hint=f"Stop it first: himl runs cancel {job}")
-        doomed = self._runs.descendants(run_id)
-        for busy in (each for each in doomed if each != run_id and not self.run(each).status.is_final):
-            raise BadUsage(
-                f"Run '{busy}', a child run of '{run_id}', is still in progress.",
-                hint=f"Stop it first: himl runs cancel {run_id}",
-            )
+        doomed = self._runs.descendants(self.run(run_id).id)
+        for each in map(self.run, [self._runs.job_of(run_id) or run_id, *doomed]):
+            if each.status.is_final or (force and each.is_unknown):
+                continue
+            check_known(each, "himl runs delete")
+            raise BadUsage(f"Run '{each.id}' is still in progress.", hint=f"Stop it first: himl runs cancel {each.id}")
         self._runs.delete(doomed, lambda name: self._folder_of(name).remove())
 
     def delete_rest(self, run_id: str) -> bool:
