@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
@@ -180,8 +179,8 @@ def doctor(
 
     names, here = workspace_opts.names, Path.cwd()
     find, remarks = partial(open_each, *names, start=here), partial(search_remarks, *names, start=here)
-    of_slurm = partial(_slurm_checks, names, slurm)
-    checks = print_checks(output_opts.output(), chain(checkup(find, remarks, partial(_settings, here)), of_slurm()))
+    of_engines = partial(_engine_checks, names, slurm)
+    checks = print_checks(output_opts.output(), chain(checkup(find, remarks, partial(_settings, here)), of_engines()))
     problem = verdict(checks)
     if problem is not None:
         raise problem
@@ -212,31 +211,34 @@ def _check_live(opts: LiveOptions, workspace_opts: WorkspaceOptions, output_opts
             raise problem
 
 
-def _slurm_checks(names: tuple[str | None, str | None], slurm: str | None) -> Iterator[Check]:
+def _engine_checks(names: tuple[str | None, str | None], slurm: str | None) -> Iterator[Check]:
+    """The checks of all engines, or with the NAME of `--slurm` those of Slurm with a job."""
+    from himl_cli.core.engines import engines
     from himl_cli.core.workspaces import Check
     from himl_cli.services.submission.engine_options import SECTION, slurm_spec
-    from himl_cli.workspaces.resolve import slurm_checks
+    from himl_cli.workspaces.resolve import engine_checks
 
     here = Path.cwd()
     if slurm is None:
-        if shutil.which("sbatch"):
-            yield from slurm_checks(*names, None, start=here)
+        for name in engines():
+            yield from engine_checks(name, *names, None, start=here)
         return
     try:
         spec = slurm_spec(slurm.removeprefix(f"{SECTION}:"), here)
     except HimlError as err:
-        yield Check.failed("slurm", str(err), err.hint)
+        yield Check.failed(SECTION, str(err), err.hint)
     else:
-        yield from slurm_checks(*names, spec, start=here)
+        yield from engine_checks(SECTION, *names, spec, start=here)
 
 
 def _settings(here: Path) -> list[str]:
     """The sources of settings that apply to the folder. Raises BadUsage for invalid settings."""
     from himl_cli.commands.scripts import check_variables, submit_settings
     from himl_cli.commands.submit import app as submit
+    from himl_cli.core.engines import engines
     from himl_cli.core.settings import find_settings, section_settings
     from himl_cli.services.montage.stored import cache_limit
-    from himl_cli.services.submission.engine_options import SECTION, slurm_spec
+    from himl_cli.services.submission.engine_options import engine_spec
     from himl_cli.workspaces.resolve import cloud_setting
 
     command: Any = typer.main.get_command(submit)
@@ -244,7 +246,8 @@ def _settings(here: Path) -> list[str]:
     submit_settings(command, here)
     cloud_setting(here)
     cache_limit(here)
-    for name in section_settings(here, SECTION):
-        slurm_spec(name, here)
+    for engine in engines():
+        for name in section_settings(here, engine):
+            engine_spec(engine, name, here)
     names = sorted(name for name in os.environ if name.startswith(VARIABLE_PREFIX) and os.environ[name])
     return [*(f"'{file.path}'" for file in find_settings(here)), *names]

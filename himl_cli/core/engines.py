@@ -7,6 +7,7 @@ engine (`workspaces.local.engines.base.Engine`).
 from __future__ import annotations
 
 import re
+import sys
 from functools import lru_cache
 
 from himl_cli.core.errors import NotFound
@@ -16,8 +17,13 @@ OWN = {"slurm": "himl_cli.workspaces.local.engines.slurm"}
 _ADDRESS = re.compile(r"([a-z][a-z0-9_-]*):(?!/)(.*)", re.IGNORECASE | re.DOTALL)
 
 
-@lru_cache(maxsize=1)
 def _installed() -> dict[str, str]:
+    return _installed_in(tuple(sys.path))
+
+
+@lru_cache(maxsize=1)
+def _installed_in(path: tuple[str, ...]) -> dict[str, str]:
+    """The modules of engines by name, in the packages on Python's *path*."""
     from importlib.metadata import entry_points
 
     return {point.name.lower(): point.value for point in entry_points(group=GROUP)}

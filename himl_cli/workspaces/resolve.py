@@ -224,20 +224,23 @@ def slurm_partitions() -> Sequence[tuple[str, str, str]]:
     return partitions()
 
 
-def slurm_checks(
-    spec: str | None, config_file: str | None, slurm: EngineSpec | None, *, start: Path
+def engine_checks(
+    name: str, spec: str | None, config_file: str | None, engine: EngineSpec | None, *, start: Path
 ) -> Iterator[Check]:
-    """Doctor's checks of Slurm. With *slurm* they include a job in the local workspace, which is created if missing."""
+    """Doctor's checks of the engine *name*, none if this machine has none and no *engine* is given. With it, they
+    include a job in the local workspace, which is created if missing."""
     from himl_cli.core.events import ignore
-    from himl_cli.workspaces.local.engines.slurm import checks
+    from himl_cli.workspaces.local.engines import engine_named
 
-    folder = start
-    if slurm is not None:
+    found, folder = engine_named(name), start
+    if engine is not None:
         with closing(open_for_jobs(spec, config_file, start=start)) as workspace:
             assert isinstance(workspace, FolderWorkspace)
             workspace.prepare(ignore)
             folder = workspace.folder
-    return checks(folder, slurm)
+    elif found.unavailable() is not None:
+        return iter(())
+    return found.checks(folder, engine)
 
 
 def azure_for_jobs(spec: str | None, config_file: str | None, *, start: Path) -> WorkspaceAddress:

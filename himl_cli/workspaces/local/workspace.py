@@ -293,6 +293,8 @@ class LocalWorkspace(FolderWorkspace):
 
         datastore, (spec,) = self._default_folder(spec.default_datastore), _with_editables([spec], notify)
         spec, engine = queue.masked(spec), engine_of(spec)
+        if (error := queue.wrong_option(spec, engine)) is not None:
+            raise error
         if spec.sweep is not None:
             plan = plan_sweep(self.folder, spec, datastore, notify)
             if queue.has_controller(plan, engine):

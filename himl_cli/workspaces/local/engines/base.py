@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 from himl_cli.core.errors import HimlError, ServiceFailed
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import JobSpec
+from himl_cli.core.jobs import EngineSpec, JobSpec
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.workspaces import Check
@@ -92,6 +92,10 @@ class Engine(Protocol):
     LABEL: str
     """The engine in a sentence, such as `Slurm`."""
 
+    OPTIONS: Mapping[str, str] | None
+    """The keys of a table `[NAME.PLACE]` of its settings besides `setup` and `run_with`, each with its meaning. None if
+    the engine itself judges them when it gets a job."""
+
     def unavailable(self) -> HimlError | None:
         """The error if this machine cannot submit jobs to the engine."""
 
@@ -121,7 +125,7 @@ class Engine(Protocol):
         """Cancel *jobs*: handles by name, several for an array, with commas between them. With *only_waiting*, not
         those that have started, which himl stops itself. Jobs that have ended are no error. Raises ServiceFailed."""
 
-    def checks(self, folder: Path, spec: JobSpec | None) -> Iterator[Check]:
+    def checks(self, folder: Path, spec: EngineSpec | None) -> Iterator[Check]:
         """The checks of `himl doctor`. With *spec*, submit a short job that checks the workspace in *folder*."""
 
     def ranks_of_nodes(self, request: LaunchRequest, log: Path, ends: Ends) -> Rank:

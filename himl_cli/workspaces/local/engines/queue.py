@@ -17,7 +17,7 @@ from dataclasses import field, replace
 from itertools import repeat
 from pathlib import Path
 
-from himl_cli.core.errors import HimlError, Interrupted
+from himl_cli.core.errors import BadUsage, HimlError, Interrupted
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import JobSpec
 from himl_cli.core.processes import interruptions, is_held
@@ -25,6 +25,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import Run, RunStatus, job_tag
 from himl_cli.core.sampling import make_sampler
+from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.local.engines import engine_named, engine_of
 from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, UNKNOWN, Engine, EngineJob, JobState, NoAnswer
 from himl_cli.workspaces.local.launch_request import PIPELINE, LaunchRequest, Plan, job_from_stored_form, stored_form
@@ -168,6 +169,18 @@ def has_controller(plan: Plan, engine: Engine) -> bool:
     return is_sequential or not engine.largest_array()
 
 
+def wrong_option(spec: JobSpec, engine: Engine) -> BadUsage | None:
+    """The error for a setting that the engine does not have."""
+    known = engine.OPTIONS
+    if known is None or spec.engine is None:
+        return None
+    for key in spec.engine.options.keys() - {"place", *known}:
+        section = f"[{engine.NAME}.{spec.engine.options.get('place')}]"
+        hint = did_you_mean(key, known) or f"Its keys: {', '.join(known) or 'none'}."
+        return BadUsage(f"{section} of the settings has the unknown key '{key}'.", hint=hint)
+    return None
+
+
 def job_of(request: LaunchRequest, after: Sequence[str] = (), *, is_staged: bool = True) -> EngineJob:
     """The job of one run, which stages its files itself unless that *is_staged*."""
     folder, spec = Path(request.run_folder), request.spec
@@ -195,7 +208,7 @@ def queue_job(request: LaunchRequest, folder: RunFolder, notify: Notify) -> Himl
     and return the error. *notify* gets what the engine says otherwise. Raises OSError, Interrupted, and NoAnswer if it
     is unknown whether the engine has the job."""
     engine = engine_of(request.spec)
-    if (error := engine.unavailable()) is not None:
+    if (error := engine.unavailable() or wrong_option(request.spec, engine)) is not None:
         return error
     files = JobFiles(replace(request, again=False), folder)
     new = replace(with_recovery_id(request.run), folder=str(files.cwd))
@@ -213,7 +226,7 @@ def queue_plan(plan: Plan, folder: RunFolder, notify: Notify) -> HimlError | Non
     """As `queue_job`, for a sweep or a pipeline. Record and submit the children that are known in advance: trials as
     arrays, steps as jobs that wait for each other. Otherwise submit a controller."""
     engine = engine_of(plan.jobs[0].spec)
-    if (error := engine.unavailable()) is not None:
+    if (error := engine.unavailable() or wrong_option(plan.jobs[0].spec, engine)) is not None:
         return error
     children: list[LaunchRequest] = []
     is_controlled = has_controller(plan, engine)
@@ -308,7 +321,8 @@ def _queue(
                 handles.append(engine.submit(job, notify))
                 submitted[job.name] = handles[-1]
                 for run_id, part in parts.items():
-                    known.setdefault(run_id, []).append(engine.part_of(handles[-1], part))
+                    handle = engine.part_of(handles[-1], part) if part else handles[-1]
+                    known.setdefault(run_id, []).append(handle)
         except NoAnswer:
             store.tag_each(tag, {run_id: ",".join(found) for run_id, found in known.items()})
             raise

@@ -53,7 +53,7 @@ from himl_cli.workspaces.local.run_store import chunks
 
 log = logging.getLogger(__name__)
 
-NAME, LABEL = "slurm", "Slurm"
+NAME, LABEL, OPTIONS = "slurm", "Slurm", None
 
 ASK_SECONDS = 20.0
 EARLY_SECONDS = 65.0  # by which Slurm may send a signal before its time

@@ -1,0 +1,192 @@
+"""The contract of an engine (`workspaces.local.engines.base.Engine`). An engine of another package is one of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from himl_cli.core.engines import engine_address
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.events import ignore
+from himl_cli.core.jobs import Draw, EngineSpec, Entry, EntryKind, JobSpec, SearchRange, Snapshot, SweepSpec
+from himl_cli.core.runs import Run, RunStatus, queued_in
+from himl_cli.workspaces.local.engines import engine_named
+from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, RUNNING, UNKNOWN, Engine
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+from tests.support.processes import processes_below
+from tests.support.running import Himl, until, write_files
+
+TOY = Path(__file__).parents[1] / "support" / "toy_engine"
+SCRIPT = "import sys, time\nprint('begun', flush=True)\ntime.sleep(float(sys.argv[1]))\nsys.exit(int(sys.argv[2]))\n"
+
+
+@dataclass
+class Place:
+    """An engine on this machine, and a local workspace for its jobs. *hold* keeps new jobs waiting until it is called
+    with False. With *away*, the engine does not respond."""
+
+    spec: EngineSpec
+    workspace: LocalWorkspace
+    hold: Callable[[bool], None]
+    away: Callable[[], None]
+
+    @property
+    def engine(self) -> Engine:
+        return engine_named(self.spec.name)
+
+    def job(self, *arguments: str) -> JobSpec:
+        code = self.workspace.folder.parent / "code"
+        write_files(code, {"job.py": SCRIPT})
+        snapshot = Snapshot(code, ["job.py"], len(SCRIPT))
+        return JobSpec("test", Entry(EntryKind.script, "job.py"), snapshot, arguments, sys.executable, engine=self.spec)
+
+    def submit(self, *arguments: str) -> Run:
+        return self.workspace.submit(self.job(*arguments), notify=ignore)
+
+    def ended(self, run: Run) -> Run:
+        until(lambda: self.workspace.run(run.id).status.is_final, lambda: f"it ends: {self.workspace.run(run.id)}")
+        return self.workspace.run(run.id)
+
+    def handle(self, run: Run) -> str:
+        queued = queued_in(self.workspace.run(run.id).tags)
+        assert queued is not None
+        assert queued[0] == self.spec.name
+        return queued[1]
+
+
+@pytest.fixture(params=["slurm", "toy"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    workspace = LocalWorkspace(tmp_path / ".himl")
+    if request.param == "slurm":
+        cluster = request.getfixturevalue("slurm")
+
+        def hold(is_held: bool) -> None:
+            cluster("scontrol", "update", "PartitionName=gpu", f"State={'DOWN' if is_held else 'UP'}")
+
+        yield Place(EngineSpec("slurm", {"partition": "gpu"}), workspace, hold, lambda: monkeypatch.setenv("PATH", "/none"))
+        monkeypatch.undo()
+        hold(False)
+        return
+    queue = tmp_path / "queue"
+    queue.mkdir()
+    monkeypatch.setenv("TOY_QUEUE", str(queue))
+    monkeypatch.setenv("PYTHONPATH", f"{TOY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".strip(os.pathsep))
+    monkeypatch.syspath_prepend(str(TOY))
+
+    def hold_toy(is_held: bool) -> None:
+        (queue / "hold").touch() if is_held else (queue / "hold").unlink(missing_ok=True)
+
+    yield Place(EngineSpec("toy", {"place": "a"}), workspace, hold_toy, (queue / "away").touch)
+    hold_toy(False)
+
+
+def test_a_job_waits_runs_and_ends(place: Place) -> None:
+    assert place.engine.unavailable() is None
+    place.hold(True)
+    run = place.submit("0.5", "0")
+    handle = place.handle(run)
+    state = place.engine.states({run.id: handle})[run.id]
+    assert state.kind == QUEUED
+    assert place.engine.states({run.id: ""})[run.id].handle == handle, "the name finds a job whose handle is lost"
+    assert place.workspace.run(run.id).status is RunStatus.queued
+    place.hold(False)
+    until(lambda: place.workspace.run(run.id).status is RunStatus.running)
+    assert place.engine.states({run.id: handle})[run.id].kind == RUNNING
+    assert (place.ended(run).status, place.ended(run).exit_code) == (RunStatus.completed, 0)
+    until(lambda: place.engine.states({run.id: handle})[run.id].kind == ENDED)
+    place.engine.cancel({run.id: handle})  # no error
+
+
+def test_a_failure_is_recorded(place: Place) -> None:
+    ended = place.ended(place.submit("0", "3"))
+    assert (ended.status, ended.reason) == (RunStatus.failed, "exit code 3")
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+def test_a_job_is_canceled(place: Place, is_waiting: bool) -> None:
+    place.hold(is_waiting)
+    run = place.submit("600", "0")
+    if not is_waiting:
+        until(lambda: place.workspace.run(run.id).status is RunStatus.running)
+    assert place.workspace.cancel(run.id)
+    assert place.ended(run).status is RunStatus.canceled
+    until(lambda: place.engine.states({run.id: place.handle(run)})[run.id].kind in (ENDED, UNKNOWN))
+
+
+def test_silence_is_no_evidence(place: Place) -> None:
+    place.hold(True)
+    run = place.submit("0", "0")
+    handle = place.handle(run)
+    place.away()
+    state = place.engine.states({run.id: handle, "other": ""})[run.id]
+    assert state.kind == UNKNOWN
+    assert state.reason
+    seen = LocalWorkspace(place.workspace.folder).run(run.id)
+    assert (seen.status, seen.reason) == (RunStatus.queued, f"unknown: {state.reason}")
+    assert seen.ended is None
+
+
+def test_a_killed_supervisor_is_noticed(place: Place) -> None:
+    run = place.submit("600", "0")
+    until(lambda: place.workspace.run(run.id).status is RunStatus.running)
+    for pid in processes_below(place.workspace.folder, "himl_cli.workspaces.local.supervisor"):
+        os.kill(pid, signal.SIGKILL)
+    ended = place.ended(run)
+    assert ended.status is RunStatus.failed
+    assert ended.reason
+
+
+def test_trials_of_a_sweep(place: Place) -> None:
+    space = {"code": SearchRange(Draw.choice, [0, 3])}
+    sweep = SweepSpec(space, max_trials=2, max_failures=2)
+    job = replace(place.job("0", "${{search_space.code}}"), sweep=sweep)
+    whole = place.ended(place.workspace.submit(job, notify=ignore))
+    assert whole.status is RunStatus.failed
+    statuses = [place.workspace.run(f"{whole.id}_{number}").status for number in range(2)]
+    assert statuses == [RunStatus.completed, RunStatus.failed]
+
+
+def test_what_is_refused_leaves_nothing(place: Place) -> None:
+    known = {"slurm": {"partition": "none"}, "toy": {"place": "closed"}}
+    job = replace(place.job("0", "0"), engine=replace(place.spec, options=known[place.spec.name]))
+    with pytest.raises(BadUsage):
+        place.workspace.submit(job, notify=ignore)
+    assert not [*(place.workspace.folder / "runs").glob("*")]
+
+
+def test_the_job_is_shown_without_secrets(place: Place) -> None:
+    job = replace(place.job("0", "0"), env={"TOKEN": "very-secret-1"})
+    text = place.workspace.batch_script(job, ignore)
+    assert "job.py" in text
+    assert "very-secret-1" not in text
+
+
+def test_checks_of_doctor_have_remedies(place: Place) -> None:
+    for check in place.engine.checks(place.workspace.folder, None):
+        assert check.name == place.spec.name
+        assert check.message.endswith(".")
+
+
+def test_an_engine_of_another_package_has_the_commands(himl: Himl, project: Path, place: Place) -> None:
+    if place.spec.name != "toy":
+        assert engine_address("slurm:gpu") == ("slurm", "gpu")
+        return
+    files = {"job.py": SCRIPT, "himl.toml": "[toy.a]\nnice = 5\n[toy.b]\nnise = 5\n"}
+    write_files(project, files)
+    run_id = himl.ok("submit", "job.py", "--cluster", "toy:a", "-q", "--wait", "--", "0", "0").stdout.split()[-1]
+    shown = himl("runs", "show", run_id).stdout
+    assert "Toy" in shown
+    refused = himl("submit", "job.py", "--cluster", "toy:b", "--", "0", "0")
+    assert (refused.code, refused.stderr.splitlines()[-2:]) == (
+        2,
+        ["error: [toy.b] of the settings has the unknown key 'nise'.", "hint: Did you mean 'nice'?"],
+    )
+    assert "toy" in himl("doctor").stdout
+    nowhere = himl("submit", "job.py", "--cluster", "toy:a", "--sbatch", "mem=1G", "--", "0", "0")
+    assert nowhere.stderr.startswith("error: --sbatch applies to Slurm jobs only.")
