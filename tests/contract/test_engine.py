@@ -16,12 +16,15 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import ignore
 from himl_cli.core.jobs import Draw, EngineSpec, Entry, EntryKind, JobSpec, SearchRange, Snapshot, SweepSpec
 from himl_cli.core.runs import Run, RunStatus, queued_in
-from himl_cli.workspaces.local.engines import engine_named
+from himl_cli.workspaces.local.engines import engine_named, slurm
 from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, RUNNING, UNKNOWN, Engine
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.support.processes import processes_below
 from tests.support.running import Himl, until, write_files
+from tests.support.toy_engine import toy_engine
 
+CHECKED: tuple[Engine, ...] = (slurm, toy_engine)
+"""mypy compares these modules with the protocol."""
 TOY = Path(__file__).parents[1] / "support" / "toy_engine"
 SCRIPT = "import sys, time\nprint('begun', flush=True)\ntime.sleep(float(sys.argv[1]))\nsys.exit(int(sys.argv[2]))\n"
 

@@ -12,19 +12,18 @@ import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from queue import Queue
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import EngineSpec
+from himl_cli.core.jobs import EngineSpec, JobSpec
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.workspaces import Check
 from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, RUNNING, UNKNOWN, EngineJob, JobState, OwnJob
 from himl_cli.workspaces.local.launch_request import LaunchRequest
-from himl_cli.workspaces.local.ranks import Rank, RankEnd
+from himl_cli.workspaces.local.ranks import Ends, Rank
 
 NAME, LABEL = "toy", "Toy"
-OPTIONS = {"nice": "priority of the process"}
+OPTIONS: Mapping[str, str] | None = {"nice": "priority of the process"}
 # Waits for the queue, then becomes the supervisor, which reads the document from the same stdin
 WAITER = """
 import os, sys, time
@@ -45,6 +44,10 @@ def unavailable() -> HimlError | None:
 
 def largest_array() -> int:
     return 0
+
+
+def site(handle: str = "", spec: JobSpec | None = None) -> str:
+    return "toy"
 
 
 def preview(job: EngineJob) -> str:
@@ -115,7 +118,7 @@ def checks(folder: Path, spec: EngineSpec | None) -> Iterator[Check]:
     yield Check.passed("toy", "The toy queue responds.")
 
 
-def ranks_of_nodes(request: LaunchRequest, log: Path, ends: Queue[RankEnd]) -> Rank:
+def ranks_of_nodes(request: LaunchRequest, log: Path, ends: Ends) -> Rank:
     raise BadUsage("A toy job has one node.")
 
 

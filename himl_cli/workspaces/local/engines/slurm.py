@@ -53,7 +53,8 @@ from himl_cli.workspaces.local.run_store import chunks
 
 log = logging.getLogger(__name__)
 
-NAME, LABEL, OPTIONS = "slurm", "Slurm", None
+NAME, LABEL = "slurm", "Slurm"
+OPTIONS: Mapping[str, str] | None = None  # sbatch judges them
 
 ASK_SECONDS = 20.0
 EARLY_SECONDS = 65.0  # by which Slurm may send a signal before its time
