@@ -19,7 +19,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.text import utc_text
 
 # The beginning of the reason of an open run if it is unknown whether the run is in progress
-UNKNOWN = "unknown: "
+DOUBT = "unknown: "
 # The beginning of a local run's reason if one of several ranks failed
 FAILED_RANK = re.compile(r"rank (\d+): ")
 
@@ -120,12 +120,12 @@ class Run:
     @property
     def is_unknown(self) -> bool:
         """Whether it is unknown if the run is in progress. `status` is the last recorded one, and `reason` says why."""
-        return not self.status.is_final and self.reason.startswith(UNKNOWN)
+        return not self.status.is_final and self.reason.startswith(DOUBT)
 
     @property
     def doubt(self) -> str:
         """The message for a run of which `is_unknown` is true."""
-        return f"It is unknown whether run '{self.id}' is in progress: {self.reason.removeprefix(UNKNOWN)}."
+        return f"It is unknown whether run '{self.id}' is in progress: {self.reason.removeprefix(DOUBT)}."
 
     @property
     def recovery_id(self) -> str:

@@ -12,18 +12,19 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.engines import engine_address
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import ignore
-from himl_cli.core.jobs import Draw, EngineSpec, Entry, EntryKind, JobSpec, SearchRange, Snapshot, SweepSpec
+from himl_cli.core.jobs import DataSpec, Draw, EngineSpec, Entry, EntryKind, JobSpec, SearchRange, Snapshot, SweepSpec
+from himl_cli.core.processes import is_locked
 from himl_cli.core.runs import Run, RunStatus, queued_in
-from himl_cli.workspaces.local.engines import engine_named, slurm
+from himl_cli.workspaces.local.engines import engine_named, here, slurm
 from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, RUNNING, UNKNOWN, Engine
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.support.processes import processes_below
 from tests.support.running import Himl, until, write_files
 from tests.support.toy_engine import toy_engine
 
-CHECKED: tuple[Engine, ...] = (slurm, toy_engine)
+CHECKED: tuple[Engine, ...] = (here, slurm, toy_engine)
 """mypy compares these modules with the protocol."""
 TOY = Path(__file__).parents[1] / "support" / "toy_engine"
 SCRIPT = "import sys, time\nprint('begun', flush=True)\ntime.sleep(float(sys.argv[1]))\nsys.exit(int(sys.argv[2]))\n"
@@ -31,17 +32,18 @@ SCRIPT = "import sys, time\nprint('begun', flush=True)\ntime.sleep(float(sys.arg
 
 @dataclass
 class Place:
-    """An engine on this machine, and a local workspace for its jobs. *hold* keeps new jobs waiting until it is called
-    with False. With *away*, the engine does not respond."""
+    """An engine on this machine, and a local workspace for its jobs. *spec* is None for this machine itself, which has
+    no queue. *hold* keeps new jobs waiting until it is called with False. After *away*, the engine cannot tell about
+    a job that waits or whose supervisor was killed."""
 
-    spec: EngineSpec
+    spec: EngineSpec | None
     workspace: LocalWorkspace
     hold: Callable[[bool], None]
     away: Callable[[], None]
 
     @property
     def engine(self) -> Engine:
-        return engine_named(self.spec.name)
+        return here if self.spec is None else engine_named(self.spec.name)
 
     def job(self, *arguments: str) -> JobSpec:
         code = self.workspace.folder.parent / "code"
@@ -52,20 +54,41 @@ class Place:
     def submit(self, *arguments: str) -> Run:
         return self.workspace.submit(self.job(*arguments), notify=ignore)
 
+    def begun(self, run: Run) -> None:
+        until(lambda: self.seen(run).status is RunStatus.running, lambda: f"it starts: {self.seen(run)}")
+
     def ended(self, run: Run) -> Run:
-        until(lambda: self.workspace.run(run.id).status.is_final, lambda: f"it ends: {self.workspace.run(run.id)}")
-        return self.workspace.run(run.id)
+        until(lambda: self.seen(run).status.is_final, lambda: f"it ends: {self.seen(run)}")
+        return self.seen(run)
+
+    def seen(self, run: Run) -> Run:
+        """The run, as another process sees it."""
+        return LocalWorkspace(self.workspace.folder).run(run.id)
 
     def handle(self, run: Run) -> str:
+        if self.spec is None:
+            return str(self.workspace.folder / "runs" / run.id / "lock")
         queued = queued_in(self.workspace.run(run.id).tags)
         assert queued is not None
         assert queued[0] == self.spec.name
         return queued[1]
 
+    def kill(self) -> None:
+        for pid in processes_below(self.workspace.folder, "himl_cli.workspaces.local.supervisor"):
+            os.kill(pid, signal.SIGKILL)
 
-@pytest.fixture(params=["slurm", "toy"])
+
+@pytest.fixture(params=["here", "slurm", "toy"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     workspace = LocalWorkspace(tmp_path / ".himl")
+    if request.param == "here":
+
+        def elsewhere() -> None:
+            for lock in workspace.folder.glob("runs/*/lock"):
+                lock.write_text("node7 another-boot - 5@5")
+
+        yield Place(None, workspace, lambda is_held: None, elsewhere)
+        return
     if request.param == "slurm":
         cluster = request.getfixturevalue("slurm")
 
@@ -89,17 +112,17 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     hold_toy(False)
 
 
-def test_a_job_waits_runs_and_ends(place: Place) -> None:
+def test_a_job_runs_and_ends(place: Place) -> None:
     assert place.engine.unavailable() is None
     place.hold(True)
     run = place.submit("0.5", "0")
     handle = place.handle(run)
-    state = place.engine.states({run.id: handle})[run.id]
-    assert state.kind == QUEUED
-    assert place.engine.states({run.id: ""})[run.id].handle == handle, "the name finds a job whose handle is lost"
-    assert place.workspace.run(run.id).status is RunStatus.queued
+    if place.spec is not None:
+        assert place.engine.states({run.id: handle})[run.id].kind == QUEUED
+        assert place.engine.states({run.id: ""})[run.id].handle == handle, "the name finds a job whose handle is lost"
+        assert place.seen(run).status is RunStatus.queued
     place.hold(False)
-    until(lambda: place.workspace.run(run.id).status is RunStatus.running)
+    place.begun(run)
     assert place.engine.states({run.id: handle})[run.id].kind == RUNNING
     assert (place.ended(run).status, place.ended(run).exit_code) == (RunStatus.completed, 0)
     until(lambda: place.engine.states({run.id: handle})[run.id].kind == ENDED)
@@ -116,7 +139,7 @@ def test_a_job_is_canceled(place: Place, is_waiting: bool) -> None:
     place.hold(is_waiting)
     run = place.submit("600", "0")
     if not is_waiting:
-        until(lambda: place.workspace.run(run.id).status is RunStatus.running)
+        place.begun(run)
     assert place.workspace.cancel(run.id)
     assert place.ended(run).status is RunStatus.canceled
     until(lambda: place.engine.states({run.id: place.handle(run)})[run.id].kind in (ENDED, UNKNOWN))
@@ -124,22 +147,25 @@ def test_a_job_is_canceled(place: Place, is_waiting: bool) -> None:
 
 def test_silence_is_no_evidence(place: Place) -> None:
     place.hold(True)
-    run = place.submit("0", "0")
+    run = place.submit("600", "0")
     handle = place.handle(run)
+    if place.spec is None:
+        place.kill()
+        until(lambda: not is_locked(Path(handle)))
+    before = place.workspace.run(run.id).status
     place.away()
-    state = place.engine.states({run.id: handle, "other": ""})[run.id]
+    state = place.engine.states({run.id: handle})[run.id]
     assert state.kind == UNKNOWN
     assert state.reason
-    seen = LocalWorkspace(place.workspace.folder).run(run.id)
-    assert (seen.status, seen.reason) == (RunStatus.queued, f"unknown: {state.reason}")
-    assert seen.ended is None
+    seen = place.seen(run)
+    assert (seen.reason, seen.ended) == (f"unknown: {state.reason}", None)
+    assert seen.status is (RunStatus.running if place.spec is None else before)
 
 
 def test_a_killed_supervisor_is_noticed(place: Place) -> None:
     run = place.submit("600", "0")
-    until(lambda: place.workspace.run(run.id).status is RunStatus.running)
-    for pid in processes_below(place.workspace.folder, "himl_cli.workspaces.local.supervisor"):
-        os.kill(pid, signal.SIGKILL)
+    place.begun(run)
+    place.kill()
     ended = place.ended(run)
     assert ended.status is RunStatus.failed
     assert ended.reason
@@ -157,27 +183,31 @@ def test_trials_of_a_sweep(place: Place) -> None:
 
 def test_what_is_refused_leaves_nothing(place: Place) -> None:
     known = {"slurm": {"partition": "none"}, "toy": {"place": "closed"}}
-    job = replace(place.job("0", "0"), engine=replace(place.spec, options=known[place.spec.name]))
-    with pytest.raises(BadUsage):
+    job = place.job("0", "0")
+    if place.spec is None:
+        job = replace(job, entry=Entry(EntryKind.command, "python ${{inputs.none}}"), inputs=[DataSpec("none", "none")])
+    else:
+        job = replace(job, engine=replace(place.spec, options=known[place.spec.name]))
+    with pytest.raises((BadUsage, NotFound)):
         place.workspace.submit(job, notify=ignore)
     assert not [*(place.workspace.folder / "runs").glob("*")]
 
 
 def test_the_job_is_shown_without_secrets(place: Place) -> None:
-    job = replace(place.job("0", "0"), env={"TOKEN": "very-secret-1"})
-    text = place.workspace.batch_script(job, ignore)
-    assert "job.py" in text
-    assert "very-secret-1" not in text
+    if place.spec is not None:  # that of this machine is shown as a document of Azure ML
+        text = place.workspace.batch_script(replace(place.job("0", "0"), env={"TOKEN": "very-secret-1"}), ignore)
+        assert "job.py" in text
+        assert "very-secret-1" not in text
 
 
-def test_checks_of_doctor_have_remedies(place: Place) -> None:
+def test_checks_of_doctor_are_sentences(place: Place) -> None:
     for check in place.engine.checks(place.workspace.folder, None):
-        assert check.name == place.spec.name
+        assert check.name == place.engine.NAME
         assert check.message.endswith(".")
 
 
 def test_an_engine_of_another_package_has_the_commands(himl: Himl, project: Path, place: Place) -> None:
-    if place.spec.name != "toy":
+    if place.spec is None or place.spec.name != "toy":
         assert engine_address("slurm:gpu") == ("slurm", "gpu")
         return
     files = {"job.py": SCRIPT, "himl.toml": "[toy.a]\nnice = 5\n[toy.b]\nnise = 5\n"}

@@ -20,10 +20,11 @@ from typing import Any, TypeVar
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed, shortage
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import STEP, TRIAL, EntryKind, JobSpec, NewCode, Snapshot, Webhook, is_job_file
-from himl_cli.core.processes import SUPERVISOR, ProcessLock, detached, interruptions, is_held, take_standby
+from himl_cli.core.processes import SUPERVISOR, ProcessLock, interruptions, is_held
 from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import NEW_CODE, Run, RunStatus, check_known
 from himl_cli.workspaces.local.editables import with_editables
+from himl_cli.workspaces.local.engines import here
 from himl_cli.workspaces.local.launch_request import (
     LaunchRequest,
     Plan,
@@ -311,25 +312,8 @@ def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> Non
 def spawn(request: LaunchRequest | Plan, handles: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """Start the process, which inherits *handles*, with *request* on its stdin. It reports on its stdout. Raises
     OSError."""
-    log.debug("starting a supervisor for %s", request.run_folder)
     module = "himl_cli.workspaces.local.controller" if isinstance(request, Plan) else SUPERVISOR
-    process = None if handles else take_standby(module)
-    if process is None:
-        with (Path(request.run_folder) / "supervisor.log").open("ab") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", module],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                cwd=request.run_folder,
-                pass_fds=handles,
-                **detached(),
-            )
-    assert process.stdin is not None
-    with suppress(BrokenPipeError):  # the process died at once; the caller detects that it reports nothing
-        process.stdin.write(request.to_json().encode())
-        process.stdin.close()
-    return process
+    return here.start(Path(request.run_folder), request.to_json(), handles, module)
 
 
 def events_of(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:

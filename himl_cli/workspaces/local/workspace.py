@@ -18,11 +18,11 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import may_write
 from himl_cli.core.jobs import DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot, Webhook
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
-from himl_cli.core.processes import ProcessLock, unseen_holder
+from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import (
     ARCHIVED,
+    DOUBT,
     NEW_CODE,
-    UNKNOWN,
     Run,
     RunEnd,
     RunQuery,
@@ -33,6 +33,8 @@ from himl_cli.core.runs import (
 from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace
+from himl_cli.workspaces.local.engines import here
+from himl_cli.workspaces.local.engines.base import RUNNING, UNKNOWN
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe_parts
 from himl_cli.workspaces.local.logged_values import LoggedWriter, read_results, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
@@ -116,16 +118,16 @@ class LocalWorkspace(FolderWorkspace):
     def _unsupervised(self, jobs: Sequence[str], *, now: bool = False) -> tuple[list[str], Mapping[str, str]]:
         """The lost *jobs*, which no process supervises, and the reasons for which others wait in queues or are unknown.
         Records the ends that folders have."""
-        free = [job for job in jobs if not self._folder_of(job).is_supervised()]
+        states = here.states({job: str(self._folder_of(job).lock) for job in jobs})
+        free = [job for job, state in states.items() if state.kind != RUNNING]
         queued = self._runs.queued_jobs(free)
         reasons = dict(self._queued.refresh(self._runs, queued, now=now)) if queued else {}
         lost = []
         for job in free:
-            folder = self._folder_of(job)
-            if job in reasons or self._runs.end_as_noted(folder):
+            if job in reasons or self._runs.end_as_noted(self._folder_of(job)):
                 continue
-            if job not in queued and (holder := unseen_holder(folder.lock)):
-                reasons[job] = f"{UNKNOWN}{holder} holds its lock"
+            if job not in queued and states[job].kind == UNKNOWN:
+                reasons[job] = f"{DOUBT}{states[job].reason}"
             else:
                 lost.append(job)
         return lost, reasons

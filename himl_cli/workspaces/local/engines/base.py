@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 from himl_cli.core.errors import HimlError, ServiceFailed
-from himl_cli.core.events import Notify
-from himl_cli.core.jobs import EngineSpec, JobSpec
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RunStatus
-from himl_cli.core.workspaces import Check
-from himl_cli.workspaces.local.launch_request import LaunchRequest
-from himl_cli.workspaces.local.ranks import Ends, Rank
+
+if TYPE_CHECKING:
+    from himl_cli.core.events import Notify
+    from himl_cli.core.jobs import EngineSpec, JobSpec
+    from himl_cli.core.workspaces import Check
+    from himl_cli.workspaces.local.launch_request import LaunchRequest
+    from himl_cli.workspaces.local.ranks import Ends, Rank
 
 PROBE = "probe.json"  # what the job of `Engine.checks` wrote: its node, the time, whether it sees a lock
 STEP_BEFORE_FAILED = "a job before it did not complete"

@@ -23,7 +23,7 @@ from himl_cli.core.jobs import JobSpec
 from himl_cli.core.processes import interruptions, is_held
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import MASK
-from himl_cli.core.runs import Run, RunStatus, job_tag
+from himl_cli.core.runs import DOUBT, Run, RunStatus, job_tag
 from himl_cli.core.sampling import make_sampler
 from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.local.engines import engine_named, engine_of
@@ -91,7 +91,7 @@ class QueuedJobs:
         try:
             engine = engine_named(name)
         except HimlError as err:  # the package with the engine is not installed here
-            return dict.fromkeys(jobs, f"unknown: {err}")
+            return dict.fromkeys(jobs, f"{DOUBT}{err}")
         waiting: dict[str, str] = {}
         for run_id, state in (engine.states(jobs) if jobs else {}).items():
             handle, doubt = jobs[run_id], state.reason if state.kind == UNKNOWN else ""
@@ -99,7 +99,7 @@ class QueuedJobs:
                 doubt = self._doubt(engine, run_id, handle)
             with suppress(HimlError):  # after a failed write, the next query repeats it
                 if doubt:
-                    waiting[run_id] = f"unknown: {doubt}"
+                    waiting[run_id] = f"{DOUBT}{doubt}"
                 elif state.kind == ENDED:
                     status, reason = self._end(run_id, state, handle)
                     store.end(run_id, status, reason=reason, ended=state.ended, if_tagged=(job_tag(name), handle))
