@@ -147,3 +147,34 @@ def test_marks_of_starts_on_another_machine_stay(himl: Himl, project: Path) -> N
     himl("submit", "a.py", "-q")
     assert [path.name for path in (folder / "starting").iterdir()] == ["far_1"]
     assert {path.name for path in (folder / "runs").iterdir()} >= {"far_1"}
+
+
+SQUEUE = """#!/bin/sh
+for each in "$@"; do case "$each" in --user=*|--me) exit 0 ;; esac; done
+[ -e {hidden} ] && echo 'slurm_load_jobs error: Invalid job id specified' >&2 && exit 1
+echo "7|PENDING|Resources|N/A|$(cat {name})"
+"""
+
+
+def test_a_job_of_another_user_is_queued_or_unknown(started_himl: Himl, shared: Path) -> None:
+    """Sites may hide the jobs of others (`PrivateData=jobs`)."""
+    project, hidden, name = (shared / each for each in ("project", "hidden", "name"))
+    project.mkdir()
+    os.chown(project, ADA, LAB)
+    project.chmod(0o2775)
+    invalid = "#!/bin/sh\necho 'slurm_load_jobs error: Invalid job id specified' >&2\nexit 1\n"
+    programs = {"sbatch": "#!/bin/sh\ncat >/dev/null\necho 7\n", "squeue": SQUEUE.format(hidden=hidden, name=name), "scontrol": invalid, "sacct": invalid}
+    write_files(shared, {"project/train.py": "", "project/pyproject.toml": "", **{f"bin/{each}": text for each, text in programs.items()}})
+    for each in programs:
+        (shared / "bin" / each).chmod(0o755)
+
+    def himl(user: int, *words: str) -> str:
+        done = started_himl(*words, cwd=project, prefix=as_user(user, shared, LAB), env={"PATH": f"{shared / 'bin'}:{os.environ['PATH']}"})
+        assert done.code == 0, done.stderr
+        return done.stdout
+
+    run_id = himl(ADA, "submit", "train.py", "--cluster", "slurm:gpu", "-q").strip()
+    name.write_text(run_id)
+    assert "Waits for     Resources" in himl(BOB, "runs", "show", run_id)
+    hidden.touch()
+    assert " unknown: Slurm may hide jobs of other users" in himl(BOB, "runs", "show", run_id)

@@ -495,6 +495,18 @@ def test_how_jobs_ended_that_slurm_has_forgotten(
     assert {shown(himl, run_id)["ended"] for state, run_id in runs.items() if state} == {"2026-01-02T03:04:05.000Z"}
 
 
+def test_a_sweep_that_seemed_to_have_ended_continues_with_its_trials(
+    himl: Himl, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[..., str]
+) -> None:
+    run_id, path = send("hello.py", "--crossval", "2", "--sbatch", "begin=now+1hour"), os.environ["PATH"]
+    stand_in(tmp_path, monkeypatch, dict.fromkeys(("squeue", "scontrol"), "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1"))
+    assert shown(himl, run_id)["status"] == "Failed"
+    monkeypatch.setenv("PATH", path)
+    slurm("scontrol", "update", f"JobId={job_of(shown(himl, run_id)).partition('[')[0]}", "StartTime=now")
+    names = [run_id, f"{run_id}_0", f"{run_id}_1"]
+    until(lambda: {shown(himl, name)["status"] for name in names} == {"Completed"}, lambda: str(shown(himl, run_id)))
+
+
 def test_a_submit_that_is_killed_leaves_one_run_or_none(project: Path, himl: Himl, started_himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
     command = [str(started_himl.program), "submit", "sleep.py", "--cluster", "slurm:gpu", "--", "0"]
     begun = time.monotonic()

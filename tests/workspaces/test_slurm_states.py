@@ -123,7 +123,7 @@ def test_a_job_of_another_cluster_of_a_shared_folder_is_unknown(project: Path, s
     site.print(config="ClusterName             = c2\n")
     found = seen(project)
     assert (found.status.value, found.reason) == ("Queued", "unknown: its job is on cluster 'c1', and this machine uses 'c2'")
-    site.print(config="ClusterName             = c1\n")
+    write_files(project / ".himl" / "runs" / RUN, {"cluster": "c2"})
     assert seen(project).reason == GONE
 
 

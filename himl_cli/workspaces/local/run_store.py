@@ -356,8 +356,14 @@ class RunStore:
         return []
 
     def start_parent(self, run_id: str) -> None:
-        """Record that the first of its children has started."""
-        if (found := self.get(run_id)) is not None and found.started is None:
+        """Record that a child has started. Without a controller, a parent run whose end was recorded continues, since
+        its children seemed to have ended."""
+        if (found := self.get(run_id)) is None:
+            return
+        has_ended = found.status in (RunStatus.failed, RunStatus.completed)
+        if has_ended and "[" in (queued_in(found.tags) or ("", ""))[1]:
+            self.resume(run_id)
+        if found.started is None:
             self.start(run_id)
 
     def requeue(self, run_id: str) -> None:

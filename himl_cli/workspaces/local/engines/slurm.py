@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -401,11 +402,20 @@ def site(handle: str = "", spec: JobSpec | None = None) -> str:
             or os.environ.get("SBATCH_CLUSTERS")
             or os.environ.get("SLURM_CLUSTERS", "")
         )
-    if asked:
-        return asked
+    with suppress(LookupError):
+        return asked or _default_cluster(shutil.which("scontrol"), os.environ.get("SLURM_CONF"))
+    return ""
+
+
+@lru_cache(maxsize=1)
+def _default_cluster(program: str | None, configuration: str | None) -> str:
+    """The cluster that *program* (scontrol) uses with the file *configuration*. Raises LookupError if it is unknown,
+    which is not cached."""
     text, _ = output_of(["scontrol", "show", "config"])
     found = re.search(r"^ClusterName\s*=\s*(\S+)", text or "", re.MULTILINE)
-    return found[1] if found else ""
+    if found is None:
+        raise LookupError
+    return found[1]
 
 
 def partitions() -> list[tuple[str, str, str]]:
