@@ -83,9 +83,9 @@ def _write_partitions(output_opts: OutputOptions) -> None:
     from himl_cli.core.workspaces import PreparedFile, SetUp
     from himl_cli.render.results import print_set_up
     from himl_cli.services.submission.engine_options import SECTION, settings_text
-    from himl_cli.workspaces.resolve import slurm_partitions
+    from himl_cli.workspaces.resolve import engine_places
 
-    path, found = Path.cwd() / FILE, slurm_partitions()
+    path, found = Path.cwd() / FILE, engine_places(SECTION)
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     if f"[{SECTION}." in before:
         raise BadUsage(f"'{path}' already has Slurm settings.", hint="Edit the file. To list partitions, run sinfo.")

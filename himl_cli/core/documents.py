@@ -193,7 +193,7 @@ class JobFile(TypedDict):
 
 
 class BatchScript(TypedDict):
-    """The job of --dry_run on Slurm."""
+    """The job of --dry_run in the queue of an engine."""
 
     batch_script: str
 

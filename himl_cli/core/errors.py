@@ -38,7 +38,7 @@ _SHORTAGES = {
     ),
     r"MemoryError|Cannot allocate memory": (
         "no memory is left",
-        "Raise the limit (ulimit -v, or that of the container or the Slurm job), or use less memory.",
+        "Raise the limit (ulimit -v, or that of the container or the batch job), or use less memory.",
     ),
     r"Too many open files": (
         "too many files are open",

@@ -500,7 +500,7 @@ class JobOptions:
     """Options of `himl submit` that a job receives unchanged. Both requests and jobs have them.
 
     `in_place` runs the job in the snapshot's root instead of a copy. With `tty`, it runs in a pseudo terminal. A failed
-    local or Slurm job restarts up to `retries` times. `keep` are globs of files outside `outputs/` and `logs/` that are
+    local job restarts up to `retries` times. `keep` are globs of files outside `outputs/` and `logs/` that are
     saved as outputs. `identity` is `user`, `managed` or None for the run's own token, `sdk` is `v2`, or `v1` for the
     deprecated azureml-core.
     `services.submission.request.option` explains the metadata.

@@ -311,7 +311,7 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
         """
 
     def batch_script(self, spec: JobSpec, notify: Notify) -> str:
-        """The script for Slurm, with secrets masked. Creates nothing. Raises the errors of `submit`."""
+        """The script for the engine of the job, with secrets masked. Creates nothing. Raises the errors of `submit`."""
 
     def delete(self, run_id: str, *, force: bool = False) -> None:
         """Delete the run, its children and all their files. Raises RunNotFound, and BadUsage while one of them runs or

@@ -217,11 +217,11 @@ def _own_local(start: Path) -> Path:
     return folder
 
 
-def slurm_partitions() -> Sequence[tuple[str, str, str]]:
-    """The partitions of the site's Slurm: name, time limit, generic resources. Raises ServiceFailed."""
-    from himl_cli.workspaces.local.engines.slurm import partitions
+def engine_places(name: str) -> Sequence[tuple[str, str, str]]:
+    """As `Engine.places`, of the engine *name*."""
+    from himl_cli.workspaces.local.engines import engine_named
 
-    return partitions()
+    return engine_named(name).places()
 
 
 def engine_checks(

@@ -385,7 +385,7 @@ def test_hyperparameters_folds_and_seeds_are_counted_quickly() -> None:
     ({"max_trials": 5, "primary_metric": " "}, "--primary_metric is empty"),
     ({"max_trials": 5, "sampling": "bayesian", "early_stop": "median"}, "cannot be combined"),
     ({"max_trials": 5, "max_failures": -1}, "--max_failures must be 0 or a positive integer, not -1. | With 0,"),
-    ({"max_trials": 5, "max_failures": 1, "cluster": "slurm:gpu"}, "--max_failures 1 does not apply to an array of Slurm"),
+    ({"max_trials": 5, "max_failures": 1, "cluster": "slurm:gpu"}, "--max_failures 1 does not apply to an array"),
     ({"max_trials": 200, "max_concurrent": 101, "on_cluster": True}, "--max_concurrent 101: the limit on Azure ML is 100."),
 ])  # fmt: skip
 def test_invalid_search_options_are_refused(options: dict[str, Any], message: str) -> None:

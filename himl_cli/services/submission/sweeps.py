@@ -141,7 +141,7 @@ def requested_sweep(request: SubmitRequest) -> SweepSpec | None:
 
 
 def with_max_failures(spec: SweepSpec, request: SubmitRequest) -> SweepSpec:
-    """*spec* with `--max_failures`. Raises BadUsage for an invalid number, and for an array of Slurm, whose trials
+    """*spec* with `--max_failures`. Raises BadUsage for an invalid number, and for an array in a queue, whose trials
     start without a process of himl."""
     most = request.max_failures
     if most is None:
@@ -152,7 +152,7 @@ def with_max_failures(spec: SweepSpec, request: SubmitRequest) -> SweepSpec:
         (most < 0, f"must be 0 or a positive integer, not {most}.", "With 0, failures do not stop the sweep."),
         (
             most > 0 and not has_controller and request.is_typed("max_failures"),
-            f"{most} does not apply to an array of Slurm, which starts all its trials.",
+            f"{most} does not apply to an array, which starts all its trials.",
             "Omit it.",
         ),
     )

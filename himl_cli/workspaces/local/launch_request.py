@@ -58,6 +58,7 @@ LONGEST_TITLE = 60
 LONGEST_KEY = 30  # in the id of a step's run, since file names are limited to 255 bytes
 RUN_NAME = "${{name}}"  # placeholder of the run's id in the name of an output, as on Azure ML
 PARTS = ("engine", "webhook", "editables")  # fields of a job that are records or None
+FORMER_ENGINE = "slurm"  # the field `engine` of jobs in workspaces of earlier versions
 RANK = "{rank}"
 TRY_VARIABLE = "HIML_TRY"  # the number of the attempt, from 1
 OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", "HIML_SUBMIT_")
@@ -322,8 +323,8 @@ def _job_from_form(form: Form) -> JobSpec:
         space = {name: _range_from_form(found) for name, found in sweep["space"].items()}
         early_stop = EarlyStop(**sweep["early_stop"]) if sweep["early_stop"] else None
         sweep = SweepSpec(**{**sweep, "space": space, "early_stop": early_stop})
-    slurm = form.pop("slurm", None)  # of version 0.1.0
-    engine = {"name": "slurm", **slurm} if slurm else form.get("engine")
+    former = form.pop(FORMER_ENGINE, None)
+    engine = {"name": FORMER_ENGINE, **former} if former else form.get("engine")
     parts: Form = {
         "entry": Entry(EntryKind(form["entry"]["kind"]), form["entry"]["target"]),
         "snapshot": Snapshot(**{**snapshot, "root": Path(snapshot["root"])}),

@@ -322,7 +322,7 @@ def main() -> None:
     array's task, whose number is its argument, or the probe of `himl doctor`.
 
     The exit code shows the engine, and so the jobs that wait for this one, whether the run completed. It is 0 for a run
-    that continues, since Slurm does not requeue a job that fails at that moment.
+    that continues, since no engine requeues a job that fails at that moment.
     """
     for record in (Entry, Snapshot, JobSpec, LaunchRequest, Run, Outcome):  # compile them before the request arrives
         fields(record)

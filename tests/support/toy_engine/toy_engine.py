@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound
@@ -112,6 +112,10 @@ def cancel(jobs: Mapping[str, str], *, only_waiting: bool = False) -> None:
         if kind == QUEUED or (kind == RUNNING and not only_waiting):
             (_queue() / f"{handle}.canceled").touch()
             os.killpg(json.loads((_queue() / handle).read_text())["pid"], signal.SIGKILL)
+
+
+def places() -> Sequence[tuple[str, str, str]]:
+    return ()
 
 
 def checks(folder: Path, spec: EngineSpec | None) -> Iterator[Check]:

@@ -127,6 +127,9 @@ class Engine(Protocol):
         """Cancel *jobs*: handles by name, several for an array, with commas between them. With *only_waiting*, not
         those that have started, which himl stops itself. Jobs that have ended are no error. Raises ServiceFailed."""
 
+    def places(self) -> Sequence[tuple[str, str, str]]:
+        """What PLACE can be, the default first: name, time limit, resources. Raises NotFound, ServiceFailed."""
+
     def checks(self, folder: Path, spec: EngineSpec | None) -> Iterator[Check]:
         """The checks of `himl doctor`. With *spec*, submit a short job that checks the workspace in *folder*."""
 

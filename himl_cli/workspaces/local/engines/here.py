@@ -99,6 +99,10 @@ def cancel(jobs: Mapping[str, str], *, only_waiting: bool = False) -> None:
         RunFolder(Path(handle).parent).ask_to_cancel()
 
 
+def places() -> Sequence[tuple[str, str, str]]:
+    return ()
+
+
 def checks(folder: Path, spec: EngineSpec | None) -> Iterator[Check]:
     """None, since the workspace has its own (`LocalWorkspace.checks`)."""
     return iter(())

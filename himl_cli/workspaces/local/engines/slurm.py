@@ -418,9 +418,7 @@ def _default_cluster(program: str | None, configuration: str | None) -> str:
     return found[1]
 
 
-def partitions() -> list[tuple[str, str, str]]:
-    """The partitions of the site, default first: name, time limit, generic resources. Raises NotFound without Slurm,
-    ServiceFailed."""
+def places() -> Sequence[tuple[str, str, str]]:
     if shutil.which("sinfo") is None:
         raise NotFound(
             "There is no sinfo on PATH, so this machine cannot list partitions.",
