@@ -457,7 +457,8 @@ class EngineSpec:
 
     `options` are the engine's, on Slurm those of sbatch by their long names without dashes, with None for one without
     a value. `setup` are lines of the batch script before the job, `run_with` words before its command. The engine sends
-    SIGTERM `grace` seconds before it ends the job.
+    SIGTERM `grace` seconds before it ends the job. `python` is the job's Python if it was named, which the lines of
+    `setup` do not change then. This machine may not have it.
     """
 
     name: str
@@ -465,6 +466,7 @@ class EngineSpec:
     setup: Sequence[str] = ()
     run_with: str = ""
     grace: float = 60.0
+    python: str = ""
 
 
 @dataclass(frozen=True)

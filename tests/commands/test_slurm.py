@@ -249,6 +249,60 @@ def test_tables_of_settings_make_the_script(himl: Himl, project: Path, slurm: Sl
     assert "Did you mean partition?" in done.stderr
 
 
+# A program that runs a command as in an image: with a Python of its own in a folder that does not exist outside of it
+APPTAINER = """#!/bin/sh
+[ "$1" = exec ] && shift 2
+echo "in the image: $1" | sed "s#/.*/##"
+PATH={bin}:$PATH exec "$@"
+"""
+
+
+def test_the_python_of_a_container_and_of_setup_lines(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    inside, other = project.parent / "inside", project.parent / "other"
+    for folder in (inside, other):
+        folder.mkdir()
+        name = "python-of-image" if folder == inside else "python"
+        (folder / name).write_text(f'#!/bin/sh\necho {folder.name} >&2\nexec {sys.executable} "$@"\n')
+        (folder / name).chmod(0o755)
+    (inside / "apptainer").write_text(APPTAINER.format(bin=inside))
+    (inside / "apptainer").chmod(0o755)
+    broken = f"PYTHONPATH={project}/broken"
+    tables = {
+        "image": f'python = "python-of-image"\nrun_with = "{inside}/apptainer exec image.sif"',
+        "other": f'setup = """\necho hello from setup\nif true; then  # several lines\n  export PATH={other}:$PATH {broken}\nfi\nfalse || true\n"""',
+        "fails": 'setup = ["echo before", "ls /nonexistent  # fails", "echo after"]',
+        "exits": 'setup = ["exit 4"]',
+        "wrong": 'setup = ["if true"]',
+    }
+    settings = "".join(f'[slurm.{name}]\npartition = "short"\n{text}\n' for name, text in tables.items())
+    write_files(
+        project,
+        {
+            "himl.toml": settings.encode(),
+            "broken/json/__init__.py": b"raise SystemExit('a module of the job')\n",
+            "show.py": b"import os, sys\nprint('PYTHONPATH' in os.environ, [name for name in os.environ if name.startswith('HIML_SETUP')])\n",
+        },
+    )
+    jobs = [("image", "show.py"), ("image", "-m", "show"), ("image", "--command", "python show.py"), ("other", "show.py")]
+    runs = [send(*job, "--cluster", f"slurm:{table}") for table, *job in jobs]
+    array = send("show.py", "--crossval", "2", "--cluster", "slurm:other")
+    failing = {table: send("show.py", "--cluster", f"slurm:{table}") for table in ("fails", "exits")}
+    assert [ended(himl, run_id)["status"] for run_id in [*runs, array]] == ["Completed"] * 5
+    logs = [himl("runs", "logs", run_id).stdout.splitlines() for run_id in [*runs, f"{array}_0"]]
+    assert logs[:3] == [[f"in the image: {first}", "inside", "False []"] for first in ("python-of-image", "python-of-image", "bash")]
+    assert logs[3:] == [["hello from setup", "other", "True []"]] * 2
+    assert (ended(himl, failing["fails"])["reason"], ended(himl, failing["exits"])["reason"]) == (
+        "the setup line 'ls /nonexistent  # fails' ended with exit code 2",
+        "the setup line 'exit' ended with exit code 4",
+    )
+    log = himl("runs", "logs", failing["fails"]).stdout
+    assert ("before" in log, "cannot access" in log, "after" in log) == (True, True, False)
+    assert not list((project / ".himl").rglob("*.setup"))
+    assert re.search(r"On node \w+, the setup line 'ls /nonexistent.* code 2\.", himl("doctor", "--slurm", "fails").stdout.replace("\n", " "))
+    refused = himl("submit", "show.py", "--cluster", "slurm:wrong")
+    assert (refused.code, "error: bash rejects the setup lines: bash: line" in refused.stderr) == (2, True), refused.stderr
+
+
 def test_python_function_submits_too(himl: Himl, project: Path, send: Callable[..., str]) -> None:
     call = 'submit_to_azure_if_needed(compute_cluster_name="slurm:gpu", snapshot_root_directory=".", wait_for_completion=True)'
     write_files(project, {"own.py": f"import sys\nfrom himl_cli import submit_to_azure_if_needed\n{call}\nprint('in the job', *sys.argv[1:])\n".encode()})

@@ -17,7 +17,7 @@ from himl_cli.core.runs import Run, RunStatus, queued_in
 from himl_cli.core.settings import Setting, section_settings
 
 SECTION = "slurm"
-KEYS = ("partition", "sbatch", "setup", "run_with")
+KEYS = ("partition", "sbatch", "setup", "run_with", "python")
 # Options of sbatch that himl sets, each with an option of himl for the same, if there is one
 OWN = {
     **dict.fromkeys(
@@ -76,7 +76,8 @@ def slurm_spec(
             )
         options["signal"] = f"TERM@{grace:.0f}"
     grace = _set_signal(options)
-    return EngineSpec(SECTION, options, table.get("setup", ()), table.get("run_with", ""), grace)
+    words = table.get("run_with", ""), grace, table.get("python", "")
+    return EngineSpec(SECTION, options, table.get("setup", ()), *words)
 
 
 def _table(setting: Setting) -> dict[str, Any]:

@@ -445,15 +445,6 @@ def job_of_options(
         request.experiment, name, from_branch=request.experiment_from_branch, git=git
     )
     automatic = {**automatic_tags(git, request.build, command_line(request)), **(tags or {})}
-    if request.on_cluster:
-        automatic = shorten_tags(automatic)
-        python = "" if request.python_executable == "python" else request.python_executable
-    else:
-        python = find_python(request.python, env, Path(sys.prefix))
-    log.debug("experiment %s, snapshot root %s, interpreter %s, git %s", experiment, folder, python, git)
-    options = {each.name: getattr(request, each.name) for each in fields(JobOptions)}
-    options["instance_type"] = request.instance_type or ""  # None if it is not on the command line
-    options["shm_size"] = check_size("--shm_size", request.shm_size) if request.on_cluster else ""
     limit, engine = request.max_run_duration, None
     seconds = parse_duration(limit, "--max_run_duration") if limit else None
     if request.queue is not None:
@@ -461,6 +452,19 @@ def job_of_options(
 
         grace = parse_duration(request.grace, "--grace") if request.grace else None
         engine = engine_spec(*request.queue, request.cwd, request.sbatch, seconds or 0, grace)
+    if request.on_cluster:
+        automatic = shorten_tags(automatic)
+        python = "" if request.python_executable == "python" else request.python_executable
+    else:
+        python = engine.python if engine else ""
+        if not python or request.is_typed("python"):
+            python = find_python(request.python, env, Path(sys.prefix))
+        if engine and request.is_typed("python"):
+            engine = replace(engine, python=python)
+    log.debug("experiment %s, snapshot root %s, interpreter %s, git %s", experiment, folder, python, git)
+    options = {each.name: getattr(request, each.name) for each in fields(JobOptions)}
+    options["instance_type"] = request.instance_type or ""  # None if it is not on the command line
+    options["shm_size"] = check_size("--shm_size", request.shm_size) if request.on_cluster else ""
     spec = JobSpec(
         experiment,
         Entry(EntryKind.script, ""),

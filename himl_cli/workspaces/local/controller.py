@@ -46,7 +46,7 @@ from himl_cli.workspaces.local.launch_request import (
 )
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import PLAN, RunFolder
-from himl_cli.workspaces.local.run_process import TERMINATED, Outcome, RunProcess, read_request, report
+from himl_cli.workspaces.local.run_process import TERMINATED, Outcome, RunProcess, read_request, report, setup_outcome
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.sweep_plan import job_outputs, pipeline_trial, stage_plan, step_request, trial_request
 
@@ -63,6 +63,8 @@ class Controller(RunProcess):
         self._plan = plan
 
     def work(self, store: RunStore) -> Outcome:
+        if (failed := setup_outcome(self.folder.user_logs / "std_log.txt")) is not None:
+            return failed
         if self._is_queued:
             plan = replace(self._plan, again=self._again)
         else:

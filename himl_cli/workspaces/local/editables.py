@@ -40,7 +40,7 @@ LACKS, REMEDY = "the snapshot lacks", ". To change that, stop ignoring it"
 def with_editables(spec: JobSpec, env: Mapping[str, str]) -> tuple[JobSpec, list[str]]:
     """The job with its editables, if its Python or PYTHONPATH in *env* has any in the root of its snapshot, and remarks
     on code that the job imports from the project, because its snapshot lacks a part."""
-    if spec.in_place or not spec.python:
+    if spec.in_place or not os.path.isfile(spec.python):  # it may be that of a container
         return spec, []
     search = _Search(spec)
     for folder in filter(os.path.isabs, spec.env.get("PYTHONPATH", env.get("PYTHONPATH", "")).split(os.pathsep)):

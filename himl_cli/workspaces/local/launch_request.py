@@ -436,8 +436,8 @@ def job_environment(request: LaunchRequest, base: Mapping[str, str], cwd: Path) 
     names of the run, its data folders, and *cwd*, where the script starts."""
     spec, run_id = request.spec, Path(request.run_folder).name
     env = {name: value for name, value in base.items() if name not in RANK_NAMES and not name.startswith(OF_OTHER_JOBS)}
-    folder = str(Path(spec.python).parent)
-    if folder not in env.get("PATH", "").split(os.pathsep)[:1]:
+    folder = os.path.dirname(spec.python)
+    if folder and folder not in env.get("PATH", "").split(os.pathsep)[:1]:
         env["PATH"] = os.pathsep.join([folder, env["PATH"]]) if env.get("PATH") else folder
     return {
         **env,
@@ -483,6 +483,8 @@ def job_command(request: LaunchRequest) -> list[str]:
 
 def _own_command(request: LaunchRequest) -> list[str]:
     entry, python = request.spec.entry, request.spec.python
+    is_wrapped = request.spec.engine is not None and bool(request.spec.engine.run_with)
+    shell = "bash" if is_wrapped else find_shell()  # a container may have another one
     folders = {"inputs": request.inputs, "outputs": request.outputs}
     arguments = [
         PLACEHOLDER.sub(lambda found: folders[found[1]].get(found[2], found[0]), text)
@@ -492,14 +494,14 @@ def _own_command(request: LaunchRequest) -> list[str]:
         line = fill_command(entry.target, folders)
         if python:
             line = re.sub(_PYTHON, lambda _: shlex.quote(python), line)
-        if (shell := find_shell()) is None:
+        if shell is None:
             return [*shlex.split(line), *arguments]
         return [shell, "-c", " ".join([line, *map(shlex.quote, arguments)])]
     # The interpreter must not parse the script's name as an option
     target = f"./{entry.target}" if entry.target.startswith("-") else entry.target
     if entry.kind is EntryKind.module:
         return [python, "-m", target, *arguments]
-    return [find_shell() or "bash" if entry.kind is EntryKind.shell else python, target, *arguments]
+    return [shell or "bash" if entry.kind is EntryKind.shell else python, target, *arguments]
 
 
 def check_shell(spec: JobSpec) -> None:

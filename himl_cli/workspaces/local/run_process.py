@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import signal
 import sys
 import time
@@ -30,6 +31,7 @@ from himl_cli.workspaces.local.staging import Stopped
 
 # Signals that a script may get from its engine
 PASSED = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+SETUP_LOG, SETUP_FAILED, SETUP_PYTHON = "HIML_SETUP_LOG", "HIML_SETUP_FAILED", "HIML_SETUP_PYTHON"
 CANCELED = "canceled"
 TERMINATED = "its supervisor received SIGTERM, as at a shutdown of the machine"
 # Reasons to refuse a run: another process runs it, it is completed, it cannot be recorded
@@ -59,6 +61,21 @@ def read_request() -> str:
     text = sys.stdin.read()
     sys.stdin.close()
     return text
+
+
+def setup_outcome(log: Path) -> Outcome | None:
+    """The outcome of a run if a line of `setup` failed. Appends the output of these lines to *log*. The batch script
+    sets the variables: a file with that output, and the exit code and the line that failed."""
+    output, failed = (os.environ.pop(name, "") for name in (SETUP_LOG, SETUP_FAILED))
+    with contextlib.suppress(OSError):
+        if output and os.path.getsize(output):
+            with open(output, "rb") as source, log.open("ab") as target:
+                shutil.copyfileobj(source, target)
+        os.unlink(output)
+    if not failed:
+        return None
+    code, _, line = failed.partition(" ")
+    return Outcome(RunStatus.failed, f"the setup line '{line}' ended with exit code {code}", int(code))
 
 
 def report(event: str, **facts: str) -> None:

@@ -41,11 +41,13 @@ from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_process import (
     CANCELED,
     PASSED,
+    SETUP_PYTHON,
     TERMINATED,
     Outcome,
     RunProcess,
     read_request,
     report,
+    setup_outcome,
 )
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.shim import become_subreaper, children_of
@@ -99,6 +101,8 @@ class Supervisor(RunProcess):
         attempt = self._files.attempt
         if attempt > 1:
             store.tag(run_id, {TRY: str(attempt)})
+        if (failed := setup_outcome(self._files.logs[0])) is not None:
+            return failed
         tracking = TrackingServer(
             store.database,
             run_id,
@@ -330,7 +334,9 @@ def main() -> None:
     form = json.loads(document)
     if "probe" in form:
         probe = RunFolder(Path(form["probe"]))
-        return probe.write(PROBE, {"node": platform.node(), "time": time.time(), "is_held": probe.is_supervised()})
+        failed = setup_outcome(probe.path / "setup.log")
+        found = {"node": platform.node(), "time": time.time(), "is_held": probe.is_supervised()}
+        return probe.write(PROBE, found | {"problem": failed.reason if failed else ""})
     process: RunProcess
     if "controller" in form:
         from himl_cli.workspaces.local.controller import Controller
@@ -343,6 +349,9 @@ def main() -> None:
             os.chdir(request.run_folder)
             with open("supervisor.log", "ab") as stream:
                 os.dup2(stream.fileno(), 2)
+        python = os.environ.pop(SETUP_PYTHON, "")
+        if python and request.spec.engine and not request.spec.engine.python:
+            request = replace(request, spec=replace(request.spec, python=python))
         process = Supervisor(request)
     sys.exit(0 if process.run() in (RunStatus.completed, None) else 1)
 

@@ -50,6 +50,7 @@ from himl_cli.workspaces.local.engines.base import (
 from himl_cli.workspaces.local.launch_request import LaunchRequest, rank_variables
 from himl_cli.workspaces.local.ranks import SHIM, Ends, Rank, end_of
 from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_process import SETUP_FAILED, SETUP_LOG, SETUP_PYTHON
 from himl_cli.workspaces.local.run_store import chunks
 
 log = logging.getLogger(__name__)
@@ -452,7 +453,8 @@ def unavailable() -> NotFound | None:
 
 
 def _script(spec: JobSpec, folder: RunFolder, document: str, own: Mapping[str, str | None]) -> str:
-    """The script for sbatch: its options, the lines of `setup`, and the supervisor, which reads *document*.
+    """The script for sbatch: its options, the lines of `setup`, and the supervisor, which reads *document*. *own* are
+    options that himl sets.
 
     The document may contain secrets, so himl pipes the script to sbatch and never writes it to a file.
     """
@@ -468,9 +470,50 @@ def _script(spec: JobSpec, folder: RunFolder, document: str, own: Mapping[str, s
         **own,
     }
     lines = [f"#SBATCH --{name}{'' if value is None else f'={_quoted(value)}'}" for name, value in options.items()]
-    command = shlex.join([sys.executable, "-m", "himl_cli.workspaces.local.supervisor"])
-    job = [f"exec {command} $SLURM_ARRAY_TASK_ID >/dev/null <<'{END}'", document, END]
-    return "\n".join(["#!/bin/bash", *lines, *slurm.setup, *job, ""])
+    job = [f"exec {_supervisor()} $SLURM_ARRAY_TASK_ID >/dev/null <<'{END}'", document, END]
+    if slurm.setup:
+        job = _after_setup(slurm.setup, job, str(own["output"]))
+    return "\n".join(["#!/bin/bash", *lines, *job, ""])
+
+
+def _supervisor() -> str:
+    """The command of the supervisor, which ignores variables such as PYTHONPATH, since `setup` may set them for another
+    Python. If this himl was found by such a variable, it looks in the same folders."""
+    module, installed = "himl_cli.workspaces.local.supervisor", (sys.prefix, sys.base_prefix)
+    if str(Path(__file__)).startswith(installed):
+        return shlex.join([sys.executable, "-E", "-m", module])
+    folders = [path for path in sys.path if os.path.isdir(path) and not path.startswith(installed)]
+    code = f"import sys; sys.path += {folders}; from {module} import main; main()"
+    return shlex.join([sys.executable, "-E", "-c", code])
+
+
+def _after_setup(lines: Sequence[str], job: Sequence[str], output: str) -> list[str]:
+    """The lines of a script that run *lines* with their output in a file beside *output*, and then *job*, with the
+    variables of `run_process.setup_outcome`. The first command that fails ends them. If they changed the first `python`
+    on PATH, that is the job's. Raises BadUsage for lines that bash rejects."""
+    groups, group = list[str](), ""
+    for line in lines:
+        group += line
+        check = subprocess.run(["bash", "-n"], input=group, capture_output=True, text=True)
+        if not check.returncode and not check.stderr and not group.endswith("\\"):
+            groups.append(group)
+            group = ""
+        else:
+            group += "\n"
+    if group:
+        problem = (check.stderr.strip().splitlines() or ["incomplete"])[-1]
+        raise BadUsage(f"bash rejects the setup lines: {problem}.", hint="Check 'setup' in himl.toml.")
+    quoted = output.replace("'", "'\\''")
+    path = re.sub("%(.)", lambda found: "%" if found[1] == "%" else "'$SLURM_ARRAY_TASK_ID'", quoted)
+    found = ["trap - EXIT", '[ "${1%% *}" != 143 ] || exit 143']  # after SIGTERM, Slurm has the reason
+    found += [f"export {SETUP_LOG} {SETUP_FAILED}=$1", "local now=$(command -v python)"]
+    found += [f'[ "$now" = "$himl_python" ] || export {SETUP_PYTHON}=$now', *job]
+    head = ["himl_supervisor() {", *found, "}", "trap 'exit 143' TERM", "trap 'himl_supervisor \"$? exit\"' EXIT"]
+    head += [f"{SETUP_LOG}='{path}.setup'", f': >"${SETUP_LOG}"', "himl_python=$(command -v python)"]
+    for each in groups:
+        first = shlex.quote(each.strip().split("\n")[0])
+        head += ["{", each, f'}} >>"${SETUP_LOG}" 2>&1 || himl_supervisor "$? "{first}']
+    return [*head, "himl_supervisor"]
 
 
 def _quoted(value: str) -> str:
@@ -494,6 +537,7 @@ def preview(job: EngineJob) -> str:
         own["dependency"] = f"afterany:{after}"
     elif after:
         own |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
+    output = f"{job.log.parent}/".replace("%", "%%") + job.log.name.replace("TASK", "%a")
     spec = job.spec
     if job.is_controller:
         options = {name: value for name, value in options.items() if name in OF_CONTROLLER}
@@ -502,7 +546,7 @@ def preview(job: EngineJob) -> str:
         spec,
         folder,
         job.document,
-        {"job-name": job.name, "output": str(job.log).replace("%", "%%").replace("TASK", "%a"), **own},
+        {"job-name": job.name, "output": output, **own},
     )
 
 
@@ -616,6 +660,8 @@ def checks(folder: Path, spec: EngineSpec | None) -> Iterator[Check]:
             yield Check.failed(name, waited + last, hint)
             return
         yield Check.passed(name, f"A job on node {found['node']} can access '{folder}' and this Python.")
+        if found["problem"]:
+            yield Check.failed(name, f"On node {found['node']}, {found['problem']}.", "Correct 'setup' in himl.toml.")
         if not found["is_held"]:
             text = f"Node {found['node']} does not see locks in '{folder}', so himl relies on Slurm instead."
             yield Check.note(name, text, "Locks on Lustre need the mount option flock.")
