@@ -1,12 +1,15 @@
-"""A site with accounting: munge, slurmdbd with MariaDB, and the clusters `c1` and `c2`, from Debian's packages in .cache. As root, on Linux.
+"""A site with accounting: munge, slurmdbd with MariaDB, and the clusters `c1` and `c2`, from Debian's packages in .cache.
 
-`c1` has two nodes and `c2` has one. Partitions: `gpu` and `high`, which preempts `low` by requeue and `spare` by cancellation. Jobs run in cgroups
-(v1 or v2) that limit their memory, if this machine has them. `python -m stress.site` runs it until Ctrl-C, with a shell's variables on stdout.
+`c1` has two nodes and `c2` has one, each with its own client of the file system in `shared` (`client.c`). Partitions:
+`gpu`, and `high`, which preempts `low` by requeue and `spare` by cancellation. Jobs run in cgroups (v1) that limit
+their memory, if this machine has them. Needs root, on Linux. `python -m stress.site` runs a site until Ctrl-C, and
+prints the PATH of its programs.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -20,7 +23,7 @@ from pathlib import Path
 from tests.support.running import until
 from tests.support.slurm import CACHE, LIBRARIES, PACKAGES, PROGRAMS, Programs, fetch
 
-DATABASE = ("slurmdbd", "slurm-wlm-mysql-plugin", "mariadb-server-core", "libmariadb3", "libaio1", "liburing2")
+MORE = ("slurmdbd", "slurm-wlm-mysql-plugin", "mariadb-server-core", "libmariadb3", "libaio1", "liburing2", "libfuse3-3", "libfuse3-dev")
 NODES = {"c1": ("n1", "n2"), "c2": ("n3",)}
 OTHER = "backup"
 """Another user of this machine, who may submit as well. Debian has this account."""
@@ -123,7 +126,9 @@ class Site(Programs):
         for cluster in self.nodes:
             self.start_controller(cluster)
         for node in self.all_nodes:
+            self.start_client(node)
             self.start_node(node)
+        self.start_client("login")
         self.wait_for_nodes()
 
     def _start_services(self) -> None:
@@ -132,15 +137,28 @@ class Site(Programs):
         files = [f"--{name}={self.folder}/munge.{name.partition('-')[0]}" for name in ("socket", "key-file", "pid-file", "log-file", "seed-file")]
         self._start("munged", "munged", "--foreground", "--force", *files)
         share, at = self.root / "usr" / "share" / "mysql", self.folder / "database"
-        words = ["--no-defaults", "--user=root", f"--datadir={at}", f"--lc-messages-dir={share}", "--innodb-log-file-size=8M"]
+        words = [
+            "--no-defaults",
+            "--user=root",
+            f"--datadir={at}",
+            f"--tmpdir={at}",
+            f"--lc-messages-dir={share}",
+            "--innodb-log-file-size=8M",
+            "--innodb-use-native-aio=0",
+        ]
         tables = "".join((share / f"mysql_{name}.sql").read_text() for name in ("system_tables", "performance_tables", "system_tables_data"))
         at.mkdir(0o700)
         bootstrap = [str(self.root / "usr/sbin/mariadbd"), *words, "--bootstrap"]
-        subprocess.run(bootstrap, input=f"CREATE DATABASE mysql;\nUSE mysql;\n{tables}", text=True, check=True, capture_output=True, env=self._environment())
+        statements = f"CREATE DATABASE mysql;\nUSE mysql;\n{tables}"
+        done = subprocess.run(bootstrap, input=statements, text=True, check=False, capture_output=True, env=self._environment())
+        assert done.returncode == 0, done.stderr[-500:]
         own = ["--skip-grant-tables", "--skip-networking", f"--socket={self.folder}/database.socket", "--innodb-flush-log-at-trx-commit=0"]
         self._start("mariadbd", "mariadbd", *words, *own)
         for name in ("munge.socket", "database.socket"):
             until((self.folder / name).exists, f"{name} exists")
+        self.start_accounting()
+
+    def start_accounting(self) -> None:
         self._start("slurmdbd", "slurmdbd", "-D")
         until(lambda: self("sacctmgr", "-n", "list", "account", may_fail=True), "slurmdbd answers")
 
@@ -150,7 +168,32 @@ class Site(Programs):
 
     def start_node(self, name: str) -> None:
         (cluster,) = (cluster for cluster, names in self.nodes.items() if name in names)
-        self._start(name, "slurmd-wlm", "-D", "-N", name, "-d", str(self.folder / "slurmstepd"), conf=cluster)
+        client = self.daemons.get(f"client of {name}")
+        space = () if client is None else ("nsenter", f"--mount=/proc/{client.pid}/ns/mnt", f"--wd={self.folder}")
+        self._start(name, "slurmd-wlm", "-D", "-N", name, "-d", str(self.folder / "slurmstepd"), conf=cluster, before=space)
+
+    def start_client(self, name: str) -> None:
+        """Mount `backing` at `shared`, for a node in a mount namespace of its own. Does nothing without FUSE and a C compiler."""
+        if not (Path("/dev/fuse").exists() and shutil.which("cc")):
+            return
+        space = () if name == "login" else ("unshare", "--mount", "--propagation", "private")
+        program, options = self.folder / "client", "allow_other,default_permissions,fsname=site,subtype=shared"
+        if not program.exists():
+            libraries = self.root / "lib" / "x86_64-linux-gnu", self.root / LIBRARIES
+            found = next(folder / "libfuse3.so.3" for folder in libraries if (folder / "libfuse3.so.3").exists())
+            headers, source = self.root / "usr" / "include" / "fuse3", Path(__file__).with_name("client.c")
+            subprocess.run(["cc", "-O1", f"-I{headers}", source, "-o", program, found, "-lpthread", f"-Wl,-rpath,{found.parent}"], check=True)
+        words = ["-f", "-o", options]
+        self._start(f"client of {name}", str(program), str(self.folder / "backing"), str(self.folder / "shared"), *words, before=space)
+        mounts = Path(f"/proc/{self.daemons[f'client of {name}'].pid}/mountinfo")
+        until(lambda: f" {self.folder}/shared " in mounts.read_text(), f"the file system of {name} is mounted")
+
+    def forget(self, name: str) -> None:
+        """Let the controller of `c1` forget ended jobs at once, and wait until squeue lists none of the job *name*."""
+        settings = self.folder / "c1" / "slurm.conf"
+        settings.write_text(settings.read_text().replace("MinJobAge=300", "MinJobAge=2"))
+        self("scontrol", "reconfigure")
+        until(lambda: not self("squeue", "-h", "-t", "all", "-n", name), f"squeue forgets {name}", seconds=120)
 
     def wait_for_nodes(self) -> None:
         def states() -> list[str]:
@@ -170,12 +213,15 @@ class Site(Programs):
         own = {"LD_LIBRARY_PATH": f"{libraries}/slurm-wlm:{libraries}", "SLURM_CONF": str(self.folder / conf / "slurm.conf")}
         return {**os.environ, **own, "MYSQL_UNIX_PORT": str(self.folder / "database.socket")}
 
-    def _start(self, name: str, program: str, *arguments: str, conf: str = "c1") -> None:
-        """Start a daemon by the name that Slurm's plugins compare: without `-wlm`."""
-        path, log = self.root / "usr" / "sbin" / program, self.folder / f"{name}.out"
-        with log.open("ab") as said:
-            words = [program.removesuffix("-wlm"), *arguments]
-            self.daemons[name] = subprocess.Popen(words, executable=path, env=self._environment(conf), stdout=said, stderr=said, stdin=subprocess.DEVNULL)
+    def _start(self, name: str, program: str, *arguments: str, conf: str = "c1", before: Sequence[str] = ()) -> None:
+        """Start a daemon by the name that Slurm's plugins compare: without `-wlm`. It ends with this process."""
+        path = self.folder / "sbin" / program.removesuffix("-wlm")
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            path.symlink_to(self.root / "usr" / "sbin" / program)
+        with (self.folder / f"{name}.out").open("ab") as said:
+            words = [*before, "setpriv", "--pdeathsig", "TERM", str(path), *arguments]
+            self.daemons[name] = subprocess.Popen(words, env=self._environment(conf), stdout=said, stderr=said, stdin=subprocess.DEVNULL)
 
     def stop(self) -> None:
         """Cancel all jobs, stop all daemons, and remove the cgroups of the nodes, with what still runs in them."""
@@ -185,7 +231,7 @@ class Site(Programs):
                 self("scancel", "-M", cluster, "-u", user, may_fail=True)
         with suppress(AssertionError):
             until(lambda: not any(self("squeue", "-M", cluster, "-h", may_fail=True) for cluster in running), seconds=20)
-        last = ("slurmdbd", "mariadbd", "munged")
+        last = (*(f"client of {name}" for name in ("login", *self.all_nodes)), "slurmdbd", "mariadbd", "munged")
         for process in (process for name, process in self.daemons.items() if name not in last):
             process.terminate()
         for name in [*(name for name in self.daemons if name not in last), *(name for name in last if name in self.daemons)]:
@@ -209,7 +255,7 @@ def running_site() -> Iterator[Site]:
     """A site in a separate folder that every user can read. Raises FileNotFoundError without Debian's packages, or PermissionError without root."""
     if os.geteuid() != 0:
         raise PermissionError("a site with munge, cgroups and two users needs root")
-    root = fetch(CACHE.with_name("slurm-site"), (*PACKAGES, *DATABASE))
+    root = fetch(CACHE.with_name("site"), (*PACKAGES, *MORE))
     if root is None:
         raise FileNotFoundError("Slurm and MariaDB (Debian's packages)")
     folder = Path(tempfile.mkdtemp(prefix="himl-site-"))
@@ -225,12 +271,19 @@ def running_site() -> Iterator[Site]:
         shutil.rmtree(folder)
 
 
+def _free_port() -> socket.socket:
+    """A socket on a port that the system does not give to connections of clients, so that it is free until a daemon takes it."""
+    while True:
+        with suppress(OSError):
+            return socket.create_server(("127.0.0.1", 10000 + secrets.randbelow(20000)))
+
+
 def _configured(folder: Path, root: Path) -> Site:
     token = folder.name[-4:].lower().replace("_", "x")
     nodes = {cluster: [f"{name}{token}" for name in names] for cluster, names in NODES.items()}  # cgroups of the machine have the names of nodes
     with ExitStack() as stack:
         listening = ["dbd", *nodes, *(name for its in nodes.values() for name in its)]
-        ports = {name: stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for name in listening}
+        ports = {name: stack.enter_context(_free_port()).getsockname()[1] for name in listening}
     facts = {"folder": folder, "root": root, "ports": ports, "libraries": LIBRARIES, "limits": LIMITED if can_limit_memory() else UNLIMITED}
     for cluster, its in nodes.items():
         lines = "\n".join(NODE.format(name=name, port=ports[name]) for name in its)
@@ -243,6 +296,8 @@ def _configured(folder: Path, root: Path) -> Site:
     accounting = folder / "c1" / "slurmdbd.conf"
     accounting.write_text(ACCOUNTING.format(**facts))
     accounting.chmod(0o600)
+    for name in ("backing", "shared"):
+        (folder / name).mkdir()
     (folder / "slurmstepd").symlink_to(root / "usr" / "sbin" / "slurmstepd-wlm")
     made = Site(folder, root, nodes)
     made.programs.mkdir()

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Timer
 from typing import Any
 
@@ -15,7 +16,7 @@ from stress.records import Case, Result
 from stress.world import Ended, World, judge, judge_again
 from tests.support.processes import processes_marked, stop
 from tests.support.running import until, write_files
-from tests.support.slurm import Slurm, running_cluster
+from tests.support.slurm import Programs, Slurm, running_cluster
 
 NUMBERS = {"submit/kill": 30, "submit/away": 10, "job/requeue": 10}
 LIMIT = 120.0
@@ -37,33 +38,37 @@ STEPS = 15
 SUBMIT = ("submit", "train.py", "--cluster", "slurm:gpu", "-q")
 
 
-class Site:
-    """A cluster, and a project whose jobs it runs."""
+class Project:
+    """A project whose jobs a cluster runs."""
 
-    def __init__(self, world: World, slurm: Slurm) -> None:
-        self.world, self.slurm = world, slurm
+    def __init__(self, world: World, slurm: Programs, folder: Path | None = None) -> None:
+        self.world, self.slurm, self.folder = world, slurm, folder or world.project
         env = world.environment()
         self.env = env | {"PATH": f"{slurm.programs}:{env.get('PATH', '/usr/bin:/bin')}"}
-        write_files(world.project, {"train.py": SCRIPT})
+        write_files(self.folder, {"train.py": SCRIPT})
 
     def call(self, *arguments: str) -> Ended | None:
-        return self.world.call(arguments, self.world.project, self.env, LIMIT)
+        return self.world.call(arguments, self.folder, self.env, LIMIT)
 
     def runs(self) -> list[dict[str, Any]]:
-        if not (self.world.project / ".himl").is_dir():
+        if not (self.folder / ".himl").is_dir():
             return []
-        found: list[dict[str, Any]] = self.world.himl("runs", "list", "--num_runs", "all", "--json", cwd=self.world.project, env=self.env).json() or []
+        found: list[dict[str, Any]] = self.world.himl("runs", "list", "--num_runs", "all", "--json", cwd=self.folder, env=self.env).json() or []
         return found
 
     def all_ended(self) -> list[dict[str, Any]]:
-        until(lambda: all(run["status"] not in ("Queued", "Running") for run in self.runs()), lambda: f"all runs end: {self.runs()}")
+        until(lambda: all(run["status"] not in ("Queued", "Running") for run in self.runs()), lambda: f"all runs end: {self.runs()}", seconds=LIMIT)
         return self.runs()
+
+    def job_names(self) -> list[str]:
+        """The names of all of Slurm's jobs, one for each array."""
+        told = self.slurm("squeue", "-h", "-t", "all", "-o", "%j %F").splitlines()
+        return [line.split()[0] for line in set(told)]
 
     def wrong(self, ids: Sequence[str]) -> list[str]:
         """What is wrong once all runs have ended: *ids* are those that himl named. Each of Slurm's jobs belongs to one run, and no run is half there."""
         runs = {run["id"]: run for run in self.all_ended()}
-        told = self.slurm("squeue", "-h", "-t", "all", "-o", "%j %F").splitlines()
-        jobs = [line.split()[0] for line in set(told)]
+        jobs = self.job_names()
         wrong = [f"{len(jobs)} jobs for {len(set(jobs))} runs"] if len(set(jobs)) < len(jobs) else []
         wrong += [f"job '{name}' has no run" for name in sorted(set(jobs) - runs.keys())]
         wrong += [f"himl named run '{run}', which is not on record" for run in ids if run not in runs]
@@ -75,16 +80,16 @@ class Site:
                 wrong.append("a completed run has no job")
             if run["status"] == "Failed" and not run["reason"]:
                 wrong.append("a run failed without a reason")
-        hidden = [path.name for path in (self.world.project / ".himl" / "runs").glob(".*")]
+        hidden = [path.name for path in (self.folder / ".himl" / "runs").glob(".*")]
         return wrong + ([f"'{hidden[0]}' is left"] if hidden else [])
 
 
 @contextmanager
-def site(world: World) -> Iterator[Site]:
+def cluster(world: World) -> Iterator[tuple[Project, Slurm]]:
     folder = world.folder / "slurm"
     folder.mkdir()
     with running_cluster(folder) as slurm:
-        yield Site(world, slurm)
+        yield Project(world, slurm), slurm
 
 
 def named(ended: Ended | None) -> list[str]:
@@ -92,32 +97,36 @@ def named(ended: Ended | None) -> list[str]:
 
 
 def killed(world: World, dice: random.Random) -> Result:
+    with cluster(world) as (at, _):
+        return killed_submit(at, dice)
+
+
+def killed_submit(at: Project, dice: random.Random, *options: str) -> Result:
     """`himl submit` gets a signal: it leaves one run or none, and the next call makes one more."""
-    with site(world) as at:
-        begun = time.monotonic()
-        usual = at.call(*SUBMIT, "--", "1")
-        assert usual is not None, "a submit that nobody kills hangs"
-        assert usual.code == 0, usual.stderr
-        seconds, number = time.monotonic() - begun, dice.choice(SIGNALS)
-        many = ("--crossval", "2") if dice.random() < 0.5 else ()
-        command = (*SUBMIT, *many, "--", "1")
-        started = Started(command, world.project, at.env, world.folder)
-        try:
-            struck = started.strike(number, dice.uniform(0.2, 1.1) * seconds, dice.sample(("himl", "group"), 2))
-            ended = started.outcome()
-        finally:
-            stop(processes_marked(started.mark, patience=0.0))
-        first = named(usual)
-        verdict = judge_first(ended, [struck] if struck else [], processes_marked(started.mark, patience=GONE), at.wrong(first + named(ended)))
-        again = at.call(*command)
-        verdict = judge_again(verdict, again, at.wrong(first + named(ended) + named(again)))
-        return world.told(verdict, ended, started.seconds, int(struck is not None), again, signal=number.name, runs=len(at.runs()))
+    begun = time.monotonic()
+    usual = at.call(*SUBMIT, *options, "--", "1")
+    assert usual is not None, "a submit that nobody kills hangs"
+    assert usual.code == 0, usual.stderr
+    seconds, number = time.monotonic() - begun, dice.choice(SIGNALS)
+    many = ("--crossval", "2") if dice.random() < 0.5 else ()
+    command = (*SUBMIT, *options, *many, "--", "1")
+    started = Started(command, at.folder, at.env, at.world.folder)
+    try:
+        struck = started.strike(number, dice.uniform(0.2, 1.1) * seconds, dice.sample(("himl", "group"), 2))
+        ended = started.outcome()
+    finally:
+        stop(processes_marked(started.mark, patience=0.0))
+    first = named(usual)
+    verdict = judge_first(ended, [struck] if struck else [], processes_marked(started.mark, patience=GONE), at.wrong(first + named(ended)))
+    again = at.call(*command)
+    verdict = judge_again(verdict, again, at.wrong(first + named(ended) + named(again)))
+    return at.world.told(verdict, ended, started.seconds, int(struck is not None), again, signal=number.name, runs=len(at.runs()))
 
 
 def away(world: World, dice: random.Random) -> Result:
     """The controller goes away around a submit, and comes back: what was sent runs to its end."""
-    with site(world) as at:
-        until_away = Timer(dice.uniform(0.0, 0.8), at.slurm.stop_controller)
+    with cluster(world) as (at, slurm):
+        until_away = Timer(dice.uniform(0.0, 0.8), slurm.stop_controller)
         begun = time.monotonic()
         until_away.start()
         try:
@@ -125,7 +134,7 @@ def away(world: World, dice: random.Random) -> Result:
             seconds = time.monotonic() - begun
         finally:
             until_away.join()
-            at.slurm.start_controller()
+            slurm.start_controller()
         verdict = judge(ended, {0, AWAY}, at.wrong(named(ended)))
         again = at.call(*SUBMIT, "--", "1")
         verdict = judge_again(verdict, again, at.wrong(named(ended) + named(again)))
@@ -134,7 +143,7 @@ def away(world: World, dice: random.Random) -> Result:
 
 def requeued(world: World, dice: random.Random) -> Result:
     """Slurm starts a job again: it is one run with one attempt more, whose script finds the files of the attempt before."""
-    with site(world) as at:
+    with cluster(world) as (at, _):
         begun, times = time.monotonic(), dice.randrange(1, 3)
         ended = at.call(*SUBMIT, "--", str(STEPS))
         (run_id,) = named(ended)
