@@ -458,7 +458,8 @@ class EngineSpec:
     `options` are the engine's, on Slurm those of sbatch by their long names without dashes, with None for one without
     a value. `setup` are lines of the batch script before the job, `run_with` words before its command. The engine sends
     SIGTERM `grace` seconds before it ends the job. `python` is the job's Python if it was named, which the lines of
-    `setup` do not change then. This machine may not have it.
+    `setup` do not change then. This machine may not have it. `controller` are options for the controller of a sweep,
+    which inherits few of the others.
     """
 
     name: str
@@ -467,6 +468,7 @@ class EngineSpec:
     run_with: str = ""
     grace: float = 60.0
     python: str = ""
+    controller: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

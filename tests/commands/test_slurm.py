@@ -405,6 +405,31 @@ def test_what_depends_on_results_has_a_controller(himl: Himl, project: Path, slu
     assert "best: trial" in himl("runs", "logs", run_id).stdout
 
 
+def test_a_controller_restarts_and_its_trials_continue(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    go, table = project.parent / "go", '[slurm.gpu]\ncontroller = ["time=30", "comment=its own"]\nsbatch = { mem = "100M", signal = "USR1@200" }\n'
+    script = f"import os, sys, time\nfrom log import log\nwhile not os.path.exists({str(go)!r}):\n  time.sleep(0.1)\nlog('loss', float(sys.argv[2]))\n"
+    write_files(project, {"himl.toml": table.encode(), "trial.py": script.encode()})
+    options = ["--sampling", "bayesian", "--max_trials", "3", "--max_concurrent", "2", "--primary_metric", "loss"]
+    run_id = send("trial.py", "--sweep", "x=uniform(0,1)", *options)
+
+    def trials() -> list[str]:
+        return [shown(himl, f"{run_id}_{number}")["status"] for number in (0, 1)]
+
+    for way in (["scancel", "--batch", "--signal=TERM"], ["scontrol", "requeue"]):
+        until(lambda: len(shown(himl, run_id)["children"] or ()) == 2 and trials() == ["Running"] * 2, lambda: str(shown(himl, run_id)))
+        number = job_of(shown(himl, run_id))
+        job = slurm("scontrol", "show", "job", number)
+        assert ("Comment=its own" in job, "TimeLimit=00:30:00" in job, "mem=100M" in job) == (True, True, False)
+        slurm(*way, number)
+        until(lambda: shown(himl, run_id)["status"] == "Queued", lambda: str(shown(himl, run_id)))
+        assert trials() == ["Running"] * 2
+        until(lambda: slurm.start_requeued(run_id) and shown(himl, run_id)["status"] == "Running", "the controller restarts")
+    go.touch()
+    assert ended(himl, run_id)["status"] == "Completed", himl("runs", "logs", run_id).stdout
+    assert [trial["status"] for trial in shown(himl, run_id)["children"]] == ["Completed"] * 3
+    assert slurm.calls.read_text().count("sbatch --parsable") == 4
+
+
 def test_steps_of_a_pipeline_wait_for_each_other(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
     step = {"type": "PythonScriptStep", "script": "step.py", "source_directory": "code", "requirements": "requirements.txt"}
     steps = {

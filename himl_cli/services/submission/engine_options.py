@@ -17,7 +17,8 @@ from himl_cli.core.runs import Run, RunStatus, queued_in
 from himl_cli.core.settings import Setting, section_settings
 
 SECTION = "slurm"
-KEYS = ("partition", "sbatch", "setup", "run_with", "python")
+KEYS = ("partition", "sbatch", "setup", "run_with", "python", "controller")
+LINES = ("setup", "sbatch", "controller")  # keys with several values
 # Options of sbatch that himl sets, each with an option of himl for the same, if there is one
 OWN = {
     **dict.fromkeys(
@@ -76,8 +77,9 @@ def slurm_spec(
             )
         options["signal"] = f"TERM@{grace:.0f}"
     grace = _set_signal(options)
+    controller = _options(table.get("controller", ()), f"[{SECTION}.{name}] controller")
     words = table.get("run_with", ""), grace, table.get("python", "")
-    return EngineSpec(SECTION, options, table.get("setup", ()), *words)
+    return EngineSpec(SECTION, options, table.get("setup", ()), *words, controller)
 
 
 def _table(setting: Setting) -> dict[str, Any]:
@@ -91,9 +93,9 @@ def _table(setting: Setting) -> dict[str, Any]:
             near = get_close_matches(key, KEYS, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Use one of: {', '.join(KEYS)}."
             raise setting.wrong(f"has the unknown key '{key}'.", hint=hint)
-        lines = value.splitlines() if isinstance(value, str) and key in ("setup", "sbatch") else value
-        if key in ("setup", "sbatch"):
-            if key == "sbatch" and isinstance(lines, Mapping):
+        lines = value.splitlines() if isinstance(value, str) and key in LINES else value
+        if key in LINES:
+            if key != "setup" and isinstance(lines, Mapping):
                 lines = [name if each is True else f"{name}={each}" for name, each in lines.items()]
             if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
                 raise setting.wrong(f"has a '{key}' that is neither a text nor a list of texts.")

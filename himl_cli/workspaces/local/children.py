@@ -116,13 +116,16 @@ class Children:
 
     @property
     def stopping(self) -> Outcome | None:
-        """The outcome of the parent run if it has to stop. Also requests the children to stop."""
+        """The outcome of the parent run if it has to stop. Also requests the children to stop, except those in a queue
+        after SIGTERM: a restarted controller continues with them."""
         if self._stopping is None and (why := self._why_stopped()):
             self._stopping = why
             told = "this process received SIGTERM" if why.reason == TERMINATED else "the run was canceled"
             self.log(f"stopping, since {told}")
         if self._stopping is None:
             return None
+        if self._queued is not None and self._stopping.reason == TERMINATED:
+            self.at_work.clear()
         for run_id in self.at_work:  # repeated, since a starting child may miss the request
             process = self._processes.get(run_id)
             if self._stopping.reason != TERMINATED:

@@ -25,6 +25,7 @@ from himl_cli.core.jobs import (
     STOPPED_EARLY,
     TRIAL,
     EarlyStop,
+    EngineSpec,
     Scalar,
     best_of,
     hyperparameters_of,
@@ -35,6 +36,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.runs import TRIES, Run, RunQuery, RunStatus, end_of_trials
 from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.workspaces.local.children import Children
+from himl_cli.workspaces.local.engines import engine_of
 from himl_cli.workspaces.local.engines.base import STEP_BEFORE_FAILED
 from himl_cli.workspaces.local.engines.queue import QueuedJobs
 from himl_cli.workspaces.local.launch_request import (
@@ -78,6 +80,19 @@ class Controller(RunProcess):
         outcome = _run_steps(children) if plan.kind == PIPELINE else Sweep(children).run()
         children.log(outcome.text)
         return outcome
+
+    def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
+        """In a queue, restart the controller after SIGTERM, whose trials continue meanwhile, unless the engine does."""
+        spec = self._plan.jobs[0].spec
+        job = engine_of(spec).own_job() if self._is_queued and outcome.reason == TERMINATED else None
+        if job is None:
+            return outcome
+        reason = job.reason_to_stop(EngineSpec("").grace)
+        return (
+            None
+            if reason is None or self.restart(store, job.requeue)
+            else replace(outcome, reason=reason or TERMINATED)
+        )
 
     def has_begun(self, store: RunStore) -> bool:
         return any(True for _ in store.query(RunQuery(parent=self._plan.run.id, limit=1, archived=None)))
@@ -193,7 +208,8 @@ def _run_step(children: Children, job: PlannedJob, is_at_work: bool) -> tuple[Ru
     children.watch(run_id, None if is_at_work else step_request(children.plan, job))
     children.log(f"{job.title}: {'running' if is_at_work else 'started'}, {run_id}")
     while (ended := children.next_end()) is None:
-        _ = children.stopping  # stops the step if the pipeline is stopping
+        if children.stopping and not children.at_work:  # stops the step if the pipeline is stopping
+            return None, ""
     run, _, trouble = ended
     children.log(f"{job.title}: {run.end_text if run else f'could not be started: {trouble}'}")
     if run is not None and run.status is RunStatus.failed:

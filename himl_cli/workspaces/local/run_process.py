@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ CANCELED = "canceled"
 TERMINATED = "its supervisor received SIGTERM, as at a shutdown of the machine"
 # Reasons to refuse a run: another process runs it, it is completed, it cannot be recorded
 BUSY, DONE, DISK = "busy", "done", "disk"
+REQUEUE_SECONDS = 60.0  # until an engine terminates a requeued job
 PATIENCE, LONGEST_PATIENCE = 2.0, 24 * 3600.0  # seconds to record an end that the run's folder has, or has not
 
 
@@ -142,6 +143,17 @@ class RunProcess(ABC):
     def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
         """The outcome of the run after its work, None if it continues or another process records it."""
         return outcome
+
+    def restart(self, store: RunStore, requeue: Callable[[], bool]) -> bool:
+        """Make the engine restart the job of this process (`OwnJob.requeue`) for the run. Returns whether it does."""
+        store.requeue(self.folder.run_id)
+        self._terminated = False
+        if not requeue():
+            return False
+        deadline = time.monotonic() + REQUEUE_SECONDS
+        while not self._terminated and time.monotonic() < deadline:  # Slurm does not requeue a job that ends earlier
+            time.sleep(0.1)
+        return True
 
     def has_begun(self, store: RunStore) -> bool:
         """Whether a run that waited in a queue had an earlier attempt."""

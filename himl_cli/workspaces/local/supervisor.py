@@ -57,7 +57,6 @@ from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 POLL_SECONDS = 0.1
 POLL_SECONDS_OF_ENGINE = 1.0  # the workspace is on a file system that many jobs share
-REQUEUE_SECONDS = 60.0  # until an engine terminates a requeued job
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # before the second local attempt, and at most; each is twice the last
 WHOLE_SECONDS = 30.0  # for another process to record the end of the parent run after its last child
 # Signals for the ranks, each with the seconds since the decision to stop. As for Ctrl-C: SIGINT, SIGTERM after 10 s,
@@ -172,13 +171,7 @@ class Supervisor(RunProcess):
             return outcome
         self._files.note_retry()
         store.end_attempt(self.folder.run_id, outcome.text)
-        store.requeue(self.folder.run_id)
-        if not job.requeue():
-            return outcome
-        deadline = time.monotonic() + REQUEUE_SECONDS
-        while not self._terminated and time.monotonic() < deadline:  # it does not requeue a job that ends earlier
-            time.sleep(POLL_SECONDS)
-        return None
+        return None if self.restart(store, job.requeue) else outcome
 
     def _outcome_of_tries(self, store: RunStore, outcome: Outcome) -> Outcome:
         for number in range(self._request.spec.retries):

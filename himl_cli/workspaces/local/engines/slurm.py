@@ -540,8 +540,10 @@ def preview(job: EngineJob) -> str:
     output = f"{job.log.parent}/".replace("%", "%%") + job.log.name.replace("TASK", "%a")
     spec = job.spec
     if job.is_controller:
-        options = {name: value for name, value in options.items() if name in OF_CONTROLLER}
-        spec = replace(spec, nodes=1, processes=None, engine=replace(_slurm(spec), options=options))
+        inherited = {name: value for name, value in options.items() if name in OF_CONTROLLER}
+        options = {**inherited, **_slurm(spec).controller}
+        engine = replace(_slurm(spec), options=options, grace=EngineSpec("").grace)
+        spec = replace(spec, nodes=1, processes=None, engine=engine)
     return _script(
         spec,
         folder,
