@@ -493,6 +493,18 @@ def test_a_controller_that_is_away_loses_nothing(himl: Himl, project: Path, slur
     assert himl("runs", "cancel", waiting).code == 0
 
 
+def test_reasons_are_true_where_nodes_lack_scontrol(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    write_files(project, {"himl.toml": '[slurm.gpu]\nsetup = "export PATH=/usr/bin:/bin"\n', "fail.py": "raise SystemExit(3)"})
+    failed, canceled = send("fail.py", "--retries", "1"), send("sleep.py", "--", "600")
+    until(lambda: "asleep" in himl("runs", "logs", canceled).stdout, "it runs")
+    slurm("scancel", job_of(shown(himl, canceled)))
+    reasons = {run_id: (ended(himl, run_id)["status"], ended(himl, run_id)["reason"]) for run_id in (failed, canceled)}
+    assert reasons == {
+        failed: ("Failed", "exit code 3; the job was not restarted: there is no scontrol on PATH"),
+        canceled: ("Canceled", f"canceled in Slurm (job {job_of(shown(himl, canceled))})"),
+    }
+
+
 def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, programs: dict[str, str]) -> None:
     """Replace programs of Slurm by shell scripts."""
     for name, text in programs.items():

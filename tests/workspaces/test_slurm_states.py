@@ -4,11 +4,16 @@ sites with several clusters, several users, or accounting.
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import himl_cli
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.support.running import Himl, write_files
@@ -37,6 +42,7 @@ exit 1
 """It prints the file with its name and `.CLUSTER`, or fails with that and `.error`, else it knows no job. With filters of the user's shell, it lists none."""
 RUN = "train_1_aa"
 GONE = "it ended without recording an outcome, and Slurm no longer has its job, so it is unknown how"
+UNSEEN = "job 7 ended in Slurm as FAILED without an outcome; its node wrote no log in 'FOLDER', which it may not see (check: himl doctor --slurm NAME)"
 AWAY = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
 WAITS = f"7|PENDING|Resources|N/A|{RUN}\n"
 
@@ -102,6 +108,7 @@ def seen(project: Path, run_id: str = RUN) -> Run:
         ("7", {"sacct": f"7|TIMEOUT|2026-01-02T03:04:05|{RUN}\n"}, "Failed", "it reached Slurm's time limit (job 7)"),
         ("7", {"sacct": "7|TIMEOUT|2026-01-02T03:04:05|other\n"}, "Failed", GONE),
         ("7;c2", {"sacct_c2": f"7|CANCELLED by 0|2026-01-02T03:04:05|{RUN}\n"}, "Canceled", "canceled in Slurm (job 7)"),
+        ("7", {"squeue": f"7|FAILED|NonZeroExitCode|2026-01-02T03:04:05|{RUN}\n"}, "Failed", UNSEEN),
         ("", {}, "Failed", "its submission was interrupted or got no answer, and Slurm has no job of this name"),
     ],
 )
@@ -109,7 +116,7 @@ def test_what_is_not_listed_has_not_ended(project: Path, site: StandIns, handle:
     runs = RecordedRuns(project)
     runs.add(RUN, status=RunStatus.queued, tags={"himl.slurm_job": handle})
     site.print(**outputs)
-    found = seen(project)
+    found, reason = seen(project), reason.replace("FOLDER", str(project / ".himl" / "runs" / RUN))
     assert (found.status.value, found.reason) == (status, reason)
     site.print(squeue=WAITS, squeue_c2=WAITS)
     again = seen(project)
@@ -143,7 +150,8 @@ def test_a_sweep_is_queued_as_long_as_its_tasks_are(himl: Himl, project: Path, s
         assert set(statuses.values()) == {"Queued"}, (outputs, statuses)
         assert len(site.calls("scontrol")) <= 4, "one for all tasks"
     site.print(squeue_c2=f"552_[0,2]|PENDING|Priority|N/A|{run_id}\n", scontrol_c2=f"JobId=552 ArrayJobId=552 ArrayTaskId=0,2 JobName={run_id}\n")
-    assert [seen(project, f"{run_id}_{index}").status.value for index in range(3)] == ["Queued", "Failed", "Queued"]
+    assert [seen(project, f"{run_id}_{index}").status.value for index in range(3)] == ["Queued", "Canceled", "Queued"]
+    assert seen(project, f"{run_id}_1").reason == "canceled before it started"
 
 
 def test_only_the_job_of_the_run_is_canceled(project: Path, site: StandIns) -> None:
@@ -169,3 +177,33 @@ def test_what_himl_gives_to_sbatch_wins_over_the_shell(himl: Himl, project: Path
     assert {name for name in site.variables if name.startswith(("SBATCH_", "SLURM_"))} == {
         "SBATCH_PARTITION", "SBATCH_TIMELIMIT", "SBATCH_ACCOUNT", "SBATCH_CLUSTERS", "SLURM_CLUSTERS"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("many", [[], ["--crossval", "2"]])
+def test_a_request_of_another_version_is_read_or_refused(himl: Himl, project: Path, site: StandIns, many: list[str]) -> None:
+    write_files(project, {"train.py": "print('trained')", "pyproject.toml": ""})
+    site.print(sbatch="7\n", squeue_error=AWAY)
+    run_id = himl.ok("submit", "train.py", "--cluster", "slurm:gpu", "-q", "--no_wait", *many).stdout.strip()
+    script = (site.folder / "script").read_text()
+    start, end = script.index("\n{") + 1, script.rindex("}") + 1
+    before, document, after = script[:start], script[start:end], script[end:]
+
+    def run(change: Callable[[dict[str, Any]], object]) -> subprocess.CompletedProcess[str]:
+        form = json.loads(document)
+        request = json.loads(form["plan"]) if many else form
+        change(request)
+        text = json.dumps({**form, "plan": json.dumps(request)} if many else request)
+        return subprocess.run(["bash"], input=before + text + after, env=os.environ | {"SLURM_ARRAY_TASK_ID": "0"}, capture_output=True, text=True)
+
+    def make_older(request: dict[str, Any]) -> None:
+        del (request["jobs"][0] if many else request)["spec"]["snapshot"]
+        request["himl"] = "0.0.9"
+
+    def make_newer(request: dict[str, Any]) -> None:
+        for form in (request, (request["jobs"][0] if many else request)["spec"]):
+            form["later"] = {"fields": 1}
+
+    old = run(make_older)
+    assert (old.returncode, old.stderr.splitlines()[-1]) == (1, f"himl {himl_cli.__version__} cannot read the request of himl 0.0.9 (KeyError: 'snapshot')")
+    assert run(make_newer).returncode == 0
+    assert himl.ok("runs", "logs", f"{run_id}_0" if many else run_id).stdout == "trained\n"

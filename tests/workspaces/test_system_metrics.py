@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import himl_cli
-from himl_cli.workspaces.local.system_metrics import Machine, memory_of_cgroup
+from himl_cli.workspaces.local.shim import memory_of_cgroup
+from himl_cli.workspaces.local.system_metrics import Machine
 from tests.conftest import lacking
 from tests.support.running import Himl, until, write_files
 from tests.support.terminals import Terminal
@@ -177,6 +178,7 @@ CGROUPS: dict[str, tuple[dict[str, str], dict[str, int]]] = {
         {"job/memory.events": "low 0\noom 1\noom_kill 1\n", "job/memory.max": "max\n", "job/memory.peak": "7\n"},
         {"oom_kill": 1, "peak": 7},
     ),
+    "version 2, in a group that its parent limits": ({"job/memory.events": "oom_kill 1\n", "job/task/cgroup.procs": ""}, {"oom_kill": 1}),
     "version 2 in a container, on an old kernel": ({"memory.events": "oom_kill 3\n", "memory.max": "9\n"}, {"oom_kill": 3, "limit": 9}),
     "the top of version 2, without counts": ({}, {}),
     "a kernel without the count": ({"job/memory.events": "low 0\n", "job/memory.max": "9\n"}, {}),
@@ -186,8 +188,14 @@ CGROUPS: dict[str, tuple[dict[str, str], dict[str, int]]] = {
 @pytest.mark.parametrize("case", CGROUPS)
 def test_memory_of_cgroup_is_read_in_both_versions(tmp_path: Path, case: str) -> None:
     files, expected = CGROUPS[case]
-    write_files(tmp_path, {"proc/self/cgroup": V1 if case == "version 1" else V2, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}})
-    assert memory_of_cgroup(tmp_path) == expected
+    write_files(
+        tmp_path,
+        {
+            "proc/self/cgroup": V1 if case == "version 1" else V2.replace("job", "job/task" if "parent" in case else "job"),
+            **{f"sys/fs/cgroup/{name}": text for name, text in files.items()},
+        },
+    )
+    assert memory_of_cgroup(str(tmp_path)) == expected
 
 
 def test_script_that_is_killed_for_lack_of_memory_is_said_to_be(started_himl: Himl, project: Path) -> None:

@@ -88,11 +88,8 @@ class Controller(RunProcess):
         if job is None:
             return outcome
         reason = job.reason_to_stop(EngineSpec("").grace)
-        return (
-            None
-            if reason is None or self.restart(store, job.requeue)
-            else replace(outcome, reason=reason or TERMINATED)
-        )
+        outcome = replace(outcome, reason=reason or TERMINATED)
+        return None if reason is None else self.restart(store, outcome, job.requeue)
 
     def has_begun(self, store: RunStore) -> bool:
         return any(True for _ in store.query(RunQuery(parent=self._plan.run.id, limit=1, archived=None)))

@@ -14,12 +14,14 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli import __version__
+from himl_cli.core.errors import BadUsage, JobFailed, NotFound
 from himl_cli.core.files import is_same_place
 from himl_cli.core.jobs import (
     MANY,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from himl_cli.core.events import Notify
 
 Form = dict[str, Any]
+Made = TypeVar("Made")
 
 PROGRAMS = {EntryKind.script: ["python"], EntryKind.module: ["python", "-m"], EntryKind.shell: ["bash"]}
 PIPELINE = "pipeline"
@@ -88,7 +91,7 @@ class LaunchRequest:
     values: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps(_shallow(self) | {"spec": _job_form(self.spec)})
+        return json.dumps(_shallow(self) | {"spec": _job_form(self.spec), "himl": __version__})
 
     @property
     def nodes(self) -> int:
@@ -116,8 +119,28 @@ class LaunchRequest:
 
 
 def request_from_json(text: str) -> LaunchRequest:
+    """The request of `to_json`. Raises HimlError for one of another version that this one cannot read."""
     form: Form = json.loads(text)
-    return LaunchRequest(**{**form, "spec": _job_from_form(form["spec"])})
+    with _reading(form):
+        return _made(LaunchRequest, {**form, "spec": _job_from_form(form["spec"])})
+
+
+def _made(record: type[Made], form: Form) -> Made:
+    """The record with the fields in *form*. A later version may have more fields."""
+    return record(**{each.name: form[each.name] for each in fields(record) if each.name in form})  # type: ignore[arg-type]
+
+
+@contextmanager
+def _reading(form: Form) -> Iterator[None]:
+    """Raise JobFailed for fields that are missing or have another form."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
+        writer = form.get("himl", "of another version")
+        raise JobFailed(
+            f"himl {__version__} cannot read the request of himl {writer} ({type(err).__name__}: {err})",
+            hint="Submit the job again.",
+        ) from err
 
 
 @dataclass(frozen=True)
@@ -199,7 +222,7 @@ class Plan:
         return f"{self.run.id}_{key}"
 
     def to_json(self) -> str:
-        return json.dumps(self._form(_job_form))
+        return json.dumps(self._form(_job_form) | {"himl": __version__})
 
     def stored(self) -> Form:
         """The plan without secrets, to be stored in a file."""
@@ -221,7 +244,10 @@ class Plan:
 
 
 def plan_from_json(text: str) -> Plan:
-    return _plan_from_form(json.loads(text), _job_from_form)
+    """As `request_from_json`."""
+    form: Form = json.loads(text)
+    with _reading(form):
+        return _plan_from_form(form, _job_from_form)
 
 
 def plan_from_stored(form: Form, run_folder: Path, env: Mapping[str, str]) -> Plan:
@@ -236,8 +262,8 @@ def plan_from_stored(form: Form, run_folder: Path, env: Mapping[str, str]) -> Pl
 
 
 def _plan_from_form(form: Form, job_of: Callable[[Form], JobSpec]) -> Plan:
-    jobs = [PlannedJob(**{**job, "spec": job_of(job["spec"])}) for job in form["jobs"]]
-    return Plan(**{**form, "run": Run(**form["run"]), "jobs": jobs})
+    jobs = [_made(PlannedJob, {**job, "spec": job_of(job["spec"])}) for job in form["jobs"]]
+    return _made(Plan, {**form, "run": _made(Run, form["run"]), "jobs": jobs})
 
 
 def shown_command(spec: JobSpec) -> str:
@@ -321,21 +347,21 @@ def _job_from_form(form: Form) -> JobSpec:
     snapshot, sweep = form["snapshot"], form["sweep"]
     if sweep:
         space = {name: _range_from_form(found) for name, found in sweep["space"].items()}
-        early_stop = EarlyStop(**sweep["early_stop"]) if sweep["early_stop"] else None
-        sweep = SweepSpec(**{**sweep, "space": space, "early_stop": early_stop})
+        early_stop = _made(EarlyStop, sweep["early_stop"]) if sweep["early_stop"] else None
+        sweep = _made(SweepSpec, {**sweep, "space": space, "early_stop": early_stop})
     former = form.pop(FORMER_ENGINE, None)
     engine = {"name": FORMER_ENGINE, **former} if former else form.get("engine")
     parts: Form = {
         "entry": Entry(EntryKind(form["entry"]["kind"]), form["entry"]["target"]),
-        "snapshot": Snapshot(**{**snapshot, "root": Path(snapshot["root"])}),
-        "inputs": [DataSpec(**item) for item in form["inputs"]],
-        "outputs": [DataSpec(**item) for item in form["outputs"]],
+        "snapshot": _made(Snapshot, {**snapshot, "root": Path(snapshot["root"])}),
+        "inputs": [_made(DataSpec, item) for item in form["inputs"]],
+        "outputs": [_made(DataSpec, item) for item in form["outputs"]],
         "sweep": sweep or None,
-        "engine": EngineSpec(**engine) if engine else None,
-        "webhook": Webhook(**form["webhook"]) if form.get("webhook") else None,
-        "editables": Editables(**form["editables"]) if form.get("editables") else None,
+        "engine": _made(EngineSpec, engine) if engine else None,
+        "webhook": _made(Webhook, form["webhook"]) if form.get("webhook") else None,
+        "editables": _made(Editables, form["editables"]) if form.get("editables") else None,
     }
-    return JobSpec(**{**form, **parts})
+    return _made(JobSpec, {**form, **parts})
 
 
 def resolve_folders(spec: JobSpec, default: Path, run_id: str, notify: Notify) -> tuple[dict[str, str], dict[str, str]]:

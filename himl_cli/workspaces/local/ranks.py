@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from himl_cli.workspaces.local.system_metrics import out_of_memory
+
 # The end of a rank's process: the rank, a shell's exit code (128 + the signal's number, 127 if the start failed), the
 # reason of the failure
 RankEnd = tuple[int, int, str]
@@ -87,10 +89,11 @@ def end_of(facts: Mapping[str, Any]) -> tuple[int, str] | None:
     """The exit code and the reason in a shim's report, None for other reports."""
     if "error" in facts:
         return 127, facts["error"]
-    if "exit" in facts:
-        return facts["exit"], f"exit code {facts['exit']}"
-    if "signal" not in facts:
+    if "exit" not in facts and "signal" not in facts:
         return None
+    lack = f"; {out_of_memory(facts['memory'])}" if "memory" in facts else ""
+    if "exit" in facts:
+        return facts["exit"], f"exit code {facts['exit']}{lack}"
     number = facts["signal"]
     name = next((each.name for each in signal.Signals if each == number), "unknown")
-    return 128 + number, f"ended by signal {number} ({name})"
+    return 128 + number, f"ended by signal {number} ({name}){lack}"

@@ -144,16 +144,17 @@ class RunProcess(ABC):
         """The outcome of the run after its work, None if it continues or another process records it."""
         return outcome
 
-    def restart(self, store: RunStore, requeue: Callable[[], bool]) -> bool:
-        """Make the engine restart the job of this process (`OwnJob.requeue`) for the run. Returns whether it does."""
+    def restart(self, store: RunStore, outcome: Outcome, requeue: Callable[[], str]) -> Outcome | None:
+        """Make the engine restart the job of this process (`OwnJob.requeue`) for the run. Returns None, or the outcome
+        to record if it does not."""
         store.requeue(self.folder.run_id)
         self._terminated = False
-        if not requeue():
-            return False
+        if problem := requeue():
+            return replace(outcome, reason=f"{outcome.reason}; the job was not restarted: {problem}")
         deadline = time.monotonic() + REQUEUE_SECONDS
         while not self._terminated and time.monotonic() < deadline:  # Slurm does not requeue a job that ends earlier
             time.sleep(0.1)
-        return True
+        return None
 
     def has_begun(self, store: RunStore) -> bool:
         """Whether a run that waited in a queue had an earlier attempt."""

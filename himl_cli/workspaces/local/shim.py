@@ -4,7 +4,8 @@ himl, while the supervisor prepares the job.
 stdin: the process as a JSON object on one line (see `main`), then words from the supervisor, one per line (INT, TERM,
 KILL). Its end means that the supervisor has ended.
 stdout: one JSON object per line: `{"pid": 7, "parent": 5}` at the start, with the command's process and the parent of
-this one, then `{"exit": 3}`, `{"signal": 11}` or `{"error": "…"}`.
+this one, then `{"exit": 3}`, `{"signal": 11}` or `{"error": "…"}`. If the kernel killed a process of its cgroup for
+lack of memory meanwhile, the end also has `memory`, the facts of the cgroup.
 
 The command gets a separate process group (on Windows a Job Object). The shim ends processes that the command leaves
 behind.
@@ -25,6 +26,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 SECONDS_TO_LEAVE = 1.0  # between TERM and KILL for processes that remain
+# By the version of cgroups: the files with the number of killed processes, the limit and the peak
+CGROUP_FILES = {
+    "": ("memory.events", "memory.max", "memory.peak"),
+    "memory": ("memory.oom_control", "memory.limit_in_bytes", "memory.max_usage_in_bytes"),
+}
 
 if sys.platform == "win32":
     import ctypes
@@ -233,6 +239,31 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def memory_of_cgroup(root: str = "/") -> dict[str, int]:
+    """Facts of the memory cgroup of this process on Linux (cgroups(7), in version 1 or 2), as far as they are known:
+    `oom_kill`, the number of its processes that the kernel killed when memory ran out, and `limit` and `peak` in
+    bytes. *root* has the folders `proc` and `sys`."""
+    found: dict[str, int] = {}
+    with suppress(OSError, ValueError, KeyError):
+        with open(os.path.join(root, "proc/self/cgroup")) as lines:
+            paths = {controllers: path for _, controllers, path in (line.strip().split(":", 2) for line in lines)}
+        version = "memory" if "memory" in paths else ""
+        top = os.path.join(root, "sys/fs/cgroup", version)
+        events, limit, peak = CGROUP_FILES[version]
+        # In a container, the path may be that on the host, and the files are at the top. A process in a cgroup without
+        # the files counts in the next one above
+        path = paths[version].strip("/")
+        while path and not os.path.exists(os.path.join(top, path, events)):
+            path = os.path.dirname(path)
+        with open(os.path.join(top, path, events)) as lines:
+            found["oom_kill"] = int(dict(line.split() for line in lines)["oom_kill"])
+        for name, file in (("limit", limit), ("peak", peak)):
+            # The limit may be the word `max`, and old kernels have no peak
+            with suppress(OSError, ValueError), open(os.path.join(top, path, file)) as text:
+                found[name] = int(text.read())
+    return found
+
+
 def main() -> None:
     """Run the process on stdin, an object with these keys. `command`: the program and its arguments. `stdin`: a device,
     the number of a handle, or '' for none. `tty`: whether it runs in a pseudo terminal. `log`: the file that gets both
@@ -260,6 +291,7 @@ def main() -> None:
                 os.dup2(log.fileno(), 2)
         if job["cwd"]:
             os.chdir(job["cwd"])
+        killed = memory_of_cgroup().get("oom_kill")
         process = family.start(job["command"], job["stdin"], job["tty"])
     except OSError as err:
         report(error=f"cannot start '{job['command'][0]}': {err.strerror or err}")
@@ -269,7 +301,9 @@ def main() -> None:
     code = family.wait(process)
     family.end(SECONDS_TO_LEAVE)
     family.drain()
-    report(**({"signal": -code} if code < 0 else {"exit": code}))
+    memory = memory_of_cgroup()
+    lack = {"memory": memory} if killed is not None and memory.get("oom_kill", 0) > killed else {}
+    report(**({"signal": -code} if code < 0 else {"exit": code}), **lack)
 
 
 def obey(family: Family) -> None:
@@ -283,7 +317,7 @@ def obey(family: Family) -> None:
 sender: dict[str, int] = {}  # the rank of this process, if a starter merges the reports of several
 
 
-def report(**facts: str | int) -> None:
+def report(**facts: str | int | dict[str, int]) -> None:
     with suppress(OSError):  # the supervisor has ended, and obey() ends the rest
         os.write(1, json.dumps(sender | facts).encode() + b"\n")
 

@@ -52,7 +52,7 @@ from himl_cli.workspaces.local.run_process import (
 from himl_cli.workspaces.local.run_store import RunStore
 from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
-from himl_cli.workspaces.local.system_metrics import ENABLED, memory_of_cgroup, out_of_memory, sampling
+from himl_cli.workspaces.local.system_metrics import ENABLED, sampling
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 POLL_SECONDS = 0.1
@@ -79,7 +79,6 @@ class Supervisor(RunProcess):
         self._request = request
         self._ends: Ends = queue.SimpleQueue()
         self._signals: list[str] = []  # that the engine sent for the ranks
-        self._memory: dict[str, int] = {}  # of the cgroup before the script
         self._ranks = self._new_ranks()  # their shims load while the run is recorded and its files are staged
 
     def work(self, store: RunStore) -> Outcome:
@@ -117,7 +116,6 @@ class Supervisor(RunProcess):
                 return with_snapshot_first(env | {TRY_VARIABLE: str(attempt), **spec.env}, spec.editables)
 
             env = environment("0")
-            self._memory = memory_of_cgroup()
             store.start(run_id)
             if spec.engine and spec.parent:
                 store.start_parent(spec.parent)
@@ -171,7 +169,7 @@ class Supervisor(RunProcess):
             return outcome
         self._files.note_retry()
         store.end_attempt(self.folder.run_id, outcome.text)
-        return None if self.restart(store, job.requeue) else outcome
+        return self.restart(store, outcome, job.requeue)
 
     def _outcome_of_tries(self, store: RunStore, outcome: Outcome) -> Outcome:
         for number in range(self._request.spec.retries):
@@ -294,8 +292,6 @@ class Supervisor(RunProcess):
             return Outcome(RunStatus.completed, exit_code=0)
         if len(ends) > 1:
             reason = f"rank {number}: {reason}"
-        if lack := out_of_memory(self._memory):
-            reason += f"; {lack}"
         if self.folder.is_disk_full():
             reason += f"; the disk of '{self.folder.path}' is full"
         return Outcome(RunStatus.failed, reason, code)
@@ -330,23 +326,28 @@ def main() -> None:
         failed = setup_outcome(probe.path / "setup.log")
         found = {"node": platform.node(), "time": time.time(), "is_held": probe.is_supervised()}
         return probe.write(PROBE, found | {"problem": failed.reason if failed else ""})
-    process: RunProcess
+    try:
+        process = _process_of(form, document)
+    except HimlError as err:
+        sys.exit(str(err))
+    sys.exit(0 if process.run() in (RunStatus.completed, None) else 1)
+
+
+def _process_of(form: Mapping[str, Any], document: str) -> RunProcess:
     if "controller" in form:
         from himl_cli.workspaces.local.controller import Controller
 
-        process = Controller(plan_from_json(form["controller"]), is_queued=True)
-    else:
-        become_subreaper()
-        request = _task_request(form) if "plan" in form else request_from_json(document)
-        if request.spec.engine is None:  # it may have been started before its run
-            os.chdir(request.run_folder)
-            with open("supervisor.log", "ab") as stream:
-                os.dup2(stream.fileno(), 2)
-        python = os.environ.pop(SETUP_PYTHON, "")
-        if python and request.spec.engine and not request.spec.engine.python:
-            request = replace(request, spec=replace(request.spec, python=python))
-        process = Supervisor(request)
-    sys.exit(0 if process.run() in (RunStatus.completed, None) else 1)
+        return Controller(plan_from_json(form["controller"]), is_queued=True)
+    become_subreaper()
+    request = _task_request(form) if "plan" in form else request_from_json(document)
+    if request.spec.engine is None:  # it may have been started before its run
+        os.chdir(request.run_folder)
+        with open("supervisor.log", "ab") as stream:
+            os.dup2(stream.fileno(), 2)
+    python = os.environ.pop(SETUP_PYTHON, "")
+    if python and request.spec.engine and not request.spec.engine.python:
+        request = replace(request, spec=replace(request.spec, python=python))
+    return Supervisor(request)
 
 
 def _task_request(form: Mapping[str, Any]) -> LaunchRequest:

@@ -27,11 +27,6 @@ AGE_A_POINT = 360  # a point covers at least 1/360 of the attempt's time, so tha
 PAUSE_A_WRITE = 100  # the pause after a write in multiples of its time, since many jobs may share one database
 PATIENCE_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
-# By the version of cgroups: the files with the number of killed processes, the limit and the peak
-CGROUP_FILES = {
-    "": ("memory.events", "memory.max", "memory.peak"),
-    "memory": ("memory.oom_control", "memory.limit_in_bytes", "memory.max_usage_in_bytes"),
-}
 NO_LIMIT = 1 << 60
 CPU = SYSTEM + "cpu_utilization_percentage"
 
@@ -50,33 +45,9 @@ def sampling(run_folder: Path, env: Mapping[str, str], parent: Callable[[], int]
         thread.join(CLOSE_SECONDS)  # a driver or a disk may hang
 
 
-def memory_of_cgroup(root: Path = Path("/")) -> dict[str, int]:
-    """Facts of the memory cgroup of this process on Linux (cgroups(7), in version 1 or 2), as far as they are known:
-    `oom_kill`, the number of its processes that the kernel killed when memory ran out, and `limit` and `peak` in
-    bytes. *root* has the folders `proc` and `sys`."""
-    found: dict[str, int] = {}
-    with suppress(OSError, ValueError, KeyError):
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-        paths = {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
-        version = "memory" if "memory" in paths else ""
-        # In a container, the path may be that on the host, and the files are at the top
-        top, path = Path(root, "sys/fs/cgroup", version), paths[version].strip("/")
-        events, limit, peak = CGROUP_FILES[version]
-        folder = top / path if (top / path / events).exists() else top
-        counts = dict(line.split() for line in (folder / events).read_text().splitlines())
-        found["oom_kill"] = int(counts["oom_kill"])
-        for name, file in (("limit", limit), ("peak", peak)):
-            with suppress(OSError, ValueError):  # the limit may be the word `max`, and old kernels have no peak
-                found[name] = int((folder / file).read_text())
-    return found
-
-
-def out_of_memory(before: Mapping[str, int]) -> str:
-    """A clause that says so if the kernel killed a process of this cgroup for lack of memory since *before*."""
-    now = memory_of_cgroup()
-    if now.get("oom_kill", 0) <= before.get("oom_kill", now.get("oom_kill", 0)):
-        return ""
-    sizes = [f"{name} {now[name] / 1e6:,.0f} MB" for name in ("limit", "peak") if 0 < now.get(name, 0) < NO_LIMIT]
+def out_of_memory(memory: Mapping[str, int]) -> str:
+    """The clause for a job with a process that the kernel killed for lack of memory, from facts of its cgroup."""
+    sizes = [f"{name} {memory[name] / 1e6:,.0f} MB" for name in ("limit", "peak") if 0 < memory.get(name, 0) < NO_LIMIT]
     return f"the kernel killed a process of its cgroup for lack of memory{f' ({with_and(sizes)})' if sizes else ''}"
 
 

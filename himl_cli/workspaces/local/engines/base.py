@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from himl_cli.workspaces.local.ranks import Ends, Rank
 
 PROBE = "probe.json"  # what the job of `Engine.checks` wrote: its node, the time, whether it sees a lock
+NOT_STARTED = "canceled before it started"  # a part of an array that the engine does not have, although it has others
 STEP_BEFORE_FAILED = "a job before it did not complete"
 QUEUED: Final = "queued"
 RUNNING: Final = "running"
@@ -81,8 +82,9 @@ class OwnJob(Protocol):
         """The reason for which the engine sent SIGTERM to this process, *grace* seconds before the end of a job, None
         if the engine gives it once the job has ended, '' if there is none within *wait* seconds."""
 
-    def requeue(self) -> bool:
-        """Make the engine restart the job, which soon ends its processes. Returns whether it does."""
+    def requeue(self) -> str:
+        """Make the engine restart the job, which soon ends its processes. Returns the reason if it does not, else
+        ''."""
 
 
 class Engine(Protocol):

@@ -27,9 +27,18 @@ from himl_cli.core.runs import DOUBT, Run, RunStatus, job_tag
 from himl_cli.core.sampling import make_sampler
 from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.local.engines import engine_named, engine_of
-from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, UNKNOWN, Engine, EngineJob, JobState, NoAnswer
+from himl_cli.workspaces.local.engines.base import (
+    ENDED,
+    NOT_STARTED,
+    QUEUED,
+    UNKNOWN,
+    Engine,
+    EngineJob,
+    JobState,
+    NoAnswer,
+)
 from himl_cli.workspaces.local.launch_request import PIPELINE, LaunchRequest, Plan, job_from_stored_form, stored_form
-from himl_cli.workspaces.local.run_folder import STARTING, RunFolder
+from himl_cli.workspaces.local.run_folder import RECORD, STARTING, RunFolder
 from himl_cli.workspaces.local.run_process import with_recovery_id
 from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
@@ -37,6 +46,7 @@ from himl_cli.workspaces.local.sweep_plan import stage_plan, step_request, trial
 
 ASK_AGAIN_SECONDS = 5.0  # between queries to an engine while himl waits for a run
 LOG = "supervisor.log"
+GONE = "it ended without recording an outcome, and {} no longer has its job, so it is unknown how"
 SITE = "cluster"  # the file in the folder of a run with the engine's cluster
 
 
@@ -100,10 +110,10 @@ class QueuedJobs:
             with suppress(HimlError):  # after a failed write, the next query repeats it
                 if doubt:
                     waiting[run_id] = f"{DOUBT}{doubt}"
-                elif state.kind == ENDED:
-                    status, reason = self._end(run_id, state, handle)
+                elif state.kind == ENDED and not store.end_as_noted(RunFolder(self.folder / "runs" / run_id)):
+                    status, reason = self._end(engine, run_id, state, handle)
                     store.end(run_id, status, reason=reason, ended=state.ended, if_tagged=(job_tag(name), handle))
-                else:
+                elif state.kind != ENDED:
                     waiting[run_id] = state.reason
                     if not handle and state.handle:
                         store.tag(run_id, {job_tag(name): state.handle})
@@ -132,22 +142,29 @@ class QueuedJobs:
         begun = [mark.name for mark in marks if is_held(mark)]
         return {job for job in jobs if any(job == each or job.startswith(f"{each}_") for each in begun)}
 
-    def _end(self, run_id: str, state: JobState, handle: str) -> tuple[RunStatus, str]:
+    def _end(self, engine: Engine, run_id: str, state: JobState, handle: str) -> tuple[RunStatus, str]:
         """The status and the reason of an ended job without a recorded outcome."""
         folder = RunFolder(self.folder / "runs" / run_id)
         if state.status is not RunStatus.failed and handle and folder.is_cancel_asked():
             return RunStatus.canceled, folder.why_canceled()
-        return state.status or RunStatus.failed, self._reason(folder, state)
+        if not state.reason or (state.reason == NOT_STARTED and (folder.path / RECORD).exists()):
+            return RunStatus.failed, GONE.format(engine.LABEL)
+        return state.status or RunStatus.failed, self._reason(engine, folder, state)
 
-    def _reason(self, folder: RunFolder, state: JobState) -> str:
+    def _reason(self, engine: Engine, folder: RunFolder, state: JobState) -> str:
         if state.is_explained:
             return state.reason
-        said, path = "", folder.path / LOG
+        path = folder.path / LOG
         if task := re.search(r"_(\d+)", state.handle):
             parent, _, index = folder.run_id.rpartition("_")
             path = task_log(folder.path.with_name(parent), int(index) - int(task[1]), task[1])
-        with suppress(OSError):
+        try:
             said = (path.read_text(errors="replace").strip().splitlines() or [""])[-1][:200]
+        except FileNotFoundError:
+            hint = f"himl doctor --{engine.NAME} NAME"
+            return f"{state.reason}; its node wrote no log in '{path.parent}', which it may not see (check: {hint})"
+        except OSError:
+            return state.reason
         return state.reason + (f": {said}" if said else "")
 
 

@@ -10,7 +10,6 @@ scancel, scontrol).
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import shlex
@@ -38,6 +37,7 @@ from himl_cli.core.runs import RunStatus
 from himl_cli.core.workspaces import Check
 from himl_cli.workspaces.local.engines.base import (
     ENDED,
+    NOT_STARTED,
     PROBE,
     QUEUED,
     RUNNING,
@@ -52,8 +52,6 @@ from himl_cli.workspaces.local.ranks import SHIM, Ends, Rank, end_of
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_process import SETUP_FAILED, SETUP_LOG, SETUP_PYTHON
 from himl_cli.workspaces.local.run_store import chunks
-
-log = logging.getLogger(__name__)
 
 NAME, LABEL = "slurm", "Slurm"
 OPTIONS: Mapping[str, str] | None = None  # sbatch judges them
@@ -81,7 +79,6 @@ REASONS = {
     "TIMEOUT": "it reached Slurm's time limit",
 }
 INVALID = "Invalid job id specified"
-UNKNOWN_END = "it ended without recording an outcome, and Slurm no longer has its job, so it is unknown how"
 NEVER_SENT = "its submission was interrupted or got no answer, and Slurm has no job of this name"
 
 
@@ -134,8 +131,10 @@ def _state_of_missing(number: str, text: str | None, problem: str) -> JobState:
         return JobState(ENDED, NEVER_SENT)
     _, _, task = number.partition("_")
     others = [one for each in re.findall(r"ArrayTaskId=(\S+)", text or "") for one in _tasks(each)]
-    if INVALID in problem if text is None else bool(task and others) and int(task) not in others:
-        return JobState(ENDED, UNKNOWN_END)
+    if text is None and INVALID in problem:
+        return JobState(ENDED)
+    if task and others and int(task) not in others:
+        return JobState(ENDED, NOT_STARTED, RunStatus.canceled)
     return JobState(UNKNOWN, f"squeue does not list job {number}{f', scontrol failed: {problem}' if problem else ''}")
 
 
@@ -272,6 +271,8 @@ class OwnJob:
         deadline = time.monotonic() + wait
         while True:
             text, _ = output_of(["scontrol", "show", "job", "--oneliner", self.number])
+            if text is None and wait and (shutil.which("scontrol") is None or time.monotonic() > deadline):
+                return None  # the next query of another machine gives the reason
             facts = dict(re.findall(r"(\w+)=(\S*)", text or ""))
             ends, state = _as_ms(facts.get("EndTime", "")), facts.get("JobState", "RUNNING")
             if state != "RUNNING":
@@ -284,13 +285,10 @@ class OwnJob:
                 return ""
             time.sleep(PAUSE_SECONDS)
 
-    def requeue(self) -> bool:
-        """Make Slurm restart the job. It soon ends all processes of the job, often scontrol first."""
+    def requeue(self) -> str:
         text, problem = output_of(["scontrol", "requeue", self.number])
-        is_taken = text is not None or problem.startswith("exit code -")
-        if not is_taken:
-            log.warning("scontrol requeue %s: %s", self.number, problem)
-        return is_taken
+        # Slurm soon ends all processes of the job, often scontrol first
+        return "" if text is not None or problem.startswith("exit code -") else problem
 
 
 def own_job() -> OwnJob:
