@@ -73,12 +73,19 @@ def _request(method: str, path: str, lines: Sequence[str], body: bytes) -> bytes
 def _auths(server: Server, dice: random.Random) -> dict[str, tuple[str, list[str]]]:
     """Ways to send a token: the start of the path, and header lines. Wrong tokens may be in either."""
     token, other = server.token, dice.randbytes(24).hex()
+    secret, dash, rank = token.partition("-")  # of the process that logs, which any client with the secret may name
     changed = token.upper() if token.upper() != token else f"{(int(token[0]) + 1) % 10}{token[1:]}"
 
     def basic(pair: str) -> tuple[str, list[str]]:
         return "", [f"Authorization: Basic {b64encode(pair.encode()).decode()}"]
 
-    tokens = {"bearer": token, "other token": other, "cut token": token[:-1], "longer token": token + "0", "upper token": changed}
+    tokens = {
+        "bearer": token,
+        "other token": other,
+        "cut token": f"{secret[:-1]}{dash}{rank}",
+        "longer token": f"{secret}0{dash}{rank}",
+        "upper token": changed,
+    }
     in_path = {kind: kind != "bearer" and dice.random() < 0.3 for kind in tokens}
     auths = {kind: (f"/{text}", []) if in_path[kind] else ("", [f"Authorization: Bearer {text}"]) for kind, text in tokens.items()}
     auths |= {"path": (f"/{token}", []), "second part": (f"/api/{token}", []), "query": (f"/?token={token}&x=", []), "none": ("", [])}
