@@ -111,6 +111,8 @@ def _run_part(crew: StartCrew, part: Part, args: argparse.Namespace, deadline: f
 
     left = crew(seed).run(cases, tell, deadline, part.at_once)
     path = file.finish(time.monotonic() - begun, full=args.full and not left)
+    for why in sorted({record.result.why for record in file.records if record.result.outcome is Outcome.not_met and record.result.why}):
+        print(f"NOT MET: {why}")
     print("", *([matrix(file.records), ""] if file.records else []), totals(file.records), sep="\n")
     if left:
         print(f"{len(left):,} cases were not begun: the time was over.")

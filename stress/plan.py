@@ -30,6 +30,7 @@ from stress.fuzz.cases import fuzz_cases
 from stress.kills import kill_cases
 from stress.load import LARGE, load_cases
 from stress.names import name_cases
+from stress.power import power_cases
 from stress.ranks import rank_cases
 from stress.records import Case, Outcome, Record, Result
 from stress.secrets.cases import secret_cases
@@ -68,6 +69,7 @@ class Part:
 PARTS = (
     Part("faults", "Faults of the network and of the services", fault_cases, share=1.0),
     Part("kills", "Killed at a random moment", kill_cases, per_cell=4, at_once=4),
+    Part("power", "The power is cut at a random moment", power_cases, at_once=2),
     Part("ranks", "Ranks of a launch", rank_cases, at_once=2),
     Part("names", "Names, links and documents that somebody else made", lambda: [*name_cases(), *bomb_cases(), *slide_cases()]),
     Part("secrets", "Secrets", secret_cases),

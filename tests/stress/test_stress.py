@@ -39,6 +39,7 @@ from stress.secrets.searching import CACHE, Marks, Search, watching
 from stress.world import SPAWN, Ended, Gauge, Measured, Verdict, World, differences, file_differences, judge, judge_again, lost, wrong_blobs
 from tests.azureml_double.faults import Status
 from tests.azureml_double.stage import Stage
+from tests.support import power_cuts
 from tests.support.running import until, write_files
 from tests.support.slides import KINDS
 
@@ -378,6 +379,25 @@ def test_slides_beside_a_damaged_one_are_compared(tmp_path: Path) -> None:
     assert state(**{f"{names[0]}/0.png": "x"})[1] == [f"'{names[0]}' has 1 files of 0"]
     assert state(slides_csv=record.replace(f"{other},ok,", f"{other},failed,no"))[1] == [f"'{other}' failed: no", f"'{names[0]}' has 0 files of 2"]
     assert state(slides_csv="\n".join(record.splitlines()[:-1]))[1][0] == "8 slides of 9 are listed"
+
+
+def test_what_a_power_cut_damages_is_seen(tmp_path: Path) -> None:
+    wanted = {"fetched/a": b"abc", "outputs/b.png": b"b"}
+    write_files(tmp_path, {"fetched/a": "", "fetched/.a.himl-part": "a"})
+    assert power_cuts.problems(tmp_path, [], wanted) == ["'fetched/a' has 0 bytes, not its content"]
+    (tmp_path / "fetched" / "a").unlink()
+    assert power_cuts.problems(tmp_path, ["submit", "fetch"], wanted) == ["'fetched/a' is missing", "the completed runs are {}"]
+    folder = tmp_path / ".himl" / "runs" / "r"
+    write_files(folder, {"job.json": '{"laid": true}', **{f"code/{name}": text for name, text in power_cuts.CODE.items()}})
+    for status, damaged, wrong in (
+        ("Running", "train.py", "the staged 'train.py' is incomplete"),
+        ("Completed", "outputs/model.bin", "a completed run has no model"),
+    ):
+        with closing(sqlite3.connect(tmp_path / ".himl" / "workspace.db")) as connection, connection:
+            connection.executescript(f"DROP TABLE IF EXISTS runs; CREATE TABLE runs AS SELECT 'r' AS id, '{status}' AS status")
+        assert power_cuts.problems(tmp_path, [], {}) == ([] if status == "Running" else [wrong])
+        write_files(folder / "code", {damaged: ""})
+        assert power_cuts.problems(tmp_path, [], {}) == [wrong]
 
 
 def test_damaged_state_and_leftovers_of_a_call_are_seen(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import platformdirs
 
+from tests.support.running import until
+
 IN_NAMESPACE = 'mount -t tmpfs -o "$1" tmpfs "$0" && shift && exec "$@"'
 
 
@@ -85,15 +87,15 @@ def made_read_only(folder: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def mounted_image(image: Path, folder: Path) -> Iterator[bool]:
-    """The file system ext4 of *image* at *folder*, which is new or empty. Returns whether that worked. It writes names
-    and sizes of files to the image each second, and their content later."""
+def mounted_image(image: Path, folder: Path, options: str) -> Iterator[bool]:
+    """The file system of *image*, mounted with *options* at *folder*, which is new or empty. Returns whether that
+    worked."""
     folder.mkdir(exist_ok=True)
-    if sys.platform == "linux" and _works(["mount", "-o", "loop,commit=1", str(image), str(folder)]):
+    if sys.platform == "linux" and _works(["mount", "-o", f"loop,{options}", str(image), str(folder)]):
         try:
             yield True
         finally:
-            subprocess.run(["umount", str(folder)], check=True)
+            until(lambda: _works(["umount", str(folder)]), "the processes of himl that use the folder end")
     else:
         yield False
 
