@@ -28,7 +28,17 @@ from tests.support.runs import RecordedRuns
 ROOT = DOCS.parent
 HIML = ROOT / "himl_cli"
 ALL = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md"))]
-TOLD_TO_ITSELF = {"HIML_RUN_FOLDER", "HIML_JOB_FOLDER", "HIML_TRACKING_URI", "HIML_BROUGHT_DATASETS", "HIML_DONE_BEFORE_RANKS", "HIML_SUBMIT_EXPERIMENT"}
+TOLD_TO_ITSELF = {
+    "HIML_SETUP_FAILED",
+    "HIML_SETUP_LOG",
+    "HIML_SETUP_PYTHON",
+    "HIML_RUN_FOLDER",
+    "HIML_JOB_FOLDER",
+    "HIML_TRACKING_URI",
+    "HIML_BROUGHT_DATASETS",
+    "HIML_DONE_BEFORE_RANKS",
+    "HIML_SUBMIT_EXPERIMENT",
+}
 """Internal variables of himl."""
 BANNED_TEXTS = [
     "Files that are kept here.",
