@@ -459,7 +459,7 @@ class EngineSpec:
     a value. `setup` are lines of the batch script before the job, `run_with` words before its command. The engine sends
     SIGTERM `grace` seconds before it ends the job. `python` is the job's Python if it was named, which the lines of
     `setup` do not change then. This machine may not have it. `controller` are options for the controller of a sweep,
-    which inherits few of the others.
+    which inherits few of the others. himl queries the engine at least every `poll` seconds while it waits for the job.
     """
 
     name: str
@@ -469,6 +469,7 @@ class EngineSpec:
     grace: float = 60.0
     python: str = ""
     controller: Mapping[str, str | None] = field(default_factory=dict)
+    poll: float = 60.0
 
 
 @dataclass(frozen=True)

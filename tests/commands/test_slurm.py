@@ -14,12 +14,16 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from himl_cli.core.runs import RunQuery
+from himl_cli.workspaces.local.controller import end_if_last
+from himl_cli.workspaces.local.engines.queue import QueuedJobs
+from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.support.running import SECONDS, Himl, Outcome, until, write_files
 from tests.support.slurm import Slurm
@@ -430,6 +434,26 @@ def test_a_controller_restarts_and_its_trials_continue(himl: Himl, project: Path
     assert slurm.calls.read_text().count("sbatch --parsable") == 4
 
 
+def test_more_trials_than_the_site_takes_at_once_are_sent_as_others_end(
+    himl: Himl, project: Path, slurm: Slurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, send: Callable[..., str]
+) -> None:
+    """A stand-in for a site with accounting, where a user may submit at most three jobs, counting tasks of arrays."""
+    limit = """n=1
+for each; do case $each in --array=*) n=${each##*-}; n=$((${n%%%*} + 1));; esac; done
+[ $(($(squeue -h -r -t PD,R,CG | wc -l) + n)) -le 3 ] && exec BIN/sbatch "$@"
+echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit
+sbatch: error: Batch job submission failed: Job violates accounting/QOS policy' >&2
+exit 1
+"""
+    stand_in(tmp_path, monkeypatch, {"sbatch": limit.replace("BIN", str(slurm.programs))})
+    done = himl("submit", "hello.py", "--cluster", "slurm:gpu", "--crossval", "4", "--primary_metric", "loss")
+    assert (done.code, "Slurm takes fewer jobs at a time, so a controller submits them as others end." in done.stderr) == (0, True), done.stderr
+    run_id = done.stdout.split()[0]
+    assert ended(himl, run_id)["status"] == "Completed", himl("runs", "logs", run_id).stdout
+    assert [trial["status"] for trial in shown(himl, run_id)["children"]] == ["Completed"] * 4
+    assert "QOSMaxSubmitJobPerUserLimit" in himl("runs", "logs", run_id).stdout
+
+
 def test_steps_of_a_pipeline_wait_for_each_other(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
     step = {"type": "PythonScriptStep", "script": "step.py", "source_directory": "code", "requirements": "requirements.txt"}
     steps = {
@@ -636,6 +660,13 @@ def test_many_open_runs_cost_one_call(himl: Himl, slurm: Slurm, send: Callable[.
     found = [*LocalWorkspace(himl.folder / ".himl").runs(RunQuery())]
     assert len(LocalWorkspace(himl.folder / ".himl").refresh(found)) == 4
     assert [line.split()[0] for line in slurm.calls.read_text().splitlines()] == ["squeue"] * 3
+    with closing(Database(himl.folder / ".himl" / "workspace.db")) as database:
+        store, queued = RunStore(database), QueuedJobs(himl.folder / ".himl", end_if_last)
+        pauses = []
+        for _ in range(6):  # nothing changes
+            queued.refresh(store, store.queued_jobs([run_id]), now=True)
+            pauses.append(queued.pause)
+    assert pauses == [5, 10, 20, 40, 60, 60]
     for run in himl("runs", "list", "-q").stdout.split():
         assert himl("runs", "cancel", run).code == 0
     assert shown(himl, run_id)["status"] == "Canceled"

@@ -17,7 +17,7 @@ from himl_cli.core.runs import Run, RunStatus, queued_in
 from himl_cli.core.settings import Setting, section_settings
 
 SECTION = "slurm"
-KEYS = ("partition", "sbatch", "setup", "run_with", "python", "controller")
+KEYS = ("partition", "sbatch", "setup", "run_with", "python", "controller", "poll")
 LINES = ("setup", "sbatch", "controller")  # keys with several values
 # Options of sbatch that himl sets, each with an option of himl for the same, if there is one
 OWN = {
@@ -79,7 +79,7 @@ def slurm_spec(
     grace = _set_signal(options)
     controller = _options(table.get("controller", ()), f"[{SECTION}.{name}] controller")
     words = table.get("run_with", ""), grace, table.get("python", "")
-    return EngineSpec(SECTION, options, table.get("setup", ()), *words, controller)
+    return EngineSpec(SECTION, options, table.get("setup", ()), *words, controller, table.get("poll", 60.0))
 
 
 def _table(setting: Setting) -> dict[str, Any]:
@@ -99,6 +99,9 @@ def _table(setting: Setting) -> dict[str, Any]:
                 lines = [name if each is True else f"{name}={each}" for name, each in lines.items()]
             if not isinstance(lines, Sequence) or not all(isinstance(line, str) for line in lines):
                 raise setting.wrong(f"has a '{key}' that is neither a text nor a list of texts.")
+        elif key == "poll":
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 1:
+                raise setting.wrong("has a 'poll' that is not a number of seconds from 1 on.")
         elif not isinstance(value, str):
             raise setting.wrong(f"has a '{key}' that is not a text.")
         found[key] = lines

@@ -18,7 +18,7 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
 from himl_cli.workspaces.local.engines import engine_named
-from himl_cli.workspaces.local.engines.base import NoAnswer
+from himl_cli.workspaces.local.engines.base import NoAnswer, QueueFull
 from himl_cli.workspaces.local.engines.queue import QueuedJobs, queue_again, queue_job
 from himl_cli.workspaces.local.launch import begin, events_of, spawn, start_error
 from himl_cli.workspaces.local.launch_request import LaunchRequest, Plan
@@ -27,6 +27,8 @@ from himl_cli.workspaces.local.run_process import BUSY, TERMINATED, Outcome
 from himl_cli.workspaces.local.run_store import RunStore
 
 POLL_SECONDS = 0.1
+POLL_SECONDS_OF_ENGINE = 2.0  # the workspace is on a file system that many jobs share
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # before a job is submitted again to a queue that was full
 SECONDS_UNREAD = 600.0
 
 
@@ -53,6 +55,8 @@ class Children:
         self._ended: queue.Queue[tuple[str, str]] = queue.Queue()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._queued = queued
+        self._poll = POLL_SECONDS if queued is None else POLL_SECONDS_OF_ENGINE
+        self._turn = threading.Lock()  # to submit
 
     def log(self, line: str) -> None:
         path = Path(self.plan.run_folder) / "user_logs" / "std_log.txt"
@@ -94,7 +98,7 @@ class Children:
         Raises HimlError if runs could not be read for `SECONDS_UNREAD`.
         """
         try:
-            run_id, trouble = self._ended.get(timeout=POLL_SECONDS)
+            run_id, trouble = self._ended.get(timeout=self._poll)
         except queue.Empty:
             return None
         try:
@@ -196,19 +200,32 @@ class Children:
 
     def _watch_queued(self, folder: RunFolder, request: LaunchRequest | Plan | None) -> None:
         """Wait until the job has ended. Raises HimlError if it could not be submitted."""
-        run_id = folder.run_id
+        run_id, pause = folder.run_id, FIRST_PAUSE
         assert not isinstance(request, Plan), "pipelines are no trials in a queue"
-        try:
-            if request is not None and self.store.get(run_id) is None:
-                begin(replace(request, again=True), start=partial(queue_job, notify=self._log_notice))
-            elif request is not None and (error := queue_again(replace(request, again=True), folder, self._log_notice)):
-                raise error
-        except NoAnswer as err:  # the engine may have the job
-            self.log(str(err))
+        with self._turn:
+            while request is not None:
+                try:
+                    self._submit(replace(request, again=True), folder)
+                    request = None
+                except QueueFull as err:
+                    if self._stopping is not None:
+                        raise
+                    self._log_once(err)
+                    time.sleep(pause)
+                    pause = min(LONGEST_PAUSE, 2 * pause)
         while (run := self.store.get(run_id)) is not None and not run.status.is_final:
             if not folder.is_supervised():
                 self._waiting(list(self.at_work))
-            time.sleep(5 * POLL_SECONDS)
+            time.sleep(self._poll)
+
+    def _submit(self, request: LaunchRequest, folder: RunFolder) -> None:
+        try:
+            if self.store.get(folder.run_id) is None:
+                begin(request, start=partial(queue_job, notify=self._log_notice))
+            elif error := queue_again(request, folder, self._log_notice):
+                raise error
+        except NoAnswer as err:  # the engine may have the job
+            self.log(str(err))
 
     def _waiting(self, run_ids: list[str]) -> Mapping[str, str]:
         """The children among these that wait in a queue, with their reasons to wait."""

@@ -74,8 +74,8 @@ class Controller(RunProcess):
             plan = self._plan if is_staged else stage_plan(self._plan, self.folder, self.is_stopped)
         store.start(plan.run.id)
         report("started")
-        is_queued = any(job.spec.engine for job in plan.jobs)
-        queued = QueuedJobs(self.folder.workspace, end_if_last) if is_queued else None
+        engine = plan.jobs[0].spec.engine
+        queued = QueuedJobs(self.folder.workspace, end_if_last, longest_pause=engine.poll) if engine else None
         children = Children(plan, store, self._why_stopped, queued)
         outcome = _run_steps(children) if plan.kind == PIPELINE else Sweep(children).run()
         children.log(outcome.text)

@@ -56,7 +56,7 @@ from himl_cli.workspaces.local.system_metrics import ENABLED, sampling
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 POLL_SECONDS = 0.1
-POLL_SECONDS_OF_ENGINE = 1.0  # the workspace is on a file system that many jobs share
+POLL_SECONDS_OF_ENGINE = 2.0  # for two calls of stat, as the workspace is on a file system that many jobs share
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # before the second local attempt, and at most; each is twice the last
 WHOLE_SECONDS = 30.0  # for another process to record the end of the parent run after its last child
 # Signals for the ranks, each with the seconds since the decision to stop. As for Ctrl-C: SIGINT, SIGTERM after 10 s,

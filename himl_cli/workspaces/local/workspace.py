@@ -285,6 +285,7 @@ class LocalWorkspace(FolderWorkspace):
         run_id = spec.run_id or new_run_id(spec.experiment)
         inputs, outputs = resolve_folders(spec, datastore, run_id, notify)
         self.prepare(notify)
+        self._set_pause(spec)
         launch(self.folder, spec, inputs, outputs, run_id, notify)
         return self._submitted(run_id)
 
@@ -320,6 +321,7 @@ class LocalWorkspace(FolderWorkspace):
         from himl_cli.workspaces.local.launch import begin
 
         self.prepare(notify)
+        self._set_pause(plan.jobs[0].spec)
         if plan.jobs[0].spec.engine is not None:
             from himl_cli.workspaces.local.engines.queue import queue_plan
 
@@ -327,6 +329,10 @@ class LocalWorkspace(FolderWorkspace):
         else:
             begin(plan)
         return self._submitted(plan.run.id)
+
+    def _set_pause(self, spec: JobSpec) -> None:
+        if spec.engine is not None:
+            self._queued.longest_pause = spec.engine.poll
 
     def _submitted(self, run_id: str) -> Run:
         """The run as it was just recorded, without a query to an engine for a job that it has just accepted."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
-from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.core.errors import BadUsage, HimlError, ServiceFailed
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RunStatus
 
@@ -71,6 +71,10 @@ class EngineJob:
     is_controller: bool = False
 
 
+class QueueFull(BadUsage):
+    """The engine takes the job only after others of the user have ended."""
+
+
 class NoAnswer(ServiceFailed):
     """It is unknown whether the engine has the job."""
 
@@ -116,7 +120,7 @@ class Engine(Protocol):
 
     def submit(self, job: EngineJob, notify: Notify) -> str:
         """Submit the job, and return its handle, which identifies it as long as the workspace exists. *notify* gets
-        messages about an accepted job. Raises NoAnswer, and BadUsage or ServiceFailed if there is no job."""
+        messages about an accepted job. Raises NoAnswer, and QueueFull, BadUsage or ServiceFailed if there is no job."""
 
     def states(self, jobs: Mapping[str, str]) -> Mapping[str, JobState]:
         """The state of each of *jobs*: handles by name, empty for a job whose handle himl could not record. A failed

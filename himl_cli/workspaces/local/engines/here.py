@@ -58,7 +58,7 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start *module* in a separate session, in the run's *folder*. It inherits *handles*, reads *document* from its
     stdin, and reports on its stdout. Raises OSError."""
-    log.debug("starting %s for %s", module, folder)
+    log.debug("starting a supervisor (%s) for %s", module, folder)
     process = None if handles else take_standby(module)
     if process is None:
         with (folder / "supervisor.log").open("ab") as stderr:

@@ -18,8 +18,8 @@ from itertools import repeat
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted
-from himl_cli.core.events import Notify
-from himl_cli.core.jobs import JobSpec
+from himl_cli.core.events import Notice, Notify
+from himl_cli.core.jobs import EngineSpec, JobSpec
 from himl_cli.core.processes import interruptions, is_held
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import MASK
@@ -36,6 +36,7 @@ from himl_cli.workspaces.local.engines.base import (
     EngineJob,
     JobState,
     NoAnswer,
+    QueueFull,
 )
 from himl_cli.workspaces.local.launch_request import PIPELINE, LaunchRequest, Plan, job_from_stored_form, stored_form
 from himl_cli.workspaces.local.run_folder import RECORD, STARTING, RunFolder
@@ -44,7 +45,8 @@ from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
 from himl_cli.workspaces.local.sweep_plan import stage_plan, step_request, trial_request
 
-ASK_AGAIN_SECONDS = 5.0  # between queries to an engine while himl waits for a run
+# Between queries to an engine while himl waits for a run: at first, and at most while nothing changes
+ASK_AGAIN_SECONDS, LONGEST_PAUSE = 5.0, EngineSpec("").poll
 LOG = "supervisor.log"
 GONE = "it ended without recording an outcome, and {} no longer has its job, so it is unknown how"
 SITE = "cluster"  # the file in the folder of a run with the engine's cluster
@@ -60,6 +62,8 @@ class QueuedJobs:
     end_if_last: Callable[[RunStore, RunFolder], None]
     lock: threading.Lock = field(default_factory=threading.Lock)
     asked_at: float = -ASK_AGAIN_SECONDS
+    pause: float = ASK_AGAIN_SECONDS
+    longest_pause: float = LONGEST_PAUSE
     waiting: dict[str, str] = field(default_factory=dict)
 
     def refresh(self, store: RunStore, jobs: Mapping[str, tuple[str, str]], *, now: bool = False) -> Mapping[str, str]:
@@ -67,7 +71,7 @@ class QueuedJobs:
         ended, each with its reason to wait. Records the end of those with evidence of it. None of them may have a
         supervisor at the moment."""
         with self.lock:
-            if now or time.monotonic() - self.asked_at > ASK_AGAIN_SECONDS or set(jobs) - set(self.waiting):
+            if now or time.monotonic() - self.asked_at > self.pause or set(jobs) - set(self.waiting):
                 self._refresh(store, jobs)
             return self.waiting
 
@@ -94,6 +98,7 @@ class QueuedJobs:
             waiting[parent] = ""  # another process may be recording its end
             with suppress(HimlError, OSError):
                 self.end_if_last(store, RunFolder(self.folder / "runs" / parent))
+        self.pause = min(self.longest_pause, 2 * self.pause if waiting == self.waiting else ASK_AGAIN_SECONDS)
         self.waiting, self.asked_at = waiting, time.monotonic()
 
     def _ask(self, store: RunStore, name: str, jobs: Mapping[str, str]) -> dict[str, str]:
@@ -239,14 +244,15 @@ def queue_job(request: LaunchRequest, folder: RunFolder, notify: Notify) -> Himl
     return _queue(engine, folder, [new], stage, jobs, notify)
 
 
-def queue_plan(plan: Plan, folder: RunFolder, notify: Notify) -> HimlError | None:
+def queue_plan(plan: Plan, folder: RunFolder, notify: Notify, *, is_controlled: bool = False) -> HimlError | None:
     """As `queue_job`, for a sweep or a pipeline. Record and submit the children that are known in advance: trials as
-    arrays, steps as jobs that wait for each other. Otherwise submit a controller."""
+    arrays, steps as jobs that wait for each other. Otherwise, or if the queue has no place for all of them, submit a
+    controller."""
     engine = engine_of(plan.jobs[0].spec)
     if (error := engine.unavailable() or wrong_option(plan.jobs[0].spec, engine)) is not None:
         return error
     children: list[LaunchRequest] = []
-    is_controlled = has_controller(plan, engine)
+    is_controlled = is_controlled or has_controller(plan, engine)
     if plan.kind == PIPELINE and not is_controlled:
         children = [step_request(plan, job) for job in plan.jobs]
     elif not is_controlled:
@@ -285,7 +291,14 @@ def queue_plan(plan: Plan, folder: RunFolder, notify: Notify) -> HimlError | Non
         yield controller_of(staged), {plan.run.id: ""}
 
     jobs = controller if is_controlled else steps if plan.kind == PIPELINE else arrays
-    return _queue(engine, folder, runs, stage, jobs, notify)
+    error = _queue(engine, folder, runs, stage, jobs, notify)
+    if not isinstance(error, QueueFull) or is_controlled:
+        return error
+    folder.path.mkdir(parents=True)
+    folder.allow_to_run()
+    if (error := queue_plan(plan, folder, notify, is_controlled=True)) is None:
+        notify(Notice(f"{engine.LABEL} takes fewer jobs at a time, so a controller submits them as others end."))
+    return error
 
 
 def queue_again(request: LaunchRequest | Plan, folder: RunFolder, notify: Notify) -> HimlError | None:

@@ -46,6 +46,7 @@ from himl_cli.workspaces.local.engines.base import (
     EngineJob,
     JobState,
     NoAnswer,
+    QueueFull,
 )
 from himl_cli.workspaces.local.launch_request import LaunchRequest, rank_variables
 from himl_cli.workspaces.local.ranks import SHIM, Ends, Rank, end_of
@@ -612,7 +613,8 @@ def _refusal(text: str) -> HimlError:
     is_away = re.search(r"unable to contact|connect failure|timed out|communication|configuration source", text, re.I)
     if is_away:
         return ServiceFailed(f"Slurm does not respond: {text}.", hint="Nothing was submitted. Try again later.")
-    return BadUsage(f"Slurm refused the job: {text}.", hint="Check sinfo and --sbatch KEY=VALUE.")
+    kind = QueueFull if "MaxSubmitJob" in text else BadUsage
+    return kind(f"Slurm refused the job: {text}.", hint="Check sinfo and --sbatch KEY=VALUE.")
 
 
 def checks(folder: Path, spec: EngineSpec | None) -> Iterator[Check]:
