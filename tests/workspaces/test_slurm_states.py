@@ -164,6 +164,21 @@ def test_only_the_job_of_the_run_is_canceled(project: Path, site: StandIns) -> N
         assert site.calls("scancel") == (["scancel --clusters=c2 --state=PENDING 7"] if handle == "7;c2" else [])
 
 
+def test_what_slurm_does_not_say_is_canceled_and_deleted_only_by_force(himl: Himl, project: Path, site: StandIns) -> None:
+    runs = RecordedRuns(project)
+    for number in (1, 2):
+        runs.add(f"train_{number}_aa", status=RunStatus.queued, tags={"himl.slurm_job": "7"})
+    site.print(squeue_error=AWAY)
+    for number, action in ((1, ["cancel"]), (2, ["delete", "--yes"])):
+        words = ["runs", *action, f"train_{number}_aa"]
+        done = himl(*words)
+        assert (done.code, "unknown whether run" in done.stderr, "squeue failed" in done.stderr) == (2, True, True), done.stderr
+        himl.ok(*words, "--force")
+    left = seen(project)
+    assert (left.status.value, left.reason) == ("Canceled", f"canceled with --force; unknown: squeue failed: {AWAY.partition(': ')[2]}")
+    assert himl.ok("runs", "list", "-q").stdout.split() == [RUN]
+
+
 def test_what_himl_gives_to_sbatch_wins_over_the_shell(himl: Himl, project: Path, site: StandIns, monkeypatch: pytest.MonkeyPatch) -> None:
     write_files(project, {"train.py": "print(1)", "pyproject.toml": ""})
     shell = {"PARTITION": "debug", "TIMELIMIT": "1", "ARRAY_INX": "0-1", "ERROR": "/e", "ACCOUNT": "lab", "CLUSTERS": "c3"}

@@ -178,7 +178,8 @@ class LocalWorkspace(FolderWorkspace):
 
             for child, _ in self._runs.open_children([job]):
                 self._folder_of(child).ask_to_cancel(PARENT_CANCELED)
-            engine_named(queued[0]).cancel({job: queued[1]}, only_waiting=True)
+            with suppress(*[HimlError] * run.is_unknown):
+                engine_named(queued[0]).cancel({job: queued[1]}, only_waiting=True)
             self._unsupervised([job], now=True)
         if run.is_unknown:
             reason = f"canceled with --force; {run.reason}"
