@@ -20,7 +20,7 @@ from hypothesis import settings
 
 from himl_cli.core.processes import RANK_NAMES
 from tests.support import fork_server
-from tests.support.folders import SmallDisk, made_read_only, mounted_small_disk
+from tests.support.folders import SharedDisk, SmallDisk, built_shared_disk, made_read_only, mounted_small_disk
 from tests.support.processes import MARK, processes_marked, stop
 from tests.support.running import PROGRAM, Himl
 from tests.support.spreading import group_of, spread
@@ -118,6 +118,18 @@ def require_program() -> Callable[[str], str]:
         return str(found)
 
     return find
+
+
+@pytest.fixture
+def shared_disk(tmp_path: Path, require_program: Callable[[str], str]) -> SharedDisk:
+    """A disk of several machines."""
+    for name in ("gcc", "pkg-config", "unshare"):
+        require_program(name)
+    disk = built_shared_disk(tmp_path)
+    if disk is None:
+        lacking("a FUSE file system: /dev/fuse, libfuse3-dev, and the right to mount")
+    assert disk is not None
+    return disk
 
 
 @pytest.fixture

@@ -115,9 +115,9 @@ def is_held(path: Path) -> bool:
     return is_locked(path) or bool(unseen_holder(path))
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of *path* as this machine sees it, or signed it and lives on this machine. True
-    if the file cannot be opened, False if there is no such file.
+def is_locked(path: Path, *, seen: bool = False) -> bool:
+    """Whether a process holds the lock of *path* as this machine sees it, or (unless *seen*) signed it and lives on
+    this machine. True if the file cannot be opened, False if there is no such file.
 
     The check takes no lock that another check could mistake for a holder's, and needs no permission to write (POSIX. On
     Windows, two checks at the same instant may mistake each other for a holder).
@@ -142,7 +142,9 @@ def is_locked(path: Path) -> bool:
         return True
     finally:
         os.close(handle)
-    found = _find_process(process.partition("@")[0]) if boot and [boot, space] == _signature()[1:3] else None
+    if seen or not boot or [boot, space] != _signature()[1:3]:
+        return False
+    found = _find_process(process.partition("@")[0])
     return found is not None and found[0] == process and found[3] not in ENDED
 
 

@@ -94,7 +94,7 @@ RUN_COLUMNS = (
     Column(
         "STATUS",
         lambda run: _status_text(run) if run.reason else run.status.value,
-        plain=lambda run: _status_text(run) if run.is_unknown else run.status.value,
+        plain=lambda run: _status_text(run) if run.reason and run.is_unknown else run.status.value,
         rank=1,
         least=9,
         style=lambda run: STATUS_STYLES[run.status.value],

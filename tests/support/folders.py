@@ -51,6 +51,34 @@ class SmallDisk:
         return not self.prefix
 
 
+@dataclass(frozen=True)
+class SharedDisk:
+    """A folder that commands with a `prefix` see at `mount`, each through its own client, as different machines do."""
+
+    program: Path
+    folder: Path
+    mount: Path
+
+    def prefix(self, *, has_locks: bool) -> Sequence[str]:
+        """Without *has_locks*, no client sees locks of the others."""
+        client = f'SHARED_DISK="{self.folder}" SHARED_DISK_LOCKS={int(has_locks)} "{self.program}" "{self.mount}" -f -s'
+        ready = f'until mountpoint -q "{self.mount}"; do kill -0 $CLIENT || exit 99; sleep 0.05; done'
+        script = f'{client} & CLIENT=$!; {ready}; "$@"; CODE=$?; umount -l "{self.mount}"; exit $CODE'
+        return ("unshare", "--mount", "sh", "-c", script, "sh")
+
+
+def built_shared_disk(folder: Path) -> SharedDisk | None:
+    """A shared disk in *folder*, None if this machine cannot mount it."""
+    disk = SharedDisk(folder / "shared_disk", folder / "disk", folder / "mount")
+    flags = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], capture_output=True, text=True)
+    source = Path(__file__).with_name("shared_disk.c")
+    if flags.returncode or not _works(["gcc", "-O1", str(source), "-o", str(disk.program), *flags.stdout.split()]):
+        return None
+    for path in (disk.folder, disk.mount):
+        path.mkdir()
+    return disk if _works([*disk.prefix(has_locks=True), "true"]) else None
+
+
 @contextmanager
 def mounted_small_disk(folder: Path, *, kib: int, inodes: int = 0) -> Iterator[SmallDisk | None]:
     """A tmpfs of *kib* KiB at *folder*, with at most *inodes* files (0: any number), None if that is not possible."""

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from himl_cli.core.blobs import FetchRequest, StoreRequest
 from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, NotFound
 from himl_cli.core.events import Event
-from himl_cli.core.files import file_system_of, walk_files
+from himl_cli.core.files import file_system_of, mounts_of_macos, walk_files
 from himl_cli.core.jobs import DataSpec, Draw, Entry, EntryKind, JobSpec, PipelineSpec, SearchRange, Snapshot, StepOutput, StepSpec, SweepSpec
 from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import Run, RunQuery, RunStatus
@@ -39,6 +39,7 @@ from himl_cli.workspaces.local.run_store import PAGE, SCHEMA_VERSION, Database, 
 from himl_cli.workspaces.local.staging import replace_files
 from himl_cli.workspaces.local.sweep_plan import plan_pipeline, plan_sweep
 from himl_cli.workspaces.local.workspace import LocalWorkspace
+from tests.support.folders import SharedDisk
 from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 from tests.support.stores import Received, Stored, listed, named, sending
@@ -171,6 +172,82 @@ def test_the_file_system_is_that_of_the_deepest_mount() -> None:
     table += "//s/y /mnt/with\\040space cifs rw 0 0\ns:/d /données nfs rw 0 0\n"
     kinds = {"/": "ext4", "/données/lab": "nfs", "/mnt/share/lab": "nfs4", "/mnt/shared": "ext4", "/mnt/with space/x": "cifs"}
     assert {folder: file_system_of(Path(folder), table) for folder in kinds} == kinds
+    macos = "/dev/disk3s1 on / (apfs, sealed, local, journaled)\nmap auto_home on /System/home (autofs, nobrowse)\n"
+    macos += "//ada@server/lab on /Volumes/lab data (smbfs, nodev)\n"
+    kinds = {"/Users/ada": "apfs", "/System/home/x": "autofs", "/Volumes/lab data/y": "smbfs"}
+    assert {folder: file_system_of(Path(folder), mounts_of_macos(macos)) for folder in kinds} == kinds
+
+
+LOAD = """
+import sys
+import time
+from pathlib import Path
+from himl_cli.core.errors import DiskFailed
+from himl_cli.core.logged import Logged, LoggedKind, LoggedRow
+from himl_cli.core.runs import Run, RunEnd, RunStatus
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+
+folder, host = Path(sys.argv[1]), sys.argv[2]
+workspace, complete = LocalWorkspace(folder), []
+(folder / f"ready_{host}").touch()
+while len([*folder.glob("ready_*")]) < 2:
+    time.sleep(0.01)
+for number in range(3):
+    run_id = f"{host}_{number}"
+    try:
+        workspace.start_run(Run(run_id, "e"))
+        for step in range(20):
+            workspace.log(run_id, [Logged("loss", LoggedKind.scalar, [LoggedRow({"loss": 0.5}, step)])])
+        workspace.end_run(run_id, RunEnd(RunStatus.completed))
+        complete.append(run_id)
+    except DiskFailed as err:
+        print(err, file=sys.stderr)
+print(*complete)
+"""
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
+def test_machines_that_share_a_disk_lose_no_values(shared_disk: SharedDisk, has_locks: bool) -> None:
+    LocalWorkspace(shared_disk.folder / ".himl").make()
+    path = shared_disk.folder / ".himl" / "workspace.db"
+    with closing(Database(path, create=True)) as database:
+        assert database.rows("PRAGMA journal_mode")[0][0] == "wal", "as on a disk of this machine"
+    prefix = shared_disk.prefix(has_locks=has_locks)
+    opening = "import sys; from himl_cli.workspaces.local.run_store import *; Database(Path(sys.argv[1]))"
+    subprocess.run([*prefix, sys.executable, "-c", opening, str(shared_disk.mount / ".himl" / path.name)], check=True)
+    loads = [
+        subprocess.Popen(
+            [*prefix, sys.executable, "-c", LOAD, str(shared_disk.mount / ".himl"), host],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for host in "ab"
+    ]
+    said = [load.communicate(timeout=120) for load in loads]
+    assert [load.returncode for load in loads] == [0, 0], said
+    complete = [run_id for out, _ in said for run_id in out.split()]
+    with closing(Database(path)) as database:
+        assert database.rows("PRAGMA journal_mode")[0][0] == "delete", "as the mount requires"
+        assert database.rows("PRAGMA integrity_check")[0][0] == "ok"
+        values = {row[0]: row[1] for row in database.rows("SELECT run, count(*) FROM metrics GROUP BY run")}
+    assert {run_id: values.get(run_id) for run_id in complete} == dict.fromkeys(complete, 20), said
+    refusals = [line for _, err in said for line in err.splitlines()]
+    assert len(complete) + len(refusals) == 6, said
+    assert has_locks <= (not refusals)
+    assert [line for line in refusals if "does not show locks of another mount of it, where run" not in line] == []
+
+
+def test_a_database_is_shared_only_without_other_users(tmp_path: Path) -> None:
+    path = tmp_path / "workspace.db"
+    with closing(Database(path, create=True)) as database, closing(Database(path)) as other:
+        assert other.rows("SELECT * FROM runs") == []
+        with pytest.raises(DiskFailed, match="Other processes of this machine use"):
+            database.share()
+        other.close()
+        database.share()
+        assert database.rows("PRAGMA journal_mode")[0][0] == "delete"
+        assert other.rows("PRAGMA journal_mode")[0][0] == "delete", "for good"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS inodes that are told with the names")

@@ -59,6 +59,11 @@ class RunFolder:
         """Whether a supervisor holds the lock, or may hold it where this machine does not see it."""
         return is_held(self.lock)
 
+    def forget_holder(self) -> None:
+        """Let nothing wait for a supervisor that this machine cannot see."""
+        with suppress(OSError):
+            os.truncate(self.lock, 0)
+
     def allow_to_run(self) -> None:
         """Withdraw a request to stop, and forget an earlier end. Creates the file of the next request, which then only
         gets another name, since that works on a full disk."""

@@ -183,6 +183,8 @@ class RunProcess(ABC):
             error = self._explain(err, "Cannot record the run")
             why = DONE if isinstance(error, BadUsage) else DISK
             report("refused", why=why, message=str(error), hint=error.hint)
+            sys.stderr.write(f"{error}\n")  # nothing reads the report of a job that waited in a queue
+            lock.release()
             return None
         report("recorded")
 
@@ -219,6 +221,7 @@ class RunProcess(ABC):
         if os.open in os.supports_dir_fd:
             self._handle = os.open(self.folder.path, os.O_RDONLY)
         store = RunStore(Database(self.folder.workspace / "workspace.db", create=True))
+        store.database.check_alone(self._new.id)
         known = store.get(self._new.id) if self._again else None
         was_canceled = self._is_queued and self.folder.is_cancel_asked()
         if known is not None and (known.status is RunStatus.completed or (was_canceled and known.status.is_final)):

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import sqlite3
-import sys
 import threading
 import time
 import weakref
@@ -18,10 +17,10 @@ from typing import NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.files import file_system_of, may_write, mount_table
+from himl_cli.core.files import is_local_folder, may_write, shares_locks
 from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import MANY, STEP, TRIAL
-from himl_cli.core.processes import register_after_fork
+from himl_cli.core.processes import is_locked, register_after_fork, unseen_holder
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import (
     ARCHIVED,
@@ -39,10 +38,13 @@ from himl_cli.core.runs import (
 from himl_cli.core.text import storable
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, END, FREE_SPACE, RunFolder
 
-NETWORK_TYPES = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "9p", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"}
+SHARE_SECONDS = 5.0
+RECORDING = "recording"  # the workspace's folder of marks with the ids of runs, where locks may not be visible
+OTHER_WORKSPACE = "Use a workspace on another file system (--workspace FOLDER), or one per machine."
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
 T = TypeVar("T")
+EXCLUSIVE = "PRAGMA locking_mode=EXCLUSIVE"
 NO_ROOM_BESIDE = ("unable to open", "disk I/O error", "readonly database")  # SQLite cannot create files next to it
 
 SCHEMA = """
@@ -98,11 +100,16 @@ class Database:
 
     Writes that change a run's status are flushed to disk (`durable=True`). Metrics survive a crash of any process, and
     a power cut can only lose the latest ones. Times are integers, milliseconds since 1970 UTC. A write waits for others
-    for *patience* seconds, and then raises DiskFailed.
+    for *patience* seconds, and then raises DiskFailed. With *is_guarded*, each write first calls `check_alone`.
     """
 
-    def __init__(self, path: Path, *, create: bool = False, patience: float = BUSY_SECONDS) -> None:
+    def __init__(
+        self, path: Path, *, create: bool = False, patience: float = BUSY_SECONDS, is_guarded: bool = False
+    ) -> None:
         self.path = path
+        self.is_guarded = is_guarded
+        self._is_local = is_local_folder(path.parent)
+        self._has_locks = self._is_local or shares_locks(path.parent)
         self._create = create
         self._patience = patience
         self._lock = threading.RLock()
@@ -127,25 +134,32 @@ class Database:
             with suppress(OSError):  # which SQLite reports
                 self.path.touch()  # with the mode that the umask gives, which SQLite copies to the files beside it
         try:
-            if may_write(self.path) or not self.path.is_file():
-                connection, version = self._open("mode=rwc" if self._create else "mode=rw")
+            # Even a reader of SQLite changes the file if it finds the journal of a writer whose lock it does not see
+            is_unseen = self._unseen_run() is not None
+            if not is_unseen and (may_write(self.path) or not self.path.is_file()):
+                mode, pragma = "mode=rwc" if self._create else "mode=rw", "" if self._is_local else EXCLUSIVE
+                connection, version = self._open(mode, pragma)
+                if not self._is_local:  # it may have a WAL journal of another place or of an earlier himl
+                    connection.execute("PRAGMA journal_mode=DELETE")
+                    connection.execute("PRAGMA locking_mode=NORMAL")
+                    connection.execute("SELECT 1 FROM sqlite_master")  # which releases the lock
             else:
                 self._read = self._state()
-                connection, version = self._open("mode=ro" if self._read[1] else "immutable=1")
+                connection, version = self._open("mode=ro" if self._read[1] and not is_unseen else "immutable=1")
         except sqlite3.OperationalError as err:
             if not self.path.is_file() or not any(symptom in str(err) for symptom in NO_ROOM_BESIDE):
                 raise
             try:
-                connection, version = self._open("mode=rw", "PRAGMA locking_mode=EXCLUSIVE")
+                connection, version = self._open("mode=rw", EXCLUSIVE)
             except sqlite3.OperationalError:
                 connection, version = self._open("immutable=1")
         if version > SCHEMA_VERSION:
             connection.close()
             raise DiskFailed(f"'{self.path}' was written by a newer himl.", hint=update_hint())
-        if version < SCHEMA_VERSION:  # WAL needs shared memory, which network file systems lack (sqlite.org/wal.html)
-            journal = "DELETE" if is_network_folder(self.path.parent) else "WAL"
-            # A change of the journal ignores the busy timeout
-            _once_unlocked(connection, f"PRAGMA journal_mode={journal}", BUSY_SECONDS)
+        if version < SCHEMA_VERSION:
+            if self._is_local:  # WAL needs shared memory, which network file systems lack (sqlite.org/wal.html)
+                # A change of the journal ignores the busy timeout
+                _once_unlocked(connection, "PRAGMA journal_mode=WAL", BUSY_SECONDS)
             statements = ("BEGIN IMMEDIATE", *SCHEMA.split(";"), f"PRAGMA user_version={SCHEMA_VERSION}", "COMMIT")
             for statement in statements:
                 connection.execute(statement)
@@ -179,7 +193,8 @@ class Database:
     @contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
         with self._lock, translated(self.path):
-            if self._is_open and self._read is not None and self._read != self._state():
+            is_unseen = self.is_guarded and not self._has_locks and self._unseen_run() is not None
+            if self._is_open and (is_unseen if self._read is None else self._read != self._state()):
                 self.close()
             if not self._is_open:
                 self._connect()
@@ -188,6 +203,10 @@ class Database:
     @contextmanager
     def writing(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
         """One transaction, which is stored completely or not at all."""
+        if self.is_guarded:
+            self.check_alone()
+            if not self._has_locks and self._read is not None:
+                self.close()
         with self._using() as connection:
             connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             # SQLite polls at growing intervals, so that under load some processes would wait for minutes
@@ -203,6 +222,53 @@ class Database:
                 if connection.in_transaction:  # SQLite itself rolls back on a full disk
                     connection.execute("ROLLBACK")
                 raise
+
+    def share(self) -> None:
+        """Give up a WAL journal, which other machines cannot use. Raises DiskFailed while other processes use it, and
+        if machines do not see each other's locks."""
+        self.check_alone()
+        if self._has_locks is False:
+            text = f"'{self.path.parent}' is mounted so that machines do not see each other's locks"
+            raise DiskFailed(f"{text}, and results of jobs would be lost.", hint=OTHER_WORKSPACE)
+        with self._using() as connection:
+            try:
+                _once_unlocked(connection, "PRAGMA journal_mode=DELETE", SHARE_SECONDS)
+            except sqlite3.OperationalError as err:
+                text = f"Other processes of this machine use '{self.path}', so himl cannot share it with other machines"
+                hint = "Try again when local jobs, himl ui and himl tb of this workspace have ended."
+                raise DiskFailed(f"{text}: {err}.", hint=hint) from err
+
+    def check_alone(self, run_id: str = "") -> None:
+        """Unless machines are known to see each other's locks, raise DiskFailed while a process records a run whose
+        lock is not visible here, since SQLite would lose values of both. From now on, others find *run_id*, whose lock
+        this process holds. Raises OSError."""
+        marks = self.path.with_name(RECORDING)
+        if run_id and not self._has_locks:
+            self.check_alone()
+            marks.mkdir(exist_ok=True)
+            (marks / run_id).touch()
+        while (found := self._unseen_run()) is not None:
+            other, holder = found
+            if self.rows("SELECT 1 FROM runs WHERE id = ? AND ended IS NOT NULL", (other,)):  # as its engine knows
+                (marks / other).unlink(missing_ok=True)
+                self.close()
+                continue
+            if run_id:
+                (marks / run_id).unlink(missing_ok=True)
+            text = f"'{self.path.parent}' does not show locks of {holder}, where run '{other}' may be in progress"
+            hint = f"{OTHER_WORKSPACE} If the run has ended: himl runs cancel {other} --force"
+            raise DiskFailed(f"{text}, so results could be lost.", hint=hint)
+
+    def _unseen_run(self) -> tuple[str, str] | None:
+        """A run that may be in progress where its lock is not visible here, and that place."""
+        for mark in () if self._has_locks else self.path.with_name(RECORDING).glob("*"):
+            lock = self.path.parent / "runs" / mark.name / "lock"
+            if not is_locked(lock, seen=True):
+                if holder := unseen_holder(lock) or ("another mount of it" if is_locked(lock) else ""):
+                    return mark.name, holder
+                with suppress(OSError):
+                    mark.unlink()
+        return None
 
     def close(self) -> None:
         """Close the connection. The next use of the database opens another one."""
@@ -256,14 +322,6 @@ def taken_apart(path: Path) -> Iterator[None]:
 
 def _hint_of_damage(path: Path) -> str:
     return f"To start a new database, move '{path.name}' away. The files of the runs are not affected."
-
-
-def is_network_folder(folder: Path) -> bool:
-    """Whether *folder* is on a network file system, by the mount table on Linux, and by UNC paths on Windows."""
-    resolved = folder.resolve()
-    if sys.platform == "win32":
-        return str(resolved).startswith("\\\\")
-    return file_system_of(resolved, mount_table()) in NETWORK_TYPES
 
 
 PAGE = 200

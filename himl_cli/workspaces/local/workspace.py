@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.files import may_write
+from himl_cli.core.files import may_write, shares_locks
 from himl_cli.core.jobs import DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot, Webhook
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.processes import ProcessLock
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DATASTORE = "local"
 CHECK_NAME = "local workspace"
-JOURNALS = {"wal": "WAL journal (a local disk)", "delete": "rollback journal (a network file system)"}
+JOURNALS = {"wal": "WAL journal (a local disk)", "delete": "rollback journal (machines may share it)"}
 KEEPER, PROGRAM = "kept_by", "program"  # the entry of a run's record for who records it
 PARENT_CANCELED = "its parent was canceled"
 LOST = (
@@ -75,7 +75,8 @@ class LocalWorkspace(FolderWorkspace):
                 f"There is no folder '{self.folder}'.",
                 hint="'himl submit' creates a local workspace in the current folder.",
             )
-        return RunStore(Database(self.folder / "workspace.db", create=True), label=self.label)
+        database = Database(self.folder / "workspace.db", create=True, is_guarded=True)
+        return RunStore(database, label=self.label)
 
     @cached_property
     def _queued(self) -> QueuedJobs:
@@ -182,10 +183,9 @@ class LocalWorkspace(FolderWorkspace):
                 engine_named(queued[0]).cancel({job: queued[1]}, only_waiting=True)
             self._unsupervised([job], now=True)
         if run.is_unknown:
+            folder.forget_holder()
             reason = f"canceled with --force; {run.reason}"
             self._runs.end_job(job, EndOfJob(RunStatus.canceled.value, reason, None, now_ms()))
-            with suppress(OSError):  # nothing waits for its holder any more
-                os.truncate(folder.lock, 0)
             for orphan in self._open_children(job):
                 self._stop(orphan, PARENT_CANCELED, force=True)
 
@@ -259,6 +259,11 @@ class LocalWorkspace(FolderWorkspace):
         if "runs" in facts:
             text = f"{int(facts['runs']):,} run{'s' * (facts['runs'] != '1')}, {facts['journal']}"
         yield Check.passed(CHECK_NAME, f"{self.label}: {text}.")
+        if shares_locks(self.folder) is False:
+            text = (
+                f"'{self.folder}' is mounted so that other machines do not see its locks, so himl sends them no jobs."
+            )
+            yield Check.note(CHECK_NAME, text, "Mount it with shared locks, or use it on this machine only.")
         if not may_write(self.folder):
             text = f"'{self.folder}' is read-only, so himl cannot record jobs in it."
             yield Check.note(CHECK_NAME, text, CHECK_PERMISSIONS)
@@ -286,7 +291,7 @@ class LocalWorkspace(FolderWorkspace):
         run_id = spec.run_id or new_run_id(spec.experiment)
         inputs, outputs = resolve_folders(spec, datastore, run_id, notify)
         self.prepare(notify)
-        self._set_pause(spec)
+        self._expect_engine(spec)
         launch(self.folder, spec, inputs, outputs, run_id, notify)
         return self._submitted(run_id)
 
@@ -322,7 +327,7 @@ class LocalWorkspace(FolderWorkspace):
         from himl_cli.workspaces.local.launch import begin
 
         self.prepare(notify)
-        self._set_pause(plan.jobs[0].spec)
+        self._expect_engine(plan.jobs[0].spec)
         if plan.jobs[0].spec.engine is not None:
             from himl_cli.workspaces.local.engines.queue import queue_plan
 
@@ -331,9 +336,10 @@ class LocalWorkspace(FolderWorkspace):
             begin(plan)
         return self._submitted(plan.run.id)
 
-    def _set_pause(self, spec: JobSpec) -> None:
+    def _expect_engine(self, spec: JobSpec) -> None:
         if spec.engine is not None:
             self._queued.longest_pause = spec.engine.poll
+            self._runs.database.share()
 
     def _submitted(self, run_id: str) -> Run:
         """The run as it was just recorded, without a query to an engine for a job that it has just accepted."""
@@ -433,8 +439,14 @@ class LocalWorkspace(FolderWorkspace):
                 if path not in _locks and lock.take():
                     _locks[path] = lock
                     lock.sign()
-            except OSError as err:
-                raise explain_disk_error(err, "Cannot record the run", folder.path) from err
+                    self._runs.database.check_alone(new.id)
+                    self._runs.database.is_guarded = False
+            except (DiskFailed, OSError) as err:
+                if (held := _locks.pop(path, None)) is not None:
+                    held.release()
+                if isinstance(err, OSError):
+                    raise explain_disk_error(err, "Cannot record the run", folder.path) from err
+                raise
         if known is None:
             status, folder_shown = RunStatus.running, os.getcwd()
             self._runs.add(new, job=job, folder=folder_shown, status=status, started=now_ms(), reason_if_lost=LOST)
@@ -490,6 +502,8 @@ class LocalWorkspace(FolderWorkspace):
                 continue
             check_known(each, "himl runs delete")
             raise BadUsage(f"Run '{each.id}' is still in progress.", hint=f"Stop it first: himl runs cancel {each.id}")
+        for run_id in doomed if force else ():
+            self._folder_of(run_id).forget_holder()
         self._runs.delete(doomed, lambda name: self._folder_of(name).remove())
 
     def delete_rest(self, run_id: str) -> bool:

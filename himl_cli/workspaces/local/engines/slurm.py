@@ -665,8 +665,8 @@ def checks(folder: Path, spec: EngineSpec | None) -> Iterator[Check]:
         if found["problem"]:
             yield Check.failed(name, f"On node {found['node']}, {found['problem']}.", "Correct 'setup' in himl.toml.")
         if not found["is_held"]:
-            text = f"Node {found['node']} does not see locks in '{folder}', so himl relies on Slurm instead."
-            yield Check.note(name, text, "Locks on Lustre need the mount option flock.")
+            text = f"Node {found['node']} does not see locks in '{folder}', so simultaneous jobs may lose results."
+            yield Check.failed(name, text, "Locks on Lustre need the mount option flock, those on NFS local_lock=none.")
         late = max(begin - found["time"], found["time"] - time.time())
         if late > CLOCK_SECONDS:
             text = f"The clock of node {found['node']} differs by {late:.0f} s."
