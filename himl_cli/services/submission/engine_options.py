@@ -172,5 +172,6 @@ def settings_text(partitions: Sequence[tuple[str, str, str]]) -> str:
             '# sbatch = ["gres=gpu:1", "account=NAME"]\n'
             '# setup = ["module load cuda"]\n'
             '# run_with = "apptainer exec --nv image.sif"\n'
+            '# python = "python3"  # in the image\n'
         )
     return "\n".join(tables)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.errors import HimlError
+from himl_cli.core.errors import HimlError, Interrupted
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
 from himl_cli.workspaces.local.engines import engine_named
@@ -28,7 +28,7 @@ from himl_cli.workspaces.local.run_store import RunStore
 
 POLL_SECONDS = 0.1
 POLL_SECONDS_OF_ENGINE = 2.0  # the workspace is on a file system that many jobs share
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # before a job is submitted again to a queue that was full
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # before a job is submitted again to a queue that was full
 SECONDS_UNREAD = 600.0
 
 
@@ -204,12 +204,12 @@ class Children:
         assert not isinstance(request, Plan), "pipelines are no trials in a queue"
         with self._turn:
             while request is not None:
+                if self._stopping is not None:
+                    raise Interrupted("The parent run is stopping.")
                 try:
                     self._submit(replace(request, again=True), folder)
                     request = None
                 except QueueFull as err:
-                    if self._stopping is not None:
-                        raise
                     self._log_once(err)
                     time.sleep(pause)
                     pause = min(LONGEST_PAUSE, 2 * pause)
