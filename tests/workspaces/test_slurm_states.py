@@ -44,6 +44,7 @@ RUN = "train_1_aa"
 GONE = "it ended without recording an outcome, and Slurm no longer has its job, so it is unknown how"
 UNSEEN = "job 7 ended in Slurm as FAILED without an outcome; its node wrote no log in 'FOLDER', which it may not see (check: himl doctor --slurm NAME)"
 AWAY = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
+LOST = "sacct: error: Problem talking to the database: Connection refused"
 WAITS = f"7|PENDING|Resources|N/A|{RUN}\n"
 
 
@@ -100,6 +101,7 @@ def seen(project: Path, run_id: str = RUN) -> Run:
         ("7", {"squeue": "7|CANCELLED|None|2026-01-02T03:04:05|other\n", "scontrol": "JobId=7 JobName=other"}, "Queued", "unknown: squeue does not list job 7"),
         ("7", {"squeue": "", "scontrol": f"JobId=7 JobName={RUN} JobState=PENDING"}, "Queued", "unknown: squeue does not list job 7"),
         ("7", {"squeue": "", "scontrol_error": AWAY}, "Queued", f"unknown: squeue does not list job 7, scontrol failed: {AWAY.partition(': ')[2]}"),
+        ("7", {"squeue": "", "sacct_error": LOST}, "Queued", f"unknown: squeue does not list job 7, sacct failed: {LOST.partition(': ')[2][7:]}"),
         ("7", {"squeue_error": AWAY}, "Queued", f"unknown: squeue failed: {AWAY.partition(': ')[2]}"),
         ("7;c2", {"squeue": WAITS, "squeue_c2_error": AWAY}, "Queued", f"unknown: squeue failed: {AWAY.partition(': ')[2]}"),
         ("7", {}, "Failed", GONE),
@@ -125,13 +127,17 @@ def test_what_is_not_listed_has_not_ended(project: Path, site: StandIns, handle:
 
 
 def test_a_job_of_another_cluster_of_a_shared_folder_is_unknown(project: Path, site: StandIns) -> None:
-    RecordedRuns(project).add(RUN, status=RunStatus.queued, tags={"himl.slurm_job": "7"})
+    runs = RecordedRuns(project)
+    runs.add("task_1", status=RunStatus.queued, tags={"himl.slurm_job": "7_1"})
+    runs.add(RUN, status=RunStatus.queued, tags={"himl.slurm_job": "7"})
     write_files(project / ".himl" / "runs" / RUN, {"cluster": "c1"})
     site.print(config="ClusterName             = c2\n")
     found = seen(project)
     assert (found.status.value, found.reason) == ("Queued", "unknown: its job is on cluster 'c1', and this machine uses 'c2'")
     write_files(project / ".himl" / "runs" / RUN, {"cluster": "c2"})
     assert seen(project).reason == GONE
+    site.print(squeue="", scontrol="JobId=8 ArrayJobId=7 ArrayTaskId=0 JobName=other")
+    assert seen(project, "task_1").reason == "unknown: squeue does not list job 7_1"
 
 
 def test_a_sweep_is_queued_as_long_as_its_tasks_are(himl: Himl, project: Path, site: StandIns) -> None:

@@ -127,7 +127,8 @@ def request_from_json(text: str) -> LaunchRequest:
 
 def _made(record: type[Made], form: Form) -> Made:
     """The record with the fields in *form*. A later version may have more fields."""
-    return record(**{each.name: form[each.name] for each in fields(record) if each.name in form})  # type: ignore[arg-type]
+    names = {each.name for each in fields(record)}  # type: ignore[arg-type]
+    return record(**{name: value for name, value in form.items() if name in names})
 
 
 @contextmanager

@@ -80,6 +80,7 @@ REASONS = {
     "TIMEOUT": "it reached Slurm's time limit",
 }
 INVALID = "Invalid job id specified"
+NO_CONNECTION = r"unable to contact|connect|timed out|communication|configuration source|talking to"
 NEVER_SENT = "its submission was interrupted or got no answer, and Slurm has no job of this name"
 
 
@@ -101,20 +102,24 @@ def _states_on(cluster: str, numbers: Mapping[str, str]) -> dict[str, JobState]:
         if text is None and INVALID not in problem:  # which squeue says if it has none of these
             return dict.fromkeys(numbers, JobState(UNKNOWN, f"squeue failed: {problem}"))
         found |= _matching(numbers, [line.split("|", 4) for line in (text or "").splitlines()])
-    missing = {run_id: number for run_id, number in numbers.items() if number and run_id not in found}
+    missing, unrecorded = {run_id: number for run_id, number in numbers.items() if number and run_id not in found}, ""
     if missing:
         command = ["sacct", "-P", "-n", "-X", *at, "--format=JobID,State,End,JobName", *_selections(missing)]
-        rows = [line.split("|", 3) for line in (output_of(command)[0] or "").splitlines()]
+        text, unrecorded = output_of(command)
+        rows = [line.split("|", 3) for line in (text or "").splitlines()]
         rows = [[row[0], (row[1].split() or [""])[0], "", *row[2:]] for row in rows if len(row) > 2]
         found |= _matching(missing, rows)
     shown: dict[str, tuple[str | None, str]] = {}  # by number, without that of a task
     states: dict[str, JobState] = {}
     for run_id, number in numbers.items():
         seen, base = found.get(run_id), number.partition("_")[0]
+        if seen is None and number and re.search(NO_CONNECTION, unrecorded, re.IGNORECASE):
+            states[run_id] = JobState(UNKNOWN, f"squeue does not list job {number}, sacct failed: {unrecorded}")
+            continue
         if seen is None:
             if base and base not in shown:
                 shown[base] = output_of(["scontrol", *at, "show", "job", "--oneliner", base])
-            states[run_id] = _state_of_missing(number, *shown.get(base, ("", "")))
+            states[run_id] = _state_of_missing(run_id, number, *shown.get(base, ("", "")))
             continue
         handle = "" if number else f"{seen.number}{';' * bool(cluster)}{cluster}"
         if seen.state in WAITING | AT_WORK:
@@ -125,13 +130,16 @@ def _states_on(cluster: str, numbers: Mapping[str, str]) -> dict[str, JobState]:
     return states
 
 
-def _state_of_missing(number: str, text: str | None, problem: str) -> JobState:
+def _state_of_missing(run_id: str, number: str, text: str | None, problem: str) -> JobState:
     """The state of a job that neither squeue nor sacct lists, from the output of scontrol, or its *problem*. squeue was
     asked for the name of a job without a number."""
     if not number:
         return JobState(ENDED, NEVER_SENT)
     _, _, task = number.partition("_")
-    others = [one for each in re.findall(r"ArrayTaskId=(\S+)", text or "") for one in _tasks(each)]
+    own = [
+        line for line in (text or "").splitlines() if _is_named("".join(re.findall(r" JobName=(\S+)", line)), run_id)
+    ]
+    others = [one for each in re.findall(r"ArrayTaskId=(\S+)", "\n".join(own)) for one in _tasks(each)]
     if text is None and INVALID in problem:
         return JobState(ENDED)
     if task and others and int(task) not in others:
@@ -610,7 +618,7 @@ def _refusal(text: str) -> HimlError:
         near = get_close_matches(unknown[1], re.findall(r"--([a-z][a-z0-9-]+)", listed), n=1)
         hint = f"Did you mean {near[0]}?" if near else "See: sbatch --help"
         return BadUsage(f"--sbatch {unknown[1]}: sbatch has no option --{unknown[1]}.", hint=hint)
-    is_away = re.search(r"unable to contact|connect failure|timed out|communication|configuration source", text, re.I)
+    is_away = re.search(NO_CONNECTION, text, re.IGNORECASE)
     if is_away:
         return ServiceFailed(f"Slurm does not respond: {text}.", hint="Nothing was submitted. Try again later.")
     kind = QueueFull if "MaxSubmitJob" in text else BadUsage
