@@ -23,6 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import cast
 
+from stress.accounting import accounting_cases
 from stress.bombs import bomb_cases
 from stress.endpoint import endpoint_cases
 from stress.faults import fault_cases
@@ -75,7 +76,7 @@ PARTS = (
     Part("secrets", "Secrets", secret_cases),
     Part("fuzz", "Garbage in place of what comes from outside", fuzz_cases),
     Part("endpoint", "The server of a local job", endpoint_cases, at_once=2),
-    Part("slurm", "Jobs of a Slurm", slurm_cases, at_once=2),
+    Part("slurm", "Jobs of a Slurm", lambda: [*slurm_cases(), *accounting_cases()], at_once=2),
     Part("ui", "The server of himl ui", ui_cases, at_once=2),
     Part("load", "Many blobs, runs, writers and looks", load_cases, share=1.0, at_once=1, large=LARGE),
 )

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from himl_cli.core.errors import BadUsage, DiskFailed
 from stress import attacks, endpoint, killed, kills, runs, slides
 from stress.__main__ import lost_lines, main, totals
+from stress.accounting import UNRELATED, Job, Lab
 from stress.apart import RANKS, orders, start_ranks
 from stress.bombs import bomb_problems
 from stress.fuzz import trying
@@ -36,11 +37,13 @@ from stress.ranks import ORDERS, PARTS_OF_ORDERS, Launch, Launcher, RankEnd, end
 from stress.records import Case, Outcome, Record, RecordFile, Result, parse_record, read_parts, write_part
 from stress.secrets.cases import DOCUMENTED, verdict
 from stress.secrets.searching import CACHE, Marks, Search, watching
+from stress.site import Site
 from stress.world import SPAWN, Ended, Gauge, Measured, Verdict, World, differences, file_differences, judge, judge_again, lost, wrong_blobs
 from tests.azureml_double.faults import Status
 from tests.azureml_double.stage import Stage
 from tests.support import power_cuts
 from tests.support.running import until, write_files
+from tests.support.runs import RecordedRuns
 from tests.support.slides import KINDS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="stress runs on Linux")
@@ -548,3 +551,18 @@ def test_wrong_lists_answers_and_growth_of_many_are_seen(tmp_path: Path) -> None
     assert wrong_submissions({"b_2", "c_3"}, ["a_1"], {**listed, "c_3": {"status": "Failed"}}, 2) == ["1 are not Completed, as c_3"]
     assert Figures([40.0, 70.0, *[72.0, 72.3] * 9], [30.0, 32.0, *[32.0, 33.0] * 9]).wrong() == []
     assert len(Figures([70.0 + number for number in range(25)], [30.0 + number for number in range(25)]).wrong()) == 2
+
+
+def test_other_states_and_lost_jobs_on_a_site_are_seen(world: World, tmp_path: Path) -> None:
+    line = f"7|{UNRELATED}|PENDING|gpu|lab|1:00"
+    write_files(tmp_path, {"bin/squeue": f"#!/bin/sh\necho 'CLUSTER: c1'\necho '{line}'\n"})
+    (tmp_path / "bin" / "squeue").chmod(0o755)
+    with world.fresh():
+        lab = Lab(world, Site(tmp_path, tmp_path, {"c1": ["n1"], "c2": ["n2"]}))
+        RecordedRuns(lab.folder).add("run_1", reason="done")
+        assert (lab.jobs(""), lab.jobs("run_1")) == ([Job(cluster, *line.split("|")) for cluster in ("c1", "c2")], [])
+        for lab.unrelated in (2, 3):
+            lab.check_unrelated()
+        assert lab.problems == ["1 unrelated jobs of another number or cluster are gone"]
+        lab.expect("run_1", "Queued", "then")
+        assert lab.problems[1:] == ["then the run is Completed (done) in place of Queued"] * 2
