@@ -339,7 +339,6 @@ class LocalWorkspace(FolderWorkspace):
     def _expect_engine(self, spec: JobSpec) -> None:
         if spec.engine is not None:
             self._queued.longest_pause = spec.engine.poll
-            self._runs.database.share()
 
     def _submitted(self, run_id: str) -> Run:
         """The run as it was just recorded, without a query to an engine for a job that it has just accepted."""

@@ -309,6 +309,10 @@ def queue_again(request: LaunchRequest | Plan, folder: RunFolder, notify: Notify
         return error
     handle, unknown = "", None
     with closing(Database(folder.workspace / "workspace.db")) as database:
+        try:
+            database.share()
+        except HimlError as err:
+            return err
         store = RunStore(database)
         folder.allow_to_run()
         job = controller_of(request) if isinstance(request, Plan) else job_of(request)
@@ -339,6 +343,10 @@ def _queue(
     known: dict[str, list[str]] = {}
     tag = job_tag(engine.NAME)
     with closing(Database(folder.workspace / "workspace.db", create=True)) as database, interruptions() as interrupted:
+        try:
+            database.share()
+        except HimlError as err:
+            return err
         store = RunStore(database)
         store.add_all(replace(run, tags={**run.tags, tag: ""}) for run in runs)
         try:
