@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -172,6 +173,11 @@ _READ_BY_ENDING = {
     **dict.fromkeys((".pem", ".key", ".p8", ".priv", ".private", ".asc", ".gpg", ".crt", ".cer"), _ANY_PEM),
     ".json": (b"service_account", r"\"type\"\s*:\s*\"service_account\""),
 }
+# The letters of a file, with the signs of a login, show in one pass that it has none of these forms
+_LOWER = bytes(range(256)).lower()
+_OTHER_BYTES = bytes(byte for byte in range(256) if chr(byte) not in ";@" + string.ascii_letters)
+_TEXTS = (*_FORMS, *_JSON_FORMS, *(mark for mark, _ in _READ_BY_ENDING.values()))
+_MARKS = tuple({text.translate(None, _OTHER_BYTES): None for text in _TEXTS})
 _REPOSITORY = r"(?i)_auth(?:Token)?[\"']?\s*[=:]|_password\s*=|AuthToken[\"']?\s*:|://[^\s/:@]+:[^\s/@$]+@"
 _NOTEBOOK = r"(?:\.|\")(?:token|password|hashed_password)\"?\s*[:=]\s*u?[\"'][^\"'<]+"
 _READ_BY_NAME = {
@@ -247,21 +253,25 @@ def is_secret_file(path: str, size: int, in_private_folder: bool, *, is_data: bo
         return False
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # written by PowerShell
         content = content.decode("utf-16", "replace").encode()
-    text, folded, wanted = content.decode("latin-1"), content.lower(), _READ_BY_ENDING.get(ending)
-    if wanted is None and not ending and _NAMED_KEY.fullmatch(name):
-        wanted = _ANY_PEM
-    if (
-        (name in _READ_BY_NAME and re.search(_READ_BY_NAME[name], text))
-        or (wanted is not None and wanted[0] in folded and re.search(wanted[1], text))
-        or (ending in YAML_ENDINGS and _is_of_innereye(content, text))
-    ):
-        return True
+    letters = content.translate(_LOWER, _OTHER_BYTES)
+    may_match = any(mark in letters for mark in _MARKS)
+    text, folded = "", b""
+    if may_match or name in _READ_BY_NAME or ending in YAML_ENDINGS:
+        text, folded, wanted = content.decode("latin-1"), content.lower(), _READ_BY_ENDING.get(ending)
+        if wanted is None and not ending and _NAMED_KEY.fullmatch(name):
+            wanted = _ANY_PEM
+        if (
+            (name in _READ_BY_NAME and re.search(_READ_BY_NAME[name], text))
+            or (wanted is not None and wanted[0] in folded and re.search(wanted[1], text))
+            or (ending in YAML_ENDINGS and _is_of_innereye(content, text))
+        ):
+            return True
     # A script is a source
     if (not is_named and (is_data or len(content) > LARGEST_SETTINGS)) or content.startswith(b"#!"):
         return False
-    is_json = text[:100].lstrip(_BLANK)[:1] in "{["
+    is_json = may_match and text[:100].lstrip(_BLANK)[:1] in "{["
     return (
-        _has_form(folded, text, _FORMS)
+        (may_match and _has_form(folded, text, _FORMS))
         or (is_json and _has_form(folded, text, _JSON_FORMS))
         or (len(content) <= LARGEST_LIST and has_token(content))
     )
