@@ -97,7 +97,7 @@ def test_what_has_no_services_is_refused(himl: Himl, lab: StagedWorkspace, proje
     local.add("here_1_aa")
     local.add("there_1_bb", tags={"himl.slurm_job": "77"})
     local.add("there_2_cc", tags={"himl.slurm_job": "77;c2"})
-    refused("there_2_cc", code=2, message="Run 'there_2_cc' is not an Azure ML job", hint="srun --clusters=c2 --jobid=77 --overlap --pty bash")
+    refused("there_2_cc", code=2, message="Run 'there_2_cc' is not an Azure ML job", hint="srun -M c2 --jobid=77 --overlap --pty bash")
     refused("here_1_aa", code=2, message="Run 'here_1_aa' is not an Azure ML job", hint="")
     refused("there_1_bb", code=2, message="Run 'there_1_bb' is not an Azure ML job", hint="srun --jobid=77 --overlap --pty bash")
 

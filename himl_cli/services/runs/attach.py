@@ -72,7 +72,7 @@ def cloud_of(workspace: Workspace, run: Run) -> CloudWorkspace:
     if isinstance(home, CloudWorkspace):
         return home
     number, _, cluster = run.tags.get(job_tag("slurm"), "").partition(";")
-    at = f"--clusters={cluster} " if cluster else ""
+    at = f"-M {cluster} " if cluster else ""
     raise BadUsage(
         f"Run '{run.id}' is not an Azure ML job. Only these jobs have services to attach to.",
         hint=f"Open a shell on its node: srun {at}--jobid={number} --overlap --pty bash" if number else "",

@@ -22,7 +22,7 @@ from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, RUNNING, UNKNO
 from himl_cli.workspaces.local.launch_request import LaunchRequest
 from himl_cli.workspaces.local.ranks import Ends, Rank
 
-NAME, LABEL = "toy", "Toy"
+NAME, LABEL, DOCTOR = "toy", "Toy", ""
 OPTIONS: Mapping[str, str] | None = {"nice": "priority of the process"}
 # Waits for the queue, then becomes the supervisor, which reads the document from the same stdin
 WAITER = """

@@ -100,6 +100,9 @@ class Engine(Protocol):
     LABEL: str
     """The engine in a sentence, such as `Slurm`."""
 
+    DOCTOR: str
+    """The command that runs `checks` with a job, or ''."""
+
     OPTIONS: Mapping[str, str] | None
     """The keys of a table `[NAME.PLACE]` of its settings besides `setup` and `run_with`, each with its meaning. None if
     the engine itself judges them when it gets a job."""

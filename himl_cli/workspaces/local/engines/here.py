@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NAME, LABEL = "here", "this machine"
+NAME, LABEL, DOCTOR = "here", "this machine", ""
 OPTIONS: Mapping[str, str] | None = {}
 
 

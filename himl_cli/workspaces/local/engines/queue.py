@@ -166,8 +166,8 @@ class QueuedJobs:
         try:
             said = (path.read_text(errors="replace").strip().splitlines() or [""])[-1][:200]
         except FileNotFoundError:
-            hint = f"himl doctor --{engine.NAME} NAME"
-            return f"{state.reason}; its node wrote no log in '{path.parent}', which it may not see (check: {hint})"
+            check = f" (check: {engine.DOCTOR})" if engine.DOCTOR else ""
+            return f"{state.reason}; its node wrote no log in '{path.parent}', which it may not see{check}"
         except OSError:
             return state.reason
         return state.reason + (f": {said}" if said else "")

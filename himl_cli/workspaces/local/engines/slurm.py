@@ -54,7 +54,7 @@ from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_process import SETUP_FAILED, SETUP_LOG, SETUP_PYTHON
 from himl_cli.workspaces.local.run_store import chunks
 
-NAME, LABEL = "slurm", "Slurm"
+NAME, LABEL, DOCTOR = "slurm", "Slurm", "himl doctor --slurm NAME"
 OPTIONS: Mapping[str, str] | None = None  # sbatch judges them
 
 ASK_SECONDS = 20.0
