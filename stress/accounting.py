@@ -21,6 +21,7 @@ from stress.site import FEW, OTHER, Site, running_site
 from stress.slurm import Project, killed_submit, named
 from stress.world import LOG_METRIC, Ended, World, judge, lost
 from tests.support import running
+from tests.support.processes import is_sound
 from tests.support.running import until, write_files
 from tests.support.users import as_user
 
@@ -33,6 +34,8 @@ LIMIT_OF_SHELL = "5:00"
 UNRELATED = "unrelated"
 MEMORY = "import time\nfull = bytearray(600 << 20)\ntime.sleep(600)\n"
 STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)\n"
+VALUES = 25
+LOGS = f"{LOG_METRIC}\nfor number in range({VALUES}):\n    log_metric(f'value_{{number}}', number, 0)\n"
 TRIAL = f"{LOG_METRIC}\nimport sys\ntime.sleep(2)\nlog_metric('loss', float(sys.argv[2]) ** 2, 0)\n"
 SWEEP = ("--sweep", "x=uniform(0,1)", "--sampling", "bayesian", "--max_trials", "4", "--max_concurrent", "2", "--primary_metric", "loss")
 FILTERS = {
@@ -96,9 +99,9 @@ class Lab(Project):
 
     slurm: Site
 
-    def __init__(self, world: World, site: Site, number: int = 0) -> None:
-        super().__init__(world, site, site.folder / "project")
-        write_files(self.folder, {"memory.py": MEMORY, "stubborn.py": STUBBORN, "trial.py": TRIAL})
+    def __init__(self, world: World, site: Site, number: int = 0, folder: str = "project") -> None:
+        super().__init__(world, site, site.folder / folder)
+        write_files(self.folder, {"memory.py": MEMORY, "stubborn.py": STUBBORN, "logs.py": LOGS, "trial.py": TRIAL})
         self.problems: list[str] = []
         self.number, self.codes = number, {0}
         self.facts: dict[str, Any] = {}
@@ -469,7 +472,21 @@ def controller(lab: Lab, dice: random.Random) -> Ended:
     return ended
 
 
+def clients(lab: Lab, dice: random.Random) -> Ended:
+    """A workspace on a file system of which each node has a client with its own cache: trials of both nodes log at once, and all values are there."""
+    count = lab.facts["trials"] = dice.randrange(3, 7)
+    full = ("--sbatch", "cpus-per-task=8") if dice.random() < 0.5 else ()  # one trial per node at a time
+    ended, run = lab.submit("--crossval", str(count), *full, script="logs.py")
+    lab.expect_end(run, "Completed")
+    for child in lab.show(run)["children"]:
+        found = len(lab.show(child["id"])["metrics"])
+        lab.check(found == VALUES, f"a trial has {found} values of {VALUES}")
+    lab.check(is_sound(lab.slurm.folder / "backing" / "project"), "the database is damaged")
+    return ended
+
+
 TRIED: Mapping[str, tuple[int, Callable[[Lab, random.Random], Ended]]] = {
+    "clients": (4, clients),
     "another-user": (4, listed_by_another),
     "another-cluster": (6, other_cluster),
     "shell": (6, shell),
@@ -491,7 +508,7 @@ TRIED: Mapping[str, tuple[int, Callable[[Lab, random.Random], Ended]]] = {
 def on_site(run: Callable[[Lab, random.Random], Ended], number: int) -> Callable[[World, random.Random], Result]:
     def case(world: World, dice: random.Random) -> Result:
         with running_site() as site:
-            lab = Lab(world, site, number)
+            lab = Lab(world, site, number, "shared/project" if run is clients else "project")
             begun, ended = time.monotonic(), None
             try:
                 ended = run(lab, dice)
