@@ -235,7 +235,9 @@ def test_machines_that_share_a_disk_lose_no_values(shared_disk: SharedDisk, has_
     refusals = [line for _, err in said for line in err.splitlines()]
     assert len(complete) + len(refusals) == 6, said
     assert has_locks <= (not refusals)
-    assert [line for line in refusals if "does not show locks of another mount of it, where run" not in line] == []
+    # While both begin at the same moment, SQLite itself may refuse one of them
+    expected = ("does not show locks of another mount of it, where run", "Cannot ")
+    assert [line for line in refusals if not any(text in line for text in expected)] == []
 
 
 def test_a_database_is_shared_only_without_other_users(tmp_path: Path) -> None:

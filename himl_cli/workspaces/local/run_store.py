@@ -205,9 +205,13 @@ class Database:
         """One transaction, which is stored completely or not at all."""
         if self.is_guarded:
             self.check_alone()
-            if not self._has_locks and self._read is not None:
-                self.close()
+            while not self._has_locks and self._read is not None and may_write(self.path):
+                self.close()  # it was opened while another machine recorded a run
+                with self._using():
+                    self.check_alone()
         with self._using() as connection:
+            if self.is_guarded and self._read is not None and (found := self._unseen_run()) is not None:
+                raise self._refusal(*found)  # it began since the check
             connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             # SQLite polls at growing intervals, so that under load some processes would wait for minutes
             connection.execute("PRAGMA busy_timeout=0")
@@ -255,9 +259,12 @@ class Database:
                 continue
             if run_id:
                 (marks / run_id).unlink(missing_ok=True)
-            text = f"'{self.path.parent}' does not show locks of {holder}, where run '{other}' may be in progress"
-            hint = f"{OTHER_WORKSPACE} If the run has ended: himl runs cancel {other} --force"
-            raise DiskFailed(f"{text}, so results could be lost.", hint=hint)
+            raise self._refusal(other, holder)
+
+    def _refusal(self, other: str, holder: str) -> DiskFailed:
+        text = f"'{self.path.parent}' does not show locks of {holder}, where run '{other}' may be in progress"
+        hint = f"{OTHER_WORKSPACE} If the run has ended: himl runs cancel {other} --force"
+        return DiskFailed(f"{text}, so results could be lost.", hint=hint)
 
     def _unseen_run(self) -> tuple[str, str] | None:
         """A run that may be in progress where its lock is not visible here, and that place."""
