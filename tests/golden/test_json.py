@@ -108,6 +108,8 @@ def test_document_is_as_on_record(himl: Himl, project: Path, name: str) -> None:
     # Its output depends on the machine.
     if name == "doctor":
         document = [{key: entry[key] if key == "name" else "" for key in entry} for entry in document]
+    if name == "workspace_show":
+        document[0]["facts"]["journal"] = ""
     compare(name, {"exit_code": outcome.code if name != "doctor" else 0, "document": document}, {"PROJECT": project, "HOME": project.parent / "home"})
 
 
