@@ -239,8 +239,9 @@ def submit(
     print_misplaced(ctx, output_opts)
     request = options.request(Path.cwd(), target, script_arguments(ctx), sources)
     from himl_cli.core.jobs import is_job_file
+    from himl_cli.services.submission.request import THIS_MACHINE
 
-    is_elsewhere = request.engine != "here"
+    is_elsewhere = request.engine != THIS_MACHINE
     is_many = request.sweep or request.crossval or request.different_seeds
     is_other = options.resume is not None or options.dry_run or is_job_file(target)
     with nullcontext() if is_elsewhere or is_many or is_other else standby(SUPERVISOR):

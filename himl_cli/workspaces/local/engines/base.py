@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from himl_cli.workspaces.local.launch_request import LaunchRequest
     from himl_cli.workspaces.local.ranks import Ends, Rank
 
+LOG = "supervisor.log"  # the output of a job, in the folder of its run
 PROBE = "probe.json"  # what the job of `Engine.checks` wrote: its node, the time, whether it sees a lock
 NOT_STARTED = "canceled before it started"  # a part of an array that the engine does not have, although it has others
 STEP_BEFORE_FAILED = "a job before it did not complete"

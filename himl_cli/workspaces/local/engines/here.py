@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.processes import SUPERVISOR, detached, is_locked, take_standby, unseen_holder
-from himl_cli.workspaces.local.engines.base import ENDED, RUNNING, UNKNOWN, EngineJob, JobState, OwnJob
+from himl_cli.workspaces.local.engines.base import ENDED, LOG, RUNNING, UNKNOWN, EngineJob, JobState, OwnJob
 from himl_cli.workspaces.local.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def start(
     log.debug("starting a supervisor (%s) for %s", module, folder)
     process = None if handles else take_standby(module)
     if process is None:
-        with (folder / "supervisor.log").open("ab") as stderr:
+        with (folder / LOG).open("ab") as stderr:
             process = subprocess.Popen(
                 [sys.executable, "-m", module],
                 stdin=subprocess.PIPE,

@@ -29,6 +29,7 @@ from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.local.engines import engine_named, engine_of
 from himl_cli.workspaces.local.engines.base import (
     ENDED,
+    LOG,
     NOT_STARTED,
     QUEUED,
     UNKNOWN,
@@ -47,7 +48,6 @@ from himl_cli.workspaces.local.sweep_plan import stage_plan, step_request, trial
 
 # Between queries to an engine while himl waits for a run: at first, and at most while nothing changes
 ASK_AGAIN_SECONDS, LONGEST_PAUSE = 5.0, EngineSpec("").poll
-LOG = "supervisor.log"
 GONE = "it ended without recording an outcome, and {} no longer has its job, so it is unknown how"
 SITE = "cluster"  # the file in the folder of a run with the engine's cluster
 

@@ -37,6 +37,7 @@ from himl_cli.core.runs import RunStatus
 from himl_cli.core.workspaces import Check
 from himl_cli.workspaces.local.engines.base import (
     ENDED,
+    LOG,
     NOT_STARTED,
     PROBE,
     QUEUED,
@@ -60,7 +61,6 @@ OPTIONS: Mapping[str, str] | None = None  # sbatch judges them
 ASK_SECONDS = 20.0
 EARLY_SECONDS = 65.0  # by which Slurm may send a signal before its time
 PAUSE_SECONDS = 5.0  # between queries for the reason of a signal
-LOG = "supervisor.log"
 SQUEUE = ("squeue", "--noheader", "--array", "--format=%i|%T|%r|%e|%j")  # the fields of `Seen`
 # Environment variables of the user's shell: those of the site, which look like those of a job, those for options of
 # sbatch that himl never gives, and those that change what queries find
