@@ -209,7 +209,7 @@ def _own_local(start: Path) -> Path:
     if found is not None and found != folder:
         owner = owner_name(found.stat().st_uid)
         log.warning("himl records this job in '%s', because '%s' belongs to %s.", folder, found, owner)
-    elif found is None and folder.is_dir():
+    elif found is None and folder.is_dir() and nearest_local(start) is None:  # and no other command just made it
         raise BadUsage(
             f"himl does not use the workspace '{folder}', which other users could have changed.",
             hint=f"Use another one: --workspace FOLDER. To use it anyway: --workspace {shlex.quote(str(folder))}",

@@ -655,6 +655,12 @@ def test_many_open_runs_cost_one_call(himl: Himl, slurm: Slurm, send: Callable[.
     run_id = send("sleep.py", "--crossval", "60", "--sbatch", "begin=now+1hour", "--", "1")
     for _ in range(3):
         send("sleep.py", "--sbatch", "begin=now+1hour", "--", "1")
+
+    def reasons() -> set[str]:
+        lines = slurm("squeue", "-h", "-o", "%r %Z").splitlines()
+        return {line.split()[0] for line in lines if str(himl.folder) in line}
+
+    until(lambda: reasons() == {"BeginTime"}, reasons)  # before, Slurm has not considered all of them
     slurm.calls.write_text("")
     assert himl("runs", "list").code == 0
     found = [*LocalWorkspace(himl.folder / ".himl").runs(RunQuery())]
