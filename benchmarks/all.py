@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.report import RESULTS, verdict_lines, write_pages
+from benchmarks.report import RESULTS, pages, verdict_lines
 
 ROOT = Path(__file__).parent.parent
 BENCHES = (
@@ -61,7 +61,8 @@ def main() -> None:
         for path in Path(name).glob("*.jsonl"):
             shutil.copyfile(path, results / path.name)
     if results == RESULTS:
-        write_pages(results)
+        for path, text in pages(results).items():
+            path.write_text(text, encoding="utf-8", newline="\n")
     print("\n".join(verdict_lines(results)), f"\nraw results: {results}")
     sys.exit(f"Failed: {', '.join(failed)}" if failed else 0)
 

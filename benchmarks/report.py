@@ -1,6 +1,6 @@
 """Render the pages of figures in docs/ from `benchmarks/PAGE.in` and the raw results, as Markdown, and the picture of one benchmark.
 
-`python -m benchmarks.report` writes them. A placeholder is `{{NAME ARGUMENT | ...}}`, and `PLACEHOLDERS` lists the names. A missing figure is rendered as
+`scripts/generate` writes them. A placeholder is `{{NAME ARGUMENT | ...}}`, and `PLACEHOLDERS` lists the names. A missing figure is rendered as
 `not measured`.
 """
 
@@ -173,10 +173,9 @@ def render(results: Path, page: str) -> str:
     return _filled((HERE / f"{page}.in").read_text(encoding="utf-8"), {bench: raw for bench, raw in read_results(results).items() if page_of(bench) == page})
 
 
-def write_pages(results: Path) -> None:
-    for page in PAGES:
-        (DOCS / page).write_text(render(results, page), encoding="utf-8")
-    PICTURE.write_text(draw(read_results(results)["scale"]), encoding="utf-8")
+def pages(results: Path) -> dict[Path, str]:
+    """Return the text of each page, and of the picture, by its path."""
+    return {**{DOCS / page: render(results, page) for page in PAGES}, PICTURE: draw(read_results(results)["scale"])}
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -269,7 +268,3 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
     "gain": _gain,
     **{figure: _figure(figure) for figure in ("wall", "cpu", "memory", "requests", "bytes")},
 }
-
-
-if __name__ == "__main__":
-    write_pages(RESULTS)

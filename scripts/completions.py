@@ -30,8 +30,13 @@ def program() -> CommandShape:
     return program_of(shape())
 
 
+def scripts() -> dict[str, str]:
+    """The text of each script by its file name."""
+    return {name: completion_script(program(), shell) for shell, name in FILES.items()}
+
+
 def outdated() -> dict[str, bytes]:
-    texts = {name: completion_script(program(), shell).encode("ascii") for shell, name in FILES.items()}
+    texts = {name: text.encode("ascii") for name, text in scripts().items()}
     return {name: text for name, text in texts.items() if not (SCRIPTS / name).is_file() or (SCRIPTS / name).read_bytes() != text}
 
 

@@ -17,6 +17,7 @@ import typer.main
 
 from himl_cli.app import app
 from himl_cli.commands.completion import app_shape
+from scripts.generate import texts
 
 ROOT = Path(__file__).parents[1]
 STANDARD = ROOT / "docs" / "contributing" / "writing.md"
@@ -94,10 +95,10 @@ def findings() -> Iterator[str]:
 
 
 def pages() -> list[Path]:
-    """All pages but the standard. Of pages that commands write, the templates; those of docs/cli are made from help."""
-    written = {STANDARD, *(ROOT / "docs" / f"{name}.md" for name in ("performance", "reliability"))}
+    """All pages but the standard. Of generated pages, the templates; those of docs/cli are made from help."""
+    written = {STANDARD, *(ROOT / name for name in texts())}
     found = {*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md"), *ROOT.glob("*/*.md.in")}
-    return sorted(path for path in found - written if path.parent.name != "cli" and "_build" not in path.parts)
+    return sorted(path for path in found - written if "_build" not in path.parts)
 
 
 def main() -> None:

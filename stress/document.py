@@ -1,4 +1,4 @@
-"""Write docs/reliability.md from the raw results and stress/reliability.md.in, by `python -m stress.document`. A test compares them.
+"""Write docs/reliability.md from the raw results and stress/reliability.md.in, for `scripts/generate`.
 
 The template has the prose, with names in braces for figures and tables: `{faults.lost}`. `{ranks.orders:sum.orders}` covers only cases
 with `orders` as the second part of their ids.
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from stress.records import SHOWN, Outcome, PartResults, Record, read_parts
-from tests.support.machine import ROOT
 
 RESULTS, TEMPLATE = Path(__file__).with_name("results"), Path(__file__).with_name("reliability.md.in")
 NOTHING, HEAD = "–", "survived / reported / lost"
@@ -194,7 +193,3 @@ def _ends(records: Sequence[Record]) -> tuple[str, str]:
     """The numbers of survived / reported / lost cases, and of those not met."""
     counts = Counter(record.result.outcome for record in records)
     return " / ".join(f"{counts[outcome]:,}" for outcome in SHOWN) if records else NOTHING, f"{counts[Outcome.not_met]:,}"
-
-
-if __name__ == "__main__":
-    (ROOT / "docs" / "reliability.md").write_text(render(RESULTS), encoding="utf-8", newline="\n")

@@ -1,4 +1,4 @@
-"""Update the table of routes in docs/azure-double.md: `python -m docs.tools.route_table` runs all clients and records which routes each requests."""
+"""Update the table of routes in docs/azure-double.md: `scripts/generate routes` runs all clients and records which routes each requests."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Draw the terminal pictures of the README: the output of real commands in a terminal of 80 columns, as SVG.
 
-    python -m docs.tools.terminal     redraw docs/pictures/terminal-light.svg and terminal-dark.svg
+    scripts/generate terminal     redraw docs/pictures/terminal-light.svg and terminal-dark.svg
 
 Fixed values of the same width replace ids, times and durations, which differ from run to run.
 """

@@ -1,4 +1,4 @@
-"""The public API as text. `python -m tests.api.public_api` writes `public_api.txt`, with which a test compares it.
+"""The public API as text. `scripts/generate` writes `public_api.txt`, and a test compares the two.
 
 Removing or changing a line breaks users' scripts. It needs a new major version and a line in CHANGELOG.md.
 """

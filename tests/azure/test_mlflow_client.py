@@ -121,4 +121,4 @@ def test_filters_and_orders_without_a_meaning_are_refused() -> None:
 def test_document_lists_exactly_the_routes_of_the_double() -> None:
     lines = documented().splitlines()[2:]
     named = [re.sub(r"\\\|", "|", line).split(" | ")[0].removeprefix("| ") for line in lines]
-    assert sorted(named) == sorted(all_routes()), "renew it: python -m docs.tools.route_table"
+    assert sorted(named) == sorted(all_routes()), "renew it: scripts/generate routes"

@@ -1,6 +1,6 @@
 """The documents that `--json` prints, and the errors of each exit code, match the records in `documents.json`.
 
-After an intended change, `HIML_TEST_GOLDEN=write` renews the records. It requires `-n 0`.
+After an intended change, `scripts/generate golden` renews the records.
 """
 
 from __future__ import annotations

@@ -14,13 +14,13 @@ import pytest
 import yaml
 
 import himl_cli
-from docs.tools import cli_pages, sizes
+from docs.tools import sizes
 from himl_cli import cli, job
 from himl_cli.services import doctor
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import CHECKS
 from himl_cli.workspaces.local.workspace import CHECK_NAME
-from scripts import prose
+from scripts import generate, prose
 from tests.support.documents import DOCS, blocks, himl_commands, page, shapes, torn_rows, wrong_with
 from tests.support.running import Himl
 from tests.support.runs import RecordedRuns
@@ -103,7 +103,7 @@ def test_generated_pages_and_lists_of_names_and_pages_are_current() -> None:
     assert wrong_with("himl submit train.py --clustr gpu -- --epochs 5") == "'himl submit' has no --clustr"
     assert torn_rows("| a | b |\n|---|:--|\n| `x\\|y` | z |\n| x |\n| `x|y` | z |\n") == ["| x |", "| `x|y` | z |"]
     assert {name: torn_rows(text_of(name)) for name in ALL if torn_rows(text_of(name))} == {}
-    assert cli_pages.stale(cli_pages.FOLDER) == []
+    assert generate.stale() == [], generate.AGAIN
     listed = [name.removesuffix("()") for group in DIRECTIVE.findall(page("python-api.md")) for name in group.split()]
     public = [f"himl_cli.{name}" for name in himl_cli.__all__] + [f"himl_cli.cli.{name}" for name in cli.__all__]
     public += [f"himl_cli.job.{name}" for name, value in vars(job).items() if not name.startswith("_") and callable(value)]

@@ -24,6 +24,7 @@ from packaging.utils import canonicalize_name
 
 from himl_cli import __version__
 from scripts.archives import IN_SOURCES, LEFT_OUT, METADATA, source_problems, wheel_problems
+from scripts.generate import RUNS, stale, texts, write
 from scripts.release_tag import CHANGELOG, newest_entry
 from tests.support.running import write_files
 from tests.support.spreading import group_of, spread
@@ -102,6 +103,18 @@ def test_smoke_selection_exists_and_patient_tests_come_first(request: pytest.Fix
     groups = ["", "", "a", "a", *[""] * 8, "b", "b", "b", *[""] * 7, "c", "a"]
     assert spread(list(range(24)), groups, 4) == [2, 3, 23, 0, 1, 4, 12, 13, 14, 5, 6, 7, 22, 8, 9, 10, 11, 15, 16, 17, 18, 19, 20, 21]
     assert group_of(request.node) == str(request.node.path)
+
+
+def test_generated_files_are_listed_once_and_renewed(tmp_path: Path) -> None:
+    """The command finds files that are missing, differ or are made no more, and mends exactly those."""
+    assert write(tmp_path) == sorted(texts())
+    assert stale(tmp_path) == write(tmp_path) == []
+    write_files(tmp_path, {"docs/cli/gone.md": "a", "completions/himl.bash": "b"})
+    (tmp_path / "docs" / "reliability.md").unlink()
+    assert stale(tmp_path) == write(tmp_path) == ["completions/himl.bash", "docs/cli/gone.md", "docs/reliability.md"]
+    assert (stale(tmp_path), (tmp_path / "docs" / "cli" / "gone.md").exists()) == ([], False)
+    assert RUNS["lock"].command[:2] == ["bash", "-c"]
+    assert RUNS["lock"].command[2].startswith("uv pip compile ")
 
 
 def test_release_needs_matching_tag_and_changelog(tmp_path: Path) -> None:
