@@ -117,6 +117,13 @@ def test_generated_pages_and_lists_of_names_and_pages_are_current() -> None:
     assert re.findall(r"(?<!`)\]\(([^)\s#]+)(?:#[^)]*)?\)", page("index.md")) == named["index.md"]
 
 
+def test_each_decision_has_a_number_of_its_own_and_a_date() -> None:
+    text = text_of("docs/design/decisions.md")
+    numbers = re.findall(r"^\| D-(\d{3}) \| 2\d{3}-\d\d-\d\d (?:\| \S.* ){3}\|$", text, flags=re.MULTILINE)
+    assert len(numbers) == text.count("\n| ") - text.count("\n## ")
+    assert sorted(map(int, numbers)) == list(range(1, len(numbers) + 1))
+
+
 def test_readme_is_short_and_names_every_command_and_extra() -> None:
     text = text_of("README.md")
     lines = text.splitlines()
