@@ -53,7 +53,7 @@ from himl_cli.core.errors import (
 from himl_cli.core.files import WORKSPACE_FOLDER, expand_home
 from himl_cli.core.jobs import MANY, hyperparameters_of, value_text
 from himl_cli.core.logged import RunResults
-from himl_cli.core.runs import MLFLOW_ADDRESS, NOTE, REPEATED_BY, TRY, Run, RunQuery, own_tags
+from himl_cli.core.runs import MLFLOW_ADDRESS, MLFLOW_STATUSES, NOTE, REPEATED_BY, TRY, Run, RunQuery, own_tags
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
 from himl_cli.workspaces.resolve import local_folder, open_configured_azure, open_runs
@@ -297,7 +297,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
 
     def _entity(self, run: Run, results: RunResults | None = None, problem: str = "") -> entities.Run:
         """The run. Without *results*, only its record. The tag `himl.problem` describes damage."""
-        from himl_cli.workspaces.local.tracking.tracked_runs import RUN_NAME, STATUS_NAMES, USER_TAG
+        from himl_cli.workspaces.local.tracking.tracked_runs import RUN_NAME, USER_TAG
 
         inputs, outputs = entities.RunInputs([]), entities.RunOutputs([])
         if results is not None:
@@ -329,7 +329,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             run_id=run.id,
             experiment_id=experiment_id(run.experiment),
             user_id=run.tags.get(USER_TAG, ""),
-            status=STATUS_NAMES[run.status],
+            status=MLFLOW_STATUSES[run.status],
             start_time=began,
             end_time=ended,
             lifecycle_stage="deleted" if run.id in self._deleted else "active",

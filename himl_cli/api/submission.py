@@ -24,14 +24,8 @@ from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing
 from himl_cli.render.results import print_ended, print_prepared, print_sent
-from himl_cli.services.runs.logs import (
-    follow_to_end,
-    last_lines_of_failure,
-    raise_unless_completed,
-    sweep_outcome,
-    wait_for_end,
-    watching,
-)
+from himl_cli.services.runs.follow import watching
+from himl_cli.services.runs.outcome import await_outcome
 from himl_cli.services.submission.environment import CONDA_NAMES
 from himl_cli.services.submission.prepare import check_root, prepare_job, start_and_note
 from himl_cli.services.submission.request import SubmitRequest, job_words, parse_duration, shorten_tags
@@ -158,18 +152,17 @@ def run_job(
         after_submission(run.id)
         if not waits:
             return run
-        trials = job.spec.sweep.max_trials if job.spec.sweep else 0
-        with observing(output) as notify:
-            ended = (
-                follow_to_end(workspace, run.id, output.stream, notify)
-                if follows
-                else wait_for_end(workspace, run.id, notify, trials)
+        with observing(output) as notify, output.job_output(run.id) as write:
+            return await_outcome(
+                workspace,
+                run,
+                notify,
+                partial(print_ended, output),
+                write=write if follows else None,
+                spec=job.spec,
+                webhook=job.spec.webhook,
+                cwd=request.cwd,
             )
-        output.end_line()
-        sweep = sweep_outcome(workspace, ended)
-        print_ended(output, ended, last_lines_of_failure(workspace, ended, is_shown=follows), sweep)
-        raise_unless_completed(ended, sweep=sweep)
-        return ended
 
 
 def submit(

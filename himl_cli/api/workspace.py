@@ -22,8 +22,9 @@ from himl_cli.core.logged import Logged, Metric, MetricPoint, TextPoint, Texts, 
 from himl_cli.core.runs import NOTE, RunEnd, RunQuery, RunStatus
 from himl_cli.core.runs import Run as Record
 from himl_cli.core.text import storable
-from himl_cli.services.runs.log_names import log_names
-from himl_cli.services.runs.logs import follow_to_end, raise_unless_completed, wait_for_end
+from himl_cli.services.runs.follow import follow_to_end, wait_for_end
+from himl_cli.services.runs.logs import log_names
+from himl_cli.services.runs.outcome import raise_unless_completed
 from himl_cli.services.transfer.plan import DownloadRequest, Filters, UploadRequest, literal
 from himl_cli.workspaces.base import BlobStore, LocalStore, RunRecorder
 from himl_cli.workspaces.base import Workspace as Opened
@@ -296,7 +297,7 @@ class Run(Recording):
         else:
             self.record = wait_for_end(opened, self.id, log_notice)
         if raise_on_error:
-            raise_unless_completed(self.record)
+            raise_unless_completed(opened, self.record)
         return self.get_details()
 
     def cancel(self, *, force: bool = False) -> bool:

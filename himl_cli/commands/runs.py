@@ -180,7 +180,8 @@ def _watch_run(session: Session, found: Sequence[Run]) -> None:
     """Show a run until it ends. Raises JobFailed like `submit --wait`, Interrupted."""
     from himl_cli.core.logged import WatchedRuns
     from himl_cli.render.watch import run_frame, view
-    from himl_cli.services.runs.logs import failed_child, raise_unless_completed, watching
+    from himl_cli.services.runs.follow import watching
+    from himl_cli.services.runs.outcome import raise_unless_completed
     from himl_cli.services.runs.watch import watch_runs
 
     if len(found) > 1:
@@ -191,7 +192,7 @@ def _watch_run(session: Session, found: Sequence[Run]) -> None:
             for pause in watch_runs(workspace, watched, shown.notify):
                 shown.show(watched, pause)
         ended = watched.runs[0]
-        raise_unless_completed(ended, failed_child(workspace, ended), watched.sweep)
+        raise_unless_completed(workspace, ended, watched.sweep, cwd=session.cwd)
 
 
 @command(app, "aggregate")
@@ -353,7 +354,8 @@ def logs(
       himl runs logs --follow
       himl runs logs latest --file std_log_process_1.txt
     """
-    from himl_cli.services.runs.logs import follow_log, read_log, watching
+    from himl_cli.services.runs.follow import follow_log, watching
+    from himl_cli.services.runs.logs import read_log
 
     if attempt is not None and attempt < 1:
         raise BadUsage(f"--try must be a positive integer, not {attempt}.")
@@ -414,7 +416,7 @@ def attach(
       himl runs attach latest --ssh -- -L 8888:localhost:8888 nvidia-smi
     """
     from himl_cli.services.runs.attach import await_services, cloud_of, own_command, ssh_command
-    from himl_cli.services.runs.logs import watching
+    from himl_cli.services.runs.follow import watching
 
     more = ctx.meta[SSH_ARGUMENTS]
     if more and not ssh:

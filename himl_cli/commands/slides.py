@@ -240,7 +240,7 @@ def run_on_cluster(
     from himl_cli.render.progress import observing
     from himl_cli.render.results import print_prepared
     from himl_cli.services.montage.cluster import check_data, prepare_slide_job
-    from himl_cli.services.runs.logs import watching
+    from himl_cli.services.runs.follow import watching
     from himl_cli.services.submission.prepare import start_and_note
     from himl_cli.workspaces.resolve import azure_for_jobs
 

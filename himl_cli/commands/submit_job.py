@@ -3,9 +3,8 @@ a cluster."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,10 @@ from himl_cli.commands.scripts import TYPED
 from himl_cli.commands.session import For, Session, lazy_workspace, open_session
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, NotFound, WorkspaceNotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import HERE, MANY, JobSpec, Webhook, is_job_file
-from himl_cli.core.logged import RunResults, SweepView
+from himl_cli.core.jobs import HERE, JobSpec, Webhook, is_job_file
 from himl_cli.core.processes import interruptions, unbuffered_terminal
 from himl_cli.core.redaction import is_address, shown
-from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run, RunSelection, queued_in
+from himl_cli.core.runs import Run, RunSelection, queued_in
 from himl_cli.core.text import non_blank
 from himl_cli.render.output import ReaderGone
 from himl_cli.render.progress import observing
@@ -34,20 +32,9 @@ from himl_cli.render.results import (
     print_sent,
     print_settings,
 )
-from himl_cli.services.runs.failure_hints import failure_hint
-from himl_cli.services.runs.logs import (
-    failed_child,
-    follow_to_end,
-    last_lines_of_failure,
-    naming,
-    raise_unless_completed,
-    sweep_outcome,
-    unkept_files,
-    wait_for_end,
-    wait_for_run,
-    watching,
-)
-from himl_cli.services.runs.lookup import children_of, find_runs, parse_reference
+from himl_cli.services.runs.follow import naming, watching
+from himl_cli.services.runs.lookup import find_runs, parse_reference
+from himl_cli.services.runs.outcome import await_outcome
 from himl_cli.services.submission.data import bring_inputs
 from himl_cli.services.submission.prepare import (
     OF_RECORD,
@@ -79,10 +66,6 @@ from himl_cli.workspaces.resolve import (
     recording_place,
     require_sdk_v1,
 )
-from himl_cli.workspaces.webhook import post, run_document
-
-# How long a command waits for the next status.
-NOTIFICATION_SECONDS = {DUE: 20.0, SENDING: 60.0}
 
 
 class Submission(NamedTuple):
@@ -502,18 +485,19 @@ def _wait_here(
 
     With *spec*, the hint for a failure is more exact. Raises JobFailed, Interrupted.
     """
-    workspace, output = session.workspace, session.output
-    with _printing_unfinished(session, run), naming(run.id):
-        keys = unbuffered_terminal() if spec is not None and spec.tty else nullcontext()
-        with _showing_output(session, run), keys:
-            ended = wait_for_run(workspace, run.id, output.stream, session.notify, interrupted, start=start)
-        sweep, unkept = sweep_outcome(workspace, ended), unkept_files(workspace, ended)
-        print_ended(output, ended, last_lines_of_failure(workspace, ended, is_shown=True), sweep, unkept)
-        _print_notification(session, ended, interrupted)
-        child = failed_child(workspace, ended)
-        hint = failure_hint(workspace, ended, child, spec=spec, cwd=session.cwd)
-        raise_unless_completed(ended, child, failure_hint=hint)
-        return ended
+    keys = unbuffered_terminal() if spec is not None and spec.tty else nullcontext()
+    with _printing_unfinished(session, run), naming(run.id), session.output.job_output(run.id) as write, keys:
+        return await_outcome(
+            session.workspace,
+            run,
+            session.notify,
+            partial(print_ended, session.output),
+            write=write,
+            start=start,
+            spec=spec,
+            interrupted=interrupted,
+            cwd=session.cwd,
+        )
 
 
 def wait_or_leave(
@@ -531,71 +515,25 @@ def wait_or_leave(
     Prints the log from byte *start* if it *follows*, else occasional status lines, for a sweep about its trials. Ctrl-C
     only stops the waiting. Notifies the *webhook* of an Azure ML run's end. Raises JobFailed, Interrupted.
     """
-    workspace, output = session.workspace, session.output
+    output = session.output
     with _printing_unfinished(session, run), watching(run.id):
         print_sent(output, run, waits=waits, follows=follows)
         if spec is not None and spec.services:
             output.notice(f"To connect to {', '.join(spec.services)}: himl runs attach {run.id}")
         if not waits:
             return run
-        with _showing_output(session, run):
-            if follows:
-                ended = follow_to_end(workspace, run.id, output.stream, session.notify, start=start)
-            else:
-                trials = spec.sweep.max_trials if spec and spec.sweep else 0
-                ended = wait_for_end(workspace, run.id, session.notify, trials)
-        sweep = sweep_outcome(workspace, ended)
-        print_ended(output, ended, last_lines_of_failure(workspace, ended, is_shown=follows), sweep)
-        if sweep is not None and sweep.metric and all(trial.value is None for trial in sweep.trials):
-            output.notice(
-                f"No trial logged the primary metric '{sweep.metric}'. To use another one, set --primary_metric."
+        with output.job_output(run.id) as write:
+            return await_outcome(
+                session.workspace,
+                run,
+                session.notify,
+                partial(print_ended, output),
+                write=write if follows else None,
+                start=start,
+                spec=spec,
+                webhook=webhook,
+                cwd=session.cwd,
             )
-        if webhook is not None and not isinstance(workspace.home_of(run.id), FolderWorkspace):
-            _notify_of_end(session, ended, sweep, webhook)
-        else:
-            _print_notification(session, ended)
-        child = failed_child(workspace, ended)
-        hint = failure_hint(workspace, ended, child, spec=spec, cwd=session.cwd) if spec else ""
-        raise_unless_completed(ended, child, sweep, failure_hint=hint)
-        return ended
-
-
-def _print_notification(session: Session, run: Run, interrupted: Sequence[int] = ()) -> None:
-    """Wait for the notification of the end of *run*, if there is one, and print a notice if it failed."""
-    tags, begin = run.tags, time.monotonic()
-    while NOTIFICATION in tags and not interrupted:
-        state, _, detail = tags[NOTIFICATION].partition(": ")
-        if time.monotonic() - begin >= NOTIFICATION_SECONDS.get(state, 0.0):
-            if state != SENT:
-                detail = detail if state == NOT_SENT else f"{detail} may not have received it"
-                session.output.notice(f"The notification failed: {detail}.")
-            return
-        time.sleep(0.1)
-        tags = session.workspace.run(run.id).tags
-
-
-def _notify_of_end(session: Session, run: Run, sweep: SweepView | None, webhook: Webhook) -> None:
-    """Notify *webhook* of the end of an Azure ML run. Records a failure as a tag of the run."""
-    workspace, results, children = session.workspace, RunResults(), list[Run]()
-    with suppress(HimlError):  # omits results that the service does not return
-        results = workspace.results([run], wanted=lambda name: True, whole=False)[run.id]
-        children = list(children_of(workspace, run)) if MANY in run.tags or sweep else []
-    if problem := post(webhook, run, run_document(run, "", results, children, sweep)):
-        session.output.notice(f"The notification failed: {problem}.")
-        with suppress(HimlError):
-            workspace.tag(run.id, {NOTIFICATION: f"{NOT_SENT}: {problem}"})
-
-
-@contextmanager
-def _showing_output(session: Session, run: Run) -> Iterator[None]:
-    """While printing a job's log: if the reader of stdout closes it, print that the job continues."""
-    try:
-        yield
-    except ReaderGone:
-        session.output.notice(f"The output is closed. Run {run.id} continues. To cancel it: himl runs cancel {run.id}")
-        raise
-    finally:
-        session.output.end_line()
 
 
 @contextmanager

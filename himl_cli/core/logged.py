@@ -240,6 +240,14 @@ class Series:
     values: Sequence[float]
     times: Sequence[float]
 
+    @classmethod
+    def of(cls, points: Iterable[tuple[int, float, float]]) -> Series:
+        """The series of *points*: step, value and time. There is at least one."""
+        from array import array  # imported late, since few commands read points
+
+        steps, values, times = zip(*sorted(points, key=lambda point: (point[0], point[2])), strict=True)
+        return cls(array("q", steps), array("d", values), array("d", times))
+
 
 def system_summary(name: str, steps: Sequence[int], values: Sequence[float]) -> float:
     """A summary of all points of a system metric. For a rate it is the mean, weighted by the steps since the previous

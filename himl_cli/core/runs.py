@@ -80,6 +80,16 @@ class RunStatus(str, Enum):
         return self in (RunStatus.completed, RunStatus.failed, RunStatus.canceled)
 
 
+# MLflow's words for the statuses
+MLFLOW_STATUSES = {
+    RunStatus.queued: "SCHEDULED",
+    RunStatus.running: "RUNNING",
+    RunStatus.completed: "FINISHED",
+    RunStatus.failed: "FAILED",
+    RunStatus.canceled: "KILLED",
+}
+
+
 @dataclass(frozen=True)
 class Run:
     """One run. Times are UTC: `started` is the start of its first attempt, `ended` the end of its last one. `parent` is

@@ -150,6 +150,22 @@ class Output:
         with noticing_gone_reader():
             sys.stdout.flush()
 
+    @contextmanager
+    def job_output(self, run_id: str) -> Iterator[Callable[[bytes], None]]:
+        """Yield `stream`, which also prints that the job continues if the reader of stdout closes it."""
+
+        def write(data: bytes) -> None:
+            try:
+                self.stream(data)
+            except ReaderGone:
+                self.notice(f"The output is closed. Run {run_id} continues. To cancel it: himl runs cancel {run_id}")
+                raise
+
+        try:
+            yield write
+        finally:
+            self.end_line()
+
     def stream(self, data: bytes) -> None:
         """Print a job's output as it arrives: to stdout in the human format, else to stderr, since stdout has the
         result."""

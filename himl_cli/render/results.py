@@ -142,6 +142,7 @@ def print_ended(
 ) -> None:
     """Print the result of a submit that waited. *rest* is the name and the end of a log that was not shown yet, *sweep*
     the trials of the run, *unkept* the names and paths of files that are not part of its results."""
+    output.end_line()
     if rest is not None and rest[1].strip():
         output.notice(f"The last lines of {rest[0]}:")
         output.talk(rest[1])

@@ -248,7 +248,8 @@ def test_unknown_cluster_is_one_line_error_with_exit_code_3(lab: StagedWorkspace
 
 def test_waiting_for_a_run_that_fails_raises(lab: StagedWorkspace, project: Path) -> None:
     call = f"{CLUSTER}, wait_for_completion=True, wait_for_completion_show_output='shown' in sys.argv"
-    script = write_script(project, "train.py", call, "print('bad luck')\nsys.exit(3)")
+    (project.parent / "shared_parts.py").touch()
+    script = write_script(project, "train.py", call, "print('bad luck')\nimport shared_parts")
     catching = project / "catching.py"
     text = f"import sys\nsys.argv[0] = 'train.py'\ntry:\n    exec(open({str(script)!r}).read())\nexcept ValueError as err:\n    print('caught', err)\n"
     catching.write_text(text)
@@ -258,6 +259,7 @@ def test_waiting_for_a_run_that_fails_raises(lab: StagedWorkspace, project: Path
         caught = run_script(catching, "--azureml")
     assert (done.returncode, "bad luck" in done.stdout + done.stderr) == (1, True)
     assert f"\nerror: Run '{run_id}' failed" in done.stderr
+    assert "add --snapshot_root .." in done.stderr, "the hint of himl submit"
     assert "caught Run '" in caught.stdout
 
 

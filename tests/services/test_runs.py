@@ -20,7 +20,8 @@ from himl_cli.core.logged import Aggregation, Child, RunResults, Series, TextPoi
 from himl_cli.core.runs import Run, RunSelection, RunStatus
 from himl_cli.core.workspaces import WorkspaceIds
 from himl_cli.services.runs.aggregate import Statistics, check_file, labels_of, statistics_of, unique, value_of, write_csv, write_parquet
-from himl_cli.services.runs.logs import follow_log, last_lines, read_log, watching
+from himl_cli.services.runs.follow import follow_log, watching
+from himl_cli.services.runs.logs import last_lines, read_log
 from himl_cli.services.runs.lookup import (
     RunReference,
     check_selection,

@@ -23,7 +23,7 @@ from himl_cli.core.errors import HimlError, NotAllowed, NotAllowedNow, ServiceFa
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import RunQuery
 from himl_cli.core.text import NotJson, read_json
-from himl_cli.services.runs.logs import OutageTolerance
+from himl_cli.services.runs.follow import OutageTolerance
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection

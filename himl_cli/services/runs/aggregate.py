@@ -237,7 +237,7 @@ def _system_metrics(
     found = {run.id: logged[run.id].series for run in runs}
     for run_id, metrics in workspace.system_metrics([run for run in runs if not found[run.id]]).items():
         rows = {one.name: [(p.step, p.value, p.time.timestamp()) for p in one.points] for one in metrics}
-        found[run_id] = {name: Series(*zip(*points, strict=True)) for name, points in rows.items() if wanted(name)}
+        found[run_id] = {name: Series.of(points) for name, points in rows.items() if wanted(name)}
     return found
 
 

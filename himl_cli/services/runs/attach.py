@@ -15,7 +15,7 @@ from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, Servi
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import home_folder
 from himl_cli.core.runs import JobServices, Run, RunService, RunStatus, job_tag
-from himl_cli.services.runs.logs import GROWTH, OutageTolerance
+from himl_cli.services.runs.follow import GROWTH, OutageTolerance
 from himl_cli.workspaces.base import CloudWorkspace, Workspace
 
 USER = "azureuser"  # in the vendor's images

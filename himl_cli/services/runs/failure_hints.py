@@ -6,15 +6,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from contextlib import suppress
 from pathlib import Path
 
-from himl_cli.core.errors import HimlError
 from himl_cli.core.files import home_folder
 from himl_cli.core.jobs import EntryKind, JobSpec
-from himl_cli.core.runs import Run, RunStatus
-from himl_cli.services.runs.logs import last_lines_of_failure
-from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
 MISSING_MODULE = re.compile(
     rb"(?:(?:^|\()ModuleNotFoundError: No module named '|: No module named )([\w.-]+)",
@@ -24,30 +19,20 @@ MISSING_FILE = re.compile(rb"(?:No such file or directory: |unable to open file:
 _IN_PLACE = "add --in_place to run the job in its folder"
 
 
-def failure_hint(
-    workspace: Workspace, run: Run, failed_child: str = "", *, spec: JobSpec | None = None, cwd: Path | None = None
-) -> str:
-    """Remedy for a module or file that *run*, or its *failed_child*, did not find, from its log. Empty for other
-    failures.
+def failure_hint(log: bytes, python: str, spec: JobSpec | None, cwd: Path) -> str:
+    """Remedy for a module or file that a run did not find, from the end of its *log*. Empty for other failures.
 
-    *spec* is the job that was submitted from *cwd*, if it is known.
+    *spec* is the job that was submitted from *cwd*, if it is known, *python* the interpreter of a local run.
     """
-    if run.status is not RunStatus.failed:
-        return ""
-    home, hint = workspace.home_of(run.id), ""
-    with suppress(HimlError):  # the run's own failure matters more
-        failed = workspace.run(failed_child) if failed_child else run
-        _, log = last_lines_of_failure(workspace, failed) or ("", b"")
-        python = home.python_of(failed.id) if isinstance(home, FolderWorkspace) else ""
-        if spec is not None and not spec.in_place:
-            modules, files = MISSING_MODULE.findall(log), MISSING_FILE.findall(log)
-            if modules:
-                hint = _module_hint(spec, modules[-1].decode(), cwd or Path.cwd(), python)
-            elif files:
-                path = files[-1].decode("utf-8", "replace").replace("\\\\", "/")
-                hint = _file_hint(spec, path, cwd or Path.cwd())
-        if not hint and python and re.search(rb"^ModuleNotFoundError: ", log, re.MULTILINE):
-            hint = f"it ran with '{python}', use --python for another one"
+    hint = ""
+    if spec is not None and not spec.in_place:
+        modules, files = MISSING_MODULE.findall(log), MISSING_FILE.findall(log)
+        if modules:
+            hint = _module_hint(spec, modules[-1].decode(), cwd, python)
+        elif files:
+            hint = _file_hint(spec, files[-1].decode("utf-8", "replace").replace("\\\\", "/"), cwd)
+    if not hint and python and re.search(rb"^ModuleNotFoundError: ", log, re.MULTILINE):
+        hint = f"it ran with '{python}', use --python for another one"
     return hint
 
 

@@ -40,8 +40,8 @@ from himl_cli.core.runs import (
     new_run_id,
 )
 from himl_cli.core.text import named
-from himl_cli.services.runs.log_names import MAIN_LOG
-from himl_cli.services.runs.logs import watching
+from himl_cli.services.runs.follow import watching
+from himl_cli.services.runs.logs import MAIN_LOG
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun
 from himl_cli.services.submission.data import parse_data

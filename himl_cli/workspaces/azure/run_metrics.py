@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
@@ -24,7 +23,7 @@ from urllib.parse import quote, urlencode
 from himl_cli.core.logged import INT64, LoggedValues, Metric, MetricPoint, RunResults, Series, TextPoint, Texts, Value
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_document
-from himl_cli.core.runs import REPEATED_BY, Run, RunStatus, later_starts
+from himl_cli.core.runs import MLFLOW_STATUSES, REPEATED_BY, Run, RunStatus, later_starts
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.responses import Page, object_of, pages, understood
@@ -46,13 +45,7 @@ MOST_RESULTS = 999  # of MLflow's searches and lists of points, since the servic
 BULK_POINTS = 25_000  # of several runs, in one response without a next page, MLflow's limit
 PARENT, ROOT = "mlflow.parentRunId", "mlflow.rootRunId"
 HISTORY_FIELDS = {PARENT: "ParentRunId", ROOT: "RootRunId"}
-STATUSES = {
-    "SCHEDULED": RunStatus.queued,
-    "RUNNING": RunStatus.running,
-    "FINISHED": RunStatus.completed,
-    "FAILED": RunStatus.failed,
-    "KILLED": RunStatus.canceled,
-}
+STATUSES = {name: status for status, name in MLFLOW_STATUSES.items()}
 REFUSED_ROUTE = (400, 405, 501)
 
 Item = TypeVar("Item")
@@ -207,7 +200,7 @@ def _results(one: Listed, rows: Sequence[Mapping[str, Any]]) -> RunResults:
         images = [_file_name(str(value)) for _, value in filled]
         return RunResults({one.name: images[-1]}, images={one.name: images})
     if kind in NUMBERS:
-        series = _series(
+        series = Series.of(
             [
                 (
                     index if one.kind in ROWS_WITHOUT_STEPS else as_step(row.get("step")),
@@ -241,12 +234,6 @@ def _file_name(uri: str) -> str:
     name = uri.removeprefix("aml://artifactId/")
     parts = name.split("/", 2)
     return parts[2] if name != uri and len(parts) == 3 and parts[1].startswith("dcid.") else name
-
-
-def _series(rows: _Rows) -> Series:
-    rows.sort(key=lambda row: (row[0], row[2]))
-    steps, values, times = zip(*rows, strict=True)
-    return Series(array("q", steps), array("d", values), array("d", times))
 
 
 def with_nested(history: RunHistory, run: RunFacts) -> list[str]:
@@ -473,7 +460,7 @@ class ManyRuns:
         series: dict[str, dict[str, Series]] = {}
         for (run_id, name), rows in found.items():
             if rows:
-                series.setdefault(run_id, {})[name] = _series(rows)
+                series.setdefault(run_id, {})[name] = Series.of(rows)
         return series
 
     def _bulk(self, chunk: tuple[str, Sequence[str]]) -> dict[tuple[str, str], _Rows] | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from himl_cli.core.logged import INT64
 from himl_cli.core.redaction import redact
-from himl_cli.core.runs import BESIDE, Run, RunStatus
+from himl_cli.core.runs import BESIDE, MLFLOW_STATUSES, Run, RunStatus
 from himl_cli.workspaces.local.metric_store import MetricStore, ParameterFixed, Point, last_rows
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
@@ -35,14 +35,7 @@ USER_TAG = "mlflow.user"
 PARENT = "mlflow.parentRunId"
 SOURCE = "mlflow.source."
 MODEL_HISTORY = "mlflow.log-model.history"
-STATUS_NAMES = {
-    RunStatus.queued: "SCHEDULED",
-    RunStatus.running: "RUNNING",
-    RunStatus.completed: "FINISHED",
-    RunStatus.failed: "FAILED",
-    RunStatus.canceled: "KILLED",
-}
-STATUSES = {name: status for status, name in STATUS_NAMES.items()}
+STATUSES = {name: status for status, name in MLFLOW_STATUSES.items()}
 VIEWS = {"ACTIVE_ONLY": {False}, "DELETED_ONLY": {True}, "ALL": {False, True}}
 MOST_OF = {"metrics": 1000, "params": 100, "tags": 100, "entities": 1000}  # in one batch, as MLflow's own server allows
 INTERVAL_POINTS = 2500
@@ -225,7 +218,7 @@ class JobRuns:
             "run_name": run.display_name or run.id,
             "experiment_id": self.experiment_of(run.id),
             "user_id": run.tags.get(USER_TAG, ""),
-            "status": STATUS_NAMES[run.status],
+            "status": MLFLOW_STATUSES[run.status],
             "start_time": milliseconds(run.started or run.created),
             "artifact_uri": self.artifacts_of(run.id).as_uri(),
             "lifecycle_stage": "deleted" if run.id in self._deleted else "active",
