@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from himl_cli.core.processes import RANK_NAMES
+from himl_cli.core.ranks import RANK_NAMES
 from tests.support import fork_server
 from tests.support.folders import SharedDisk, SmallDisk, built_shared_disk, made_read_only, mounted_small_disk
 from tests.support.processes import MARK, processes_marked, stop

@@ -13,7 +13,7 @@ from typing import Any
 from himl_cli.api.exceptions import WrongArgument
 from himl_cli.core.blobs import TransferResult
 from himl_cli.core.events import Notify, ignore
-from himl_cli.core.processes import RANKS, local_rank
+from himl_cli.core.ranks import RANKS, local_rank
 from himl_cli.services.transfer.ranks import rank_zero_only, rank_zero_then_barrier
 
 DONE_VARIABLE = "HIML_DONE_BEFORE_RANKS"

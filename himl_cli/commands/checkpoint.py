@@ -118,7 +118,7 @@ def push(
       himl checkpoint push changed/last.ckpt --from RUN --experiment surgery
       himl submit train.py --checkpoint $(himl checkpoint push last.ckpt --from R)
     """
-    from himl_cli.core.processes import rank_of_all
+    from himl_cli.core.ranks import rank_of_all
     from himl_cli.render.results import print_pushed_checkpoints
     from himl_cli.services.checkpoints.push import push_checkpoints
     from himl_cli.services.runs.lookup import parse_reference

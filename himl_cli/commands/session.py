@@ -75,7 +75,7 @@ def open_session(
 @contextmanager
 def output_session(output_opts: OutputOptions) -> Iterator[tuple[Output, Notify]]:
     """Yield the output and an observer of progress, for commands without a workspace. SIGTERM acts like Ctrl-C."""
-    from himl_cli.core.processes import terminations
+    from himl_cli.core.signals import terminations
     from himl_cli.render.progress import observing
 
     output = output_opts.output()
@@ -100,7 +100,7 @@ def lazy_workspace(opener: Callable[[], Opened]) -> Iterator[Callable[[], Opened
 @contextmanager
 def _close_at_end(workspaces: Sequence[Workspace | None]) -> Iterator[None]:
     """Close the *workspaces* at the end, even after Ctrl-C."""
-    from himl_cli.core.processes import take_time_to_end
+    from himl_cli.core.signals import take_time_to_end
 
     try:
         yield

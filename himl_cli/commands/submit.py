@@ -23,8 +23,9 @@ from himl_cli.commands.scripts import (
     script_arguments,
     value_sources,
 )
-from himl_cli.core.processes import SUPERVISOR, standby
+from himl_cli.core.processes import standby
 from himl_cli.core.text import non_blank
+from himl_cli.workspaces.local import SUPERVISOR
 
 if TYPE_CHECKING:
     from himl_cli.services.submission.request import SubmitRequest

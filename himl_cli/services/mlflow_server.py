@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notify
 from himl_cli.core.installation import install_command
-from himl_cli.core.processes import take_time_to_end
+from himl_cli.core.signals import take_time_to_end
 from himl_cli.services.child_server import ANY_ADDRESS, SECONDS_TO_END, ChildServer, free_port, get, is_loopback
 from himl_cli.services.transfer.local_files import disk_error
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli import is_local_rank_zero, set_environment_variables_for_multi_node, torch_barrier
-from himl_cli.core.processes import RANKS
+from himl_cli.core.ranks import RANKS
 from tests.api.ranks import SAY, local_ranks, run_ranks
 from tests.support.folders import meetings
 from tests.support.runs import RecordedRuns

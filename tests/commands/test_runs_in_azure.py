@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from himl_cli.core.processes import is_held
+from himl_cli.core.locks import is_held
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.azureml_double.faults import Page, Status
 from tests.azureml_double.seeding import DEFAULT, StagedWorkspace

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.processes import ProcessLock
+from himl_cli.core.locks import ProcessLock
 from himl_cli.core.runs import RunStatus
 from tests.support.running import PROGRAM, Himl, until, write_files
 from tests.support.runs import RecordedRuns

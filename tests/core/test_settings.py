@@ -15,8 +15,9 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.installation import environment_hint, find_source, install_command, requirement_elsewhere, update_hint
-from himl_cli.core.processes import ProcessLock, is_held, terminations
+from himl_cli.core.locks import ProcessLock, is_held
 from himl_cli.core.settings import lines_of, nearest_local, section_settings
+from himl_cli.core.signals import terminations
 from himl_cli.services.runs.lookup import nearest_latest_run_file
 from himl_cli.workspaces.azure.config import find_config
 from tests.support.clients import write_record
@@ -244,7 +245,7 @@ def test_doctor_names_the_install_command(himl: Himl, tmp_path: Path, monkeypatc
 HOLD = """
 import os, sys
 from pathlib import Path
-from himl_cli.core.processes import ProcessLock
+from himl_cli.core.locks import ProcessLock
 lock = ProcessLock(Path(sys.argv[1]))
 assert lock.take()
 if hasattr(os, "fork"):  # a forked process does not give it back

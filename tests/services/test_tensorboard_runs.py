@@ -12,7 +12,7 @@ import pytest
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.files import LATEST_RUN_FILE
-from himl_cli.core.processes import ProcessLock
+from himl_cli.core.locks import ProcessLock
 from himl_cli.core.runs import RunSelection, RunStatus
 from himl_cli.services.tensorboard.copies import FULL_LISTING_EVERY, CopiedSource, EventFinder, ShownFolder
 from himl_cli.services.tensorboard.server import Poller

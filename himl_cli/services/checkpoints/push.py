@@ -12,7 +12,6 @@ from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import expand_home
 from himl_cli.core.jobs import secrets_text
-from himl_cli.core.processes import take_time_to_end
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import (
     FROM_RUN,
@@ -26,6 +25,7 @@ from himl_cli.core.runs import (
     friendly_experiment,
     new_run_id,
 )
+from himl_cli.core.signals import take_time_to_end
 from himl_cli.core.text import non_blank
 from himl_cli.services.checkpoints.names import FOLDER, best_first
 from himl_cli.services.checkpoints.source import check_whole, files_in

@@ -33,7 +33,7 @@ from himl_cli.core.montage import (
     SlideEntry,
     SlideFolder,
 )
-from himl_cli.core.processes import terminations
+from himl_cli.core.signals import terminations
 from himl_cli.core.text import with_and
 from himl_cli.services.montage.captions import FailureMark, Inscription, caption_for, fill, undrawable
 from himl_cli.services.montage.encoding import JpegFile, PngFile

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
 from himl_cli.core.files import PART_SUFFIX, flush
+from himl_cli.core.locks import ProcessLock
 from himl_cli.core.montage import (
     Box,
     CellOutcome,
@@ -25,7 +26,6 @@ from himl_cli.core.montage import (
     SlideUnreadable,
     WrittenFile,
 )
-from himl_cli.core.processes import ProcessLock
 from himl_cli.services.transfer import local_files
 
 PNG, JPG, RECORD, PAGE = "montage.png", "montage.jpg", "montage.csv", "index.html"

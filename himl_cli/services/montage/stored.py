@@ -21,8 +21,8 @@ from himl_cli.core.blobs import BlobInfo, Failure, TransferResult
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Finished, Notice, Notify
 from himl_cli.core.files import cache_of
+from himl_cli.core.locks import ProcessLock, is_held
 from himl_cli.core.montage import SlideUnreadable
-from himl_cli.core.processes import ProcessLock, is_held
 from himl_cli.core.records import dataclass
 from himl_cli.core.settings import section_settings
 from himl_cli.core.text import did_you_mean

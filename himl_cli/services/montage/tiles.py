@@ -29,8 +29,8 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Counted, Counting, Notify
 from himl_cli.core.files import flush
 from himl_cli.core.montage import Box, Size, SlideEntry, SlideFolder, SlideUnreadable
-from himl_cli.core.processes import terminations
 from himl_cli.core.records import dataclass
+from himl_cli.core.signals import terminations
 from himl_cli.core.text import NotJson, read_json, with_and
 from himl_cli.core.tiles import TiledSlide, TileFormat, TilesRequest, TilesResult
 from himl_cli.services.montage.encoding import encode_jpeg, encode_png

@@ -90,7 +90,7 @@ def wait_for_run(
     """Pass the run's output from byte *start* to *write* until the run has ended. Return the ended run.
 
     A signal in *interrupted* cancels the run, and Interrupted is raised after its end. The list comes from
-    `core.processes.interruptions`, which must begin before the job starts, so that no signal is lost.
+    `core.signals.interruptions`, which must begin before the job starts, so that no signal is lost.
     """
     is_over = threading.Event()
 

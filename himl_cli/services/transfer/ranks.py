@@ -26,7 +26,9 @@ from himl_cli.core.errors import (
 )
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import cache_of
-from himl_cli.core.processes import LocalRank, is_held, local_rank, machine_time, process_exists
+from himl_cli.core.locks import is_held
+from himl_cli.core.processes import machine_time, process_exists
+from himl_cli.core.ranks import LocalRank, local_rank
 from himl_cli.services.transfer.local_files import disk_error, short_hash
 
 WAIT_SECONDS = 600.0

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import cache_of
-from himl_cli.core.processes import boot_id, is_held
+from himl_cli.core.locks import is_held
+from himl_cli.core.processes import boot_id
 from himl_cli.core.records import dataclass
 from himl_cli.services.transfer.local_files import folded, part_name, short_hash
 

@@ -1,1 +1,3 @@
 """The local workspace: a `.himl` folder, its database, and jobs on this machine."""
+
+SUPERVISOR = f"{__name__}.supervisor"  # the module of the process that supervises a local job

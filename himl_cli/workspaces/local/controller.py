@@ -31,7 +31,7 @@ from himl_cli.core.jobs import (
     hyperparameters_of,
     short_text,
 )
-from himl_cli.core.processes import ProcessLock
+from himl_cli.core.locks import ProcessLock
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import TRIES, Run, RunQuery, RunStatus, end_of_trials
 from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop

@@ -43,7 +43,8 @@ from himl_cli.core.jobs import (
     sweep_tags,
     variable_name,
 )
-from himl_cli.core.processes import JOB_FOLDER, RANK_NAMES
+from himl_cli.core.processes import JOB_FOLDER
+from himl_cli.core.ranks import RANK_NAMES
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import is_masked, mask_arguments, mask_line, redact
 from himl_cli.core.runs import DUE, NOTIFICATION, Run

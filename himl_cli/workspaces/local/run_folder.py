@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from himl_cli.core.errors import FULL_DISK, DiskFailed, shortage
 from himl_cli.core.files import Globs, flush_file, is_event_file
-from himl_cli.core.processes import is_held, is_locked
+from himl_cli.core.locks import is_held, is_locked
 from himl_cli.core.text import read_json
 
 FREE_SPACE = "Free some disk space. To delete runs with their files: himl runs delete"

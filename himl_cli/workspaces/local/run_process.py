@@ -20,8 +20,8 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.jobs import MANY, JobSpec, Webhook
+from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import RunResults, results_with_steps, sweep_of
-from himl_cli.core.processes import ProcessLock
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run, RunEnd, RunQuery, RunStatus
 from himl_cli.workspaces.local.logged_values import read_results

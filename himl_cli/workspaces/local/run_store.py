@@ -20,7 +20,8 @@ from himl_cli.core.errors import DiskFailed
 from himl_cli.core.files import is_local_folder, may_write, shares_locks
 from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import MANY, STEP, TRIAL
-from himl_cli.core.processes import is_locked, register_after_fork, unseen_holder
+from himl_cli.core.locks import is_locked, unseen_holder
+from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import (
     ARCHIVED,

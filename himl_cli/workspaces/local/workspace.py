@@ -17,8 +17,8 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunN
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import may_write, shares_locks
 from himl_cli.core.jobs import DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot, Webhook
+from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
-from himl_cli.core.processes import ProcessLock
 from himl_cli.core.runs import (
     ARCHIVED,
     DOUBT,

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from himl_cli.core.errors import BadUsage, Interrupted, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.jobs import ClusterSpec, is_compute_name
-from himl_cli.core.processes import terminations
+from himl_cli.core.signals import terminations
 from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection

@@ -40,9 +40,9 @@ from himl_cli.core.jobs import (
     SweepSpec,
     is_compute_name,
 )
-from himl_cli.core.processes import terminations
 from himl_cli.core.redaction import mask_arguments, parts_of, redact
 from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.signals import terminations
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.assets import ELSEWHERE, JobCode, JobEnvironment, environment_id, folder_for

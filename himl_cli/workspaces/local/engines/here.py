@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from himl_cli.core.errors import BadUsage, HimlError
-from himl_cli.core.processes import SUPERVISOR, detached, is_locked, take_standby, unseen_holder
+from himl_cli.core.locks import is_locked, unseen_holder
+from himl_cli.core.processes import detached, take_standby
+from himl_cli.workspaces.local import SUPERVISOR
 from himl_cli.workspaces.local.engines.base import ENDED, LOG, RUNNING, UNKNOWN, EngineJob, JobState, OwnJob
 from himl_cli.workspaces.local.run_folder import RunFolder
 

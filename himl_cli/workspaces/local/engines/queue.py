@@ -20,11 +20,12 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import EngineSpec, JobSpec
-from himl_cli.core.processes import interruptions, is_held
+from himl_cli.core.locks import is_held
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import DOUBT, Run, RunStatus, job_tag
 from himl_cli.core.sampling import make_sampler
+from himl_cli.core.signals import interruptions
 from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.local.engines import engine_named, engine_of
 from himl_cli.workspaces.local.engines.base import (

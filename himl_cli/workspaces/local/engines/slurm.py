@@ -31,7 +31,8 @@ from typing import Any, NamedTuple
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.jobs import EngineSpec, Entry, EntryKind, JobSpec, Snapshot
-from himl_cli.core.processes import ProcessLock, detached
+from himl_cli.core.locks import ProcessLock
+from himl_cli.core.processes import detached
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.workspaces import Check
