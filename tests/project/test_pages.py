@@ -27,7 +27,7 @@ from tests.support.runs import RecordedRuns
 
 ROOT = DOCS.parent
 HIML = ROOT / "himl_cli"
-ALL = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md"))]
+ALL = ["README.md", "AGENTS.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", *sorted(path.relative_to(ROOT).as_posix() for path in DOCS.rglob("*.md"))]
 TOLD_TO_ITSELF = {
     "HIML_SETUP_FAILED",
     "HIML_SETUP_LOG",
@@ -115,6 +115,17 @@ def test_generated_pages_and_lists_of_names_and_pages_are_current() -> None:
         named[path.relative_to(DOCS).as_posix()] = [(path.relative_to(DOCS).parent / f"{name}.md").as_posix() for name in names]
     assert sorted(name for names in named.values() for name in names) == sorted(set(named) - {"index.md"})
     assert re.findall(r"(?<!`)\]\(([^)\s#]+)(?:#[^)]*)?\)", page("index.md")) == named["index.md"]
+
+
+def test_places_of_changes_exist() -> None:
+    """Each path in AGENTS.md exists, and each name that it has `NAME` in `PATH` occurs there."""
+    text = " ".join(text_of("AGENTS.md").split())
+    paths = re.findall(r"`([\w./-]+/[\w./-]*|[\w-]+\.md)`", text)
+    assert len(paths) > 30
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    named = re.findall(r"`([\w(]+)` (?:\([^)]*\) )?in `([\w./]+\.py)`", text)
+    assert len(named) > 20
+    assert [(name, path) for name, path in named if not re.search(rf"\b{re.escape(name)}", text_of(path))] == []
 
 
 def test_each_decision_has_a_number_of_its_own_and_a_date() -> None:
