@@ -17,6 +17,7 @@ import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 
 from himl_cli.core.redaction import has_token, is_placeholder
 from himl_cli.core.text import YAML_ENDINGS
@@ -100,9 +101,11 @@ PRIVATE_FOLDERS_IN = {
 
 # What editors, people and rotations add to a name
 _OF_COPIES = re.compile(
+    r"(?=[~. _(-])(?:"  # for speed
     r"(?:~|\.(?:bak|backup|back|bk|old|orig|original|save|saved|copy|tmp|temp|sw[op]|prev|previous|disabled|unused|rej"
     r"|rpmsave|dpkg-old|gz|bz2|xz|zst|zip|\d{1,14}|\d{4}-\d\d-\d\d))+$"
     r"|(?:[ ._-]*\(\d{1,3}\)|[ ._-]+(?:bak|backup|old|orig|copy)(?:[ _-]?\d{1,3})?)+(?=(?:\.\w{1,10})?$)"
+    r")"
 )
 # Endings of files with settings, which are read ("" for names without one). Sources and documents are not among them.
 _SETTINGS = """
@@ -177,7 +180,11 @@ _READ_BY_ENDING = {
 _LOWER = bytes(range(256)).lower()
 _OTHER_BYTES = bytes(byte for byte in range(256) if chr(byte) not in ";@" + string.ascii_letters)
 _TEXTS = (*_FORMS, *_JSON_FORMS, *(mark for mark, _ in _READ_BY_ENDING.values()))
-_MARKS = tuple({text.translate(None, _OTHER_BYTES): None for text in _TEXTS})
+_LETTERS = {text.translate(None, _OTHER_BYTES) for text in _TEXTS}
+# By a part of them, which most files lack
+_SIGNS = (b"k", b"au", b"secret", b"service", b"tenant", b"http", b";", b"@")
+_MARKS = {sign: [mark for mark in _LETTERS if sign in mark] for sign in _SIGNS}
+assert {*chain(*_MARKS.values())} == _LETTERS
 _REPOSITORY = r"(?i)_auth(?:Token)?[\"']?\s*[=:]|_password\s*=|AuthToken[\"']?\s*:|://[^\s/:@]+:[^\s/@$]+@"
 _NOTEBOOK = r"(?:\.|\")(?:token|password|hashed_password)\"?\s*[:=]\s*u?[\"'][^\"'<]+"
 _READ_BY_NAME = {
@@ -209,8 +216,8 @@ def is_dotenv_name(name: str) -> bool:
     """Whether the name is one of a file with environment variables: `.env`, `.env.local`, `prod.env`, but not
     `.env.example`."""
     folded = name.casefold()
-    is_sample = folded.endswith(SAMPLE_ENDINGS) or re.search("example|sample|template", folded) is not None
-    return (folded.endswith(".env") or folded.startswith((".env.", ".env-", ".env_"))) and not is_sample
+    is_one = folded.endswith(".env") or folded.startswith((".env.", ".env-", ".env_"))
+    return is_one and not folded.endswith(SAMPLE_ENDINGS) and not re.search("example|sample|template", folded)
 
 
 def crowded_endings(names: Sequence[str]) -> frozenset[str]:
@@ -254,7 +261,7 @@ def is_secret_file(path: str, size: int, in_private_folder: bool, *, is_data: bo
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # written by PowerShell
         content = content.decode("utf-16", "replace").encode()
     letters = content.translate(_LOWER, _OTHER_BYTES)
-    may_match = any(mark in letters for mark in _MARKS)
+    may_match = any(sign in letters and any(mark in letters for mark in marks) for sign, marks in _MARKS.items())
     text, folded = "", b""
     if may_match or name in _READ_BY_NAME or ending in YAML_ENDINGS:
         text, folded, wanted = content.decode("latin-1"), content.lower(), _READ_BY_ENDING.get(ending)
@@ -301,7 +308,7 @@ def plain_name(name: str) -> str:
     """The *name*, in lower case, without what copies of a file add to it: `id_rsa` for `id_rsa.bak`."""
     if name.startswith(("#", ".#")):  # of Emacs
         name = name.removeprefix(".").strip("#")
-    if re.search(r"\.sw[a-p]$", name) and name.startswith("."):  # of Vim
+    if name.startswith(".") and re.search(r"\.sw[a-p]$", name):  # of Vim
         name = name[:-4] if name[:-4] in PRIVATE_NAMES or is_dotenv_name(name[:-4]) else name[1:-4]
     return _OF_COPIES.sub("", name) or name
 
