@@ -15,8 +15,8 @@ from pathlib import Path
 from benchmarks.measure import HIML, PROGRAMS, HimlWorkspace, clean_environment, himl_workspace, new_parser, peer_python, recording, spend
 from benchmarks.raw import Raw
 from benchmarks.runs_list import record_ended
-from himl_cli.core.jobs import HYPERPARAMETERS
 from himl_cli.core.runs import Run
+from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import Database
 from tests.azureml_double.faults import Latency

@@ -51,9 +51,9 @@ from himl_cli.core.errors import (
     WorkspaceNotFound,
 )
 from himl_cli.core.files import WORKSPACE_FOLDER, expand_home
-from himl_cli.core.jobs import MANY, hyperparameters_of, value_text
 from himl_cli.core.logged import RunResults
 from himl_cli.core.runs import MLFLOW_ADDRESS, MLFLOW_STATUSES, NOTE, REPEATED_BY, TRY, Run, RunQuery, own_tags
+from himl_cli.core.sweeps import MANY, hyperparameters_of, value_text
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
 from himl_cli.workspaces.resolve import local_folder, open_configured_azure, open_runs

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.montage import make_slides
-from himl_cli.core.jobs import HYPERPARAMETERS, MANY
+from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
 from himl_cli.workspaces.local.tracking.protocol import experiment_number
 from tests.support.browser import OPTIONS, chromium
 from tests.support.runs import RecordedRuns

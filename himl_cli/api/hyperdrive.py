@@ -8,8 +8,8 @@ from typing import Any
 
 from himl_cli.api.exceptions import WrongArgument
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, argument_names
 from himl_cli.core.records import dataclass
+from himl_cli.core.sweeps import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, argument_names
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.sweeps import AZURE_WORDS, parse_early_stop, parse_sampling, points_of, search_range
 

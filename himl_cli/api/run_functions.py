@@ -19,9 +19,9 @@ from himl_cli.api.workspace import Run, Workspace
 from himl_cli.core.errors import BadUsage, RunNotFound
 from himl_cli.core.files import LATEST_RUN_FILE
 from himl_cli.core.installation import install_command
-from himl_cli.core.jobs import MANY, Scalar, hyperparameters_of
 from himl_cli.core.logged import Aggregation, RunResults, Value
 from himl_cli.core.runs import RunStatus
+from himl_cli.core.sweeps import MANY, Scalar, hyperparameters_of
 from himl_cli.services.runs import lookup
 from himl_cli.services.runs.aggregate import aggregate, children_chosen, value_of
 from himl_cli.services.runs.lookup import read_latest_run_file

@@ -16,10 +16,11 @@ from himl_cli.api.exceptions import NoFile
 from himl_cli.api.hyperdrive import sweep_of_args, sweep_of_config, trial_seconds_of
 from himl_cli.api.transfer import PathLike
 from himl_cli.core.errors import BadUsage, Interrupted
-from himl_cli.core.jobs import HERE, SweepSpec
+from himl_cli.core.jobs import HERE
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run
 from himl_cli.core.settings import find_upward
+from himl_cli.core.sweeps import SweepSpec
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing

@@ -196,9 +196,9 @@ def option_kinds() -> Mapping[str, str]:
     """The kinds of options, by name or by command and name, where the metavar is not enough. The choices are those
     that the program checks."""
     from himl_cli.commands.dsa import Kind
-    from himl_cli.core.jobs import GOALS
     from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle
     from himl_cli.core.runs import RunStatus
+    from himl_cli.core.sweeps import GOALS
     from himl_cli.core.tiles import TileFormat
     from himl_cli.services.live_checks.plan import CHECKS
     from himl_cli.services.submission.request import CHOICES

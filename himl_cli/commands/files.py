@@ -67,7 +67,7 @@ def download(
       himl download train_1772366400_0a1b2c3d --include '*.ckpt' --flat
       himl download --experiment train --num_runs 3 --list
     """
-    from himl_cli.core.jobs import MANY
+    from himl_cli.core.sweeps import MANY
     from himl_cli.render.results import FILE_COLUMNS, FILE_OF_RUN_COLUMNS, print_transfer
     from himl_cli.services.runs.lookup import find_runs, with_steps
     from himl_cli.services.runs.writing import kind_of

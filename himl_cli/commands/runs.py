@@ -291,7 +291,7 @@ def _write_files(
     files: Mapping[str, Path],
     tags: Mapping[str, str],
 ) -> None:
-    from himl_cli.core.jobs import GOAL, PRIMARY_METRIC
+    from himl_cli.core.sweeps import GOAL, PRIMARY_METRIC
     from himl_cli.render.aggregation import save_plots
     from himl_cli.services.runs.aggregate import write_csv, write_parquet
 
@@ -309,8 +309,8 @@ def _write_files(
 
 def _print_incomplete(output: Output, found: Aggregation) -> None:
     """Print how many runs did not complete, which the table may hide."""
-    from himl_cli.core.jobs import STOPPED_EARLY
     from himl_cli.core.runs import RunStatus
+    from himl_cli.core.sweeps import STOPPED_EARLY
 
     total = len(found.children)
     ended = [each for each in found.children if each.run.status in (RunStatus.failed, RunStatus.canceled)]

@@ -16,11 +16,12 @@ from himl_cli.commands.scripts import TYPED
 from himl_cli.commands.session import For, Session, lazy_workspace, open_session
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, NotFound, WorkspaceNotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import HERE, JobSpec, Webhook, is_job_file
+from himl_cli.core.jobs import HERE, JobSpec, is_job_file
 from himl_cli.core.redaction import is_address, shown
 from himl_cli.core.runs import Run, RunSelection, queued_in
 from himl_cli.core.signals import interruptions, unbuffered_terminal
 from himl_cli.core.text import non_blank
+from himl_cli.core.webhook import Webhook
 from himl_cli.render.output import ReaderGone
 from himl_cli.render.progress import observing
 from himl_cli.render.results import (

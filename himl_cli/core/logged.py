@@ -11,7 +11,9 @@ from enum import Enum
 from itertools import chain, pairwise
 from typing import Any, Generic, TypeVar
 
-from himl_cli.core.jobs import (
+from himl_cli.core.records import dataclass
+from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.sweeps import (
     BEST_TRIAL,
     GOAL,
     MANY,
@@ -22,8 +24,6 @@ from himl_cli.core.jobs import (
     best_of,
     hyperparameters_of,
 )
-from himl_cli.core.records import dataclass
-from himl_cli.core.runs import Run, RunStatus
 
 LoggedValue = TypeVar("LoggedValue", float, str)
 LoggedPoint = TypeVar("LoggedPoint", bound="Point[float] | Point[str]")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import HYPERPARAMETERS
 from himl_cli.core.records import dataclass
+from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.core.text import utc_text
 
 # The beginning of the reason of an open run if it is unknown whether the run is in progress
@@ -46,14 +46,10 @@ NEW_CODE = "himl.new_code"
 JOB_TAG = "himl.{}_job"
 RECORDED_IN = "himl.recorded_in"  # the workspace to which a local run is mirrored
 STUDIO = "himl.studio"  # the page of a local run in that workspace
-# The status of a run's notification by a webhook: one of four words, and the webhook's host or the reason of a failure
-NOTIFICATION = "himl.notification"
-DUE, SENDING, SENT, NOT_SENT = "due", "sending", "sent", "failed"
 ARCHIVED = "himl.archived"  # marks an archived run in local records
 STOPPED = "himl.recording_stopped"  # the reason why a local run was not mirrored completely
 RECORDED_FROM = "himl.recorded_from"  # the machine of the local run, on its mirror
 MLFLOW_ADDRESS = "himl.mlflow_address"  # where the script of a local job started MLflow's runs, if not in himl
-OF_RECORDING = (RECORDED_IN, STUDIO, STOPPED, RECORDED_FROM, NOTIFICATION)
 # The tag of a run that started from a checkpoint of another one, or that stores changed ones: the other run's id, with
 # `:` and the path for one file or `FOLDER/`. Without a run, it is `./NAME` for a path, or the address without its query
 FROM_RUN = "himl.checkpoint_from"

@@ -15,8 +15,8 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installation import install_command
-from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, best_of, value_text
 from himl_cli.core.records import dataclass
+from himl_cli.core.sweeps import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, best_of, value_text
 
 Values = Mapping[str, Scalar]
 

@@ -20,10 +20,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import ListedColormap, LogNorm, Normalize
 
-from himl_cli.core.jobs import Scalar, value_text
 from himl_cli.core.logged import Aggregation, Child, Series
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RunStatus
+from himl_cli.core.sweeps import Scalar, value_text
 from himl_cli.core.text import shorten
 
 MOST_POINTS = 4000  # per curve

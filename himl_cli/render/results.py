@@ -16,7 +16,7 @@ from typing import Any
 
 from himl_cli.core.blobs import TransferResult, causes
 from himl_cli.core.errors import HimlError
-from himl_cli.core.jobs import MANY, SnapshotReport, secrets_text
+from himl_cli.core.jobs import SnapshotReport, secrets_text
 from himl_cli.core.logged import SweepView
 from himl_cli.core.montage import CellOutcome, MontageResult, WrittenFile
 from himl_cli.core.redaction import MASK, mask_arguments, mask_line, redact
@@ -29,6 +29,7 @@ from himl_cli.core.runs import (
     RunStatus,
     run_form,
 )
+from himl_cli.core.sweeps import MANY
 from himl_cli.core.text import named, utc_text
 from himl_cli.core.tiles import TiledSlide, TilesResult
 from himl_cli.core.workspaces import Check, CheckState, SetUp, WorkspaceFacts

@@ -11,24 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from himl_cli.core.jobs import (
-    BEST_TRIAL,
-    GOAL,
-    HYPERPARAMETERS,
-    MANY,
-    PRIMARY_METRIC,
-    REPEATED,
-    STEP,
-    STEP_AFTER,
-    STOPPED_EARLY,
-    SWEPT,
-    TRIAL,
-    TRIALS,
-    hyperparameters_of,
-    short_text,
-    value_text,
-    values_text,
-)
+from himl_cli.core.jobs import STEP, STEP_AFTER
 from himl_cli.core.logged import SYSTEM, Metric, RunDetails, SweepView, TrialView, machine_use, system_summary
 from himl_cli.core.runs import (
     ATTEMPTS,
@@ -39,7 +22,6 @@ from himl_cli.core.runs import (
     MLFLOW_ADDRESS,
     NEW_CODE,
     NOTE,
-    NOTIFICATION,
     PUSHED,
     RECORDED_IN,
     REPEATED_BY,
@@ -58,7 +40,24 @@ from himl_cli.core.runs import (
     own_tags,
     queued_in,
 )
+from himl_cli.core.sweeps import (
+    BEST_TRIAL,
+    GOAL,
+    HYPERPARAMETERS,
+    MANY,
+    PRIMARY_METRIC,
+    REPEATED,
+    STOPPED_EARLY,
+    SWEPT,
+    TRIAL,
+    TRIALS,
+    hyperparameters_of,
+    short_text,
+    value_text,
+    values_text,
+)
 from himl_cli.core.text import utc_text
+from himl_cli.core.webhook import NOTIFICATION
 from himl_cli.render.forms import number_text
 from himl_cli.render.output import (
     STATUS_STYLES,

@@ -21,10 +21,10 @@ from rich.live import Live
 from rich.text import Text
 
 from himl_cli.core.events import Event, Notice
-from himl_cli.core.jobs import SWEPT
 from himl_cli.core.logged import SYSTEM, Metric, MetricPoint, WatchedRuns
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run
+from himl_cli.core.sweeps import SWEPT
 from himl_cli.core.text import shorten, utc_text
 from himl_cli.render.forms import number_text
 from himl_cli.render.output import (

@@ -25,11 +25,11 @@ from himl_cli.core.jobs import (
     NewCode,
     PipelineSpec,
     Snapshot,
-    Webhook,
 )
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import JobServices, Run, RunEnd, RunFootprint, RunQuery, RunService, SignedLink
+from himl_cli.core.webhook import Webhook
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 
 

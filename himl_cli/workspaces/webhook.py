@@ -20,11 +20,12 @@ from typing import Any
 from himl_cli import __version__
 from himl_cli.core.errors import HimlError, ServiceFailed
 from himl_cli.core.installation import ca_bundle
-from himl_cli.core.jobs import Webhook, values_text
 from himl_cli.core.logged import SYSTEM, RunResults, SweepView, float_form
 from himl_cli.core.redaction import parts_of
 from himl_cli.core.runs import STUDIO, Run, RunStatus, own_name, run_form
+from himl_cli.core.sweeps import values_text
 from himl_cli.core.text import shorten
+from himl_cli.core.webhook import Webhook
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
 POLICY = RetryPolicy(attempts=3, first=1.0, longest=4.0, longest_asked=10.0, total=30.0, read_timeout=10.0)

@@ -24,7 +24,8 @@ from himl_cli import (
 from himl_cli.api.hyperdrive import EARLY_TERMINATION_ARG, sweep_of_args, sweep_of_config, trial_seconds_of
 from himl_cli.api.submit_if_needed import as_configs
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import DataSpec, Draw, EarlyStop, SearchRange, SweepSpec
+from himl_cli.core.jobs import DataSpec
+from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk
 from tests.api.scripts import CLUSTER, HERE, job_of, run_script, send, write_script
 from tests.api.scripts import lab as lab

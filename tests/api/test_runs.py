@@ -42,10 +42,10 @@ from himl_cli import (
     upload_to_datastore,
 )
 from himl_cli.core.errors import BadUsage, JobFailed, NotFound, RunNotFound
-from himl_cli.core.jobs import HYPERPARAMETERS, MANY
 from himl_cli.core.logged import Logged
 from himl_cli.core.runs import Run as RunRecord
 from himl_cli.core.runs import RunEnd, RunStatus
+from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.api.conftest import FILES, arrived

@@ -19,9 +19,21 @@ from typing import Any
 
 import pytest
 
-from himl_cli.core.jobs import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, STEP, STEP_AFTER, STOPPED_EARLY, SWEPT, TRIAL, Scalar, values_text
+from himl_cli.core.jobs import STEP, STEP_AFTER
 from himl_cli.core.logged import Logged
 from himl_cli.core.runs import Run, RunEnd, RunStatus
+from himl_cli.core.sweeps import (
+    BEST_TRIAL,
+    GOAL,
+    HYPERPARAMETERS,
+    MANY,
+    PRIMARY_METRIC,
+    STOPPED_EARLY,
+    SWEPT,
+    TRIAL,
+    Scalar,
+    values_text,
+)
 from himl_cli.services.runs import writing
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.azureml_double.faults import Status

@@ -14,9 +14,10 @@ import pytest
 from himl_cli.core.engines import engine_address
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import ignore
-from himl_cli.core.jobs import DataSpec, Draw, EngineSpec, Entry, EntryKind, JobSpec, SearchRange, Snapshot, SweepSpec
+from himl_cli.core.jobs import DataSpec, EngineSpec, Entry, EntryKind, JobSpec, Snapshot
 from himl_cli.core.locks import is_locked
 from himl_cli.core.runs import Run, RunStatus, queued_in
+from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec
 from himl_cli.workspaces.local.engines import engine_named, here, slurm
 from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, RUNNING, UNKNOWN, Engine
 from himl_cli.workspaces.local.workspace import LocalWorkspace

@@ -17,9 +17,9 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, IntegrityFailed, NotFound, TransferIncomplete
 from himl_cli.core.events import Event, Notice, ignore
-from himl_cli.core.jobs import BEST_TRIAL, MANY
 from himl_cli.core.montage import SlideFolder, SlideUnreadable
 from himl_cli.core.runs import BROUGHT, FROM_RUN, FetchedCheckpoint
+from himl_cli.core.sweeps import BEST_TRIAL, MANY
 from himl_cli.services.checkpoints.fetch import CheckpointRequest, digest_of, fetch_checkpoint
 from himl_cli.services.checkpoints.select import choice_of
 from himl_cli.services.montage.query import SlideQuery, list_slides

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.errors import BadUsage, RunNotFound
-from himl_cli.core.jobs import HYPERPARAMETERS
 from himl_cli.core.logged import Aggregation, Logged, LoggedKind, LoggedRow, RunResults, Series, Value
 from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
+from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.services.runs import writing
 from himl_cli.services.runs.aggregate import aggregate, children_chosen
 from himl_cli.services.runs.writing import RunWriter

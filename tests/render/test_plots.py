@@ -20,9 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.core.jobs import Scalar
 from himl_cli.core.logged import Aggregation, Child, RunResults, Series
 from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.sweeps import Scalar
 from himl_cli.render.aggregation import save_plots
 from himl_cli.render.plot_data import Curve, Scheme, curve_of, families_of, limits_of, names_of, scheme_of, spread_of, thinned
 from himl_cli.render.plots import figure_of

@@ -21,9 +21,9 @@ from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core import redaction
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound, ServiceFailed
 from himl_cli.core.files import expand_home, file_system_of
-from himl_cli.core.jobs import HYPERPARAMETERS, hyperparameters_of
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.settings import section_settings
+from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
 from himl_cli.core.text import as_found
 from himl_cli.services.checkpoints.names import is_whole, parse_name
 from himl_cli.services.checkpoints.source import kind_of

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import DataSpec, Draw, EarlyStop, Entry, EntryKind, JobSpec, SearchRange, StepOutput, SweepSpec
+from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, StepOutput
+from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
 from himl_cli.services.submission.job_yaml import PreparedDocument, changed_yaml, prepare_document
 from himl_cli.services.submission.job_yaml_file import read_document
 from himl_cli.services.submission.request import SubmitRequest

@@ -9,20 +9,17 @@ from typing import Any
 from himl_cli.core.events import Notify, ignore
 from himl_cli.core.jobs import (
     DataSpec,
-    Draw,
-    EarlyStop,
     Entry,
     EntryKind,
     EnvironmentSpec,
     JobSpec,
     PipelineSpec,
-    SearchRange,
     Snapshot,
     StepOutput,
     StepSpec,
-    SweepSpec,
 )
 from himl_cli.core.runs import RunQuery
+from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.assets import JobCode
 from himl_cli.workspaces.azure.workspace import AzureWorkspace

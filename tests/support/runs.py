@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from himl_cli.core.files import LATEST_RUN_FILE
-from himl_cli.core.jobs import HYPERPARAMETERS
 from himl_cli.core.logged import Aggregation, Child, RunResults, Value
 from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.services.checkpoints.select import Checkpoint, choice_of
 from himl_cli.services.checkpoints.source import find_checkpoint
 from himl_cli.workspaces.local.metric_store import MetricStore

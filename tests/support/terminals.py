@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from himl_cli.core.jobs import GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, STEP, STEP_AFTER, SWEPT, TRIAL, values_text
+from himl_cli.core.jobs import STEP, STEP_AFTER
 from himl_cli.core.runs import RunStatus
+from himl_cli.core.sweeps import GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, SWEPT, TRIAL, values_text
 from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 from tests.support.slides import write_kind

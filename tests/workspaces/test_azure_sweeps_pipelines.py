@@ -18,20 +18,9 @@ import yaml
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotFound
 from himl_cli.core.events import Event, Notice, ignore
-from himl_cli.core.jobs import (
-    DataSpec,
-    DocumentSpec,
-    Draw,
-    EnvironmentSpec,
-    Scalar,
-    SearchRange,
-    StepSpec,
-    SweepSpec,
-    hyperparameters_of,
-    secrets_text,
-    value_text,
-)
+from himl_cli.core.jobs import DataSpec, DocumentSpec, EnvironmentSpec, StepSpec, secrets_text
 from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.sweeps import Draw, Scalar, SearchRange, SweepSpec, hyperparameters_of, value_text
 from himl_cli.services.submission.job_yaml import prepare_document
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.submission.snapshot import list_upload

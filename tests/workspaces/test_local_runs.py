@@ -26,9 +26,19 @@ from himl_cli.core.blobs import FetchRequest, StoreRequest
 from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, NotFound
 from himl_cli.core.events import Event
 from himl_cli.core.files import file_system_of, is_local_folder, mounts_of_macos, walk_files
-from himl_cli.core.jobs import DataSpec, Draw, Entry, EntryKind, JobSpec, PipelineSpec, SearchRange, Snapshot, StepOutput, StepSpec, SweepSpec
+from himl_cli.core.jobs import (
+    DataSpec,
+    Entry,
+    EntryKind,
+    JobSpec,
+    PipelineSpec,
+    Snapshot,
+    StepOutput,
+    StepSpec,
+)
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec
 from himl_cli.workspaces.local.file_blobs import PAGE as BLOB_PAGE
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles
 from himl_cli.workspaces.local.launch_request import LaunchRequest, fill_command, job_command, resolve_folders, shown_command

@@ -21,9 +21,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.jobs import Draw, EarlyStop, Scalar, SearchRange, SweepSpec, hyperparameters_of, trial_tags, value_text
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
+from himl_cli.core.sweeps import (
+    Draw,
+    EarlyStop,
+    Scalar,
+    SearchRange,
+    SweepSpec,
+    hyperparameters_of,
+    trial_tags,
+    value_text,
+)
 from himl_cli.core.text import Spelled
 from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.launch import events_of

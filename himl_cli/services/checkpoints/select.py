@@ -17,10 +17,10 @@ from typing import Literal, cast
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.jobs import GOALS
 from himl_cli.core.logged import SYSTEM, Metric
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import BROUGHT, FROM_RUN, PUSHED, Choice, Goal, Run
+from himl_cli.core.sweeps import GOALS
 from himl_cli.core.text import listed, near_matches, non_blank
 from himl_cli.services.checkpoints.names import (
     FOLDER,

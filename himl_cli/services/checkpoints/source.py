@@ -14,9 +14,9 @@ from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import WORKSPACE_FOLDER, FoundFile, expand_home, walk_files
-from himl_cli.core.jobs import BEST_TRIAL, MANY, REPEATED
 from himl_cli.core.redaction import is_address, is_botched_address
 from himl_cli.core.runs import BROUGHT, FROM_RUN, RECORDED_IN, Choice, LinkedCheckpoint, Run, RunSelection, underscored
+from himl_cli.core.sweeps import BEST_TRIAL, MANY, REPEATED
 from himl_cli.core.text import listed
 from himl_cli.services.checkpoints.names import FOLDER, is_mark, is_whole
 from himl_cli.services.checkpoints.select import Candidates, Checkpoint, candidates_of, choose, without_brought

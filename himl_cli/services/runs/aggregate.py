@@ -20,10 +20,19 @@ from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import atomic_replacement, write_atomic
 from himl_cli.core.installation import install_command
-from himl_cli.core.jobs import MANY, PLACEHOLDER, STEP, TRIAL, Scalar, hyperparameters_of, value_text, values_text
+from himl_cli.core.jobs import STEP
 from himl_cli.core.logged import STATISTICS, SYSTEM, Aggregation, Child, RunResults, Series, Value, system_summary
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import REPEATED_BY, Run, RunSelection, attempt_of, beside, own_name, own_tags
+from himl_cli.core.sweeps import (
+    MANY,
+    PLACEHOLDER,
+    TRIAL,
+    Scalar,
+    hyperparameters_of,
+    value_text,
+    values_text,
+)
 from himl_cli.services.runs.lookup import children_of, find_runs, means_one_run, results_of
 from himl_cli.workspaces.base import Workspace
 

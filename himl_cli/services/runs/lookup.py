@@ -16,7 +16,6 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import LATEST_RUN_FILE, expand_home
-from himl_cli.core.jobs import MANY, TRIAL
 from himl_cli.core.logged import (
     SYSTEM,
     RunDetails,
@@ -38,6 +37,7 @@ from himl_cli.core.runs import (
     underscored,
 )
 from himl_cli.core.settings import find_upward
+from himl_cli.core.sweeps import MANY, TRIAL
 from himl_cli.core.text import near_matches
 from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds, parse_workspace_id
 from himl_cli.workspaces.base import Workspace

@@ -18,7 +18,8 @@ from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import DiskFailed, HimlError, NotAllowed, RunNotFound
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
-from himl_cli.core.runs import OF_RECORDING, STOPPED, Run, RunEnd, RunQuery, RunStatus
+from himl_cli.core.runs import RECORDED_FROM, RECORDED_IN, STOPPED, STUDIO, Run, RunEnd, RunQuery, RunStatus
+from himl_cli.core.webhook import NOTIFICATION
 from himl_cli.services.runs.mirror_state import RETRY_SECONDS, MirrorFile, MirrorState, SentRun
 from himl_cli.services.runs.writing import is_refusal, may_pass, send_apart
 from himl_cli.workspaces.base import FolderWorkspace, LocalStore, RunRecorder, Workspace
@@ -29,6 +30,8 @@ DELETED = "its record was deleted on the machine where it ran, before all of it 
 # Refusals in a row that end a mirror. A single one may be a glitch, or a permission that was granted just now.
 REFUSALS = 3
 WORKERS = 8
+# Tags that describe the mirror or the machine of one of the two runs
+OF_RECORDING = (RECORDED_IN, STUDIO, STOPPED, RECORDED_FROM, NOTIFICATION)
 LOGS = ("user_logs/", "logs/")
 # Age in seconds at which an unchanged file counts as complete.
 SETTLED_SECONDS = 2.0

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import MANY, SWEPT, JobSpec, Webhook
+from himl_cli.core.jobs import JobSpec
 from himl_cli.core.logged import RunResults, SweepView
-from himl_cli.core.runs import DUE, FAILED_RANK, NOT_SENT, NOTIFICATION, SENDING, SENT, TRY, Run, RunStatus
+from himl_cli.core.runs import FAILED_RANK, TRY, Run, RunStatus
+from himl_cli.core.sweeps import MANY, SWEPT
 from himl_cli.core.text import named
+from himl_cli.core.webhook import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Webhook
 from himl_cli.services.runs.failure_hints import failure_hint
 from himl_cli.services.runs.follow import code_that_lacks, follow_to_end, wait_for_end
 from himl_cli.services.runs.logs import USER_LOGS, last_lines

@@ -9,9 +9,9 @@ from functools import partial
 
 from himl_cli.core.errors import JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import MANY, hyperparameters_of
 from himl_cli.core.logged import SYSTEM, RunResults, WatchedRuns, is_pipeline_trial, sweep_of
 from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.sweeps import MANY, hyperparameters_of
 from himl_cli.services.runs.follow import GROWTH, OutageTolerance
 from himl_cli.services.runs.logs import TAIL_BYTES, find_log
 from himl_cli.services.runs.lookup import BEST_SO_FAR, children_of, results_of

@@ -30,11 +30,12 @@ from himl_cli.core.errors import (
     ServiceFailed,
 )
 from himl_cli.core.events import Notify, ignore
-from himl_cli.core.jobs import HYPERPARAMETERS, MANY, STEP
+from himl_cli.core.jobs import STEP
 from himl_cli.core.logged import INT64, Logged, LoggedKind, LoggedRow, Value
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunFootprint, RunQuery, check_known
+from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
 from himl_cli.core.text import shorten, storable
 from himl_cli.services.runs.lookup import parse_reference
 from himl_cli.workspaces.base import (

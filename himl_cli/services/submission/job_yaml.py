@@ -19,22 +19,18 @@ from himl_cli.core.jobs import (
     SERVERLESS,
     DataSpec,
     DocumentSpec,
-    Draw,
-    EarlyStop,
     Entry,
     EntryKind,
     JobSpec,
     PipelineSpec,
-    SearchRange,
     Snapshot,
     SnapshotReport,
     StepOutput,
     StepSpec,
-    SweepSpec,
-    argument_names,
 )
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_document
+from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec, argument_names
 from himl_cli.services.submission.git import with_untracked
 from himl_cli.services.submission.job_yaml_file import (
     AROUND,

@@ -12,9 +12,10 @@ from typing import Any
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import expand_user
-from himl_cli.core.jobs import HERE, PLACEHOLDER, USUAL_DATASTORE, DataSpec
+from himl_cli.core.jobs import HERE, USUAL_DATASTORE, DataSpec
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
+from himl_cli.core.sweeps import PLACEHOLDER
 from himl_cli.core.text import as_found, did_you_mean, read_text, shorten
 from himl_cli.services.submission.data import KEY, REFERENCE, split_reference
 from himl_cli.services.submission.request import MOST_SECONDS, count_problem

@@ -15,9 +15,6 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import WORKSPACE_FOLDER
 from himl_cli.core.jobs import (
     DATASTORE_NAME,
-    PLACEHOLDER,
-    SEARCH_SPACE,
-    SWEPT,
     ClusterSpec,
     ContainerSpec,
     DataSpec,
@@ -29,12 +26,11 @@ from himl_cli.core.jobs import (
     SnapshotReport,
     StepOutput,
     StepSpec,
-    SweepSpec,
     check_placeholders,
     is_compute_name,
-    with_search_space,
 )
 from himl_cli.core.records import dataclass
+from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, SWEPT, SweepSpec, with_search_space
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.data import bring_inputs
 from himl_cli.services.submission.git import with_untracked

@@ -17,19 +17,9 @@ from pathlib import Path, PurePath
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import LATEST_RUN_FILE, home_folder, is_same_place, write_atomic
-from himl_cli.core.jobs import (
-    MANY,
-    SWEPT,
-    Entry,
-    EntryKind,
-    JobSpec,
-    NewCode,
-    check_placeholders,
-    with_search_space,
-)
+from himl_cli.core.jobs import Entry, EntryKind, JobSpec, NewCode, check_placeholders
 from himl_cli.core.redaction import is_masked, mask_arguments, redact
 from himl_cli.core.runs import (
-    NOTIFICATION,
     RECORDED_FROM,
     RECORDED_IN,
     STUDIO,
@@ -39,7 +29,9 @@ from himl_cli.core.runs import (
     attempt_of,
     new_run_id,
 )
+from himl_cli.core.sweeps import MANY, SWEPT, with_search_space
 from himl_cli.core.text import named
+from himl_cli.core.webhook import NOTIFICATION
 from himl_cli.services.runs.follow import watching
 from himl_cli.services.runs.logs import MAIN_LOG
 from himl_cli.services.runs.lookup import find_runs

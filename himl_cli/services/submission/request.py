@@ -26,7 +26,6 @@ from himl_cli.core.files import Globs, expand_user
 from himl_cli.core.jobs import (
     DISTRIBUTIONS,
     HERE,
-    WEBHOOK_FORMATS,
     DataSpec,
     Entry,
     EntryKind,
@@ -34,14 +33,14 @@ from himl_cli.core.jobs import (
     JobSpec,
     Snapshot,
     SnapshotReport,
-    SweepSpec,
-    Webhook,
     is_job_file,
 )
 from himl_cli.core.records import dataclass
-from himl_cli.core.redaction import is_address, mask_arguments, mask_document, mask_line, parts_of, redact
+from himl_cli.core.redaction import mask_arguments, mask_document, mask_line, redact
 from himl_cli.core.runs import experiment_remarks, friendly_experiment
+from himl_cli.core.sweeps import SweepSpec
 from himl_cli.core.text import non_blank, shorten
+from himl_cli.core.webhook import WEBHOOK_FORMATS, Webhook
 from himl_cli.services.submission.git import git_facts
 
 log = logging.getLogger(__name__)
@@ -483,25 +482,12 @@ def job_of_options(
 
 
 def webhook_of(request: SubmitRequest) -> Webhook | None:
-    """The webhook of `--notify`, in the requested format or, by default, in the format of its host. Raises BadUsage,
-    whose message contains the host of the address only, because the rest is a secret."""
-    if request.notify is None:
-        if request.is_typed("notify_format"):
-            raise BadUsage(f"--notify_format {request.notify_format} needs --notify.", hint="Add --notify URL")
-        return None
-    url = request.notify.strip()
-    parts = parts_of(url)
-    if not (is_address(url) and parts.hostname and url.isascii() and url.isprintable()) or " " in url or parts.username:
-        raise BadUsage(
-            f"--notify: himl cannot post to the address{f' at {parts.hostname}' if parts.hostname else ''}.",
-            hint="Use https://HOST/PATH, without a user name or spaces. Messages omit it because it is a secret.",
-        )
-    hosts = {
-        "slack": ("slack.com", "slack-gov.com"),
-        "teams": ("webhook.office.com", "logic.azure.com", "powerplatform.com"),
-    }
-    known = (form for form, ends in hosts.items() if f".{parts.hostname}".endswith(tuple(f".{end}" for end in ends)))
-    return Webhook(url, request.notify_format or next(known, "json"))
+    """The webhook of `--notify`. Raises BadUsage."""
+    if request.notify is not None:
+        return Webhook.of(request.notify, request.notify_format)
+    if request.is_typed("notify_format"):
+        raise BadUsage(f"--notify_format {request.notify_format} needs --notify.", hint="Add --notify URL")
+    return None
 
 
 def job_words(request: SubmitRequest) -> tuple[list[str], Sequence[str]]:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import (
+from himl_cli.core.jobs import Entry, EntryKind
+from himl_cli.core.sweeps import (
     NEGATABLE,
     PLACEHOLDER,
     SWITCH,
@@ -19,8 +20,6 @@ from himl_cli.core.jobs import (
     SWITCHES,
     WORDS,
     Draw,
-    Entry,
-    EntryKind,
     SearchRange,
     SweepSpec,
     value_text,

@@ -12,7 +12,8 @@ from difflib import get_close_matches
 from random import SystemRandom
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import (
+from himl_cli.core.redaction import MASK, mask_arguments
+from himl_cli.core.sweeps import (
     GOALS,
     HYPERPARAMETER_NAME,
     PLACEHOLDER,
@@ -29,7 +30,6 @@ from himl_cli.core.jobs import (
     value_text,
     value_words,
 )
-from himl_cli.core.redaction import MASK, mask_arguments
 from himl_cli.core.text import Spelled, did_you_mean
 from himl_cli.services.submission.request import SubmitRequest, refuse
 

@@ -20,10 +20,10 @@ from himl_cli.core.errors import (
     ServiceFailed,
 )
 from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignore
-from himl_cli.core.jobs import MANY
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import LOCAL_HOSTS
 from himl_cli.core.signals import take_time_to_end
+from himl_cli.core.sweeps import MANY
 from himl_cli.core.text import listed, named, read_json
 from himl_cli.services.child_server import SECONDS_TO_END, ChildServer, free_port, get
 from himl_cli.services.tensorboard.copies import EventSource, ShownFolder

@@ -20,9 +20,9 @@ from typing import Generic, TypeVar
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, RunNotFound
 from himl_cli.core.events import Notify, ignore
 from himl_cli.core.files import cache_of, expand_home
-from himl_cli.core.jobs import MANY, hyperparameters_of, values_text
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunQuery, RunSelection
+from himl_cli.core.sweeps import MANY, hyperparameters_of, values_text
 from himl_cli.services.runs.aggregate import PREPARATION
 from himl_cli.services.runs.lookup import (
     LATEST,

@@ -20,10 +20,11 @@ from typing import Any
 from urllib.parse import quote
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.jobs import HYPERPARAMETERS, STEP, STEP_AFTER, TRIAL, TRIALS
+from himl_cli.core.jobs import STEP, STEP_AFTER
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import NOTE, Run, RunQuery, RunStatus, end_of_trials, implied_experiment, later_starts
+from himl_cli.core.sweeps import HYPERPARAMETERS, TRIAL, TRIALS
 from himl_cli.core.text import near_matches
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection

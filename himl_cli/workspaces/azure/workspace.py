@@ -16,7 +16,6 @@ from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import (
-    TRIALS,
     ClusterSpec,
     ContainerSpec,
     DataSpec,
@@ -37,6 +36,7 @@ from himl_cli.core.runs import (
     SignedLink,
     later_starts,
 )
+from himl_cli.core.sweeps import TRIALS
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.config import ApiVersion

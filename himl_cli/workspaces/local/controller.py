@@ -16,25 +16,23 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from himl_cli.core.errors import HimlError
-from himl_cli.core.jobs import (
+from himl_cli.core.jobs import STEP, STEP_AFTER, EngineSpec
+from himl_cli.core.locks import ProcessLock
+from himl_cli.core.records import dataclass
+from himl_cli.core.runs import TRIES, Run, RunQuery, RunStatus, end_of_trials
+from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
+from himl_cli.core.sweeps import (
     BEST_TRIAL,
     MANY,
     REPEATED,
-    STEP,
-    STEP_AFTER,
     STOPPED_EARLY,
     TRIAL,
     EarlyStop,
-    EngineSpec,
     Scalar,
     best_of,
     hyperparameters_of,
     short_text,
 )
-from himl_cli.core.locks import ProcessLock
-from himl_cli.core.records import dataclass
-from himl_cli.core.runs import TRIES, Run, RunQuery, RunStatus, end_of_trials
-from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.engines import engine_of
 from himl_cli.workspaces.local.engines.base import STEP_BEFORE_FAILED

@@ -19,11 +19,13 @@ from typing import Any, TypeVar
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed, shortage
 from himl_cli.core.events import Notify
-from himl_cli.core.jobs import STEP, TRIAL, EntryKind, JobSpec, NewCode, Snapshot, Webhook, is_job_file
+from himl_cli.core.jobs import STEP, EntryKind, JobSpec, NewCode, Snapshot, is_job_file
 from himl_cli.core.locks import ProcessLock, is_held
 from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import NEW_CODE, Run, RunStatus, check_known
 from himl_cli.core.signals import interruptions
+from himl_cli.core.sweeps import TRIAL
+from himl_cli.core.webhook import Webhook
 from himl_cli.workspaces.local import SUPERVISOR
 from himl_cli.workspaces.local.editables import with_editables
 from himl_cli.workspaces.local.engines import here

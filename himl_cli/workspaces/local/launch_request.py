@@ -24,31 +24,33 @@ from himl_cli import __version__
 from himl_cli.core.errors import BadUsage, JobFailed, NotFound
 from himl_cli.core.files import is_same_place
 from himl_cli.core.jobs import (
-    MANY,
-    PLACEHOLDER,
     DataSpec,
-    Draw,
-    EarlyStop,
     Editables,
     EngineSpec,
     Entry,
     EntryKind,
     JobSpec,
-    SearchRange,
     Snapshot,
-    SweepSpec,
-    Webhook,
     check_placeholders,
     input_targets,
-    sweep_tags,
-    variable_name,
 )
 from himl_cli.core.processes import JOB_FOLDER
 from himl_cli.core.ranks import RANK_NAMES
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import is_masked, mask_arguments, mask_line, redact
-from himl_cli.core.runs import DUE, NOTIFICATION, Run
+from himl_cli.core.runs import Run
+from himl_cli.core.sweeps import (
+    MANY,
+    PLACEHOLDER,
+    Draw,
+    EarlyStop,
+    SearchRange,
+    SweepSpec,
+    sweep_tags,
+    variable_name,
+)
 from himl_cli.core.text import Spelled
+from himl_cli.core.webhook import DUE, NOTIFICATION, Webhook
 
 if TYPE_CHECKING:
     from himl_cli.core.events import Notify

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, HimlError
-from himl_cli.core.jobs import MANY, JobSpec, Webhook
+from himl_cli.core.jobs import JobSpec
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import RunResults, results_with_steps, sweep_of
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Run, RunEnd, RunQuery, RunStatus
+from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
+from himl_cli.core.sweeps import MANY
+from himl_cli.core.webhook import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Webhook
 from himl_cli.workspaces.local.logged_values import read_results
 from himl_cli.workspaces.local.run_folder import END, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, EndOfJob, RunStore, now_ms

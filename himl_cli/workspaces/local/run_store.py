@@ -19,7 +19,7 @@ from urllib.parse import quote
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.files import is_local_folder, may_write, shares_locks
 from himl_cli.core.installation import update_hint
-from himl_cli.core.jobs import MANY, STEP, TRIAL
+from himl_cli.core.jobs import STEP
 from himl_cli.core.locks import is_locked, unseen_holder
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import mask_document
@@ -36,6 +36,7 @@ from himl_cli.core.runs import (
     job_tag,
     queued_in,
 )
+from himl_cli.core.sweeps import MANY, TRIAL
 from himl_cli.core.text import storable
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, END, FREE_SPACE, RunFolder
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.files import flush, is_inside
-from himl_cli.core.jobs import PLACEHOLDER, STEP, EntryKind, JobSpec, Snapshot
+from himl_cli.core.jobs import STEP, EntryKind, JobSpec, Snapshot
+from himl_cli.core.sweeps import PLACEHOLDER
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.editables import stage_modules
 from himl_cli.workspaces.local.launch_request import LaunchRequest, linked_inputs, stored_form

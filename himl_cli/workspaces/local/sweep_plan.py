@@ -9,28 +9,30 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import (
-    HYPERPARAMETER_NAME,
-    HYPERPARAMETERS,
-    SEARCH_SPACE,
     STEP,
     STEP_AFTER,
-    TRIAL,
     DataSpec,
-    Draw,
     EntryKind,
     JobSpec,
     PipelineSpec,
-    Scalar,
     check_placeholders,
-    filled_in,
     step_of_trial,
+)
+from himl_cli.core.runs import Run, new_run_id
+from himl_cli.core.sampling import check_sampling
+from himl_cli.core.sweeps import (
+    HYPERPARAMETER_NAME,
+    HYPERPARAMETERS,
+    SEARCH_SPACE,
+    TRIAL,
+    Draw,
+    Scalar,
+    filled_in,
     trial_tags,
     value_text,
     values_text,
     with_search_space,
 )
-from himl_cli.core.runs import Run, new_run_id
-from himl_cli.core.sampling import check_sampling
 from himl_cli.workspaces.local.launch_request import (
     PIPELINE,
     RUN_NAME,

@@ -16,7 +16,7 @@ from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import may_write, shares_locks
-from himl_cli.core.jobs import DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot, Webhook
+from himl_cli.core.jobs import DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.runs import (
@@ -31,6 +31,7 @@ from himl_cli.core.runs import (
     new_run_id,
 )
 from himl_cli.core.text import near_matches
+from himl_cli.core.webhook import Webhook
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace
 from himl_cli.workspaces.local.engines import here

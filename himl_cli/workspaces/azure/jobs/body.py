@@ -18,24 +18,26 @@ from uuid import UUID
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import (
-    HYPERPARAMETER_NAME,
     SERVERLESS,
     STEP,
     STEP_AFTER,
-    Draw,
-    EarlyStop,
     JobSpec,
     PipelineSpec,
+    StepSpec,
+    is_compute_name,
+)
+from himl_cli.core.records import dataclass
+from himl_cli.core.sweeps import (
+    HYPERPARAMETER_NAME,
+    Draw,
+    EarlyStop,
     Scalar,
     SearchRange,
-    StepSpec,
     SweepSpec,
-    is_compute_name,
     sweep_tags,
     value_text,
     variable_name,
 )
-from himl_cli.core.records import dataclass
 from himl_cli.core.text import Spelled
 from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection

@@ -10,15 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import (
+from himl_cli.core.jobs import EntryKind, JobSpec, check_placeholders, input_targets
+from himl_cli.core.sweeps import (
     PLACEHOLDER,
     SEARCH_SPACE,
     Draw,
-    EntryKind,
-    JobSpec,
     SearchRange,
-    check_placeholders,
-    input_targets,
     value_text,
     value_words,
     variable_name,

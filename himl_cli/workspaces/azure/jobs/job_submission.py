@@ -18,11 +18,12 @@ from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Notice, Notify, ignore
-from himl_cli.core.jobs import TRIALS, JobSpec, PipelineSpec, sweep_tags, variable_name
+from himl_cli.core.jobs import JobSpec, PipelineSpec
 from himl_cli.core.redaction import mask_arguments, redact
 from himl_cli.core.runs import Run, RunEnd, RunStatus, new_run_id
 from himl_cli.core.sampling import make_sampler
 from himl_cli.core.signals import interruptions, terminations
+from himl_cli.core.sweeps import TRIALS, sweep_tags, variable_name
 from himl_cli.core.text import listed
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all

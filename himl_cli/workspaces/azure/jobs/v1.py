@@ -30,19 +30,17 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import (
     DOCKERFILE,
-    PLACEHOLDER,
-    SEARCH_SPACE,
     DataSpec,
     EntryKind,
     EnvironmentSpec,
     JobSpec,
     Snapshot,
-    SweepSpec,
     is_compute_name,
 )
 from himl_cli.core.redaction import mask_arguments, parts_of, redact
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.signals import terminations
+from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, SweepSpec
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.assets import ELSEWHERE, JobCode, JobEnvironment, environment_id, folder_for

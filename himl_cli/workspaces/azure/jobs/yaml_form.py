@@ -14,18 +14,14 @@ from himl_cli.core.jobs import (
     SERVERLESS,
     USUAL_DATASTORE,
     DataSpec,
-    Draw,
     EntryKind,
     EnvironmentSpec,
     JobSpec,
     PipelineSpec,
-    SweepSpec,
-    argument_names,
-    values_text,
-    variable_name,
 )
 from himl_cli.core.redaction import MASK, mask_arguments, mask_document, mask_line
 from himl_cli.core.sampling import make_sampler
+from himl_cli.core.sweeps import Draw, SweepSpec, argument_names, values_text, variable_name
 from himl_cli.workspaces.azure.jobs.assets import ELSEWHERE, conda_contents, folder_for
 from himl_cli.workspaces.azure.jobs.body import (
     PipelineNode,
