@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from benchmarks import report
-from docs.tools import cli_pages
+from docs.tools import cli_pages, json_documents
 from scripts import completions
 from stress import document
 from tests.api import public_api
@@ -66,6 +66,7 @@ def texts() -> Mapping[str, bytes]:
     """The content of each generated file by its path below the project's folder."""
     made: dict[str, str] = {
         **{f"docs/cli/{name}": text for name, text in cli_pages.pages().items()},
+        json_documents.FILE.relative_to(ROOT).as_posix(): json_documents.text(),
         **{f"completions/{name}": text for name, text in completions.scripts().items()},
         **{path.relative_to(ROOT).as_posix(): text for path, text in report.pages(report.RESULTS).items()},
         "docs/reliability.md": document.render(document.RESULTS),

@@ -13,11 +13,10 @@ from typing import Any
 
 import typer.main
 
+from docs.tools import json_documents
 from himl_cli.app import app
-from himl_cli.commands.agents import documents
 from himl_cli.commands.completion import app_shape
 from himl_cli.core.command_shape import CommandShape, ParameterShape
-from himl_cli.render.forms import json_schema
 
 FOLDER = Path(__file__).parents[1] / "cli"
 WRITTEN = "<!-- `python -m docs.tools.cli_pages` generates this page from the commands. Manual changes are lost. -->"
@@ -147,15 +146,15 @@ def remarks(command: CommandShape) -> Iterator[str]:
         yield "Exit codes: [scripts.md](../scripts.md). JSON documents: [schemas.md](schemas.md)."
         return
     name = " ".join(command.path[1:])
-    if name in documents():
-        kind = _kind(json_schema(name, *documents()[name])).replace("](#", "](schemas.md#")
+    if name in json_documents.DOCUMENTS:
+        kind = _kind(json_documents.schemas()[name]).replace("](#", "](schemas.md#")
         yield f"With `--json`, the command prints one document: {kind}."
     yield f"See also: {', '.join(seen)}, [all commands](index.md)."
 
 
 def schema_page() -> str:
     """Return the page of the documents that commands print with `--json`, with the fields of their objects."""
-    schemas = {name: json_schema(name, *kinds) for name, kinds in documents().items()}
+    schemas = json_documents.schemas()
     objects = {name: part for schema in schemas.values() for name, part in schema.get("$defs", {}).items()}
     parts = [
         WRITTEN,

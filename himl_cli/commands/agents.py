@@ -74,60 +74,20 @@ def schema(
       himl schema runs list
       himl schema error > error.schema.json
     """
-    from himl_cli.render.forms import json_schema
-
     found, name = documents(), " ".join(words or ())
     if not name:
         return output_opts.output().result([*found], human="\n".join(found), quiet=found)
     if name not in found:
         near = did_you_mean(name, found)
         raise BadUsage(f"No command '{name}' prints a document. {near}".strip(), hint="List the commands: himl schema")
-    form = json_schema(f"himl {name}", *found[name])
-    text = json.dumps(form, indent=2)
-    output_opts.output().result(form, human=text, quiet=text)
+    text = json.dumps(found[name], indent=2)
+    output_opts.output().result(found[name], human=text, quiet=text)
 
 
-def documents() -> dict[str, tuple[Any, ...]]:
-    """The types of the document that each command prints with `--json`: it has one of them."""
-    from himl_cli.core import documents as of
-    from himl_cli.core.runs import RunService
-    from himl_cli.core.workspaces import Check, SetUp, WorkspaceFacts
-    from himl_cli.services.runs.writing import CancelOutcome
-    from himl_cli.services.tensorboard.server import SyncedRun
-
-    return {
-        "submit": (of.Run, of.JobFile, of.BatchScript, list[of.Setting]),
-        "runs list": (list[of.Run],),
-        "runs show": (of.RunDetails, list[of.RunDetails]),
-        "runs aggregate": (of.Aggregation,),
-        "runs logs": (list[of.Log],),
-        "runs attach": (list[RunService],),
-        "runs cancel": (list[CancelOutcome],),
-        "runs tag": (list[of.Run],),
-        "runs archive": (list[of.Run],),
-        "runs restore": (list[of.Run],),
-        "runs delete": (of.DeletedRuns,),
-        "ui": (of.Server,),
-        "tb": (of.TensorBoard, list[SyncedRun]),
-        "download": (of.Transfer, list[of.StoredFile]),
-        "checkpoint fetch": (of.Checkpoint,),
-        "checkpoint push": (of.PushedCheckpoints,),
-        "checkpoint url": (of.CheckpointLink,),
-        "datastore upload": (of.Transfer,),
-        "datastore download": (of.Transfer,),
-        "datastore list": (list[of.StoredFile],),
-        "montage": (of.Montage, of.Run),
-        "tiles": (of.Tiles, of.Run),
-        "dsa upload": (of.Annotations, dict[str, of.Annotation]),
-        "dsa list": (list[of.ArchiveEntry],),
-        "init": (SetUp,),
-        "workspace show": (list[WorkspaceFacts],),
-        "doctor": (list[Check],),
-        "completion": (of.CompletionScript, of.InstalledCompletion),
-        "skill": (of.Skill, of.InstalledSkill),
-        "schema": (list[str], dict[str, Any]),
-        "error": (of.Error,),
-    }
+def documents() -> dict[str, dict[str, Any]]:
+    """The JSON Schema of the document that each command prints with `--json`. docs/tools/json_documents makes them."""
+    found: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[1] / "schemas.json").read_bytes())
+    return found
 
 
 @command(skill_app, "skill")

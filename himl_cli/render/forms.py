@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 from himl_cli.core.errors import HimlError
@@ -26,28 +26,6 @@ def json_form(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: json_form(getattr(value, field.name)) for field in fields(value)}
     return value
-
-
-def json_schema(title: str, *kinds: Any) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of the results of `json_form` for values of the types *kinds*: those of
-    `core.documents`, dataclasses, and lists of these."""
-    import msgspec
-
-    from himl_cli.core import documents
-
-    texts: dict[type, dict[str, Any]] = {Path: {"type": "string"}}
-    schemas, parts = msgspec.json.schema_components(kinds, schema_hook=texts.__getitem__, ref_template="#/$defs/{name}")
-    for name, part in parts.items():
-        if "description" in part:
-            part["description"] = " ".join(part["description"].split())
-        # json_form gives all fields of a dataclass
-        if "properties" in part and not hasattr(documents, name):
-            part["required"] = [*part["properties"]]
-            for field in part["properties"].values():
-                field.pop("default", None)
-    schema = schemas[0] if len(schemas) == 1 else {"anyOf": [*schemas]}
-    dialect = "https://json-schema.org/draft/2020-12/schema"
-    return {"$schema": dialect, "title": title, **schema, **({"$defs": parts} if parts else {})}
 
 
 def machine_form(details: RunDetails) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from jsonschema import Draft202012Validator
 
 from himl_cli.app import app
 from himl_cli.commands.agents import documents
-from himl_cli.render.forms import json_schema
 from tests.support import fork_server
 from tests.support.parsing import wrong_with
 
@@ -40,7 +39,7 @@ typer.testing._get_command = cache(typer.main.get_command)  # type: ignore[attr-
 @cache
 def validator(name: str) -> Draft202012Validator:
     """The validator of the documents of `himl NAME --json`, which also rejects fields that are not in the schema."""
-    schema = json_schema(name, *documents()[name])
+    schema = documents()[name]
     for part in schema.get("$defs", {}).values():
         if "properties" in part:
             part["additionalProperties"] = False

@@ -1,17 +1,26 @@
-"""Types of the documents that `--json` prints, from which `himl schema` and docs/cli/schemas.md are made.
+"""Types of the documents that `--json` prints. `himl_cli/schemas.json` and docs/cli/schemas.md are made from them.
 
-Other modules import this only for type checkers, since it imports msgspec. A dataclass that is printed field by field
-needs no type in this module.
+`python -m docs.tools.json_documents` writes the schemas. A dataclass that is printed field by field needs no type in this module.
 """
 
 from __future__ import annotations
 
+import json
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
+import msgspec
 from msgspec import Meta
 
-from himl_cli.core.jobs import Scalar
-from himl_cli.core.runs import Attempt, RunStatus
+import himl_cli
+from himl_cli.core.runs import Attempt, RunService, RunStatus
+from himl_cli.core.sweeps import Scalar
+from himl_cli.core.workspaces import Check, SetUp, WorkspaceFacts
+from himl_cli.services.runs.writing import CancelOutcome
+from himl_cli.services.tensorboard.server import SyncedRun
+
+FILE = Path(himl_cli.__file__).with_name("schemas.json")
 
 Time = Annotated[str, Meta(description="A time in UTC.", extra_json_schema={"format": "date-time"})]
 Number = Annotated[
@@ -440,3 +449,73 @@ class Error(TypedDict):
     """The document on stderr of a command that failed."""
 
     error: Failure
+
+
+DOCUMENTS: dict[str, tuple[Any, ...]] = {
+    "submit": (Run, JobFile, BatchScript, list[Setting]),
+    "runs list": (list[Run],),
+    "runs show": (RunDetails, list[RunDetails]),
+    "runs aggregate": (Aggregation,),
+    "runs logs": (list[Log],),
+    "runs attach": (list[RunService],),
+    "runs cancel": (list[CancelOutcome],),
+    "runs tag": (list[Run],),
+    "runs archive": (list[Run],),
+    "runs restore": (list[Run],),
+    "runs delete": (DeletedRuns,),
+    "ui": (Server,),
+    "tb": (TensorBoard, list[SyncedRun]),
+    "download": (Transfer, list[StoredFile]),
+    "checkpoint fetch": (Checkpoint,),
+    "checkpoint push": (PushedCheckpoints,),
+    "checkpoint url": (CheckpointLink,),
+    "datastore upload": (Transfer,),
+    "datastore download": (Transfer,),
+    "datastore list": (list[StoredFile],),
+    "montage": (Montage, Run),
+    "tiles": (Tiles, Run),
+    "dsa upload": (Annotations, dict[str, Annotation]),
+    "dsa list": (list[ArchiveEntry],),
+    "init": (SetUp,),
+    "workspace show": (list[WorkspaceFacts],),
+    "doctor": (list[Check],),
+    "completion": (CompletionScript, InstalledCompletion),
+    "skill": (Skill, InstalledSkill),
+    "schema": (list[str], dict[str, Any]),
+    "error": (Error,),
+}
+"""The types of the document of each command: it has one of them."""
+
+
+def schema_of(title: str, *kinds: Any) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of the results of `himl_cli.render.forms.json_form` for values of the types *kinds*: those of this module, dataclasses, and
+    lists of these."""
+    texts: dict[type, dict[str, Any]] = {Path: {"type": "string"}}
+    schemas, parts = msgspec.json.schema_components(kinds, schema_hook=texts.__getitem__, ref_template="#/$defs/{name}")
+    for name, part in parts.items():
+        if "description" in part:
+            part["description"] = " ".join(part["description"].split())
+        # json_form gives all fields of a dataclass
+        if "properties" in part and not isinstance(globals().get(name), type(Run)):
+            part["required"] = [*part["properties"]]
+            for field in part["properties"].values():
+                field.pop("default", None)
+    schema = schemas[0] if len(schemas) == 1 else {"anyOf": [*schemas]}
+    dialect = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": dialect, "title": title, **schema, **({"$defs": parts} if parts else {})}
+
+
+@cache
+def schemas() -> dict[str, dict[str, Any]]:
+    """The schema of the document of each command."""
+    return {name: schema_of(f"himl {name}", *kinds) for name, kinds in DOCUMENTS.items()}
+
+
+def text() -> str:
+    """The content of the file of all schemas, one on each line."""
+    lines = [f"{json.dumps(name)}: {json.dumps(schema)}" for name, schema in schemas().items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text(), encoding="utf-8", newline="\n")
