@@ -282,9 +282,10 @@ def register_environment(workspace: Any, environment: Any) -> Any:
     """The azure-ai-ml environment in *workspace* with the name and version of *environment* (default: version 1),
     registered if it does not exist. Raises errors of azure-ai-ml, TypeError for other objects."""
     from himl_cli.services.submission.snapshot import list_upload
-    from himl_cli.workspaces.resolve import register_environment as register
+    from himl_cli.workspaces.azure.workspace import azure_only
 
-    return register(resolve_workspace(workspace), environment, list_upload, log_notice)
+    found = azure_only(resolve_workspace(workspace), "Environments exist in Azure ML workspaces only.")
+    return found.register_environment(environment, list_upload, notify=log_notice)
 
 
 def object_to_yaml(o: Any) -> str:

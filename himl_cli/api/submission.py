@@ -31,7 +31,7 @@ from himl_cli.services.submission.environment import CONDA_NAMES
 from himl_cli.services.submission.prepare import check_root, prepare_job, start_and_note
 from himl_cli.services.submission.request import SubmitRequest, job_words, parse_duration, shorten_tags
 from himl_cli.workspaces.base import JobRunner, Workspace
-from himl_cli.workspaces.resolve import open_for_jobs, require_sdk_v1, sdk_objects
+from himl_cli.workspaces.resolve import open_for_jobs
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,9 @@ def submit(
             hint="To run the script locally, omit --azureml.",
         )
     if request.sdk == "v1":
-        require_sdk_v1()
+        from himl_cli.workspaces.azure.jobs.v1 import require_sdk
+
+        require_sdk()
     is_queued = request.queue is not None
     if is_queued:
         request = request.without("vscode", "no_mpi_single_node")  # hi-ml's defaults, so without a notice
@@ -199,15 +201,21 @@ def submit(
             hint=f"{HOW_TO_CONFIGURE} Or pass workspace_config_file.",
         )
 
+    def sdk_objects(run_id: str) -> tuple[Any, ...]:
+        from himl_cli.workspaces.azure.workspace import azure_only
+
+        found = azure_only(workspace, "The SDK has the jobs of Azure ML workspaces only.")
+        return found.sdk_objects(run_id, request.sdk)
+
     def tell_script(run_id: str) -> None:
         if after_submission is not None:
-            sent, *client = sdk_objects(workspace, run_id, request.sdk)
+            sent, *client = sdk_objects(run_id)
             after_submission(sent, *([ml_client] if client and ml_client is not None else client))
 
     try:
         run = run_job(request, workspace, tell_script, waits=waits, follows=follows)
         if not exits and not is_queued:
-            return sdk_objects(workspace, run.id, request.sdk)[0]
+            return sdk_objects(run.id)[0]
     except Interrupted as err:
         Output().notice(f"{err} {err.hint}".strip())
         sys.exit(err.exit_code)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # The folder whose files Amulet saves with a job.
+ONLY_AZURE = "SDK inputs and outputs exist in Azure ML workspaces only."
 AMULET_OUTPUT = "AMLT_OUTPUT_DIR"
 
 
@@ -121,22 +122,24 @@ class DatasetConfig:
                 "to_input_dataset creates inputs of azure-ai-ml, not of azureml-core.",
                 hint="Pass the DatasetConfig itself to submit_to_azure_if_needed(strictly_aml_v1=True).",
             )
-        from himl_cli.workspaces.resolve import sdk_data
+        from himl_cli.workspaces.azure.workspace import azure_only
 
         found = resolve_workspace(ml_client or workspace)
         with naming_submit_arguments():
-            return sdk_data(found, self.to_input(dataset_index), log_notice, is_output=False)
+            data = self.to_input(dataset_index)
+            return azure_only(found, ONLY_AZURE).sdk_data(data, is_output=False, notify=log_notice)
 
     def to_output_dataset(self, workspace: Any, dataset_index: int) -> Any:
         """Convert the dataset to an output of azure-ai-ml, an `azure.ai.ml.Output`. Raises like `to_input_dataset`, and
         BadUsage (also a ValueError) for a *target_folder*."""
-        from himl_cli.workspaces.resolve import sdk_data
+        from himl_cli.workspaces.azure.workspace import azure_only
 
         if self.target_folder is not None:
             raise WrongArgument(f"Output dataset '{self.name}' cannot have a target_folder.", hint="Omit it.")
         found = resolve_workspace(workspace)
         with naming_submit_arguments():
-            return sdk_data(found, self.to_output(dataset_index), log_notice, is_output=True)
+            data = self.to_output(dataset_index)
+            return azure_only(found, ONLY_AZURE).sdk_data(data, is_output=True, notify=log_notice)
 
     def to_input_dataset_local(self, workspace: Any = None) -> tuple[Path | None, None]:
         """The dataset's folder outside of a job, which himl downloads if needed (None if no workspace has the dataset),

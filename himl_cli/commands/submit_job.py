@@ -59,13 +59,11 @@ from himl_cli.workspaces.resolve import (
     azure_for_jobs,
     azure_to_record_in,
     cloud_setting,
-    job_yaml,
     open_address,
     open_azure,
     open_configured_azure,
     open_runs,
     recording_place,
-    require_sdk_v1,
 )
 
 
@@ -152,7 +150,9 @@ def submit_script(call: Submission) -> Run | None:
         return _run_recorded(call, waits)
     if request.on_cluster:
         if request.sdk == "v1":
-            require_sdk_v1()
+            from himl_cli.workspaces.azure.jobs.v1 import require_sdk
+
+            require_sdk()
         call.check_azure()
         call.check_notification(waits)
     job = prepare_job(request)
@@ -239,6 +239,8 @@ def _submit_pipeline(call: Submission) -> Run | None:
         output, spec = call.output_opts.output(), with_named_datastores(prepared)
         print_prepared(output, prepared.remarks, *prepared.reports)
         beside = {name for step in spec.steps if step.job.environment for name in step.job.environment.beside}
+        from himl_cli.workspaces.azure.jobs.yaml_form import job_yaml
+
         print_job_file(output, job_yaml(spec), sorted(beside), *prepared.reports)
         return None
     if spec.cluster:
@@ -361,6 +363,8 @@ def _print_script(call: Submission) -> None:
     if job.spec.engine is not None:
         return _print_batch_script(call, job.spec)
     beside = job.spec.environment.beside if job.spec.environment else ()
+    from himl_cli.workspaces.azure.jobs.yaml_form import job_yaml
+
     print_job_file(output, job_yaml(job.spec), beside, job.report)
 
 

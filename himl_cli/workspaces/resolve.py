@@ -20,7 +20,7 @@ from datetime import datetime
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotAllowed, RunNotFound, ServiceFailed, WorkspaceNotFound
@@ -35,8 +35,7 @@ from himl_cli.workspaces.azure.config import WorkspaceAddress, current_cloud
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, FoundWorkspace, Workspace
 
 if TYPE_CHECKING:
-    from himl_cli.core.events import Notify
-    from himl_cli.core.jobs import DataSpec, EngineSpec, JobSpec, ListFiles, PipelineSpec
+    from himl_cli.core.jobs import EngineSpec
     from himl_cli.core.workspaces import Check
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -298,54 +297,6 @@ def local_folder(workspace: Workspace) -> Path | None:
     """The folder of a local workspace, or of the local one of two, else None."""
     local = workspace.local if isinstance(workspace, JoinedWorkspace) else workspace
     return local.folder if isinstance(local, FolderWorkspace) else None
-
-
-def sdk_objects(workspace: object, run_id: str, sdk: str) -> tuple[Any, ...]:
-    """The SDK's objects for a job in Azure ML. `v2`: azure-ai-ml's job and its client, with the credentials of the
-    workspace. `v1`: azureml-core's run. Raises BadUsage without that package, RunNotFound, TypeError."""
-    from himl_cli.workspaces.azure.workspace import AzureWorkspace
-
-    if not isinstance(workspace, AzureWorkspace):
-        raise TypeError("The SDK has the jobs of Azure ML workspaces only.")
-    if sdk == "v2":
-        return workspace.sdk_view(run_id)
-    from himl_cli.workspaces.azure.jobs.v1 import sdk_run
-
-    return (sdk_run(workspace.connection, run_id),)
-
-
-def sdk_data(workspace: object, item: DataSpec, notify: Notify, *, is_output: bool) -> Any:
-    """*item* of an Azure ML workspace as azure-ai-ml's `Input` or `Output`. Raises TypeError for another workspace,
-    NotFound."""
-    from himl_cli.workspaces.azure.workspace import AzureWorkspace
-
-    if not isinstance(workspace, AzureWorkspace):
-        raise TypeError("SDK inputs and outputs exist in Azure ML workspaces only.")
-    return workspace.sdk_data(item, is_output=is_output, notify=notify)
-
-
-def register_environment(workspace: object, environment: Any, list_files: ListFiles, notify: Notify) -> Any:
-    """Call `sdk.register_environment` for an Azure ML workspace. Raises TypeError for another."""
-    from himl_cli.workspaces.azure.workspace import AzureWorkspace
-
-    if not isinstance(workspace, AzureWorkspace):
-        raise TypeError("Environments exist in Azure ML workspaces only.")
-    return workspace.register_environment(environment, list_files, notify=notify)
-
-
-def job_yaml(spec: JobSpec | PipelineSpec) -> str:
-    """The job or pipeline as YAML for the Azure ML CLI. Sends no request. Credentials are masked."""
-    from himl_cli.core.jobs import PipelineSpec
-    from himl_cli.workspaces.azure.jobs import yaml_form
-
-    return yaml_form.pipeline_yaml(spec) if isinstance(spec, PipelineSpec) else yaml_form.job_yaml(spec)
-
-
-def require_sdk_v1() -> None:
-    """Raise BadUsage, with the command that installs it, if azureml-core is missing."""
-    from himl_cli.workspaces.azure.jobs.v1 import require_sdk
-
-    require_sdk()
 
 
 def open_configured_azure(start: Path) -> Workspace | None:

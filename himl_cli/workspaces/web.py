@@ -26,20 +26,30 @@ from himl_cli.core.redaction import (
     safe_name,
     shown,
 )
-from himl_cli.workspaces.azure.responses import http_time, size_from
-from himl_cli.workspaces.azure.storage.blob_responses import (
+from himl_cli.workspaces.azure.storage.signing import VERSION_HEADER, sas_expiry
+from himl_cli.workspaces.base import FetchSink, StoreSink
+from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
+from himl_cli.workspaces.transfer_engine.curl import CurlPool, CurlResponse
+from himl_cli.workspaces.transfer_engine.responses import (
     TRANSIENT,
     BlobNotFound,
     connection_failure,
     error_code,
+    http_time,
+    size_from,
     transient_failure,
     whole_md5,
 )
-from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.azure.storage.scheduler import Answer, Attempt, AttemptFailed, Query, Task, ask, run_tasks
-from himl_cli.workspaces.azure.storage.signing import VERSION_HEADER, Endpoint, Signature, Signed, sas_expiry
-from himl_cli.workspaces.base import FetchSink, StoreSink
-from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
+from himl_cli.workspaces.transfer_engine.scheduler import (
+    Attempt,
+    AttemptFailed,
+    Endpoint,
+    Query,
+    Signed,
+    Task,
+    ask,
+    run_tasks,
+)
 
 REDIRECTS = (301, 302, 303, 307, 308)
 CHANGED = "The file at {} changed while it was read."
@@ -92,7 +102,7 @@ class WebFile(Endpoint):
 
         # The MD5 is an extra, and some servers answer no HEAD
         with suppress(HimlError):
-            return ask(_WebQuery(blob.name, self, RetryPolicy(attempts=1), parse, method="HEAD"), self._pool)
+            return ask(Query(blob.name, self, RetryPolicy(attempts=1), parse, method="HEAD"), self._pool)
         return None
 
     def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
@@ -100,7 +110,7 @@ class WebFile(Endpoint):
         ServiceFailed."""
         if name != self._file()[0].name:
             raise NotFound(f"No file '{name}' at {self.label}.")
-        return iter([ask(_WebQuery(name, self, self._policy, lambda response: response.take()[offset:]), self._pool)])
+        return iter([ask(Query(name, self, self._policy, lambda response: response.take()[offset:]), self._pool)])
 
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
         """As `BlobStore.fetch`, with at most 8 connections."""
@@ -127,7 +137,7 @@ class WebFile(Endpoint):
         if own.username and (parts.scheme, parts.hostname, parts.port) == (own.scheme, own.hostname, own.port):
             user = f"{unquote(own.username)}:{unquote(own.password or '')}"
             headers.append(f"Authorization: Basic {base64.b64encode(user.encode()).decode()}")
-        return Signed(self._url, tuple(headers), Signature())
+        return Signed(self._url, tuple(headers))
 
     def renewed(self, name: str, refused: Signed, code: str) -> bool:
         """Look up the location again, since the target of a redirection may be valid for a few minutes only."""
@@ -156,7 +166,7 @@ class WebFile(Endpoint):
         try:
             for _ in range(11):
                 found = ask(
-                    _WebQuery("", self, self._policy, self.parse, *headers, statuses=statuses, is_streamed=True),
+                    Query("", self, self._policy, self.parse, *headers, statuses=statuses, is_streamed=True),
                     self._pool,
                 )
                 if not isinstance(found, SplitResult):
@@ -164,7 +174,7 @@ class WebFile(Endpoint):
                 self._use(found)
         finally:
             self._is_looking = False
-        raise self.redirected()
+        raise self._redirected()
 
     def _use(self, parts: SplitResult) -> None:
         """Set the location, percent-encoded and without user, password and fragment."""
@@ -214,10 +224,28 @@ class WebFile(Endpoint):
             how = ", ".join(sorted(named))
             raise ServiceFailed(f"{self.host} sends {self.label} only compressed ({how}).", hint=OTHERWISE)
 
-    def redirected(self) -> ServiceFailed:
+    def _redirected(self) -> ServiceFailed:
         return ServiceFailed(f"{self.host} redirects too many times.")
 
-    def refusal(self, why: str) -> NotAllowed:
+    def failure(self, response: CurlResponse, name: str) -> Failure:
+        status = response.status
+        if response.failure is not None:
+            return connection_failure(response.failure, self.host)
+        code = response.header(b"x-ms-error-code") or error_code(response.take() if len(response.chunks) < 64 else b"")
+        if status in (401, 403) or code == "PublicAccessNotPermitted":
+            return Failure(self._refusal(f"{status} {code}".rstrip()), code, is_refusal=True)
+        if status in REDIRECTS:
+            return Failure(self._redirected(), is_refusal=True)
+        if status in TRANSIENT:
+            return transient_failure(response, self.host)
+        error: HimlError = ServiceFailed(f"{self.host} refused the request for {self.label} ({status}).")
+        if status in (404, 410):
+            error = BlobNotFound(f"No file at {self.label} ({status}).", hint="Check the address.")
+        elif status == 416:
+            error = BlobChanged(CHANGED.format(self.label))
+        return Failure(error, code)
+
+    def _refusal(self, why: str) -> NotAllowed:
         hint = "Get a new link. For a checkpoint of a run: himl checkpoint url RUN"
         if 0 < self.expires < time.time():
             ends = datetime.fromtimestamp(self.expires, timezone.utc)
@@ -230,40 +258,14 @@ class WebFile(Endpoint):
         return NotAllowed(message, hint=hint)
 
 
-class _WebTask(Task):
-    """Requests for the file, and the errors of their failures."""
-
-    endpoint: WebFile
-
-    def failure(self, response: CurlResponse) -> Failure:
-        file, status = self.endpoint, response.status
-        if response.failure is not None:
-            return connection_failure(response.failure, file)
-        code = response.header(b"x-ms-error-code") or error_code(response.take() if len(response.chunks) < 64 else b"")
-        if status in (401, 403) or code == "PublicAccessNotPermitted":
-            return Failure(file.refusal(f"{status} {code}".rstrip()), code, is_refusal=True)
-        if status in REDIRECTS:
-            return Failure(file.redirected(), is_refusal=True)
-        if status in TRANSIENT:
-            return transient_failure(response, file.host)
-        error: HimlError = ServiceFailed(f"{file.host} refused the request for {file.label} ({status}).")
-        if status in (404, 410):
-            error = BlobNotFound(f"No file at {file.label} ({status}).", hint="Check the address.")
-        elif status == 416:
-            error = BlobChanged(CHANGED.format(file.label))
-        return Failure(error, code)
-
-
-class _WebQuery(_WebTask, Query[Answer]):
-    """A single request for the file."""
-
-
-class _Download(_WebTask):
+class _Download(Task):
     """Fetch the bytes of *first* and *rest*, one request after the other, of the listed version of the file only.
 
     With *by_parts* a broken transfer resumes where it stopped. Otherwise, all bytes come in one stream from the first
     byte of the file, which cannot be resumed. A failure after its first bytes is final.
     """
+
+    endpoint: WebFile
 
     def __init__(
         self,

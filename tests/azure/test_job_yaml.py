@@ -26,8 +26,8 @@ from himl_cli.services.submission.request import SubmitRequest, automatic_tags
 from himl_cli.workspaces.azure.config import CLOUD_VARIABLE, CLOUDS, Cloud, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.command_line import command_line
 from himl_cli.workspaces.azure.jobs.sdk import client_for, load_sdk, restored_variables, silenced
+from himl_cli.workspaces.azure.jobs.yaml_form import job_yaml
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.resolve import job_yaml
 from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
 from tests.support.azure import opened
 from tests.support.azure_jobs import MADE, SWEEPS, cluster_spec, pipeline_of, prepare, snapshot_of, step_job, train

@@ -21,10 +21,10 @@ from himl_cli.core.runs import RunQuery
 from himl_cli.workspaces.azure.config import WorkspaceAddress, azure_settings, current_cloud
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
-from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.azure.storage.signing import SasSigner
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
+from himl_cli.workspaces.transfer_engine.curl import CurlPool
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
 from tests.azureml_double.state import Principal, Right, make_token

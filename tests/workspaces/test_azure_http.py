@@ -28,13 +28,14 @@ from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.credentials import Token
-from himl_cli.workspaces.azure.responses import Response, as_time, http_time, md5_from, retry_after, size_from
+from himl_cli.workspaces.azure.responses import Response, as_time
 from himl_cli.workspaces.azure.run_metrics import as_number, as_step
 from himl_cli.workspaces.azure.service_errors import AADSTS, ServiceNotFound, ServiceRefused, reason_of, refusal
 from himl_cli.workspaces.azure.storage.blob_responses import properties_of
 from himl_cli.workspaces.azure.storage.container import listed_level, listed_page
-from himl_cli.workspaces.azure.storage.curl import CurlResponse
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
+from himl_cli.workspaces.transfer_engine.curl import CurlResponse
+from himl_cli.workspaces.transfer_engine.responses import http_time, md5_from, retry_after, size_from
 from tests.azureml_double.faults import Action, Page, Reset, Status, Truncate, WrongDate
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage

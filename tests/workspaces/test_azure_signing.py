@@ -15,10 +15,11 @@ import pytest
 from himl_cli.core.blobs import FetchRequest
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.workspaces.azure.config import PUBLIC, US_GOVERNMENT, WorkspaceAddress
-from himl_cli.workspaces.azure.storage.curl import CurlRequest
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.azure.storage.datastores import DataLocation, Datastores, parse_data_uri
-from himl_cli.workspaces.azure.storage.signing import Signature, Signed, Signer, is_narrow, sas_expiry
+from himl_cli.workspaces.azure.storage.signing import Signature, Signer, is_narrow, sas_expiry
+from himl_cli.workspaces.transfer_engine.curl import CurlRequest
+from himl_cli.workspaces.transfer_engine.scheduler import Signed
 from tests.azureml_double.faults import ExpireSas, Latency, Meanwhile, Page, Status, WrongDate
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage

@@ -152,7 +152,7 @@ def test_what_cannot_work_is_refused_before_any_change(workspace: AzureWorkspace
 
 def test_azure_ai_ml_shows_the_job_that_was_sent(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     run = workspace.submit(cluster_spec(project, display_name="seen"), notify=ignore)
-    job, client = workspace.sdk_view(run.id)
+    job, client = workspace.sdk_objects(run.id, "v2")
     assert (job.name, job.display_name, job.status) == (run.id, "seen", "Starting")
     assert client.jobs.get(run.id).experiment_name == "sent"
     # The script may need the messages of azure-ai-ml.

@@ -17,7 +17,7 @@ from himl_cli.core.blobs import FetchRequest, TransferResult
 from himl_cli.core.errors import BadUsage, HimlError, IntegrityFailed, NotAllowed, NotFound, ServiceFailed
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest
-from himl_cli.workspaces.azure.storage.curl import CurlPool
+from himl_cli.workspaces.transfer_engine.curl import CurlPool
 from himl_cli.workspaces.web import WebFile
 from tests.support.azure import HASTY_STORE, PATIENT
 from tests.support.folders import files_below, transfers

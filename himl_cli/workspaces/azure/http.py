@@ -28,7 +28,7 @@ from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import parts_of, redact
 from himl_cli.core.text import NotJson, read_json, read_valid_json
 from himl_cli.workspaces.azure.config import WorkspaceAddress
-from himl_cli.workspaces.azure.responses import Response, object_of, pages, retry_after
+from himl_cli.workspaces.azure.responses import Response, object_of, pages
 from himl_cli.workspaces.azure.service_errors import (
     ServiceNotFound,
     claims_of,
@@ -40,6 +40,7 @@ from himl_cli.workspaces.azure.service_errors import (
     says_closed,
 )
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
+from himl_cli.workspaces.transfer_engine.responses import retry_after
 
 log = logging.getLogger(__name__)
 

@@ -3,15 +3,12 @@ an unexpected form."""
 
 from __future__ import annotations
 
-import binascii
 import re
 import time
-from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import field
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from functools import cached_property
 from itertools import islice
 from typing import Any, NamedTuple
@@ -20,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
+from himl_cli.workspaces.transfer_engine.responses import http_time, in_utc
 
 LONGEST_MESSAGE = 200  # characters of the service's message that are shown
 MOST_MESSAGES = 4  # that are shown of one error: its own, and those of its details
@@ -185,9 +183,6 @@ def pages(
         answer = ask(token) if token or follow is None else follow(link)
 
 
-_MONTHS = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-
-
 def as_time(text: str | None) -> datetime | None:
     """A time of the service in UTC, which is its default time zone. None for a missing or invalid time, and for one
     outside of 1970 to 9998.
@@ -198,60 +193,9 @@ def as_time(text: str | None) -> datetime | None:
         return None
     six_digits = re.sub(r"\.(\d+)", lambda found: f".{found[1][:6]:0<6}", text.replace("Z", "+00:00"), count=1)
     try:
-        return _in_utc(datetime.fromisoformat(six_digits))
+        return in_utc(datetime.fromisoformat(six_digits))
     except (OverflowError, ValueError):
         return None
-
-
-def size_from(text: str) -> int | None:
-    """The bytes in a Content-Length or similar header, or None if invalid."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None  # 64 bits
-
-
-def md5_from(text: str) -> bytes | None:
-    try:
-        digest = b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return digest if len(digest) == 16 else None
-
-
-def http_time(text: str | None) -> datetime | None:
-    """The time of an HTTP date (RFC 9110, 5.6.7: `Fri, 20 Nov 2026 10:40:57 GMT` and its two old forms), or None as in
-    `as_time`."""
-    if not text:
-        return None
-    try:
-        if text.endswith(" GMT") and len(text) == 29:  # the form of all services; a list of blobs has one per blob
-            clock = int(text[17:19]), int(text[20:22]), int(text[23:25])
-            day = int(text[12:16]), _MONTHS.index(text[8:11]), int(text[5:7])
-            return _in_utc(datetime(*day, *clock, tzinfo=timezone.utc))
-        return _in_utc(parsedate_to_datetime(text))
-    except (LookupError, OverflowError, TypeError, ValueError):  # the library's, for texts unlike any date
-        return None
-
-
-def _in_utc(moment: datetime) -> datetime | None:
-    """*moment* in UTC, which is the default. None outside of the years that every system can show, such as .NET's year
-    1 for a missing time."""
-    if not 1970 <= moment.year < 9999:
-        return None
-    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-
-
-def retry_after(header: Callable[[str], str | None]) -> float | None:
-    """The seconds to wait before a retry, from a response's headers, or None.
-
-    *header* returns the value of a header by its lower-case name. `Retry-After` is a number of seconds or an HTTP date,
-    which counts from the response's `Date`, since this clock may differ.
-    """
-    for name, size in (("retry-after-ms", 1000), ("x-ms-retry-after-ms", 1000), ("retry-after", 1)):
-        text = header(name) or ""
-        if text.isdecimal():
-            return float(text) / size
-    moment, sent = http_time(header("retry-after")), http_time(header("date"))
-    now = time.time() if sent is None else sent.timestamp()
-    return max(0.0, moment.timestamp() - now) if moment is not None else None
 
 
 # Entra ID and storage accept five minutes. Beyond that they reject tokens and signatures.

@@ -21,13 +21,14 @@ from himl_cli.core.runs import OutputFootprint, Run, RunFootprint
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
-from himl_cli.workspaces.azure.responses import Response, retry_after, understood
+from himl_cli.workspaces.azure.responses import Response, understood
 from himl_cli.workspaces.azure.run_history import RunHistory
 from himl_cli.workspaces.azure.run_outputs import DEFAULT_OUTPUT, find_output, is_reused
 from himl_cli.workspaces.azure.run_records import RawRun
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.datastores import ARTIFACT_STORE, Datastores, parse_data_uri
+from himl_cli.workspaces.transfer_engine.responses import retry_after
 
 log = logging.getLogger(__name__)
 

@@ -32,6 +32,7 @@ from himl_cli.core.redaction import redact
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.responses import Response, clock_complaint
+from himl_cli.workspaces.transfer_engine.responses import NO_CONNECTION_IN_TIME, not_connected, proxy_failed
 
 _CLOSED = re.compile(
     r"\b(PublicNetworkAccessDisabled|AccessDeniedByNetwork|IpAuthorizationFailed"
@@ -230,8 +231,7 @@ _BY_CLASS = {
         ),
         (
             ("ConnectTimeout", "ConnectTimeoutError"),
-            "{host} took too long to accept a connection.",
-            "Check the network, the proxy and the VPN, then try again.",
+            *NO_CONNECTION_IN_TIME,
         ),
         (
             ("ContentDecodingError",),
@@ -287,29 +287,6 @@ def _tls_error(err: ssl.SSLError, host: str) -> HimlError:
         hint="If a proxy inspects traffic, set REQUESTS_CA_BUNDLE to a file with your organisation's certificate "
         "authority.",
     )
-
-
-def proxy_failed(proxy: str, host: str, answered: str) -> ServiceFailed:
-    """The error for a *proxy* (HOST:PORT) that did not connect to *host*. *answered* is its status, or ""."""
-    if answered == "407":
-        return ServiceFailed(
-            f"The proxy {proxy} requires a user name and a password.",
-            hint="Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT.",
-        )
-    return ServiceFailed(
-        f"The proxy {proxy} did not connect to {host}{f' (it answered {answered})' if answered else ''}.",
-        hint="Check HTTPS_PROXY (http://HOST:PORT), or add the host to NO_PROXY.",
-    )
-
-
-def not_connected(host: str, number: int) -> ServiceFailed:
-    """The error for a failed connection to *host* with the system's *number* (an `errno`, or 0 for a timeout)."""
-    if number in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return ServiceFailed(f"There is no network route to {host}.", hint="Check the network, VPN included.")
-    if number == errno.ECONNREFUSED:
-        return ServiceFailed(f"{host} refuses connections.", hint="Check the network and the proxy, then try again.")
-    message, hint = _BY_CLASS["ConnectTimeout"]
-    return ServiceFailed(message.format(host=host), hint=hint)
 
 
 def is_network_error(err: BaseException) -> bool:

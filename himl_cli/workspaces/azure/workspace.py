@@ -294,12 +294,19 @@ class AzureWorkspace(ObservedWorkspace):
     def erase(self, footprint: RunFootprint, *, notify: Notify) -> bool:
         return self._deletion.erase(footprint, notify)
 
-    def sdk_view(self, run_id: str) -> tuple[Any, Any]:
+    def sdk_objects(self, run_id: str, sdk: str) -> tuple[Any, ...]:
+        """The SDK's objects for a job. `v2`: azure-ai-ml's job and its client, with the credentials of the workspace.
+        `v1`: azureml-core's run. Raises BadUsage without that package, RunNotFound."""
+        if sdk == "v1":
+            from himl_cli.workspaces.azure.jobs.v1 import sdk_run
+
+            return (sdk_run(self.connection, run_id),)
         from himl_cli.workspaces.azure.jobs.sdk import sdk_view
 
         return sdk_view(self.connection, run_id)
 
     def sdk_data(self, item: DataSpec, *, is_output: bool, notify: Notify) -> Any:
+        """*item* as azure-ai-ml's `Input` or `Output`. Raises NotFound."""
         from himl_cli.workspaces.azure.jobs.sdk import sdk_data
 
         return sdk_data(self.connection, self._datastores, item, is_output, notify)
@@ -413,7 +420,7 @@ class AzureWorkspace(ObservedWorkspace):
         one does not fail in it."""
         connection, label = self.connection, self.label
         if name == "curl":
-            from himl_cli.workspaces.azure.storage.curl import load_pycurl
+            from himl_cli.workspaces.transfer_engine.curl import load_pycurl
 
             return Check.passed(name, "{}, {}.".format(*str(load_pycurl().version).split()[:2]))
         if name == "sign-in":
@@ -474,3 +481,10 @@ class AzureWorkspace(ObservedWorkspace):
             "studio_url": address.studio_url(tenant_id=record.tenant_id),
         }
         return WorkspaceFacts("azure", address.label, address.source, facts)
+
+
+def azure_only(workspace: object, message: str) -> AzureWorkspace:
+    """*workspace*, which must be in Azure ML. Raises TypeError with *message*."""
+    if not isinstance(workspace, AzureWorkspace):
+        raise TypeError(message)
+    return workspace

@@ -35,11 +35,12 @@ from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.body import PutRequest
 from himl_cli.workspaces.azure.jobs.data_assets import LATEST
-from himl_cli.workspaces.azure.responses import as_time, http_time, pages, understood
+from himl_cli.workspaces.azure.responses import as_time, pages, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.datastore_records import BLOB
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 from himl_cli.workspaces.base import BlobStore, StoreOutcome
+from himl_cli.workspaces.transfer_engine.responses import http_time
 
 log = logging.getLogger(__name__)
 
@@ -262,9 +263,9 @@ def _upload(connection: Connection, signed_url: str, folder: str, snapshot: Snap
     Raises the first error of a file. Files stored by then stay, in a container that nothing refers to.
     """
     from himl_cli.workspaces.azure.storage.container import AzureBlobs
-    from himl_cli.workspaces.azure.storage.curl import CurlPool
     from himl_cli.workspaces.azure.storage.datastore_records import OWN_SIGN_IN
     from himl_cli.workspaces.azure.storage.signing import BearerSigner, SasSigner
+    from himl_cli.workspaces.transfer_engine.curl import CurlPool
 
     parts, pool = urlsplit(signed_url), CurlPool()
     url = f"{parts.scheme}://{parts.netloc}{parts.path}"

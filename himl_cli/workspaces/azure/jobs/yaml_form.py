@@ -63,13 +63,15 @@ IDENTITIES = {"user": "user_identity", "managed": "managed"}
 POLICIES = {"bandit": "bandit", "median": "median_stopping", "truncation": "truncation_selection"}
 
 
-def job_yaml(spec: JobSpec) -> str:
-    """The job as `submit` would create it, as far as this is known without a request: names of data and environments
-    stay references.
+def job_yaml(spec: JobSpec | PipelineSpec) -> str:
+    """The job or pipeline as `submit` would create it, as far as this is known without a request: names of data and
+    environments stay references.
 
     Credentials are masked, and comments contain what the schema cannot express. Raises BadUsage as `submit` does before
     its first request.
     """
+    if isinstance(spec, PipelineSpec):
+        return _pipeline_yaml(spec)
     if spec.cluster:
         folder_for(spec.snapshot)
         if spec.sweep is not None:
@@ -82,7 +84,7 @@ def job_yaml(spec: JobSpec) -> str:
     return _text(document, [spec])
 
 
-def pipeline_yaml(spec: PipelineSpec) -> str:
+def _pipeline_yaml(spec: PipelineSpec) -> str:
     """The pipeline as `submit_pipeline` would create it, as far as this is known without a request, or the first one
     of a sweep. Credentials are masked.
 

@@ -3,41 +3,37 @@ code into a HimlError."""
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 import time
 from datetime import datetime, timezone
-from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BlobChanged, HimlError, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
-from himl_cli.workspaces.azure.responses import (
-    TOLERABLE_SECONDS,
-    clock_skew,
-    describe_skew,
+from himl_cli.workspaces.azure.responses import TOLERABLE_SECONDS, clock_skew, describe_skew
+from himl_cli.workspaces.retry import Failure
+from himl_cli.workspaces.transfer_engine.curl import CurlResponse
+from himl_cli.workspaces.transfer_engine.responses import (
+    TRANSIENT,
+    BlobNotFound,
+    connection_failure,
+    error_code,
+    etag_of,
     http_time,
     md5_from,
-    retry_after,
     size_from,
+    transient_failure,
 )
-from himl_cli.workspaces.azure.service_errors import not_connected, proxy_failed
-from himl_cli.workspaces.azure.storage.curl import CurlResponse, proxy_for
-from himl_cli.workspaces.azure.storage.signing import NO_KEYS, RIGHT_MISSING, Endpoint
-from himl_cli.workspaces.retry import Failure
+from himl_cli.workspaces.transfer_engine.scheduler import Endpoint
 
 log = logging.getLogger(__name__)
 
 CHANGING_PROXY = "Check for a proxy that changes responses."
-TRANSIENT = {408, 429, 500, 502, 503, 504, 509}
-FEW = 3  # attempts for what is probably a wrong name or setting, and for what takes half a minute each
-# libcurl's numbers: https://curl.se/libcurl/c/libcurl-errors.html
-NO_PROXY_NAME, NO_HOST, NO_CONNECTION, TIMED_OUT, TLS_FAILED, BAD_CERTIFICATE, BAD_BUNDLE = 5, 6, 7, 28, 35, 60, 77
-_HOPELESS = {1, 3, 4, 27, 48, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91}
-
+RIGHT_MISSING = ("AuthorizationPermissionMismatch", "InsufficientAccountPermissions", "UnauthorizedBlobOverwrite")
+NO_KEYS = ("KeyBasedAuthenticationNotPermitted", "PublicAccessNotPermitted")
 _UNKNOWN_SIGN_IN = ("AuthenticationFailed", "InvalidAuthenticationInfo")
 
 ROLES = "Ask for the role 'Storage Blob Data Reader' to read, 'Storage Blob Data Contributor' to write."
@@ -55,10 +51,6 @@ _CHANGED = {
 
 class BlocksUnsupported(ServiceFailed):
     """The blob does not consist of blocks, so it can only be replaced as a whole."""
-
-
-class BlobNotFound(NotFound):
-    """The container exists, but not the blob."""
 
 
 # Error type, message and hint by the service's code, or else by the status.
@@ -129,32 +121,32 @@ _BY_CODE: dict[str, tuple[type[HimlError], str, str]] = {
 }
 
 
-def failure_of(response: CurlResponse, endpoint: Endpoint, name: str) -> Failure:
-    """The failure of a request for *name*."""
-    if response.failure is not None:
-        return connection_failure(response.failure, endpoint)
-    status, body = response.status, response.take() if len(response.chunks) < 64 else b""
-    code = response.header(b"x-ms-error-code") or error_code(body)
-    request_id = response.header(b"x-ms-request-id")
-    log.debug("storage answered %d %s to a request for '%s' (request id %s)", status, code, redact(name), request_id)
-    if status in (401, 403):
-        error = _sign_in_error(response, body, endpoint, code) or _error(status, code, endpoint, name)
-        return Failure(error, code, is_refusal=True, again=_refused_again(response, endpoint, code))
-    if status in TRANSIENT:
-        return transient_failure(response, endpoint.storage.capitalize(), code)
-    return Failure(_error(status, code, endpoint, name), code)
+class StorageEndpoint(Endpoint):
+    """A container of Azure Storage, or links to its blobs."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.account = self.container = self.sign_in = ""
 
-def transient_failure(response: CurlResponse, who: str, code: str = "") -> Failure:
-    """The failure for a transient status from *who*."""
-    status, wait = response.status, retry_after(lambda field: response.header(field.encode()))
-    reason = f"{status} {code}".rstrip()
-    if status not in (429, 503) and code != "ServerBusy":
-        error = ServiceFailed(f"{who} keeps failing ({reason}).", hint="Try again later.")
-    else:
-        what = f"requests a wait of {wait:.0f} s" if wait is not None and wait >= 1 else "is busy, even after waiting"
-        error = ServiceFailed(f"{who} {what} ({reason}).", hint="Try again later, or with fewer --workers.")
-    return Failure(error, code, may_pass=True, retry_after=wait, message=f"{who} answered {status}")
+    @property
+    def storage(self) -> str:
+        return f"storage account '{self.account}'"
+
+    def failure(self, response: CurlResponse, name: str) -> Failure:
+        if response.failure is not None:
+            return connection_failure(response.failure, self.host, f"{self.storage} ({self.label})")
+        status, body = response.status, response.take() if len(response.chunks) < 64 else b""
+        code = response.header(b"x-ms-error-code") or error_code(body)
+        request_id = response.header(b"x-ms-request-id")
+        log.debug(
+            "storage answered %d %s to a request for '%s' (request id %s)", status, code, redact(name), request_id
+        )
+        if status in (401, 403):
+            error = _sign_in_error(response, body, self, code) or _error(status, code, self, name)
+            return Failure(error, code, is_refusal=True, again=_refused_again(response, self, code))
+        if status in TRANSIENT:
+            return transient_failure(response, self.storage.capitalize(), code)
+        return Failure(_error(status, code, self, name), code)
 
 
 def parse_xml(content: bytes) -> ElementTree.Element:
@@ -169,12 +161,7 @@ def parse_xml(content: bytes) -> ElementTree.Element:
         raise ValueError(str(err)) from err
 
 
-def error_code(body: bytes) -> str:
-    found = re.search(rb"<Code>([^<]*)</Code>", body)
-    return found[1].decode("ascii", "replace") if found else ""
-
-
-def _error(status: int, code: str, endpoint: Endpoint, name: str) -> HimlError:
+def _error(status: int, code: str, endpoint: StorageEndpoint, name: str) -> HimlError:
     fallback = ServiceFailed, "{Storage} refused the request for '{name}' ({reason}).", _CHECK
     kind, message, hint = _BY_CODE.get(code) or _BY_CODE.get("3xx" if 300 <= status < 400 else f"{status}") or fallback
     if code in RIGHT_MISSING and endpoint.sign_in.endswith("SAS token"):
@@ -195,7 +182,7 @@ def _error(status: int, code: str, endpoint: Endpoint, name: str) -> HimlError:
     return kind(message, hint=hint)
 
 
-def _sign_in_error(response: CurlResponse, body: bytes, endpoint: Endpoint, code: str) -> NotAllowed | None:
+def _sign_in_error(response: CurlResponse, body: bytes, endpoint: StorageEndpoint, code: str) -> NotAllowed | None:
     storage, off = endpoint.storage.capitalize(), _clock_off(response)
     if off is not None and code in (*_UNKNOWN_SIGN_IN, "AuthorizationFailure", ""):
         return NotAllowed(
@@ -215,7 +202,7 @@ def _sign_in_error(response: CurlResponse, body: bytes, endpoint: Endpoint, code
     return NotAllowed(f"{storage} reports that {endpoint.sign_in or 'the sign-in'} is {why}.", hint=hint)
 
 
-def _refused_again(response: CurlResponse, endpoint: Endpoint, code: str) -> NotAllowed | None:
+def _refused_again(response: CurlResponse, endpoint: StorageEndpoint, code: str) -> NotAllowed | None:
     """The error for a new signature of *endpoint* that was refused with *code* again, or None if a retry adds no
     information."""
     if code not in _UNKNOWN_SIGN_IN or _is_over(endpoint) or _clock_off(response) is not None:
@@ -227,7 +214,7 @@ def _refused_again(response: CurlResponse, endpoint: Endpoint, code: str) -> Not
     )
 
 
-def _is_over(endpoint: Endpoint) -> bool:
+def _is_over(endpoint: StorageEndpoint) -> bool:
     return 0 < endpoint.expires < time.time()
 
 
@@ -235,58 +222,6 @@ def _clock_off(response: CurlResponse) -> float | None:
     """Seconds by which this clock is ahead of the service's, if the difference matters."""
     off = clock_skew({"date": response.header(b"date")}) or 0.0
     return off if abs(off) > TOLERABLE_SECONDS else None
-
-
-def connection_failure(failure: tuple[int, str, int], endpoint: Endpoint) -> Failure:
-    """The failure of a request without a complete response, from `CurlResponse`, and whether a retry may help."""
-    number, text, os_errno = failure
-    text, host = redact(text), endpoint.host
-    log.debug("a request to %s broke: %d %s", host, number, text)
-    proxy_status = re.search(r"CONNECT.*?(?:response|code) (\d{3})", text)
-    # A connection timeout. For a stalled request libcurl reports "Operation too slow".
-    is_late = number == TIMED_OUT and "too slow" not in text
-    proxy = urlsplit(proxy_for(f"https://{host}", host))
-    proxy_name = proxy.netloc.rpartition("@")[2] or proxy.path
-    is_unconnected = number == NO_CONNECTION or is_late
-    if number == NO_PROXY_NAME or proxy_status or is_unconnected:
-        status = proxy_status[1] if proxy_status else ""
-        if not is_unconnected or proxy_status or proxy_name:
-            error = proxy_failed(proxy_name, host, status)
-        elif is_late or os_errno in (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH):
-            error = not_connected(host, 0 if is_late else os_errno)
-        else:
-            error = ServiceFailed(
-                f"No connection to {host} ({text}).", hint="Check the network, the proxy and the VPN, then try again."
-            )
-        message, may_pass = str(error).removesuffix("."), not status or status.startswith("5")
-        return Failure(error, may_pass=may_pass, is_unconnected=True, was_slow=is_late, message=message)
-    if number == NO_HOST:
-        of = f" of {endpoint.storage} ({endpoint.label})" if endpoint.account else ""
-        error = ServiceFailed(
-            f"This machine cannot resolve the host name {host}{of} (DNS).",
-            hint="Check the name and the network. The host of a private endpoint resolves only inside its network.",
-        )
-        return Failure(error, may_pass=True, max_attempts=FEW)
-    if number == BAD_BUNDLE:
-        return Failure(
-            ServiceFailed(
-                f"The certificate authorities cannot be loaded ({text}).",
-                hint="Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE.",
-            )
-        )
-    if number == BAD_CERTIFICATE or (number == TLS_FAILED and "certificate" in text.lower()):
-        return Failure(
-            ServiceFailed(
-                f"The certificate of {host} is not trusted ({text}).",
-                hint="If a proxy inspects TLS, set REQUESTS_CA_BUNDLE to its CA file.",
-            )
-        )
-    if number == TIMED_OUT:
-        what = f"{host} sent no data for too long"
-        error = ServiceFailed(f"{what}, {FEW} times in a row.")
-        return Failure(error, may_pass=True, max_attempts=FEW, message=what, was_slow=True)
-    what = f"{host} closed the connection ({text})"
-    return Failure(ServiceFailed(f"{what}, after several retries."), may_pass=number not in _HOPELESS, message=what)
 
 
 @dataclass(frozen=True)
@@ -312,17 +247,6 @@ def properties_of(response: CurlResponse, name: str) -> Properties:
         is_folder or response.header(b"x-ms-resource-type") == "directory",
         http_time(response.header(b"x-ms-creation-time")),
     )
-
-
-def etag_of(response: CurlResponse) -> str:
-    """The ETag without quotes, as in lists."""
-    return response.header(b"etag").strip('"')
-
-
-def whole_md5(response: CurlResponse) -> bytes | None:
-    """MD5 of the whole blob, from the response to a GET. For a range, Content-MD5 is that of the range."""
-    text = response.header(b"x-ms-blob-content-md5")
-    return md5_from(text or (response.header(b"content-md5") if response.status == 200 else ""))
 
 
 def stored_blob(response: CurlResponse, request: StoreRequest, md5: bytes) -> BlobInfo:

@@ -20,12 +20,17 @@ from urllib.parse import quote
 from himl_cli.core.blobs import BlobInfo, StoreRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError
 from himl_cli.core.records import dataclass
-from himl_cli.workspaces.azure.storage.blob_responses import BlocksUnsupported, properties_of, stored_blob
-from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlRequest, CurlResponse
-from himl_cli.workspaces.azure.storage.scheduler import Attempt, AttemptFailed, Scheduler, Task
-from himl_cli.workspaces.azure.storage.signing import Endpoint, media_type, reason_not_to_store
+from himl_cli.workspaces.azure.storage.blob_responses import (
+    BlocksUnsupported,
+    StorageEndpoint,
+    properties_of,
+    stored_blob,
+)
+from himl_cli.workspaces.azure.storage.signing import media_type, reason_not_to_store
 from himl_cli.workspaces.base import StoreSink
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
+from himl_cli.workspaces.transfer_engine.curl import CurlPool, CurlRequest, CurlResponse
+from himl_cli.workspaces.transfer_engine.scheduler import Attempt, AttemptFailed, Scheduler, Task
 
 SINGLE = 8 << 20  # bytes of the largest file in one request
 BLOCK = 4 << 20
@@ -41,7 +46,7 @@ _CONFLICTS = {
 def store_blobs(
     requests: Iterable[StoreRequest],
     sink: StoreSink,
-    endpoint: Endpoint,
+    endpoint: StorageEndpoint,
     pool: CurlPool,
     policy: RetryPolicy,
     *,
@@ -59,7 +64,7 @@ def store_blobs(
 
 class _Uploads:
     def __init__(
-        self, requests: Iterable[StoreRequest], sink: StoreSink, endpoint: Endpoint, retries: RetryState
+        self, requests: Iterable[StoreRequest], sink: StoreSink, endpoint: StorageEndpoint, retries: RetryState
     ) -> None:
         self.sink = sink
         self.endpoint = endpoint

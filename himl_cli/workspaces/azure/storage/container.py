@@ -23,32 +23,36 @@ from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest, StoreReque
 from himl_cli.core.errors import BlobChanged, HimlError, IntegrityFailed, NotFound, ServiceFailed
 from himl_cli.core.records import dataclass
 from himl_cli.core.text import shorten
-from himl_cli.workspaces.azure.responses import http_time, md5_from, size_from
 from himl_cli.workspaces.azure.storage.blob_responses import (
     CHANGING_PROXY,
-    FEW,
-    BlobNotFound,
     Properties,
-    etag_of,
+    StorageEndpoint,
     parse_xml,
     properties_of,
-    whole_md5,
 )
 from himl_cli.workspaces.azure.storage.blob_upload import store_blobs
-from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.azure.storage.scheduler import (
+from himl_cli.workspaces.azure.storage.signing import ContainerEndpoint, Signer, reason_not_to_ask
+from himl_cli.workspaces.base import FetchSink, StoreSink
+from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
+from himl_cli.workspaces.transfer_engine.curl import CurlPool, CurlResponse
+from himl_cli.workspaces.transfer_engine.responses import (
+    FEW,
+    BlobNotFound,
+    etag_of,
+    http_time,
+    md5_from,
+    size_from,
+    whole_md5,
+)
+from himl_cli.workspaces.transfer_engine.scheduler import (
     Attempt,
     AttemptFailed,
-    Deletion,
     PendingQuery,
     Query,
     Task,
     ask,
     run_tasks,
 )
-from himl_cli.workspaces.azure.storage.signing import ContainerEndpoint, Endpoint, Signer, reason_not_to_ask
-from himl_cli.workspaces.base import FetchSink, StoreSink
-from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 
 _BY_NAME = attrgetter("name")
 _FIRST_APART = "\ud800"  # from this character on, UTF-16 and plain strings have different orders
@@ -69,7 +73,7 @@ class Download(Task):
     """
 
     def __init__(
-        self, request: FetchRequest, sink: FetchSink, endpoint: Endpoint, retries: RetryState, *, may_grow: bool
+        self, request: FetchRequest, sink: FetchSink, endpoint: StorageEndpoint, retries: RetryState, *, may_grow: bool
     ) -> None:
         super().__init__(request.blob.name, endpoint, retries)
         self._request = request
@@ -216,13 +220,39 @@ class Download(Task):
         self._sink.fail(self._request, error)
 
 
+class Deletion(Query[None]):
+    """Deletes the blob *name*. Reports the deletion to *deleted*, or the reason of a failure to *errors*."""
+
+    def __init__(
+        self,
+        name: str,
+        endpoint: StorageEndpoint,
+        policy: RetryPolicy,
+        deleted: Callable[[], None],
+        errors: list[HimlError],
+    ) -> None:
+        header = "x-ms-delete-snapshots: include"
+        super().__init__(name, endpoint, policy, lambda _: deleted(), header, statuses=(202, 404), method="DELETE")
+        self._errors = errors
+
+    def attempt(self) -> Attempt:
+        if reason := reason_not_to_ask(self.name):
+            raise ServiceFailed(f"himl cannot delete '{self.name}': {reason}.", hint="Delete it in the Azure portal.")
+        yield from super().attempt()
+
+    def fail(self, error: HimlError) -> None:
+        self._errors.append(error)
+
+
 class BlobReader(ABC):
     """The reading part of a `BlobStore` in Azure Storage. Its subclasses differ in their lists.
 
     Names that begin with one of *growing* are files that only grow.
     """
 
-    def __init__(self, endpoint: Endpoint, pool: CurlPool, policy: RetryPolicy, growing: Sequence[str] = ()) -> None:
+    def __init__(
+        self, endpoint: StorageEndpoint, pool: CurlPool, policy: RetryPolicy, growing: Sequence[str] = ()
+    ) -> None:
         self._endpoint = endpoint
         self._pool = pool
         self._policy = policy

@@ -28,12 +28,9 @@ from himl_cli.workspaces.azure.config import ApiVersion, Cloud
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.responses import pages, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
-from himl_cli.workspaces.azure.storage.blob_responses import ROLES, parse_xml
-from himl_cli.workspaces.azure.storage.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.azure.storage.scheduler import Query, ask
+from himl_cli.workspaces.azure.storage.blob_responses import NO_KEYS, ROLES, parse_xml
 from himl_cli.workspaces.azure.storage.signing import (
     EARLY,
-    NO_KEYS,
     TOKEN_SECONDS,
     BearerSigner,
     ContainerEndpoint,
@@ -43,6 +40,8 @@ from himl_cli.workspaces.azure.storage.signing import (
     sas_expiry,
 )
 from himl_cli.workspaces.retry import RetryPolicy
+from himl_cli.workspaces.transfer_engine.curl import CurlPool, CurlResponse
+from himl_cli.workspaces.transfer_engine.scheduler import Query, ask
 
 log = logging.getLogger(__name__)
 

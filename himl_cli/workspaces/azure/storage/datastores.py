@@ -34,10 +34,9 @@ from himl_cli.workspaces.azure.config import ApiVersion, WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.responses import object_of, pages, unexpected
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
-from himl_cli.workspaces.azure.storage.blob_responses import ROLES, BlobNotFound
+from himl_cli.workspaces.azure.storage.blob_responses import ROLES, StorageEndpoint
 from himl_cli.workspaces.azure.storage.blob_upload import store_blobs
 from himl_cli.workspaces.azure.storage.container import AzureBlobs, BlobReader, SingleBlob
-from himl_cli.workspaces.azure.storage.curl import CurlPool
 from himl_cli.workspaces.azure.storage.datastore_records import (
     BLOB,
     DatastoreRecord,
@@ -47,12 +46,9 @@ from himl_cli.workspaces.azure.storage.datastore_records import (
     read_record,
     signer_for,
 )
-from himl_cli.workspaces.azure.storage.scheduler import run_tasks
 from himl_cli.workspaces.azure.storage.signing import (
     VERSION_HEADER,
-    Endpoint,
     Signature,
-    Signed,
     Signer,
     quoted,
     reason_not_to_ask,
@@ -61,6 +57,9 @@ from himl_cli.workspaces.azure.storage.signing import (
 )
 from himl_cli.workspaces.base import BlobStore, FetchSink, StoreSink
 from himl_cli.workspaces.retry import RetryPolicy
+from himl_cli.workspaces.transfer_engine.curl import CurlPool
+from himl_cli.workspaces.transfer_engine.responses import BlobNotFound
+from himl_cli.workspaces.transfer_engine.scheduler import Signed, run_tasks
 
 ARTIFACT_STORE = "workspaceartifactstore"
 RECORDS, RECORD_SECONDS = "datastores", 24 * 3600.0
@@ -110,7 +109,7 @@ def parse_data_uri(uri: str, address: WorkspaceAddress) -> DataLocation:
     )
 
 
-class LinkEndpoint(Endpoint):
+class LinkEndpoint(StorageEndpoint):
     """One link per file, requested when first used, and again when it expires or is refused."""
 
     def __init__(self, connection: Connection, container_id: str, label: str) -> None:

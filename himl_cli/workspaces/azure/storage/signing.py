@@ -16,14 +16,13 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.responses import as_time
-from himl_cli.workspaces.retry import PauseLog
+from himl_cli.workspaces.azure.storage.blob_responses import RIGHT_MISSING, StorageEndpoint
+from himl_cli.workspaces.transfer_engine.scheduler import Signed
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.azure.connection import Tokens
 
 VERSION_HEADER = f"x-ms-version: {ApiVersion.STORAGE}"
-RIGHT_MISSING = ("AuthorizationPermissionMismatch", "InsufficientAccountPermissions", "UnauthorizedBlobOverwrite")
-NO_KEYS = ("KeyBasedAuthenticationNotPermitted", "PublicAccessNotPermitted")
 EARLY = 300.0  # seconds before its end when a signature is replaced
 TOKEN_SECONDS = 60.0
 
@@ -219,46 +218,7 @@ class BearerSigner(Signer):
         return Signature.of_token(self._tokens.renew(self._scope, refused.headers[0].rpartition(" ")[2]))
 
 
-@dataclass(frozen=True)
-class Signed:
-    """A signed URL, and the headers to send with it."""
-
-    url: str = field(repr=False)
-    headers: tuple[str, ...] = field(repr=False)
-    signature: Signature
-
-
-class Endpoint(ABC):
-    """The location of blobs: turns their names into signed URLs, and names itself in messages.
-
-    `signed` and `renewed` raise HimlError on failure.
-    """
-
-    label: str  # as the user named it
-    origin: str  # as `BlobStore.origin`
-
-    def __init__(self) -> None:
-        self.account = self.container = self.host = ""
-        self.sign_in, self.expires, self.is_unproven = "", 0.0, False  # of the last signature, as in `Signer`
-        self.pauses = PauseLog()  # of all requests of the store
-
-    @property
-    def storage(self) -> str:
-        return f"storage account '{self.account}'"
-
-    @abstractmethod
-    def signed(self, name: str, query: str = "") -> Signed:
-        """The signed URL of the blob *name*, with *query* for the operation, such as `comp=block`."""
-
-    @abstractmethod
-    def renewed(self, name: str, refused: Signed, code: str) -> bool:
-        """Return whether `signed` gives another signature after the service rejected *refused*."""
-
-    def worked(self) -> None:  # noqa: B027  (most subclasses ignore it)
-        """Record that the service accepted the last result of `signed`."""
-
-
-class ContainerEndpoint(Endpoint):
+class ContainerEndpoint(StorageEndpoint):
     """Blobs below *root* (empty, or ending in `/`) of the container at *url*."""
 
     def __init__(self, url: str, root: str, signer: Signer, label: str) -> None:

@@ -12,14 +12,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
+from dataclasses import field
 from itertools import count
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from himl_cli.core.errors import HimlError, ServiceFailed
-from himl_cli.workspaces.azure.storage.blob_responses import failure_of
-from himl_cli.workspaces.azure.storage.curl import CurlClient, CurlPool, CurlRequest, CurlResponse
-from himl_cli.workspaces.azure.storage.signing import Endpoint, Signed, reason_not_to_ask
-from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
+from himl_cli.core.errors import HimlError
+from himl_cli.core.records import dataclass
+from himl_cli.workspaces.retry import Failure, PauseLog, RetryPolicy, RetryState
+from himl_cli.workspaces.transfer_engine.curl import CurlClient, CurlPool, CurlRequest, CurlResponse
 
 LONGEST_STEP = 1.0  # seconds without a check of the caller's wishes, such as Ctrl-C
 
@@ -33,6 +33,45 @@ class AttemptFailed(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(str(failure.error))
         self.failure = failure
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A signed URL, and the headers to send with it. `signature` is for the endpoint that made it."""
+
+    url: str = field(repr=False)
+    headers: tuple[str, ...] = field(repr=False)
+    signature: Any = field(default=None, repr=False)
+
+
+class Endpoint(ABC):
+    """The location of files: turns their names into signed URLs, and its failed responses into errors.
+
+    `signed` and `renewed` raise HimlError on failure.
+    """
+
+    label: str  # as the user named it
+    origin: str  # as `BlobStore.origin`
+
+    def __init__(self) -> None:
+        self.host = ""
+        self.expires, self.is_unproven = 0.0, False  # of the last signature
+        self.pauses = PauseLog()  # of all requests of the store
+
+    @abstractmethod
+    def signed(self, name: str, query: str = "") -> Signed:
+        """The signed URL of the file *name*, with *query* for the operation, such as `comp=block`."""
+
+    @abstractmethod
+    def renewed(self, name: str, refused: Signed, code: str) -> bool:
+        """Return whether `signed` gives another signature after the service rejected *refused*."""
+
+    @abstractmethod
+    def failure(self, response: CurlResponse, name: str) -> Failure:
+        """The failure of a request for *name*."""
+
+    def worked(self) -> None:  # noqa: B027  (most subclasses ignore it)
+        """Record that the service accepted the last result of `signed`."""
 
 
 class Task(ABC):
@@ -72,7 +111,7 @@ class Task(ABC):
             raise AttemptFailed(self.failure(response))
 
     def failure(self, response: CurlResponse) -> Failure:
-        return failure_of(response, self.endpoint, self.name)
+        return self.endpoint.failure(response, self.name)
 
     def progressed(self) -> None:
         """Reset the count of failures."""
@@ -231,30 +270,6 @@ class Query(Task, Generic[Answer]):
         if self._error is not None:
             raise self._error
         return self._answer
-
-
-class Deletion(Query[None]):
-    """Deletes the blob *name*. Reports the deletion to *deleted*, or the reason of a failure to *errors*."""
-
-    def __init__(
-        self,
-        name: str,
-        endpoint: Endpoint,
-        policy: RetryPolicy,
-        deleted: Callable[[], None],
-        errors: list[HimlError],
-    ) -> None:
-        header = "x-ms-delete-snapshots: include"
-        super().__init__(name, endpoint, policy, lambda _: deleted(), header, statuses=(202, 404), method="DELETE")
-        self._errors = errors
-
-    def attempt(self) -> Attempt:
-        if reason := reason_not_to_ask(self.name):
-            raise ServiceFailed(f"himl cannot delete '{self.name}': {reason}.", hint="Delete it in the Azure portal.")
-        yield from super().attempt()
-
-    def fail(self, error: HimlError) -> None:
-        self._errors.append(error)
 
 
 class PendingQuery(Generic[Answer]):

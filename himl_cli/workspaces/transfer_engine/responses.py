@@ -1,0 +1,193 @@
+"""Responses of any HTTP server: values of headers, and transient statuses and libcurl's numbers as failures."""
+
+from __future__ import annotations
+
+import binascii
+import errno
+import logging
+import re
+import time
+from base64 import b64decode
+from collections.abc import Callable
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
+
+from himl_cli.core.errors import NotFound, ServiceFailed
+from himl_cli.core.redaction import redact
+from himl_cli.workspaces.retry import Failure
+from himl_cli.workspaces.transfer_engine.curl import CurlResponse, proxy_for
+
+log = logging.getLogger(__name__)
+
+TRANSIENT = {408, 429, 500, 502, 503, 504, 509}
+NO_CONNECTION_IN_TIME = (
+    "{host} took too long to accept a connection.",
+    "Check the network, the proxy and the VPN, then try again.",
+)
+FEW = 3  # attempts for what is probably a wrong name or setting, and for what takes half a minute each
+# libcurl's numbers: https://curl.se/libcurl/c/libcurl-errors.html
+NO_PROXY_NAME, NO_HOST, NO_CONNECTION, TIMED_OUT, TLS_FAILED, BAD_CERTIFICATE, BAD_BUNDLE = 5, 6, 7, 28, 35, 60, 77
+_HOPELESS = {1, 3, 4, 27, 48, 58, 59, 60, 66, 77, 80, 82, 83, 90, 91}
+
+
+class BlobNotFound(NotFound):
+    """The container exists, but not the blob."""
+
+
+_MONTHS = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def size_from(text: str) -> int | None:
+    """The bytes in a Content-Length or similar header, or None if invalid."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None  # 64 bits
+
+
+def md5_from(text: str) -> bytes | None:
+    try:
+        digest = b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return digest if len(digest) == 16 else None
+
+
+def http_time(text: str | None) -> datetime | None:
+    """The time of an HTTP date (RFC 9110, 5.6.7: `Fri, 20 Nov 2026 10:40:57 GMT` and its two old forms), or None as in
+    `as_time`."""
+    if not text:
+        return None
+    try:
+        if text.endswith(" GMT") and len(text) == 29:  # the form of all services; a list of blobs has one per blob
+            clock = int(text[17:19]), int(text[20:22]), int(text[23:25])
+            day = int(text[12:16]), _MONTHS.index(text[8:11]), int(text[5:7])
+            return in_utc(datetime(*day, *clock, tzinfo=timezone.utc))
+        return in_utc(parsedate_to_datetime(text))
+    except (LookupError, OverflowError, TypeError, ValueError):  # the library's, for texts unlike any date
+        return None
+
+
+def in_utc(moment: datetime) -> datetime | None:
+    """*moment* in UTC, which is the default. None outside of the years that every system can show, such as .NET's year
+    1 for a missing time."""
+    if not 1970 <= moment.year < 9999:
+        return None
+    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def retry_after(header: Callable[[str], str | None]) -> float | None:
+    """The seconds to wait before a retry, from a response's headers, or None.
+
+    *header* returns the value of a header by its lower-case name. `Retry-After` is a number of seconds or an HTTP date,
+    which counts from the response's `Date`, since this clock may differ.
+    """
+    for name, size in (("retry-after-ms", 1000), ("x-ms-retry-after-ms", 1000), ("retry-after", 1)):
+        text = header(name) or ""
+        if text.isdecimal():
+            return float(text) / size
+    moment, sent = http_time(header("retry-after")), http_time(header("date"))
+    now = time.time() if sent is None else sent.timestamp()
+    return max(0.0, moment.timestamp() - now) if moment is not None else None
+
+
+def etag_of(response: CurlResponse) -> str:
+    """The ETag without quotes, as in lists."""
+    return response.header(b"etag").strip('"')
+
+
+def whole_md5(response: CurlResponse) -> bytes | None:
+    """MD5 of the whole blob, from the response to a GET. For a range, Content-MD5 is that of the range."""
+    text = response.header(b"x-ms-blob-content-md5")
+    return md5_from(text or (response.header(b"content-md5") if response.status == 200 else ""))
+
+
+def error_code(body: bytes) -> str:
+    found = re.search(rb"<Code>([^<]*)</Code>", body)
+    return found[1].decode("ascii", "replace") if found else ""
+
+
+def transient_failure(response: CurlResponse, who: str, code: str = "") -> Failure:
+    """The failure for a transient status from *who*."""
+    status, wait = response.status, retry_after(lambda field: response.header(field.encode()))
+    reason = f"{status} {code}".rstrip()
+    if status not in (429, 503) and code != "ServerBusy":
+        error = ServiceFailed(f"{who} keeps failing ({reason}).", hint="Try again later.")
+    else:
+        what = f"requests a wait of {wait:.0f} s" if wait is not None and wait >= 1 else "is busy, even after waiting"
+        error = ServiceFailed(f"{who} {what} ({reason}).", hint="Try again later, or with fewer --workers.")
+    return Failure(error, code, may_pass=True, retry_after=wait, message=f"{who} answered {status}")
+
+
+def connection_failure(failure: tuple[int, str, int], host: str, owner: str = "") -> Failure:
+    """The failure of a request without a complete response, from `CurlResponse`, and whether a retry may help. *owner*
+    is the service to which *host* belongs."""
+    number, text, os_errno = failure
+    text = redact(text)
+    log.debug("a request to %s broke: %d %s", host, number, text)
+    proxy_status = re.search(r"CONNECT.*?(?:response|code) (\d{3})", text)
+    # A connection timeout. For a stalled request libcurl reports "Operation too slow".
+    is_late = number == TIMED_OUT and "too slow" not in text
+    proxy = urlsplit(proxy_for(f"https://{host}", host))
+    proxy_name = proxy.netloc.rpartition("@")[2] or proxy.path
+    is_unconnected = number == NO_CONNECTION or is_late
+    if number == NO_PROXY_NAME or proxy_status or is_unconnected:
+        status = proxy_status[1] if proxy_status else ""
+        if not is_unconnected or proxy_status or proxy_name:
+            error = proxy_failed(proxy_name, host, status)
+        elif is_late or os_errno in (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH):
+            error = not_connected(host, 0 if is_late else os_errno)
+        else:
+            error = ServiceFailed(
+                f"No connection to {host} ({text}).", hint="Check the network, the proxy and the VPN, then try again."
+            )
+        message, may_pass = str(error).removesuffix("."), not status or status.startswith("5")
+        return Failure(error, may_pass=may_pass, is_unconnected=True, was_slow=is_late, message=message)
+    if number == NO_HOST:
+        of = f" of {owner}" if owner else ""
+        error = ServiceFailed(
+            f"This machine cannot resolve the host name {host}{of} (DNS).",
+            hint="Check the name and the network. The host of a private endpoint resolves only inside its network.",
+        )
+        return Failure(error, may_pass=True, max_attempts=FEW)
+    if number == BAD_BUNDLE:
+        return Failure(
+            ServiceFailed(
+                f"The certificate authorities cannot be loaded ({text}).",
+                hint="Check REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE and SSL_CERT_FILE.",
+            )
+        )
+    if number == BAD_CERTIFICATE or (number == TLS_FAILED and "certificate" in text.lower()):
+        return Failure(
+            ServiceFailed(
+                f"The certificate of {host} is not trusted ({text}).",
+                hint="If a proxy inspects TLS, set REQUESTS_CA_BUNDLE to its CA file.",
+            )
+        )
+    if number == TIMED_OUT:
+        what = f"{host} sent no data for too long"
+        error = ServiceFailed(f"{what}, {FEW} times in a row.")
+        return Failure(error, may_pass=True, max_attempts=FEW, message=what, was_slow=True)
+    what = f"{host} closed the connection ({text})"
+    return Failure(ServiceFailed(f"{what}, after several retries."), may_pass=number not in _HOPELESS, message=what)
+
+
+def proxy_failed(proxy: str, host: str, answered: str) -> ServiceFailed:
+    """The error for a *proxy* (HOST:PORT) that did not connect to *host*. *answered* is its status, or ""."""
+    if answered == "407":
+        return ServiceFailed(
+            f"The proxy {proxy} requires a user name and a password.",
+            hint="Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT.",
+        )
+    return ServiceFailed(
+        f"The proxy {proxy} did not connect to {host}{f' (it answered {answered})' if answered else ''}.",
+        hint="Check HTTPS_PROXY (http://HOST:PORT), or add the host to NO_PROXY.",
+    )
+
+
+def not_connected(host: str, number: int) -> ServiceFailed:
+    """The error for a failed connection to *host* with the system's *number* (an `errno`, or 0 for a timeout)."""
+    if number in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        return ServiceFailed(f"There is no network route to {host}.", hint="Check the network, VPN included.")
+    if number == errno.ECONNREFUSED:
+        return ServiceFailed(f"{host} refuses connections.", hint="Check the network and the proxy, then try again.")
+    message, hint = NO_CONNECTION_IN_TIME
+    return ServiceFailed(message.format(host=host), hint=hint)
