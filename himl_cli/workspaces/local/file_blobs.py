@@ -175,24 +175,26 @@ class FileStore(ABC):
 
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
         """Fetch one file after the other in the caller's thread, since *workers* would compete for the same disk."""
-        source_md5 = _SourceMd5(self)
+        blob, position, digest = None, 0, hashlib.md5(usedforsecurity=False)
         for request in requests:
-            pieces, offset = self._pieces(request), request.offset
+            if request.blob != blob or position > request.offset or request.offset == 0:
+                blob, position, digest = request.blob, 0, hashlib.md5(usedforsecurity=False)
+            end = request.offset + request.length
+            # Reads earlier parts again, so that the check covers all of a resumed file
+            pieces = self._pieces(FetchRequest(blob, position, end - position))
             while True:
                 try:  # these errors belong to the request, whereas errors of the sink end the fetch
                     piece = next(pieces, None)
-                    if piece is None:
-                        md5 = source_md5.after(request)
-                    else:
-                        source_md5.take(request.blob, offset, piece)
                 except HimlError as err:
                     sink.fail(request, err)
                     break
                 if piece is None:
-                    sink.finish(request, md5)
+                    sink.finish(request, digest.digest() if blob.md5 is None and end >= blob.size else blob.md5)
                     break
-                sink.write(request, offset, piece)
-                offset += len(piece)
+                digest.update(piece)
+                if fresh := piece[max(0, request.offset - position) :]:
+                    sink.write(request, max(position, request.offset), fresh)
+                position += len(piece)
 
     def _pieces(self, request: FetchRequest) -> Iterator[bytes]:
         """The requested bytes. Raises BlobChanged if the file has changed since it was listed."""
@@ -354,32 +356,6 @@ def _remove_old_parts(part: Path) -> None:
 def _describe(found: FoundFile, md5: bytes | None = None) -> BlobInfo:
     modified = datetime.fromtimestamp(found.stat.st_mtime, timezone.utc)
     return BlobInfo(found.name, found.stat.st_size, etag_of(found.stat), md5, modified)
-
-
-class _SourceMd5:
-    """MD5 of whole source files over requests in order, including ranges and requests that start midway."""
-
-    def __init__(self, store: FileStore) -> None:
-        self._store = store
-        self._of: BlobInfo | None = None
-        self._digest = hashlib.md5(usedforsecurity=False)
-        self._position = 0
-
-    def take(self, blob: BlobInfo, offset: int, piece: bytes = b"") -> None:
-        if blob != self._of or self._position > offset or offset == 0:
-            self._of, self._position, self._digest = blob, 0, hashlib.md5(usedforsecurity=False)
-        if self._position < offset:  # read earlier parts again, so that the check covers all of a resumed file
-            for missing in self._store._pieces(FetchRequest(blob, self._position, offset - self._position)):
-                self._digest.update(missing)
-        self._digest.update(piece)
-        self._position = offset + len(piece)
-
-    def after(self, request: FetchRequest) -> bytes | None:
-        """The recorded MD5, else that of the source if *request* was its last part."""
-        if request.blob.md5 is not None or request.offset + request.length < request.blob.size:
-            return request.blob.md5
-        self.take(request.blob, request.blob.size)
-        return self._digest.digest()
 
 
 class RunFiles(FileStore):

@@ -338,19 +338,18 @@ def sort_items(items: Iterable[tuple[Searchable, T]], clauses: Sequence[Clause])
     ordered = list(items)
     for entity, key, ascending in reversed(clauses):
         is_numeric = entity == "metrics" or key in NUMERIC_ATTRIBUTES
-        lack: list[tuple[bool, tuple[Searchable, T]]] = []
-        have: list[tuple[tuple[float, str], tuple[Searchable, T]]] = []
-        for item in ordered:
-            value = next(iter(item[0].values(entity, key)), None)
-            if value is None or value != value:
-                lack.append((value is None, item))
-            elif is_numeric and isinstance(value, (int, float)):
-                have.append(((float(value), ""), item))
-            else:
-                have.append(((0.0, str(value)), item))
-        have.sort(key=lambda pair: pair[0], reverse=not ascending)
-        ordered = [item for _, item in (*have, *sorted(lack, key=lambda pair: pair[0]))]
+        found = [(next(iter(item[0].values(entity, key)), None), item) for item in ordered]
+        lack = sorted(
+            (pair for pair in found if pair[0] is None or pair[0] != pair[0]), key=lambda pair: pair[0] is None
+        )
+        have = [(value, item) for value, item in found if value is not None and value == value]
+        have.sort(key=lambda pair: _place(pair[0], is_numeric), reverse=not ascending)
+        ordered = [item for _, item in (*have, *lack)]
     return [found for _, found in ordered]
+
+
+def _place(value: object, is_numeric: bool) -> tuple[float, str]:
+    return (float(value), "") if is_numeric and isinstance(value, (int, float)) else (0.0, str(value))
 
 
 def find_page(
