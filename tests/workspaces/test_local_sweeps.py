@@ -39,8 +39,8 @@ from himl_cli.workspaces.local.launch import events_of
 from himl_cli.workspaces.local.launch_request import Plan
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import RunFolder, once_free
-from himl_cli.workspaces.local.run_process import TERMINATED, Outcome, RunProcess
-from himl_cli.workspaces.local.run_store import Database, RunStore
+from himl_cli.workspaces.local.run_process import TERMINATED, RunProcess
+from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore
 
 
 def test_new_metric_values_of_many_runs_come_in_logged_order(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
 from himl_cli.workspaces.local.engines import engine_named
 from himl_cli.workspaces.local.engines.base import NoAnswer, QueueFull
-from himl_cli.workspaces.local.engines.queue import QueuedJobs, queue_again, queue_job
-from himl_cli.workspaces.local.launch import begin, events_of, spawn, start_error
+from himl_cli.workspaces.local.engines.queue import QueuedJobs, queue_again
+from himl_cli.workspaces.local.launch import events_of, launch, spawn, start_error
 from himl_cli.workspaces.local.launch_request import LaunchRequest, Plan
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_process import BUSY, TERMINATED, Outcome
-from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.run_process import BUSY, TERMINATED
+from himl_cli.workspaces.local.run_store import Outcome, RunStore
 
 POLL_SECONDS = 0.1
 POLL_SECONDS_OF_ENGINE = 2.0  # the workspace is on a file system that many jobs share
@@ -154,19 +153,18 @@ class Children:
         for run in self.store.query(RunQuery(parent=self.plan.run.id, archived=None)):
             if run.status.is_final:
                 yield run, False
-            elif self._is_at_work(run.id):
+                continue
+            folder = RunFolder(self._runs / run.id)
+            if self._queued is None:
+                is_at_work = folder.may_be_supervised()
+            else:  # also if that is unknown
+                is_at_work = folder.is_supervised() or run.id in self._waiting(self._queued, [run.id])
+            if is_at_work:
                 yield run, True
             else:
-                self.store.end_as_noted(RunFolder(self._runs / run.id))
+                self.store.end_as_noted(folder)
                 if (found := self.store.get(run.id, [run.id])) is not None:  # read again, since it may have ended
                     yield found, False
-
-    def _is_at_work(self, run_id: str) -> bool:
-        """Whether the child has not ended, or whether that is unknown. Of a child in a queue, its engine knows it."""
-        folder = RunFolder(self._runs / run_id)
-        if self._queued is None:
-            return folder.may_be_supervised()
-        return folder.is_supervised() or run_id in self._waiting([run_id])
 
     def last_lines(self, run: Run, count: int) -> list[str]:
         """The last non-empty lines of a child's log, or of the log of its failed rank. Empty if it cannot be read."""
@@ -184,7 +182,7 @@ class Children:
         trouble = ""
         try:
             if self._queued is not None:
-                self._watch_queued(folder, request)
+                self._watch_queued(self._queued, folder, request)
                 return self._ended.put((folder.run_id, ""))
             events = [{"event": "refused", "why": BUSY}] if request is None else self._run(folder, request)
             if events and events[-1].get("why") == BUSY:
@@ -198,7 +196,7 @@ class Children:
             trouble = str(err)
         self._ended.put((folder.run_id, trouble))
 
-    def _watch_queued(self, folder: RunFolder, request: LaunchRequest | Plan | None) -> None:
+    def _watch_queued(self, queued: QueuedJobs, folder: RunFolder, request: LaunchRequest | Plan | None) -> None:
         """Wait until the job has ended. Raises HimlError if it could not be submitted."""
         run_id, pause = folder.run_id, FIRST_PAUSE
         assert not isinstance(request, Plan), "pipelines are no trials in a queue"
@@ -215,24 +213,22 @@ class Children:
                     pause = min(LONGEST_PAUSE, 2 * pause)
         while (run := self.store.get(run_id)) is not None and not run.status.is_final:
             if not folder.is_supervised():
-                self._waiting(list(self.at_work))
+                self._waiting(queued, list(self.at_work))
             time.sleep(self._poll)
 
     def _submit(self, request: LaunchRequest, folder: RunFolder) -> None:
         try:
             if self.store.get(folder.run_id) is None:
-                begin(request, start=partial(queue_job, notify=self._log_notice))
+                launch(request, self._log_notice)
             elif error := queue_again(request, folder, self._log_notice):
                 raise error
         except NoAnswer as err:  # the engine may have the job
             self.log(str(err))
 
-    def _waiting(self, run_ids: list[str]) -> Mapping[str, str]:
+    def _waiting(self, queued: QueuedJobs, run_ids: list[str]) -> Mapping[str, str]:
         """The children among these that wait in a queue, with their reasons to wait."""
-        if self._queued is None:
-            return {}
         free = [run_id for run_id in run_ids if not RunFolder(self._runs / run_id).is_supervised()]
-        return self._queued.refresh(self.store, self.store.queued_jobs(free))
+        return queued.refresh(self.store, self.store.queued_jobs(free))
 
     def _run(self, folder: RunFolder, request: LaunchRequest | Plan) -> list[dict[str, Any]]:
         """Run the supervisor, and return its events once it has ended. Until then, the job is in progress."""

@@ -46,8 +46,8 @@ from himl_cli.workspaces.local.launch_request import (
 )
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import PLAN, RunFolder
-from himl_cli.workspaces.local.run_process import TERMINATED, Outcome, RunProcess, read_request, report, setup_outcome
-from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.run_process import TERMINATED, RunProcess, read_request, report, setup_outcome
+from himl_cli.workspaces.local.run_store import Outcome, RunStore
 from himl_cli.workspaces.local.sweep_plan import job_outputs, pipeline_trial, stage_plan, step_request, trial_request
 
 SECONDS_TO_JUDGE = 0.25  # between checks of a policy, or longer, so that checks take at most a tenth of the time
@@ -56,10 +56,9 @@ SECONDS_TO_JUDGE = 0.25  # between checks of a policy, or longer, so that checks
 class Controller(RunProcess):
     """One sweep, or one pipeline."""
 
-    def __init__(self, plan: Plan, *, is_queued: bool = False) -> None:
-        cwd = plan.files / plan.jobs[0].place
-        again, spec = plan.again or is_queued, plan.jobs[0].spec
-        super().__init__(plan.new_run, plan.run_folder, cwd, spec, again=again, is_queued=is_queued)
+    def __init__(self, plan: Plan) -> None:
+        again = plan.again or plan.spec.engine is not None
+        super().__init__(plan.new_run, plan.run_folder, plan.places[0], plan.spec, again=again)
         self._plan = plan
 
     def work(self, store: RunStore) -> Outcome:
@@ -72,7 +71,7 @@ class Controller(RunProcess):
             plan = self._plan if is_staged else stage_plan(self._plan, self.folder, self.is_stopped)
         store.start(plan.run.id)
         report("started")
-        engine = plan.jobs[0].spec.engine
+        engine = plan.spec.engine
         queued = QueuedJobs(self.folder.workspace, end_if_last, longest_pause=engine.poll) if engine else None
         children = Children(plan, store, self._why_stopped, queued)
         outcome = _run_steps(children) if plan.kind == PIPELINE else Sweep(children).run()
@@ -81,7 +80,7 @@ class Controller(RunProcess):
 
     def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
         """In a queue, restart the controller after SIGTERM, whose trials continue meanwhile, unless the engine does."""
-        spec = self._plan.jobs[0].spec
+        spec = self._plan.spec
         job = engine_of(spec).own_job() if self._is_queued and outcome.reason == TERMINATED else None
         if job is None:
             return outcome
@@ -262,7 +261,7 @@ class Sweep:
         self._total = self._spec.max_trials
         if self._spec.sampling == "grid":
             self._total = min(self._total, prod(len(found.values) for found in self._spec.space.values()))
-        self._most = self._spec.max_concurrent or (self._total if self._plan.jobs[0].spec.engine else 1)
+        self._most = self._spec.max_concurrent or (self._total if self._plan.spec.engine else 1)
 
     def run(self) -> Outcome:
         waiting = deque(self._find_what_is_left())
@@ -357,7 +356,7 @@ class Sweep:
         plan, run_id = self._plan, self._plan.child_id(index)
         own = replace(plan, run=replace(plan.run, id=run_id))
         sources = [own.child_id(job) for job in plan.jobs] if plan.has_steps else [run_id]
-        is_again = is_again or plan.has_steps or plan.jobs[0].spec.retries > 0
+        is_again = is_again or plan.has_steps or plan.spec.retries > 0
         self._started[run_id] = StartedTrial(index, values, run_id=run_id, sources=sources, is_again=is_again)
         return self._started[run_id]
 

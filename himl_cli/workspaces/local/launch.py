@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed, shortage
 from himl_cli.core.events import Notify
@@ -36,7 +36,6 @@ from himl_cli.workspaces.local.launch_request import (
     job_from_stored_form,
     linked_inputs,
     plan_from_stored,
-    shown_command,
     with_secrets,
 )
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, STARTING, RunFolder, explain_disk_error
@@ -45,40 +44,31 @@ from himl_cli.workspaces.local.staging import STAGED, check_staged, is_result, r
 
 log = logging.getLogger(__name__)
 
-Request = TypeVar("Request", LaunchRequest, Plan)
+Request = LaunchRequest | Plan
 
 SUBMIT_AGAIN = "Submit it again as a new run."
 
 
-def launch(
-    workspace: Path,
-    spec: JobSpec,
-    inputs: Mapping[str, str],
-    outputs: Mapping[str, str],
-    run_id: str,
-    notify: Notify,
-) -> None:
-    """Start the job in the workspace folder *workspace*. Returns once it is recorded and its files are staged. *notify*
-    gets messages of its engine.
+def launch(request: Request, notify: Notify) -> None:
+    """Start the job, sweep or pipeline. Returns once it is recorded and its files are staged. *notify* gets messages of
+    its engine.
 
     Raises DiskFailed when the run cannot be recorded, Interrupted after Ctrl-C (the run is canceled then), NotFound
     for a command line that needs bash if bash is missing.
     """
-    folder = str(workspace / "runs" / run_id)
-    log.debug("run %s: inputs %s, outputs %s", run_id, inputs, outputs)
-    if spec.engine is not None:
-        from himl_cli.workspaces.local.engines.queue import queue_job
+    if request.spec.engine is not None:
+        from himl_cli.workspaces.local.engines.queue import queue_job, queue_plan
 
-        request = LaunchRequest(folder, spec, shown_command(spec), inputs, outputs, again=True)
-        return begin(request, start=partial(queue_job, notify=notify))
-    check_shell(spec)
-    with _own_stdin(spec) as (stdin, handles):
-        request = LaunchRequest(folder, spec, shown_command(spec), inputs, outputs, stdin)
-        begin(request, start=partial(_start, handles=handles))
+        if isinstance(request, Plan):
+            return begin(request, partial(queue_plan, notify=notify))
+        return begin(replace(request, again=True), partial(queue_job, notify=notify))
+    check_shell(request.spec)
+    with _with_stdin(request) as (own, handles):
+        begin(own, partial(_start, handles=handles))
 
 
-def begin(request: Request, start: Callable[[Request, RunFolder], HimlError | None] | None = None) -> None:
-    """Create the run's folder, and *start* the run in it, by default in a process for *request*.
+def begin(request: Request, start: Callable[[Any, RunFolder], HimlError | None]) -> None:
+    """Create the run's folder, and *start* the run in it.
 
     Returns once the run is recorded and its files are staged. During the start, a file in `starting/` is locked. A file
     without a lock shows `remove_leftovers` that the start was killed.
@@ -95,7 +85,7 @@ def begin(request: Request, start: Callable[[Request, RunFolder], HimlError | No
         folder.path.mkdir(parents=True)
         try:
             folder.allow_to_run()
-            error = (start or _start)(request, folder)
+            error = start(request, folder)
         except OSError as err:
             error = explain_disk_error(err, what, folder.path)
         if error is not None:
@@ -111,10 +101,15 @@ def begin(request: Request, start: Callable[[Request, RunFolder], HimlError | No
 
 def copied_code(folder: RunFolder) -> dict[Path, Snapshot]:
     """The snapshots of the run by the folders with their copies, none for a job in place. Raises DiskFailed."""
-    stored = folder.read(PLAN)
-    jobs = stored["many"]["jobs"] if "many" in stored else [{"spec": form} for form in (stored.get("job"),) if form]
-    copies = {job.get("place", folder.code.name): job["spec"] for job in jobs if not job["spec"]["in_place"]}
+    copies = {job["place"]: job["spec"] for job in _stored_jobs(folder) if not job["spec"]["in_place"]}
     return {folder.path / place: job_from_stored_form(form, {}).snapshot for place, form in copies.items()}
+
+
+def _stored_jobs(folder: RunFolder) -> list[dict[str, Any]]:
+    """The stored forms of the jobs of a run, as in a plan."""
+    stored = folder.read(PLAN)
+    single = [{"spec": form, "key": "", "place": folder.code.name} for form in (stored.get("job"),) if form]
+    return stored["many"]["jobs"] if "many" in stored else single
 
 
 def _renewed(
@@ -158,28 +153,25 @@ def resume(
     _check_state(run)
     folder = RunFolder(workspace / "runs" / run.id)
     stored, record = folder.read(PLAN), folder.read(RECORD)
+    request: Request
     try:
-        if "many" in stored:
-            jobs = [{**job, "spec": with_secrets(job["spec"], given.get(job["key"]))} for job in stored["many"]["jobs"]]
-            _check_stored(run, [job["spec"] for job in jobs], env)
-            plan = plan_from_stored({**stored["many"], "jobs": jobs}, folder.path, env)
-            plan = replace(plan, jobs=[replace(job, spec=replace(job.spec, webhook=webhook)) for job in plan.jobs])
-            if plan.jobs[0].spec.sweep is not None:
-                changes: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
-                sweep = replace(plan.sweep, **changes)
-                first = replace(plan.jobs[0], spec=replace(plan.jobs[0].spec, sweep=sweep))
-                plan = replace(plan, jobs=[first, *plan.jobs[1:]])
-            specs = [job.spec for job in plan.jobs]
-        elif "job" not in stored or not record.get(STAGED):
+        jobs = [{**job, "spec": with_secrets(job["spec"], given.get(job["key"]))} for job in _stored_jobs(folder)]
+        if "many" not in stored and not (jobs and record.get(STAGED)):
             raise BadUsage(
                 f"Run '{run.id}' cannot be resumed: the job or its files were not stored.",
                 hint=SUBMIT_AGAIN,
             )
+        _check_stored(run, [job["spec"] for job in jobs], env)
+        if "many" in stored:
+            request = plan_from_stored({**stored["many"], "jobs": jobs}, folder.path, env)
         else:
-            job = with_secrets(stored["job"], given.get(""))
-            _check_stored(run, [job], env)
-            specs = [replace(job_from_stored_form(job, env), webhook=webhook, tty=False)]
-            data = record["inputs"], record["outputs"]
+            spec, data = job_from_stored_form(jobs[0]["spec"], env), (record["inputs"], record["outputs"])
+            request = LaunchRequest(str(folder.path), replace(spec, tty=False), run.command, *data, again=True)
+        specs = [replace(spec, webhook=webhook) for spec in request.specs]
+        if specs[0].sweep is not None:
+            changes: dict[str, Any] = {name: limit for name, limit in limits.items() if limit is not None}
+            specs[0] = replace(specs[0], sweep=replace(specs[0].sweep, **changes))
+        request = request.with_specs(specs)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
         raise DiskFailed(
             f"The record of the run in '{folder.path}' is invalid ({type(err).__name__}: {err}).",
@@ -195,22 +187,19 @@ def resume(
         lock = ProcessLock(folder.lock)
         if code is not None and lock.take():  # else the start reports that another process has the run
             try:
-                if "many" in stored:
-                    places = [plan.files / job.place for job in plan.jobs]
-                    renewed = _renewed(specs, places, code, _unfinished(plan, folder, children))
-                    planned = [replace(job, spec=spec) for job, spec in zip(plan.jobs, renewed, strict=True)]
-                    plan = replace(plan, jobs=planned).staged()
-                    folder.write(PLAN, {"many": plan.stored()})
+                if isinstance(request, Plan):
+                    others = _unfinished(request, folder, children)
+                    request = request.with_specs(_renewed(specs, request.places, code, others)).staged()
+                    folder.write(PLAN, {"many": request.stored()})
                 else:
-                    specs = _renewed(specs, [folder.code], code, {})
+                    request = request.with_specs(_renewed(specs, [folder.code], code, {}))
             finally:
                 lock.release()
-        if "many" in stored:
-            error = queue_again(plan, folder, notify) if specs[0].engine else _start(plan, folder)
+        if specs[0].engine is not None:
+            error = queue_again(request, folder, notify)
         else:
-            with _own_stdin(specs[0]) as (stdin, handles):
-                request = LaunchRequest(str(folder.path), specs[0], run.command, *data, stdin, again=True)
-                error = queue_again(request, folder, notify) if specs[0].engine else _start(request, folder, handles)
+            with _with_stdin(request) as (own, handles):
+                error = _start(own, folder, handles)
     except OSError as err:
         raise explain_disk_error(err, "Cannot resume the run", folder.path) from err
     if error is not None:
@@ -277,27 +266,27 @@ def _check_stored(run: Run, forms: list[dict[str, Any]], env: Mapping[str, str])
 
 
 @contextmanager
-def _own_stdin(spec: JobSpec) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The stdin of this process for the job (`LaunchRequest.stdin`), and the handles that its supervisor inherits.
+def _with_stdin(request: Request) -> Iterator[tuple[Request, tuple[int, ...]]]:
+    """The request of a job with the stdin of this process, and the handles that its supervisor inherits.
 
     The supervisor inherits a pipe, file or socket itself, so that other programs can read what the script leaves
     unread, as in a shell's loop. A job in place or with `tty` gets the name of a terminal, for a debugger. On Windows a
     job gets no stdin.
     """
+    handles: tuple[int, ...] = ()
+    with suppress(AttributeError, OSError, ValueError):  # closed, or replaced by an object without a file
+        if isinstance(request, LaunchRequest) and sys.platform != "win32":
+            number, takes_keys = sys.stdin.fileno(), request.spec.in_place or request.spec.tty
+            if not stat.S_ISCHR(os.fstat(number).st_mode):
+                handles = (os.dup(number),)
+                request = replace(request, stdin=str(handles[0]))
+            elif takes_keys and os.isatty(number):
+                request = replace(request, stdin=os.ttyname(number))
     try:
-        takes_keys, number = spec.in_place or spec.tty, sys.stdin.fileno()
-        mode = os.fstat(number).st_mode
-    except (AttributeError, OSError, ValueError):  # closed, or replaced by an object without a file
-        yield "", ()
-        return
-    if sys.platform == "win32" or stat.S_ISCHR(mode):
-        yield os.ttyname(number) if takes_keys and sys.platform != "win32" and os.isatty(number) else "", ()
-        return
-    handle = os.dup(number)
-    try:
-        yield str(handle), (handle,)
+        yield request, handles
     finally:
-        os.close(handle)
+        for handle in handles:
+            os.close(handle)
 
 
 def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> None:
@@ -313,7 +302,7 @@ def remove_leftovers(workspace: Path, is_recorded: Callable[[str], bool]) -> Non
         lock.release()
 
 
-def spawn(request: LaunchRequest | Plan, handles: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+def spawn(request: Request, handles: Sequence[int] = ()) -> subprocess.Popen[bytes]:
     """Start the process, which inherits *handles*, with *request* on its stdin. It reports on its stdout. Raises
     OSError."""
     module = "himl_cli.workspaces.local.controller" if isinstance(request, Plan) else SUPERVISOR
@@ -346,7 +335,7 @@ def start_error(events: list[dict[str, Any]], folder: RunFolder) -> HimlError | 
     return JobFailed(f"The job's supervisor did not start: {what}", hint=hint)
 
 
-def _start(request: LaunchRequest | Plan, folder: RunFolder, handles: Sequence[int] = ()) -> HimlError | None:
+def _start(request: Request, folder: RunFolder, handles: Sequence[int] = ()) -> HimlError | None:
     """Start the process, and wait until the run is started. Returns the error if it is not. Raises OSError."""
     events: list[dict[str, Any]] = []
 

@@ -63,8 +63,7 @@ PIPELINE = "pipeline"
 LONGEST_TITLE = 60
 LONGEST_KEY = 30  # in the id of a step's run, since file names are limited to 255 bytes
 RUN_NAME = "${{name}}"  # placeholder of the run's id in the name of an output, as on Azure ML
-PARTS = ("engine", "webhook", "editables")  # fields of a job that are records or None
-FORMER_ENGINE = "slurm"  # the field `engine` of jobs in workspaces of earlier versions
+PARTS: dict[str, type[Any]] = {"engine": EngineSpec, "webhook": Webhook, "editables": Editables}  # or None
 RANK = "{rank}"
 TRY_VARIABLE = "HIML_TRY"  # the number of the attempt, from 1
 OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", "HIML_SUBMIT_")
@@ -105,6 +104,13 @@ class LaunchRequest:
     def rank_count(self) -> int | None:
         """The number of ranks of the job on all nodes, None for a job without ranks."""
         return None if self.spec.processes is None else self.spec.processes * self.nodes
+
+    @property
+    def specs(self) -> Sequence[JobSpec]:
+        return [self.spec]
+
+    def with_specs(self, specs: Sequence[JobSpec]) -> LaunchRequest:
+        return replace(self, spec=specs[0])
 
     @property
     def run(self) -> Run:
@@ -194,14 +200,26 @@ class Plan:
     staged_in: str = ""
 
     @property
-    def files(self) -> Path:
-        """The folder of the jobs' staged files."""
-        return Path(self.staged_in or self.run_folder)
+    def spec(self) -> JobSpec:
+        """The first job. All have the same engine, webhook and sweep."""
+        return self.jobs[0].spec
+
+    @property
+    def specs(self) -> Sequence[JobSpec]:
+        return [job.spec for job in self.jobs]
+
+    def with_specs(self, specs: Sequence[JobSpec]) -> Plan:
+        return replace(self, jobs=[replace(job, spec=spec) for job, spec in zip(self.jobs, specs, strict=True)])
+
+    @property
+    def places(self) -> Sequence[Path]:
+        """The folder of each job's staged files."""
+        return [Path(self.staged_in or self.run_folder, job.place) for job in self.jobs]
 
     @property
     def new_run(self) -> Run:
         """The record of the parent run."""
-        facts = {MANY: self.kind, **_notification(self.jobs[0].spec)}
+        facts = {MANY: self.kind, **_notification(self.spec)}
         if self.kind != PIPELINE:
             facts |= sweep_tags(self.sweep)
         return replace(self.run, tags={**self.run.tags, **facts})
@@ -214,9 +232,8 @@ class Plan:
     @property
     def sweep(self) -> SweepSpec:
         """The sweep of a plan that is not a pipeline."""
-        found = self.jobs[0].spec.sweep
-        assert found is not None
-        return found
+        assert self.spec.sweep is not None
+        return self.spec.sweep
 
     def child_id(self, child: int | PlannedJob) -> str:
         """The id of the run of a trial, given its number, or of a step."""
@@ -238,13 +255,12 @@ class Plan:
 
     def staged(self) -> Plan:
         """The plan after the jobs' files were staged in the run's folder, the source for the files of the children."""
-        jobs = []
-        for job in self.jobs:
-            files = [*dict.fromkeys((*job.spec.snapshot.files, *job.spec.brought))]
-            old = job.spec.snapshot
-            snapshot = replace(old, root=self.files / job.place, files=files, project=old.source)
-            jobs.append(replace(job, spec=replace(job.spec, snapshot=snapshot, brought={})))
-        return replace(self, jobs=jobs)
+        specs = []
+        for spec, place in zip(self.specs, self.places, strict=True):
+            old, files = spec.snapshot, [*dict.fromkeys((*spec.snapshot.files, *spec.brought))]
+            snapshot = replace(old, root=place, files=files, project=old.source)
+            specs.append(replace(spec, snapshot=snapshot, brought={}))
+        return self.with_specs(specs)
 
 
 def plan_from_json(text: str) -> Plan:
@@ -347,23 +363,18 @@ def _range_from_form(form: Form) -> SearchRange:
 
 
 def _job_from_form(form: Form) -> JobSpec:
-    form = dict(form)
     snapshot, sweep = form["snapshot"], form["sweep"]
     if sweep:
         space = {name: _range_from_form(found) for name, found in sweep["space"].items()}
         early_stop = _made(EarlyStop, sweep["early_stop"]) if sweep["early_stop"] else None
         sweep = _made(SweepSpec, {**sweep, "space": space, "early_stop": early_stop})
-    former = form.pop(FORMER_ENGINE, None)
-    engine = {"name": FORMER_ENGINE, **former} if former else form.get("engine")
     parts: Form = {
         "entry": Entry(EntryKind(form["entry"]["kind"]), form["entry"]["target"]),
         "snapshot": _made(Snapshot, {**snapshot, "root": Path(snapshot["root"])}),
         "inputs": [_made(DataSpec, item) for item in form["inputs"]],
         "outputs": [_made(DataSpec, item) for item in form["outputs"]],
         "sweep": sweep or None,
-        "engine": _made(EngineSpec, engine) if engine else None,
-        "webhook": _made(Webhook, form["webhook"]) if form.get("webhook") else None,
-        "editables": _made(Editables, form["editables"]) if form.get("editables") else None,
+        **{name: _made(kind, form[name]) if form.get(name) else None for name, kind in PARTS.items()},
     }
     return _made(JobSpec, {**form, **parts})
 
@@ -375,8 +386,18 @@ def resolve_folders(spec: JobSpec, default: Path, run_id: str, notify: Notify) -
     Raises NotFound for a missing input, BadUsage for an output that must not exist, and for a placeholder that is
     unknown or cannot be filled in.
     """
-    inputs = {item.key: str(_input_folder(item, default, notify)) for item in spec.inputs}
-    _note_targets(spec, inputs, notify)
+    from himl_cli.core.events import Notice  # the supervisor starts faster without this import
+
+    inputs, linked = {}, linked_inputs(spec)
+    for item in spec.inputs:
+        inputs[item.key] = folder = str(_input_folder(item, default))
+        if item.local is None and item.version is not None:
+            notify(Notice(f"Input '{item.key}': local folders have no versions, so himl ignores ':{item.version}'."))
+        is_ignored = item.target is not None and item.key not in linked
+        if is_ignored and not is_same_place(spec.snapshot.root / str(item.target), folder):
+            where = "for a job in place" if spec.in_place else "outside of the folder of a local job"
+            text = f"himl makes no link {where}, and ignores 'target={item.target}'"
+            notify(Notice(f"Input '{item.key}': {text}. The local folder is '{folder}'."))
     outputs = {item.key: str(output_folder(item, default, run_id)) for item in spec.outputs}
     check_placeholders(spec)
     if spec.entry.kind is EntryKind.command:
@@ -384,9 +405,7 @@ def resolve_folders(spec: JobSpec, default: Path, run_id: str, notify: Notify) -
     return inputs, outputs
 
 
-def _input_folder(item: DataSpec, default: Path, notify: Notify) -> Path:
-    from himl_cli.core.events import Notice  # the supervisor starts faster without this import
-
+def _input_folder(item: DataSpec, default: Path) -> Path:
     if item.local is not None:
         folder = Path(item.local).absolute()
         if not folder.exists():
@@ -405,21 +424,7 @@ def _input_folder(item: DataSpec, default: Path, notify: Notify) -> Path:
                 hint=f"Upload the data ('himl datastore upload {local} {item.name}'), or name a local folder: --input "
                 f"{item.key}={item.name},local={local}",
             )
-        if item.version is not None:
-            notify(Notice(f"Input '{item.key}': local folders have no versions, so himl ignores ':{item.version}'."))
     return folder
-
-
-def _note_targets(spec: JobSpec, inputs: Mapping[str, str], notify: Notify) -> None:
-    from himl_cli.core.events import Notice
-
-    linked = linked_inputs(spec)
-    for item in spec.inputs:
-        is_ignored = item.target is not None and item.key not in linked
-        if is_ignored and not is_same_place(spec.snapshot.root / str(item.target), inputs[item.key]):
-            where = "for a job in place" if spec.in_place else "outside of the folder of a local job"
-            text = f"himl makes no link {where}, and ignores 'target={item.target}'"
-            notify(Notice(f"Input '{item.key}': {text}. The local folder is '{inputs[item.key]}'."))
 
 
 def linked_inputs(spec: JobSpec) -> dict[str, str]:
@@ -507,14 +512,9 @@ def rank_variables(request: LaunchRequest, address: str, node: str, rank: str = 
 
 def job_command(request: LaunchRequest) -> list[str]:
     """The program and its arguments, with placeholders filled in. Raises BadUsage as `fill_command`."""
-    run_with = request.spec.engine.run_with if request.spec.engine else ""
-    return [*shlex.split(run_with), *_own_command(request)]
-
-
-def _own_command(request: LaunchRequest) -> list[str]:
     entry, python = request.spec.entry, request.spec.python
-    is_wrapped = request.spec.engine is not None and bool(request.spec.engine.run_with)
-    shell = "bash" if is_wrapped else find_shell()  # a container may have another one
+    run_with = shlex.split(request.spec.engine.run_with) if request.spec.engine else []
+    shell = "bash" if run_with else find_shell()  # a container may have another one
     folders = {"inputs": request.inputs, "outputs": request.outputs}
     arguments = [
         PLACEHOLDER.sub(lambda found: folders[found[1]].get(found[2], found[0]), text)
@@ -526,12 +526,12 @@ def _own_command(request: LaunchRequest) -> list[str]:
             line = re.sub(_PYTHON, lambda _: shlex.quote(python), line)
         if shell is None:
             return [*shlex.split(line), *arguments]
-        return [shell, "-c", " ".join([line, *map(shlex.quote, arguments)])]
+        return [*run_with, shell, "-c", " ".join([line, *map(shlex.quote, arguments)])]
     # The interpreter must not parse the script's name as an option
     target = f"./{entry.target}" if entry.target.startswith("-") else entry.target
     if entry.kind is EntryKind.module:
-        return [python, "-m", target, *arguments]
-    return [shell or "bash" if entry.kind is EntryKind.shell else python, target, *arguments]
+        return [*run_with, python, "-m", target, *arguments]
+    return [*run_with, shell or "bash" if entry.kind is EntryKind.shell else python, target, *arguments]
 
 
 def check_shell(spec: JobSpec) -> None:

@@ -12,14 +12,11 @@ import errno
 import json
 import os
 import threading
-from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -28,7 +25,15 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import is_inside
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, RunResults, Series, TextPoint, Texts, Value
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.local.metric_store import JSON_WORDS, MetricStore, counts, cuts_of, json_number, nan_if_null
+from himl_cli.workspaces.local.metric_store import (
+    JSON_WORDS,
+    MetricStore,
+    Point,
+    attempt_ends,
+    json_number,
+    nan_if_null,
+    read_series,
+)
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, RunStore, chunks, taken_apart
 
@@ -214,7 +219,7 @@ def read_results(
     """As `Workspace.results`, with the runs' files in folders of *runs_folder*."""
     nested = dict(RunStore(database).nested_in(run_ids))
     everyone = [*run_ids, *nested]
-    last = _last_values(database, everyone, wanted)
+    last = last_points(database, everyone, wanted)
     points = _series(database, everyone, wanted) if whole else {}
     parameters: dict[str, dict[str, str]] = {run_id: {} for run_id in everyone}
     for chunk, marks in chunks(run_ids):
@@ -224,8 +229,8 @@ def read_results(
     found: dict[str, RunResults] = {}
     for run_id in everyone:
         logged = read_logged_files(RunFolder(runs_folder / run_id).artifacts, wanted)
-        numbers: dict[str, Value] = {**logged.last, **{name: value for name, (value, _) in last[run_id].items()}}
-        steps = {name: step for name, (_, step) in last[run_id].items()}
+        numbers: dict[str, Value] = {**logged.last, **{name: value for name, value, _, _ in last[run_id].values()}}
+        steps = {name: step for name, _, step, _ in last[run_id].values()}
         found[run_id] = RunResults(numbers, parameters=parameters[run_id], steps=steps)
         if whole:
             in_tables = {f"{name}/{column}" for name, columns in logged.tables.items() for column in columns}
@@ -236,66 +241,45 @@ def read_results(
     return {run_id: found[run_id] for run_id in run_ids}
 
 
-def _last_values(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, tuple[float, int]]]:
-    """The value of each metric with the highest step, and that step. Among equal steps, the one logged last. Without
-    values that a later attempt replaced."""
-    found: dict[str, dict[str, tuple[float, int]]] = {run_id: {} for run_id in run_ids}
+def last_points(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, Point]]:
+    """The point with the highest step of each metric, by run and name. Among equal steps, the one logged last. Without
+    points that a later attempt replaced. Reads few of the points."""
+    found: dict[str, dict[str, Point]] = {run_id: {} for run_id in run_ids}
     for chunk, marks in chunks(run_ids):
         for clause, names in _of_names(database, chunk, marks, wanted):
             statement = (
-                f"{NAMES.format(marks)} SELECT m.run, m.name, m.value, m.step FROM "
+                f"{NAMES.format(marks)} SELECT m.run, m.name, m.value, m.step, m.time FROM "
                 f"(SELECT * FROM names WHERE name IS NOT NULL{clause}) AS n JOIN metrics AS m ON m.rowid = (SELECT "
                 "l.rowid FROM metrics AS l WHERE l.run = n.run AND l.name = n.name "
                 "ORDER BY l.step DESC, l.rowid DESC LIMIT 1)"
             )
-            for run_id, name, value, step in database.rows(statement, (*chunk, *names)):
+            for run_id, name, value, step, time in database.rows(statement, (*chunk, *names)):
                 with taken_apart(database.path):
-                    found[run_id][name] = nan_if_null(value), int(step)
-    for (run_id, name), cuts in cuts_of(database, run_ids).items():
-        if name in found.get(run_id, {}):
-            left = "".join(" AND NOT (rowid <= ? AND step >= ?)" for _ in cuts)
-            statement = (
-                f"SELECT value, step FROM metrics WHERE run = ? AND name = ?{left} ORDER BY step DESC, "
-                "rowid DESC LIMIT 1"
-            )
-            value, step = database.rows(statement, (run_id, name, *(part for cut in cuts for part in cut)))[0]
-            found[run_id][name] = nan_if_null(value), step
+                    found[run_id][name] = name, nan_if_null(value), int(step), time
+    after = (
+        "SELECT value, step, time FROM metrics WHERE run = ? AND name = ? AND rowid > ? "
+        "ORDER BY step DESC, rowid DESC LIMIT 1"
+    )
+    for run_id, places in attempt_ends(database, run_ids).items():
+        for name in found[run_id]:  # the last point is of the latest attempt that logged the metric
+            parts = (database.rows(after, (run_id, name, place)) for place in sorted(places, reverse=True))
+            for value, step, time in next(filter(None, parts), ()):
+                found[run_id][name] = name, nan_if_null(value), step, time
     return found
 
 
 def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, Series]]:
     found: dict[str, dict[str, Series]] = {}
-    for chunk, marks in chunks(run_ids, 20):  # limits the points in memory as rows
+    for chunk, marks in chunks(run_ids):
         for clause, names in _of_names(database, chunk, marks, wanted):
-            for run_id, name, series in _read_series(database, chunk, clause, names):
+            for run_id, name, series in read_series(database, chunk, clause, names):
                 found.setdefault(run_id, {})[name] = series
     return found
 
 
 def series_of(database: Database, run_ids: Sequence[str], name: str) -> dict[str, Series]:
     """The points of one metric by run, without those of nested runs. Reads no others."""
-    parts = (_read_series(database, chunk, " AND name = ?", (name,)) for chunk, _ in chunks(run_ids, 20))
-    return {run_id: series for part in parts for run_id, _, series in part}
-
-
-def _read_series(
-    database: Database, run_ids: tuple[str, ...], clause: str, names: tuple[str, ...]
-) -> Iterator[tuple[str, str, Series]]:
-    """Run, name and points of the metrics that *clause* selects."""
-    cuts, marks = cuts_of(database, run_ids), ",".join("?" * len(run_ids))
-    statement = (
-        f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({marks}){clause} "
-        "ORDER BY run, name, step, rowid"
-    )
-    rows = database.rows(statement, (*run_ids, *names))
-    if cuts:
-        rows = [row for row in rows if counts(row[5], row[2], cuts.get((row[0], row[1]), ()))]
-    with taken_apart(database.path):
-        for (run_id, name), points in groupby(rows, itemgetter(0, 1)):
-            _, _, steps, times, values, _ = zip(*points, strict=True)
-            numbers = map(nan_if_null, values) if None in values else values
-            seconds = array("d", [time / 1000 for time in times])
-            yield run_id, name, Series(array("q", steps), array("d", numbers), seconds)
+    return {run_id: series for run_id, _, series in read_series(database, run_ids, " AND name = ?", (name,))}
 
 
 def _of_names(

@@ -9,31 +9,25 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, TypeVar
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Metric, MetricPoint
+from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Metric, MetricPoint, Series
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import TRIES, RunStatus
 from himl_cli.core.text import read_json, storable
-from himl_cli.workspaces.local.run_store import (
-    CLIENT_RECORDS,
-    EARLIER_PARAMETERS,
-    MODEL_METRICS,
-    Database,
-    RunStore,
-    chunks,
-    put_pairs,
-    taken_apart,
-)
+from himl_cli.workspaces.local.run_store import Database, RunStore, as_time, chunks, put_pairs, taken_apart
 
 PAIRS_AT_ONCE = 400  # SQLite before 3.32 allows 999 variables
 LOGGED_AT_ONCE = 2000
+RUNS_AT_ONCE = 20  # limits the points in memory as rows
 _IDS = uuid.UUID("6f0b6a7e-6a0c-4f0e-9d2c-5a1c3c1b7f10")
 INSERT_METRICS = "INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)"
 # Unless the run has that point after a row
@@ -46,6 +40,8 @@ FIXED = (
     "SELECT value FROM parameters AS p WHERE run = ? AND name = ? AND NOT EXISTS "
     "(SELECT 1 FROM earlier_parameters AS e WHERE e.run = p.run AND e.name = p.name)"
 )
+
+FORGET_EARLIER = "DELETE FROM earlier_parameters WHERE run = ? AND name = ?"
 
 # Texts for numbers that JSON lacks, by their names in Python
 JSON_WORDS = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
@@ -87,30 +83,34 @@ class MetricStore:
         tags: Mapping[str, str] | None = None,
         *,
         of_models: Iterable[ModelPoint] = (),
-    ) -> list[Point]:
-        """Store all of this in one transaction, and return the points that are new: this skips those that the attempt
-        has stored before, as clients repeat a request if its reply was lost. Raises ParameterFixed."""
-        pairs, points_of_models, new = [*parameters], [*of_models], list[Point]()
+    ) -> None:
+        """Store all of this in one transaction, without points that the attempt has stored before, since clients repeat
+        a request if its reply was lost. Raises ParameterFixed."""
         with self.database.writing() as connection:
-            place = last_rows(self.database, [run_id]).get(run_id, 0)
-            for name, value, step, time in points:
-                values = (run_id, storable(name), _null_if_nan(value), step, time, place)
-                if connection.execute(INSERT_NEW_METRICS, values).rowcount:
-                    new.append((name, value, step, time))
-            if pairs:
-                _put_parameters(connection, run_id, pairs)
+            place = self._last_row(run_id)
+            rows = ((run_id, storable(name), _null_if_nan(value), *rest, place) for name, value, *rest in points)
+            connection.executemany(INSERT_NEW_METRICS, rows)
+            for name, given in parameters:  # which the attempt cannot change from now on
+                value = mask_document(given, name)
+                kept = connection.execute(FIXED, (run_id, storable(name))).fetchone()
+                if kept is None:
+                    put_pairs(connection, "parameters", run_id, {name: value})
+                    connection.execute(FORGET_EARLIER, (run_id, storable(name)))
+                elif kept[0] != storable(value):
+                    raise ParameterFixed(run_id, name, kept[0], value)
             put_pairs(connection, "tags", run_id, tags or {})
-            if points_of_models:
-                connection.execute(MODEL_METRICS)
-                connection.executemany(
-                    "INSERT OR IGNORE INTO model_metrics (model, run, name, step, time, value, dataset_name, "
-                    "dataset_digest) VALUES (?,?,?,?,?,?,?,?)",
-                    [
-                        (model, run_id, name, step, time, repr(value), *dataset)
-                        for model, (name, value, step, time), *dataset in points_of_models
-                    ],
-                )
-        return new
+            connection.executemany(
+                "INSERT OR IGNORE INTO model_metrics (model, run, name, step, time, value, dataset_name, "
+                "dataset_digest) VALUES (?,?,?,?,?,?,?,?)",
+                (
+                    (model, run_id, name, step, time, repr(value), *dataset)
+                    for model, (name, value, step, time), *dataset in of_models
+                ),
+            )
+
+    def _last_row(self, run_id: str) -> int:
+        """The last row of the earlier attempts of a run, 0 without them."""
+        return max(attempt_ends(self.database, [run_id]).get(run_id, ()), default=0)
 
     def fill_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         """Store those of *parameters* that the run lacks."""
@@ -127,15 +127,12 @@ class MetricStore:
             for key, record in records.items()
         ]
         with self.database.writing() as connection:
-            connection.execute(CLIENT_RECORDS)
             statement = f"INSERT INTO client_records VALUES (?,?,?,?) ON CONFLICT (run, kind, key) DO {change}"
             connection.executemany(statement, rows)
 
     def kept(self, run_id: str) -> dict[str, list[dict[str, Any]]]:
         """What MLflow's clients recorded of a run, by kind, the oldest first."""
         found: dict[str, list[dict[str, Any]]] = {}
-        if not self.database.rows("SELECT 1 FROM sqlite_master WHERE name = 'client_records'"):
-            return found
         statement = "SELECT kind, document FROM client_records WHERE run = ? ORDER BY rowid"
         with taken_apart(self.database.path):
             for kind, document in self.database.rows(statement, (run_id,)):
@@ -144,8 +141,6 @@ class MetricStore:
 
     def metrics_of_model(self, model_id: str) -> list[tuple[str, ModelPoint]]:
         """The points of a logged model, by step, then time, each with its run."""
-        if not self.database.rows("SELECT 1 FROM sqlite_master WHERE name = 'model_metrics'"):
-            return []
         statement = "SELECT * FROM model_metrics WHERE model = ? ORDER BY step, time"
         with taken_apart(self.database.path):
             return [
@@ -157,7 +152,7 @@ class MetricStore:
         """Store the numbers of *entries* in one transaction, and call *beside* within it. If *beside* raises, store
         nothing. Numbers rows of lists and tables after those that the attempt has logged."""
         with self.database.writing() as connection:
-            place = last_rows(self.database, [run_id]).get(run_id, 0)
+            place = self._last_row(run_id)
             for entry in entries:
                 names = {column: entry.name_of(column) for column in entry.numeric_columns}
                 is_counted, following = entry.kind in (LoggedKind.list, LoggedKind.table), 0
@@ -178,36 +173,18 @@ class MetricStore:
     def metrics(self, run_ids: Sequence[str], *, name: str | None = None) -> list[Metric]:
         """The metrics of *run_ids* in that order, by name, with points by step, then in the order logged, since clocks
         may be set back. Omits points that a later attempt replaced."""
-        marks = ",".join("?" * len(run_ids))
         only, names = ("", ()) if name is None else (" AND name = ?", (name,))
-        statement = (
-            f"SELECT run, name, step, time, value, rowid AS number FROM metrics WHERE run IN ({marks}){only} "
-            "ORDER BY step, rowid"
-        )
-        series: dict[tuple[str, str], list[MetricPoint]] = {}
-        cuts = cuts_of(self.database, run_ids)
-        rows = self.database.rows(statement, (*run_ids, *names))
-        with taken_apart(self.database.path):
-            for row in rows:
-                key = (row["run"], row["name"])
-                if not cuts or counts(row["number"], row["step"], cuts.get(key, ())):
-                    value, time = nan_if_null(row["value"]), datetime.fromtimestamp(row["time"] / 1000, timezone.utc)
-                    series.setdefault(key, []).append(MetricPoint(float(value), int(row["step"]), time))
+        found = []
+        for run_id, each, series in read_series(self.database, run_ids, only, names):
+            times = (datetime.fromtimestamp(seconds, timezone.utc) for seconds in series.times)
+            points = [MetricPoint(*point) for point in zip(series.values, series.steps, times, strict=True)]
+            found.append(Metric(each, points, run_id))
         place = {run_id: number for number, run_id in enumerate(run_ids)}
-        return [Metric(key[1], series[key], key[0]) for key in sorted(series, key=lambda key: (place[key[0]], key[1]))]
+        return sorted(found, key=lambda metric: (place[metric.run], metric.name))
 
     def version(self) -> int:
         """A number that changes when another process writes to the database."""
         return int(self.database.rows("PRAGMA data_version")[0][0])
-
-    def since(self, row: int, run_ids: Collection[str]) -> tuple[int, list[tuple[str, Point]]]:
-        """The number of the last row of all metrics, and the points of *run_ids* after *row*, each with its run."""
-        newest = self.database.rows("SELECT COALESCE(MAX(rowid), 0) FROM metrics")[0][0]
-        statement = "SELECT run, name, value, step, time FROM metrics WHERE rowid > ? AND rowid <= ?"
-        found = self.database.rows(statement, (row, newest)) if run_ids else []
-        return newest, [
-            (run, (name, nan_if_null(value), step, time)) for run, name, value, step, time in found if run in run_ids
-        ]
 
     def values_after(self, name: str, places: Mapping[str, int]) -> list[tuple[str, int, float]]:
         """The values of *name* in the order logged, for each run of *places* after its place (0: all): run, place,
@@ -251,23 +228,10 @@ class MetricStore:
             for number, name, value, step, moment in rows:
                 last = number
                 if counts(number, step, cuts.get((run_id, name), ())):
-                    time, id = datetime.fromtimestamp(moment / 1000, timezone.utc), f"{run_id}/{number}"
-                    point = LoggedRow({name: nan_if_null(value)}, step, time, str(uuid.uuid5(_IDS, id)))
+                    id = str(uuid.uuid5(_IDS, f"{run_id}/{number}"))
+                    point = LoggedRow({name: nan_if_null(value)}, step, as_time(moment), id)
                     series.setdefault(name, []).append(point)
         return [Logged(name, LoggedKind.scalar, rows) for name, rows in series.items()], last
-
-
-def _put_parameters(connection: sqlite3.Connection, run_id: str, pairs: Iterable[tuple[str, str]]) -> None:
-    """Store parameters, which the attempt cannot change from now on."""
-    connection.execute(EARLIER_PARAMETERS)
-    for name, given in pairs:
-        value = mask_document(given, name)
-        kept = connection.execute(FIXED, (run_id, storable(name))).fetchone()
-        if kept is not None and kept[0] != storable(value):
-            raise ParameterFixed(run_id, name, kept[0], value)
-        if kept is None:
-            put_pairs(connection, "parameters", run_id, {name: value})
-            connection.execute("DELETE FROM earlier_parameters WHERE run = ? AND name = ?", (run_id, storable(name)))
 
 
 def _null_if_nan(value: float) -> float | None:
@@ -287,34 +251,48 @@ def begin_attempt(database: Database, run_id: str) -> None:
     """Record that later values of the job and of the runs nested in it belong to another attempt. Nested runs that an
     attempt left open have failed with it."""
     store = RunStore(database)
-    for nested in store.open_runs_of(run_id):
-        if nested != run_id:
-            store.end(nested, RunStatus.failed, reason="the attempt of the job ended")
+    store.end_nested(run_id, RunStatus.failed, "the attempt of the job ended")
     of_job = "run IN (SELECT id FROM runs WHERE job = ?)"
     with database.writing() as connection:
-        connection.execute(EARLIER_PARAMETERS)
         statement = f"INSERT OR IGNORE INTO earlier_parameters SELECT run, name FROM parameters WHERE {of_job}"
         connection.execute(statement, (run_id,))
     rows = database.rows(f"SELECT run, MAX(rowid) FROM metrics WHERE {of_job} GROUP BY run", (run_id,))
-    before = _places(database, [run for run, _ in rows])
+    before = attempt_ends(database, [run for run, _ in rows])
     places = {run: json.dumps(sorted({*before.get(run, []), last})) for run, last in rows}
     store.tag_each(TRIES, places)
-
-
-def last_rows(database: Database, run_ids: Sequence[str]) -> dict[str, int]:
-    """The last row of the earlier attempts of each run that had several."""
-    return {run_id: max(places) for run_id, places in _places(database, run_ids).items() if places}
 
 
 def cuts_of(database: Database, run_ids: Sequence[str]) -> Cuts:
     """The values of *run_ids* that later attempts replaced. Empty if each run had one attempt."""
     cuts: dict[tuple[str, str], list[Cut]] = {}
     statement = "SELECT name, MIN(step) FROM metrics WHERE run = ? AND rowid > ? GROUP BY name"
-    for run_id, places in _places(database, run_ids).items():
+    for run_id, places in attempt_ends(database, run_ids).items():
         for place in places:
             for name, step in database.rows(statement, (run_id, place)):
                 cuts.setdefault((run_id, name), []).append((place, step))
     return cuts
+
+
+def read_series(
+    database: Database, run_ids: Sequence[str], clause: str = "", names: tuple[str, ...] = ()
+) -> Iterator[tuple[str, str, Series]]:
+    """Run, name and points by step of the metrics that *clause* selects, without those that a later attempt replaced.
+    Points of the same step are in the order logged."""
+    for chunk, marks in chunks(run_ids, RUNS_AT_ONCE):
+        cuts = cuts_of(database, chunk)
+        statement = (
+            f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({marks}){clause} "
+            "ORDER BY run, name, step, rowid"
+        )
+        rows = database.rows(statement, (*chunk, *names))
+        if cuts:
+            rows = [row for row in rows if counts(row[5], row[2], cuts.get((row[0], row[1]), ()))]
+        with taken_apart(database.path):
+            for (run_id, name), points in groupby(rows, itemgetter(0, 1)):
+                _, _, steps, times, values, _ = zip(*points, strict=True)
+                numbers = map(nan_if_null, values) if None in values else values
+                seconds = array("d", [time / 1000 for time in times])
+                yield run_id, name, Series(array("q", steps), array("d", numbers), seconds)
 
 
 def counts(row: int, step: int, cuts: Iterable[Cut]) -> bool:
@@ -322,7 +300,7 @@ def counts(row: int, step: int, cuts: Iterable[Cut]) -> bool:
     return not any(row <= place and step >= first for place, first in cuts)
 
 
-def _places(database: Database, run_ids: Sequence[str]) -> dict[str, list[int]]:
+def attempt_ends(database: Database, run_ids: Sequence[str]) -> dict[str, list[int]]:
     """The last row of each attempt except the latest, by run. It is a list in a tag, which users may overwrite."""
     places: dict[str, list[int]] = {}
     for chunk, marks in chunks(run_ids):

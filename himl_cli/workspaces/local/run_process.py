@@ -13,7 +13,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,12 @@ from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.jobs import JobSpec
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import RunResults, results_with_steps, sweep_of
-from himl_cli.core.records import dataclass
-from himl_cli.core.runs import Run, RunEnd, RunQuery, RunStatus
+from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import MANY
 from himl_cli.core.webhook import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Webhook
 from himl_cli.workspaces.local.logged_values import read_results
 from himl_cli.workspaces.local.run_folder import END, RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_store import Database, EndOfJob, RunStore, now_ms
+from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore, now_ms
 from himl_cli.workspaces.local.staging import Stopped
 
 # Signals that a script may get from its engine
@@ -40,13 +39,6 @@ TERMINATED = "its supervisor received SIGTERM, as at a shutdown of the machine"
 BUSY, DONE, DISK = "busy", "done", "disk"
 REQUEUE_SECONDS = 60.0  # until an engine terminates a requeued job
 PATIENCE, LONGEST_PATIENCE = 2.0, 24 * 3600.0  # seconds to record an end that the run's folder has, or has not
-
-
-@dataclass(frozen=True)
-class Outcome(RunEnd):
-    """The end of a run that himl supervised."""
-
-    exit_code: int | None = None
 
 
 def with_recovery_id(new: Run) -> Run:
@@ -116,25 +108,16 @@ def _children(store: RunStore, run: Run) -> list[Run]:
 
 class RunProcess(ABC):
     """Supervises the run *new*, with its files in *cwd*. With *again*, it resumes a recorded run that is not completed.
-    With *is_queued*, the run has waited in a queue, and this may be its first attempt. Notifies the webhook of *spec*
-    of the end."""
+    A run of an engine has waited in a queue, and this may be its first attempt. Notifies the webhook of *spec* of the
+    end."""
 
-    def __init__(
-        self,
-        new: Run,
-        run_folder: str,
-        cwd: Path,
-        spec: JobSpec | None = None,
-        *,
-        again: bool,
-        is_queued: bool = False,
-    ) -> None:
+    def __init__(self, new: Run, run_folder: str, cwd: Path, spec: JobSpec | None = None, *, again: bool) -> None:
         self.folder = RunFolder(Path(run_folder))
         self._new = new
         self._spec = spec
         self._cwd = cwd
         self._again = again
-        self._is_queued = is_queued
+        self._is_queued = spec is not None and spec.engine is not None
         self._terminated = False
         self._handle: int | None = None  # of the run's folder, whose path may change
 
@@ -263,7 +246,7 @@ class RunProcess(ABC):
     def _record_end(self, store: RunStore, outcome: Outcome) -> None:
         """Record the end, using the reserved disk space: in the folder of the run, and in the database. If that is
         impossible, the next reader records it."""
-        end = EndOfJob(outcome.status.value, outcome.reason, outcome.exit_code, now_ms())
+        end = replace(outcome, ended=now_ms())
         is_noted, begun = False, time.monotonic()
         while True:
             with contextlib.suppress(OSError):
@@ -281,12 +264,12 @@ class RunProcess(ABC):
                     return traceback.print_exc()
                 time.sleep(min(30.0, max(0.5, waited / 10)))
 
-    def _note(self, end: EndOfJob) -> bool:
+    def _note(self, end: Outcome) -> bool:
         """Write the end into the folder of the run, which may have been renamed. Raises OSError."""
         here = self._handle
         opened = None if here is None else partial(os.open, mode=0o666, dir_fd=here)
         part = f"{END}.part" if here is not None else str(self.folder.path / f"{END}.part")
         with open(part, "w", encoding="utf-8", opener=opened) as stream:
-            json.dump(end._asdict(), stream)
+            json.dump(asdict(end), stream)
         os.replace(part, part.removesuffix(".part"), src_dir_fd=here, dst_dir_fd=here)
         return True

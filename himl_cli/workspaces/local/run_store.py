@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
 from urllib.parse import quote
 
 from himl_cli.core.errors import DiskFailed
@@ -22,6 +22,7 @@ from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import STEP
 from himl_cli.core.locks import is_locked, unseen_holder
 from himl_cli.core.processes import register_after_fork
+from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import (
     ARCHIVED,
@@ -43,7 +44,7 @@ from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, END, FREE_SP
 SHARE_SECONDS = 5.0
 RECORDING = "recording"  # the workspace's folder of marks with the ids of runs, where locks may not be visible
 OTHER_WORKSPACE = "Use a workspace on another file system (--workspace FOLDER), or one per machine."
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 60.0
 T = TypeVar("T")
 EXCLUSIVE = "PRAGMA locking_mode=EXCLUSIVE"
@@ -74,27 +75,24 @@ CREATE TABLE IF NOT EXISTS digests (
     datastore TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, md5 BLOB NOT NULL,
     PRIMARY KEY (datastore, name)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS folders_to_delete (run TEXT PRIMARY KEY) WITHOUT ROWID;
+-- Parameters whose values are those of an earlier attempt, which the current one may replace
+CREATE TABLE IF NOT EXISTS earlier_parameters (
+    run TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+-- Metrics of MLflow's logged models. A value is a text, since a NaN would be NULL
+CREATE TABLE IF NOT EXISTS model_metrics (
+    model TEXT NOT NULL, run TEXT NOT NULL, name TEXT NOT NULL, step INTEGER NOT NULL, time INTEGER NOT NULL,
+    value TEXT NOT NULL, dataset_name TEXT NOT NULL, dataset_digest TEXT NOT NULL,
+    PRIMARY KEY (model, step, time, name, run, dataset_name, dataset_digest, value)
+) WITHOUT ROWID;
+-- Data sets and models that MLflow's clients recorded, as JSON, each with its key among those of its run and kind
+CREATE TABLE IF NOT EXISTS client_records (
+    run TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, document TEXT NOT NULL, UNIQUE (run, kind, key)
+);
+CREATE TABLE IF NOT EXISTS registered_models (name TEXT PRIMARY KEY, document TEXT NOT NULL);
 """
-
-# Tables that himl creates when it first needs them, so that older versions can use the database
-FOLDERS_TO_DELETE = "CREATE TABLE IF NOT EXISTS folders_to_delete (run TEXT PRIMARY KEY) WITHOUT ROWID"
-# Parameters whose values are those of an earlier attempt, which the current one may replace
-EARLIER_PARAMETERS = (
-    "CREATE TABLE IF NOT EXISTS earlier_parameters "
-    "(run TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (run, name)) WITHOUT ROWID"
-)
-# Metrics of MLflow's logged models. A value is a text, since a NaN would be NULL
-MODEL_METRICS = (
-    "CREATE TABLE IF NOT EXISTS model_metrics (model TEXT NOT NULL, run TEXT NOT NULL, name TEXT NOT NULL, "
-    "step INTEGER NOT NULL, time INTEGER NOT NULL, value TEXT NOT NULL, dataset_name TEXT NOT NULL, "
-    "dataset_digest TEXT NOT NULL, "
-    "PRIMARY KEY (model, step, time, name, run, dataset_name, dataset_digest, value)) WITHOUT ROWID"
-)
-# Data sets and models that MLflow's clients recorded, as JSON, each with its key among those of its run and kind
-CLIENT_RECORDS = (
-    "CREATE TABLE IF NOT EXISTS client_records (run TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, "
-    "document TEXT NOT NULL, UNIQUE (run, kind, key))"
-)
+OF_RUNS = ("tags", "parameters", "earlier_parameters", "metrics", "model_metrics", "client_records")
 
 
 class Database:
@@ -158,13 +156,11 @@ class Database:
         if version > SCHEMA_VERSION:
             connection.close()
             raise DiskFailed(f"'{self.path}' was written by a newer himl.", hint=update_hint())
+        if version == 0 and self._is_local:  # WAL needs shared memory, which network file systems lack
+            # (sqlite.org/wal.html). A change of the journal ignores the busy timeout
+            _once_unlocked(connection, "PRAGMA journal_mode=WAL", BUSY_SECONDS)
         if version < SCHEMA_VERSION:
-            if self._is_local:  # WAL needs shared memory, which network file systems lack (sqlite.org/wal.html)
-                # A change of the journal ignores the busy timeout
-                _once_unlocked(connection, "PRAGMA journal_mode=WAL", BUSY_SECONDS)
-            statements = ("BEGIN IMMEDIATE", *SCHEMA.split(";"), f"PRAGMA user_version={SCHEMA_VERSION}", "COMMIT")
-            for statement in statements:
-                connection.execute(statement)
+            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT")
         self._connection = connection
         self._closer = weakref.finalize(self, connection.close)
         self._is_open = True
@@ -193,10 +189,14 @@ class Database:
             return connection.execute(statement, values).fetchall()
 
     @contextmanager
-    def _using(self) -> Iterator[sqlite3.Connection]:
+    def _using(self, *, to_write: bool = False) -> Iterator[sqlite3.Connection]:
         with self._lock, translated(self.path):
-            is_unseen = self.is_guarded and not self._has_locks and self._unseen_run() is not None
-            if self._is_open and (is_unseen if self._read is None else self._read != self._state()):
+            if self._read is None:
+                is_stale = self.is_guarded and self._unseen_run() is not None
+            else:  # it may have been opened while another machine recorded a run
+                may_change = to_write and self.is_guarded and not self._has_locks and may_write(self.path)
+                is_stale = may_change or self._read != self._state()
+            if self._is_open and is_stale:
                 self.close()
             if not self._is_open:
                 self._connect()
@@ -207,11 +207,7 @@ class Database:
         """One transaction, which is stored completely or not at all."""
         if self.is_guarded:
             self.check_alone()
-            while not self._has_locks and self._read is not None and may_write(self.path):
-                self.close()  # it was opened while another machine recorded a run
-                with self._using():
-                    self.check_alone()
-        with self._using() as connection:
+        with self._using(to_write=True) as connection:
             if self.is_guarded and self._read is not None and (found := self._unseen_run()) is not None:
                 raise self._refusal(*found)  # it began since the check
             connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
@@ -348,8 +344,8 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _as_time(milliseconds: int | None) -> datetime | None:
-    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+def as_time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
 
 
 def chunks(items: Sequence[T], size: int = 500) -> Iterator[tuple[tuple[T, ...], str]]:
@@ -359,13 +355,12 @@ def chunks(items: Sequence[T], size: int = 500) -> Iterator[tuple[tuple[T, ...],
         yield chunk, ",".join("?" * len(chunk))
 
 
-class EndOfJob(NamedTuple):
-    """The end of a job as its folder has it. `ended` is in milliseconds since 1970."""
+@dataclass(frozen=True)
+class Outcome(RunEnd):
+    """The end of a run that himl supervised. `ended` is in milliseconds since 1970, None: now."""
 
-    status: str
-    reason: str
-    exit_code: int | None
-    ended: int
+    exit_code: int | None = None
+    ended: int | None = None
 
 
 class RunStore:
@@ -453,20 +448,23 @@ class RunStore:
         values = (status.value, exit_code, reason, ended or now_ms())
         self._update(run_id, "status = ?, exit_code = ?, reason = ?, ended = ?", values, if_tagged=if_tagged)
 
-    def end_job(self, run_id: str, end: EndOfJob) -> None:
+    def end_job(self, run_id: str, end: Outcome) -> None:
         """Record how a job ended. Nested runs that its script left open get its status."""
-        status = RunStatus(end.status)
-        for nested in self.open_runs_of(run_id):
-            if nested != run_id:
-                self.end(nested, status, "the job ended", ended=end.ended)
-        self.end(run_id, status, end.reason, exit_code=end.exit_code, ended=end.ended)
+        self.end_nested(run_id, end.status, "the job ended", end.ended)
+        self.end(run_id, end.status, end.reason, exit_code=end.exit_code, ended=end.ended)
+
+    def end_nested(self, job: str, status: RunStatus, reason: str, ended: int | None = None) -> None:
+        """Record the end of the open runs that the script of *job* nested in its run."""
+        for nested in self.open_runs_of(job):
+            if nested != job:
+                self.end(nested, status, reason, ended=ended)
 
     def end_as_noted(self, folder: RunFolder) -> bool:
         """Record the end of a run without a supervisor, if its folder has it. Returns whether it does."""
         try:
-            end = EndOfJob(**folder.read(END))
-            RunStatus(end.status)
-        except (DiskFailed, TypeError, ValueError):  # there is none, or it is damaged
+            form = folder.read(END)
+            end = Outcome(**{**form, "status": RunStatus(form["status"])})
+        except (DiskFailed, KeyError, TypeError, ValueError):  # there is none, or it is damaged
             return False
         with suppress(DiskFailed):  # this user may only read
             self.end_job(folder.run_id, end)
@@ -475,16 +473,9 @@ class RunStore:
     def rename(self, run_id: str, display_name: str, *, by_script: bool = True) -> None:
         """Change the name. If a script does so, its nested run is one of the current attempt."""
         self._update(run_id, "display_name = ?", (display_name,), open_only=False)
-        if not by_script:
-            return
-        with self.database.writing() as connection:
-            _note_attempt(connection, run_id)
-
-    def reopen_nested(self, run_id: str) -> None:
-        """Record that a nested run is running again, which is then one of the current attempt."""
-        self.reopen(run_id)
-        if (attempt := self.attempt(run_id)) > 1:
-            self.tag(run_id, {TRY: str(attempt), REPEATED_BY: None})
+        if by_script:
+            with self.database.writing() as connection:
+                _note_attempt(connection, run_id)
 
     def attempt(self, run_id: str) -> int:
         """The number of the current attempt of the run's job, from 1."""
@@ -500,9 +491,11 @@ class RunStore:
         self.reopen(run_id)
 
     def reopen(self, run_id: str) -> None:
-        """Record that an ended run is running again."""
+        """Record that an ended run is running again. A nested run is then one of the current attempt."""
         values = "status = ?, ended = NULL, exit_code = NULL, reason = ''"
         self._update(run_id, values, (RunStatus.running.value,), open_only=False)
+        if (attempt := self.attempt(run_id)) > 1:
+            self.tag(run_id, {TRY: str(attempt), REPEATED_BY: None})
 
     def _update(
         self,
@@ -568,20 +561,15 @@ class RunStore:
 
     def has_rest(self, run_id: str) -> bool:
         """Whether the run was deleted, but not its folder."""
-        if not self.database.rows("SELECT 1 FROM sqlite_master WHERE name = 'folders_to_delete'"):
-            return False
         rest = "SELECT 1 FROM folders_to_delete WHERE run = ? AND run NOT IN (SELECT id FROM runs)"
         return bool(self.database.rows(rest, (run_id,)))
 
     def _delete_records(self, run_ids: Sequence[str]) -> None:
         ids = [(run_id,) for run_id in run_ids]
         with self.database.writing(durable=True) as connection:
-            for statement in (FOLDERS_TO_DELETE, EARLIER_PARAMETERS, MODEL_METRICS, CLIENT_RECORDS):
-                connection.execute(statement)
             connection.executemany("INSERT OR IGNORE INTO folders_to_delete VALUES (?)", ids)
             connection.executemany("DELETE FROM runs WHERE id = ?", ids)
-            tables = ("tags", "parameters", "earlier_parameters", "metrics", "model_metrics", "client_records")
-            for table in tables:
+            for table in OF_RUNS:
                 connection.executemany(f"DELETE FROM {table} WHERE run = ?", ids)
 
     def _remove_folder(self, run_id: str, remove: Callable[[str], None]) -> None:
@@ -635,9 +623,7 @@ class RunStore:
         """The time of the first run of each experiment, by name, newest first."""
         statement = "SELECT experiment, MIN(created) AS first FROM runs GROUP BY experiment ORDER BY first DESC"
         with taken_apart(self.database.path):
-            return {
-                row[0]: datetime.fromtimestamp(row[1] / 1000, timezone.utc) for row in self.database.rows(statement)
-            }
+            return {name: as_time(first) for name, first in self.database.rows(statement)}
 
     def open_runs_of(self, job: str) -> list[str]:
         return [row["id"] for row in self.database.rows("SELECT id FROM runs WHERE job = ? AND ended IS NULL", (job,))]
@@ -718,9 +704,9 @@ class RunStore:
         return Run(
             **{**{name: row[name] for name in AS_STORED}, "description": tags.get(NOTE) or row["description"]},
             status=status,
-            created=datetime.fromtimestamp(row["created"] / 1000, timezone.utc),
-            started=_as_time(row["started"]),
-            ended=_as_time(row["ended"]),
+            created=as_time(row["created"]),
+            started=None if row["started"] is None else as_time(row["started"]),
+            ended=None if is_open else as_time(row["ended"]),
             tags={name: value for name, value in tags.items() if name != ARCHIVED},
             reason=reason,
             workspace=self.label,

@@ -43,13 +43,12 @@ from himl_cli.workspaces.local.run_process import (
     PASSED,
     SETUP_PYTHON,
     TERMINATED,
-    Outcome,
     RunProcess,
     read_request,
     report,
     setup_outcome,
 )
-from himl_cli.workspaces.local.run_store import RunStore
+from himl_cli.workspaces.local.run_store import Outcome, RunStore
 from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
 from himl_cli.workspaces.local.system_metrics import ENABLED, sampling
@@ -72,10 +71,7 @@ class Supervisor(RunProcess):
 
     def __init__(self, request: LaunchRequest) -> None:
         self._files = JobFiles(request, RunFolder(Path(request.run_folder)))
-        is_queued = request.spec.engine is not None
-        super().__init__(
-            request.run, request.run_folder, self._files.cwd, request.spec, again=request.again, is_queued=is_queued
-        )
+        super().__init__(request.run, request.run_folder, self._files.cwd, request.spec, again=request.again)
         self._request = request
         self._ends: Ends = queue.SimpleQueue()
         self._signals: list[str] = []  # that the engine sent for the ranks
@@ -337,7 +333,7 @@ def _process_of(form: Mapping[str, Any], document: str) -> RunProcess:
     if "controller" in form:
         from himl_cli.workspaces.local.controller import Controller
 
-        return Controller(plan_from_json(form["controller"]), is_queued=True)
+        return Controller(plan_from_json(form["controller"]))
     become_subreaper()
     request = _task_request(form) if "plan" in form else request_from_json(document)
     if request.spec.engine is None:  # it may have been started before its run

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,11 +40,11 @@ from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe
 from himl_cli.workspaces.local.logged_values import LoggedWriter, read_results, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RECORD, RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_store import Database, EndOfJob, RunStore, now_ms
+from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore, now_ms
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.engines.queue import QueuedJobs
-    from himl_cli.workspaces.local.launch_request import Plan
+    from himl_cli.workspaces.local.launch_request import LaunchRequest, Plan
 
 DEFAULT_DATASTORE = "local"
 CHECK_NAME = "local workspace"
@@ -102,14 +102,14 @@ class LocalWorkspace(FolderWorkspace):
         return RunFolder(self.folder / "runs" / run_id)
 
     def run(self, run_id: str) -> Run:
-        job = self._runs.job_of(run_id)
-        found = self._runs.get(run_id, *self._unsupervised([] if job is None else [job]))
-        if found is None:
-            raise self._not_found(run_id)
-        return found
+        found = self._runs.get(run_id, *self._unsupervised([self._require(run_id)]))
+        return found or self.run(run_id)  # raises, as for a run that was deleted meanwhile
 
-    def _not_found(self, run_id: str) -> RunNotFound:
-        return RunNotFound(run_id, self.label, similar=near_matches(run_id, self._runs.ids()))
+    def _require(self, run_id: str) -> str:
+        """The job that records the run. Raises RunNotFound."""
+        if (job := self._runs.job_of(run_id)) is None:
+            raise RunNotFound(run_id, self.label, similar=near_matches(run_id, self._runs.ids()))
+        return job
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         return self._runs.query(query, *self._unsupervised(self._runs.open_jobs()))
@@ -186,7 +186,7 @@ class LocalWorkspace(FolderWorkspace):
         if run.is_unknown:
             folder.forget_holder()
             reason = f"canceled with --force; {run.reason}"
-            self._runs.end_job(job, EndOfJob(RunStatus.canceled.value, reason, None, now_ms()))
+            self._runs.end_job(job, Outcome(RunStatus.canceled, reason))
             for orphan in self._open_children(job):
                 self._stop(orphan, PARENT_CANCELED, force=True)
 
@@ -261,10 +261,11 @@ class LocalWorkspace(FolderWorkspace):
             text = f"{int(facts['runs']):,} run{'s' * (facts['runs'] != '1')}, {facts['journal']}"
         yield Check.passed(CHECK_NAME, f"{self.label}: {text}.")
         if shares_locks(self.folder) is False:
-            text = (
-                f"'{self.folder}' is mounted so that other machines do not see its locks, so himl sends them no jobs."
+            yield Check.note(
+                CHECK_NAME,
+                f"'{self.folder}' is mounted so that other machines do not see its locks, so himl sends them no jobs.",
+                "Mount it with shared locks, or use it on this machine only.",
             )
-            yield Check.note(CHECK_NAME, text, "Mount it with shared locks, or use it on this machine only.")
         if not may_write(self.folder):
             text = f"'{self.folder}' is read-only, so himl cannot record jobs in it."
             yield Check.note(CHECK_NAME, text, CHECK_PERMISSIONS)
@@ -281,40 +282,34 @@ class LocalWorkspace(FolderWorkspace):
         return WorkspaceFacts("local", self.label, f"'{self.folder}'", facts)
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
-        from himl_cli.workspaces.local.launch import launch
-        from himl_cli.workspaces.local.launch_request import resolve_folders
+        return self._launch(self._request(spec, notify), notify)
+
+    def _request(self, spec: JobSpec, notify: Notify) -> LaunchRequest | Plan:
+        from himl_cli.workspaces.local.launch_request import LaunchRequest, resolve_folders, shown_command
 
         datastore, (spec,) = self._default_folder(spec.default_datastore), _with_editables([spec], notify)
         if spec.sweep is not None:
             from himl_cli.workspaces.local.sweep_plan import plan_sweep
 
-            return self._launch_plan(plan_sweep(self.folder, spec, datastore, notify), notify)
+            return plan_sweep(self.folder, spec, datastore, notify)
         run_id = spec.run_id or new_run_id(spec.experiment)
-        inputs, outputs = resolve_folders(spec, datastore, run_id, notify)
-        self.prepare(notify)
-        self._expect_engine(spec)
-        launch(self.folder, spec, inputs, outputs, run_id, notify)
-        return self._submitted(run_id)
+        folders = resolve_folders(spec, datastore, run_id, notify)
+        return LaunchRequest(str(self._folder_of(run_id).path), spec, shown_command(spec), *folders)
 
     def batch_script(self, spec: JobSpec, notify: Notify) -> str:
         from himl_cli.workspaces.local.engines import engine_of, queue
-        from himl_cli.workspaces.local.launch_request import LaunchRequest, resolve_folders, shown_command
-        from himl_cli.workspaces.local.sweep_plan import plan_sweep
+        from himl_cli.workspaces.local.launch_request import LaunchRequest
 
-        datastore, (spec,) = self._default_folder(spec.default_datastore), _with_editables([spec], notify)
-        spec, engine = queue.masked(spec), engine_of(spec)
+        engine = engine_of(spec)
         if (error := queue.wrong_option(spec, engine)) is not None:
             raise error
-        if spec.sweep is not None:
-            plan = plan_sweep(self.folder, spec, datastore, notify)
-            if queue.has_controller(plan, engine):
-                return engine.preview(queue.controller_of(plan))
-            return engine.preview(queue.array_of(plan, 0, spec.sweep.max_trials))
-        run_id = new_run_id(spec.experiment)
-        folders = resolve_folders(spec, datastore, run_id, notify)
-        run_folder = str(self.folder / "runs" / run_id)
-        request = LaunchRequest(run_folder, spec, shown_command(spec), *folders, again=True)
-        return engine.preview(queue.job_of(request))
+        request = self._request(spec, notify)
+        request = request.with_specs([queue.masked(each) for each in request.specs])
+        if isinstance(request, LaunchRequest):
+            return engine.preview(queue.job_of(replace(request, again=True)))
+        if queue.has_controller(request, engine):
+            return engine.preview(queue.controller_of(request))
+        return engine.preview(queue.array_of(request, 0, request.sweep.max_trials))
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         from himl_cli.workspaces.local.sweep_plan import plan_pipeline
@@ -322,28 +317,18 @@ class LocalWorkspace(FolderWorkspace):
         jobs = _with_editables([step.job for step in spec.steps], notify)
         steps = [replace(step, job=job) for step, job in zip(spec.steps, jobs, strict=True)]
         spec = replace(spec, steps=steps)
-        return self._launch_plan(plan_pipeline(self.folder, spec, self._default_folder, notify), notify)
+        return self._launch(plan_pipeline(self.folder, spec, self._default_folder, notify), notify)
 
-    def _launch_plan(self, plan: Plan, notify: Notify) -> Run:
-        from himl_cli.workspaces.local.launch import begin
+    def _launch(self, request: LaunchRequest | Plan, notify: Notify) -> Run:
+        """Start the jobs. Returns the run as it was just recorded, without a query to an engine for a job that it has
+        just accepted."""
+        from himl_cli.workspaces.local.launch import launch
 
         self.prepare(notify)
-        self._expect_engine(plan.jobs[0].spec)
-        if plan.jobs[0].spec.engine is not None:
-            from himl_cli.workspaces.local.engines.queue import queue_plan
-
-            begin(plan, start=partial(queue_plan, notify=notify))
-        else:
-            begin(plan)
-        return self._submitted(plan.run.id)
-
-    def _expect_engine(self, spec: JobSpec) -> None:
-        if spec.engine is not None:
-            self._queued.longest_pause = spec.engine.poll
-
-    def _submitted(self, run_id: str) -> Run:
-        """The run as it was just recorded, without a query to an engine for a job that it has just accepted."""
-        return self._runs.get(run_id) or self.run(run_id)
+        if request.spec.engine is not None:
+            self._queued.longest_pause = request.spec.engine.poll
+        launch(request, notify)
+        return self._runs.get(request.run.id) or self.run(request.run.id)
 
     def resume(
         self,
@@ -361,8 +346,17 @@ class LocalWorkspace(FolderWorkspace):
         ids = self._runs.descendants(run_id) if code is not None else ()
         children = [self.run(each) for each in ids if each != run_id]
         run = self.run(run_id)
-        start = partial(resume, self.folder, run, env=env, limits=limits, webhook=webhook, given=given)
-        start(code=code, children=children, notify=notify)
+        resume(
+            self.folder,
+            run,
+            env=env,
+            limits=limits,
+            webhook=webhook,
+            code=code,
+            children=children,
+            given=given,
+            notify=notify,
+        )
         for each in (run, *children):
             if code is not None and each.status.is_final and each.status is not RunStatus.completed:
                 notes = filter(None, [each.tags.get(NEW_CODE), code.note])
@@ -442,14 +436,19 @@ class LocalWorkspace(FolderWorkspace):
                     self._runs.database.check_alone(new.id)
                     self._runs.database.is_guarded = False
             except (DiskFailed, OSError) as err:
-                if (held := _locks.pop(path, None)) is not None:
-                    held.release()
+                _locks.pop(path, lock).release()
                 if isinstance(err, OSError):
                     raise explain_disk_error(err, "Cannot record the run", folder.path) from err
                 raise
         if known is None:
-            status, folder_shown = RunStatus.running, os.getcwd()
-            self._runs.add(new, job=job, folder=folder_shown, status=status, started=now_ms(), reason_if_lost=LOST)
+            self._runs.add(
+                new,
+                job=job,
+                folder=os.getcwd(),
+                status=RunStatus.running,
+                started=now_ms(),
+                reason_if_lost=LOST,
+            )
         return self.run(new.id)
 
     def _is_unmanaged(self, run_id: str) -> bool:
@@ -466,25 +465,20 @@ class LocalWorkspace(FolderWorkspace):
                     f"Run '{run_id}' is a job. himl records its end when its script ends.",
                     hint="To stop it: himl runs cancel",
                 )
-            for child in self._runs.open_runs_of(run_id):
-                if child != run_id:
-                    self._runs.end(child, end.status, reason="the run that it belongs to ended")
+            self._runs.end_nested(run_id, end.status, "the run that it belongs to ended")
         self._runs.end(run_id, end.status, reason=end.reason)
-        lock = _locks.pop(self._folder_of(run_id).lock.absolute(), None)
-        if lock is not None:
+        if (lock := _locks.pop(self._folder_of(run_id).lock.absolute(), None)) is not None:
             lock.release()
         return self.run(run_id)
 
     def log(self, run_id: str, entries: Sequence[Logged]) -> None:
-        if self._runs.job_of(run_id) is None:
-            raise self._not_found(run_id)
+        self._require(run_id)
         self._writer.write(run_id, entries, self._folder_of(run_id).artifacts)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         """As `RunRecorder.log_parameters`. Raises BadUsage for a parameter to which this attempt gave another value,
         RunNotFound."""
-        if self._runs.job_of(run_id) is None:
-            raise self._not_found(run_id)
+        self._require(run_id)
         self._metrics.log(run_id, [], parameters.items())
 
     def settle(self, run_id: str, seconds: float = 60.0) -> None:

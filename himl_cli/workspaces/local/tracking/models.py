@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_document
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import Database, now_ms
@@ -36,10 +35,10 @@ from himl_cli.workspaces.local.tracking.protocol import (
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 STATUSES = ("LOGGED_MODEL_PENDING", "LOGGED_MODEL_READY", "LOGGED_MODEL_UPLOAD_FAILED")
+IS_DELETED = "is_deleted"
 UNFIT = set("/\\:.%\"'")  # as in MLflow, since a name is part of URIs and of paths
 LONGEST_NAME = 200
 
-TABLE = "CREATE TABLE IF NOT EXISTS registered_models (name TEXT PRIMARY KEY, document TEXT NOT NULL)"
 PROMPT_TEXT = "mlflow.prompt.text"
 PROMPT = "mlflow.prompt.is_prompt"  # the tag of a prompt, which clients store as a registered model
 ACTIVE_STAGES = ("Staging", "Production")
@@ -48,15 +47,8 @@ VERSIONS = "mlflow.modelVersions"
 REGISTRY_ATTRIBUTES = frozenset({"name", "version_number", "run_id", "source_path", "timestamp", *TIMES})
 
 
-@dataclass()
-class LoggedModel:
-    """A model's record. `folder` is the folder for its files. Times are in milliseconds since 1970 UTC."""
-
-    info: Json
-    folder: Path
-    tags: dict[str, str]
-    params: dict[str, str]
-    is_deleted: bool = False
+# What himl knows of a logged model or a registered model. Times are in milliseconds since 1970 UTC.
+Document = dict[str, Any]
 
 
 class LoggedModels:
@@ -68,22 +60,17 @@ class LoggedModels:
         self._lock = threading.RLock()
 
     @cached_property
-    def _models(self) -> dict[str, LoggedModel]:
+    def _models(self) -> dict[str, Document]:
         """By id, in the order of their creation."""
-        found = []
+        found: list[Document] = []
         for run_id in self.runs.store.descendants(self.runs.job_id):
             for form in self.runs.metric_store.kept(run_id).get("models", ()):
                 info, data = Fields(form["info"]), Fields(form["data"])
                 folder = self.runs.artifacts_of(run_id) / Path(unquote(info.text("artifact_uri"))).name
-                pairs, is_deleted = (info.pairs("tags"), data.pairs("params")), form.get("is_deleted") is True
-                found.append(LoggedModel(dict(info.values), folder, *pairs, is_deleted))
-        found.sort(key=lambda model: Fields(model.info).integer("creation_timestamp_ms"))
-        return {str(model.info["model_id"]): model for model in found}
-
-    @cached_property
-    def _taken(self) -> dict[str, int]:
-        """The folders of models, in lower case, each with the last number that was added to it."""
-        return {str(model.folder).casefold(): 1 for model in self._models.values()}
+                pairs = {"tags": info.pairs("tags"), "params": data.pairs("params")}
+                found.append({**info.values, **pairs, "artifact_uri": folder.as_uri(), IS_DELETED: IS_DELETED in form})
+        found.sort(key=lambda model: Fields(model).integer("creation_timestamp_ms"))
+        return {model["model_id"]: model for model in found}
 
     def create(self, request: Fields) -> Json:
         """Create a model of a run, with its files in the run's artifacts under the model's name, as in MLflow 2."""
@@ -96,7 +83,7 @@ class LoggedModels:
                 f"Invalid model name ({name[:LONGEST_NAME]!r}): at most {LONGEST_NAME} bytes, without "
                 f"{' '.join(sorted(UNFIT))}."
             )
-        info: Json = {
+        model: Document = {
             "model_id": model_id,
             "experiment_id": self.runs.find_experiment(request),
             "name": name,
@@ -104,24 +91,26 @@ class LoggedModels:
             "status": STATUSES[0],
             "model_type": request.text("model_type", ""),
             "source_run_id": source_run,
+            "tags": request.masked_pairs("tags"),
+            "params": request.masked_pairs("params"),
+            IS_DELETED: False,
         }
-        model = LoggedModel(info, artifacts / name, request.masked_pairs("tags"), request.masked_pairs("params"))
         with self._lock:
-            taken, first = self._taken, str(model.folder).casefold()
-            number = taken.get(first, 1)
-            while str(model.folder).casefold() in taken or model.folder.exists():
+            taken = {each["artifact_uri"].casefold() for each in self._models.values()}
+            same = [each for each in self._models.values() if each["name"] == name]
+            folder, number = artifacts / name, max(1, sum(each.get("source_run_id", "") == source_run for each in same))
+            while folder.as_uri().casefold() in taken or folder.exists():
                 number += 1
-                model.folder = artifacts / f"{name}-{number}"
-            taken |= {str(model.folder).casefold(): 1, first: number}
-            info["artifact_uri"] = model.folder.as_uri()
+                folder = artifacts / f"{name}-{number}"
+            model["artifact_uri"] = folder.as_uri()
             self._models[model_id] = model
             return self._kept(model)
 
-    def find(self, request: Fields) -> LoggedModel:
+    def find(self, request: Fields) -> Document:
         model_id = request.key("model_id")
         with self._lock:
             model = self._models.get(model_id)
-        if model is None or (model.is_deleted and request.text("allow_deleted", "") != "true"):
+        if model is None or (model[IS_DELETED] and request.text("allow_deleted", "") != "true"):
             raise not_found(f"Logged model with ID '{model_id[:250]}' not found.")
         return model
 
@@ -129,9 +118,9 @@ class LoggedModels:
         """Add a registered version to the tag in which MLflow lists those of a logged model. Raises RequestError."""
         with self._lock:
             model = self.find(Fields({"model_id": model_id}))
-            known = parse_json(model.tags.get(VERSIONS, "[]"))
+            known = parse_json(model["tags"].get(VERSIONS, "[]"))
             versions = [*(known if isinstance(known, list) else []), {"name": name, "version": number}]
-            model.tags[VERSIONS] = json.dumps(versions)
+            model["tags"][VERSIONS] = json.dumps(versions)
             self._kept(model)
 
     def edit(self, action: str, request: Fields) -> Json:
@@ -143,22 +132,22 @@ class LoggedModels:
                 case "get":
                     return self._json(model)
                 case "set tags":
-                    model.tags.update(request.masked_pairs("tags"))
+                    model["tags"].update(request.masked_pairs("tags"))
                 case "log params":
-                    model.params.update(request.masked_pairs("params"))
+                    model["params"].update(request.masked_pairs("params"))
                 case "delete":
-                    model.is_deleted = True
+                    model[IS_DELETED] = True
                 case "delete tag":
-                    if model.tags.pop(request.key("tag_key"), None) is None:
+                    if model["tags"].pop(request.key("tag_key"), None) is None:
                         name = request.key("tag_key")[:250]
-                        raise not_found(f"No tag with key {name!r} found for model with ID '{model.info['model_id']}'.")
+                        raise not_found(f"No tag with key {name!r} found for model with ID '{model['model_id']}'.")
                 case "finalize":
                     status = request.key("status")
                     if status not in STATUSES[1:]:
                         known = ", ".join(STATUSES[1:])
                         raise RequestError(f"Invalid model status '{status[:50]}'. Valid values are {known}.")
-                    model.info["status"] = status
-            model.info["last_updated_timestamp_ms"] = now_ms()
+                    model["status"] = status
+            model["last_updated_timestamp_ms"] = now_ms()
             form = self._kept(model)
             return {} if action == "delete" else form
 
@@ -173,13 +162,13 @@ class LoggedModels:
         wanted, items = request.texts("experiment_ids"), []
         datasets = [(item.key("dataset_name"), item.text("dataset_digest", "")) for item in request.items("datasets")]
         with self._lock:
-            models = [each for each in reversed(self._models.values()) if each.info["experiment_id"] in wanted]
-            for model in [each for each in models if not each.is_deleted]:
-                times = {name: model.info[f"{name}_ms"] for name in TIMES}
+            models = [each for each in reversed(self._models.values()) if each["experiment_id"] in wanted]
+            for model in [each for each in models if not each[IS_DELETED]]:
+                times = {name: model[f"{name}_ms"] for name in TIMES}
                 times["creation_time"] = times["creation_timestamp"]
-                status = str(model.info["status"]).removeprefix("LOGGED_MODEL_")
-                attributes = {**model.info, **times, "model_name": model.info["name"], "status": status}
-                logged = self._metrics_of(model)
+                status = model["status"].removeprefix("LOGGED_MODEL_")
+                attributes = {**model, **times, "model_name": model["name"], "status": status}
+                logged = json_metrics_of(self.runs.metric_store, model["model_id"])
                 of_datasets = {
                     "\0".join((str(each["key"]), name, digest)): float(str(each["value"]))
                     for each in logged
@@ -187,36 +176,36 @@ class LoggedModels:
                     for digest in ("", str(each.get("dataset_digest")))
                 }
                 if datasets:
-                    logged = [each for each in logged if any(_is_of(each, *dataset) for dataset in datasets)]
+                    logged = [
+                        each
+                        for each in logged
+                        if any(
+                            each.get("dataset_name") == name and digest in ("", each.get("dataset_digest"))
+                            for name, digest in datasets
+                        )
+                    ]
                 metrics = {str(each["key"]): float(str(each["value"])) for each in logged}
                 if datasets and not metrics:
                     continue
-                items.append((Searchable(attributes, of_datasets | metrics, model.params, model.tags), model))
+                items.append((Searchable(attributes, of_datasets | metrics, model["params"], model["tags"]), model))
             found, more = find_page(
                 request, items, attributes=MODEL_ATTRIBUTES, clauses=clauses, default=100, most=1000
             )
             return {"models": [self._json(model)["model"] for model in found], **more}
 
-    def _metrics_of(self, model: LoggedModel) -> list[Json]:
-        return json_metrics_of(self.runs.metric_store, str(model.info["model_id"]))
-
-    def _kept(self, model: LoggedModel) -> Json:
+    def _kept(self, model: Document) -> Json:
         """Store the model with its run, without its metrics, and return its JSON form."""
-        form: dict[str, Any] = self._json(model)
-        stage = {"is_deleted": model.is_deleted} if model.is_deleted else {}
-        stored = {"info": form["model"]["info"], "data": {"params": json_pairs(model.params)}, **stage}
-        run_id = str(model.info.get("source_run_id", "")) or self.runs.job_id
-        self.runs.metric_store.keep(run_id, {"models": {str(model.info["model_id"]): stored}})
+        form: Document = self._json(model)
+        stored = {**form["model"], **({IS_DELETED: True} if model[IS_DELETED] else {})}
+        run_id = model.get("source_run_id") or self.runs.job_id
+        self.runs.metric_store.keep(run_id, {"models": {model["model_id"]: stored}})
         return form
 
-    def _json(self, model: LoggedModel) -> Json:
-        data: Json = {"params": json_pairs(model.params), "metrics": list(self._metrics_of(model))}
-        info = {name: value for name, value in model.info.items() if value != ""}
-        return {"model": {"info": {**info, "tags": json_pairs(model.tags)}, "data": data}}
-
-
-def _is_of(metric: Json, dataset_name: str, digest: str) -> bool:
-    return metric.get("dataset_name") == dataset_name and (not digest or metric.get("dataset_digest") == digest)
+    def _json(self, model: Document) -> Json:
+        metrics = json_metrics_of(self.runs.metric_store, model["model_id"])
+        own = {name: value for name, value in model.items() if name not in ("params", IS_DELETED) and value != ""}
+        info = {**own, "tags": json_pairs(model["tags"])}
+        return {"model": {"info": info, "data": {"params": json_pairs(model["params"]), "metrics": metrics}}}
 
 
 def json_metrics_of(store: MetricStore, model_id: str) -> list[Json]:
@@ -229,13 +218,9 @@ def json_metrics_of(store: MetricStore, model_id: str) -> list[Json]:
     return found
 
 
-# A registered model with its versions by number (a text). Times are in milliseconds since 1970 UTC.
-Document = dict[str, Any]
-
-
 class ModelRegistry:
-    """Registered models. Each change is one transaction. *models* has the folders of the job's logged models, and is
-    not needed for reading."""
+    """Registered models, each with its versions by number (a text). Each change is one transaction. *models* has the
+    folders of the job's logged models, and is not needed for reading."""
 
     def __init__(self, database: Database, models: LoggedModels | None = None) -> None:
         self._database = database
@@ -253,7 +238,6 @@ class ModelRegistry:
             "last": 0,
         }
         with self._database.writing(durable=True) as connection:
-            connection.execute(TABLE)
             values = (name, json.dumps(model))
             if not connection.execute("INSERT OR IGNORE INTO registered_models VALUES (?,?)", values).rowcount:
                 raise _exists(name)
@@ -285,7 +269,7 @@ class ModelRegistry:
             tags[PROMPT_TEXT] = request.pairs("tags")[PROMPT_TEXT]
         if model_id and self._models is not None:
             with suppress(RequestError):  # a model of another job
-                run_id = str(self._models.find(Fields({"model_id": model_id})).info.get("source_run_id", ""))
+                run_id = self._models.find(Fields({"model_id": model_id})).get("source_run_id", "")
         if source.startswith("models:/"):
             name, _, version = source.removeprefix("models:/").partition("/")
             if version:
@@ -294,7 +278,7 @@ class ModelRegistry:
                 location, run_id = found["location"], found["run_id"]
             elif self._models is not None:
                 model_of = self._models.find(Fields({"model_id": name}))
-                location, run_id = model_of.folder.as_uri(), str(model_of.info.get("source_run_id", ""))
+                location, run_id = model_of["artifact_uri"], model_of.get("source_run_id", "")
         created: Document = {
             **{name: request.text(name, "") for name in ("run_link", "description")},
             "model_id": model_id,
@@ -403,8 +387,6 @@ class ModelRegistry:
         return {what: page, **more}
 
     def _all(self) -> list[Document]:
-        if not self._database.rows("SELECT 1 FROM sqlite_master WHERE name = 'registered_models'"):
-            return []
         return [json.loads(row["document"]) for row in self._database.rows("SELECT document FROM registered_models")]
 
     def _model(self, request: Fields) -> Document:

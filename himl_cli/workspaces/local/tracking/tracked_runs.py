@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.logged import INT64
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import BESIDE, MLFLOW_STATUSES, Run, RunStatus
-from himl_cli.workspaces.local.metric_store import MetricStore, ParameterFixed, Point, last_rows
+from himl_cli.workspaces.local.logged_values import last_points
+from himl_cli.workspaces.local.metric_store import MetricStore, ParameterFixed, Point
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
@@ -68,23 +69,19 @@ class JobRuns:
         self.job_id = job.id
         self.artifacts_of = artifacts_of
         self._experiment = job.experiment
-        self._experiments: dict[str, Json] = {}
+        self._experiments: dict[str, dict[str, Any]] = {}
         self._add_experiment(JOBS_EXPERIMENT, job.experiment, {})
         self._experiment_of: dict[str, str] = {}  # by run, except those in the job's experiment
         self._senders: set[str] = set()  # those that continue the job's run
         self._new_child_id = new_child_id
         self._lock = threading.Lock()
-        self._known: set[str] = set()
         self._deleted: set[str] = set()
-        self.latest = LatestMetrics(self.metric_store, last_rows(database, self.store.descendants(job.id)))
 
     def require(self, run_id: str, *, active: bool = True) -> str:
         """Return the id. Raises `RequestError` if the run does not belong to this job, or if it is deleted and *active*
         is set."""
-        if run_id not in self._known:
-            if self.store.job_of(run_id) != self.job_id:
-                raise not_found(f"Run with id={run_id[:300]} not found")
-            self._known.add(run_id)
+        if self.store.job_of(run_id) != self.job_id:
+            raise not_found(f"Run with id={run_id[:300]} not found")
         if active and run_id in self._deleted:
             raise RequestError(f"The run {run_id} must be in the 'active' state. Current state is deleted.")
         return run_id
@@ -139,7 +136,7 @@ class JobRuns:
             self.store.rename(run_id, request.text("run_name"))
         if run_id != self.job_id and name and (run := self.record(run_id)).status != STATUSES[name]:
             if run.ended is not None:
-                self.store.reopen_nested(run_id)
+                self.store.reopen(run_id)
             if STATUSES[name].is_final:
                 self.store.end(run_id, STATUSES[name], ended=ended)
         return {"run_info": self._info(self.record(run_id))}
@@ -174,13 +171,13 @@ class JobRuns:
         run_ids = [each for each in self.store.descendants(self.job_id) if self.experiment_of(each) in wanted]
         runs = [self.record(run_id) for run_id in run_ids if (run_id in self._deleted) in VIEWS[view]]
         runs.sort(key=lambda run: (-(run.started or run.created).timestamp(), run.id))
-        items = []
+        items, last = [], last_points(self.store.database, [run.id for run in runs], lambda name: True)
         for run in runs:
             datasets = [
                 {**each["dataset"], "context": Fields(each).pairs("tags").get("mlflow.data.context")}
                 for each in self.metric_store.kept(run.id).get("dataset_inputs", ())
             ]
-            metrics = {name: value for name, value, _, _ in self.latest.of(run.id)}
+            metrics = {name: value for name, value, _, _ in last[run.id].values()}
             parameters = self.metric_store.parameters(run.id)
             items.append((Searchable(self._info(run), metrics, parameters, _tags(run), datasets), run))
         found, more = find_page(request, items, clauses=clauses, default=1000, most=50_000)
@@ -226,8 +223,9 @@ class JobRuns:
         return info if run.ended is None else {**info, "end_time": milliseconds(run.ended)}
 
     def _run_json(self, run: Run) -> Json:
+        last = last_points(self.store.database, [run.id], lambda name: True)[run.id]
         data: Json = {
-            "metrics": [json_metric(point) for point in self.latest.of(run.id)],
+            "metrics": [json_metric(last[name]) for name in sorted(last)],
             "params": json_pairs(self.metric_store.parameters(run.id)),
             "tags": json_pairs(_tags(run)),
         }
@@ -264,12 +262,20 @@ class JobRuns:
             case "get by name":
                 if known is None:
                     raise not_found(f"Could not find experiment with name '{named[:250]}'")
-                return {"experiment": self._experiment_json(known)}
+                return {"experiment": _experiment_json(self._experiments[known])}
             case "search":
-                return self._search_experiments(request)
+                items = [
+                    (Searchable(each, tags=each["tags"]), _experiment_json(each))
+                    for each in reversed(self._experiments.values())
+                    if request.text("view_type", "ACTIVE_ONLY") != "DELETED_ONLY"
+                ]
+                clauses = [parse_order(clause, EXPERIMENT_ATTRIBUTES) for clause in request.texts("order_by")]
+                page, more = find_page(
+                    request, items, attributes=EXPERIMENT_ATTRIBUTES, clauses=clauses, default=1000, most=50_000
+                )
+                return {"experiments": page, **more}
         found = self.find_experiment(request)
         tags = self._experiments[found]["tags"]
-        assert isinstance(tags, dict)
         match action:
             case "change":
                 raise RequestError("The experiments of a job cannot be changed or deleted by its script.")
@@ -279,28 +285,14 @@ class JobRuns:
                 if tags.pop(request.key("key"), None) is None:
                     raise not_found(f"No tag with name: {request.key('key')[:250]} in experiment with id {found}")
             case "get":
-                return {"experiment": self._experiment_json(found)}
+                return {"experiment": _experiment_json(self._experiments[found])}
         return {}
-
-    def _search_experiments(self, request: Fields) -> Json:
-        items = [
-            (Searchable(each, tags=Fields(each).pairs("tags")), self._experiment_json(key))
-            for key, each in reversed(self._experiments.items())
-            if request.text("view_type", "ACTIVE_ONLY") != "DELETED_ONLY"
-        ]
-        clauses = [parse_order(clause, EXPERIMENT_ATTRIBUTES) for clause in request.texts("order_by")]
-        attributes = EXPERIMENT_ATTRIBUTES
-        found, more = find_page(request, items, attributes=attributes, clauses=clauses, default=1000, most=50_000)
-        return {"experiments": found, **more}
 
     def _add_experiment(self, experiment_id: str, name: str, tags: dict[str, str]) -> None:
         times = dict.fromkeys(("creation_time", "last_update_time"), now_ms())
-        self._experiments[experiment_id] = {"experiment_id": experiment_id, "name": name, **times, "tags": tags}
-
-    def _experiment_json(self, experiment_id: str) -> Json:
-        found = self._experiments[experiment_id]
         fixed = {"artifact_location": self.artifacts_of(self.job_id).as_uri(), "lifecycle_stage": "active"}
-        return {**found, **fixed, "tags": json_pairs(Fields(found).pairs("tags"))}
+        named = {"experiment_id": experiment_id, "name": name}
+        self._experiments[experiment_id] = {**named, **times, **fixed, "tags": tags}
 
     def log_one(self, what: str, request: Fields) -> Json:
         """Log a metric, param or tag as a batch of one."""
@@ -314,7 +306,10 @@ class JobRuns:
                 raise RequestError(f"A batch logging request can contain at most {MOST_OF[what]} {what}. Got {size}.")
         run_id = self.require(request.key("run_id"))
         pairs = [(item.key("key"), item.text("value", "")) for item in params]
-        points = [_point(metric) for metric in metrics]
+        points: list[Point] = [
+            (metric.key("key"), metric.number("value"), metric.integer("step", 0), metric.moment("timestamp", now_ms()))
+            for metric in metrics
+        ]
         of_models = [
             (metric.text("model_id"), point, metric.text("dataset_name", ""), metric.text("dataset_digest", ""))
             for metric, point in zip(metrics, points, strict=True)
@@ -325,7 +320,7 @@ class JobRuns:
         # MLflow 3 sends a run's metrics again for each of its models
         try:
             if points or pairs or other_tags:
-                points = self.metric_store.log(run_id, points, pairs, other_tags, of_models=of_models)
+                self.metric_store.log(run_id, points, pairs, other_tags, of_models=of_models)
         except ParameterFixed as err:
             raise RequestError(
                 f"Changing param values is not allowed. Param with key='{err.name[:250]}' was already logged "
@@ -334,7 +329,6 @@ class JobRuns:
             ) from err
         if name:
             self.store.rename(run_id, name)
-        self.latest.note(run_id, points)
         return {}
 
     def delete_tag(self, request: Fields) -> Json:
@@ -387,64 +381,9 @@ class JobRuns:
         return [(name, point.value, point.step, milliseconds(point.time)) for one in series for point in one.points]
 
 
+def _experiment_json(found: dict[str, Any]) -> Json:
+    return {**found, "tags": json_pairs(found["tags"])}
+
+
 def _tags(run: Run) -> dict[str, str]:
     return {**run.tags, RUN_NAME: run.display_name or run.id}
-
-
-class LatestMetrics:
-    """The last value of every metric, in memory, since clients request it for each artifact and a run may have millions
-    of points. Thread-safe.
-
-    Also reads new values that other processes log to these runs (`RUN_CONTEXT.log`). Among values of the same step, the
-    one logged last counts, since a clock may be set back. A value of an earlier attempt (up to the row in *begin* of
-    its run) counts until there is a new one.
-    """
-
-    def __init__(self, store: MetricStore, begin: Mapping[str, int]) -> None:
-        self._store = store
-        self._begin = begin
-        self._lock = threading.Lock()
-        self._runs: dict[str, dict[str, Point]] = {}
-        self._earlier: dict[str, set[str]] = {}  # names of values of earlier attempts, by run
-        self._seen = (0, 0)  # version of the database, and the last row that was read
-
-    def note(self, run_id: str, points: Iterable[Point]) -> None:
-        """Add logged *points*."""
-        with self._lock:
-            self._of(run_id)
-            self._take(run_id, points)
-
-    def of(self, run_id: str) -> list[Point]:
-        with self._lock:
-            return list(self._of(run_id).values())
-
-    def _of(self, run_id: str) -> dict[str, Point]:
-        version, (seen_version, seen_row) = self._store.version(), self._seen
-        if version != seen_version:  # another process wrote to the database
-            newest, points = self._store.since(seen_row, self._runs)
-            if newest < seen_row:  # runs were deleted, and SQLite reuses row numbers
-                self._runs.clear()
-            for changed, point in points:
-                self._take(changed, [point])
-            self._seen = (version, newest)
-        if run_id not in self._runs:
-            self._runs[run_id] = {
-                metric.name: (metric.name, metric.last.value, metric.last.step, milliseconds(metric.last.time))
-                for metric in self._store.metrics([run_id])
-            }
-            if run_id in self._begin:
-                new = {name for _, (name, *_) in self._store.since(self._begin[run_id], [run_id])[1]}
-                self._earlier[run_id] = self._runs[run_id].keys() - new
-        return self._runs[run_id]
-
-    def _take(self, run_id: str, points: Iterable[Point]) -> None:
-        known, earlier = self._runs.get(run_id, {}), self._earlier.get(run_id, set())
-        for point in points:
-            name, before = point[0], known.get(point[0])
-            if before is None or name in earlier or point[2] >= before[2]:
-                known[name] = point
-                earlier.discard(name)
-
-
-def _point(metric: Fields) -> Point:
-    return metric.key("key"), metric.number("value"), metric.integer("step", 0), metric.moment("timestamp", now_ms())
