@@ -125,7 +125,7 @@ class Talk(OutputOptions, metaclass=_Taken):
         Values are text, numbers, None, times, paths, and lists and mappings of these. Without records, it prints
         *empty* on stderr.
         """
-        from himl_cli.render.results import first_value, row_columns
+        from himl_cli.render.output import first_value, row_columns
 
         self.output().table(records, row_columns, quiet=first_value, empty=empty)
 

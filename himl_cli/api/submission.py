@@ -22,9 +22,9 @@ from himl_cli.core.runs import Run
 from himl_cli.core.settings import find_upward
 from himl_cli.core.sweeps import SweepSpec
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
+from himl_cli.render.job_views import print_ended, print_prepared, print_sent
 from himl_cli.render.output import Output
 from himl_cli.render.progress import observing
-from himl_cli.render.results import print_ended, print_prepared, print_sent
 from himl_cli.services.runs.follow import watching
 from himl_cli.services.runs.outcome import await_outcome
 from himl_cli.services.submission.environment import CONDA_NAMES

@@ -226,9 +226,9 @@ def _observed(work: Callable[[Notify], TransferResult], show_progress: bool, ver
     """The result of *work*, which reports to the log, or to stderr if requested (a progress bar needs a terminal)."""
     if not show_progress:
         return work(log_notice)
+    from himl_cli.render.file_views import summary
     from himl_cli.render.output import Output
     from himl_cli.render.progress import observing
-    from himl_cli.render.results import summary
 
     output = Output()
     with observing(output) as notify:

@@ -62,7 +62,7 @@ def fetch(
       himl checkpoint fetch RUN --select best --metric val/loss
       himl checkpoint fetch RUN:best_val_loss.ckpt --output_dir weights
     """
-    from himl_cli.render.results import print_fetched_checkpoint
+    from himl_cli.render.checkpoint_views import print_fetched_checkpoint
     from himl_cli.services.checkpoints.fetch import CheckpointRequest, digest_of, fetch_checkpoint
     from himl_cli.workspaces.resolve import open_address, open_runs
 
@@ -119,7 +119,7 @@ def push(
       himl submit train.py --checkpoint $(himl checkpoint push last.ckpt --from R)
     """
     from himl_cli.core.ranks import rank_of_all
-    from himl_cli.render.results import print_pushed_checkpoints
+    from himl_cli.render.checkpoint_views import print_pushed_checkpoints
     from himl_cli.services.checkpoints.push import push_checkpoints
     from himl_cli.services.runs.lookup import parse_reference
     from himl_cli.workspaces.resolve import open_runs
@@ -178,7 +178,7 @@ def url(
       himl checkpoint url train_1772366400_0a1b2c3d:best.ckpt --expiry_days 2
       himl submit train.py --checkpoint "$(himl checkpoint url RUN -q)"
     """
-    from himl_cli.render.results import print_checkpoint_url
+    from himl_cli.render.checkpoint_views import print_checkpoint_url
     from himl_cli.services.checkpoints.source import check_link, link_checkpoint
 
     selected = choice.choice()

@@ -80,7 +80,7 @@ def upload(
       himl dsa upload tumour.geojson --item slide_1.svs --overwrite
     """
     from himl_cli.core.runs import RunSelection
-    from himl_cli.render.results import print_annotations
+    from himl_cli.render.slide_views import print_annotations
     from himl_cli.services.dsa import TileOptions, read_documents, run_file, upload_documents
     from himl_cli.services.runs.lookup import find_runs, parse_reference
     from himl_cli.workspaces.resolve import open_runs
@@ -137,7 +137,7 @@ def list_archive(
       himl dsa list Biopsies/PANDA
       himl dsa list Biopsies/PANDA/slide_1.svs --json
     """
-    from himl_cli.render.results import ARCHIVE_COLUMNS
+    from himl_cli.render.slide_views import ARCHIVE_COLUMNS
 
     with output_session(output_opts) as (output, notify), _open_archive(url, notify) as archive:
         rows = archive.rows(path)

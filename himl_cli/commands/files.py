@@ -68,7 +68,7 @@ def download(
       himl download --experiment train --num_runs 3 --list
     """
     from himl_cli.core.sweeps import MANY
-    from himl_cli.render.results import FILE_COLUMNS, FILE_OF_RUN_COLUMNS, print_transfer
+    from himl_cli.render.file_views import FILE_COLUMNS, FILE_OF_RUN_COLUMNS, print_transfer
     from himl_cli.services.runs.lookup import find_runs, with_steps
     from himl_cli.services.runs.writing import kind_of
     from himl_cli.services.transfer.download import download_runs
@@ -132,7 +132,7 @@ def upload_files(
       himl datastore upload data/digits digits
       himl datastore upload model.ckpt models --datastore shared
     """
-    from himl_cli.render.results import print_transfer
+    from himl_cli.render.file_views import print_transfer
     from himl_cli.services.transfer.plan import UploadRequest
     from himl_cli.services.transfer.upload import checked_prefix, upload
 
@@ -169,7 +169,7 @@ def download_files(
       himl datastore download digits data
       himl datastore download models/ . --strip_prefix --include '*.ckpt'
     """
-    from himl_cli.render.results import print_transfer
+    from himl_cli.render.file_views import print_transfer
     from himl_cli.services.transfer.download import download_blobs
     from himl_cli.services.transfer.plan import DownloadRequest
 
@@ -200,8 +200,8 @@ def list_stored(
       himl datastore list
       himl datastore list models/ --include '*.ckpt' -q
     """
+    from himl_cli.render.file_views import FILE_COLUMNS
     from himl_cli.render.output import encoded
-    from himl_cli.render.results import FILE_COLUMNS
     from himl_cli.services.transfer.plan import list_files
 
     filters = globs.filters(prefix)

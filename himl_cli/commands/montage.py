@@ -110,7 +110,7 @@ def montage(
             workspace_opts, output_opts, job.job("montage", name, slides, reader, output_path, values), job.wait
         )
     check_packages("A montage needs")
-    from himl_cli.render.results import print_montage
+    from himl_cli.render.slide_views import print_montage
     from himl_cli.services.montage.compose import make_montage
     from himl_cli.services.montage.files import written_files
     from himl_cli.services.montage.query import list_slides, local_lists

@@ -52,7 +52,7 @@ def init(
       himl init --subscription_id ID --resource_group RG --workspace_name WS
     """
     from himl_cli.core.workspaces import PreparedFile, SetUp
-    from himl_cli.render.results import print_set_up
+    from himl_cli.render.setup_views import print_set_up
     from himl_cli.services.project_setup import set_up
     from himl_cli.workspaces import resolve
 
@@ -81,7 +81,7 @@ def _write_partitions(output_opts: OutputOptions) -> None:
     from himl_cli.core.files import write_atomic
     from himl_cli.core.settings import FILE
     from himl_cli.core.workspaces import PreparedFile, SetUp
-    from himl_cli.render.results import print_set_up
+    from himl_cli.render.setup_views import print_set_up
     from himl_cli.services.submission.engine_options import SECTION, settings_text
     from himl_cli.workspaces.resolve import engine_places
 
@@ -110,7 +110,7 @@ def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
       himl workspace show
       himl workspace show --json
     """
-    from himl_cli.render.results import workspace_view
+    from himl_cli.render.setup_views import workspace_view
     from himl_cli.services.doctor import facts_of
     from himl_cli.workspaces.resolve import open_each, search_remarks
 
@@ -173,7 +173,7 @@ def doctor(
         if slurm is not None:
             raise BadUsage("--slurm and --live cannot be combined.", hint="Use only one of them.")
         return _check_live(live_opts, workspace_opts, output_opts)
-    from himl_cli.render.results import print_checks
+    from himl_cli.render.setup_views import print_checks
     from himl_cli.services.doctor import checkup, verdict
     from himl_cli.workspaces.resolve import open_each, search_remarks
 
@@ -188,7 +188,7 @@ def doctor(
 
 def _check_live(opts: LiveOptions, workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
     from himl_cli.render.output import Declined
-    from himl_cli.render.results import print_checks
+    from himl_cli.render.setup_views import print_checks
     from himl_cli.services.live_checks import plan
 
     with open_session(workspace_opts, output_opts, For.data) as session:

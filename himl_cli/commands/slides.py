@@ -237,8 +237,8 @@ def run_on_cluster(
     from tempfile import TemporaryDirectory
 
     from himl_cli.commands.submit_job import naming_once_made, wait_or_leave
+    from himl_cli.render.job_views import print_prepared
     from himl_cli.render.progress import observing
-    from himl_cli.render.results import print_prepared
     from himl_cli.services.montage.cluster import check_data, prepare_slide_job
     from himl_cli.services.runs.follow import watching
     from himl_cli.services.submission.prepare import start_and_note

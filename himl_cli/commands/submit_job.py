@@ -22,9 +22,7 @@ from himl_cli.core.runs import Run, RunSelection, queued_in
 from himl_cli.core.signals import interruptions, unbuffered_terminal
 from himl_cli.core.text import non_blank
 from himl_cli.core.webhook import Webhook
-from himl_cli.render.output import ReaderGone
-from himl_cli.render.progress import observing
-from himl_cli.render.results import (
+from himl_cli.render.job_views import (
     print_ended,
     print_job_file,
     print_left_running,
@@ -33,6 +31,8 @@ from himl_cli.render.results import (
     print_sent,
     print_settings,
 )
+from himl_cli.render.output import ReaderGone
+from himl_cli.render.progress import observing
 from himl_cli.services.runs.follow import naming, watching
 from himl_cli.services.runs.lookup import find_runs, parse_reference
 from himl_cli.services.runs.outcome import await_outcome

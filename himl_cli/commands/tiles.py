@@ -101,7 +101,7 @@ def tiles(
             workspace_opts, output_opts, job.job("tiles", dataset, slides, reader, output_path, values), job.wait
         )
     check_packages("Cutting tiles needs")
-    from himl_cli.render.results import print_tiles
+    from himl_cli.render.slide_views import print_tiles
     from himl_cli.services.montage.query import list_slides
     from himl_cli.services.montage.threads import cores
     from himl_cli.services.montage.tiles import cut_slides

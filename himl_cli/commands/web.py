@@ -115,7 +115,7 @@ def tb(
         shown = SelectedRuns(session.workspace, *wanted, follows_links=follow_links)
         if not sync_only:
             return _serve(session, shown, host, port, refresh, open_browser)
-        from himl_cli.render.results import SYNCED_COLUMNS
+        from himl_cli.render.file_views import SYNCED_COLUMNS
         from himl_cli.services.tensorboard.server import sync_once
 
         shown.start()

@@ -10,7 +10,7 @@ import re
 import select
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
@@ -491,3 +491,35 @@ def _shortened(cell: str, size: int, place: int) -> str:
         return cell
     end = (size - 1) // 2 if place == 0 else 0
     return f"{cell[: size - 1 - end]}…{cell[len(cell) - end :]}"
+
+
+def row_columns(rows: Sequence[Mapping[str, object]]) -> list[Column]:
+    """One column per key, in order of first appearance. In a narrow terminal, later columns shrink first."""
+
+    def column(rank: int, name: str) -> Column:
+        return Column(
+            name.replace("_", " ").upper(),
+            lambda row: _cell_text(row.get(name), for_people=True),
+            lambda row: _cell_text(row.get(name)),
+            rank=rank,
+            right=all(isinstance(row.get(name), (int, float, type(None))) for row in rows),
+        )
+
+    return [column(rank, name) for rank, name in enumerate(dict.fromkeys(name for row in rows for name in row))]
+
+
+def first_value(row: Mapping[str, object]) -> str:
+    return _cell_text(next(iter(row.values()), None))
+
+
+def _cell_text(value: object, *, for_people: bool = False) -> str:
+    """Text unchanged, None as an empty text, all else as JSON. *for_people* limits floats to six digits. Raises
+    TypeError for values that JSON does not have."""
+    import json
+
+    from himl_cli.render.forms import json_form, number_text
+
+    form = json_form(value)
+    if isinstance(form, float) and for_people:
+        return number_text(form)
+    return "" if form is None else form if isinstance(form, str) else json.dumps(form, ensure_ascii=False)

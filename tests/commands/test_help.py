@@ -76,7 +76,7 @@ SEATS: dict[tuple[int, str], list[str]] = {
 }
 FORKING = """
 import atexit, json, os, sys
-import himl_cli.commands.files, himl_cli.commands.runs, himl_cli.commands.submit, himl_cli.render.results, rich.progress, rich.table
+import himl_cli.commands.files, himl_cli.commands.runs, himl_cli.commands.submit, himl_cli.render.file_views, rich.progress, rich.table
 from himl_cli.__main__ import main
 for folder, words in json.loads(sys.argv[1]):
     if not (process := os.fork()):

@@ -25,10 +25,11 @@ from himl_cli.core.montage import Box, CellOutcome, MontageResult, WrittenFile
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.render.aggregation import table_lines
 from himl_cli.render.bars import rate
+from himl_cli.render.file_views import FILE_COLUMNS
 from himl_cli.render.forms import json_form
 from himl_cli.render.output import GAP, Column, Format, Output, as_table, as_tabs, duration_text, fitted, folded, local_time, size_text
-from himl_cli.render.results import FAILED_SLIDES_SHOWN, FILE_COLUMNS, failed_lines, print_montage
 from himl_cli.render.run_views import RUN_COLUMNS, WORKSPACE_COLUMN, best_lines, run_columns, steps_view, trials_view
+from himl_cli.render.slide_views import FAILED_SLIDES_SHOWN, failed_lines, print_montage
 from himl_cli.services.transfer.plan import Filters, list_files
 from tests.support.runs import RecordedRuns, aggregation, posix, run
 from tests.support.terminals import Terminal
