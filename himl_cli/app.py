@@ -22,7 +22,7 @@ from himl_cli.core.errors import Interrupted
 from himl_cli.render.output import stand_in_for_closed_streams
 
 
-class Listed(NamedTuple):
+class ListedCommand(NamedTuple):
     """A row of the command table: the module of the command's Typer app, and its line in `himl --help`."""
 
     module: str
@@ -31,32 +31,42 @@ class Listed(NamedTuple):
 
 
 COMMANDS = {
-    "submit": Listed("himl_cli.commands.submit", "Run a script, a module or a shell script as a job.", "Jobs and runs"),
-    "runs": Listed("himl_cli.commands.runs", "List, show, follow, cancel, tag and delete runs.", "Jobs and runs"),
-    "ui": Listed("himl_cli.commands.web:ui_app", "Show runs in MLflow's user interface.", "Jobs and runs"),
-    "tb": Listed(
+    "submit": ListedCommand(
+        "himl_cli.commands.submit", "Run a script, a module or a shell script as a job.", "Jobs and runs"
+    ),
+    "runs": ListedCommand(
+        "himl_cli.commands.runs", "List, show, follow, cancel, tag and delete runs.", "Jobs and runs"
+    ),
+    "ui": ListedCommand("himl_cli.commands.web:ui_app", "Show runs in MLflow's user interface.", "Jobs and runs"),
+    "tb": ListedCommand(
         "himl_cli.commands.web:tb_app", "Show runs in TensorBoard, including runs in progress.", "Jobs and runs"
     ),
-    "download": Listed("himl_cli.commands.files:download_app", "Download the files of runs, with MD5 checks.", "Files"),
-    "checkpoint": Listed("himl_cli.commands.checkpoint", "Fetch, push and share checkpoints of runs.", "Files"),
-    "datastore": Listed(
+    "download": ListedCommand(
+        "himl_cli.commands.files:download_app", "Download the files of runs, with MD5 checks.", "Files"
+    ),
+    "checkpoint": ListedCommand("himl_cli.commands.checkpoint", "Fetch, push and share checkpoints of runs.", "Files"),
+    "datastore": ListedCommand(
         "himl_cli.commands.files:datastore_app", "Upload, download and list files in a datastore.", "Files"
     ),
-    "montage": Listed("himl_cli.commands.montage", "Combine slides into one picture.", "Files"),
-    "tiles": Listed("himl_cli.commands.tiles", "Cut slides into tiles, with a CSV list.", "Files"),
-    "dsa": Listed("himl_cli.commands.dsa", "Upload annotations of slides to a Digital Slide Archive.", "Files"),
-    "init": Listed(
+    "montage": ListedCommand("himl_cli.commands.montage", "Combine slides into one picture.", "Files"),
+    "tiles": ListedCommand("himl_cli.commands.tiles", "Cut slides into tiles, with a CSV list.", "Files"),
+    "dsa": ListedCommand("himl_cli.commands.dsa", "Upload annotations of slides to a Digital Slide Archive.", "Files"),
+    "init": ListedCommand(
         "himl_cli.commands.setup:init_app", "Set up this folder for a local or Azure ML workspace.", "Set-up"
     ),
-    "workspace": Listed("himl_cli.commands.setup:workspace_app", "Show the workspaces that himl uses.", "Set-up"),
-    "doctor": Listed("himl_cli.commands.setup:doctor_app", "Check the installation, settings and access.", "Set-up"),
-    "completion": Listed(
+    "workspace": ListedCommand(
+        "himl_cli.commands.setup:workspace_app", "Show the workspaces that himl uses.", "Set-up"
+    ),
+    "doctor": ListedCommand(
+        "himl_cli.commands.setup:doctor_app", "Check the installation, settings and access.", "Set-up"
+    ),
+    "completion": ListedCommand(
         "himl_cli.commands.completion", "Set up tab completion in bash, zsh, fish and PowerShell.", "Set-up"
     ),
-    "skill": Listed(
+    "skill": ListedCommand(
         "himl_cli.commands.agents:skill_app", "Print or install a skill file for coding agents.", "Scripts and agents"
     ),
-    "schema": Listed(
+    "schema": ListedCommand(
         "himl_cli.commands.agents:schema_app", "Print the JSON Schema of --json documents.", "Scripts and agents"
     ),
 }

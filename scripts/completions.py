@@ -14,7 +14,7 @@ import typer.main
 from himl_cli.app import app
 from himl_cli.commands.completion import app_shape, program_of
 from himl_cli.core.command_shape import CommandShape
-from himl_cli.render.completions import FILES, completion_script
+from himl_cli.render.completions import SCRIPT_FILES, completion_script
 from tests.completions.shells import SCRIPTS
 
 AGAIN = "python -m scripts.completions"
@@ -32,7 +32,7 @@ def program() -> CommandShape:
 
 def scripts() -> dict[str, str]:
     """The text of each script by its file name."""
-    return {name: completion_script(program(), shell) for shell, name in FILES.items()}
+    return {name: completion_script(program(), shell) for shell, name in SCRIPT_FILES.items()}
 
 
 def outdated() -> dict[str, bytes]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from himl_cli.api.open_workspace import job_folder
 from himl_cli.core.errors import NotAllowed, NotFound
-from himl_cli.services.checkpoints.names import FOLDER as SAVED_IN
-from himl_cli.services.checkpoints.names import Kind, Rank, is_better, on_disk, rank_of
+from himl_cli.services.checkpoints.names import CHECKPOINT_FOLDER as SAVED_IN
+from himl_cli.services.checkpoints.names import CheckpointKind, CheckpointRank, is_better, on_disk, rank_of
 
 PREFIXES = {"input": "AZURE_ML_INPUT_", "output": "AZURE_ML_OUTPUT_"}
 """Prefixes of the environment variables for folders. Azure ML appends the key, unchanged or in upper case (its sources
@@ -111,14 +111,14 @@ def recovery_checkpoint(folder: str | os.PathLike[str] = SAVED_IN) -> Path | Non
     """
     place = Path(folder).as_posix().rstrip("/")
     root = job_folder()
-    found = on_disk(root, place, least=Kind.autosave)
+    found = on_disk(root, place, least=CheckpointKind.autosave)
     stored = None
     if not Path(folder).is_absolute():
         stored = _stored(place, rank_of(found.relative_to(root).as_posix(), place) if found is not None else None)
     return stored or found or on_disk(root, place)
 
 
-def _stored(place: str, than: Rank | None) -> Path | None:
+def _stored(place: str, than: CheckpointRank | None) -> Path | None:
     """A checkpoint better *than* that from the stored files of this job's run on Azure ML.
 
     himl fetches it to the temporary folder. In the folder of checkpoints, it would count as a new one.

@@ -20,7 +20,7 @@ from himl_cli.commands.groups import HIML_OLD_NAMES, PANEL_ORDER, HimlGroup, com
 from himl_cli.commands.options import OutputOptions, environment_variable
 from himl_cli.core.command_shape import CommandShape, ParameterShape
 from himl_cli.core.errors import BadUsage, NeedsYes
-from himl_cli.render.completions import FILES, completion_script
+from himl_cli.render.completions import SCRIPT_FILES, completion_script
 from himl_cli.render.output import Format, Output
 
 app = group()
@@ -49,7 +49,7 @@ METAVARS: Mapping[str, str] = {
     "[FILE]": "files:.csv,.geojson,.json",
     "[RUN]...": "list+runs",
     "[RUN]... KEY=VALUE...": "list+runs",
-    "SHELL": f"choice:{','.join(FILES)}",
+    "SHELL": f"choice:{','.join(SCRIPT_FILES)}",
     "SOURCE": "runs+files",
     "TARGET": "files:.py,.sh,.yml,.yaml,.json",
 }
@@ -90,8 +90,8 @@ def completion(
       himl completion bash > himl.bash
     """
     name = {"pwsh": "powershell"}.get(shell.lower(), shell.lower())
-    if name not in FILES:
-        raise BadUsage(f"Unknown shell '{shell}'.", hint=f"Shells: {', '.join(FILES)}.")
+    if name not in SCRIPT_FILES:
+        raise BadUsage(f"Unknown shell '{shell}'.", hint=f"Shells: {', '.join(SCRIPT_FILES)}.")
     text = completion_script(program_of(app_shape(ctx.find_root().command)), name)
     if install:
         return install_script(output_opts.output(), name, text)

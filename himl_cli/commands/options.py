@@ -299,7 +299,7 @@ class WorkspaceOptions(Bundle):
         return self.workspace, self.config_file
 
 
-EXPERIMENT = option("The newest runs of an experiment.", "NAME", parse=non_blank, panel="Runs")
+EXPERIMENT_OPTION = option("The newest runs of an experiment.", "NAME", parse=non_blank, panel="Runs")
 NUM_RUNS = option("Number of runs, or all.", "N", parse=parse_count)
 TAGS = option(
     "Only runs with these tags.",
@@ -319,7 +319,7 @@ class SelectionOptions(Bundle):
     run: Sequence[str] = option(
         "Run ids, recovery ids, Studio URLs, or latest.", "ID,...", many=True, parse=parse_list, panel="Runs"
     )
-    experiment, num_runs, tags, status = EXPERIMENT, NUM_RUNS, TAGS, STATUS
+    experiment, num_runs, tags, status = EXPERIMENT_OPTION, NUM_RUNS, TAGS, STATUS
     latest_run_file: str | None = option(
         "File with a run id.  [default: nearest most_recent_run.txt]", "PATH", parse=non_blank
     )

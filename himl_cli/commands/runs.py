@@ -19,7 +19,7 @@ import typer
 from himl_cli.commands.groups import HimlCommand, before_double_dash, command, group
 from himl_cli.commands.options import (
     ALL_RUNS,
-    EXPERIMENT,
+    EXPERIMENT_OPTION,
     NUM_RUNS,
     STATUS,
     TAGS,
@@ -51,7 +51,7 @@ app = group("List, show, compare, follow, cancel, tag, archive and delete runs."
 @command(app, "list")
 def list_runs(
     *,
-    experiment: str | None = EXPERIMENT,
+    experiment: str | None = EXPERIMENT_OPTION,
     num_runs: int | None = NUM_RUNS,
     tags: Mapping[str, str] = TAGS,
     status: Sequence[Any] = STATUS,

@@ -24,7 +24,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.text import NEAR_OPTION, did_you_mean, named, quoted_choice
 
 if TYPE_CHECKING:
-    from himl_cli.core.settings import Setting
+    from himl_cli.core.settings import FileSetting
 
 # The source of typed values.
 TYPED = "command line"
@@ -390,7 +390,7 @@ def check_variables(command: Any, environ: Mapping[str, str]) -> None:
             raise BadUsage(f"The variable {name} sets no option of 'himl submit'.", hint=hint)
 
 
-def _typed(option: Any, setting: Setting) -> Any:
+def _typed(option: Any, setting: FileSetting) -> Any:
     """The setting's value in the parser's form for *option*. Raises BadUsage for a wrong type or choice."""
     value = setting.value
     if option.is_flag:
@@ -413,7 +413,7 @@ def _typed(option: Any, setting: Setting) -> Any:
     return value
 
 
-def _list_of(setting: Setting) -> list[str]:
+def _list_of(setting: FileSetting) -> list[str]:
     """The values of a list, a single value or a table (`tag.team = "blue"` means `--tag team=blue`, and
     `sweep.lr = [0.1, 0.01]` means `--sweep lr=0.1,0.01`)."""
 

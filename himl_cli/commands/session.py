@@ -52,7 +52,7 @@ def open_session(
 
     Raises WorkspaceNotFound, or the error of an unreadable workspace.
     """
-    from himl_cli.services.runs.mirror_state import FOLDER
+    from himl_cli.services.runs.mirror_state import RECORDINGS_FOLDER
     from himl_cli.workspaces.resolve import local_folder, open_for_jobs, open_runs, open_workspace
 
     cwd, names = Path.cwd(), workspace_opts.names
@@ -65,7 +65,7 @@ def open_session(
             if need in (For.runs, For.jobs):
                 folder = local_folder(workspace)
                 with suppress(OSError):  # a user with access to the folder resumes them
-                    if folder is not None and any((folder / FOLDER).glob("*.json")):
+                    if folder is not None and any((folder / RECORDINGS_FOLDER).glob("*.json")):
                         from himl_cli.commands.recorder import resume_recordings
 
                         resume_recordings(folder)

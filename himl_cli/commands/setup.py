@@ -79,13 +79,13 @@ def init(
 
 def _write_partitions(output_opts: OutputOptions) -> None:
     from himl_cli.core.files import write_atomic
-    from himl_cli.core.settings import FILE
+    from himl_cli.core.settings import SETTINGS_FILE
     from himl_cli.core.workspaces import PreparedFile, SetUp
     from himl_cli.render.setup_views import print_set_up
     from himl_cli.services.submission.engine_options import SECTION, settings_text
     from himl_cli.workspaces.resolve import engine_places
 
-    path, found = Path.cwd() / FILE, engine_places(SECTION)
+    path, found = Path.cwd() / SETTINGS_FILE, engine_places(SECTION)
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     if f"[{SECTION}." in before:
         raise BadUsage(f"'{path}' already has Slurm settings.", hint="Edit the file. To list partitions, run sinfo.")

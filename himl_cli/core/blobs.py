@@ -88,7 +88,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Failure:
+class FileFailure:
     """A file that was not transferred: the error's message, its stable word, its hint, and whether the same command
     would fail again."""
 
@@ -99,7 +99,7 @@ class Failure:
     is_lasting: bool = False
 
     @classmethod
-    def of(cls, name: str, error: HimlError) -> Failure:
+    def of(cls, name: str, error: HimlError) -> FileFailure:
         return cls(name, str(error), error.code, error.hint, error.is_lasting)
 
     @property
@@ -126,7 +126,7 @@ class TransferResult:
     unverified: int = 0
     differing: tuple[str, ...] = ()
     refused: tuple[Refused, ...] = ()
-    failed: tuple[Failure, ...] = ()
+    failed: tuple[FileFailure, ...] = ()
     note: str = ""
 
     def __add__(self, other: TransferResult) -> TransferResult:
@@ -153,7 +153,7 @@ class TransferResult:
         lists = {
             "differing": tuple(record["differing"]),
             "refused": tuple(Refused(**one) for one in record["refused"]),
-            "failed": tuple(Failure(**one) for one in record["failed"]),
+            "failed": tuple(FileFailure(**one) for one in record["failed"]),
         }
         return cls(**{**record, **lists})
 
@@ -207,15 +207,15 @@ class TransferResult:
         return None
 
 
-def causes(failed: Sequence[Failure]) -> dict[str, list[Failure]]:
+def causes(failed: Sequence[FileFailure]) -> dict[str, list[FileFailure]]:
     """*failed* by cause, in the order of their first failures."""
-    found: dict[str, list[Failure]] = {}
+    found: dict[str, list[FileFailure]] = {}
     for one in failed:
         found.setdefault(one.cause, []).append(one)
     return found
 
 
-def _failure(failed: Sequence[Failure], message: str) -> HimlError:
+def _failure(failed: Sequence[FileFailure], message: str) -> HimlError:
     """The error for *failed*, of a specific type if that fits all of them. Without *message* it names the files and the
     cause, or the first of several causes."""
     first, alike, codes = failed[0], [*causes(failed)], {one.code for one in failed}

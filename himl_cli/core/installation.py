@@ -21,7 +21,7 @@ PACKAGE = "himl-cli"
 _WORD = re.compile(r"[\w.-]+")
 
 
-class Source(NamedTuple):
+class InstallationSource(NamedTuple):
     """The source of the installation: a folder, editable or not, or an address. Both are empty for an index."""
 
     folder: str = ""
@@ -71,31 +71,31 @@ def requirement_elsewhere(extra: str, version: str) -> str:
     return _requirement(source, extra) + ("" if source.address else f"=={version}")
 
 
-def find_source() -> Source:
+def find_source() -> InstallationSource:
     """The source of himl in the installer's record, or an index if the record is missing or invalid."""
     record = _read_record()
     url, vcs = record.get("url"), record.get("vcs_info")
     if not isinstance(url, str):
-        return Source()
+        return InstallationSource()
     parts = parts_of(url)
     scheme, folder = parts.scheme.lower(), record.get("dir_info")
     if isinstance(folder, Mapping) and scheme == "file":
         from urllib.request import url2pathname  # imported late, since it imports an HTTP client
 
-        return Source(url2pathname(parts.path), folder.get("editable") is True)
+        return InstallationSource(url2pathname(parts.path), folder.get("editable") is True)
     if isinstance(vcs, Mapping):
         system, commit, below = vcs.get("vcs"), vcs.get("commit_id"), record.get("subdirectory")
         if not (shown(url) and all(isinstance(word, str) and _WORD.fullmatch(word) for word in (system, commit))):
-            return Source()
+            return InstallationSource()
         # Ssh needs the user name, which is not a secret
         user = f"//{parts.username}@" if scheme == "ssh" and parts.username else "//"
         place = f"#subdirectory={below}" if isinstance(below, str) else ""
-        return Source(address=f"{system}+{shown(url).replace('//', user, 1)}@{commit}{place}")
+        return InstallationSource(address=f"{system}+{shown(url).replace('//', user, 1)}@{commit}{place}")
     is_file = isinstance(record.get("archive_info"), Mapping) and scheme in ("http", "https", "file")
-    return Source(address=shown(url) if is_file else "")
+    return InstallationSource(address=shown(url) if is_file else "")
 
 
-def _requirement(source: Source, extra: str) -> str:
+def _requirement(source: InstallationSource, extra: str) -> str:
     """The folder, or the package name with its address, if any."""
     name = source.folder or PACKAGE
     return (f"{name}[{extra}]" if extra else name) + (f" @ {source.address}" if source.address else "")

@@ -305,7 +305,7 @@ def _masked_word(word: str, depth: int) -> str:
 
 
 # In characters. Leaves space for additions within a file system's 255 bytes
-LONGEST_NAME = 150
+LONGEST_FILE_NAME = 150
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 # Unchanged characters in the path of a link, besides letters and digits. No URL can contain the others
 SAFE_IN_PATHS = "/%:@!$&'()*+,;=~"
@@ -379,9 +379,11 @@ def safe_name(name: str) -> str:
     """*name* as a valid file name on every system, or `checkpoint` if nothing of it is valid."""
     plain = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f-\x9f]', "_", name).strip().rstrip(". ").lstrip(".")
     stem, dot, ending = plain.rpartition(".")
-    if len(plain) > LONGEST_NAME:
+    if len(plain) > LONGEST_FILE_NAME:
         plain = (
-            f"{stem[: LONGEST_NAME - len(ending) - 1]}.{ending}" if dot and len(ending) < 20 else plain[:LONGEST_NAME]
+            f"{stem[: LONGEST_FILE_NAME - len(ending) - 1]}.{ending}"
+            if dot and len(ending) < 20
+            else plain[:LONGEST_FILE_NAME]
         )
     plain = plain.encode("utf-8", "replace").decode()
     return f"_{plain}" if _DEVICES.match(plain) else plain or "checkpoint"

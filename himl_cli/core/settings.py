@@ -35,9 +35,9 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.text import DEEPEST, is_too_deep, spelled
 
 log = logging.getLogger(__name__)
-PRIVATE_FILE, FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"
+PRIVATE_FILE, SETTINGS_FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"
 SECTIONS = ("submit", "notify", "azure", "montage", *OWN, "trust")
-LARGEST = 512 << 10  # characters of a settings file
+LARGEST_SETTINGS = 512 << 10  # characters of a settings file
 # Integers with up to this number of digits, hexadecimal ones included, can be converted to floating point
 LONGEST_NUMBER = 250
 
@@ -48,7 +48,7 @@ _TEXTS = re.compile(r'''"""[\s\S]*?(?:"""|\Z)|\'{3}[\s\S]*?(?:\'{3}|\Z)|"(?:[^"\
 
 
 @dataclass(frozen=True)
-class Setting:
+class FileSetting:
     """A key of a settings file, with its TOML value and its location (`line` is 0 if unknown)."""
 
     key: str
@@ -76,7 +76,7 @@ class SettingsFile:
     text: str
     content: Mapping[str, Any]
 
-    def section(self, name: str) -> dict[str, Setting]:
+    def section(self, name: str) -> dict[str, FileSetting]:
         """The keys of a section. Raises BadUsage if the section is not a table."""
         table = self.content.get(name, {})
         if not isinstance(table, Mapping):
@@ -84,19 +84,19 @@ class SettingsFile:
                 f"'{self.path}': '{name}' must be a section.", hint=f"Write it as [{'.'.join((*self.prefix, name))}]."
             )
         lines = lines_of(self.text, (*self.prefix, name))
-        return {key: Setting(key, value, self.path, lines.get(key, 0)) for key, value in table.items()}
+        return {key: FileSetting(key, value, self.path, lines.get(key, 0)) for key, value in table.items()}
 
 
 def find_settings(start: Path, *, warns: bool = True) -> Sequence[SettingsFile]:
     """The settings files that apply to *start*, by precedence, with warnings of those that other users could have
     written. Raises BadUsage for an invalid one."""
-    nearest = (_nearest(start, names, warns) for names in ((PRIVATE_FILE,), (FILE, PYPROJECT)))
+    nearest = (_nearest(start, names, warns) for names in ((PRIVATE_FILE,), (SETTINGS_FILE, PYPROJECT)))
     return [file for file in nearest if file is not None]
 
 
-def section_settings(start: Path, section: str) -> dict[str, Setting]:
+def section_settings(start: Path, section: str) -> dict[str, FileSetting]:
     """The keys of *section* from all files that apply. The private file wins."""
-    merged: dict[str, Setting] = {}
+    merged: dict[str, FileSetting] = {}
     for file in reversed(find_settings(start)):
         merged |= file.section(section)
     return merged
@@ -107,7 +107,7 @@ def trusted_folders(folders: Sequence[Path], owners: Collection[int]) -> set[str
     that do not belong to *owners*. Raises BadUsage for an invalid file or list."""
     found: set[str] = set()
     for folder in filter(None, (*folders, home_folder())):
-        for path in (folder / name for name in (PRIVATE_FILE, FILE, PYPROJECT)):
+        for path in (folder / name for name in (PRIVATE_FILE, SETTINGS_FILE, PYPROJECT)):
             is_used = path.is_file() and not why_untrusted(path, owners) and not _is_closed(path)
             file = _read(path) if is_used else None
             for key, setting in (file.section("trust") if file is not None else {}).items():
@@ -256,15 +256,17 @@ def _read(path: Path) -> SettingsFile | None:
             if near:
                 hint = f"Did you mean {known[near[0]]}?"
             line = lines_of(text, prefix).get(name, 0)
-            raise Setting(name, None, path, line).wrong("is not known.", hint=hint)
+            raise FileSetting(name, None, path, line).wrong("is not known.", hint=hint)
     return SettingsFile(path, prefix, text, content)
 
 
 def _parse(path: Path, text: str) -> Any:
     """The content of a TOML file. Raises BadUsage, including for a file that would take minutes to parse or that
     contains a number which cannot be printed."""
-    if len(text) > LARGEST:
-        raise BadUsage(f"'{path}' is too large: {len(text):,} characters. Settings may have {LARGEST:,} at most.")
+    if len(text) > LARGEST_SETTINGS:
+        raise BadUsage(
+            f"'{path}' is too large: {len(text):,} characters. Settings may have {LARGEST_SETTINGS:,} at most."
+        )
     plain = _TEXTS.sub(lambda found: '""' + "\n" * found[0].count("\n"), text)
     if found := re.search(f"[0-9a-fA-F_]{{{LONGEST_NUMBER + 1}}}", plain):
         line = plain.count("\n", 0, found.start()) + 1

@@ -19,14 +19,14 @@ from pathlib import Path
 
 from himl_cli.core.command_shape import CommandShape, ParameterShape
 
-FILES: Mapping[str, str] = {"bash": "himl.bash", "zsh": "_himl", "fish": "himl.fish", "powershell": "himl.ps1"}
+SCRIPT_FILES: Mapping[str, str] = {"bash": "himl.bash", "zsh": "_himl", "fish": "himl.fish", "powershell": "himl.ps1"}
 """The shells, and the name of each script in `completions/`."""
 
 
 def completion_script(program: CommandShape, shell: str) -> str:
     """The completion script of *program*, whose options and arguments have kinds, for *shell*, one of FILES. Plain
     ASCII. Raises KeyError for another shell."""
-    text = (Path(__file__).with_name("templates") / FILES[shell]).read_text(encoding="ascii")
+    text = (Path(__file__).with_name("templates") / SCRIPT_FILES[shell]).read_text(encoding="ascii")
     old_names = sorted(
         {
             old: option.long_name for each in program.walk() for option in each.options for old in option.old_names

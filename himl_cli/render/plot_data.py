@@ -27,7 +27,7 @@ from himl_cli.core.sweeps import Scalar, value_text
 from himl_cli.core.text import shorten
 
 MOST_POINTS = 4000  # per curve
-LARGEST, LARGEST_LOGARITHMIC = 1e307, 1e120
+LARGEST_VALUE, LARGEST_LOGARITHMIC = 1e307, 1e120
 """matplotlib's logarithmic axes fail near the ends of the range of floats."""
 MOST_PANELS = 12  # per figure
 
@@ -148,7 +148,7 @@ def band_of(table: Any) -> tuple[Any, Any, Any, str]:
 
 
 @dataclass(frozen=True)
-class Limits:
+class AxisLimits:
     """Ends of an axis. `beyond` is the number of finite values outside."""
 
     low: float
@@ -160,24 +160,24 @@ class Limits:
         """Values limited to numbers that matplotlib can draw. Lines to values far outside still leave the picture."""
         if self.is_log:
             reach = min(self.high / self.low, 1e25) ** 2
-            return np.clip(values, max(self.low / reach, 1e-300), min(self.high * reach, LARGEST))
+            return np.clip(values, max(self.low / reach, 1e-300), min(self.high * reach, LARGEST_VALUE))
         room = self.high - self.low
         return np.clip(values, self.low - 2 * room, self.high + 2 * room)
 
 
-def limits_of(values: Any) -> Limits:
+def limits_of(values: Any) -> AxisLimits:
     """The axis for *values*, without NaN and infinities. It is logarithmic if all shown ones are positive and span more
     than three decades."""
     known = np.asarray(values, dtype=float)
-    known = np.clip(known[np.isfinite(known)], -LARGEST, LARGEST)
+    known = np.clip(known[np.isfinite(known)], -LARGEST_VALUE, LARGEST_VALUE)
     if not known.size:
-        return Limits(0.0, 1.0, False)
+        return AxisLimits(0.0, 1.0, False)
     kept = known[_is_near(np.log10(known), 30.0)] if _is_wide(known) else known[_is_near(known, 1000.0)]
     is_log = _is_wide(kept)
     low, high = _ends(np.log10(kept) if is_log else kept)
     if is_log:
         low, high = 10.0**low, 10.0**high
-    return Limits(low, high, is_log, int(((known < low) | (known > high)).sum()))
+    return AxisLimits(low, high, is_log, int(((known < low) | (known > high)).sum()))
 
 
 def _is_wide(values: Any) -> bool:
@@ -304,7 +304,7 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES: tuple[Any, ...] = ("-", (0, (5, 2)))
-FEW = len(COLOURS) * len(STYLES)
+FEW_POINTS = len(COLOURS) * len(STYLES)
 GREY = "#8a8a8a"
 BEST = (("#D55E00", "-"), ("#CC79A7", (0, (5, 2))), ("#E69F00", (0, (1, 1.3))))
 """The colours and line styles of the three best of many runs, which no colour bar contains."""
@@ -336,7 +336,7 @@ def scheme_of(children: Sequence[Child], families: Sequence[Family], primary: st
     """The looks of the runs that are shown. *families* are all figures."""
     shown = [place for place, child in enumerate(children) if is_shown(child)]
     names = names_of(children)
-    if len(shown) <= FEW:
+    if len(shown) <= FEW_POINTS:
         styles = [(colour, style) for style in STYLES for colour in COLOURS]
         return Scheme(
             {place: Look(*style, 1.5, 0.95, names[place]) for place, style in zip(shown, styles, strict=False)}

@@ -32,11 +32,11 @@ from himl_cli.core.logged import Aggregation, Child
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.text import shorten
 from himl_cli.render.plot_data import (
-    FEW,
+    FEW_POINTS,
     MOST_POINTS,
+    AxisLimits,
     Curve,
     Family,
-    Limits,
     Look,
     Scheme,
     band_of,
@@ -115,7 +115,7 @@ def _draw_curves(axes: Any, all_curves: Sequence[Curve], scheme: Scheme) -> dict
     return _draw_spread(axes, all_curves, limits)
 
 
-def _lines(curve: Curve, limits: Limits) -> list[Any]:
+def _lines(curve: Curve, limits: AxisLimits) -> list[Any]:
     """Stretches of a curve between its gaps, as the points of lines."""
     known = np.isfinite(curve.values)
     pieces = np.split(np.arange(known.size), np.flatnonzero(np.diff(known)) + 1)
@@ -126,7 +126,7 @@ def _lines(curve: Curve, limits: Limits) -> list[Any]:
     ]
 
 
-def _draw_curve(axes: Any, curve: Curve, look: Look, limits: Limits) -> None:
+def _draw_curve(axes: Any, curve: Curve, look: Look, limits: AxisLimits) -> None:
     known = np.isfinite(curve.values)
     values = np.where(known, limits.clamped(np.where(known, curve.values, limits.high)), np.nan)
     axes.plot(
@@ -147,7 +147,7 @@ def _draw_curve(axes: Any, curve: Curve, look: Look, limits: Limits) -> None:
         axes.plot(curve.steps[alone], values[alone], "o", color=look.colour, markersize=4, alpha=look.alpha, zorder=4)
 
 
-def _draw_spread(axes: Any, curves: Sequence[Curve], limits: Limits) -> dict[str, Any]:
+def _draw_spread(axes: Any, curves: Sequence[Curve], limits: AxisLimits) -> dict[str, Any]:
     spread = spread_of([curve for curve in curves if curve.steps.size > 1])
     if spread is None or spread.steps.size < 2:
         return {}
@@ -177,8 +177,8 @@ def _draw_values(axes: Any, curves: Sequence[Curve], scheme: Scheme, names: Sequ
         _draw_cloud(axes, [curve for curve in curves if np.isfinite(curve.last)], scheme, limits)
 
 
-def _draw_rows(axes: Any, curves: Sequence[Curve], scheme: Scheme, names: Sequence[str], limits: Limits) -> None:
-    if len(curves) > FEW:
+def _draw_rows(axes: Any, curves: Sequence[Curve], scheme: Scheme, names: Sequence[str], limits: AxisLimits) -> None:
+    if len(curves) > FEW_POINTS:
         curves = sorted(curves, key=lambda curve: (not np.isfinite(curve.last), -curve.last))
     for row, curve in enumerate(curves):
         look = scheme.looks[curve.child]
@@ -192,7 +192,7 @@ def _draw_rows(axes: Any, curves: Sequence[Curve], scheme: Scheme, names: Sequen
     axes.set_ylim(len(words) - 0.4, -0.6)
 
 
-def _draw_cloud(axes: Any, curves: Sequence[Curve], scheme: Scheme, limits: Limits) -> None:
+def _draw_cloud(axes: Any, curves: Sequence[Curve], scheme: Scheme, limits: AxisLimits) -> None:
     """Draw a point per run, shifted up and down so that none hides another, and their quartiles below."""
     values = np.clip([curve.last for curve in curves], limits.low, limits.high)
     heights = np.array([((curve.child * 0.6180339887) % 1.0 - 0.5) * 0.8 for curve in curves])
@@ -206,7 +206,7 @@ def _draw_cloud(axes: Any, curves: Sequence[Curve], scheme: Scheme, limits: Limi
     axes.set_ylim(0.95, -0.5)
 
 
-def _draw_mean(axes: Any, values: Any, row: float, limits: Limits) -> list[str]:
+def _draw_mean(axes: Any, values: Any, row: float, limits: AxisLimits) -> list[str]:
     """Draw mean and band as a separate row. Return its name, or nothing for a single value."""
     if values.size < 2:
         return []
@@ -217,7 +217,7 @@ def _draw_mean(axes: Any, values: Any, row: float, limits: Limits) -> list[str]:
     return [f"mean {words}" if words.startswith("±") else f"mean, {words}"]
 
 
-def _draw_point(axes: Any, value: float, row: float, limits: Limits, marker: str = "o", **style: Any) -> None:
+def _draw_point(axes: Any, value: float, row: float, limits: AxisLimits, marker: str = "o", **style: Any) -> None:
     """Draw a point, or an arrow at the end of the axis for a value beyond it."""
     marker = ">" if value > limits.high else "<" if value < limits.low else marker
     axes.plot([min(max(value, limits.low), limits.high)], [row], marker, zorder=4, **style)

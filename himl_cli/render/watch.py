@@ -54,11 +54,11 @@ Frame = Callable[[WatchedRuns, int], Iterable[str]]
 
 
 @contextmanager
-def view(output: Output, frame: Frame) -> Iterator[Screen | Changes]:
+def view(output: Output, frame: Frame) -> Iterator[Screen | ChangeLines]:
     """Show *frame* on a separate screen of the terminal, and print the last frame below the command at the end. Off a
     terminal, print one line per change."""
     if not output.is_terminal or os.environ.get("TERM") == "dumb":
-        yield Changes(output)
+        yield ChangeLines(output)
         return
     screen = Screen(frame)
     try:
@@ -101,7 +101,7 @@ class Screen:
             time.sleep(min(1.0, left))
 
 
-class Changes:
+class ChangeLines:
     """Off a terminal: time, run, name and value of each change, separated by tabs. Metrics come rarely, and at the
     end."""
 

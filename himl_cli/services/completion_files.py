@@ -24,7 +24,7 @@ ASK_POWERSHELL = "[Console]::OutputEncoding = New-Object Text.UTF8Encoding $fals
 
 
 @dataclass(frozen=True)
-class Place:
+class ScriptPlace:
     """The path of the `script`. `start_file` is the shell's startup file that must contain `line`, or None if the shell
     finds the script without it."""
 
@@ -41,7 +41,7 @@ class Place:
             return False
 
 
-def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATIENCE) -> Place:
+def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATIENCE) -> ScriptPlace:
     """The place of the script for *shell* on this machine. If necessary, start the shell to find it, for at most
     *patience* seconds.
 
@@ -52,7 +52,7 @@ def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATI
         for program in programs:
             profile = _last_line_of([program, "-NoProfile", "-NonInteractive", "-Command", ASK_POWERSHELL], patience)
             if profile:
-                return Place(Path(profile).with_name("himl-completion.ps1"), Path(profile), POWERSHELL_LINE)
+                return ScriptPlace(Path(profile).with_name("himl-completion.ps1"), Path(profile), POWERSHELL_LINE)
         what = "PowerShell does not print the path of its $PROFILE." if programs else "There is no PowerShell on PATH."
         raise NotFound(what, hint="To load it from your $PROFILE, print the script: himl completion powershell")
     home = home_folder()
@@ -63,7 +63,7 @@ def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATI
         )
     if shell == "fish":
         config = Path(variables.get("XDG_CONFIG_HOME") or home / ".config")
-        return Place(config / "fish" / "completions" / "himl.fish")
+        return ScriptPlace(config / "fish" / "completions" / "himl.fish")
     if shell == "bash":
         # The folder that bash-completion searches. If Bash starts without bash-completion, `.bashrc` loads the script.
         data = Path(variables.get("XDG_DATA_HOME") or home / ".local" / "share")
@@ -71,8 +71,8 @@ def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATI
         script = folder / "completions" / "himl"
         version = _last_line_of(["bash", "-i", "-c", 'echo "<${BASH_COMPLETION_VERSINFO-}>"'], patience)
         if version.endswith(("<2>", "<3>")):
-            return Place(script)
-        return Place(script, home / ".bashrc", f". {_quoted(script)} {MARK}")
+            return ScriptPlace(script)
+        return ScriptPlace(script, home / ".bashrc", f". {_quoted(script)} {MARK}")
     # himl's own folder. Unless it is in zsh's fpath and zsh starts its completion system, `.zshrc` loads the script.
     script = home / ".zfunc" / "_himl"
     question = 'print -r -- "<${+functions[compdef]}>${(j.:.)fpath}:<${ZDOTDIR:-$HOME}>"'
@@ -80,12 +80,12 @@ def place_of(shell: str, variables: Mapping[str, str], *, patience: float = PATI
     has_system, _, rest = answer.removeprefix("<").partition(">")
     folders, _, dot_folder = rest.removesuffix(">").rpartition(":<")
     if has_system == "1" and str(script.parent) in folders.split(":"):
-        return Place(script)
+        return ScriptPlace(script)
     line = f"(( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit; }}; source {_quoted(script)} {MARK}"
-    return Place(script, Path(dot_folder or home) / ".zshrc", line)
+    return ScriptPlace(script, Path(dot_folder or home) / ".zshrc", line)
 
 
-def write_script(place: Place, text: str) -> None:
+def write_script(place: ScriptPlace, text: str) -> None:
     """Write *text* to the script. Raises DiskFailed."""
     try:
         place.script.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def write_script(place: Place, text: str) -> None:
         ) from err
 
 
-def add_line(place: Place) -> None:
+def add_line(place: ScriptPlace) -> None:
     """Append the line to the shell's startup file, in that file's encoding, unless it is already there. Raises
     DiskFailed."""
     if place.is_loaded or place.start_file is None:

@@ -29,7 +29,7 @@ MLFLOW_SCRIPT = (
 )
 
 
-class Connection(H11Protocol):
+class ClientConnection(H11Protocol):
     """The connection of a client. If more than `most` have sent no request or a part of one, those that are older than
     `grace` seconds are closed: the server has no sign-in, and every user of this machine could open all that it can
     have."""
@@ -120,7 +120,7 @@ def run_mlflow(uri: str, host: str, port: str, token: str) -> None:
         await app(own, receive_whole, send_page if parts == {""} else send)
 
     run = partial(uvicorn.run, ws="none", lifespan="off", log_level="warning", timeout_graceful_shutdown=1)
-    run(answer, host=host, port=int(port), http=Connection)
+    run(answer, host=host, port=int(port), http=ClientConnection)
 
 
 def hasten_curves() -> None:

@@ -13,13 +13,13 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
 from himl_cli.core.files import expand_home, write_atomic
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import may_be_signed, redact
-from himl_cli.core.settings import FILE, PRIVATE_FILE, find_settings
+from himl_cli.core.settings import PRIVATE_FILE, SETTINGS_FILE, find_settings
 from himl_cli.core.text import YAML_ENDINGS, non_blank, parse_dotenv, read_text
 from himl_cli.core.workspaces import LeftOut, PreparedFile, SetUp
 from himl_cli.services.submission.request import MOST_NODES, check_size, count_problem, parse_duration
 
 CONFIG_FILE = "config.json"
-KINDS = "InnerEye's settings (.yml), DeepSeismic's .env, or a config.json of the Azure portal"
+IMPORTABLE = "InnerEye's settings (.yml), DeepSeismic's .env, or a config.json of the Azure portal"
 MOVE = "Move the file and try again."
 WORKSPACE_KEYS = ("subscription_id", "resource_group", "workspace_name")
 NO_SETTING = "himl has no such setting"
@@ -126,7 +126,7 @@ def set_up(
     if ids:
         text = config_text(ids, where)
         files[folder / CONFIG_FILE] = text, json.loads(text)
-    for name, sections in ((FILE, taken.public), (PRIVATE_FILE, taken.private)):
+    for name, sections in ((SETTINGS_FILE, taken.public), (PRIVATE_FILE, taken.private)):
         if sections:
             files[folder / name] = _toml(sections), sections
     if not files:
@@ -212,9 +212,9 @@ def read_settings(path: Path, folder: Path, read_config: ReadConfig) -> TakenSet
     accepted.
     """
     if path.is_dir():
-        raise BadUsage(f"--from: '{path}' is a folder.", hint=f"Name a file: {KINDS}.")
+        raise BadUsage(f"--from: '{path}' is a folder.", hint=f"Name a file: {IMPORTABLE}.")
     if not path.is_file():
-        raise BadUsage(f"--from: there is no file '{path}'.", hint=f"Use {KINDS}.")
+        raise BadUsage(f"--from: there is no file '{path}'.", hint=f"Use {IMPORTABLE}.")
     if path.suffix == ".json":
         return TakenSettings(workspace=read_config(path), read=[path])
     if path.suffix.lower() in YAML_ENDINGS or path.name in INNEREYE_PRIVATE_FILES:
@@ -223,7 +223,7 @@ def read_settings(path: Path, folder: Path, read_config: ReadConfig) -> TakenSet
 
     if is_dotenv_name(path.name):
         return read_deepseismic(path)
-    raise BadUsage(f"--from '{path.name}' is not a supported kind of file.", hint=f"Use {KINDS}.")
+    raise BadUsage(f"--from '{path.name}' is not a supported kind of file.", hint=f"Use {IMPORTABLE}.")
 
 
 def read_deepseismic(path: Path) -> TakenSettings:

@@ -13,7 +13,7 @@ import yaml
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.text import DEEPEST, shorten
 
-LARGEST = 512 << 10  # characters of a file, which the library parses in a second
+LARGEST_YAML = 512 << 10  # characters of a file, which the library parses in a second
 # Values of a file, including keys, with aliases (`*name`) expanded, because code that walks, merges or writes the
 # content processes all of them
 MOST_VALUES = 20_000
@@ -139,9 +139,9 @@ def _refused(problem: str, mark: Any) -> yaml.MarkedYAMLError:
 
 def parse_mapping(text: str, path: Path) -> Mapping[str, Any]:
     """The mapping in *text*, the content of *path*. Raises BadUsage, with the file and, if known, the line."""
-    if len(text) > LARGEST:
+    if len(text) > LARGEST_YAML:
         raise BadUsage(
-            f"'{path}' is too large for YAML: it has {len(text):,} characters, and the limit is {LARGEST:,}.",
+            f"'{path}' is too large for YAML: it has {len(text):,} characters, and the limit is {LARGEST_YAML:,}.",
             hint="Check that it is the right file.",
         )
     try:

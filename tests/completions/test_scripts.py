@@ -22,7 +22,7 @@ import pytest
 from himl_cli.app import COMMANDS
 from himl_cli.commands.completion import program_of
 from himl_cli.core.command_shape import ParameterShape
-from himl_cli.render.completions import FILES, completion_script, fish_quoted, option_row, posix_quoted, powershell_quoted
+from himl_cli.render.completions import SCRIPT_FILES, completion_script, fish_quoted, option_row, posix_quoted, powershell_quoted
 from himl_cli.services.completion_files import ASK_POWERSHELL, MARK, POWERSHELL_LINE, place_of
 from scripts.completions import program, shape
 from tests.completions.shells import PATIENCE, SCRIPTS, variables
@@ -72,7 +72,7 @@ sys.stdout.buffer.write(told + b"\\r\\n")
 
 
 def test_every_command_and_option_is_in_every_script() -> None:
-    for shell in FILES:
+    for shell in SCRIPT_FILES:
         text = completion_script(program(), shell)
         assert text.isascii()
         assert not re.search("@[A-Z_]{2,}@", text)
@@ -87,7 +87,7 @@ def test_every_command_and_option_is_in_every_script() -> None:
         for option in verb.options:
             assert re.fullmatch(r"\+?--?\w+(\|--?\w+)*(=[\w+:,.-]*)?", option_row(option)), option_row(option)
             assert len(option.help) <= 100
-    text = (SCRIPTS / FILES["bash"]).read_text(encoding="ascii")
+    text = (SCRIPTS / SCRIPT_FILES["bash"]).read_text(encoding="ascii")
     for sign in NEWER_THAN_3_2:
         assert not re.search(sign, text), sign
     unknown = ParameterShape("MOON", names=("--moon",))
@@ -120,7 +120,7 @@ def faults(text: str) -> list[str]:
 
 def test_shells_read_their_scripts_and_quoted_texts(require_program: Callable[[str], str]) -> None:
     for shell, quoted in [("bash", posix_quoted), ("zsh", posix_quoted), ("fish", fish_quoted)]:
-        done = subprocess.run([require_program(shell), "-n", str(SCRIPTS / FILES[shell])], capture_output=True, text=True, timeout=100)
+        done = subprocess.run([require_program(shell), "-n", str(SCRIPTS / SCRIPT_FILES[shell])], capture_output=True, text=True, timeout=100)
         assert (done.returncode, done.stderr) == (0, "")
         line = f"printf '%s\\n' {' '.join(map(quoted, TEXTS))}"
         done = subprocess.run([require_program(shell), "-c", line], capture_output=True, text=True, timeout=100)
@@ -201,10 +201,10 @@ def test_shell_that_loads_the_folder_needs_no_line(himl: Himl, home: Path, requi
 
 
 def test_completion_prints_the_script_or_why_not(himl: Himl, home: Path, tmp_path: Path) -> None:
-    for shell, name in FILES.items():
+    for shell, name in SCRIPT_FILES.items():
         assert himl.ok("completion", shell).raw_stdout == (SCRIPTS / name).read_bytes()
     assert himl.ok("completion", "pwsh").stdout == himl.ok("completion", "PowerShell").stdout
-    assert himl.ok("completion", "fish", "--json").json() == {"shell": "fish", "script": (SCRIPTS / FILES["fish"]).read_text(encoding="ascii")}
+    assert himl.ok("completion", "fish", "--json").json() == {"shell": "fish", "script": (SCRIPTS / SCRIPT_FILES["fish"]).read_text(encoding="ascii")}
     outcome = himl("completion", "tcsh")
     assert (outcome.code, outcome.stdout) == (2, "")
     assert "Unknown shell 'tcsh'." in outcome.stderr

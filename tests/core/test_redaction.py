@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 import himl_cli
-from himl_cli.core.blobs import Failure, Refused, TransferResult
+from himl_cli.core.blobs import FileFailure, Refused, TransferResult
 from himl_cli.core.errors import HimlError, IntegrityFailed, NotAllowed, NotFound, ServiceFailed, TransferIncomplete
 from himl_cli.core.redaction import MASK, identity, is_address, is_botched_address, mask_arguments, mask_document, mask_line, redact
 from tests.support.hostile_texts import LONG, SECONDS, within
@@ -193,7 +193,7 @@ def problem(result: TransferResult, *, is_listed: bool = False) -> HimlError:
 
 
 def test_common_cause_is_said_once_with_its_own_hint() -> None:
-    failed = tuple(Failure(f"up/{number}", "The signature may only read.", "not_allowed", "Ask for the right to write.") for number in range(300))
+    failed = tuple(FileFailure(f"up/{number}", "The signature may only read.", "not_allowed", "Ask for the right to write.") for number in range(300))
     error = problem(TransferResult(failed=failed))
     assert isinstance(error, NotAllowed)
     assert str(error) == "Failed: 'up/0', 'up/1', 'up/2' and 297 more: The signature may only read."
@@ -201,25 +201,27 @@ def test_common_cause_is_said_once_with_its_own_hint() -> None:
 
 
 def test_file_is_named_once_and_common_causes_are_alike() -> None:
-    result = TransferResult(failed=tuple(Failure(name, f"'{name}' did not arrive.", "service_failed") for name in "ab"))
+    result = TransferResult(failed=tuple(FileFailure(name, f"'{name}' did not arrive.", "service_failed") for name in "ab"))
     assert result.is_told_by_problem
     assert str(problem(result)) == "Failed: 'a', 'b': it did not arrive."
     assert str(problem(TransferResult(failed=result.failed[:1]))) == "'a' did not arrive."
-    assert str(problem(TransferResult(failed=(Failure("a", "No connection.", "service_failed"),)))) == "Failed: 'a'. No connection."
+    assert str(problem(TransferResult(failed=(FileFailure("a", "No connection.", "service_failed"),)))) == "Failed: 'a'. No connection."
 
 
 def test_several_causes_show_first_or_count_if_already_listed() -> None:
-    result = TransferResult(failed=(Failure("a", "No connection.", "service_failed", "Online?"), Failure("b", "Archived.", "service_failed", "Thaw it.")))
+    result = TransferResult(
+        failed=(FileFailure("a", "No connection.", "service_failed", "Online?"), FileFailure("b", "Archived.", "service_failed", "Thaw it."))
+    )
     assert not result.is_told_by_problem
     assert str(problem(result)) == "Failed, for 2 reasons: 'a', 'b'. First: No connection."
     assert str(problem(result, is_listed=True)) == "2 files failed."
     assert problem(result).hint == "Run the command again. It skips complete files and resumes partial ones."
-    error = problem(TransferResult(failed=(Failure("a", "Too busy.", "service_failed", "Try again later."),)))
+    error = problem(TransferResult(failed=(FileFailure("a", "Too busy.", "service_failed", "Try again later."),)))
     assert isinstance(error, ServiceFailed)
     assert error.hint == "Try again later. Then himl skips complete files and resumes partial ones."
-    gone = Failure.of("a", NotFound("'a' was deleted during the download."))
+    gone = FileFailure.of("a", NotFound("'a' was deleted during the download."))
     assert problem(TransferResult(failed=(gone,))).hint == "himl transferred all other files."
-    damaged = Failure.of("a", IntegrityFailed("'a' arrived without its end."))
+    damaged = FileFailure.of("a", IntegrityFailed("'a' arrived without its end."))
     assert problem(TransferResult(failed=(damaged,))).hint == "himl wrote no files with these names. Run the command again."
 
 

@@ -4,6 +4,7 @@ its lock files and its archives.
 
 from __future__ import annotations
 
+import ast
 import io
 import os
 import re
@@ -31,6 +32,16 @@ from tests.support.spreading import group_of, spread
 
 PROJECT = Path(__file__).parents[2]
 CI, NEWEST, RELEASE, AZURE = (*(f".github/workflows/{name}.yml" for name in ("ci", "newest", "release")), "azure-pipelines.yml")
+SHARED_CLASSES = {
+    **dict.fromkeys(("Run", "Workspace"), "the public API's, named as in hi-ml"),
+    **dict.fromkeys(("RunStore", "RunArtifacts"), "plugins of MLflow, beside himl's own"),
+    **dict.fromkeys(("Connection", "OwnJob", "Source"), "to be renamed"),
+}
+"""Names of two public classes, and why. Add none."""
+SHARED_CONSTANTS = {
+    *("CHECKS", "DEEPEST", "ENDED", "KEY", "LONGEST_NAME", "NAMES", "OPTIONS", "PAGE", "PIECE", "RECORD", "RUN_NAME", "SERVICES", "VERSION"),
+}
+"""Constants with one name that two modules export, or that more than three modules have. Add none."""
 CLAIMED_LATER = ["3.14"]
 """Pythons that are tested every week, but that pyproject.toml does not claim."""
 
@@ -103,6 +114,30 @@ def test_smoke_selection_exists_and_patient_tests_come_first(request: pytest.Fix
     groups = ["", "", "a", "a", *[""] * 8, "b", "b", "b", *[""] * 7, "c", "a"]
     assert spread(list(range(24)), groups, 4) == [2, 3, 23, 0, 1, 4, 12, 13, 14, 5, 6, 7, 22, 8, 9, 10, 11, 15, 16, 17, 18, 19, 20, 21]
     assert group_of(request.node) == str(request.node.path)
+
+
+def test_public_names_have_one_meaning() -> None:
+    """A class has a name of its own in the package, and so has a constant that other modules import."""
+    classes: dict[str, set[str]] = {}
+    constants: dict[str, set[str]] = {}
+    exported: dict[str, set[str]] = {}
+    for path in sorted((PROJECT / "himl_cli").rglob("*.py")):
+        module = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, set()).add(module)
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []:
+                for name in {each.id for each in ast.walk(target) if isinstance(each, ast.Name) and each.id.isupper() and len(each.id) > 1}:
+                    constants.setdefault(name, set()).add(module)
+        for imported in ast.walk(tree):
+            if isinstance(imported, ast.ImportFrom) and imported.module is not None:
+                for name in {alias.name for alias in imported.names if alias.name.isupper()}:
+                    exported.setdefault(name, set()).add(imported.module)
+    assert len(classes) > 300
+    assert {name: found for name, found in classes.items() if len(found) > 1 and name[0] != "_" and name not in SHARED_CLASSES} == {}
+    many = {name: found for name, found in constants.items() if len(found) > 3 or len(found & exported.get(name, set())) > 1}
+    assert {name: found for name, found in many.items() if name[0] != "_" and name not in SHARED_CONSTANTS} == {}
 
 
 def test_generated_files_are_listed_once_and_renewed(tmp_path: Path) -> None:

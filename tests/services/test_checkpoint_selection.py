@@ -21,7 +21,7 @@ from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.runs import BROUGHT, FROM_RUN, PUSHED
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC
-from himl_cli.services.checkpoints.names import Kind, best_first, goal_of, is_whole, on_disk, parse_name, rank_of, same_metric
+from himl_cli.services.checkpoints.names import CheckpointKind, best_first, goal_of, is_whole, on_disk, parse_name, rank_of, same_metric
 from himl_cli.services.checkpoints.select import Candidates, candidates_of, choice_of, choose, content_of
 from himl_cli.services.checkpoints.source import find_checkpoint
 from tests.support.running import write_files
@@ -107,7 +107,7 @@ def test_checkpoint_on_disk_is_taken_only_if_all_files_are_whole(tmp_path: Path,
     write_files(tmp_path / HERE, {"last.ckpt": archive()})
     assert on_disk(tmp_path) == folder
     write_files(folder, {"b.pt": archive()[:50]})
-    assert on_disk(tmp_path, least=Kind.autosave) is None
+    assert on_disk(tmp_path, least=CheckpointKind.autosave) is None
     caplog.clear()
     write_files(tmp_path / HERE, {"recovery_5.ckpt": archive(), "recovery_6.ckpt": archive(), "recovery_7.ckpt": archive()[:-9], "recovery_8.ckpt": b""})
     assert on_disk(tmp_path) == tmp_path / HERE / "recovery_6.ckpt"

@@ -75,7 +75,7 @@ def prepared(folder: Path) -> None:
 def read_address(text: str) -> None:
     for parse in (redaction.is_address, redaction.is_botched_address, redaction.parts_of, redaction.shown, redaction.identity, redaction.last_name):
         parse(text)
-    assert 0 < len(redaction.safe_name(text).encode()) <= 4 * redaction.LONGEST_NAME + 1
+    assert 0 < len(redaction.safe_name(text).encode()) <= 4 * redaction.LONGEST_FILE_NAME + 1
 
 
 Parser = Callable[[Any], object]

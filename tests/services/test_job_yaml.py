@@ -16,7 +16,7 @@ from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
 from himl_cli.services.submission.job_yaml import PreparedDocument, changed_yaml, prepare_document
 from himl_cli.services.submission.job_yaml_file import read_document
 from himl_cli.services.submission.request import SubmitRequest
-from himl_cli.services.yaml_files import LARGEST, MOST_VALUES, parse_mapping
+from himl_cli.services.yaml_files import LARGEST_YAML, MOST_VALUES, parse_mapping
 from tests.support.hostile_texts import SECONDS, within
 from tests.support.running import write_files
 
@@ -41,7 +41,7 @@ DEEP_BY_ALIASES = "a: &a0 1\n" + "".join(f"k{n}: &a{n} {'[' * 90}*a{n - 1}{']' *
     (DEEP_BY_ALIASES, "more than 100 levels"),
     ("a: " + "[" * 300 + "]" * 300, "line 1: values have more than 100 levels"),
     ("a: 1\nb: &b {c: {d: *b}}", "line 2: the value contains itself"),
-    ("a: " + "x" * LARGEST, "is too large for YAML: it has 524,291 characters"),
+    ("a: " + "x" * LARGEST_YAML, "is too large for YAML: it has 524,291 characters"),
     ("a: 1\nb: " + "9" * 400, "line 2: the number is too long"),
     ("a: 1" + ":1" * 200 + ".5", "the number is too long"),
     ("a: !!bool maybe", "line 1: 'maybe' is not a valid bool"),

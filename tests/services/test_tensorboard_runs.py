@@ -16,7 +16,7 @@ from himl_cli.core.locks import ProcessLock
 from himl_cli.core.runs import RunSelection, RunStatus
 from himl_cli.services.tensorboard.copies import FULL_LISTING_EVERY, CopiedSource, EventFinder, ShownFolder
 from himl_cli.services.tensorboard.server import Poller
-from himl_cli.services.tensorboard.shown_runs import AT_ONCE, SelectedRuns, call_each, readable_name, unique_name
+from himl_cli.services.tensorboard.shown_runs import RUNS_AT_ONCE, SelectedRuns, call_each, readable_name, unique_name
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.base import Workspace
 from tests.azureml_double.faults import FlipByte
@@ -165,13 +165,13 @@ def test_children_are_requested_at_once_and_once_of_ended_runs(azure: StagedWork
     assert selection.ids == [f"child_{number}" for number in range(12)]
     lines = requests(azure, lambda: selection.selected.fetch_changes([]))
     assert len([line for line in lines if "parent_" in line]) == 6
-    all_act = threading.Barrier(AT_ONCE, timeout=60)
+    all_act = threading.Barrier(RUNS_AT_ONCE, timeout=60)
 
     def act(number: int) -> int:
         all_act.wait()
         return number * number
 
-    assert call_each(act, range(2 * AT_ONCE)) == [number * number for number in range(2 * AT_ONCE)]
+    assert call_each(act, range(2 * RUNS_AT_ONCE)) == [number * number for number in range(2 * RUNS_AT_ONCE)]
 
 
 def submit(folder: Path, run: str) -> None:

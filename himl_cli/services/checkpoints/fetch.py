@@ -26,7 +26,14 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of, shown
 from himl_cli.core.runs import BROUGHT, FROM_RUN, Choice, FetchedCheckpoint, RunSelection
 from himl_cli.core.text import listed
-from himl_cli.services.checkpoints.names import FOLDER, Rank, best_first, is_better, is_whole, rank_of
+from himl_cli.services.checkpoints.names import (
+    CHECKPOINT_FOLDER,
+    CheckpointRank,
+    best_first,
+    is_better,
+    is_whole,
+    rank_of,
+)
 from himl_cli.services.checkpoints.select import Checkpoint, candidates_of, content_of
 from himl_cli.services.checkpoints.source import (
     check_whole,
@@ -189,7 +196,7 @@ def _fetch_once(
         if found.why:
             notify(Notice(found.why))
         is_usual = found.is_in_usual_folder
-        filters = Filters(f"{FOLDER}/" if is_usual else "")
+        filters = Filters(f"{CHECKPOINT_FOLDER}/" if is_usual else "")
         wanted = DownloadRequest(folder, filters, "", is_usual, request.overwrite, workers=request.workers)
         result = download(files, wanted, notify, blobs=found.blobs).raise_problem()
         record = _record(found, folder, result)
@@ -215,7 +222,7 @@ def _fetch_once(
 
 
 def _record(found: Checkpoint, folder: Path, result: TransferResult) -> dict[str, Any]:
-    path = folder / (posixpath.relpath(found.inside, FOLDER) if found.is_in_usual_folder else found.inside)
+    path = folder / (posixpath.relpath(found.inside, CHECKPOINT_FOLDER) if found.is_in_usual_folder else found.inside)
     return {
         "shown": str(path),
         "status": "fetched" if result.files else "complete",
@@ -417,7 +424,9 @@ def _upload(
     return DataSpec(KEY, folder, mode="mount"), files
 
 
-def bring_best(files: BlobStore, root: Path, folder: str = FOLDER, *, than: Rank | None = None) -> TransferResult:
+def bring_best(
+    files: BlobStore, root: Path, folder: str = CHECKPOINT_FOLDER, *, than: CheckpointRank | None = None
+) -> TransferResult:
     """Fetch the checkpoint to continue from, from the run's *files* to *root*, with its name. Fetch nothing if there is
     none, or none better *than* that.
 

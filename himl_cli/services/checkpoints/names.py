@@ -15,12 +15,12 @@ from himl_cli.core.text import read_json
 
 log = logging.getLogger(__name__)
 
-FOLDER = "outputs/checkpoints"
+CHECKPOINT_FOLDER = "outputs/checkpoints"
 LAST = "last.ckpt"
 NOT_CHECKPOINTS = re.compile(
     r"\.(json|jsonl|txt|ya?ml|toml|csv|tsv|log|md|html|png|jpe?g|svg|pdf|py|md5|sha256)$", re.IGNORECASE
 )
-LONGEST_NAME, MOST_DIGITS = 1024, 18
+LONGEST_CHECKPOINT_NAME, MOST_DIGITS = 1024, 18
 _TEMPORARY = re.compile(r"(\.(tmp|temp|part|partial|lock|download|incomplete|swp)|~)$", re.IGNORECASE)
 _PAIR = re.compile(
     r"(?P<name>[^=]+)=(?P<value>[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|nan|inf))(?=$|[-_,;+ /)\]])", re.IGNORECASE
@@ -48,7 +48,7 @@ TURNING = re.compile(
 )
 
 
-class Kind(IntEnum):
+class CheckpointKind(IntEnum):
     """Kind of a checkpoint, from the least to the most specific: the end of a training, an autosave, a recovery
     checkpoint with its epoch in the name."""
 
@@ -58,17 +58,17 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True, order=True)
-class Rank:
+class CheckpointRank:
     """Order of checkpoints to continue from, the greatest first. `attempt` is the attempt that wrote it, `version` is
     Lightning's `-v1`."""
 
-    kind: Kind
+    kind: CheckpointKind
     epoch: int
     attempt: int
     version: int
 
 
-def rank_of(name: str, folder: str = FOLDER) -> Rank | None:
+def rank_of(name: str, folder: str = CHECKPOINT_FOLDER) -> CheckpointRank | None:
     """Rank of the file or folder *name* of a run. None if it is not a checkpoint to continue from.
 
     It is in *folder*, or, for later attempts, in the folder with the same name in `retry_001`, `retry_002`, … beside
@@ -81,23 +81,25 @@ def rank_of(name: str, folder: str = FOLDER) -> Rank | None:
     plain, version = _without_version(base.rpartition(".")[0] or base)
     if plain.startswith("recovery"):
         number = re.search(r"\d{1,18}", plain)
-        return Rank(Kind.recovery, int(number[0]) if number else -1, attempt, version)
+        return CheckpointRank(CheckpointKind.recovery, int(number[0]) if number else -1, attempt, version)
     if plain in ("autosave", "last"):
-        return Rank(Kind[plain], -1, attempt, version)
+        return CheckpointRank(CheckpointKind[plain], -1, attempt, version)
     return None
 
 
-def best_first(names: Iterable[str], folder: str = FOLDER, *, least: Kind = Kind.last) -> list[str]:
+def best_first(
+    names: Iterable[str], folder: str = CHECKPOINT_FOLDER, *, least: CheckpointKind = CheckpointKind.last
+) -> list[str]:
     """Names of checkpoints that are at least as specific as *least*, the one to continue from first."""
     ranked = [(rank, name) for name in names if (rank := rank_of(name, folder)) is not None and rank.kind >= least]
     return [name for _, name in sorted(ranked, reverse=True)]
 
 
-def is_better(rank: Rank | None, than: Rank | None) -> bool:
+def is_better(rank: CheckpointRank | None, than: CheckpointRank | None) -> bool:
     return rank is not None and (than is None or rank > than)
 
 
-def below_folder(name: str, folder: str = FOLDER) -> tuple[int, str] | None:
+def below_folder(name: str, folder: str = CHECKPOINT_FOLDER) -> tuple[int, str] | None:
     """Attempt (0 for the first) that wrote the file *name*, and its name below the checkpoint folder of that attempt.
     None if it is elsewhere."""
     if name.startswith(f"{folder}/"):
@@ -140,7 +142,7 @@ def parse_name(name: str) -> ParsedName:
 
     A name longer than any store allows gives nothing.
     """
-    if len(name) > LONGEST_NAME:
+    if len(name) > LONGEST_CHECKPOINT_NAME:
         return ParsedName(name, 0, None, None, {}, None)
     stem, version = _without_version(re.sub(r"\.[A-Za-z]\w*$", "", name))  # `val_loss=0.12` has no suffix
     counters: dict[str, int] = {}
@@ -240,7 +242,7 @@ def _is_whole_file(path: Path) -> bool:
         return max(ends, default=0) + length + 8 == size
 
 
-def on_disk(root: Path, folder: str = FOLDER, *, least: Kind = Kind.last) -> Path | None:
+def on_disk(root: Path, folder: str = CHECKPOINT_FOLDER, *, least: CheckpointKind = CheckpointKind.last) -> Path | None:
     """Checkpoint below *root* to continue from, at least as specific as *least*. Incomplete ones are skipped and
     logged."""
     above, _, last = folder.rpartition("/")

@@ -27,7 +27,7 @@ from himl_cli.core.runs import (
 )
 from himl_cli.core.signals import take_time_to_end
 from himl_cli.core.text import non_blank
-from himl_cli.services.checkpoints.names import FOLDER, best_first
+from himl_cli.services.checkpoints.names import CHECKPOINT_FOLDER, best_first
 from himl_cli.services.checkpoints.source import check_whole, files_in
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.transfer.local_files import disk_error, md5_of
@@ -109,9 +109,11 @@ def push_checkpoints(
     names = [*found]
     start = run.id  # the text that `--checkpoint` reads
     if len(names) == 1 and not best_first(names):
-        start += f":{names[0].removeprefix(f'{FOLDER}/')}"
+        start += f":{names[0].removeprefix(f'{CHECKPOINT_FOLDER}/')}"
     elif not best_first(names):
-        start += f":{FOLDER}/" if all(name.startswith(f"{FOLDER}/") for name in names) else ":FILE"
+        start += (
+            f":{CHECKPOINT_FOLDER}/" if all(name.startswith(f"{CHECKPOINT_FOLDER}/") for name in names) else ":FILE"
+        )
     return PushedCheckpoints(run, source, names, unchanged, start)
 
 
@@ -153,7 +155,7 @@ def _find_files(
                     runs = [number for number, part in enumerate(parts[:-1]) if part in sources]
                     name = "/".join(parts[runs[-1] + 1 :]) if runs else place
                     if not name.startswith(OUTPUTS):
-                        below = f"{FOLDER}/{name}"
+                        below = f"{CHECKPOINT_FOLDER}/{name}"
                         is_whole_name = "/" in name and below not in originals and store.stat(name) is not None
                         name = name if is_whole_name else below
                     other = names.setdefault(name, one)

@@ -23,12 +23,12 @@ from himl_cli.core.runs import BROUGHT, FROM_RUN, PUSHED, Choice, Goal, Run
 from himl_cli.core.sweeps import GOALS
 from himl_cli.core.text import listed, near_matches, non_blank
 from himl_cli.services.checkpoints.names import (
-    FOLDER,
+    CHECKPOINT_FOLDER,
     LAST,
     NOT_CHECKPOINTS,
-    Kind,
+    CheckpointKind,
+    CheckpointRank,
     ParsedName,
-    Rank,
     below_folder,
     goal_of,
     is_temporary,
@@ -62,12 +62,12 @@ class Candidate:
     parsed: ParsedName = field(repr=False)
 
     @cached_property
-    def rank(self) -> Rank | None:
+    def rank(self) -> CheckpointRank | None:
         return rank_of(self.name)
 
     @property
     def is_recovery(self) -> bool:
-        return self.rank is not None and self.rank.kind is not Kind.last
+        return self.rank is not None and self.rank.kind is not CheckpointKind.last
 
     @property
     def size(self) -> int:
@@ -106,16 +106,16 @@ class Checkpoint:
 
     @property
     def is_in_usual_folder(self) -> bool:
-        return f"{self.inside}/".startswith(f"{FOLDER}/")
+        return f"{self.inside}/".startswith(f"{CHECKPOINT_FOLDER}/")
 
     @property
     def place(self) -> str:
         """Path for the file or folder, without a final slash. A single checkpoint becomes `outputs/checkpoints/last`
         with its own suffix."""
         if self.folder and not self.is_one:
-            return FOLDER
+            return CHECKPOINT_FOLDER
         _, dot, ending = self.inside.replace("\\", "/").rpartition("/")[2].rpartition(".")
-        return f"{FOLDER}/last{dot}{ending}" if dot else f"{FOLDER}/{LAST}"
+        return f"{CHECKPOINT_FOLDER}/last{dot}{ending}" if dot else f"{CHECKPOINT_FOLDER}/{LAST}"
 
     @property
     def by_place(self) -> dict[str, str]:
@@ -142,7 +142,7 @@ class Candidates:
         """A sentence about `brought`, or an empty text."""
         if not self.brought:
             return ""
-        names = listed([one.name.removeprefix(f"{FOLDER}/") for one in self.brought])
+        names = listed([one.name.removeprefix(f"{CHECKPOINT_FOLDER}/") for one in self.brought])
         others = " It wrote no checkpoint." if self.brought == self.found else ""
         return f"Run '{self.run.id}' began with {names}, and did not change it.{others}"
 
@@ -168,7 +168,7 @@ class Candidates:
         """Error that the run has *what* (`2 checkpoints of epoch 3`), so that one of *found* must be selected."""
         names = []  # `RUN:last.ckpt`, `RUN:outputs/retry_001/checkpoints/last.ckpt`, `RUN:last.ckpt/` for a folder
         for one in sorted(found, key=lambda one: one.name):
-            short = one.name.removeprefix(f"{FOLDER}/")
+            short = one.name.removeprefix(f"{CHECKPOINT_FOLDER}/")
             names.append(f"{self.run.id}:{one.name if '/' in short else short}{'/' * one.is_folder}")
         more = f" and {len(names) - 2 * SHOWN} more" if len(names) > 2 * SHOWN else ""
         hint = f"{hint} Give one: {', '.join(names[: 2 * SHOWN])}{more}".strip()
@@ -329,7 +329,7 @@ def _last(candidates: Candidates) -> Checkpoint:
     if not ranked and candidates.brought:
         return _latest(candidates)
     if not ranked:
-        raise candidates.nothing(f"no {FOLDER}/{LAST}")
+        raise candidates.nothing(f"no {CHECKPOINT_FOLDER}/{LAST}")
     fitting, why = _newest_attempt(ranked), ""
     lasts = [one for one in ranked if not one.is_recovery]
     if not lasts:

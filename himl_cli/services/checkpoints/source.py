@@ -18,7 +18,7 @@ from himl_cli.core.redaction import is_address, is_botched_address
 from himl_cli.core.runs import BROUGHT, FROM_RUN, RECORDED_IN, Choice, LinkedCheckpoint, Run, RunSelection, underscored
 from himl_cli.core.sweeps import BEST_TRIAL, MANY, REPEATED
 from himl_cli.core.text import listed
-from himl_cli.services.checkpoints.names import FOLDER, is_mark, is_whole
+from himl_cli.services.checkpoints.names import CHECKPOINT_FOLDER, is_mark, is_whole
 from himl_cli.services.checkpoints.select import Candidates, Checkpoint, candidates_of, choose, without_brought
 from himl_cli.services.runs.lookup import children_of, find_runs, is_run_address, sweep_view
 from himl_cli.services.transfer.local_files import disk_error
@@ -209,7 +209,12 @@ def checkpoint_of(
     pages = files.list("outputs/")
     blobs = [*next(pages, ())]
     if next(pages, None) is not None:  # a run may have a million files in other folders
-        blobs = [blob for prefix in (f"{FOLDER}/", "outputs/retry_") for page in files.list(prefix) for blob in page]
+        blobs = [
+            blob
+            for prefix in (f"{CHECKPOINT_FOLDER}/", "outputs/retry_")
+            for page in files.list(prefix)
+            for blob in page
+        ]
     tags = dict(run.tags)
     if run.parent and FROM_RUN not in tags:
         with suppress(RunNotFound):  # trials on Azure ML do not have the tags of their sweep
@@ -235,7 +240,7 @@ def _at(run: Run, path: str, files: BlobStore) -> Checkpoint:
     plain = "/".join(part for part in path.replace("\\", "/").split("/") if part not in ("", "."))
     if not plain:
         raise BadUsage(f"'{run.id}:{path}' contains no file or folder name.", hint=SHAPES)
-    for name in (plain, f"{FOLDER}/{plain}") if "/" in plain else (f"{FOLDER}/{plain}", plain):
+    for name in (plain, f"{CHECKPOINT_FOLDER}/{plain}") if "/" in plain else (f"{CHECKPOINT_FOLDER}/{plain}", plain):
         inside: list[BlobInfo] = []
         for blob in (blob for page in files.list(name) for blob in page):
             if blob.name == name and not path.endswith(("/", "\\")):

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from himl_cli.core.events import ignore
 from himl_cli.core.runs import RunQuery, RunStatus
-from himl_cli.services.live_checks.session import CODE, EXPERIMENT, LiveCheck, LiveSession
+from himl_cli.services.live_checks.session import CODE, LIVE_EXPERIMENT, LiveCheck, LiveSession
 
 LOG = "user_logs/std_log.txt"
 RANK_LOG = "user_logs/std_log_process_0.txt"  # himl sends one process as MPI, as hi-ml does
@@ -135,9 +135,9 @@ def job_members(live: LiveSession) -> Iterator[None]:
     live.submit("files", "files")
     yield
     small = _small_job(live, live.report.jobs["files"])
-    output = {"jobOutputType": "uri_folder", "assetName": EXPERIMENT, "assetVersion": "1"}
+    output = {"jobOutputType": "uri_folder", "assetName": LIVE_EXPERIMENT, "assetVersion": "1"}
     for number, (member, more) in enumerate({"himlUnknown": 1, "assetVersion": {"o": output}}.items()):
-        name = f"{EXPERIMENT}-{live.report.session}-{number}"
+        name = f"{LIVE_EXPERIMENT}-{live.report.session}-{number}"
         added = {"outputs": more} if number else {member: more}
         answer = live.request("PUT", "arm", f"/jobs/{name}", {"properties": {**small, **added}})
         if answer.status < 400:

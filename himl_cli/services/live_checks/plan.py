@@ -16,10 +16,10 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.text import did_you_mean
 from himl_cli.core.workspaces import Check
 from himl_cli.services.live_checks import jobs, probe, reading, storing
-from himl_cli.services.live_checks.report import JSON_FILE, PAGE, Mask, Report, Verdict, read_report
+from himl_cli.services.live_checks.report import JSON_FILE, REPORT_PAGE, Mask, Report, Verdict, read_report
 from himl_cli.services.live_checks.session import (
     CODE,
-    EXPERIMENT,
+    LIVE_EXPERIMENT,
     SCRIPT,
     LiveCheck,
     LiveSession,
@@ -33,7 +33,7 @@ CHECKS = (*jobs.CHECKS, *storing.CHECKS[:-1], *reading.CHECKS, storing.CHECKS[-1
 
 
 @dataclass(frozen=True)
-class Plan:
+class CheckPlan:
     """The checks of a call on a cluster, and the report in `folder` that it starts or continues. `names` identify the
     workspace, the cluster and the user, and are no part of the report. `wanted` are the checks that the user named."""
 
@@ -47,7 +47,7 @@ class Plan:
     folder: Path
 
 
-def prepare(workspace: Workspace, cluster: str, wanted: Sequence[str], folder: Path) -> Plan:
+def prepare(workspace: Workspace, cluster: str, wanted: Sequence[str], folder: Path) -> CheckPlan:
     """The checks called *wanted*, or all that the report in *folder* lacks. Submits nothing. Raises BadUsage for an
     unknown name and for a report on another place, NotFound without such a cluster."""
     known = {check.name: check for check in CHECKS}
@@ -69,7 +69,7 @@ def prepare(workspace: Workspace, cluster: str, wanted: Sequence[str], folder: P
     report = found if found is not None and is_continued else _next_session(found if wanted else None, names)
     left = [check for check in CHECKS if check.name not in report.checks or check.name in unfinished(report)]
     checks = [known[name] for name in dict.fromkeys(wanted)] or left
-    return Plan(workspace, cluster, names, wanted, checks, report, is_continued, folder)
+    return CheckPlan(workspace, cluster, names, wanted, checks, report, is_continued, folder)
 
 
 def _next_session(before: Report | None, names: Mapping[str, str]) -> Report:
@@ -84,7 +84,7 @@ def _place(session: str, names: Mapping[str, str]) -> str:
     return hashlib.sha256(repr([session, told]).encode()).hexdigest()[:16]
 
 
-def announcement(plan: Plan, *, keeps: bool) -> Iterator[str]:
+def announcement(plan: CheckPlan, *, keeps: bool) -> Iterator[str]:
     """What the checks do and cost, a line each."""
     new = {key for check in plan.checks for key in check.jobs} - plan.report.jobs.keys()
     yield f"Checks: {', '.join(check.name for check in plan.checks) or 'none is left'}."
@@ -92,14 +92,15 @@ def announcement(plan: Plan, *, keeps: bool) -> Iterator[str]:
         yield f"himl continues an earlier call, which started {len(plan.report.jobs)} of the runs."
     if new:
         yield (
-            f"himl submits {len(new)} short jobs to cluster '{plan.cluster}', in the experiment '{EXPERIMENT}'. They "
-            "run for seconds, most of them on one node. Azure charges for the nodes, also while they start and idle."
+            f"himl submits {len(new)} short jobs to cluster '{plan.cluster}', in the experiment '{LIVE_EXPERIMENT}'. "
+            "They run for seconds, most of them on one node. Azure charges for the nodes, also while they start and "
+            "idle."
         )
     yield f"himl stores a few MB in the workspace. At the end, it {'keeps' if keeps else 'deletes'} its runs and files."
-    yield f"The results go to {JSON_FILE} and {PAGE} in this folder, without names and secrets."
+    yield f"The results go to {JSON_FILE} and {REPORT_PAGE} in this folder, without names and secrets."
 
 
-def perform(plan: Plan, environment: str | None, notify: Notify, *, keeps: bool) -> Iterator[Check]:
+def perform(plan: CheckPlan, environment: str | None, notify: Notify, *, keeps: bool) -> Iterator[Check]:
     """Run the checks and yield their findings. The report has every finding at once. At the end, delete the runs,
     unless the call *keeps* them or a check must be tried again. Jobs use the registered *environment*, or himl's
     default. Raises DiskFailed."""
@@ -128,16 +129,18 @@ def conclusion(report: Report) -> Iterator[str]:
         yield f"Remains: {line}."
     if not report.is_finished:
         yield "The runs of the checks remain. The same command without --keep continues and deletes them."
-    yield f"Wrote {JSON_FILE} and {PAGE}, which you can send to the project."
+    yield f"Wrote {JSON_FILE} and {REPORT_PAGE}, which you can send to the project."
 
 
-def verdict(plan: Plan) -> HimlError | None:
+def verdict(plan: CheckPlan) -> HimlError | None:
     """The error for assumptions that do not hold, or for checks that a later call must complete, or None. It is about
     the named checks, or else about the whole report."""
     checks = {name: one for name, one in plan.report.checks.items() if name in (plan.wanted or plan.report.checks)}
     found = {name: {finding.verdict for finding in one.findings.values()} for name, one in checks.items()}
     if refuted := [name for name, verdicts in found.items() if Verdict.refuted in verdicts]:
-        return ChecksFailed(f"Assumptions of these checks do not hold: {', '.join(refuted)}.", hint=f"See {PAGE}.")
+        return ChecksFailed(
+            f"Assumptions of these checks do not hold: {', '.join(refuted)}.", hint=f"See {REPORT_PAGE}."
+        )
     if left := [name for name in unfinished(plan.report) if name in checks]:
         return ChecksFailed(f"himl could not complete these checks: {', '.join(left)}.", hint="Run the command again.")
     return None

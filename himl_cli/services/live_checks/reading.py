@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from himl_cli.core.runs import RunEnd, RunQuery, RunStatus
 from himl_cli.services.live_checks.jobs import RANK_LOG, submit_failing
-from himl_cli.services.live_checks.session import EXPERIMENT, LiveCheck, LiveSession
+from himl_cli.services.live_checks.session import LIVE_EXPERIMENT, LiveCheck, LiveSession
 from himl_cli.services.runs.writing import scalar, table
 
 MARK = "himl_live_mark"
@@ -27,7 +27,7 @@ def connection(live: LiveSession) -> Iterator[None]:
     mode = str(facts.get("systemDatastoresAuthMode")).lower()
     modes = ("none", "accesskey", "identity", "userdelegationsas")
     live.holds("systemDatastoresAuthMode is absent, accesskey, identity or userdelegationsas.", mode in modes, mode)
-    asked = live.request("GET", "history", f"/experiments/{EXPERIMENT}")
+    asked = live.request("GET", "history", f"/experiments/{LIVE_EXPERIMENT}")
     live.answers("The services accept a token for resource manager.", asked, 200, 404)
     private = "The host behind a private link has the form ID.workspace.REGION.api.azureml.ms."
     if ".workspace." in hosts[0]:
@@ -56,7 +56,7 @@ def secrets(live: LiveSession) -> Iterator[None]:
         live.holds("This SAS is valid for the requested 8 hours.", 7.5 < hours < 8.5, f"{hours:.1f} hours")
     store = live.workspace.datastore()
     for _ in range(2):
-        next(store.list(f"{EXPERIMENT}/"), None)
+        next(store.list(f"{LIVE_EXPERIMENT}/"), None)
     count = len(live.find("arm", "/listSecrets")) - 2
     live.holds("himl requests the secret at most once for two lists.", count <= 1, f"{count} requests")
 
@@ -85,7 +85,7 @@ def run_order(live: LiveSession) -> Iterator[None]:
     submit_failing(live)
     yield
     query = {"filter": None, "orderby": "CreatedUtc desc", "top": 100, "continuationToken": None}
-    answer = live.request("POST", "history", f"/experiments/{EXPERIMENT}/runs:query", query)
+    answer = live.request("POST", "history", f"/experiments/{LIVE_EXPERIMENT}/runs:query", query)
     live.answers("runs:query accepts the order 'CreatedUtc desc'.", answer, 200)
     if answer.status == 200:
         times = [one["createdUtc"] for one in answer.body["value"]]

@@ -28,7 +28,7 @@ from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.base import Exchange
 
 FORMAT = 1
-JSON_FILE, PAGE = "himl-live.json", "himl-live.md"
+JSON_FILE, REPORT_PAGE = "himl-live.json", "himl-live.md"
 LONGEST = 400  # characters of one finding
 
 # Members of responses whose values identify a user or a resource, with the kind of the value
@@ -104,7 +104,7 @@ class Report:
 
     def write_page(self, folder: Path, asked: Mapping[str, str]) -> None:
         """Write PAGE to *folder*. *asked* has the question of each check, in their order. Raises DiskFailed."""
-        _write(folder / PAGE, "\n".join(_page(self, asked)))
+        _write(folder / REPORT_PAGE, "\n".join(_page(self, asked)))
 
 
 def _write(path: Path, text: str) -> None:

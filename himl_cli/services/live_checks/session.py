@@ -28,8 +28,8 @@ from himl_cli.services.submission.prepare import prepare_job
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.workspaces.base import Exchange, ObservedWorkspace
 
-EXPERIMENT, TAG = "himl-live", "himl.live"
-AT_ONCE = 8  # deletions
+LIVE_EXPERIMENT, TAG = "himl-live", "himl.live"
+DELETIONS_AT_ONCE = 8  # deletions
 CODE, SCRIPT = "code", "code/probe.py"
 STATES = {Verdict.held: CheckState.passed, Verdict.refuted: CheckState.failed, Verdict.unchecked: CheckState.skipped}
 _UNREADABLE = (AttributeError, IndexError, KeyError, StopIteration, TypeError, ValueError)
@@ -73,7 +73,7 @@ class LiveSession:
     @cached_property
     def earlier(self) -> Sequence[tuple[str, str]]:
         """The tags and ids of this session's runs in the workspace, oldest first. The report may lack some of them."""
-        runs = self.workspace.runs(RunQuery(experiment=EXPERIMENT, archived=None))
+        runs = self.workspace.runs(RunQuery(experiment=LIVE_EXPERIMENT, archived=None))
         found = [(tag, run.id) for run in runs if (tag := run.tags.get(TAG, "")).startswith(self.report.session)]
         return found[::-1]
 
@@ -126,7 +126,7 @@ class LiveSession:
         """Start the run *key*, which has no job, unless an earlier call ended it. Return whether this call did."""
         if key in self.report.jobs and self.run(key).status.is_final:
             return False
-        new = Run(new_run_id(EXPERIMENT), EXPERIMENT, display_name=key, tags=self.tags(key))
+        new = Run(new_run_id(LIVE_EXPERIMENT), LIVE_EXPERIMENT, display_name=key, tags=self.tags(key))
         self.report.jobs[key] = self.workspace.start_run(new).id
         self.save()
         return True
@@ -140,7 +140,7 @@ class LiveSession:
             options |= {"environment": self.environment} if self.environment else {"docker_image": DEFAULT_IMAGE}
         common: dict[str, Any] = {
             "cluster": self.cluster,
-            "experiment": EXPERIMENT,
+            "experiment": LIVE_EXPERIMENT,
             "tags": self.tags(key),
             "display_name": key,
         }
@@ -210,12 +210,12 @@ def _advance(live: LiveSession, looking: Iterator[None]) -> Sequence[Check]:
 def clean_up(live: LiveSession) -> None:
     """Delete the runs of this session with their files and registered outputs. `report.remains` says what stays."""
     live.notify(Notice("Deleting the runs of these checks."))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(DELETIONS_AT_ONCE) as pool:
         runs = dict.fromkeys([*live.report.jobs.values(), *(run_id for _, run_id in live.earlier)])
         kept = [*pool.map(partial(_deleted, live), runs)]
     live.report.remains = [
         *filter(None, kept),
-        f"the experiment '{EXPERIMENT}' with the archived trials and steps",
+        f"the experiment '{LIVE_EXPERIMENT}' with the archived trials and steps",
         "the code of the jobs, their environments and components, which Azure ML does not delete",
         "the files of two environments (1.3 MB) in the folder himl-environments of workspaceblobstore",
     ]

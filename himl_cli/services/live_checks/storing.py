@@ -14,7 +14,7 @@ from himl_cli.core.blobs import StoreRequest
 from himl_cli.core.errors import HimlError, NotAllowed
 from himl_cli.core.events import ignore
 from himl_cli.core.runs import RunEnd, RunQuery, RunStatus
-from himl_cli.services.live_checks.session import EXPERIMENT, LiveCheck, LiveSession
+from himl_cli.services.live_checks.session import LIVE_EXPERIMENT, LiveCheck, LiveSession
 from himl_cli.services.runs.writing import scalar, table
 from himl_cli.workspaces.base import StoreOutcome
 
@@ -25,7 +25,7 @@ BUILD_LOG = "azureml-logs/20_image_build_log.txt"
 
 def submit_output(live: LiveSession) -> str:
     """Submit the job with an output, and return the name of its dataset, which is also its folder."""
-    dataset = f"{EXPERIMENT}-{live.report.session}"
+    dataset = f"{LIVE_EXPERIMENT}-{live.report.session}"
     live.submit("output", "output", outputs=[f"O={dataset}"])
     return dataset
 
@@ -134,7 +134,7 @@ def delete(live: LiveSession) -> Iterator[None]:
     workspace, run = live.workspace, live.ended("again")
     for is_restored, assumption in enumerate(("An archived run is not in lists.", "A restored run is in lists.")):
         workspace.archive(run.id, restore=bool(is_restored))
-        ids = [one.id for one in workspace.runs(RunQuery(experiment=EXPERIMENT))]
+        ids = [one.id for one in workspace.runs(RunQuery(experiment=LIVE_EXPERIMENT))]
         live.holds(assumption, (run.id in ids) is bool(is_restored), f"{len(ids)} runs in the list")
     _store(live, f"{dataset}/uploaded/data.bin")
     container = live.request("GET", "history", f"/runs/{run.id}").body["dataContainerId"]

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path, PureWindowsPath
 
-from himl_cli.core.blobs import BlobInfo, Failure, TransferResult
+from himl_cli.core.blobs import BlobInfo, FileFailure, TransferResult
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Finished, Notice, Notify
 from himl_cli.core.files import cache_of
@@ -271,7 +271,7 @@ class SlideDownloads:
             where = f"Slides are downloaded to '{self._root}'. {VARIABLE} limits their size, in gigabytes."
             raise type(err)(str(err), hint=f"{err.hint} {where}".strip()) from err
         except HimlError as err:
-            result = TransferResult(failed=tuple(Failure.of(name, err) for name in blobs))
+            result = TransferResult(failed=tuple(FileFailure.of(name, err) for name in blobs))
         self._settle(transfer, result)
 
     def _settle(self, transfer: _Transfer, result: TransferResult) -> None:
@@ -304,7 +304,7 @@ class SlideDownloads:
             self._delete_if_used(transfer)
             self._changed.notify_all()
 
-    def _give_up(self, left: Sequence[_Slide], failure: Failure) -> None:
+    def _give_up(self, left: Sequence[_Slide], failure: FileFailure) -> None:
         """Record the same failure for the remaining slides. If nothing succeeded, end with an error, because an image
         of failed cells would replace a good one."""
         if not self._has_any:

@@ -123,7 +123,7 @@ def _url_parts(text: str) -> SplitResult:
         return urlsplit("")
 
 
-LATEST = "latest"
+LATEST_RUN = "latest"
 LONGEST_REFERENCE = 2000
 LOOKED_THROUGH = 200
 """Number of recent runs to search for similar experiments or runs."""
@@ -199,7 +199,7 @@ def means_one_run(selection: RunSelection) -> bool:
 
 
 def _named(workspace: Workspace, text: str, selection: RunSelection) -> Run:
-    if text.lower() == LATEST:
+    if text.lower() == LATEST_RUN:
         return newest_run(workspace, archived=selection.archived)
     reference, named = parse_reference(text), workspace_in_url(text)
     try:
@@ -207,7 +207,7 @@ def _named(workspace: Workspace, text: str, selection: RunSelection) -> Run:
     except RunNotFound as err:
         if named and f" {named.label} ".casefold() not in f" {workspace.label} ".casefold():
             raise _in_another(named, workspace.label) from err
-        similar = [LATEST] if reference.run_id.lower() in ("last", "newest", "lastest", "latst", "head") else []
+        similar = [LATEST_RUN] if reference.run_id.lower() in ("last", "newest", "lastest", "latst", "head") else []
         if reference.experiment is not None:
             known = [run.id for run in workspace.runs(RunQuery(reference.experiment, limit=LOOKED_THROUGH))]
             similar = near_matches(reference.run_id, known)

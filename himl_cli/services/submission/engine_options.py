@@ -14,7 +14,7 @@ from typing import Any
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import EngineSpec
 from himl_cli.core.runs import Run, RunStatus, queued_in
-from himl_cli.core.settings import Setting, section_settings
+from himl_cli.core.settings import FileSetting, section_settings
 
 SECTION = "slurm"
 KEYS = ("partition", "sbatch", "setup", "run_with", "python", "controller", "poll")
@@ -82,7 +82,7 @@ def slurm_spec(
     return EngineSpec(SECTION, options, table.get("setup", ()), *words, controller, table.get("poll", 60.0))
 
 
-def _table(setting: Setting) -> dict[str, Any]:
+def _table(setting: FileSetting) -> dict[str, Any]:
     """The table of a name, with its values in the form that `slurm_spec` reads."""
     setting = replace(setting, key=f"{SECTION}.{setting.key}")
     if not isinstance(setting.value, Mapping):

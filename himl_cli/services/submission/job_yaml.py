@@ -34,14 +34,14 @@ from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec, argume
 from himl_cli.services.submission.git import with_untracked
 from himl_cli.services.submission.job_yaml_file import (
     AROUND,
-    COMMAND,
+    COMMAND_JOB,
     COMMAND_KEYS,
-    ELSEWHERE,
     NAMING,
     PARALLEL,
-    PIPELINE,
-    RUNNING,
-    SWEEP,
+    PIPELINE_JOB,
+    REMOTE_CODE,
+    RUN_KEYS,
+    SWEEP_JOB,
     JobDocument,
     Part,
     Values,
@@ -169,14 +169,15 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     common = replace(common, display_name=content.get("display_name", ""), description=content.get("description") or "")
     reader = _JobReader(request, common)
     refuse(
-        "--max_failures ", (kind != SWEEP and request.is_typed("max_failures"), "applies to sweeps only.", "Omit it.")
+        "--max_failures ",
+        (kind != SWEEP_JOB and request.is_typed("max_failures"), "applies to sweeps only.", "Omit it."),
     )
-    if kind == COMMAND:
+    if kind == COMMAND_JOB:
         root.check_keys(COMMAND_KEYS)
         prepared = replace(prepared, job=reader.command(root, common, read_inputs(root.part("inputs")), root))
-    elif kind == SWEEP:
+    elif kind == SWEEP_JOB:
         prepared = replace(prepared, job=reader.sweep(root))
-    elif kind == PIPELINE:
+    elif kind == PIPELINE_JOB:
         prepared = replace(prepared, pipeline=replace(reader.pipeline(root), command=sent.command))
     else:
         hint = "Use a command, sweep or pipeline job, or name a cluster with --cluster."
@@ -229,7 +230,7 @@ def _changed(
 def _with_options(document: JobDocument, request: SubmitRequest, common: JobSpec) -> dict[str, Any]:
     """The content of the file with absolute paths and with the options of the job."""
     root = document.root
-    if document.kind == PIPELINE:
+    if document.kind == PIPELINE_JOB:
         _check_steps(root)
     content = {"type": document.kind, **with_absolute_paths(root)}
     content.pop("name", None)
@@ -265,7 +266,7 @@ def _moved(
     moved, stays = {key: value for key, value in content.items() if key != "compute"}, list[str]()
     is_plain = cluster in (HERE, SERVERLESS) or engine_address(cluster) is not None
     compute = cluster if is_plain else f"azureml:{cluster}"
-    if document.kind != PIPELINE:
+    if document.kind != PIPELINE_JOB:
         return {**moved, **({} if cluster == SERVERLESS else {"compute": compute})}, stays
     jobs = document.root.part("jobs")
     steps = {key: jobs.part(key) for key in jobs.content}
@@ -283,7 +284,7 @@ def _computes_below(step: Part, shown: str) -> list[str]:
     """The steps that name their own compute targets in the pipeline component of *step*, by their dotted keys."""
     component, found = component_of(step), list[str]()
     if component is None:
-        is_stored = type_of(step) == PIPELINE and step.content.get("component")
+        is_stored = type_of(step) == PIPELINE_JOB and step.content.get("component")
         return [f"{shown} (steps of its stored pipeline that name their own)"] if is_stored else []
     jobs = component.part("jobs")
     for key in jobs.content if shown.count(".") < DEEPEST else ():
@@ -295,12 +296,12 @@ def _computes_below(step: Part, shown: str) -> list[str]:
 def _with_variables(content: Mapping[str, Any], key: str, env: Mapping[str, str], missed: list[str]) -> dict[str, Any]:
     """The job or the step *content* of *key* with the environment variables *env*. Adds the keys of steps that have no
     variables to *missed*, and an empty key for a job."""
-    kind, steps = content.get("type") or COMMAND, content.get("jobs")
-    if kind == PIPELINE and not key and isinstance(steps, Mapping):
+    kind, steps = content.get("type") or COMMAND_JOB, content.get("jobs")
+    if kind == PIPELINE_JOB and not key and isinstance(steps, Mapping):
         return {**content, "jobs": {name: _with_variables(step, name, env, missed) for name, step in steps.items()}}
-    if kind == SWEEP and isinstance(content.get("trial"), Mapping):
+    if kind == SWEEP_JOB and isinstance(content.get("trial"), Mapping):
         return {**content, "trial": _with_variables(content["trial"], key, env, missed)}
-    if kind not in (COMMAND, PARALLEL, "automl"):
+    if kind not in (COMMAND_JOB, PARALLEL, "automl"):
         missed.append(key)
         return dict(content)
     given = content.get("environment_variables") or {}
@@ -359,7 +360,7 @@ class _JobReader:
         code = part.text("code")
         if not code:
             return Snapshot(part.folder, (), 0)
-        if code.startswith(ELSEWHERE):
+        if code.startswith(REMOTE_CODE):
             raise part.wrong("code", f"'{code}' is not available on this machine.", hint="Name a local folder.")
         folder = local_path(part, code)
         # Unlike Path.is_dir, os.path.isdir accepts a name that is invalid in the file system
@@ -374,7 +375,7 @@ class _JobReader:
         """The job with its sweep."""
         part.check_keys((*NAMING, *AROUND, *SEARCH_KEYS))
         trial = component_at(part, "trial")
-        trial.check_keys((*NAMING, *RUNNING, "inputs", "outputs", "is_deterministic"))
+        trial.check_keys((*NAMING, *RUN_KEYS, "inputs", "outputs", "is_deterministic"))
         sweep = with_max_failures(_sweep(part), self.request)
         values = with_defaults(trial, read_inputs(part.part("inputs")))
         job = self.command(trial, replace(self.common, sweep=sweep), values, part, sweep.space)
@@ -428,7 +429,7 @@ class _JobReader:
         """The step of *key*. *given* and *outer* are the pipeline's inputs and outputs. The method adds the outputs
         that come from this step to *made*."""
         kind = type_of_step(part)
-        if kind != COMMAND:
+        if kind != COMMAND_JOB:
             hint = "Use a command job, or name a cluster with --cluster."
             raise part.wrong("type", f"'{kind}' cannot be a step on this machine.", hint=hint)
         part.check_keys((*COMMAND_KEYS, "component"))

@@ -21,18 +21,18 @@ from himl_cli.services.submission.data import KEY, REFERENCE, split_reference
 from himl_cli.services.submission.request import MOST_SECONDS, count_problem
 from himl_cli.services.yaml_files import parse_mapping, written_as
 
-COMMAND, SWEEP, PIPELINE = "command", "sweep", "pipeline"
+COMMAND_JOB, SWEEP_JOB, PIPELINE_JOB = "command", "sweep", "pipeline"
 PARALLEL = "parallel"
 # The type of a job or a step without `type`, by a key that only this type has
-TYPES = {"jobs": PIPELINE, "trial": SWEEP, "task": PARALLEL, "entry": "spark", "command": COMMAND}
+TYPES = {"jobs": PIPELINE_JOB, "trial": SWEEP_JOB, "task": PARALLEL, "entry": "spark", "command": COMMAND_JOB}
 NAMING = (
     *("$schema", "type", "name", "version", "id", "properties"),
     *("experiment_name", "display_name", "description", "tags"),
 )
-RUNNING = ("code", "command", "environment", "environment_variables", "distribution", "resources")
+RUN_KEYS = ("code", "command", "environment", "environment_variables", "distribution", "resources")
 AROUND = ("inputs", "outputs", "compute", "limits", "identity", "services", "queue_settings", "is_deterministic")
-COMMAND_KEYS = (*NAMING, *RUNNING, *AROUND)
-ELSEWHERE = ("azureml:", "git+", "http:", "https:")
+COMMAND_KEYS = (*NAMING, *RUN_KEYS, *AROUND)
+REMOTE_CODE = ("azureml:", "git+", "http:", "https:")
 DATA_TYPES = ("uri_folder", "uri_file", "mltable", "mlflow_model", "custom_model", "triton_model")
 LITERAL_TYPES = ("string", "number", "integer", "boolean")
 DATA_KEYS = ("type", "path", "mode", "description", "version")
@@ -140,7 +140,7 @@ class JobDocument:
         """The first compute target that the file names, without `azureml:`. `local` is this machine, and an empty text
         means that none is named."""
         texts = [self.root.text("compute")]
-        if self.kind == PIPELINE:
+        if self.kind == PIPELINE_JOB:
             jobs = self.root.part("jobs")
             default = self.root.part("settings").text("default_compute")
             texts = [default, *texts, *(jobs.part(key).text("compute") for key in jobs.content)]
@@ -180,7 +180,7 @@ def type_of_step(part: Part) -> str:
     """The type of a step, or that of its component on this machine."""
     component = component_of(part)
     kinds = [type_of(part), type_of(component) if component is not None else ""]
-    return next((kind for kind in kinds if kind not in ("", COMMAND)), COMMAND)
+    return next((kind for kind in kinds if kind not in ("", COMMAND_JOB)), COMMAND_JOB)
 
 
 def _schema_of(part: Part) -> str:

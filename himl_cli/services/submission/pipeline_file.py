@@ -36,7 +36,7 @@ KNOWN = (*TEXTS, *COUNTS, "arguments")
 PASSED_OVER = ("output_path",)
 # Characters of arguments in one text. Linux passes a program at most 131,072 in one argument.
 LONGEST_LINE = 100_000
-KINDS: Mapping[type, str] = {
+TYPE_NAMES: Mapping[type, str] = {
     type(None): "nothing (null)",
     bool: "a truth value",
     int: "a number",
@@ -109,7 +109,7 @@ def read_pipeline(path: Path, shown: str) -> PipelineFile:
             hint="JSON allows neither comments nor a comma after the last entry.",
         ) from err
     if not isinstance(content, Mapping) or not content:
-        what = "" if isinstance(content, Mapping) else f", but {KINDS[type(content)]}"
+        what = "" if isinstance(content, Mapping) else f", but {TYPE_NAMES[type(content)]}"
         hint = 'Example of a pipeline: {"step1": {"type": "PythonScriptStep", …}}'
         raise BadUsage(f"'{shown}' contains no steps{what}.", hint=hint)
     for key in content:
@@ -124,7 +124,7 @@ def _step(file: PipelineFile, key: str, content: Any) -> Step:
         return file.wrong(key, name, what, hint=hint)
 
     if not isinstance(content, Mapping):
-        raise wrong("", f"must be an object, not {KINDS[type(content)]}.")
+        raise wrong("", f"must be an object, not {TYPE_NAMES[type(content)]}.")
     fields: dict[str, Any] = {"arguments": []}
     for name, value in content.items():
         if name not in KNOWN and name not in PASSED_OVER:
@@ -143,7 +143,7 @@ def _step(file: PipelineFile, key: str, content: Any) -> Step:
         elif name == "arguments":
             fields[name] = _arguments(value, partial(wrong, name))
         elif not isinstance(value, str):
-            raise wrong(name, f"must be text, not {KINDS[type(value)]}.")
+            raise wrong(name, f"must be text, not {TYPE_NAMES[type(value)]}.")
         else:
             fields[name] = value.strip()
     for name in (*TEXTS, "arguments"):
@@ -168,10 +168,10 @@ def _arguments(value: Any, wrong: Callable[[str, str], BadUsage]) -> list[str]:
         except ValueError as err:
             raise wrong("has an unclosed quote.", "Close it, or write the arguments as a list.") from err
     if not isinstance(value, list):
-        raise wrong(f"must be a list or a text, not {KINDS[type(value)]}.", "")
+        raise wrong(f"must be a list or a text, not {TYPE_NAMES[type(value)]}.", "")
     for entry in value:
         if entry is None or isinstance(entry, (Mapping, list)):
-            raise wrong(f"contains {KINDS[type(entry)]}.", "Use texts and numbers only.")
+            raise wrong(f"contains {TYPE_NAMES[type(entry)]}.", "Use texts and numbers only.")
     return [str(entry) if isinstance(entry, (str, bool)) else json.dumps(entry) for entry in value]
 
 

@@ -55,9 +55,9 @@ from himl_cli.services.submission.request import (
     without_idle_options,
 )
 from himl_cli.services.submission.snapshot import ignored_remarks, take_snapshot
-from himl_cli.services.submission.sweeps import KINDS as SWEEP_KINDS
 from himl_cli.services.submission.sweeps import (
     MOST_TRIALS_ON_AZURE,
+    SWEEP_KINDS,
     copies_remarks,
     requested_sweep,
     single_sweep_option,

@@ -54,9 +54,9 @@ from himl_cli.services.submission.request import (
     without_idle_options,
 )
 from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_remarks, take_snapshot
-from himl_cli.services.submission.sweeps import KINDS as SWEEP_KINDS
 from himl_cli.services.submission.sweeps import (
     KINDS_OF_OPTION,
+    SWEEP_KINDS,
     copies_remarks,
     requested_sweep,
     single_sweep_option,
@@ -68,7 +68,7 @@ from himl_cli.services.submission.sweeps import (
 )
 from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
 
-KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
+ENTRY_KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
 # Options that apply to a resumed run
 RESUME_OPTIONS = ("max_concurrent", "max_failures", "env_vars", "notify", "notify_format")
 # Options that may be repeated for a resumed run, if they agree with its record
@@ -129,7 +129,7 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
     linked = [item for item in linked if is_same_place(root / str(item.target), request.cwd / str(item.local))]
     at_target = [str(root / str(item.target)) for item in linked]
     report = take_snapshot(root, [*request.ignored_folders, *at_target], request.include_secret)
-    if entry.kind in KINDS.values() and entry.target not in report.snapshot.files:
+    if entry.kind in ENTRY_KINDS.values() and entry.target not in report.snapshot.files:
         downloaded = next((each for each in report.downloads if f"{entry.target}/".startswith(f"{each}/")), None)
         why = f"himl downloaded '{downloaded}'. Copy the script"
         raise BadUsage(
@@ -165,12 +165,12 @@ def _find_entry(request: SubmitRequest) -> tuple[Entry, Path, Path]:
             f"'{request.target}' is outside the snapshot root '{root}'.",
             hint="Use a --snapshot_root that contains the script.",
         )
-    return Entry(KINDS[start.suffix], start.relative_to(root).as_posix()), start, root
+    return Entry(ENTRY_KINDS[start.suffix], start.relative_to(root).as_posix()), start, root
 
 
 def _check_script(path: Path, shown: str) -> None:
     folder = path if path.is_dir() else path.parent
-    scripts = sorted(each.name for ending in KINDS for each in folder.glob(f"*{ending}"))
+    scripts = sorted(each.name for ending in ENTRY_KINDS for each in folder.glob(f"*{ending}"))
     if path.is_dir():
         name = "train.py" if "train.py" in scripts else "".join(scripts[:1])
         problem, hint = "is a folder, not a script", "There is no .py or .sh script in it."
@@ -181,7 +181,7 @@ def _check_script(path: Path, shown: str) -> None:
     elif path.suffix == ".ipynb":
         problem = "is a notebook, not a script"
         hint = f"Convert it: jupyter nbconvert --to script {shlex.quote(shown)}"
-    elif path.suffix not in KINDS:
+    elif path.suffix not in ENTRY_KINDS:
         problem = "is neither a .py nor a .sh script"
         hint = "Name a script, or a module: himl submit -m package.module"
     else:
@@ -225,7 +225,7 @@ def _named_by(entry: Entry) -> str:
         return entry.target
     words = [word.strip("'\"") for word in entry.target.split()]
     for before, word in zip(["", *words], words, strict=False):
-        if word.endswith(tuple(KINDS)) or before in ("-m", "--module"):
+        if word.endswith(tuple(ENTRY_KINDS)) or before in ("-m", "--module"):
             return word
     return f"{PurePath(words[0]).name}.sh" if words else ""
 

@@ -26,7 +26,7 @@ from himl_cli.core.sweeps import (
 )
 from himl_cli.services.submission.sweeps import typed_value
 
-LARGEST = 1 << 20  # bytes of a script, which Python parses in a second
+LARGEST_SCRIPT = 1 << 20  # bytes of a script, which Python parses in a second
 
 
 def with_forms(
@@ -76,7 +76,7 @@ def script_options(script: Path) -> Mapping[str, str]:
     Python."""
     try:
         with script.open("rb") as stream:
-            tree = ast.parse(stream.read(LARGEST))
+            tree = ast.parse(stream.read(LARGEST_SCRIPT))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return {}
     found: dict[str, set[str | None]] = {}

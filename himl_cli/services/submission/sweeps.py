@@ -33,14 +33,14 @@ from himl_cli.core.sweeps import (
 from himl_cli.core.text import Spelled, did_you_mean
 from himl_cli.services.submission.request import SubmitRequest, refuse
 
-KINDS = ("sweep", "crossval", "different_seeds")
+SWEEP_KINDS = ("sweep", "crossval", "different_seeds")
 # The kinds that an option applies to. Early stopping does not apply to folds and seeds, because their mean would be
 # useless without the stopped ones.
 KINDS_OF_OPTION: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("crossval_arg", "crossval_count_arg"), ("crossval",)),
     "seed_arg": ("different_seeds",),
     **dict.fromkeys(("sampling", "max_trials", "early_stop"), ("sweep",)),
-    **dict.fromkeys(("max_concurrent", "max_failures", "primary_metric", "goal"), KINDS),
+    **dict.fromkeys(("max_concurrent", "max_failures", "primary_metric", "goal"), SWEEP_KINDS),
 }
 ARGUMENTS = {
     **dict.fromkeys((Draw.uniform, Draw.loguniform), ("low", "high")),
@@ -70,15 +70,15 @@ DECIMAL = re.compile(r"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\
 def single_sweep_option(request: SubmitRequest) -> SubmitRequest:
     """The request with at most one of the options for many runs, and without settings that do not apply to it. Raises
     BadUsage for typed options that do not apply."""
-    typed = [name for name in KINDS if request.is_typed(name)]
+    typed = [name for name in SWEEP_KINDS if request.is_typed(name)]
     single = ["in_place"] if request.is_typed("in_place") else []
     single += ["record_in"] if request.is_typed("record_in") and request.is_told_to_azure else []
-    chosen = typed or ([] if single else [name for name in KINDS if request.is_set(name)])
+    chosen = typed or ([] if single else [name for name in SWEEP_KINDS if request.is_set(name)])
     shown = " and ".join(f"--{name}" for name in chosen) or "the sweep"
     if len(chosen) > 1:
         both = f"--sweep {request.crossval_arg}=0,1,2 --sweep {request.seed_arg}=0,1,2"
         raise BadUsage(f"{shown} cannot be combined.", hint=f"To run every combination, list all values: {both}")
-    request = request.without(*(name for name in KINDS if name not in chosen))
+    request = request.without(*(name for name in SWEEP_KINDS if name not in chosen))
     for name, kinds in KINDS_OF_OPTION.items():
         if request.is_typed(name) and not {*kinds} & {*chosen} and request.ready_sweep is None:
             raise BadUsage(f"--{name} needs --{kinds[0]}.", hint=f"Omit it, or add --{kinds[0]}.")
@@ -103,7 +103,7 @@ def requested_sweep(request: SubmitRequest) -> SweepSpec | None:
     if request.ready_sweep is not None:
         check_sweep(request.ready_sweep, on_cluster=on_cluster)
         return request.ready_sweep
-    if not any(map(request.is_set, KINDS)):
+    if not any(map(request.is_set, SWEEP_KINDS)):
         return None
     early_stop = parse_early_stop(request.early_stop) if request.early_stop else None
     kind, sampling, seed = "sweep", "grid", None

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 # the common folder of the files.
 FULL_LISTING_EVERY = 4
 # Attempts per update to read files that change meanwhile. Attempts that fetch new bytes do not count.
-ATTEMPTS = 3
+COPY_ATTEMPTS = 3
 # Bytes of the copy that himl requests again. They contain the checksum of the last record, which identifies the file.
 OVERLAP = 16
 # The seconds since 1970 in the name of an event file
@@ -171,7 +171,7 @@ class CopiedSource(EventSource):
 
     def _update(self, *, is_last: bool) -> bool:
         failed_attempts = 0
-        while failed_attempts < ATTEMPTS:
+        while failed_attempts < COPY_ATTEMPTS:
             before = self.stats.received
             self._fetch_new_bytes(is_last)
             if self._is_complete:

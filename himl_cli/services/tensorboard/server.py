@@ -58,7 +58,7 @@ def sync_once(sources: Sequence[EventSource], notify: Notify) -> tuple[Sequence[
     files that changed during each attempt to read them.
     """
     first: HimlError | None = None
-    progress = Progress(sources, notify)
+    progress = UpdateProgress(sources, notify)
     updates = BackgroundCalls(EventSource.update, sources)
     while updates.pending:
         ended = updates.next(0.2)
@@ -81,7 +81,7 @@ def sync_once(sources: Sequence[EventSource], notify: Notify) -> tuple[Sequence[
     return synced, first or (None if synced else _nothing_to_show(sources))
 
 
-class Progress:
+class UpdateProgress:
     """Reports the progress, in bytes, of the first update of *sources*. Create it before the update begins."""
 
     def __init__(self, sources: Sequence[EventSource], notify: Notify) -> None:
@@ -153,7 +153,7 @@ class Poller:
         self._reported_empty: set[tuple[str, bool]] = set()
         self._list_at = self._report_at = time.monotonic() + refresh
         self._due: dict[EventSource, float] = {}  # runs that are waiting for their next update
-        self.progress = Progress(runs.sources, notify)
+        self.progress = UpdateProgress(runs.sources, notify)
         for source in runs.sources:
             shown.show(source.name, source.by_attempt(source.files))
         self._updates = BackgroundCalls(EventSource.update, self._open)

@@ -25,7 +25,7 @@ from himl_cli.core.runs import Run, RunQuery, RunSelection
 from himl_cli.core.sweeps import MANY, hyperparameters_of, values_text
 from himl_cli.services.runs.aggregate import PREPARATION
 from himl_cli.services.runs.lookup import (
-    LATEST,
+    LATEST_RUN,
     find_runs,
     nearest_latest_run_file,
     newest_run,
@@ -43,12 +43,12 @@ log = logging.getLogger(__name__)
 
 # Runs per response of the slowest service. himl reads at most this many runs of a list for each wanted run, and
 # requests the remaining ones individually.
-PAGE = 100
+RUNS_PER_PAGE = 100
 LONGEST_TITLE = 60
 # Characters of a whole name, below the shortest limit of a file system even with several bytes per character
-LONGEST_NAME = 150
+LONGEST_FOLDER_NAME = 150
 UNPLAIN = re.compile(r"[^\w.+=-]+")
-AT_ONCE = 8
+RUNS_AT_ONCE = 8
 # Time between checks for Ctrl-C, which does not interrupt a waiting thread on Windows
 WAIT_SECONDS = 0.5
 
@@ -80,7 +80,7 @@ class BackgroundCalls(Generic[Item, Answer]):
         self.pending += 1
         with self._lock:
             self._waiting.append(item)
-            if self._threads == AT_ONCE:
+            if self._threads == RUNS_AT_ONCE:
                 return
             self._threads += 1
         threading.Thread(target=self._work, name="himl-tb", daemon=True).start()
@@ -170,7 +170,7 @@ class SelectedRuns:
         self._notify = notify
         self._follows_links = follows_links
         # Whether the selection may match other runs later
-        self._may_mean_others = not selection.runs or any(text.lower() == LATEST for text in selection.runs)
+        self._may_mean_others = not selection.runs or any(text.lower() == LATEST_RUN for text in selection.runs)
         self._known: dict[str, Run] = {}
         self._roots: list[str] = []
         self._parents: set[str] = set()  # runs that may get more child runs
@@ -204,7 +204,7 @@ class SelectedRuns:
                 groups[run.workspace, run.parent or "", run.experiment].append(run)
         for (_, parent, experiment), alike in groups.items():
             query = RunQuery(parent=parent) if parent else RunQuery(experiment)
-            self._read(alike[0], query, alike, changes, least=3, deepest=PAGE * len(alike))
+            self._read(alike[0], query, alike, changes, least=3, deepest=RUNS_PER_PAGE * len(alike))
         self._parents -= changes.gone.keys()
         self._known |= changes.runs
         self._add_roots(new)
@@ -369,7 +369,7 @@ def readable_name(run: Run) -> str:
     title = UNPLAIN.sub("_", title).strip("._")[:LONGEST_TITLE].rstrip("._")
     plain_id = _plain_id(run)
     name = f"{title}-{plain_id}" if title else plain_id
-    return name if plain_id == run.id and len(name) <= LONGEST_NAME else _marked(name, run)
+    return name if plain_id == run.id and len(name) <= LONGEST_FOLDER_NAME else _marked(name, run)
 
 
 def unique_name(run: Run, taken: dict[str, str]) -> str:
@@ -385,7 +385,7 @@ def unique_name(run: Run, taken: dict[str, str]) -> str:
 def permanent_name(run: Run) -> str:
     """A folder name that depends only on the run's id and is unique, even if case is ignored."""
     plain_id = _plain_id(run)
-    is_unique = plain_id == run.id == folded(run.id) and len(plain_id) <= LONGEST_NAME
+    is_unique = plain_id == run.id == folded(run.id) and len(plain_id) <= LONGEST_FOLDER_NAME
     return plain_id if is_unique else _marked(plain_id, run)
 
 
@@ -394,4 +394,4 @@ def _plain_id(run: Run) -> str:
 
 
 def _marked(name: str, run: Run) -> str:
-    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(run.id.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
+    return f"{name[:LONGEST_FOLDER_NAME]}-{hashlib.sha256(run.id.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"

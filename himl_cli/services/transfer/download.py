@@ -33,7 +33,7 @@ from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.base import BlobStore
 
-ATTEMPTS = 3
+DOWNLOAD_ATTEMPTS = 3
 WRONG_MD5 = (
     "The same bytes arrived each time, so the stored MD5 is wrong. To skip it: 'himl download RUN --no_validate' "
     "or 'himl datastore download PREFIX FOLDER --no_validate'."
@@ -239,7 +239,7 @@ class _Download:
         blob, md5 = file.planned.blob, file.md5()
         expected = None if md5 is None else file.service_md5 or blob.md5 or self._plan.store.md5(blob)
         if expected is not None and expected != md5:
-            file.error = IntegrityFailed(f"'{blob.name}' does not match its MD5 after {ATTEMPTS} attempts.")
+            file.error = IntegrityFailed(f"'{blob.name}' does not match its MD5 after {DOWNLOAD_ATTEMPTS} attempts.")
             if file.planned.arrived == md5:
                 file.error.hint = WRONG_MD5
             file.planned = replace(file.planned, arrived=md5)
@@ -304,12 +304,12 @@ class _Download:
         if isinstance(error, BlobChanged):
             blob = self._plan.store.stat(name)
             error = ServiceFailed(
-                f"'{name}' changed during each of {ATTEMPTS} downloads.",
+                f"'{name}' changed during each of {DOWNLOAD_ATTEMPTS} downloads.",
                 hint="Run the command again when nothing writes to the file.",
             )
         if blob is None:
             fail(name, NotFound(f"'{name}' was deleted during the download."))
-        elif planned.attempts + 1 < ATTEMPTS:
+        elif planned.attempts + 1 < DOWNLOAD_ATTEMPTS:
             self._again.append(replace(planned, blob=blob, attempts=planned.attempts + 1))
         else:
             fail(name, error)

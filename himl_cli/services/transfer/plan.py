@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.blobs import BlobInfo, Failure, Refused, TransferResult
+from himl_cli.core.blobs import BlobInfo, FileFailure, Refused, TransferResult
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound
 from himl_cli.core.events import Notify, Planned
 from himl_cli.core.files import STATE_NAME, Globs
@@ -24,7 +24,7 @@ from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.base import BlobStore
 
 WORKERS = 32
-PAGE = 1000
+FILES_PER_PAGE = 1000
 JUNCTION = 0xA0000003  # Windows' IO_REPARSE_TAG_MOUNT_POINT
 # If this number of files is refused with the same message and none succeeds, himl assumes that all will be refused.
 REFUSALS = 64
@@ -154,11 +154,11 @@ class TransferStats:
         self.files = self.bytes = self.skipped = self.unverified = 0
         self.differing: list[str] = []
         self.refused: list[Refused] = []
-        self.failed: list[Failure] = []
+        self.failed: list[FileFailure] = []
         self._started = time.monotonic()
 
     def fail(self, name: str, error: HimlError) -> None:
-        self.failed.append(Failure.of(name, error))
+        self.failed.append(FileFailure.of(name, error))
 
     def check_refusals(self) -> None:
         """Raise NotAllowed if all files are refused. A message that names its file concerns that file only."""
@@ -304,7 +304,7 @@ class DownloadPlan:
     def files(self, blobs: Iterator[BlobInfo], notify: Notify) -> Iterator[PlannedFile]:
         """Yield those of *blobs* (sorted by name) that must be downloaded, and report each page to *notify*."""
         single = self._without_folders(blobs)
-        while page := [*islice(single, PAGE)]:
+        while page := [*islice(single, FILES_PER_PAGE)]:
             moving = [planned for blob in page if (planned := self._decide(blob)) is not None]
             if moving:
                 notify(Planned(len(moving), sum(planned.blob.size for planned in moving)))

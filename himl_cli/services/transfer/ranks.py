@@ -37,7 +37,7 @@ SILENT_SECONDS = 3.0
 LATE_SECONDS = 5.0
 IDLE_SECONDS = 3600.0
 # Classes that replace another rank's error. Its own class may take more arguments than a message.
-KINDS = (BadUsage, NotFound, NotAllowed, ServiceFailed, IntegrityFailed, Interrupted)
+ERROR_KINDS = (BadUsage, NotFound, NotAllowed, ServiceFailed, IntegrityFailed, Interrupted)
 
 _calls_with_barrier: Counter[tuple[Path, str]] = Counter()
 
@@ -130,7 +130,7 @@ def _as_own(outcome: dict[str, Any] | None, otherwise: str) -> TransferResult:
     if "result" in outcome:
         return TransferResult.from_record(outcome["result"])
     fields = outcome["error"]
-    kind = next((kind for kind in KINDS if kind.exit_code == fields["exit_code"]), HimlError)
+    kind = next((kind for kind in ERROR_KINDS if kind.exit_code == fields["exit_code"]), HimlError)
     error = kind(fields["message"], hint=fields["hint"])
     error.code, error.exit_code = fields["code"], fields["exit_code"]
     raise error

@@ -18,7 +18,7 @@ from himl_cli.services.transfer.local_files import UnsafeName, disk_error, md5_o
 from himl_cli.services.transfer.plan import Filters, TransferStats, UploadRequest
 from himl_cli.workspaces.base import BlobStore, LocalStore
 
-ATTEMPTS = 3
+UPLOAD_ATTEMPTS = 3
 # Up to this size, a file is read for its MD5 before the upload, during which it is still in memory.
 DIGESTED_BEFORE = 8 << 20
 
@@ -208,7 +208,7 @@ class _Upload:
             now = os.stat(attempt.found.path)
             if (now.st_size, now.st_mtime_ns, now.st_ino) == (then.st_size, then.st_mtime_ns, then.st_ino):
                 return True
-        if attempt.number < ATTEMPTS:
+        if attempt.number < UPLOAD_ATTEMPTS:
             self._again.append(_Attempt(attempt.found, replaces, attempt.number + 1))
         else:
             self._stats.fail(request.name, error)

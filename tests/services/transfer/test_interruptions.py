@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from himl_cli.core.blobs import Failure, Refused, TransferResult
+from himl_cli.core.blobs import FileFailure, Refused, TransferResult
 from himl_cli.core.errors import HimlError, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Notice
 from himl_cli.services.transfer.download import LARGE, PIECE, SMALL, download
@@ -369,7 +369,7 @@ def test_wait_for_rank_0_is_bounded_and_its_outcome_handed_over(tmp_path: Path) 
         rank_zero_only(tmp_path, "again", TransferResult, environment={"LOCAL_RANK": rank})
     with pytest.raises(HimlError, match=r"local rank 1 \(LOCAL_RANK\)\.$"):
         rank_zero_only(tmp_path, "again", TransferResult, environment={"LOCAL_RANK": "1"}, wait_seconds=0.1)
-    result = TransferResult(1, 2, 3.5, 4, 5, ("d",), (Refused("r\udcff", "why"),), (Failure("f", "m", "integrity_failed"),))
+    result = TransferResult(1, 2, 3.5, 4, 5, ("d",), (Refused("r\udcff", "why"),), (FileFailure("f", "m", "integrity_failed"),))
     environment = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
     assert rank_zero_only(tmp_path, "handed", lambda: result, environment=environment) == result
     assert rank_zero_only(tmp_path, "handed", TransferResult, environment={**environment, "LOCAL_RANK": "1"}) == result
