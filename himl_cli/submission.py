@@ -32,8 +32,6 @@ def submit(
     Raises BadUsage for invalid arguments, JobFailed if it waited and the run did not complete, Interrupted for Ctrl-C,
     and errors of the workspace.
     """
-    import logging
-
     import typer.main
 
     from himl_cli.api.workspace import Run, Workspace
@@ -48,11 +46,7 @@ def submit(
             """Print nothing. The caller gets the result."""
 
     class TalkOptions(OutputOptions):
-        make_output = Talk
-
-        def _start_log(self) -> None:
-            if self.verbose or not logging.getLogger().handlers:  # the script may have configured logging
-                super()._start_log()
+        make_output, keeps_logging = Talk, True
 
     program: Any = typer.main.get_command(command.app)
     names = {each.name: each.opts[0] for each in program.params}

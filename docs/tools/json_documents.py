@@ -17,7 +17,7 @@ import himl_cli
 from himl_cli.core.runs import Attempt, RunService, RunStatus
 from himl_cli.core.sweeps import Scalar
 from himl_cli.core.workspaces import Check, SetUp, WorkspaceFacts
-from himl_cli.services.runs.writing import CancelOutcome
+from himl_cli.services.runs.changes import CancelOutcome
 from himl_cli.services.tensorboard.server import SyncedRun
 
 FILE = Path(himl_cli.__file__).with_name("schemas.json")

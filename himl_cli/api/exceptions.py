@@ -1,4 +1,4 @@
-"""Errors of himl that are also the built-in exceptions that users of hi-ml catch."""
+"""Errors of himl that are also the built-in exceptions that users of hi-ml catch. Each stands alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Submit the script that calls `submit_to_azure_if_needed` to Azure ML."""
+"""Submit the script that calls `submit_to_azure_if_needed` to Azure ML. The functions that read its
+arguments share no code with each other."""
 
 from __future__ import annotations
 

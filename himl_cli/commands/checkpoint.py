@@ -1,6 +1,7 @@
 """`himl checkpoint`: fetch, push and share checkpoints of runs.
 
-Functions import the services that they use, to keep help fast.
+Functions import the services that they use, to keep help fast. The commands share no code, as each
+calls one service.
 """
 
 from __future__ import annotations

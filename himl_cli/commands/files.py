@@ -1,6 +1,7 @@
 """`himl download` for files of runs, and `himl datastore` for files in a datastore.
 
-Functions import the services that they use, to keep help fast.
+Functions import the services that they use, to keep help fast. The commands share little code, as each
+calls one service.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def download(
     """
     from himl_cli.core.sweeps import MANY
     from himl_cli.render.file_views import FILE_COLUMNS, FILE_OF_RUN_COLUMNS, print_transfer
+    from himl_cli.services.runs.changes import kind_of
     from himl_cli.services.runs.lookup import find_runs, with_steps
-    from himl_cli.services.runs.writing import kind_of
     from himl_cli.services.transfer.download import download_runs
     from himl_cli.services.transfer.plan import DownloadRequest, list_files
     from himl_cli.workspaces.base import with_links

@@ -259,6 +259,8 @@ class OutputOptions(Bundle):
     yes: bool = option("Answer yes to all questions.", default=False)
 
     make_output = Output
+    # Whether a script or a tool may have configured logging, which stays as it is
+    keeps_logging = False
 
     def validate(self) -> None:
         formats = {self.format, *[Format.json] * self.json, *[Format.quiet] * self.quiet} - {Format.human}
@@ -267,13 +269,13 @@ class OutputOptions(Bundle):
                 f"Only one output format is allowed, not {' and '.join(sorted(form.value for form in formats))}.",
                 hint="Use only one of --format, --json and --quiet.",
             )
-        self._start_log()
         self.format = formats.pop() if formats else Format.human
+        import logging
 
-    def _start_log(self) -> None:
-        from himl_cli.render.progress import start_logging
+        if self.verbose or not (self.keeps_logging and logging.getLogger().handlers):
+            from himl_cli.render.progress import start_logging
 
-        start_logging(verbose=self.verbose)
+            start_logging(verbose=self.verbose)
 
     def output(self) -> Output:
         return self.make_output(self.format, verbose=self.verbose, yes=self.yes)

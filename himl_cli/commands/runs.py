@@ -477,7 +477,7 @@ def cancel(
       himl runs cancel train_1772366400_0a1b2c3d_3
     """
     from himl_cli.render.run_views import cancel_text
-    from himl_cli.services.runs.writing import cancel_runs
+    from himl_cli.services.runs.changes import cancel_runs
 
     selected = selection.selection(runs, explicit=True)
     with open_session(workspace_opts, output_opts) as session:
@@ -506,7 +506,7 @@ def tag(
       himl runs tag train_1772366400_0a1b2c3d stage=
       himl runs tag --experiment train --num_runs 5 keep=yes
     """
-    from himl_cli.services.runs.writing import check_tags, tags_explained
+    from himl_cli.services.runs.changes import check_tags, tags_explained
 
     plain = [word for word in given or () if "=" not in word or "://" in word]
     tags = parse_pairs("himl runs tag RUN", [word for word in given or () if word not in plain])
@@ -584,7 +584,7 @@ def delete(
       himl runs delete --experiment scratch --num_runs all --yes
     """
     from himl_cli.render.run_views import deletion_form, deletion_list, deletion_question, deletion_text
-    from himl_cli.services.runs.writing import children_text, delete_rests, delete_runs, footprints_of
+    from himl_cli.services.runs.changes import children_text, delete_rests, delete_runs, footprints_of
 
     selected = selection.selection(runs, explicit=True)
     with open_session(workspace_opts, output_opts) as session:

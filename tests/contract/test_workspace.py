@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.runs import RunQuery, RunStatus, job_tag, own_tags
-from himl_cli.services.runs.writing import children_text, delete_runs, footprints_of
+from himl_cli.services.runs.changes import children_text, delete_runs, footprints_of
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.resolve import JoinedWorkspace
 from tests.azureml_double.seeding import StagedWorkspace

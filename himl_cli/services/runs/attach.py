@@ -1,4 +1,5 @@
-"""Attach to a running job: wait for its interactive services, and open ssh to it."""
+"""Attach to a running job: wait for its interactive services, and open ssh to it. The command
+needs both, and nothing else does."""
 
 from __future__ import annotations
 

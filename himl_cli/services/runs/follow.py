@@ -214,11 +214,12 @@ def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int 
     """
     pause, at_most = workspace.home_of(run_id).poll_interval
     outage, status = OutageTolerance(notify), None
-    look = sweep_progress(workspace, run_id, trials, notify)
+    look = _sweep_progress(workspace, run_id, trials, notify) if trials else None
     while True:
         try:
             run = workspace.run(run_id)
-            look()
+            if look is not None:
+                look()
         except ServiceFailed as err:
             outage.failed(err)
         else:
@@ -232,20 +233,18 @@ def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int 
         pause = min(at_most * SELDOM, pause * GROWTH)
 
 
-def sweep_progress(
-    workspace: Workspace, run_id: str, trials: int, notify: Notify, clock: Callable[[], float] = time.monotonic
-) -> Callable[[], None]:
+def _sweep_progress(workspace: Workspace, run_id: str, trials: int, notify: Notify) -> Callable[[], None]:
     """Return a function that reports to *notify* how many of *trials* have ended, if the count has changed.
 
-    Each call costs more with more trials, so a call soon after another one does nothing. Without trials, no call does
-    anything. The function raises what the workspace raises.
+    Each call costs more with more trials, so a call soon after another one does nothing. The function raises what the
+    workspace raises.
     """
     told, next_look = "", -math.inf
 
     def look() -> None:
         nonlocal told, next_look
-        now = clock()
-        if not trials or now < next_look:
+        now = time.monotonic()
+        if now < next_look:
             return
         next_look = now + trials / 50  # 50 trials a second
         states = Counter(run.status for run in workspace.runs(RunQuery(parent=run_id)))
