@@ -154,7 +154,7 @@ def run_job(
         after_submission(run.id)
         if not waits:
             return run
-        with observing(output) as notify, output.job_output(run.id) as write:
+        with observing(output) as notify, output.job_output(run) as write:
             return await_outcome(
                 workspace,
                 run,

@@ -31,7 +31,6 @@ from himl_cli.render.job_views import (
     print_sent,
     print_settings,
 )
-from himl_cli.render.output import ReaderGone
 from himl_cli.render.progress import observing
 from himl_cli.services.runs.follow import naming, watching
 from himl_cli.services.runs.lookup import find_runs, parse_reference
@@ -491,7 +490,7 @@ def _wait_here(
     With *spec*, the hint for a failure is more exact. Raises JobFailed, Interrupted.
     """
     keys = unbuffered_terminal() if spec is not None and spec.tty else nullcontext()
-    with _printing_unfinished(session, run), naming(run.id), session.output.job_output(run.id) as write, keys:
+    with naming(run.id), session.output.job_output(run) as write, keys:
         return await_outcome(
             session.workspace,
             run,
@@ -521,13 +520,13 @@ def wait_or_leave(
     only stops the waiting. Notifies the *webhook* of an Azure ML run's end. Raises JobFailed, Interrupted.
     """
     output = session.output
-    with _printing_unfinished(session, run), watching(run.id):
+    with watching(run.id):
         print_sent(output, run, waits=waits, follows=follows)
         if spec is not None and spec.services:
             output.notice(f"To connect to {', '.join(spec.services)}: himl runs attach {run.id}")
         if not waits:
             return run
-        with output.job_output(run.id) as write:
+        with output.job_output(run) as write:
             return await_outcome(
                 session.workspace,
                 run,
@@ -539,19 +538,6 @@ def wait_or_leave(
                 webhook=webhook,
                 cwd=session.cwd,
             )
-
-
-@contextmanager
-def _printing_unfinished(session: Session, run: Run) -> Iterator[None]:
-    """While waiting for a run: if that fails, print the run nevertheless, for scripts that use its id
-    (`run=$(himl submit -q)`)."""
-    try:
-        yield
-    except (JobFailed, ReaderGone):
-        raise
-    except Exception:
-        session.output.result(run, human="", quiet=run.id)
-        raise
 
 
 @contextmanager

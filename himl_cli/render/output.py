@@ -15,11 +15,14 @@ from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
 from io import StringIO
-from typing import IO, Any, NamedTuple, TextIO
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from himl_cli.core.errors import HimlError, NeedsYes
+from himl_cli.core.errors import HimlError, JobFailed, NeedsYes
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import shorten
+
+if TYPE_CHECKING:
+    from himl_cli.core.runs import Run
 
 STATUS_STYLES = {"Completed": "green", "Failed": "red", "Canceled": "yellow", "Running": "cyan", "Queued": "dim"}
 _CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "cyan": 36}
@@ -151,18 +154,27 @@ class Output:
             sys.stdout.flush()
 
     @contextmanager
-    def job_output(self, run_id: str) -> Iterator[Callable[[bytes], None]]:
-        """Yield `stream`, which also prints that the job continues if the reader of stdout closes it."""
+    def job_output(self, run: Run) -> Iterator[Callable[[bytes], None]]:
+        """Yield `stream`, which also prints that the job continues if the reader of stdout closes it.
+
+        If the waiting for the run fails, print the run nevertheless, for scripts that use its id
+        (`run=$(himl submit -q)`).
+        """
 
         def write(data: bytes) -> None:
             try:
                 self.stream(data)
             except ReaderGone:
-                self.notice(f"The output is closed. Run {run_id} continues. To cancel it: himl runs cancel {run_id}")
+                self.notice(f"The output is closed. Run {run.id} continues. To cancel it: himl runs cancel {run.id}")
                 raise
 
         try:
             yield write
+        except (JobFailed, ReaderGone):
+            raise
+        except (Exception, KeyboardInterrupt):
+            self.result(run, human="", quiet=run.id)
+            raise
         finally:
             self.end_line()
 
