@@ -112,7 +112,7 @@ class Talk(OutputOptions, metaclass=_Taken):
     """The output of a tool: `--format human|json|quiet`, `--json`, `-q/--quiet`, `-v/--verbose` and `--yes`. Data goes
     to stdout, messages go to stderr."""
 
-    keeps_logging = True
+    _keeps_logging = True
 
     def rows(self, records: Iterable[Mapping[str, object]], *, empty: str = "") -> None:
         """Print *records* as a table with a column per key (with tabs in a pipe), as a JSON array, or, if quiet, only

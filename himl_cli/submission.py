@@ -46,7 +46,7 @@ def submit(
             """Print nothing. The caller gets the result."""
 
     class TalkOptions(OutputOptions):
-        make_output, keeps_logging = Talk, True
+        make_output, _keeps_logging = Talk, True
 
     program: Any = typer.main.get_command(command.app)
     names = {each.name: each.opts[0] for each in program.params}

@@ -260,7 +260,7 @@ class OutputOptions(Bundle):
 
     make_output = Output
     # Whether a script or a tool may have configured logging, which stays as it is
-    keeps_logging = False
+    _keeps_logging = False
 
     def validate(self) -> None:
         formats = {self.format, *[Format.json] * self.json, *[Format.quiet] * self.quiet} - {Format.human}
@@ -272,7 +272,7 @@ class OutputOptions(Bundle):
         self.format = formats.pop() if formats else Format.human
         import logging
 
-        if self.verbose or not (self.keeps_logging and logging.getLogger().handlers):
+        if self.verbose or not (self._keeps_logging and logging.getLogger().handlers):
             from himl_cli.render.progress import start_logging
 
             start_logging(verbose=self.verbose)
