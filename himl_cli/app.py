@@ -1,7 +1,4 @@
-"""The `himl` program and its table of commands.
-
-Calling a command imports its module, so `himl --help` loads none of them.
-"""
+"""The `himl` program. Its commands come from `commands.table`."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ import gc
 import shlex
 import signal
 import sys
-from importlib import import_module
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 import typer.main
@@ -18,58 +14,9 @@ import typer.main
 from himl_cli import __version__
 from himl_cli.commands.error_handler import EdgedGroup, report_failure
 from himl_cli.commands.groups import OTHER_WORDS, before_double_dash, group, normalized
+from himl_cli.commands.table import COMMANDS, loaded
 from himl_cli.core.errors import Interrupted
 from himl_cli.render.output import stand_in_for_closed_streams
-
-
-class ListedCommand(NamedTuple):
-    """A row of the command table: the module of the command's Typer app, and its line in `himl --help`."""
-
-    module: str
-    help: str
-    panel: str
-
-
-COMMANDS = {
-    "submit": ListedCommand(
-        "himl_cli.commands.submit", "Run a script, a module or a shell script as a job.", "Jobs and runs"
-    ),
-    "runs": ListedCommand(
-        "himl_cli.commands.runs", "List, show, follow, cancel, tag and delete runs.", "Jobs and runs"
-    ),
-    "ui": ListedCommand("himl_cli.commands.web:ui_app", "Show runs in MLflow's user interface.", "Jobs and runs"),
-    "tb": ListedCommand(
-        "himl_cli.commands.web:tb_app", "Show runs in TensorBoard, including runs in progress.", "Jobs and runs"
-    ),
-    "download": ListedCommand(
-        "himl_cli.commands.files:download_app", "Download the files of runs, with MD5 checks.", "Files"
-    ),
-    "checkpoint": ListedCommand("himl_cli.commands.checkpoint", "Fetch, push and share checkpoints of runs.", "Files"),
-    "datastore": ListedCommand(
-        "himl_cli.commands.files:datastore_app", "Upload, download and list files in a datastore.", "Files"
-    ),
-    "montage": ListedCommand("himl_cli.commands.montage", "Combine slides into one picture.", "Files"),
-    "tiles": ListedCommand("himl_cli.commands.tiles", "Cut slides into tiles, with a CSV list.", "Files"),
-    "dsa": ListedCommand("himl_cli.commands.dsa", "Upload annotations of slides to a Digital Slide Archive.", "Files"),
-    "init": ListedCommand(
-        "himl_cli.commands.setup:init_app", "Set up this folder for a local or Azure ML workspace.", "Set-up"
-    ),
-    "workspace": ListedCommand(
-        "himl_cli.commands.setup:workspace_app", "Show the workspaces that himl uses.", "Set-up"
-    ),
-    "doctor": ListedCommand(
-        "himl_cli.commands.setup:doctor_app", "Check the installation, settings and access.", "Set-up"
-    ),
-    "completion": ListedCommand(
-        "himl_cli.commands.completion", "Set up tab completion in bash, zsh, fish and PowerShell.", "Set-up"
-    ),
-    "skill": ListedCommand(
-        "himl_cli.commands.agents:skill_app", "Print or install a skill file for coding agents.", "Scripts and agents"
-    ),
-    "schema": ListedCommand(
-        "himl_cli.commands.agents:schema_app", "Print the JSON Schema of --json documents.", "Scripts and agents"
-    ),
-}
 
 
 class RootGroup(EdgedGroup):
@@ -105,14 +52,6 @@ class RootGroup(EdgedGroup):
         for name, listed in COMMANDS.items():
             sections.setdefault(listed.panel, []).append((name, listed.help))
         return sections
-
-
-def loaded(name: str) -> Any:
-    """Load the command *name* from its module."""
-    module, _, attribute = COMMANDS[name].module.partition(":")
-    made = typer.main.get_command(getattr(import_module(module), attribute or "app"))
-    made.name = name
-    return made
 
 
 def _show_version(value: bool) -> None:

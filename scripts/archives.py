@@ -17,7 +17,7 @@ from tests.support.folders import files_below
 PROJECT = Path(__file__).parents[1]
 LARGEST_WHEEL = 2_000_000
 LARGEST_SOURCES = 8_000_000
-LICENSES = ("LICENSE", "himl_cli/services/montage/fonts/LICENSE", "himl_cli/services/montage/assets/openseadragon-LICENSE.txt")
+LICENSES = ("LICENSE", "himl_cli/slides/fonts/LICENSE", "himl_cli/slides/assets/openseadragon-LICENSE.txt")
 METADATA = {"METADATA", "WHEEL", "RECORD", "entry_points.txt", *(f"licenses/{name}" for name in LICENSES)}
 NEEDED = "PKG-INFO pyproject.toml README.md CHANGELOG.md LICENSE requirements-dev.lock requirements-oldest.lock docs/design.md tests/conftest.py"
 IN_SOURCES = (*NEEDED.split(), "scripts/test", ".ci/run")

@@ -38,7 +38,7 @@ settings.register_profile("himl", deadline=None)
 settings.load_profile("himl")
 
 NEEDS = "NEEDS "
-SLOW_FOLDERS = ("api", "azure", "azureml_double/tests", "completions", "docs", "guards", "project", "services/montage", "stress", "workspaces/tracking")
+SLOW_FOLDERS = ("api", "azure", "azureml_double/tests", "completions", "docs", "guards", "project", "slides", "stress", "workspaces/tracking")
 SLOW_COMMANDS = ("help", "live_checks", "montage", "pipeline", "runs_in_azure", "submit", "sweep", "tb", "ui")
 SLOW = (*(f"tests/{name}/" for name in SLOW_FOLDERS), *(f"tests/commands/test_{name}" for name in SLOW_COMMANDS))
 """The tests that `--quick` omits, in addition to browser tests and those that may build a client's environment."""

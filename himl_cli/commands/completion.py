@@ -18,6 +18,7 @@ import typer
 
 from himl_cli.commands.groups import HIML_OLD_NAMES, PANEL_ORDER, HimlGroup, command, group
 from himl_cli.commands.options import OutputOptions, environment_variable
+from himl_cli.commands.table import guests
 from himl_cli.core.command_shape import CommandShape, ParameterShape
 from himl_cli.core.errors import BadUsage, NeedsYes
 from himl_cli.render.completions import SCRIPT_FILES, completion_script
@@ -195,32 +196,25 @@ def first_sentence(text: str) -> str:
 def option_kinds() -> Mapping[str, str]:
     """The kinds of options, by name or by command and name, where the metavar is not enough. The choices are those
     that the program checks."""
-    from himl_cli.commands.dsa import Kind
-    from himl_cli.core.montage import Backend, ImageFormat, LayoutStyle
     from himl_cli.core.runs import RunStatus
     from himl_cli.core.sweeps import GOALS
-    from himl_cli.core.tiles import TileFormat
     from himl_cli.services.live_checks.plan import CHECKS
     from himl_cli.services.submission.request import CHOICES
     from himl_cli.services.submission.sweeps import SAMPLINGS
 
     return {
         **NAMED,
-        **{f"--{name}": _choice(words) for name, words in CHOICES.items()},
-        "--backend": _choice(Backend),
-        "--check": f"list+{_choice(check.name for check in CHECKS)}",
-        "--format": _choice(Format),
-        "--goal": _choice(GOALS),
-        "--kind": _choice(Kind),
-        "--image_format": f"list+{_choice(ImageFormat)}",
-        "himl tiles --image_format": _choice(TileFormat),
-        "--layout": _choice(LayoutStyle),
-        "--sampling": _choice(SAMPLINGS),
-        "--status": f"list+{_choice(RunStatus)}",
+        **{f"--{name}": choice_of(words) for name, words in CHOICES.items()},
+        "--check": f"list+{choice_of(check.name for check in CHECKS)}",
+        "--format": choice_of(Format),
+        "--goal": choice_of(GOALS),
+        "--sampling": choice_of(SAMPLINGS),
+        "--status": f"list+{choice_of(RunStatus)}",
+        **{name: kind for kinds_of in guests("option_kinds") for name, kind in kinds_of().items()},
     }
 
 
-def _choice(words: Iterable[str]) -> str:
+def choice_of(words: Iterable[str]) -> str:
     """The kind of an option with the choices *words*, which may be an enum's members."""
     return f"choice:{','.join(str(getattr(word, 'value', word)) for word in words)}"
 

@@ -235,9 +235,9 @@ def _settings(here: Path) -> list[str]:
     """The sources of settings that apply to the folder. Raises BadUsage for invalid settings."""
     from himl_cli.commands.scripts import check_variables, submit_settings
     from himl_cli.commands.submit import app as submit
+    from himl_cli.commands.table import guests
     from himl_cli.core.engines import engines
     from himl_cli.core.settings import find_settings, section_settings
-    from himl_cli.services.montage.stored import cache_limit
     from himl_cli.services.submission.engine_options import engine_spec
     from himl_cli.workspaces.resolve import cloud_setting
 
@@ -245,7 +245,8 @@ def _settings(here: Path) -> list[str]:
     check_variables(command, os.environ)
     submit_settings(command, here)
     cloud_setting(here)
-    cache_limit(here)
+    for check_settings in guests("check_settings"):
+        check_settings(here)
     for engine in engines():
         for name in section_settings(here, engine):
             engine_spec(engine, name, here)

@@ -12,17 +12,17 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-from himl_cli.app import loaded
 from himl_cli.commands.scripts import submit_settings
+from himl_cli.commands.table import loaded
 from himl_cli.core.errors import BadUsage, HimlError, NotFound
-from himl_cli.core.montage import Backend, SlideUnreadable
 from himl_cli.core.settings import SECTIONS, find_settings, section_settings
-from himl_cli.services.montage import query, slides, tiff
 from himl_cli.services.project_setup import read_deepseismic, read_innereye
 from himl_cli.services.runs.lookup import read_latest_run_file
 from himl_cli.services.submission import job_yaml, job_yaml_file, pipeline_file, pipelines, request
 from himl_cli.services.submission.environment import conda_text, python_version, read_conda_file, requirements_as_conda
 from himl_cli.services.yaml_files import dump_mapping, parse_mapping
+from himl_cli.slides import pictures, query, tiff
+from himl_cli.slides.slide_records import Backend, SlideUnreadable
 from himl_cli.workspaces.azure.config import PUBLIC, address_from_config, azure_settings, find_config
 from himl_cli.workspaces.azure.credentials import principal_source
 from himl_cli.workspaces.azure.jobs.sdk import complaint_of
@@ -233,7 +233,7 @@ def _pictures() -> list[bytes]:
 def _read_slide(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings of libraries, which a montage also silences
-        slide = slides.open_slide(path, Backend.auto)
+        slide = pictures.open_slide(path, Backend.auto)
     try:
         for level, size in enumerate(slide.levels):
             strips = slide.strips(level, (255, 255, 255))

@@ -20,12 +20,12 @@ from himl_cli.core.text import NotJson, read_json
 from himl_cli.core.workspaces import parse_workspace_id
 from himl_cli.services.checkpoints import names as checkpoint_names
 from himl_cli.services.checkpoints.names import parse_name
-from himl_cli.services.montage.query import Pattern
 from himl_cli.services.runs.lookup import is_run_address, parse_reference, split_recovery_id, workspace_in_url
 from himl_cli.services.submission import data, request, requirements, snapshot
 from himl_cli.services.submission.sweeps import parse_call, parse_early_stop, parse_sampling, parse_space, requested_sweep, sweep_remarks, sweep_text
 from himl_cli.services.transfer.local_files import UnsafeName, folded, part_name, safe_relative
 from himl_cli.services.transfer.plan import Filters
+from himl_cli.slides.query import Pattern
 from himl_cli.workspaces import web
 from himl_cli.workspaces.azure import connection, credentials, responses, run_metrics, run_records, service_errors
 from himl_cli.workspaces.azure.responses import Response, as_time

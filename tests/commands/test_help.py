@@ -23,8 +23,9 @@ from rich.text import Text
 
 import himl_cli
 from docs.tools.terminal import settled
-from himl_cli.app import COMMANDS, app
+from himl_cli.app import app
 from himl_cli.commands.completion import app_shape
+from himl_cli.commands.table import COMMANDS
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.dsa import Archive
 from tests.support.running import PROGRAM, Himl

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from himl_cli.app import COMMANDS
 from himl_cli.commands.completion import program_of
+from himl_cli.commands.table import COMMANDS
 from himl_cli.core.command_shape import ParameterShape
 from himl_cli.render.completions import SCRIPT_FILES, completion_script, fish_quoted, option_row, posix_quoted, powershell_quoted
 from himl_cli.services.completion_files import ASK_POWERSHELL, MARK, POWERSHELL_LINE, place_of

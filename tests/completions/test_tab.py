@@ -16,9 +16,9 @@ from typing import Literal
 
 import pytest
 
-from himl_cli.app import COMMANDS
 from himl_cli.commands.complete import AZURE_OPTIONS
 from himl_cli.commands.groups import HIML_OLD_NAMES
+from himl_cli.commands.table import COMMANDS
 from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local.completion_names import EXPERIMENTS, FEW, MOST, NEWEST, completion_names
 from tests.azureml_double.seeding import StagedWorkspace

@@ -17,13 +17,13 @@ import pytest
 
 from himl_cli.core.errors import BadUsage, IntegrityFailed, NotFound, TransferIncomplete
 from himl_cli.core.events import Event, Notice, ignore
-from himl_cli.core.montage import SlideFolder, SlideUnreadable
 from himl_cli.core.runs import BROUGHT, FROM_RUN, FetchedCheckpoint
 from himl_cli.core.sweeps import BEST_TRIAL, MANY
 from himl_cli.services.checkpoints.fetch import CheckpointRequest, digest_of, fetch_checkpoint
 from himl_cli.services.checkpoints.select import choice_of
-from himl_cli.services.montage.query import SlideQuery, list_slides
-from himl_cli.services.montage.stored import open_stored
+from himl_cli.slides.query import SlideQuery, list_slides
+from himl_cli.slides.slide_records import SlideFolder, SlideUnreadable
+from himl_cli.slides.stored import open_stored
 from himl_cli.workspaces.base import BlobStore, Workspace
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.azure import opened as opened_workspace

@@ -21,15 +21,13 @@ from hypothesis import strategies as st
 from himl_cli.core.errors import RunNotFound
 from himl_cli.core.jobs import STEP, STEP_AFTER
 from himl_cli.core.logged import SweepView, TrialView
-from himl_cli.core.montage import Box, CellOutcome, MontageResult, WrittenFile
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.render.aggregation import table_lines
 from himl_cli.render.bars import rate
 from himl_cli.render.file_views import FILE_COLUMNS
 from himl_cli.render.forms import json_form
-from himl_cli.render.output import GAP, Column, Format, Output, as_table, as_tabs, duration_text, fitted, folded, local_time, size_text
+from himl_cli.render.output import GAP, Column, as_table, as_tabs, duration_text, fitted, folded, local_time, size_text
 from himl_cli.render.run_views import RUN_COLUMNS, WORKSPACE_COLUMN, best_lines, run_columns, steps_view, trials_view
-from himl_cli.render.slide_views import FAILED_SLIDES_SHOWN, failed_lines, print_montage
 from himl_cli.services.transfer.plan import Filters, list_files
 from tests.support.runs import RecordedRuns, aggregation, posix, run
 from tests.support.terminals import Terminal
@@ -380,80 +378,3 @@ def test_folds_are_ordered_with_mean_and_std_and_no_best() -> None:
     failed = [replace(each, run=replace(each.run, status=RunStatus.failed)) for each in trials(0.1)]
     assert "The best trial" not in "".join(trials_view(SweepView("loss", "minimize", [*failed, *trials(0.5, 0.25)[1:]], best="sweep_1")))
     assert list(best_lines(SweepView("loss", "minimize", trials(0.5, None), is_repeated=True)))[-1] == "loss: mean 0.5 of 1 run"
-
-
-def slide(slide_id: str, reason: str = "", *, is_ok: bool | None = None, remark: str = "") -> CellOutcome:
-    ok = not reason if is_ok is None else is_ok
-    box = Box(0, 0, 40, 30)
-    picture, level = (box, 1) if ok else (None, None)
-    image, backend = f"{slide_id}.tiff", "tifffile"
-    return CellOutcome(slide_id, image, column=0, row=0, box=box, picture=picture, level=level, backend=backend, is_ok=ok, reason=reason, remark=remark)
-
-
-def result(cells: Sequence[CellOutcome]) -> MontageResult:
-    return MontageResult([Path("outputs/montage.png")], (60_000, 33_750), (60_000, 33_750), 20, 10, cells, 15.2)
-
-
-FILES = [WrittenFile(Path("outputs/montage.png"), 1_374_000_000, (60_000, 33_750)), WrittenFile(Path("outputs/montage.jpg"), 228_000_000, (60_000, 33_750))]
-FILES += [WrittenFile(Path("outputs/montage.csv"), 30_100, None)]
-
-
-def printed(capfd: pytest.CaptureFixture[str], cells: Sequence[CellOutcome], format: Format = Format.human) -> tuple[str, str]:
-    print_montage(Output(format), result(cells), FILES)
-    said = capfd.readouterr()
-    return said.out, said.err
-
-
-def test_montage_lists_files_with_sizes_then_one_summary_line(capfd: pytest.CaptureFixture[str]) -> None:
-    said, errors = printed(capfd, [slide(f"s{number}") for number in range(200)])
-    assert errors == ""
-    assert said.splitlines() == [
-        "outputs/montage.png  60,000 x 33,750    1.4 GB",
-        "outputs/montage.jpg  60,000 x 33,750  228.0 MB",
-        "outputs/montage.csv                    30.1 KB",
-        "200 slides in 20 columns and 10 rows; 15s.",
-    ]
-    assert printed(capfd, [slide("a", "it is empty")], Format.quiet) == ("".join(f"{file.path}\n" for file in FILES), "")
-
-
-def test_what_a_montage_lacks_is_counted(capfd: pytest.CaptureFixture[str]) -> None:
-    one, mask = "One slide or its mask was not read, and --strict allows no failure.", slide("a", "its mask is empty", is_ok=True)
-    last = "himl could not read any slide. Paths in a CSV are relative to its folder."
-    for cells, summary, problem, is_last in (
-        ([slide("a")], "1 slide in 20 columns and 10 rows; 15s.", "None", False),
-        ([slide("a"), slide("b", "it is empty")], "1 of 2 slides in 20 columns and 10 rows, 1 not read; 15s.", one, False),
-        ([mask], "1 slide in 20 columns and 10 rows, 1 without its mask; 15s.", one, False),
-        ([slide("a", "x"), slide("b", "y")], None, "2 slides or their masks were not read, and --strict allows no failure.", True),
-    ):
-        said, errors = printed(capfd, cells)
-        assert summary in (None, said.splitlines()[-1])
-        assert str(result(cells).problem) == problem
-        assert (errors.splitlines()[-1:] == [last]) == is_last
-
-
-def test_slides_that_failed_alike_are_told_in_one_line() -> None:
-    alike = [slide(f"s{number}", "it does not exist") for number in range(5000)]
-    assert list(failed_lines(result([slide("ok"), *alike, slide("mask", "it is empty", is_ok=True), slide("z", "it is empty")]).troubled)) == [
-        "not read: 's0', 's1', 's2' and 4,997 more: it does not exist",
-        "mask not read: 'mask': it is empty",
-        "not read: 'z': it is empty",
-    ]
-    lines = list(failed_lines([slide(f"s{number}", f"byte {number} is odd") for number in range(5000)]))
-    assert len(lines) == FAILED_SLIDES_SHOWN + 1
-    assert lines[-1] == f"... and {5000 - FAILED_SLIDES_SHOWN:,} more, for other reasons. montage.csv lists all of them."
-
-
-def test_programs_get_every_reason_and_remark(capfd: pytest.CaptureFixture[str]) -> None:
-    cells = [slide("a", remark="level 2 instead of 5"), *(slide(f"s{number}", f"byte {number}") for number in range(100)), slide("m", "empty", is_ok=True)]
-    said, errors = printed(capfd, cells, Format.json)
-    document = json.loads(said)
-    assert errors == ""
-    assert document.pop("files")[::2] == [
-        {"path": str(FILES[0].path), "bytes": 1_374_000_000, "width": 60_000, "height": 33_750},
-        {"path": str(FILES[2].path), "bytes": 30_100, "width": None, "height": None},
-    ]
-    assert [failed["reason"] for failed in document.pop("failed")] == [f"byte {number}" for number in range(100)]
-    assert document["failed_masks"] == [{"slide_id": "m", "image": "m.tiff", "mask": None, "reason": "empty"}]
-    assert document["remarks"] == [{"slide_id": "a", "image": "a.tiff", "remark": "level 2 instead of 5"}]
-    numbers = {"width": 60_000, "height": 33_750, "columns": 20, "rows": 10, "slides": 102, "seconds": 15.2}
-    assert {name: document[name] for name in numbers} == numbers

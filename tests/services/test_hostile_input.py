@@ -27,7 +27,6 @@ from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
 from himl_cli.core.text import as_found
 from himl_cli.services.checkpoints.names import is_whole, parse_name
 from himl_cli.services.checkpoints.source import kind_of
-from himl_cli.services.montage.query import Pattern, read_ids, read_table
 from himl_cli.services.project_setup import read_deepseismic, read_innereye
 from himl_cli.services.runs.lookup import is_run_address
 from himl_cli.services.submission.data import parse_data
@@ -41,6 +40,7 @@ from himl_cli.services.submission.sweeps import parse_sampling
 from himl_cli.services.tensorboard.server import serves
 from himl_cli.services.transfer.state import TransferState
 from himl_cli.services.yaml_files import dump_mapping, parse_mapping
+from himl_cli.slides.query import Pattern, read_ids, read_table
 from himl_cli.workspaces.azure.config import address_from_config, names_workspace
 from himl_cli.workspaces.azure.credentials import OnBehalfOf
 from himl_cli.workspaces.azure.jobs.sdk import complaint_of

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from himl_cli.core.montage import Size
-from himl_cli.services.montage.resampling import Bicubic, as_pillow
+from himl_cli.slides.resampling import Bicubic, as_pillow
+from himl_cli.slides.slide_records import Size
 from tests.support.folders import contents
 from tests.support.slides import mean_difference, write_kind
 

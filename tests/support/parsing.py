@@ -12,8 +12,9 @@ from typing import Any
 import typer
 import typer.main
 
-from himl_cli.app import COMMANDS, app
+from himl_cli.app import app
 from himl_cli.commands.groups import HimlGroup
+from himl_cli.commands.table import COMMANDS
 from himl_cli.core.errors import BadUsage
 from tests.support.documents import shapes
 

@@ -14,8 +14,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from himl_cli.core.montage import Backend, Colour
-from himl_cli.services.montage.slides import open_slide
+from himl_cli.slides.pictures import open_slide
+from himl_cli.slides.slide_records import Backend, Colour
 
 Pixels: TypeAlias = NDArray[Any]
 Size = tuple[int, int]

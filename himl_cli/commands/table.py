@@ -1,0 +1,80 @@
+"""The table of commands. Calling a command imports its module, so `himl --help` loads none of them.
+
+A command outside `himl_cli.commands` is a guest: nothing else imports its module, which may have these functions:
+
+    option_kinds()          the values of its options, by name, for completion (see `completion.NAMED`)
+    check_settings(folder)  raises BadUsage for an invalid setting of its section, for `himl doctor`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import typer.main
+
+
+class ListedCommand(NamedTuple):
+    """A row of the command table: the module of the command's Typer app, and its line in `himl --help`."""
+
+    module: str
+    help: str
+    panel: str
+
+
+COMMANDS = {
+    "submit": ListedCommand(
+        "himl_cli.commands.submit", "Run a script, a module or a shell script as a job.", "Jobs and runs"
+    ),
+    "runs": ListedCommand(
+        "himl_cli.commands.runs", "List, show, follow, cancel, tag and delete runs.", "Jobs and runs"
+    ),
+    "ui": ListedCommand("himl_cli.commands.web:ui_app", "Show runs in MLflow's user interface.", "Jobs and runs"),
+    "tb": ListedCommand(
+        "himl_cli.commands.web:tb_app", "Show runs in TensorBoard, including runs in progress.", "Jobs and runs"
+    ),
+    "download": ListedCommand(
+        "himl_cli.commands.files:download_app", "Download the files of runs, with MD5 checks.", "Files"
+    ),
+    "checkpoint": ListedCommand("himl_cli.commands.checkpoint", "Fetch, push and share checkpoints of runs.", "Files"),
+    "datastore": ListedCommand(
+        "himl_cli.commands.files:datastore_app", "Upload, download and list files in a datastore.", "Files"
+    ),
+    "montage": ListedCommand("himl_cli.slides.montage", "Combine slides into one picture.", "Files"),
+    "tiles": ListedCommand("himl_cli.slides.tiles", "Cut slides into tiles, with a CSV list.", "Files"),
+    "dsa": ListedCommand("himl_cli.slides.dsa", "Upload annotations of slides to a Digital Slide Archive.", "Files"),
+    "init": ListedCommand(
+        "himl_cli.commands.setup:init_app", "Set up this folder for a local or Azure ML workspace.", "Set-up"
+    ),
+    "workspace": ListedCommand(
+        "himl_cli.commands.setup:workspace_app", "Show the workspaces that himl uses.", "Set-up"
+    ),
+    "doctor": ListedCommand(
+        "himl_cli.commands.setup:doctor_app", "Check the installation, settings and access.", "Set-up"
+    ),
+    "completion": ListedCommand(
+        "himl_cli.commands.completion", "Set up tab completion in bash, zsh, fish and PowerShell.", "Set-up"
+    ),
+    "skill": ListedCommand(
+        "himl_cli.commands.agents:skill_app", "Print or install a skill file for coding agents.", "Scripts and agents"
+    ),
+    "schema": ListedCommand(
+        "himl_cli.commands.agents:schema_app", "Print the JSON Schema of --json documents.", "Scripts and agents"
+    ),
+}
+
+
+def loaded(name: str) -> Any:
+    """Load the command *name* from its module."""
+    module, _, attribute = COMMANDS[name].module.partition(":")
+    made = typer.main.get_command(getattr(import_module(module), attribute or "app"))
+    made.name = name
+    return made
+
+
+def guests(function: str) -> Iterator[Callable[..., Any]]:
+    """The functions of this name in the modules of guests."""
+    modules = dict.fromkeys(listed.module.partition(":")[0] for listed in COMMANDS.values())
+    found = (import_module(name) for name in modules if not name.startswith("himl_cli.commands."))
+    return (getattr(module, function) for module in found if hasattr(module, function))

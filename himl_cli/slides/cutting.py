@@ -1,0 +1,485 @@
+"""Cut slides into tiles: a folder of images per slide, a CSV of all tiles, and a CSV of all slides.
+
+A level is read once, from the top, in bands with the height of a tile. Each slide is a task of the pool, as memory
+allows. Its tiles are tasks too, for threads without a slide. A folder is moved into place when it is complete, with a
+record of its settings, so that a later call can skip it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.events import Counted, Counting, Notify
+from himl_cli.core.files import flush
+from himl_cli.core.records import dataclass
+from himl_cli.core.signals import terminations
+from himl_cli.core.text import NotJson, read_json, with_and
+from himl_cli.services.transfer.local_files import folded, short_hash
+from himl_cli.slides.encoding import encode_jpeg, encode_png
+from himl_cli.slides.layout import fitted
+from himl_cli.slides.output_folder import (
+    HINT,
+    OLD,
+    OVERVIEW,
+    TILE_COLUMNS,
+    TILED_COLUMNS,
+    TILES_DATASET,
+    TILES_RECORD,
+    TILES_SLIDES,
+    TILES_STAGING,
+    disk_error,
+    is_record,
+    output_folder,
+    plain,
+    write_bytes,
+    write_error,
+)
+from himl_cli.slides.pictures import check_backend, level_for, open_slide
+from himl_cli.slides.readers import Slide, objective_power
+from himl_cli.slides.resampling import Resampler, quick, resized
+from himl_cli.slides.slide_records import (
+    Box,
+    Size,
+    SlideEntry,
+    SlideFolder,
+    SlideUnreadable,
+    TiledSlide,
+    TileFormat,
+    TilesRequest,
+    TilesResult,
+)
+from himl_cli.slides.threads import SECONDS, Pool, map_in_order, read_ahead, reuse_freed_memory
+
+WHITE = (255, 255, 255)
+HELD_BYTES = 512 << 20  # maximum memory of slides that are cut at the same time. A larger slide is cut alone.
+STRIP_ROWS = 768  # approximate rows held beside a row of tiles: a strip, and the next one, which is read ahead
+PIECE = 1 << 20  # pixels whose brightness is computed together
+OTSU_SIDE = 1024  # minimum longer side of the level for the threshold, in pixels. The coarsest such level is used.
+# If foreground and background differ less than this, in grey levels of the mean of red, green and blue, the whole slide
+# is background, because even noise has a threshold.
+LEAST_CONTRAST = 10
+TOLERANCE = 0.05  # relative tolerance for the magnification of a level
+OVERVIEW_SIDE, MARK = 2048, (0, 114, 178)
+LONGEST_FOLDER = 150
+VERSION = 1  # of the record
+Tile = tuple[int, int, int, int, float]  # left, top, right, bottom in pixels of level 0, and the share of foreground
+
+
+def cut_slides(
+    request: TilesRequest, entries: Sequence[SlideEntry], folder: SlideFolder, notify: Notify
+) -> TilesResult:
+    """Cut *entries*, whose files are in *folder*, into tiles below `request.output`. Keep slides that an earlier call
+    completed with the same options and files.
+
+    A slide that is unreadable, or lacks the level or a mask, is named in the result. *notify* receives Counting and
+    Counted. Raises BadUsage for a backend that is not installed, and if files of others would be replaced, DiskFailed,
+    HimlError if another call writes to the folder, and what *folder* raises if it cannot provide files. Ctrl-C, SIGTERM
+    and SIGHUP raise KeyboardInterrupt. After any error, complete slides stay.
+    """
+    began = time.monotonic()
+    check_backend(request.backend)
+    reuse_freed_memory()
+    slides = [
+        TiledSlide(entry.slide_id, entry.image, entry.label, entry.mask, folder=name)
+        for entry, name in zip(entries, folder_names(entries), strict=True)
+    ]
+    _check_output(request.output, slides)
+    recipes = [_recipe(request, slide, folder) for slide in slides]
+    with (
+        terminations(and_hangups=True),
+        output_folder(request.output, TILES_STAGING) as new,
+        Pool(request.workers, folder.stop) as pool,
+    ):
+        notify(Counting("slides", len(slides)))
+        todo = []
+        for number, slide in enumerate(slides):
+            record = _read_record(request.output / slide.folder)
+            if record.get("recipe") == recipes[number]:
+                slides[number] = replace(_outcome(slide, record), is_resumed=True)
+                notify(Counted())
+            else:
+                todo.append(number)
+        images = [slides[number].image for number in todo]
+        masks = [slides[number].mask for number in todo if request.masks]
+        folder.expect([name for name in (*images, *masks) if name])
+        cutter = _Cutter(request, folder, new, pool)
+        for number, outcome in cutter.outcomes([(number, slides[number], recipes[number]) for number in todo]):
+            slides[number] = outcome
+            notify(Counted())
+        _write_table(new / TILES_SLIDES, TILED_COLUMNS, map(_slide_row, slides))
+        _write_table(new / TILES_DATASET, TILE_COLUMNS, _tile_rows(request, slides))
+        try:
+            flush(new)
+            for name in (TILES_SLIDES, TILES_DATASET):
+                os.replace(new / name, request.output / name)
+            flush(request.output, [])
+        except OSError as err:
+            raise disk_error(err, f"Cannot move the lists of tiles to '{request.output}'") from err
+    files = {"dataset": request.output / TILES_DATASET, "record": request.output / TILES_SLIDES}
+    return TilesResult(**files, slides=slides, seconds=time.monotonic() - began)
+
+
+def folder_names(entries: Sequence[SlideEntry]) -> list[str]:
+    """A folder name per slide that is valid in every file system: its id, with `_` for characters other than letters,
+    digits and `.+=@-`, and a number if other slides have the same name."""
+    taken = {TILES_DATASET, TILES_SLIDES}
+    numbers: Counter[str] = Counter()
+    names = []
+    for entry in entries:
+        base = re.sub(r"[^\w.+=@-]+", "_", entry.slide_id).strip(".") or "slide"
+        if len(base.encode()) > LONGEST_FOLDER:
+            base = f"{base.encode()[:LONGEST_FOLDER].decode(errors='ignore')}.{short_hash(entry.slide_id)}"
+        name = base
+        while folded(name) in taken:
+            numbers[folded(base)] += 1
+            name = f"{base}_{numbers[folded(base)] + 1}"
+        taken.add(folded(name))
+        names.append(name)
+    return names
+
+
+def _check_output(output: Path, slides: Sequence[TiledSlide]) -> None:
+    """Raise BadUsage if anything but himl's tiles and lists would be replaced, DiskFailed if that cannot be checked."""
+    for name, columns in ((TILES_DATASET, TILE_COLUMNS), (TILES_SLIDES, TILED_COLUMNS)):
+        if os.path.lexists(output / name) and not is_record(output / name, columns):
+            raise BadUsage(f"'{output / name}' is not a list of tiles, and would be replaced.", hint=HINT)
+    for path in (output / slide.folder for slide in slides):
+        try:
+            is_free = not os.path.lexists(path) or (path / TILES_RECORD).exists()
+            if not is_free and (path.is_symlink() or not path.is_dir() or any(path.iterdir())):
+                raise BadUsage(f"'{path}' is not a folder of tiles, and would be replaced.", hint=HINT)
+        except OSError as err:
+            raise disk_error(err, f"Cannot read '{path}'") from err
+
+
+def _recipe(request: TilesRequest, slide: TiledSlide, folder: SlideFolder) -> Mapping[str, Any]:
+    """Everything that determines the tiles of *slide*."""
+    files = [slide.image, *([slide.mask] if request.masks and slide.mask else [])]
+    resolution = {"level": request.level} if request.magnification is None else {"magnification": request.magnification}
+    return {
+        "version": VERSION,
+        "files": [[name, folder.version(name)] for name in files],
+        "tile_size": request.tile_size,
+        "overlap": request.overlap,
+        **resolution,
+        "occupancy": request.occupancy,
+        "masks": request.masks,
+        "format": request.format.value,
+        "overview": request.overview,
+        "backend": request.backend.value,
+    }
+
+
+def _read_record(folder: Path) -> Mapping[str, Any]:
+    """Settings of the tiles in *folder*. Empty if they are incomplete or missing."""
+    try:
+        record = read_json((folder / TILES_RECORD).read_bytes())
+    except (OSError, NotJson):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _outcome(slide: TiledSlide, record: Mapping[str, Any]) -> TiledSlide:
+    level, size, backend = record["level"], tuple(record["size"]), record["backend"]
+    return replace(slide, level=level, size=size, backend=backend, tiles=len(record["tiles"]))
+
+
+def _place(tile: Sequence[float]) -> str:
+    """Name of a tile within its slide."""
+    return f"{tile[0]:05d}x_{tile[1]:05d}y"
+
+
+def _tile_rows(request: TilesRequest, slides: Sequence[TiledSlide]) -> Iterator[Sequence[object]]:
+    for slide in slides:
+        for tile in _read_record(request.output / slide.folder)["tiles"] if slide.is_ok else ():
+            place = _place(tile)
+            image = f"{slide.folder}/{place}.{request.format.value}"
+            yield slide.slide_id, f"{slide.folder}.{place}", image, *tile[:4], slide.label, tile[4]
+
+
+def _slide_row(slide: TiledSlide) -> Sequence[object]:
+    texts = (slide.slide_id, slide.label, slide.image, slide.mask, slide.folder, slide.level)
+    status = "ok" if slide.is_ok else "failed"
+    return *texts, *(slide.size or (None, None)), slide.backend, slide.tiles, status, slide.reason
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV like `write_record`. Raises DiskFailed."""
+    try:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(columns)
+            writer.writerows(["" if each is None else plain(str(each)) for each in row] for row in rows)
+    except OSError as err:
+        raise write_error(err, path) from err
+
+
+class _Cutter:
+    """Cuts slides of *folder* in the threads of *pool*. Each is staged in *new*."""
+
+    def __init__(self, request: TilesRequest, folder: SlideFolder, new: Path, pool: Pool) -> None:
+        self._request, self._folder, self._new, self._pool = request, folder, new, pool
+        self._step = request.tile_size - request.overlap
+        (new.parent / OLD).mkdir(exist_ok=True)
+
+    def outcomes(self, slides: Sequence[tuple[int, TiledSlide, Mapping[str, Any]]]) -> Iterator[tuple[int, TiledSlide]]:
+        """Yield the result of each slide, with its number, in the order of completion.
+
+        This thread opens one slide ahead of those that are being cut.
+        """
+        active: dict[Future[TiledSlide], tuple[int, int]] = {}
+
+        def complete(most: int, most_held: int) -> Iterator[tuple[int, TiledSlide]]:
+            while active and (len(active) > most or sum(size for _, size in active.values()) > most_held):
+                for future in wait(active, SECONDS, FIRST_COMPLETED).done:
+                    number, _ = active.pop(future)
+                    yield number, future.result()
+
+        for number, slide, recipe in slides:
+            opened = ExitStack()
+            try:
+                source = self._open(slide, opened)
+            except SlideUnreadable as err:
+                opened.close()
+                yield number, replace(slide, reason=str(err))
+                continue
+            yield from complete(self._pool.workers - 1, HELD_BYTES - source.bytes)
+            future = self._pool.submit(self._cut, slide, recipe, source, opened)
+            active[future] = number, source.bytes
+        yield from complete(0, 0)
+
+    def _open(self, slide: TiledSlide, opened: ExitStack) -> _Source:
+        """Open the slide and its mask, which *opened* closes. Raises SlideUnreadable, and HimlError if no more files
+        can be provided."""
+        request = self._request
+        path = opened.enter_context(self._folder.local_path(slide.image))
+        image = opened.enter_context(closing(open_slide(path, request.backend)))
+        level = _level(image.levels, request, path)
+        if not request.masks:
+            return _Source(image, None, level, request.tile_size)
+        if slide.mask is None:
+            raise SlideUnreadable("it has no mask")
+        with _naming_mask():
+            path = opened.enter_context(self._folder.local_path(slide.mask))
+            mask = opened.enter_context(closing(open_slide(path, request.backend, as_labels=True)))
+        return _Source(image, mask, level, request.tile_size)
+
+    def _cut(self, slide: TiledSlide, recipe: Mapping[str, Any], source: _Source, opened: ExitStack) -> TiledSlide:
+        staged = self._new / slide.folder
+        try:
+            with opened:
+                staged.mkdir()
+                tiles = list(self._tiles(source, staged))
+                if self._request.overview:
+                    write_bytes(staged / OVERVIEW, encode_jpeg([_overview(source.image, tiles)]))
+            levels, backend = source.image.levels, source.image.backend
+            record = {"recipe": recipe, "level": source.level, "size": levels[source.level], "backend": backend}
+            record["tiles"] = tiles
+            write_bytes(staged / TILES_RECORD, json.dumps(record).encode())
+            self._publish(staged)
+        except (SlideUnreadable, MemoryError) as err:
+            shutil.rmtree(staged, ignore_errors=True)
+            reason = str(err) if isinstance(err, SlideUnreadable) else "it does not fit in memory"
+            return replace(slide, reason=reason)
+        except OSError as err:
+            raise disk_error(err, f"Cannot write to '{self._request.output / slide.folder}'") from err
+        return _outcome(slide, record)
+
+    def _tiles(self, source: _Source, target: Path) -> Iterator[Tile]:
+        """Write the tiles with enough foreground to *target*, row by row."""
+        request, image, pool = self._request, source.image, self._pool
+        tile, step, size = request.tile_size, self._step, image.levels[source.level]
+        encode = encode_png if request.format is TileFormat.png else _encode_jpeg
+        downsample = _downsample(image.levels, source.level)
+        threshold = otsu_threshold(image) if source.mask is None else 0
+        lefts: NDArray[np.int64] = np.arange(_count(size[0], tile, step)) * step
+
+        def write(place: tuple[int, Tile]) -> None:
+            pool.check()
+            left, found = place
+            write_bytes(target / f"{_place(found)}.{request.format.value}", encode(band[:, left : left + tile]))
+
+        with closing(read_ahead(image.strips(source.level, WHITE), pool)) as strips:
+            bands = _bands(strips, size, tile, step, 255)
+            masks = None if source.mask is None else _bands(_nearest(source.mask, size), size, tile, step, False)
+            for row, band in enumerate(bands):
+                pool.check()
+                columns = _dark(band, threshold) if masks is None else next(masks).sum(axis=0, dtype=np.int64)
+                sums = np.concatenate(([0], np.cumsum(columns)))
+                shares = ((sums[lefts + tile] - sums[lefts]) / tile**2).tolist()
+                top, bottom = (round(edge * downsample) for edge in (row * step, row * step + tile))
+                kept = [
+                    (left, (round(left * downsample), top, round((left + tile) * downsample), bottom, round(share, 6)))
+                    for left, share in zip(lefts.tolist(), shares, strict=True)
+                    if share >= request.occupancy
+                ]
+                for _ in map_in_order(pool, write, kept):
+                    pass
+                yield from (found for _, found in kept)
+
+    def _publish(self, staged: Path) -> None:
+        """Move the folder *staged* into place. Remove the list of all tiles, which describes the previous ones."""
+        flush(staged)
+        final, old = self._request.output / staged.name, self._new.parent / OLD / staged.name
+        (self._request.output / TILES_DATASET).unlink(missing_ok=True)
+        if final.exists():
+            os.rename(final, old)
+        os.rename(staged, final)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The level of a slide to cut, and its mask."""
+
+    image: Slide
+    mask: Slide | None
+    level: int
+    tile_size: int
+
+    @property
+    def bytes(self) -> int:
+        """Approximate memory for its pixels. Pillow decodes a whole image."""
+        width, height = self.image.levels[self.level]
+        return 3 * width * (self.tile_size + (height if self.image.backend == "pillow" else STRIP_ROWS))
+
+
+def _level(levels: Sequence[Size], request: TilesRequest, path: Path) -> int:
+    """Level to cut. Raises SlideUnreadable if the slide does not have it."""
+    wanted = request.magnification
+    if wanted is None:
+        if request.level >= len(levels):
+            raise SlideUnreadable(level_for(levels, request.level, levels[0])[1].partition(", and ")[0])
+        return request.level
+    power = objective_power(path)
+    if power is None:
+        raise SlideUnreadable("its magnification is unknown, so select a level with --level")
+    found = [power / _downsample(levels, level) for level in range(len(levels))]
+    off = [abs(each / wanted - 1) for each in found]
+    if min(off) > TOLERANCE:
+        there = with_and([f"{each:.3g}" for each in found])
+        raise SlideUnreadable(f"no level has magnification {wanted:g}, only {there}")
+    return off.index(min(off))
+
+
+def _downsample(levels: Sequence[Size], level: int) -> float:
+    """Pixels of level 0 per pixel of *level*, as the mean of both directions, like OpenSlide."""
+    return float(np.mean([finest / coarse for finest, coarse in zip(levels[0], levels[level], strict=True)]))
+
+
+def _count(side: int, tile: int, step: int) -> int:
+    """Number of tiles that cover *side* pixels."""
+    return 1 + max(0, -(-(side - tile) // step))
+
+
+def _bands(strips: Iterator[NDArray[Any]], size: Size, tile: int, step: int, fill: int) -> Iterator[NDArray[Any]]:
+    """Yield the rows of *strips* in bands of *tile* rows, one every *step* rows, as wide as the tiles. *fill* extends
+    the image at its edges. An array is valid until the next one is requested."""
+    width, height = size
+    padded = (_count(width, tile, step) - 1) * step + tile
+    band: NDArray[Any] | None = None
+    filled = rows = 0
+    for strip in strips:
+        if band is None:
+            band = np.full((tile, padded, *strip.shape[2:]), fill, strip.dtype)
+        while len(strip):
+            taken = strip[: tile - filled]
+            band[filled : filled + len(taken), :width] = taken
+            filled, rows, strip = filled + len(taken), rows + len(taken), strip[len(taken) :]
+            if filled == tile or rows == height:
+                band[filled:] = fill
+                yield band
+                band[: tile - step] = band[step:].copy()
+                filled = tile - step
+        del strip
+
+
+def _nearest(mask: Slide, size: Size) -> Iterator[NDArray[np.bool_]]:
+    """Yield where *mask* is not zero, scaled to *size*."""
+    level, _ = level_for(mask.levels, None, size)
+    resampler = Resampler(mask.levels[level], size, None)
+    with _naming_mask():
+        for strip in mask.strips(level, None):
+            for rows in resampler.stream(strip):
+                yield rows.any(axis=2)
+
+
+@contextmanager
+def _naming_mask() -> Iterator[None]:
+    try:
+        yield
+    except SlideUnreadable as err:
+        raise SlideUnreadable(f"mask: {err}") from err
+
+
+def _brightness(rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint16]]:
+    """Yield the sum of red, green and blue, from 0 to 765, for some rows at a time."""
+    piece = max(1, PIECE // rows.shape[1])
+    for top in range(0, len(rows), piece):
+        part = rows[top : top + piece]
+        total = np.add(part[..., 0], part[..., 1], dtype=np.uint16)
+        total += part[..., 2]
+        yield total
+
+
+def _dark(band: NDArray[np.uint8], threshold: int) -> NDArray[np.int64]:
+    """Number of pixels darker than *threshold* in each column."""
+    return np.sum([(part < threshold).sum(axis=0, dtype=np.int64) for part in _brightness(band)], axis=0)
+
+
+def otsu_threshold(slide: Slide) -> int:
+    """Sum of red, green and blue below which pixels are foreground, by Otsu's method, which maximizes the difference
+    between the classes, on a coarse level. 0 if all pixels are alike, so that none is foreground."""
+    level = next((each for each in reversed(range(len(slide.levels))) if max(slide.levels[each]) >= OTSU_SIDE), 0)
+    parts = (part for strip in slide.strips(level, WHITE) for part in _brightness(strip))
+    values = np.arange(3 * 255 + 1)
+    histogram: NDArray[np.int64] = np.zeros(len(values), np.int64)
+    for part in parts:
+        histogram += np.bincount(part.ravel(), minlength=len(values))
+    dark, total = np.cumsum(histogram), np.cumsum(histogram * values)
+    light = dark[-1] - dark
+    splits = np.flatnonzero((dark > 0) & (light > 0))
+    contrast = (total[-1] - total[splits]) / light[splits] - total[splits] / dark[splits]
+    variance = dark[splits].astype(float) * light[splits] * contrast**2
+    if not len(splits) or contrast[np.argmax(variance)] < 3 * LEAST_CONTRAST:
+        return 0
+    # All values between two classes have the same variance.
+    best = np.flatnonzero(variance == variance.max())
+    return int(splits[best[len(best) // 2]]) + 1
+
+
+def _encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    return encode_jpeg([pixels])
+
+
+def _overview(slide: Slide, tiles: Sequence[Tile]) -> NDArray[np.uint8]:
+    """The slide, at most OVERVIEW_SIDE pixels wide and high, with the outlines of *tiles*."""
+    width, height = slide.levels[0]
+    size = fitted(Box(0, 0, min(OVERVIEW_SIDE, width), min(OVERVIEW_SIDE, height)), (width, height)).size
+    level, _ = level_for(slide.levels, None, size)
+    pixels: NDArray[np.uint8] = np.empty((size[1], size[0], 3), np.uint8)
+    resized(slide.strips(level, WHITE), slide.levels[level], size, quick()).fill(pixels)
+    picture = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(picture)
+    across, down = size[0] / width, size[1] / height
+    for left, top, right, bottom, _ in tiles:
+        x, y = left * across, top * down
+        draw.rectangle((x, y, max(x, right * across - 1), max(y, bottom * down - 1)), outline=MARK)
+    return np.asarray(picture)

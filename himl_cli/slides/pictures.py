@@ -1,0 +1,334 @@
+"""Slides in a montage: open one with a reader for its format, choose its level, and create its picture. Small ones are
+read ahead, and large ones row by row while they are painted."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import stat
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, suppress
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.records import dataclass
+from himl_cli.slides.layout import fitted, middle
+from himl_cli.slides.readers import CuSlide, PictureSlide, Slide, VendorSlide, message_of, vendor_of
+from himl_cli.slides.resampling import Bicubic, Resampler, Rows, as_pillow, quick, resized
+from himl_cli.slides.slide_records import (
+    Backend,
+    Box,
+    Layout,
+    LayoutStyle,
+    MontageRequest,
+    Size,
+    SlideEntry,
+    SlideFolder,
+    SlideUnreadable,
+)
+from himl_cli.slides.threads import Pool, read_ahead
+from himl_cli.slides.tiff import TiffSlide
+
+GENERIC_TIFF = "generic-tiff"  # OpenSlide's name for a TIFF that is not from a scanner
+APERIO = "aperio"
+# Module of a backend, and the packages that contain it.
+PACKAGES = {Backend.cucim: ("cucim", "cucim-cu12"), Backend.openslide: ("openslide", "openslide-bin openslide-python")}
+REASONS = {
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "it does not exist"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied"),
+}
+WINDOW = 8 << 20  # approximate bytes of a picture that is read while it is painted
+LARGE = 64 << 20  # bytes of a level that is read in one thread and resized in another
+ROWS = 64  # rows that are stored together and passed on at a time
+_COLOURS = (
+    *("000000", "ffffff", "e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00"),
+    *("cc79a7", "882255", "999933", "332288", "aa4499", "66ccee", "777777", "aa3c28"),
+)
+# Colours of the labels 0, 1, 2 ... A mask of zeros and ones is black and white.
+PALETTE = np.array([tuple(bytes.fromhex(colour)) for colour in _COLOURS], np.uint8)
+_log = logging.getLogger(__name__)
+
+
+def check_backend(backend: Backend) -> None:
+    """Raise BadUsage if the package of the backend is not installed, or does not load."""
+    if backend not in PACKAGES:
+        return
+    module, packages = PACKAGES[backend]
+    try:
+        import_module(module)
+    except (ImportError, OSError) as err:
+        what = f"Backend '{backend.value}' needs a package that cannot be loaded: {message_of(err)}."
+        raise BadUsage(what, hint=f"Run 'pip install {packages}' (cuCIM: Linux only), or omit --backend.") from err
+
+
+def open_slide(path: Path, backend: Backend, *, as_labels: bool = False) -> Slide:
+    """Open a slide. The caller closes it.
+
+    With *as_labels*, for masks, grey values are unchanged (clipped at 255), not scaled by their bit range. `auto` uses
+    OpenSlide for formats of scanners (tifffile for an Aperio slide that it rejects), tifffile for other TIFFs, and
+    Pillow for the rest. Other backends have no fallback. Raises SlideUnreadable with the reason. Call `check_backend`
+    first.
+    """
+    begins_as_tiff = _first_bytes(path) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    if backend is Backend.cucim:
+        return CuSlide(path)
+    if backend is Backend.openslide:
+        return VendorSlide(path)
+    if backend is Backend.tifffile and not begins_as_tiff:
+        raise SlideUnreadable("it is not a TIFF")
+    vendor = vendor_of(path)
+    if backend is Backend.auto and vendor == APERIO:
+        with suppress(SlideUnreadable):  # for example, for a compression that OpenSlide does not support
+            return VendorSlide(path)
+    elif vendor not in (None, GENERIC_TIFF, APERIO):
+        if backend is Backend.auto:
+            return VendorSlide(path)
+        raise SlideUnreadable(f"it is a slide of the format '{vendor}', which tifffile does not support")
+    return TiffSlide(path, as_labels=as_labels) if begins_as_tiff else PictureSlide(path, as_labels=as_labels)
+
+
+def _first_bytes(path: Path) -> bytes:
+    """First four bytes. Raises SlideUnreadable for an empty or unreadable file, or anything but a file."""
+    try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise SlideUnreadable("it is a folder")
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
+            raise SlideUnreadable("it is not a regular file")
+        if not found.st_size:
+            raise SlideUnreadable("it is empty")
+        with path.open("rb") as file:
+            return file.read(4)
+    except OSError as err:
+        raise SlideUnreadable(REASONS.get(err.errno or 0, f"it cannot be opened: {message_of(err)}")) from err
+    except ValueError as err:  # a null byte in the name
+        raise SlideUnreadable("it does not exist, because its name is invalid") from err
+
+
+def level_for(levels: Sequence[Size], requested: int | None, target: Size) -> tuple[int, str]:
+    """Level to read, and a remark if it is not the one *requested*.
+
+    A missing level is replaced by the coarsest one, which is the nearest. None selects the coarsest level that is at
+    least as wide and high as *target*, or the finest. *levels* are sizes, the finest first, never empty.
+    """
+    if requested is None:
+        covering = [number for number, size in enumerate(levels) if size[0] >= target[0] and size[1] >= target[1]]
+        return (covering[-1] if covering else 0), ""
+    if requested < len(levels):
+        return requested, ""
+    last = len(levels) - 1
+    present = f"it has levels 0 to {last}" if last else "it has only level 0"
+    return last, f"level {requested} is missing ({present}), and level {last} was read"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of the dataset. `levels` is empty if the file was not opened or is unreadable, for which `reason` is the
+    reason."""
+
+    name: str
+    levels: Sequence[Size] = ()
+    reason: str = ""
+
+
+Sources = tuple[Source, Source | None]  # an entry's image and mask
+
+
+def find_sources(entries: Sequence[SlideEntry], slides: SlideFolder, backend: Backend, pool: Pool) -> list[Sources]:
+    """Files of *entries*, with their levels if *slides* can open files repeatedly."""
+
+    def source(name: str, is_mask: bool) -> Source:
+        pool.check()
+        if not slides.is_rereadable:
+            return Source(name)
+        try:
+            with slides.local_path(name) as path, closing(open_slide(path, backend, as_labels=is_mask)) as slide:
+                return Source(name, tuple(slide.levels))
+        except SlideUnreadable as err:
+            return Source(name, reason=str(err))
+
+    def sources(entry: SlideEntry) -> Sources:
+        return source(entry.image, False), None if entry.mask is None else source(entry.mask, True)
+
+    return pool.results([pool.submit(sources, entry) for entry in entries])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Data shared by all pictures of a montage. A picture may hold at most *most_held* bytes of pixels."""
+
+    request: MontageRequest
+    layout: Layout
+    slides: SlideFolder
+    pool: Pool
+    most_held: int
+
+    @property
+    def is_fit(self) -> bool:
+        return self.layout.style is LayoutStyle.fit
+
+    def box(self, area: Box, size: Size) -> Box:
+        """Part of *area* that a slide of *size* fills. hi-ml's layout stretches it."""
+        return fitted(area, size) if self.is_fit else area
+
+
+class Picture:
+    """Picture of *source* in *area*. Call `prepare`, then `paint` from top to bottom, in one thread at a time. A mask
+    belongs to an image, which is prepared first.
+
+    An unreadable one has a `reason`. If that is found after some rows were painted, `box` ends with these.
+    """
+
+    def __init__(self, source: Source, area: Box, setting: Setting, *, mask_of: Picture | None = None) -> None:
+        self.reason = source.reason
+        self.remark = ""
+        self.level: int | None = None
+        self.backend = ""
+        self.box: Box | None = None
+        self.is_streamed = False  # read during painting
+        self._source, self._area, self._setting, self._image = source, area, setting, mask_of
+        self._rows: Rows | None = None
+        self._open = ExitStack()
+        self._painted = 0
+        self._has_labels = False
+
+    @property
+    def bytes(self) -> int:
+        """Approximate memory use after it is prepared."""
+        if self.reason:
+            return 0
+        if not self._source.levels:
+            return self._setting.most_held
+        box, level, _ = self._placed(self._source.levels)
+        least = min(_bytes(self._source.levels[level]), _bytes(box.size))
+        return least if least <= self._setting.most_held else WINDOW
+
+    def prepare(self) -> None:
+        """Open it, and read all of it if its pixels, or the resized ones, fit in the limit. Raises HimlError if no more
+        files can be provided."""
+        setting = self._setting
+        setting.pool.check()
+        if self.reason:
+            return
+        try:
+            path = self._open.enter_context(setting.slides.local_path(self._source.name))
+            # Masks keep their numbers, with any width.
+            slide = open_slide(path, setting.request.backend, as_labels=self._image is not None)
+            self._begin(self._open.enter_context(closing(slide)))
+        except (SlideUnreadable, MemoryError) as err:
+            self._fail(err)
+        except BaseException:
+            self.close()
+            raise
+        if not self.is_streamed:
+            self._open.close()
+
+    def paint(self, band: NDArray[np.uint8], top: int) -> None:
+        """Paint the part that overlaps *band*, which starts at row *top* of the montage, where the previous band
+        ended."""
+        if self.box is None or self._rows is None:
+            return
+        begin, end = max(self.box.y, top), min(self.box.y + self.box.height, top + len(band))
+        if begin >= end:
+            return
+        rows = band[begin - top : end - top, self.box.x : self.box.x + self.box.width]
+        try:
+            self._rows.fill(rows)
+        except (SlideUnreadable, MemoryError) as err:
+            self._fail(err)
+            return
+        if self._image is not None and not self._setting.is_fit:
+            np.multiply(rows, np.uint8(255), out=rows)  # as in hi-ml, which keeps the lower 8 bits
+        elif self._has_labels:
+            rows[:] = PALETTE[rows[..., 0]]
+        self._painted += len(rows)
+        if self._painted == self.box.height:
+            self.close()
+
+    def close(self) -> None:
+        self._rows = None
+        self._open.close()
+
+    def _placed(self, levels: Sequence[Size]) -> tuple[Box, int, str]:
+        """Box that it fills, index of the level to read, and a remark. Without a requested width, it is not enlarged. A
+        mask follows its image."""
+        box = self._setting.box(self._area, levels[0])
+        level, remark = level_for(levels, self._setting.request.level, box.size)
+        if self._setting.request.width is None and self._setting.is_fit:
+            if self._image is None:
+                box = fitted(middle(self._area, levels[level]), levels[level])
+            elif self._image.box is not None:
+                box = fitted(middle(self._area, self._image.box.size), levels[0])
+        return box, level, remark
+
+    def _begin(self, slide: Slide) -> None:
+        setting, is_mask = self._setting, self._image is not None
+        self.backend = slide.backend
+        box, level, self.remark = self._placed(slide.levels)
+        size = slide.levels[level]
+        _log.debug(
+            "'%s': %s, level %d of %d, %d x %d pixels",
+            *(self._source.name, slide.backend, level, len(slide.levels), *size),
+        )
+        background = setting.layout.background if setting.is_fit and not is_mask else None
+        strips = self._checked(slide.strips(level, background))
+        if _bytes(size) >= LARGE:
+            ahead = strips = read_ahead(strips, setting.pool)
+            self._open.callback(ahead.close)  # before the slide is closed
+        # Pillow resizes montages that are compared with those of hi-ml, as hi-ml did.
+        bicubic: Bicubic | None = None if is_mask else quick() if setting.is_fit else as_pillow
+        if min(_bytes(size), _bytes(box.size)) > setting.most_held:
+            if is_mask and setting.is_fit:  # it is too large to inspect, so inspect its coarsest level
+                self._has_labels = _is_labels(slide.strips(len(slide.levels) - 1, None))
+            first = next(strips)  # detect an unreadable slide before anything is painted
+            self._rows = resized(chain((first,), strips), size, box.size, bicubic)
+            self.is_streamed = True
+        elif _bytes(size) <= _bytes(box.size):  # hold all pixels of the slide, and resize them during painting
+            held = deque(strips)
+            self._has_labels = is_mask and _is_labels(iter(held))
+            self._rows = resized(_drained(held), size, box.size, bicubic)
+        else:
+            resampler = Resampler(size, box.size, bicubic)
+            pixels = np.concatenate([rows for strip in strips for rows in resampler.stream(strip)])
+            resampler.finish()
+            self._has_labels = is_mask and _is_labels(iter((pixels,)))
+            parts = deque(pixels[top : top + ROWS].copy() for top in range(0, len(pixels), ROWS))
+            self._rows = Rows(_drained(parts), box.size)
+        self.box, self.level = box, level
+
+    def _checked(self, strips: Iterator[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], None, None]:
+        for strip in strips:
+            self._setting.pool.check()
+            yield strip
+            del strip
+
+    def _fail(self, error: SlideUnreadable | MemoryError) -> None:
+        self.reason = str(error) if isinstance(error, SlideUnreadable) else "it does not fit in memory"
+        self.close()
+        self.is_streamed = False
+        if self.box is not None:
+            self.box = Box(self.box.x, self.box.y, self.box.width, self._painted) if self._painted else None
+
+
+def _drained(held: deque[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], None, None]:
+    """Yield a few rows at a time, and free them after use, because each cell of the row holds its results in memory."""
+    while held:
+        strip = held.popleft()
+        for top in range(0, len(strip), ROWS):
+            yield strip[top : top + ROWS]
+
+
+def _is_labels(strips: Iterator[NDArray[np.uint8]]) -> bool:
+    """Whether the pixels are grey and all have a colour in PALETTE, that is, labels instead of shades. Reads no more
+    than necessary."""
+    return all(int(strip.max(initial=0)) < len(PALETTE) and bool((strip == strip[..., :1]).all()) for strip in strips)
+
+
+def _bytes(size: Size) -> int:
+    return 3 * size[0] * size[1]

@@ -1,0 +1,337 @@
+"""The interface of slides, shared parts of readers (errors, samples as 8-bit RGB), and readers that use one library:
+OpenSlide for formats of scanners, NVIDIA's cuCIM for TIFF and SVS (without a GPU), and Pillow for plain images (PNG,
+JPEG, BMP, JPEG 2000, WebP ...).
+
+OpenSlide and cuCIM are optional, and read rectangles of a level. OpenSlide takes positions in pixels of level 0, and
+interpolates between two pixels of another level, so that levels of more than 8 million pixels may be off by a fraction
+of a pixel at the start of a strip. Plain images have one level, are decoded whole, and are rotated as their EXIF data
+says. In files with several images, the first one counts.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from math import ceil
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageChops
+from PIL.ImageFile import ImageFile
+from tifffile import TiffFileError
+
+from himl_cli.slides.slide_records import Box, Colour, Size, SlideUnreadable
+
+# Errors of libraries for damaged files. SyntaxError comes from Pillow, for a damaged PNG. ImportError comes from
+# imagecodecs, for a codec that it was built without.
+LIBRARY_ERRORS = (
+    *(TiffFileError, OSError, ImportError, ValueError, RuntimeError, LookupError, ArithmeticError, TypeError),
+    *(AttributeError, AssertionError, EOFError, SyntaxError, struct.error),
+)
+LONGEST_MESSAGE = 200
+REGION_PIXELS, REGION_COLUMNS = 8 << 20, 4096
+TILE_ROWS, MOST_TILE_ROWS = 256, 4096
+LARGEST = 400_000_000  # maximum number of pixels of an image that is decoded whole
+LONGEST_SIDE = 600_000  # 75 mm at 0.125 µm per pixel. A small file can declare any size.
+# Names of Pillow plugins. The others start programs (EPS), accept any file (TGA), or write to the terminal (TIFF).
+FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "WEBP", "GIF", "PPM", "AVIF")
+STRIP_PIXELS = 4 << 20
+# Meanings of the EXIF orientations. From 5 on, the image lies on its side.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Slide(Protocol):
+    """An open slide. One thread at a time may use it.
+
+    `backend` is its reader: `tifffile`, `openslide`, `cucim` or `pillow`. `levels` are the sizes of the levels in
+    pixels, the finest first. Never empty.
+    """
+
+    backend: str
+    levels: Sequence[Size]
+
+    def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
+        """Yield the level from top to bottom, as arrays of shape (rows, width of the level, 3), RGB, C-contiguous,
+        whose rows add up to its height.
+
+        Other pixel formats are converted: 16 bits are scaled, and grey and CMYK become RGB. ICC profiles are ignored.
+        Transparent and missing pixels show *background*. With None, transparency is dropped, as in hi-ml, and missing
+        pixels are black. Raises SlideUnreadable, possibly in the middle.
+        """
+
+    def close(self) -> None:
+        """Free its resources."""
+
+
+@contextmanager
+def library_errors(what: str, path: Path | None = None, *kinds: type[Exception]) -> Iterator[None]:
+    """Context that raises SlideUnreadable, beginning with *what*, for errors of a library, including *kinds*. *path* is
+    removed from the message."""
+    try:
+        yield
+    except SlideUnreadable:
+        raise
+    except MemoryError as err:
+        raise SlideUnreadable(f"{what}: it does not fit in memory") from err
+    except LIBRARY_ERRORS + kinds as err:
+        words = message_of(err)
+        if path is not None:
+            words = words.replace(f"{path}: ", "").replace(str(path), "the file")
+        raise SlideUnreadable(f"{what}: {words}" if words else what) from err
+
+
+def message_of(error: BaseException) -> str:
+    """Message of a library's error in one line of limited length."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    words = " ".join(str(error).split())
+    return words if len(words) <= LONGEST_MESSAGE else f"{words[: LONGEST_MESSAGE - 3]}..."
+
+
+def check_sides(size: Size) -> None:
+    """Raise SlideUnreadable if a side of *size*, that of level 0, is too long."""
+    if max(size) > LONGEST_SIDE:
+        raise SlideUnreadable(f"it has {size[0]} x {size[1]} pixels, and the maximum is {LONGEST_SIDE:,} on a side")
+
+
+def eight_bits(samples: NDArray[np.generic], lowest: float, highest: float) -> NDArray[np.uint8]:
+    """Scale and round *samples* so that *lowest* becomes 0 and *highest* 255. Values beyond are clipped, and NaN
+    becomes 0. Same shape."""
+    if samples.dtype == np.uint8 and (lowest, highest) == (0, 255):
+        return samples
+    has_few = samples.dtype in (np.uint8, np.uint16)  # few enough values for a table
+    numbers = np.arange(1 << (8 * samples.dtype.itemsize)) if has_few else samples
+    shares = (np.nan_to_num(numbers.astype(np.float64), nan=lowest) - lowest) / (highest - lowest)
+    scaled = np.rint(np.clip(shares, 0, 1) * 255).astype(np.uint8)
+    return scaled[samples] if has_few else scaled
+
+
+def clipped_labels(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Labels keep their values, clipped to 0 to 255. Same shape."""
+    return samples if samples.dtype == np.uint8 else np.clip(np.nan_to_num(samples), 0, 255).astype(np.uint8)
+
+
+def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Convert grey, shape (rows, columns), to RGB."""
+    return np.ascontiguousarray(np.broadcast_to(grey[..., None], (*grey.shape, 3)))
+
+
+def laid_over(
+    rgb: NDArray[np.uint8], alpha: NDArray[np.uint8], background: Colour | None, *, premultiplied: bool = False
+) -> NDArray[np.uint8]:
+    """Blend *rgb*, shape (rows, columns, 3), with *background* by *alpha*, shape (rows, columns). With None, ignore
+    alpha."""
+    if background is None or bool((alpha == 255).all()):
+        return rgb
+    share = alpha[..., None].astype(np.uint16)
+    rest = np.array(background, np.uint16) * (255 - share)
+    if premultiplied:
+        return np.minimum(rgb + (rest + 127) // 255, 255).astype(np.uint8)
+    return ((rgb * share + rest + 127) // 255).astype(np.uint8)
+
+
+def vendor_of(path: Path) -> str | None:
+    """Format that OpenSlide detects: `aperio`, `generic-tiff` ... None for an unknown one, or if OpenSlide does not
+    load."""
+    try:
+        import openslide
+    except (ImportError, OSError):
+        return None
+    try:
+        return openslide.OpenSlide.detect_format(path)
+    except openslide.OpenSlideError:
+        return None
+
+
+def objective_power(path: Path) -> float | None:
+    """Magnification of level 0, such as 40, if OpenSlide finds it in the file."""
+    try:
+        import openslide
+    except (ImportError, OSError):
+        return None
+    try:
+        with openslide.OpenSlide(path) as slide:
+            return float(slide.properties[openslide.PROPERTY_NAME_OBJECTIVE_POWER])
+    except (OSError, KeyError, ValueError, openslide.OpenSlideError):
+        return None
+
+
+class VendorSlide:
+    """A Slide that OpenSlide reads, without the interpreter lock. Raises SlideUnreadable if OpenSlide rejects it."""
+
+    backend = "openslide"
+
+    def __init__(self, path: Path) -> None:
+        import openslide
+
+        self._path, self._error = path, openslide.OpenSlideError
+        with library_errors("OpenSlide", path, self._error):
+            try:
+                self._slide = openslide.OpenSlide(path)
+            except openslide.OpenSlideUnsupportedFormatError as err:
+                raise SlideUnreadable("OpenSlide does not support its format, or the file is damaged") from err
+        self._slide.set_cache(openslide.OpenSlideCache(8 << 20))
+        self.levels: Sequence[Size] = self._slide.level_dimensions
+        check_sides(self.levels[0])
+
+    def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
+        text = self._slide.properties.get(f"openslide.level[{level}].tile-height", "")
+        tile_rows = int(text) if text.isdecimal() and 0 < int(text) <= MOST_TILE_ROWS else TILE_ROWS
+        return _strips(self.levels[level], tile_rows, lambda box: self._rgb(level, box, background))
+
+    def close(self) -> None:
+        self._slide.close()
+
+    def _rgb(self, level: int, box: Box, background: Colour | None) -> NDArray[np.uint8]:
+        downsample = self._slide.level_downsamples[level]
+        with library_errors("OpenSlide", self._path, self._error):
+            region = self._slide.read_region((int(box.x * downsample), int(box.y * downsample)), level, box.size)
+        if background is None or region.getchannel("A").getextrema() == (255, 255):
+            return np.asarray(region.convert("RGB"))
+        return _pasted(region, background)
+
+
+class CuSlide:
+    """A Slide that cuCIM reads. Raises SlideUnreadable if cuCIM rejects it."""
+
+    backend = "cucim"
+
+    def __init__(self, path: Path) -> None:
+        from cucim import CuImage
+
+        self._path = path
+        with library_errors("cuCIM cannot open it", path):
+            self._image = CuImage(str(path))
+            found = self._image.resolutions
+            self.levels: Sequence[Size] = [(int(width), int(height)) for width, height in found["level_dimensions"]]
+            self._downsamples = [float(value) for value in found["level_downsamples"]]
+
+    def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
+        return _strips(self.levels[level], TILE_ROWS, lambda box: self._rgb(level, box, background))
+
+    def close(self) -> None:
+        self._image.close()
+
+    def _rgb(self, level: int, box: Box, background: Colour | None) -> NDArray[np.uint8]:
+        """Read a rectangle. cuCIM takes positions in pixels of level 0 and rounds down to a pixel of the level, so use
+        the first position inside that pixel."""
+        downsample = self._downsamples[level]
+        with library_errors("cuCIM cannot read it", self._path):
+            place = ceil(box.x * downsample), ceil(box.y * downsample)
+            samples = np.asarray(self._image.read_region(place, box.size, level))
+        if samples.dtype != np.uint8 or samples.shape[:2] != (box.height, box.width):
+            raise SlideUnreadable(f"cuCIM returns unsupported {samples.dtype} pixels of shape {samples.shape}")
+        if samples.shape[2] == 1:
+            return grey_to_rgb(samples[..., 0])
+        return laid_over(samples[..., :3], samples[..., 3], background) if samples.shape[2] == 4 else samples
+
+
+def _pasted(image: Image.Image, background: Colour) -> NDArray[np.uint8]:
+    below = Image.new("RGB", image.size, background)
+    below.paste(image, mask=image)
+    return np.asarray(below)
+
+
+def _strips(size: Size, tile_rows: int, read: Callable[[Box], NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    """Strips of a level of *size*, *read* as rectangles of whole rows of tiles, with at most 8 megapixels each, unless
+    one row of tiles has more.
+
+    OpenSlide reads pieces of 4,096 columns, and rounds at the start of each. These rectangles match its pieces.
+    """
+    width, height = size
+    most = max(1, REGION_PIXELS // (width * tile_rows)) * tile_rows
+    for top, bottom in pairwise([*range(0, height, most), height]):
+        rows = bottom - top
+        columns = max(1, REGION_PIXELS // (rows * REGION_COLUMNS)) * REGION_COLUMNS
+        strip: NDArray[np.uint8] = np.empty((rows, width, 3), np.uint8)
+        for left in range(0, width, columns):
+            box = Box(left, top, min(columns, width - left), rows)
+            strip[:, box.x : box.x + box.width] = read(box)
+        yield strip
+        del strip  # free it before the next one is created
+
+
+class PictureSlide:
+    """A Slide whose decoding frees the interpreter lock. Raises SlideUnreadable for a format that Pillow does not
+    support, or an image that is too large."""
+
+    backend = "pillow"
+
+    def __init__(self, path: Path, *, as_labels: bool = False) -> None:
+        self._as_labels = as_labels
+        with library_errors("it is not an image of a known format"):
+            self._image = _opened(path)
+        width, height = self._image.size
+        if width * height > LARGEST:
+            self._image.close()
+            raise SlideUnreadable(
+                f"it is an untiled image of {width} x {height} pixels, and more than {LARGEST // 1_000_000} million "
+                "need a tiled TIFF"
+            )
+        self._orientation = 1
+        # For a PNG without EXIF, Pillow would decode the whole image to search for it.
+        if self._image.format != "PNG" or "exif" in self._image.info:
+            with suppress(*LIBRARY_ERRORS):
+                self._orientation = int(self._image.getexif().get(ExifTags.Base.Orientation, 1))
+        self.levels: Sequence[Size] = [(height, width) if self._orientation in (5, 6, 7, 8) else (width, height)]
+
+    def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
+        with library_errors("it is damaged"):
+            self._image.load()
+            turn = TURNS.get(self._orientation)
+            image = self._image if turn is None else self._image.transpose(turn)
+            width, height = image.size
+            rows = max(1, STRIP_PIXELS // width)
+            for top in range(0, height, rows):
+                part = image.crop((0, top, width, min(height, top + rows)))
+                yield np.ascontiguousarray(self._rgb(part, background))
+
+    def close(self) -> None:
+        self._image.close()
+
+    def _rgb(self, part: Image.Image, background: Colour | None) -> NDArray[np.uint8]:
+        if part.mode in {"I", "F"} or part.mode.startswith("I;16"):
+            samples = np.asarray(part)
+            highest = 1.0 if part.mode == "F" else 65535.0
+            return grey_to_rgb(clipped_labels(samples) if self._as_labels else eight_bits(samples, 0, highest))
+        if part.mode == "1" and self._as_labels:
+            return grey_to_rgb(np.asarray(part).astype(np.uint8))
+        if part.mode == "CMYK" and self._image.format in {"JPEG", "MPO"} and "adobe" not in self._image.info:
+            part = ImageChops.invert(part)  # Pillow inverts all CMYK, even without Adobe's marker
+        if background is None or not part.has_transparency_data:
+            return np.asarray(part.convert("RGB"))
+        return _pasted(part.convert("RGBA"), background)
+
+
+def _opened(path: Path) -> ImageFile:
+    """Open an image like `Image.open`, without the size limit, which applies to the whole process. Raises what Pillow
+    raises, and SlideUnreadable."""
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # about odd metadata
+    Image.init()
+    with path.open("rb") as file:
+        prefix = file.read(16)
+    for name in FORMATS:
+        if name in Image.OPEN:
+            factory, accept = Image.OPEN[name]
+            verdict = accept is None or accept(prefix)
+            if verdict and not isinstance(verdict, str):  # a text names a missing package
+                try:
+                    return factory(os.fspath(path), os.fspath(path))  # type: ignore[arg-type]
+                except Image.DecompressionBombError as err:
+                    raise SlideUnreadable(f"it has too many pixels for its format: {message_of(err)}") from err
+    raise SlideUnreadable("it is not an image of a known format")

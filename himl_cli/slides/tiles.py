@@ -1,0 +1,131 @@
+"""`himl tiles`: cut slides into tiles, with a CSV that lists them.
+
+Functions import the services that they use, to keep help fast.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from himl_cli.commands.completion import choice_of
+from himl_cli.commands.groups import command, group
+from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option, parse_folder
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.text import non_blank
+from himl_cli.slides.slide_options import (
+    ClusterOptions,
+    ReaderOptions,
+    SlideOptions,
+    check_packages,
+    parse_member,
+    run_on_cluster,
+    slide_folder,
+)
+from himl_cli.slides.slide_records import TileFormat, TilesRequest
+
+app = group()
+
+LARGEST_TILE, MOST_LEVEL = 8192, 99
+
+
+@command(app, "tiles")
+def tiles(
+    *,
+    slides: SlideOptions,
+    tile_size: int = option("Width and height of a tile at the level.", "PIXELS", 224, panel="Tiles"),
+    overlap: int = option("Overlap of adjacent tiles.", "PIXELS", 0),
+    level: int | None = option("Level of the slides, 0 the finest.  [default: 0]", "N", kind=int | None),
+    magnification: float | None = option("Magnification that selects the level (within 5 %).", "M", kind=float | None),
+    occupancy: float = option("Minimum share of foreground in a tile, from 0 (all tiles) to 1.", "SHARE", 0.05),
+    masks: bool = option(
+        "Foreground from the slides' masks (default: dark pixels, by Otsu's threshold).", default=False
+    ),
+    image_format: TileFormat = option(
+        "Image format: png or jpg.",
+        "F",
+        TileFormat.png.value,
+        parse=lambda name, text: parse_member(name, text, TileFormat),
+    ),
+    overview: bool = option("Save a picture of each slide with its tiles marked.", default=False),
+    output_path: Path = option("Destination folder.", "DIR", "outputs", parse=parse_folder),
+    reader: ReaderOptions,
+    job: ClusterOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    dataset: Annotated[
+        str,
+        typer.Argument(metavar="SLIDES", help="Folder of slides, or CSV that lists them.", show_default=False),
+    ],
+) -> None:
+    """Cut slides into tiles, with a folder per slide and a list in dataset.csv.
+
+    Select SLIDES as for himl montage. dataset.csv has slide_id, tile_id, image, label and occupancy of each tile. It
+    also has left, top, right and bottom, in pixels of level 0. himl omits tiles without enough tissue. Tiles are white
+    outside the slide. To resume after an interruption, repeat the command. At the end, himl lists slides that failed.
+
+    \b
+      himl tiles slides
+      himl tiles slides --level 1 --overlap 32 --image_format jpg --overview
+      himl tiles slides/dataset.csv --magnification 10 --masks --occupancy 0.5
+      himl tiles scans --datastore lab --cluster cpu --private_wheel FILE
+    """
+    non_blank("SLIDES", dataset)
+    if level is not None and magnification is not None:
+        raise BadUsage("--level and --magnification cannot be combined.", hint="Omit one of them.")
+    ranges = {
+        "--tile_size": (tile_size, 1, LARGEST_TILE),
+        "--overlap": (overlap, 0, tile_size - 1),
+        "--level": (level or 0, 0, MOST_LEVEL),
+        "--occupancy": (occupancy, 0, 1),
+    }
+    for name, (value, least, most) in ranges.items():
+        if not least <= value <= most:
+            raise BadUsage(f"{name} must be a number from {least} to {most:,}, not {value}.")
+    if magnification is not None and not 0 < magnification < math.inf:
+        raise BadUsage(f"--magnification must be a positive number, such as 20, not {magnification}.")
+    if not job.is_here:
+        values = {
+            "tile_size": tile_size,
+            "overlap": overlap,
+            "level": level,
+            "magnification": magnification,
+            "occupancy": occupancy,
+            "masks": masks,
+            "image_format": image_format.value,
+            "overview": overview,
+        }
+        return run_on_cluster(
+            workspace_opts, output_opts, job.job("tiles", dataset, slides, reader, output_path, values), job.wait
+        )
+    check_packages("Cutting tiles needs")
+    from himl_cli.slides.cutting import cut_slides
+    from himl_cli.slides.query import list_slides
+    from himl_cli.slides.slide_views import print_tiles
+    from himl_cli.slides.threads import cores
+
+    request = TilesRequest(
+        output=output_path,
+        tile_size=tile_size,
+        overlap=overlap,
+        level=level or 0,
+        magnification=magnification,
+        occupancy=occupancy,
+        masks=masks,
+        format=image_format,
+        overview=overview,
+        backend=reader.backend,
+        workers=reader.workers or cores(),
+    )
+    with slide_folder(dataset, slides.datastore, job, workspace_opts, output_opts) as (folder, csv, output, notify):
+        result = cut_slides(request, list_slides(folder, slides.query(csv), notify), folder, notify)
+    print_tiles(output, result)
+    if reader.strict and result.problem is not None:
+        raise result.problem
+
+
+def option_kinds() -> dict[str, str]:
+    return {"himl tiles --image_format": choice_of(TileFormat)}

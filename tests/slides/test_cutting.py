@@ -1,0 +1,289 @@
+"""Tests of tiles of real slides: pixels, positions and occupancy compared with the slides, failures, files that stay
+untouched, and memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.events import Counted, Counting, Event, ignore
+from himl_cli.slides.cutting import cut_slides, folder_names
+from himl_cli.slides.query import LocalFolder, SlideQuery, list_slides
+from himl_cli.slides.slide_records import Backend, SlideEntry, TileFormat, TilesRequest, TilesResult
+from tests.support.folders import contents
+from tests.support.slides import KINDS, mask_picture, mean_difference, read_slide, slide_picture, write_broken, write_giant, write_kind, write_svs, write_tiff
+
+ROOT = Path(__file__).parents[2]
+Row = dict[str, str]
+
+
+def cut(folder: Path, *entries: SlideEntry | str, **options: Any) -> TilesResult:
+    """Return the tiles of slides in *folder*, cut to the folder `out` next to it, with all tiles kept by default."""
+    found = [SlideEntry(each, each) if isinstance(each, str) else each for each in entries]
+    request = TilesRequest(folder.parent / "out", **{"occupancy": 0.0, "workers": 2, **options})
+    return cut_slides(request, found, LocalFolder(folder), options.get("notify", ignore))
+
+
+def rows_of(result: TilesResult) -> list[Row]:
+    with result.dataset.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tile_of(result: TilesResult, row: Row) -> NDArray[np.uint8]:
+    with Image.open(result.dataset.parent / row["image"]) as image:
+        assert image.mode == "RGB"
+        return np.asarray(image)
+
+
+def places(row: Row) -> list[int]:
+    return [int(row[edge]) for edge in ("left", "top", "right", "bottom")]
+
+
+@pytest.fixture
+def slides(tmp_path: Path) -> Path:
+    (tmp_path / "slides").mkdir()
+    return tmp_path / "slides"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_cover_the_level_of_every_kind_of_slide(kind: str, slides: Path) -> None:
+    """Tiles have all pixels of the level, with white beyond its edge.
+
+    Each position is read with the level's downsample.
+    """
+    path, level = write_kind(kind, slides, seed=3), KINDS[kind].levels - 1
+    shown = read_slide(path, level=level)
+    result = cut(slides, path.name, level=level, tile_size=64, overlap=20)
+    rows, (slide,) = rows_of(result), result.slides
+    height, width = shown.shape[:2]
+    assert (slide.reason, slide.level, slide.size, slide.tiles) == ("", level, (width, height), len(rows))
+    assert len(rows) == -(-(width - 20) // 44) * -(-(height - 20) // 44)
+    padded = np.pad(shown, ((0, 64), (0, 64), (0, 0)), constant_values=255)
+    first = read_slide(path)
+    factor = (first.shape[1] / width + first.shape[0] / height) / 2
+    for number, row in enumerate(rows):
+        top, left = (44 * each for each in divmod(number, -(-(width - 20) // 44)))
+        assert np.array_equal(tile_of(result, row), padded[top : top + 64, left : left + 64])
+        assert places(row) == [round(edge * factor) for edge in (left, top, left + 64, top + 64)]
+
+
+@pytest.mark.parametrize("resolution", [{"level": 1}, {"magnification": 10.2}, {"level": 2}])
+@pytest.mark.parametrize("tile_format", TileFormat)
+def test_tiles_are_the_regions_that_openslide_reads_there(resolution: dict[str, Any], tile_format: TileFormat, slides: Path) -> None:
+    write_svs(slides / "a.svs", slide_picture(5, (640, 480)))
+    result = cut(slides, SlideEntry("A", "a.svs", label="tumour, grade 2"), tile_size=80, format=tile_format, backend=Backend.openslide, **resolution)
+    level, rows = resolution.get("level", 1), rows_of(result)
+    assert len(rows) == {1: 12, 2: 4}[level]
+    with openslide.OpenSlide(slides / "a.svs") as slide:
+        for row in rows:
+            left, top, right, bottom = places(row)
+            assert (right - left, bottom - top) == (80 * 2**level,) * 2
+            region = np.asarray(slide.read_region((left, top), level, (80, 80)).convert("RGB"))
+            region = np.where(np.asarray(slide.read_region((left, top), level, (80, 80)))[..., 3:] == 0, 255, region)
+            assert mean_difference(tile_of(result, row), region) <= (0 if tile_format is TileFormat.png else 3)
+            assert row["slide_id"] == "A"
+            assert row["tile_id"] == f"A.{left:05d}x_{top:05d}y"
+            assert row["image"] == f"A/{left:05d}x_{top:05d}y.{tile_format.value}"
+            assert (row["label"], float(row["occupancy"]) >= 0) == ("tumour, grade 2", True)
+    assert list(rows[0]) == ["slide_id", "tile_id", "image", "left", "top", "right", "bottom", "label", "occupancy"]
+
+
+def test_occupancy_is_the_share_of_dark_pixels_or_of_the_mask(slides: Path) -> None:
+    """A mask may have a different size. If there is one, dark pixels do not count."""
+    picture: NDArray[np.uint8] = np.full((200, 300, 3), 240, np.uint8)
+    picture[:50, :100] = picture[150:, 250:] = (150, 60, 120)
+    write_tiff(slides / "a.tiff", picture, levels=2, compression="deflate", tile=64)
+    dark = cut(slides, "a.tiff", tile_size=100, occupancy=0.25)
+    assert [(places(row), float(row["occupancy"])) for row in rows_of(dark)] == [([0, 0, 100, 100], 0.5), ([200, 100, 300, 200], 0.25)]
+    mask: NDArray[np.uint8] = np.zeros((10, 12), np.uint8)
+    mask[:, 4:8], mask[5:, 8:] = 3, 1
+    Image.fromarray(mask).save(slides / "mask.png")
+    write_tiff(slides / "mask.tiff", np.repeat(np.repeat(mask, 100, 0), 100, 1), levels=3, compression="deflate", tile=64)
+    for name in ("mask.png", "mask.tiff"):
+        entry = SlideEntry("a", "a.tiff", mask=name)
+        shares = [float(row["occupancy"]) for row in rows_of(cut(slides, entry, tile_size=100, masks=True))]
+        assert shares == [0, 1, 0, 0, 1, 1]
+        assert len(rows_of(cut(slides, entry, tile_size=50, level=1, masks=True, occupancy=1.0))) == 3
+    labels = mask_picture(1, (37, 61))
+    Image.fromarray(labels).save(slides / "labels.png")
+    found = rows_of(cut(slides, SlideEntry("a", "a.tiff", mask="labels.png"), tile_size=64, masks=True))
+    whole = np.pad(np.asarray(Image.fromarray(labels).resize((300, 200), Image.Resampling.NEAREST)) > 0, ((0, 64), (0, 64)))
+    for row in found:
+        left, top, right, bottom = places(row)
+        assert float(row["occupancy"]) == round(whole[top:bottom, left:right].mean(), 6)
+
+
+def test_slides_without_tissue_have_no_tiles(slides: Path) -> None:
+    """Noise has an Otsu threshold, but no tissue. Transparent pixels are white."""
+    noise = np.random.default_rng(1).integers(236, 248, (300, 400, 1), np.uint8).repeat(3, axis=2)
+    pictures = {"white": np.full((300, 400, 3), 255, np.uint8), "noise": noise, "black": np.zeros((300, 400, 3), np.uint8)}
+    for name, picture in pictures.items():
+        write_tiff(slides / f"{name}.tiff", picture, levels=2)
+    Image.fromarray(np.zeros((100, 100, 4), np.uint8)).save(slides / "clear.png")
+    tissue = noise.copy()
+    tissue[100:150, 100:150] = (200, 150, 190)  # pale
+    write_tiff(slides / "tissue.tiff", tissue)
+    names = [*(f"{name}.tiff" for name in pictures), "clear.png", "tissue.tiff"]
+    result = cut(slides, *names, tile_size=50, occupancy=0.05)
+    assert [(slide.reason, slide.tiles) for slide in result.slides] == [*[("", 0)] * 4, ("", 1)]
+    assert rows_of(result)[0]["occupancy"] == "1.0"
+    assert cut(slides, *names, tile_size=50).slides[0].tiles == 48, "without a threshold all are kept"
+
+
+BROKEN = ("empty", "missing", "garbage", "truncated", "truncated-tags", "truncated-png", "truncated-svs", "zeroed-some", "lying-size", "lying-tile")
+
+
+def test_slides_that_fail_are_named_and_leave_nothing(slides: Path) -> None:
+    good = write_kind("jpeg-pyramid", slides, seed=1, name="good").name
+    broken = [write_broken(kind, slides).name for kind in BROKEN]
+    masked = [SlideEntry("no mask", good), SlideEntry("broken mask", good, mask=broken[2]), SlideEntry("its mask", good, mask=good)]
+    result = cut(slides, *broken, good, tile_size=50)
+    reasons = {slide.slide_id: slide.reason for slide in result.failed}
+    assert list(reasons) == broken
+    assert reasons["empty.tiff"] == "it is empty"
+    assert all("\n" not in reason and str(slides) not in reason for reason in reasons.values())
+    assert sorted(path.name for path in result.dataset.parent.iterdir()) == ["dataset.csv", "good.tiff", "slides.csv"]
+    with result.record.open(encoding="utf-8", newline="") as file:
+        listed = [(row["slide_id"], row["status"], row["reason"], row["tiles"]) for row in csv.DictReader(file)]
+    assert listed == [*((name, "failed", reasons[name], "0") for name in broken), (good, "ok", "", "108")]
+    assert str(result.problem) == "10 slides were not cut into tiles, and --strict allows no failure."
+    others: dict[str, tuple[SlideEntry, dict[str, Any], str]] = {
+        "no mask": (masked[0], {"masks": True}, "it has no mask"),
+        "broken mask": (masked[1], {"masks": True}, "mask: it is not an image of a known format"),
+        "level": (masked[2], {"level": 3}, "level 3 is missing (it has levels 0 to 2)"),
+        "magnification": (masked[2], {"magnification": 10.0}, "its magnification is unknown, so select a level with --level"),
+    }
+    write_svs(slides / "a.svs", slide_picture(5, (640, 480)))
+    others["other"] = (SlideEntry("a", "a.svs"), {"magnification": 40.0}, "no level has magnification 40, only 20, 10 and 5")
+    for entry, options, reason in others.values():
+        (slide,) = cut(slides, entry, **options).slides
+        assert (slide.reason, slide.tiles) == (reason, 0)
+
+
+def test_what_is_complete_is_not_cut_again(slides: Path) -> None:
+    """Slides are cut again for other options, a changed file, or a missing folder.
+
+    The lists always have the same bytes.
+    """
+    names = [write_kind("jpeg-pyramid", slides, seed=seed, name=str(seed)).name for seed in range(3)]
+    first = cut(slides, *names, tile_size=100, overview=True)
+    made = contents(first.dataset.parent)
+    assert {f"{name}/overview.jpg" for name in names} <= set(made)
+    (first.dataset.parent / names[0] / "himl_tiles.json").unlink()
+    with pytest.raises(BadUsage, match="is not a folder of tiles, and would be replaced"):
+        cut(slides, *names, tile_size=100, overview=True)
+    (first.dataset.parent / names[0] / "himl_tiles.json").write_text("{")
+    events: list[Event] = []
+    request = TilesRequest(slides.parent / "out", tile_size=100, occupancy=0.0, overview=True, workers=5)
+    entries = list_slides(LocalFolder(slides), SlideQuery(), ignore)
+    again = cut_slides(request, entries, LocalFolder(slides), events.append)
+    assert [slide.is_resumed for slide in again.slides] == [False, True, True]
+    assert [replace(slide, is_resumed=False) for slide in again.slides] == first.slides
+    assert contents(first.dataset.parent) == made
+    assert events == [Counting("slides", 3), *[Counted()] * 3]
+    write_kind("jpeg-pyramid", slides, seed=9, name="1")
+    changed = cut_slides(replace(request, workers=1), [replace(each, label="new") for each in entries], LocalFolder(slides), ignore)
+    assert [slide.is_resumed for slide in changed.slides] == [True, False, True]
+    assert {row["label"] for row in rows_of(changed)} == {"new"}
+    other = cut_slides(replace(request, tile_size=200, overview=False), entries[1:], LocalFolder(slides), ignore)
+    assert [slide.is_resumed for slide in other.slides] == [False, False]
+    assert {row["slide_id"] for row in rows_of(other)} == set(names[1:]), "those of this call"
+    assert not (first.dataset.parent / names[1] / "overview.jpg").exists()
+
+
+def test_overviews_show_the_slide_with_its_tiles_marked(slides: Path) -> None:
+    picture: NDArray[np.uint8] = np.full((3000, 4096, 3), 255, np.uint8)
+    picture[1000:1500, 2000:2500] = 90
+    write_tiff(slides / "a.tiff", picture, levels=3)
+    result = cut(slides, "a.tiff", tile_size=500, occupancy=0.01, overview=True)
+    with Image.open(result.dataset.parent / "a.tiff" / "overview.jpg") as image:
+        seen = np.asarray(image).astype(int)
+    assert seen.shape == (1500, 2048, 3)
+    blue = np.argwhere(seen[..., 2] - seen[..., 0] > 80)
+    left, top, right, bottom = places(rows_of(result)[0])
+    assert (len(rows_of(result)), [left, top, right, bottom]) == (1, [2000, 1000, 2500, 1500])
+    assert np.abs(blue.min(axis=0) - (top / 2, left / 2)).max() <= 2
+    assert np.abs(blue.max(axis=0) - (bottom / 2, right / 2)).max() <= 2
+    write_tiff(slides / "long.tiff", np.pad(picture[1000:1040, 2000:2040], ((0, 0), (60_000, 0), (0, 0)), constant_values=255), compression="deflate")
+    assert cut(slides, "long.tiff", tile_size=20, occupancy=0.01, overview=True).slides[0].tiles == 4, "each is less than a pixel of the overview"
+
+
+def test_nothing_that_is_not_himls_is_replaced(slides: Path) -> None:
+    write_kind("png", slides, name="a")
+    (slides / "dataset.csv").write_text("image,slide_id\na.png,a\n")
+    entries = [SlideEntry("a", "a.png")]
+    for output, said in ((slides, "dataset.csv' is not a list of tiles"), (slides.parent / "other", "a' is not a folder of tiles")):
+        (slides.parent / "other" / "a").mkdir(parents=True, exist_ok=True)
+        (slides.parent / "other" / "a" / "b.txt").touch()
+        before = contents(slides.parent)
+        with pytest.raises(BadUsage, match=said):
+            cut_slides(TilesRequest(output), entries, LocalFolder(slides), ignore)
+        assert contents(slides.parent) == before
+    tiled = cut_slides(TilesRequest(slides / "out", occupancy=0.0), entries, LocalFolder(slides), ignore)
+    (slides / "dataset.csv").unlink()
+    assert [entry.image for entry in list_slides(LocalFolder(slides), SlideQuery(), ignore)] == ["a.png"], "tiles are no slides"
+    with pytest.raises(BadUsage, match=r"'slides[.]csv' describes tiles"):
+        list_slides(LocalFolder(tiled.record.parent), SlideQuery(csv="slides.csv"), ignore)
+
+
+def test_folders_have_names_that_every_file_system_takes() -> None:
+    ids = ["a.tiff", "A.TIFF", "a.tiff", "../up", "", "..", "b/c d:é", "x" * 300, "x" * 301, "dataset.csv", "\udcff", "slide"]
+    names = folder_names([SlideEntry(each, "a.tiff") for each in ids])
+    assert names[:7] == ["a.tiff", "A.TIFF_2", "a.tiff_3", "_up", "slide", "slide_2", "b_c_d_é"]
+    assert len({name.casefold() for name in names}) == len(ids)
+    assert all(len(name.encode()) < 200 and not set(name) & set('/\\:*?"<>|') and name[0] != "." for name in names)
+
+
+def test_five_thousand_slides_are_cut_in_their_order(slides: Path) -> None:
+    write_tiff(slides / "a.tiff", slide_picture(1, (32, 32)), compression="deflate", tile=32)
+    write_broken("empty", slides)
+    entries = [SlideEntry(f"s{number}", "empty.tiff" if number % 1000 == 7 else "a.tiff") for number in range(5000)]
+    result = cut(slides, *entries, tile_size=32)
+    assert [slide.slide_id for slide in result.failed] == ["s7", "s1007", "s2007", "s3007", "s4007"]
+    assert [row["slide_id"] for row in rows_of(result)] == [slide.slide_id for slide in result.slides if slide.is_ok]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from himl_cli.core.events import ignore
+from himl_cli.slides.slide_records import SlideEntry
+from himl_cli.slides.slide_records import TilesRequest
+from himl_cli.slides.query import LocalFolder
+from himl_cli.slides.cutting import cut_slides
+
+def after(name, *images):
+    folder = Path(sys.argv[1])
+    request = TilesRequest(folder / name, tile_size=256, occupancy=0.9999, workers=2)
+    result = cut_slides(request, [SlideEntry(str(number), image) for number, image in enumerate(images)], LocalFolder(folder), ignore)
+    assert not result.failed
+    # of this process since it began: what getrusage tells includes that of the one which started it
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024
+
+print(after("one", "small.tiff"), after("giant", "giant.tiff", "giant.tiff"), after("many", *["small.tiff"] * 150))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_memory_is_that_of_a_few_rows_of_tiles(tmp_path: Path) -> None:
+    """The giant slide has 430 MB of pixels, and a row of its tiles has 9 MB. Two slides are cut at once.
+
+    Imports for the first slide do not count.
+    """
+    write_giant(tmp_path / "giant.tiff", (12_000, 12_000), tile=256, compression="deflate")
+    write_tiff(tmp_path / "small.tiff", np.full((600, 800, 3), 255, np.uint8), compression="deflate")
+    ran = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
+    of_small, of_giant, of_many = map(int, ran.stdout.split())
+    assert (of_giant - of_small < 130, of_many - of_giant < 30) == (True, True), ran.stdout
