@@ -6,15 +6,15 @@ engine (`workspaces.local.engines.base.Engine`).
 
 from __future__ import annotations
 
-import re
+import importlib
 import sys
 from functools import lru_cache
+from types import ModuleType
 
-from himl_cli.core.errors import NotFound
+from himl_cli.core.errors import BadUsage, NotFound
 
 GROUP = "himl.engines"
 OWN = {"slurm": "himl_cli.workspaces.local.engines.slurm"}
-_ADDRESS = re.compile(r"([a-z][a-z0-9_-]*):(?!/)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def _installed() -> dict[str, str]:
@@ -37,25 +37,28 @@ def engines() -> list[str]:
     return sorted({*OWN, *_installed()})
 
 
+def engine_module(name: str) -> ModuleType:
+    """The engine *name* (`workspaces.local.engines.base.Engine`). Raises NotFound if no installed package has it."""
+    module = OWN.get(name) or _installed().get(name)
+    if module is None:
+        text = f"There is no engine '{name}'; there are: {', '.join(engines())}."
+        raise NotFound(text, hint="Install the package that has it.")
+    return importlib.import_module(module)
+
+
 def label_of(name: str) -> str:
     """The engine in a sentence, such as `Slurm`."""
-    return name.capitalize()
+    return str(engine_module(name).LABEL)
 
 
 def engine_address(cluster: str | None) -> tuple[str, str] | None:
-    """NAME and PLACE (which may be empty) of `--cluster NAME:PLACE`, None for another compute target."""
-    found = _ADDRESS.fullmatch(str(cluster or "").strip())
-    if found is None or found[1].lower() == "azureml" or not is_engine(found[1].lower()):
+    """NAME and PLACE (which may be empty) of `--cluster NAME:PLACE`, None for another compute target. Raises BadUsage
+    for the name of an engine alone."""
+    name, colon, place = str(cluster or "").strip().partition(":")
+    if name.lower() == "azureml" or not is_engine(name.lower()) or place.startswith("/"):
         return None
-    return found[1].lower(), found[2]
-
-
-def module_of(name: str) -> str:
-    """The module of the engine *name*. Raises NotFound if no installed package has it."""
-    if name in OWN:
-        return OWN[name]
-    try:
-        return _installed()[name]
-    except KeyError:
-        text = f"There is no engine '{name}'; there are: {', '.join(engines())}."
-        raise NotFound(text, hint="Install the package that has it.") from None
+    if not colon:
+        where = f"{name}:{'PARTITION' if name.lower() in OWN else 'PLACE'}"
+        hint = f"Write {where}, or for the compute of Azure ML with this name, azureml:{name}"
+        raise BadUsage(f"The cluster '{name}' is an engine of local jobs, without a place in it.", hint=hint)
+    return name.lower(), place

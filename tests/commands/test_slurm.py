@@ -273,7 +273,7 @@ def test_the_python_of_a_container_and_of_setup_lines(himl: Himl, project: Path,
     broken = f"PYTHONPATH={project}/broken"
     tables = {
         "image": f'python = "python-of-image"\nrun_with = "{inside}/apptainer exec image.sif"',
-        "other": f'setup = """\necho hello from setup\nif true; then  # several lines\n  export PATH={other}:$PATH {broken}\nfi\nfalse || true\n"""',
+        "other": f'setup = """\necho hello from setup\nif true; then\n  export PATH={other}:$PATH {broken}\nfi\n\n# a comment\nfalse || true\n"""',
         "fails": 'setup = ["echo before", "ls /nonexistent  # fails", "echo after"]',
         "exits": 'setup = ["exit 4"]',
         "wrong": 'setup = ["if true"]',

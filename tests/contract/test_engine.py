@@ -19,13 +19,13 @@ from himl_cli.core.locks import is_locked
 from himl_cli.core.runs import Run, RunStatus, queued_in
 from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec
 from himl_cli.workspaces.local.engines import engine_named, here, slurm
-from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, RUNNING, UNKNOWN, Engine
+from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, RUNNING, UNKNOWN, Engine, JobState
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.support.processes import processes_below
 from tests.support.running import Himl, until, write_files
 from tests.support.toy_engine import toy_engine
 
-CHECKED: tuple[Engine, ...] = (here, slurm, toy_engine)
+CHECKED: tuple[Engine, ...] = (slurm, toy_engine)
 """mypy compares these modules with the protocol."""
 TOY = Path(__file__).parents[1] / "support" / "toy_engine"
 SCRIPT = "import sys, time\nprint('begun', flush=True)\ntime.sleep(float(sys.argv[1]))\nsys.exit(int(sys.argv[2]))\n"
@@ -44,7 +44,13 @@ class Place:
 
     @property
     def engine(self) -> Engine:
-        return here if self.spec is None else engine_named(self.spec.name)
+        assert self.spec is not None
+        return engine_named(self.spec.name)
+
+    def state(self, run: Run, handle: str | None = None) -> JobState:
+        """The state of the run's job by its handle, '' for one that is unknown."""
+        states = here.states if self.spec is None else self.engine.states
+        return states({run.id: self.handle(run) if handle is None else handle})[run.id]
 
     def job(self, *arguments: str) -> JobSpec:
         code = self.workspace.folder.parent / "code"
@@ -114,20 +120,20 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_job_runs_and_ends(place: Place) -> None:
-    assert place.engine.unavailable() is None
     place.hold(True)
     run = place.submit("0.5", "0")
-    handle = place.handle(run)
     if place.spec is not None:
-        assert place.engine.states({run.id: handle})[run.id].kind == QUEUED
-        assert place.engine.states({run.id: ""})[run.id].handle == handle, "the name finds a job whose handle is lost"
+        assert place.engine.unavailable() is None
+        assert place.state(run).kind == QUEUED
+        assert place.state(run, "").handle == place.handle(run), "the name finds a job whose handle is lost"
         assert place.seen(run).status is RunStatus.queued
     place.hold(False)
     place.begun(run)
-    assert place.engine.states({run.id: handle})[run.id].kind == RUNNING
+    assert place.state(run).kind == RUNNING
     assert (place.ended(run).status, place.ended(run).exit_code) == (RunStatus.completed, 0)
-    until(lambda: place.engine.states({run.id: handle})[run.id].kind == ENDED)
-    place.engine.cancel({run.id: handle})  # no error
+    until(lambda: place.state(run).kind == ENDED)
+    if place.spec is not None:
+        place.engine.cancel({run.id: place.handle(run)})  # no error
 
 
 def test_a_failure_is_recorded(place: Place) -> None:
@@ -143,7 +149,7 @@ def test_a_job_is_canceled(place: Place, is_waiting: bool) -> None:
         place.begun(run)
     assert place.workspace.cancel(run.id)
     assert place.ended(run).status is RunStatus.canceled
-    until(lambda: place.engine.states({run.id: place.handle(run)})[run.id].kind in (ENDED, UNKNOWN))
+    until(lambda: place.state(run).kind in (ENDED, UNKNOWN))
 
 
 def test_silence_is_no_evidence(place: Place) -> None:
@@ -155,7 +161,7 @@ def test_silence_is_no_evidence(place: Place) -> None:
         until(lambda: not is_locked(Path(handle)))
     before = place.workspace.run(run.id).status
     place.away()
-    state = place.engine.states({run.id: handle})[run.id]
+    state = place.state(run, handle)
     assert state.kind == UNKNOWN
     assert state.reason
     seen = place.seen(run)
@@ -202,7 +208,7 @@ def test_the_job_is_shown_without_secrets(place: Place) -> None:
 
 
 def test_checks_of_doctor_are_sentences(place: Place) -> None:
-    for check in place.engine.checks(place.workspace.folder, None):
+    for check in place.engine.checks(place.workspace.folder, None) if place.spec is not None else ():
         assert check.name == place.engine.NAME
         assert check.message.endswith(".")
 
@@ -216,6 +222,11 @@ def test_an_engine_of_another_package_has_the_commands(himl: Himl, project: Path
     run_id = himl.ok("submit", "job.py", "--cluster", "toy:a", "-q", "--wait", "--", "0", "0").stdout.split()[-1]
     shown = himl("runs", "show", run_id).stdout
     assert "Toy" in shown
+    (handle,) = (each for each in himl("runs", "show", run_id, "--json").json()["tags"].items() if each[0] == "himl.toy_job")
+    assert f"hint: Open a shell on its node: toy enter {handle[1]}" in himl("runs", "attach", run_id).stderr
+    himl.ok("submit", "job.py", "--cluster", "toy:a", "--crossval", "2", "--max_failures", "1", "--dry_run", "--", "0", "0")
+    remark = himl.ok("submit", "job.py", "--cluster", "toy:a", "--docker_image", "x", "--dry_run", "--", "0", "0").stderr
+    assert "Ignored, because the job runs on ToyQueue: --docker_image." in remark
     refused = himl("submit", "job.py", "--cluster", "toy:b", "--", "0", "0")
     assert (refused.code, refused.stderr.splitlines()[-2:]) == (
         2,

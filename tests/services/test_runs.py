@@ -8,7 +8,9 @@ import math
 import re
 import statistics
 from array import array
+from contextlib import closing, suppress
 from pathlib import Path
+from threading import Thread
 
 import pandas as pd
 import pytest
@@ -16,6 +18,7 @@ import pytest
 from himl_cli.commands.error_handler import as_himl_error
 from himl_cli.core.errors import BadUsage, DiskFailed, JobFailed, NotFound, RunNotFound, ServiceFailed
 from himl_cli.core.events import Event, Notice
+from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import Aggregation, Child, RunResults, Series, TextPoint, Value
 from himl_cli.core.runs import Run, RunSelection, RunStatus
 from himl_cli.core.workspaces import WorkspaceIds
@@ -32,8 +35,11 @@ from himl_cli.services.runs.lookup import (
     split_recovery_id,
     workspace_in_url,
 )
+from himl_cli.workspaces.local.run_store import Database, RunStore
+from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.resolve import open_workspace
 from tests.azureml_double.seeding import StagedWorkspace
+from tests.support.running import until
 from tests.support.runs import NOON, RecordedRuns, aggregation, run
 
 RUN_PAGE = "https://ml.azure.com/runs/abc_1?wsid="
@@ -192,6 +198,39 @@ def read(runs: RecordedRuns, name: str | None = None, *, attempt: int | None = N
     content = b"".join(read_log(runs.workspace, "train_1_aa", name, attempt=attempt))
     assert b"".join(follow_log(runs.workspace, "train_1_aa", name, attempt=attempt)) == content
     return content
+
+
+class CountedReads(LocalWorkspace):
+    reads = 0
+
+    def run(self, run_id: str) -> Run:
+        self.reads += 1
+        return super().run(run_id)
+
+
+def test_following_a_queued_run_reads_its_record_seldom(project: Path) -> None:
+    runs = RecordedRuns(project)
+    runs.add("waiting", status=RunStatus.queued, tags={"himl.none_job": "7"})
+    runs.add("running", status=RunStatus.running)
+    lock = ProcessLock(project / ".himl" / "runs" / "running" / "lock")
+    assert lock.take()
+    counted = {run_id: CountedReads(project / ".himl") for run_id in ("waiting", "running")}
+
+    def follow(run_id: str) -> None:
+        with suppress(NotFound):  # there is no log
+            list(follow_log(counted[run_id], run_id))
+
+    following = [Thread(target=follow, args=(run_id,), daemon=True) for run_id in counted]
+    for each in following:
+        each.start()
+    until(lambda: counted["running"].reads > 40)
+    assert counted["waiting"].reads < 10
+    with closing(Database(project / ".himl" / "workspace.db")) as database:
+        for run_id in counted:
+            RunStore(database).end(run_id, RunStatus.completed)
+    for each in following:
+        each.join()
+    lock.release()
 
 
 def test_error_while_following_names_run_and_cancel_command() -> None:

@@ -258,6 +258,18 @@ def test_machines_that_share_a_disk_lose_no_values(shared_disk: SharedDisk, has_
     assert [line for line in refusals if not any(text in line for text in expected)] == []
 
 
+def test_a_wal_journal_in_use_is_named_soon_where_machines_share_a_disk(shared_disk: SharedDisk) -> None:
+    on_known_disk(shared_disk.folder)
+    LocalWorkspace(shared_disk.folder / ".himl").make()
+    path = shared_disk.folder / ".himl" / "workspace.db"
+    with closing(Database(path, create=True)) as database:
+        database.rows("SELECT * FROM runs")
+        opening = "import sys; from himl_cli.workspaces.local.run_store import *; Database(Path(sys.argv[1]))"
+        command = [*shared_disk.prefix(has_locks=True), sys.executable, "-c", opening, str(shared_disk.mount / ".himl" / path.name)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=40)  # less than a write may wait
+    assert "DiskFailed: Other processes of this machine use" in done.stderr
+
+
 def test_a_database_is_shared_only_without_other_users(tmp_path: Path) -> None:
     on_known_disk(tmp_path)
     path = tmp_path / "workspace.db"

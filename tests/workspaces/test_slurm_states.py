@@ -200,6 +200,48 @@ def test_what_himl_gives_to_sbatch_wins_over_the_shell(himl: Himl, project: Path
     }  # fmt: skip
 
 
+def test_what_only_the_user_may_see_is_no_argument_of_sbatch(himl: Himl, project: Path, site: StandIns) -> None:
+    write_files(project, {"train.py": "print(1)", "pyproject.toml": ""})
+    site.print(sbatch="7\n")
+    himl.ok("submit", "train.py", "--cluster", "slurm:gpu", "--sbatch", "export=ALL,KEY=very-secret-3", "-q", "--no_wait")
+    assert "very-secret-3" not in "".join(site.calls("sbatch"))
+    assert ("--export=ALL,KEY " in site.calls("sbatch")[-1], site.variables["KEY"]) == (True, "very-secret-3")
+    assert '"KEY": "very-secret-3"' in (site.folder / "script").read_text()
+    kept = [path for path in (project / ".himl").rglob("*") if path.is_file()]
+    assert not [path for path in kept if b"very-secret-3" in path.read_bytes()]
+
+
+def test_a_job_waits_only_for_those_of_its_cluster(himl: Himl, project: Path, site: StandIns, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(project, {"train.py": "print(1)", "pyproject.toml": "", "himl.toml": '[slurm.far]\nsbatch = "clusters=c2"\n'})
+    monkeypatch.delenv("SLURM_CLUSTERS")
+    answers = {"config": "ClusterName             = c1\n", "sbatch": "7\n", "sbatch_c2": "8;c2\n", "squeue_error": AWAY, "squeue_c2_error": AWAY}
+    site.print(**answers)
+    submit = "submit", "train.py", "-q", "--no_wait", "--cluster"
+    near, far = himl.ok(*submit, "slurm:gpu").stdout.strip(), himl.ok(*submit, "slurm:far", "--crossval", "2").stdout.strip()
+    wrong = {(near, "slurm:far"): ("7", "c1", "c2"), (f"{far}_1", "slurm:gpu"): ("8_1", "c2", "c1")}
+    for (run, cluster), (number, there, here) in wrong.items():
+        refused = himl("submit", "train.py", "--cluster", cluster, "--after", run)
+        message = f"error: --after: job {number} is on cluster '{there}', and this job would be on '{here}'.\n"
+        assert (refused.code, message in refused.stderr, f"hint: Add --sbatch clusters={there}" in refused.stderr) == (2, True, True), refused.stderr
+    for run, cluster, dependency in ((near, "slurm:gpu", "afterok:7"), (f"{far}_1", "slurm:far", "afterok:8_1"), (far, "slurm:far", "afterok:8")):
+        himl.ok(*submit, cluster, "--after", run)
+        assert f"--dependency={dependency} " in site.calls("sbatch")[-1]
+
+
+@pytest.mark.parametrize("name", ["slurm", "Slurm"])
+def test_an_engine_without_a_place_is_no_cluster_of_azure_ml(himl: Himl, project: Path, name: str) -> None:
+    write_files(project, {"train.py": "print(1)", "job.yml": f"command: python train.py\ncode: .\ncompute: {name}\n"})
+    for arguments in (["train.py", "--cluster", name], ["job.yml"]):
+        refused = himl("submit", *arguments)
+        assert (refused.code, refused.stderr.splitlines()) == (
+            2,
+            [
+                f"error: The cluster '{name}' is an engine of local jobs, without a place in it.",
+                f"hint: Write {name}:PARTITION, or for the compute of Azure ML with this name, azureml:{name}",
+            ],
+        )
+
+
 @pytest.mark.parametrize("many", [[], ["--crossval", "2"]])
 def test_a_request_of_another_version_is_read_or_refused(himl: Himl, project: Path, site: StandIns, many: list[str]) -> None:
     write_files(project, {"train.py": "print('trained')", "pyproject.toml": ""})

@@ -12,10 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from himl_cli.core.engines import engine_module, is_engine
 from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import home_folder
-from himl_cli.core.runs import JobServices, Run, RunService, RunStatus, job_tag
+from himl_cli.core.runs import JobServices, Run, RunService, RunStatus, queued_in
 from himl_cli.services.runs.follow import GROWTH, OutageTolerance
 from himl_cli.workspaces.base import CloudWorkspace, Workspace
 
@@ -72,11 +73,11 @@ def cloud_of(workspace: Workspace, run: Run) -> CloudWorkspace:
     home = workspace.home_of(run.id)
     if isinstance(home, CloudWorkspace):
         return home
-    number, _, cluster = run.tags.get(job_tag("slurm"), "").partition(";")
-    at = f"-M {cluster} " if cluster else ""
+    name, handle = queued_in(run.tags) or ("", "")
+    command = engine_module(name).shell(handle) if is_engine(name) else ""
     raise BadUsage(
         f"Run '{run.id}' is not an Azure ML job. Only these jobs have services to attach to.",
-        hint=f"Open a shell on its node: srun {at}--jobid={number} --overlap --pty bash" if number else "",
+        hint=f"Open a shell on its node: {command}" if command else "",
     )
 
 

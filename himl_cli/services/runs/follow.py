@@ -26,6 +26,7 @@ from himl_cli.services.runs.logs import (
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 GROWTH = 1.5
+QUEUED_PAUSE = 1.0  # for a local run in a queue, whose database may be on a file system that many jobs share
 # himl polls a run this much less often when only its end matters.
 SELDOM = 3
 
@@ -112,6 +113,8 @@ class _GrowingLog:
             except ServiceFailed as err:
                 outage.failed(err)
             pause = min(first_pause if self._has_grown else longest_pause, pause * growth)
+            if self._is_local and self._status is RunStatus.queued:
+                pause = QUEUED_PAUSE
             if not self._is_over:
                 time.sleep(pause)
         if self._log is None:

@@ -11,10 +11,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.engines import engine_module
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import EngineSpec
 from himl_cli.core.runs import Run, RunStatus, queued_in
 from himl_cli.core.settings import FileSetting, section_settings
+from himl_cli.core.text import did_you_mean
 
 SECTION = "slurm"
 KEYS = ("partition", "sbatch", "setup", "run_with", "python", "controller", "poll")
@@ -45,6 +47,10 @@ def engine_spec(
     table = setting.value if setting is not None else {}
     if setting is not None and not isinstance(table, Mapping):
         raise setting.wrong("must be a table.", hint=f"Write [{engine}.{name}].")
+    known = engine_module(engine).OPTIONS
+    for key in () if known is None else table.keys() - {"setup", "run_with", *known}:
+        hint = did_you_mean(key, known) or f"Its keys: {', '.join([*known, 'setup', 'run_with'])}."
+        raise BadUsage(f"[{engine}.{name}] of the settings has the unknown key '{key}'.", hint=hint)
     options = {key: str(value) for key, value in table.items() if key not in ("setup", "run_with")}
     setup = table.get("setup", ())
     lines = setup.splitlines() if isinstance(setup, str) else setup
@@ -125,6 +131,18 @@ def _options(given: Sequence[str], where: str) -> dict[str, str | None]:
     return found
 
 
+def with_names_only(engine: EngineSpec) -> tuple[EngineSpec, dict[str, str]]:
+    """The options with the names of the variables in `export=ALL,NAME=VALUE`, and these variables of the job. Others
+    see the arguments of sbatch, and himl stores options in files."""
+    words = re.findall(r"""((?:[^,'"]|'[^']*'|"[^"]*")+)""", engine.options.get("export") or "")
+    pairs = [word.partition("=") for word in words]
+    if not pairs:
+        return engine, {}
+    options = {**engine.options, "export": ",".join(name for name, _, _ in pairs)}
+    values = {name: re.sub(r"""['"]""", "", value) for name, has_value, value in pairs if has_value}
+    return replace(engine, options=options), values
+
+
 def _set_signal(options: dict[str, str | None]) -> float:
     """Send the `signal` of *options* to the supervisor, which passes it on to the script, and return the seconds
     between SIGTERM and the time limit, 0 for another signal."""
@@ -150,7 +168,8 @@ def after_jobs(given: Sequence[str], runs: Sequence[Run]) -> list[str]:
             status = run.status.value.lower()
             raise BadUsage(f"--after {run.id}: the run is {status}, so the job would never start.", hint=hint)
         if not run.status.is_final:
-            numbers += [re.split(r"[;\[]", part)[0] for part in handle.split(",")]
+            # With its cluster, '' for the default one, which the engine compares
+            numbers += [re.sub(r"\[.*\]", "", part) + ";" * (";" not in part) for part in handle.split(",")]
     if not numbers:
         return [*given]
     own = [text for text in given if not text.strip().lstrip("-").startswith("dependency=")]

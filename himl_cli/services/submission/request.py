@@ -444,13 +444,14 @@ def job_of_options(
         request.experiment, name, from_branch=request.experiment_from_branch, git=git
     )
     automatic = {**automatic_tags(git, request.build, command_line(request)), **(tags or {})}
-    limit, engine = request.max_run_duration, None
+    limit, engine, exported = request.max_run_duration, None, dict[str, str]()
     seconds = parse_duration(limit, "--max_run_duration") if limit else None
     if request.queue is not None:
-        from himl_cli.services.submission.engine_options import engine_spec
+        from himl_cli.services.submission.engine_options import engine_spec, with_names_only
 
         grace = parse_duration(request.grace, "--grace") if request.grace else None
-        engine = engine_spec(*request.queue, request.cwd, request.sbatch, seconds or 0, grace)
+        spec = engine_spec(*request.queue, request.cwd, request.sbatch, seconds or 0, grace)
+        engine, exported = with_names_only(spec)
     if request.on_cluster:
         automatic = shorten_tags(automatic)
         python = "" if request.python_executable == "python" else request.python_executable
@@ -470,7 +471,7 @@ def job_of_options(
         Snapshot(folder, (), 0),
         python=python,
         max_seconds=seconds,
-        env=request.env_vars,
+        env={**exported, **request.env_vars},
         tags={**automatic, **mask_document(request.tags)},
         cluster=request.on_cluster,
         nodes=request.num_nodes,

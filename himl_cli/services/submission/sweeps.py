@@ -11,6 +11,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from random import SystemRandom
 
+from himl_cli.core.engines import engine_module
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.redaction import MASK, mask_arguments
 from himl_cli.core.sweeps import (
@@ -146,17 +147,21 @@ def with_max_failures(spec: SweepSpec, request: SubmitRequest) -> SweepSpec:
     most = request.max_failures
     if most is None:
         return spec
-    has_controller = request.queue is None or spec.sampling == "bayesian" or spec.early_stop is not None
+    has_controller = spec.sampling == "bayesian" or spec.early_stop is not None
     refuse(
         "--max_failures ",
         (most < 0, f"must be 0 or a positive integer, not {most}.", "With 0, failures do not stop the sweep."),
         (
-            most > 0 and not has_controller and request.is_typed("max_failures"),
+            most > 0 and not has_controller and request.is_typed("max_failures") and _has_arrays(request),
             f"{most} does not apply to an array, which starts all its trials.",
             "Omit it.",
         ),
     )
     return replace(spec, max_failures=most)
+
+
+def _has_arrays(request: SubmitRequest) -> bool:
+    return request.queue is not None and engine_module(request.engine).largest_array() > 0
 
 
 def _numbered(

@@ -101,6 +101,7 @@ class Database:
     Writes that change a run's status are flushed to disk (`durable=True`). Metrics survive a crash of any process, and
     a power cut can only lose the latest ones. Times are integers, milliseconds since 1970 UTC. A write waits for others
     for *patience* seconds, and then raises DiskFailed. With *is_guarded*, each write first calls `check_alone`.
+    `has_locks` is whether other machines see locks in its folder, None if that is unknown.
     """
 
     def __init__(
@@ -109,7 +110,7 @@ class Database:
         self.path = path
         self.is_guarded = is_guarded
         self._is_local = is_local_folder(path.parent)
-        self._has_locks = self._is_local or shares_locks(path.parent)
+        self.has_locks = self._is_local or shares_locks(path.parent)
         self._create = create
         self._patience = patience
         self._lock = threading.RLock()
@@ -138,10 +139,15 @@ class Database:
             is_unseen = self._unseen_run() is not None
             if not is_unseen and (may_write(self.path) or not self.path.is_file()):
                 mode, pragma = "mode=rwc" if self._create else "mode=rw", "" if self._is_local else EXCLUSIVE
-                connection, version = self._open(mode, pragma)
-                if not self._is_local:  # it may have a WAL journal of another place or of an earlier himl
+                has_wal = not self._is_local and self._state()[1]  # of another place or of an earlier himl
+                try:
+                    connection, version = self._open(mode, pragma, SHARE_SECONDS if has_wal else BUSY_SECONDS)
+                except sqlite3.OperationalError as err:
+                    raise self._in_use(err) if has_wal and "locked" in str(err) else err from err
+                if not self._is_local:
                     connection.execute("PRAGMA journal_mode=DELETE")
                     connection.execute("PRAGMA locking_mode=NORMAL")
+                    connection.execute(f"PRAGMA busy_timeout={round(BUSY_SECONDS * 1000)}")
                     connection.execute("SELECT 1 FROM sqlite_master")  # which releases the lock
             else:
                 self._read = self._state()
@@ -170,11 +176,9 @@ class Database:
         changed = self.path.stat().st_mtime_ns if self.path.exists() else 0
         return changed, self.path.with_name(f"{self.path.name}-wal").exists()
 
-    def _open(self, mode: str, pragma: str = "") -> tuple[sqlite3.Connection, int]:
+    def _open(self, mode: str, pragma: str = "", timeout: float = BUSY_SECONDS) -> tuple[sqlite3.Connection, int]:
         name = f"file:///{quote(os.fsencode(self.path.absolute().as_posix()).lstrip(b'/'))}?{mode}"
-        connection = sqlite3.connect(
-            name, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(name, uri=True, timeout=timeout, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         try:
             connection.execute(pragma)
@@ -194,7 +198,7 @@ class Database:
             if self._read is None:
                 is_stale = self.is_guarded and self._unseen_run() is not None
             else:  # it may have been opened while another machine recorded a run
-                may_change = to_write and self.is_guarded and not self._has_locks and may_write(self.path)
+                may_change = to_write and self.is_guarded and not self.has_locks and may_write(self.path)
                 is_stale = may_change or self._read != self._state()
             if self._is_open and is_stale:
                 self.close()
@@ -229,23 +233,26 @@ class Database:
         """Give up a WAL journal, which other machines cannot use. Raises DiskFailed while other processes use it, and
         if machines do not see each other's locks."""
         self.check_alone()
-        if self._has_locks is False:
+        if self.has_locks is False:
             text = f"'{self.path.parent}' is mounted so that machines do not see each other's locks"
             raise DiskFailed(f"{text}, and results of jobs would be lost.", hint=OTHER_WORKSPACE)
         with self._using() as connection:
             try:
                 _once_unlocked(connection, "PRAGMA journal_mode=DELETE", SHARE_SECONDS)
             except sqlite3.OperationalError as err:
-                text = f"Other processes of this machine use '{self.path}', so himl cannot share it with other machines"
-                hint = "Try again when local jobs, himl ui and himl tb of this workspace have ended."
-                raise DiskFailed(f"{text}: {err}.", hint=hint) from err
+                raise self._in_use(err) from err
+
+    def _in_use(self, err: sqlite3.Error) -> DiskFailed:
+        """The error while other processes use a WAL journal that has to go."""
+        text = f"Other processes of this machine use '{self.path}', so himl cannot share it with other machines: {err}."
+        return DiskFailed(text, hint="Try again when local jobs, himl ui and himl tb of this workspace have ended.")
 
     def check_alone(self, run_id: str = "") -> None:
         """Unless machines are known to see each other's locks, raise DiskFailed while a process records a run whose
         lock is not visible here, since SQLite would lose values of both. From now on, others find *run_id*, whose lock
         this process holds. Raises OSError."""
         marks = self.path.with_name(RECORDING)
-        if run_id and not self._has_locks:
+        if run_id and not self.has_locks:
             self.check_alone()
             marks.mkdir(exist_ok=True)
             (marks / run_id).touch()
@@ -266,7 +273,7 @@ class Database:
 
     def _unseen_run(self) -> tuple[str, str] | None:
         """A run that may be in progress where its lock is not visible here, and that place."""
-        for mark in () if self._has_locks else self.path.with_name(RECORDING).glob("*"):
+        for mark in () if self.has_locks else self.path.with_name(RECORDING).glob("*"):
             lock = self.path.parent / "runs" / mark.name / "lock"
             if not is_locked(lock, seen=True):
                 if holder := unseen_holder(lock) or ("another mount of it" if is_locked(lock) else ""):

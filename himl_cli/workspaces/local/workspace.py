@@ -301,8 +301,6 @@ class LocalWorkspace(FolderWorkspace):
         from himl_cli.workspaces.local.launch_request import LaunchRequest
 
         engine = engine_of(spec)
-        if (error := queue.wrong_option(spec, engine)) is not None:
-            raise error
         request = self._request(spec, notify)
         request = request.with_specs([queue.masked(each) for each in request.specs])
         if isinstance(request, LaunchRequest):

@@ -22,7 +22,7 @@ from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, RUNNING, UNKNO
 from himl_cli.workspaces.local.launch_request import LaunchRequest
 from himl_cli.workspaces.local.ranks import Ends, Rank
 
-NAME, LABEL, DOCTOR = "toy", "Toy", ""
+NAME, LABEL, DOCTOR = "toy", "ToyQueue", ""
 OPTIONS: Mapping[str, str] | None = {"nice": "priority of the process"}
 # Waits for the queue, then becomes the supervisor, which reads the document from the same stdin
 WAITER = """
@@ -101,10 +101,6 @@ def _state(handle: str, found: Mapping[str, Mapping[str, object]]) -> JobState:
     return JobState(QUEUED, "held", handle=handle) if b"supervisor\0" not in command else JobState(RUNNING, handle=handle)
 
 
-def part_of(handle: str, part: str) -> str:
-    raise AssertionError("it has no arrays")
-
-
 def cancel(jobs: Mapping[str, str], *, only_waiting: bool = False) -> None:
     known = states(jobs)
     for name, handle in jobs.items():
@@ -112,6 +108,10 @@ def cancel(jobs: Mapping[str, str], *, only_waiting: bool = False) -> None:
         if kind == QUEUED or (kind == RUNNING and not only_waiting):
             (_queue() / f"{handle}.canceled").touch()
             os.killpg(json.loads((_queue() / handle).read_text())["pid"], signal.SIGKILL)
+
+
+def shell(handle: str) -> str:
+    return f"toy enter {handle}"
 
 
 def places() -> Sequence[tuple[str, str, str]]:

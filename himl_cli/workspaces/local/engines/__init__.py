@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, cast
 
-from himl_cli.core.engines import module_of
+from himl_cli.core.engines import engine_module
 
 if TYPE_CHECKING:
     from himl_cli.core.jobs import JobSpec
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 def engine_named(name: str) -> Engine:
     """The engine *name*. Raises NotFound if no installed package has it."""
-    return cast("Engine", importlib.import_module(module_of(name)))
+    return cast("Engine", engine_module(name))
 
 
 def engine_of(spec: JobSpec) -> Engine:

@@ -123,19 +123,21 @@ class Engine(Protocol):
         """The text that `submit` would send, for --dry_run."""
 
     def submit(self, job: EngineJob, notify: Notify) -> str:
-        """Submit the job, and return its handle, which identifies it as long as the workspace exists. *notify* gets
-        messages about an accepted job. Raises NoAnswer, and QueueFull, BadUsage or ServiceFailed if there is no job."""
+        """Submit the job, and return its handle, which identifies it as long as the workspace exists. For parts of an
+        array, himl appends `_3` for a task, or text in brackets for several, in front of a `;` in the handle. *notify*
+        gets messages about an accepted job. Raises NoAnswer, and QueueFull, BadUsage or ServiceFailed if there is no
+        job."""
 
     def states(self, jobs: Mapping[str, str]) -> Mapping[str, JobState]:
         """The state of each of *jobs*: handles by name, empty for a job whose handle himl could not record. A failed
         query, or a job that it does not list, makes it unknown, not ended. Raises nothing."""
 
-    def part_of(self, handle: str, part: str) -> str:
-        """The handle of a *part* of a job: `_3` for a task of an array, text in brackets for several."""
-
     def cancel(self, jobs: Mapping[str, str], *, only_waiting: bool = False) -> None:
         """Cancel *jobs*: handles by name, several for an array, with commas between them. With *only_waiting*, not
         those that have started, which himl stops itself. Jobs that have ended are no error. Raises ServiceFailed."""
+
+    def shell(self, handle: str) -> str:
+        """The command that opens a shell beside the running job with this handle, '' if there is none."""
 
     def places(self) -> Sequence[tuple[str, str, str]]:
         """What PLACE can be, the default first: name, time limit, resources. Raises NotFound, ServiceFailed."""

@@ -12,12 +12,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import field, replace
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
-from himl_cli.core.errors import BadUsage, HimlError, Interrupted
+from himl_cli.core.errors import HimlError, Interrupted
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import EngineSpec, JobSpec
 from himl_cli.core.locks import is_held
@@ -26,7 +27,6 @@ from himl_cli.core.redaction import MASK
 from himl_cli.core.runs import DOUBT, Run, RunStatus, job_tag
 from himl_cli.core.sampling import make_sampler
 from himl_cli.core.signals import interruptions
-from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.local.engines import engine_named, engine_of
 from himl_cli.workspaces.local.engines.base import (
     ENDED,
@@ -51,6 +51,10 @@ from himl_cli.workspaces.local.sweep_plan import stage_plan, step_request, trial
 ASK_AGAIN_SECONDS, LONGEST_PAUSE = 5.0, EngineSpec("").poll
 GONE = "it ended without recording an outcome, and {} no longer has its job, so it is unknown how"
 SITE = "cluster"  # the file in the folder of a run with the engine's cluster
+# A job, with the runs that it starts, by id, each with its part of the job. The jobs of a run, which may depend on the
+# handles of earlier ones, by name
+Job = tuple[EngineJob, dict[str, str]]
+Jobs = Callable[[Mapping[str, str]], Iterator[Job]]
 
 
 @dataclass()
@@ -72,13 +76,14 @@ class QueuedJobs:
         ended, each with its reason to wait. Records the end of those with evidence of it. None of them may have a
         supervisor at the moment."""
         with self.lock:
-            if now or time.monotonic() - self.asked_at > self.pause or set(jobs) - set(self.waiting):
-                self._refresh(store, jobs)
+            is_due = now or time.monotonic() - self.asked_at > self.pause or set(jobs) - set(self.waiting)
+            if jobs and is_due:
+                waiting = self._refreshed(store, jobs)
+                self.pause = min(self.longest_pause, 2 * self.pause if waiting == self.waiting else ASK_AGAIN_SECONDS)
+                self.waiting, self.asked_at = waiting, time.monotonic()
             return self.waiting
 
-    def _refresh(self, store: RunStore, jobs: Mapping[str, tuple[str, str]]) -> None:
-        if not jobs:
-            return
+    def _refreshed(self, store: RunStore, jobs: Mapping[str, tuple[str, str]]) -> dict[str, str]:
         parents: dict[str, set[str]] = {}
         for child, parent in store.open_children(list(jobs)):
             parents.setdefault(parent, set()).add(child)
@@ -99,8 +104,7 @@ class QueuedJobs:
             waiting[parent] = ""  # another process may be recording its end
             with suppress(HimlError, OSError):
                 self.end_if_last(store, RunFolder(self.folder / "runs" / parent))
-        self.pause = min(self.longest_pause, 2 * self.pause if waiting == self.waiting else ASK_AGAIN_SECONDS)
-        self.waiting, self.asked_at = waiting, time.monotonic()
+        return waiting
 
     def _ask(self, store: RunStore, name: str, jobs: Mapping[str, str]) -> dict[str, str]:
         """The reasons of the open ones among *jobs*, handles by run id, of the engine *name*."""
@@ -192,18 +196,6 @@ def has_controller(plan: Plan, engine: Engine) -> bool:
     return is_sequential or not engine.largest_array()
 
 
-def wrong_option(spec: JobSpec, engine: Engine) -> BadUsage | None:
-    """The error for a setting that the engine does not have."""
-    known = engine.OPTIONS
-    if known is None or spec.engine is None:
-        return None
-    for key in spec.engine.options.keys() - {"place", *known}:
-        section = f"[{engine.NAME}.{spec.engine.options.get('place')}]"
-        hint = did_you_mean(key, known) or f"Its keys: {', '.join(known) or 'none'}."
-        return BadUsage(f"{section} of the settings has the unknown key '{key}'.", hint=hint)
-    return None
-
-
 def job_of(request: LaunchRequest, after: Sequence[str] = (), *, is_staged: bool = True) -> EngineJob:
     """The job of one run, which stages its files itself unless that *is_staged*."""
     folder, spec = Path(request.run_folder), request.spec
@@ -226,160 +218,154 @@ def controller_of(plan: Plan) -> EngineJob:
     return EngineJob(plan.run.id, folder, plan.jobs[0].spec, document, folder / LOG, is_controller=True)
 
 
+def _jobs_of(plan: Plan, children: int, size: int, submitted: Mapping[str, str]) -> Iterator[Job]:
+    """The jobs of the *children* of a staged plan: arrays of at most *size* trials, or steps. Without children, that of
+    its controller."""
+    if not children:
+        yield controller_of(plan), {plan.run.id: ""}
+    elif plan.kind == PIPELINE:
+        ids = {job.key: plan.child_id(job) for job in plan.jobs}
+        for job in plan.jobs:
+            request = replace(step_request(plan, job), again=True)
+            before = [submitted[ids[key]] for key in job.after]
+            yield job_of(request, before, is_staged=False), {plan.run.id: f"[{job.key}]", request.run.id: ""}
+    else:
+        for first in range(0, children, size):
+            count = min(size, children - first)
+            after = list(submitted.values())[-1:] if plan.sweep.max_concurrent else ()
+            trials = {plan.child_id(first + task): f"_{task}" for task in range(count)}
+            yield array_of(plan, first, count, after), {plan.run.id: f"[0-{count - 1}]", **trials}
+
+
 def queue_job(request: LaunchRequest, folder: RunFolder, notify: Notify) -> HimlError | None:
     """Record the run as queued, stage its files, and submit its job. If the engine refuses the job, delete the record
     and return the error. *notify* gets what the engine says otherwise. Raises OSError, Interrupted, and NoAnswer if it
     is unknown whether the engine has the job."""
-    engine = engine_of(request.spec)
-    if (error := engine.unavailable() or wrong_option(request.spec, engine)) is not None:
-        return error
     files = JobFiles(replace(request, again=False), folder)
     new = replace(with_recovery_id(request.run), folder=str(files.cwd))
 
-    def stage(is_stopped: Callable[[], bool]) -> None:
+    def stage(is_stopped: Callable[[], bool]) -> Jobs:
         files.stage(is_stopped=is_stopped, is_attempt=False)
+        return lambda submitted: iter([(job_of(request), {new.id: ""})])
 
-    def jobs(handles: Sequence[str]) -> Iterator[tuple[EngineJob, dict[str, str]]]:
-        yield job_of(request), {new.id: ""}
-
-    return _queue(engine, folder, [new], stage, jobs, notify)
+    return _queue(engine_of(request.spec), folder, [new], stage, notify)
 
 
-def queue_plan(plan: Plan, folder: RunFolder, notify: Notify, *, is_controlled: bool = False) -> HimlError | None:
+def queue_plan(plan: Plan, folder: RunFolder, notify: Notify) -> HimlError | None:
     """As `queue_job`, for a sweep or a pipeline. Record and submit the children that are known in advance: trials as
     arrays, steps as jobs that wait for each other. Otherwise, or if the queue has no place for all of them, submit a
     controller."""
     engine = engine_of(plan.jobs[0].spec)
-    if (error := engine.unavailable() or wrong_option(plan.jobs[0].spec, engine)) is not None:
-        return error
-    children: list[LaunchRequest] = []
-    is_controlled = is_controlled or has_controller(plan, engine)
-    if plan.kind == PIPELINE and not is_controlled:
+    if has_controller(plan, engine):
+        return _queue_children(plan, [], folder, engine, notify)
+    if plan.kind == PIPELINE:
         children = [step_request(plan, job) for job in plan.jobs]
-    elif not is_controlled:
+    else:
         known = map(make_sampler(plan.sweep), range(plan.sweep.max_trials), repeat(()))
         children = [trial_request(plan, index, values) for index, values in enumerate(known) if values is not None]
+    error = _queue_children(plan, children, folder, engine, notify)
+    if isinstance(error, QueueFull):
+        folder.path.mkdir(parents=True)
+        folder.allow_to_run()
+        if (error := _queue_children(plan, [], folder, engine, notify)) is None:
+            notify(Notice(f"{engine.LABEL} takes fewer jobs at a time, so a controller submits them as others end."))
+    return error
+
+
+def _queue_children(
+    plan: Plan, children: Sequence[LaunchRequest], folder: RunFolder, engine: Engine, notify: Notify
+) -> HimlError | None:
     runs = [replace(with_recovery_id(plan.new_run), folder=str(folder.path / plan.jobs[0].place))]
     for child in children:
         own = child.spec.snapshot.root if child.spec.in_place else Path(child.run_folder, "code")
         runs.append(replace(with_recovery_id(child.run), folder=str(own)))
-    staged = plan
 
-    def stage(is_stopped: Callable[[], bool]) -> None:
-        nonlocal staged
+    def stage(is_stopped: Callable[[], bool]) -> Jobs:
         staged = stage_plan(plan, folder, is_stopped)
         (folder.path / "tasks").mkdir()
         for child in children:
             Path(child.run_folder).mkdir()
             RunFolder(Path(child.run_folder)).allow_to_run()
+        return partial(_jobs_of, staged, len(children), engine.largest_array())
 
-    def arrays(handles: Sequence[str]) -> Iterator[tuple[EngineJob, dict[str, str]]]:
-        size = engine.largest_array()
-        for first in range(0, len(children), size):
-            count = min(size, len(children) - first)
-            after = handles[-1:] if plan.sweep.max_concurrent else ()
-            trials = {plan.child_id(first + task): f"_{task}" for task in range(count)}
-            yield array_of(staged, first, count, after), {plan.run.id: f"[0-{count - 1}]", **trials}
-
-    def steps(handles: Sequence[str]) -> Iterator[tuple[EngineJob, dict[str, str]]]:
-        keys = [job.key for job in staged.jobs]
-        for job in staged.jobs:
-            request = replace(step_request(staged, job), again=True)
-            before = [handles[keys.index(key)] for key in job.after]
-            yield job_of(request, before, is_staged=False), {plan.run.id: f"[{job.key}]", request.run.id: ""}
-
-    def controller(handles: Sequence[str]) -> Iterator[tuple[EngineJob, dict[str, str]]]:
-        yield controller_of(staged), {plan.run.id: ""}
-
-    jobs = controller if is_controlled else steps if plan.kind == PIPELINE else arrays
-    error = _queue(engine, folder, runs, stage, jobs, notify)
-    if not isinstance(error, QueueFull) or is_controlled:
-        return error
-    folder.path.mkdir(parents=True)
-    folder.allow_to_run()
-    if (error := queue_plan(plan, folder, notify, is_controlled=True)) is None:
-        notify(Notice(f"{engine.LABEL} takes fewer jobs at a time, so a controller submits them as others end."))
-    return error
+    return _queue(engine, folder, runs, stage, notify)
 
 
 def queue_again(request: LaunchRequest | Plan, folder: RunFolder, notify: Notify) -> HimlError | None:
-    """Submit the job of an ended run, or a controller for its missing children. Returns the error if the engine refuses
-    it, or if that is unknown."""
-    engine = engine_of(request.jobs[0].spec if isinstance(request, Plan) else request.spec)
-    if (error := engine.unavailable()) is not None:
-        return error
-    handle, unknown = "", None
-    with closing(Database(folder.workspace / "workspace.db")) as database:
-        try:
-            database.share()
-        except HimlError as err:
-            return err
-        store = RunStore(database)
+    """Submit the job of an ended run, or a controller for its missing children. Returns NoAnswer if it is unknown
+    whether the engine has the job. Raises HimlError if it does not."""
+    job, handle, unknown = controller_of(request) if isinstance(request, Plan) else job_of(request), "", None
+    engine = engine_of(job.spec)
+    with _shared(engine, folder, notify) as store:
         folder.allow_to_run()
-        job = controller_of(request) if isinstance(request, Plan) else job_of(request)
+        (folder.path / SITE).write_text(engine.site(spec=job.spec), encoding="utf-8")
         try:
-            (folder.path / SITE).write_text(engine.site(spec=job.spec), encoding="utf-8")
             handle = engine.submit(job, notify)
         except NoAnswer as err:
             unknown = err
-        except HimlError as err:
-            return err
         store.tag(folder.run_id, {job_tag(engine.NAME): handle})
         store.resume(folder.run_id)
         store.requeue(folder.run_id)
     return unknown
 
 
+@contextmanager
+def _shared(engine: Engine, folder: RunFolder, notify: Notify) -> Iterator[RunStore]:
+    """The runs of the workspace, which the machines of *engine* will use. Raises HimlError if they or this one
+    cannot."""
+    if (error := engine.unavailable()) is not None:
+        raise error
+    with closing(Database(folder.workspace / "workspace.db", create=True)) as database:
+        database.share()
+        if database.has_locks is None:
+            check = f" To check it: {engine.DOCTOR}" if engine.DOCTOR else ""
+            text = f"It is unknown whether other machines see locks in '{folder.workspace}'."
+            notify(Notice(f"{text} If they do not, simultaneous jobs fail.{check}"))
+        yield RunStore(database)
+
+
 def _queue(
     engine: Engine,
     folder: RunFolder,
     runs: Sequence[Run],
-    stage: Callable[[Callable[[], bool]], None],
-    jobs: Callable[[Sequence[str]], Iterator[tuple[EngineJob, dict[str, str]]]],
+    stage: Callable[[Callable[[], bool]], Jobs],
     notify: Notify,
 ) -> HimlError | None:
-    """Record *runs*, *stage* their files, submit *jobs*, and record their handles. Each job comes with the runs that it
-    starts, by id, each with its part of the job. *jobs* gets the handles of earlier jobs."""
-    ids, handles, submitted = [run.id for run in runs], list[str](), dict[str, str]()
-    known: dict[str, list[str]] = {}
-    tag = job_tag(engine.NAME)
-    with closing(Database(folder.workspace / "workspace.db", create=True)) as database, interruptions() as interrupted:
-        try:
-            database.share()
-        except HimlError as err:
-            return err
-        store = RunStore(database)
-        store.add_all(replace(run, tags={**run.tags, tag: ""}) for run in runs)
-        try:
-            stage(lambda: bool(interrupted))
-            for job, parts in jobs(handles):
-                if interrupted:
-                    raise Stopped
-                if not handles:
-                    (folder.path / SITE).write_text(engine.site(spec=job.spec), encoding="utf-8")
-                handles.append(engine.submit(job, notify))
-                submitted[job.name] = handles[-1]
-                for run_id, part in parts.items():
-                    handle = engine.part_of(handles[-1], part) if part else handles[-1]
-                    known.setdefault(run_id, []).append(handle)
-        except NoAnswer:
-            store.tag_each(tag, {run_id: ",".join(found) for run_id, found in known.items()})
-            raise
-        except BaseException as err:
-            with suppress(HimlError):
+    """Record *runs*, stage their files, submit the jobs that *stage* returns, and record their handles."""
+    ids, tag = [run.id for run in runs], job_tag(engine.NAME)
+    submitted, known = dict[str, str](), dict[str, list[str]]()
+    try:
+        with _shared(engine, folder, notify) as store, interruptions() as interrupted:
+            store.add_all(replace(run, tags={**run.tags, tag: ""}) for run in runs)
+            try:
+                for job, parts in stage(lambda: bool(interrupted))(submitted):
+                    if interrupted:
+                        raise Stopped
+                    if not submitted:
+                        (folder.path / SITE).write_text(engine.site(spec=job.spec), encoding="utf-8")
+                    submitted[job.name] = engine.submit(job, notify)
+                    number, *place = submitted[job.name].split(";")
+                    for run_id, part in parts.items():
+                        known.setdefault(run_id, []).append(";".join([number + part, *place]))
+                    store.tag_each(tag, {run_id: ",".join(known[run_id]) for run_id in parts})
+            except NoAnswer:
+                raise
+            except BaseException as err:
+                with suppress(HimlError):
+                    engine.cancel(submitted)
+                store.delete(ids, lambda run_id: RunFolder(folder.path.with_name(run_id)).remove())
+                if isinstance(err, Stopped):
+                    raise Interrupted("Nothing was submitted.") from None
+                raise
+            if interrupted:
+                for run_id in ids:
+                    RunFolder(folder.path.with_name(run_id)).ask_to_cancel()
                 engine.cancel(submitted)
-            store.delete(ids, lambda run_id: RunFolder(folder.path.with_name(run_id)).remove())
-            if isinstance(err, Stopped):
-                raise Interrupted("Nothing was submitted.") from None
-            if isinstance(err, HimlError):
-                return err
-            raise
-        store.tag_each(tag, {run_id: ",".join(found) for run_id, found in known.items()})
-        if interrupted:
-            for run_id in ids:
-                RunFolder(folder.path.with_name(run_id)).ask_to_cancel()
-            engine.cancel(submitted)
-            for run_id in ids:
-                store.end(run_id, RunStatus.canceled, reason="canceled")
-            raise Interrupted(f"Run '{folder.run_id}' was canceled.", hint=f"See himl runs show {folder.run_id}")
+                for run_id in ids:
+                    store.end(run_id, RunStatus.canceled, reason="canceled")
+                raise Interrupted(f"Run '{folder.run_id}' was canceled.", hint=f"See himl runs show {folder.run_id}")
+    except (Interrupted, NoAnswer):
+        raise
+    except HimlError as err:
+        return err
     return None

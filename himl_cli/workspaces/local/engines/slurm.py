@@ -22,8 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import lru_cache
-from itertools import takewhile
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -62,7 +61,9 @@ OPTIONS: Mapping[str, str] | None = None  # sbatch judges them
 ASK_SECONDS = 20.0
 EARLY_SECONDS = 65.0  # by which Slurm may send a signal before its time
 PAUSE_SECONDS = 5.0  # between queries for the reason of a signal
-SQUEUE = ("squeue", "--noheader", "--array", "--format=%i|%T|%r|%e|%j")  # the fields of `Seen`
+# The fields of `Seen`, and these without the reason
+SQUEUE = ("squeue", "--noheader", "--array", "--format=%i|%T|%r|%e|%j")
+SACCT = ("sacct", "-P", "-n", "-X", "--format=JobID,State,End,JobName")
 # Environment variables of the user's shell: those of the site, which look like those of a job, those for options of
 # sbatch that himl never gives, and those that change what queries find
 OF_SITE = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"}
@@ -82,75 +83,63 @@ REASONS = {
 }
 INVALID = "Invalid job id specified"
 NO_CONNECTION = r"unable to contact|connect|timed out|communication|configuration source|talking to"
+UNSURE, CHECK_STATUS = "it is unknown whether Slurm has the job", "Check its status: himl runs list"
 NEVER_SENT = "its submission was interrupted or got no answer, and Slurm has no job of this name"
+
+
+class Seen(NamedTuple):
+    """A job in Slurm's output. `end` is in this machine's time zone, and `name` '' if it is unknown."""
+
+    number: str
+    state: str
+    reason: str
+    end: str
+    name: str = ""
 
 
 def states(jobs: Mapping[str, str]) -> dict[str, JobState]:
     """As `Engine.states`, by one squeue for each cluster, and sacct and scontrol for those that it does not list.
     Absence from a list is no evidence of an end. An end in a list is, and a controller that no longer has the job."""
-    clusters: dict[str, dict[str, str]] = {}
-    for run_id, handle in jobs.items():
-        clusters.setdefault(_cluster(handle), {})[run_id] = _number(handle)
-    return {run_id: state for each in clusters.items() for run_id, state in _states_on(*each).items()}
+    found: dict[str, JobState] = {}
+    for cluster, numbers in _by_cluster(jobs).items():
+        found |= _states_on(cluster, dict(numbers))
+    return found
 
 
 def _states_on(cluster: str, numbers: Mapping[str, str]) -> dict[str, JobState]:
-    at = [f"--clusters={cluster}"] if cluster else []
-    command = [*SQUEUE, "--states=all", *at]
-    found: dict[str, Seen] = {}
+    rows: list[Seen] = []
     for selection in _selections(numbers):
-        text, problem = output_of([*command, selection])
+        text, problem = output_of([*SQUEUE, "--states=all", selection], cluster)
         if text is None and INVALID not in problem:  # which squeue says if it has none of these
             return dict.fromkeys(numbers, JobState(UNKNOWN, f"squeue failed: {problem}"))
-        found |= _matching(numbers, [line.split("|", 4) for line in (text or "").splitlines()])
+        rows += _rows(text)
+    found = _matching(numbers, rows)
     missing, unrecorded = {run_id: number for run_id, number in numbers.items() if number and run_id not in found}, ""
     if missing:
-        command = ["sacct", "-P", "-n", "-X", *at, "--format=JobID,State,End,JobName", *_selections(missing)]
-        text, unrecorded = output_of(command)
-        rows = [line.split("|", 3) for line in (text or "").splitlines()]
-        rows = [[row[0], (row[1].split() or [""])[0], "", *row[2:]] for row in rows if len(row) > 2]
-        found |= _matching(missing, rows)
+        text, unrecorded = output_of([*SACCT, *_selections(missing)], cluster)
+        found |= _matching(missing, _rows(text, has_reasons=False))
     shown: dict[str, tuple[str | None, str]] = {}  # by number, without that of a task
     states: dict[str, JobState] = {}
     for run_id, number in numbers.items():
-        seen, base = found.get(run_id), number.partition("_")[0]
-        if seen is None and number and re.search(NO_CONNECTION, unrecorded, re.IGNORECASE):
+        base = number.partition("_")[0]
+        if (seen := found.get(run_id)) is not None:
+            states[run_id] = _state_of(seen, "" if number else f"{seen.number}{';' * bool(cluster)}{cluster}")
+        elif not number:  # squeue was asked for the name
+            states[run_id] = JobState(ENDED, NEVER_SENT)
+        elif re.search(NO_CONNECTION, unrecorded, re.IGNORECASE):
             states[run_id] = JobState(UNKNOWN, f"squeue does not list job {number}, sacct failed: {unrecorded}")
-            continue
-        if seen is None:
-            if base and base not in shown:
-                shown[base] = output_of(["scontrol", *at, "show", "job", "--oneliner", base])
-            states[run_id] = _state_of_missing(run_id, number, *shown.get(base, ("", "")))
-            continue
-        handle = "" if number else f"{seen.number}{';' * bool(cluster)}{cluster}"
-        if seen.state in WAITING | AT_WORK:
-            reason = "" if seen.reason == "None" else seen.reason
-            states[run_id] = JobState(QUEUED if seen.state in WAITING else RUNNING, reason, handle=handle)
         else:
-            states[run_id] = _end_of(seen)._replace(handle=handle)
+            if base not in shown:
+                shown[base] = output_of(["scontrol", "show", "job", "--oneliner", base], cluster)
+            states[run_id] = _state_of_missing(run_id, number, *shown[base])
     return states
 
 
-def _state_of_missing(run_id: str, number: str, text: str | None, problem: str) -> JobState:
-    """The state of a job that neither squeue nor sacct lists, from the output of scontrol, or its *problem*. squeue was
-    asked for the name of a job without a number."""
-    if not number:
-        return JobState(ENDED, NEVER_SENT)
-    _, _, task = number.partition("_")
-    own = [
-        line for line in (text or "").splitlines() if _is_named("".join(re.findall(r" JobName=(\S+)", line)), run_id)
-    ]
-    others = [one for each in re.findall(r"ArrayTaskId=(\S+)", "\n".join(own)) for one in _tasks(each)]
-    if text is None and INVALID in problem:
-        return JobState(ENDED)
-    if task and others and int(task) not in others:
-        return JobState(ENDED, NOT_STARTED, RunStatus.canceled)
-    return JobState(UNKNOWN, f"squeue does not list job {number}{f', scontrol failed: {problem}' if problem else ''}")
-
-
-def _end_of(seen: Seen) -> JobState:
+def _state_of(seen: Seen, handle: str) -> JobState:
+    if seen.state in WAITING | AT_WORK:
+        return JobState(QUEUED if seen.state in WAITING else RUNNING, seen.reason, handle=handle)
     status = RunStatus.canceled if seen.state == "CANCELLED" else RunStatus.failed
-    ended = JobState(ENDED, STEP_BEFORE_FAILED, status, _as_ms(seen.end))
+    ended = JobState(ENDED, STEP_BEFORE_FAILED, status, _as_ms(seen.end), handle)
     if seen.reason.startswith("Dependency"):
         return ended
     if seen.state in REASONS:
@@ -159,14 +148,21 @@ def _end_of(seen: Seen) -> JobState:
     return ended._replace(reason=reason, is_explained=False)
 
 
-class Seen(NamedTuple):
-    """A job in Slurm's output. `end` is in this machine's time zone."""
+def _state_of_missing(run_id: str, number: str, text: str | None, problem: str) -> JobState:
+    """The state of a job that neither squeue nor sacct lists, from the output of scontrol, or its *problem*."""
+    if text is None and INVALID in problem:
+        return JobState(ENDED)
+    own = [facts for facts in _facts(text) if _is_named(facts.get("JobName", ""), run_id)]
+    others = [task for facts in own for task in _tasks(facts.get("ArrayTaskId", ""))]
+    task = number.partition("_")[2]
+    if task and others and int(task) not in others:
+        return JobState(ENDED, NOT_STARTED, RunStatus.canceled)
+    return JobState(UNKNOWN, f"squeue does not list job {number}{f', scontrol failed: {problem}' if problem else ''}")
 
-    number: str
-    state: str
-    reason: str
-    end: str
-    name: str
+
+def _facts(text: str | None) -> list[dict[str, str]]:
+    """The jobs that scontrol prints, one per line."""
+    return [dict(re.findall(r"(\w+)=(\S*)", line)) for line in (text or "").splitlines()]
 
 
 def _as_ms(text: str) -> int | None:
@@ -182,47 +178,51 @@ def _number(handle: str) -> str:
     return re.split(r"[;\[]", handle)[0]
 
 
-def _cluster(handle: str) -> str:
-    return handle.partition(";")[2]
+def _by_cluster(jobs: Mapping[str, str]) -> dict[str, list[tuple[str, str]]]:
+    """The names and numbers of *jobs* (`Engine.cancel`) on each cluster."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name, handles in jobs.items():
+        for handle in handles.split(","):
+            found.setdefault(handle.partition(";")[2], []).append((name, _number(handle)))
+    return found
 
 
 def _selections(numbers: Mapping[str, str]) -> Iterator[str]:
     """The options that select the jobs of runs: those with a number by number, the others by name. A trial without a
     number may be in the first array of its sweep, or be the first one of another."""
-    known = sorted({number.partition("_")[0] for number in numbers.values() if number})
-    names = [run_id for run_id, number in numbers.items() if not number]
-    trials = [run_id.rpartition("_") for run_id in names]
-    names = sorted(
-        {*names, *(parent for parent, _, _ in trials), *(f"{parent}+{index}" for parent, _, index in trials)}
-    )
+    known = {number.partition("_")[0] for number in numbers.values() if number}
+    names = {run_id for run_id, number in numbers.items() if not number}
+    for parent, _, index in [run_id.rpartition("_") for run_id in names]:
+        names |= {parent, f"{parent}+{index}"}
     for option, values in (("jobs", known), ("name", names)):
-        yield from (f"--{option}={','.join(chunk)}" for chunk, _ in chunks(values))
+        yield from (f"--{option}={','.join(chunk)}" for chunk, _ in chunks(sorted(values)))
 
 
-def _matching(numbers: Mapping[str, str], rows: Iterable[Sequence[str]]) -> dict[str, Seen]:
-    """Those of Slurm's *rows* (number, state, reason, end, and the name if it is known) that are jobs of runs, by run
-    id. A job of the same number with another name is one of another cluster. Tasks that were canceled before they
-    started are one row, or none."""
-    by_number: dict[str, Seen] = {}
-    by_name: dict[str, Seen] = {}
-    for row in rows:
-        if len(row) < 4:
-            continue
-        seen = Seen(row[0], row[1], row[2], row[3], row[4] if len(row) > 4 else "")
+def _rows(text: str | None, *, has_reasons: bool = True) -> Iterator[Seen]:
+    """The jobs in the output of squeue, or in that of sacct, which has no reasons."""
+    for line in (text or "").splitlines():
+        number, state, *rest = line.split("|", 4 if has_reasons else 3)
+        reason, *rest = rest if has_reasons else ["", *rest]
+        yield Seen(number, (state.split() or [""])[0], "" if reason == "None" else reason, *rest)
+
+
+def _matching(numbers: Mapping[str, str], rows: Iterable[Seen]) -> dict[str, Seen]:
+    """Those of *rows* that are jobs of runs, by run id. A job of the same number with another name is one of another
+    cluster. Tasks that were canceled before they started are one row, or none."""
+    known: dict[str, Seen] = {}  # by number, and by name
+    for seen in rows:
         base, _, tasks = seen.number.partition("_")
         parent, _, first = seen.name.partition("+")
         for task in _tasks(tasks):
             own = seen._replace(number=f"{base}_{task}")
-            by_number[own.number] = by_name[f"{parent}_{task + int(first if first.isdigit() else 0)}"] = own
-        by_number[seen.number] = by_name[seen.name] = seen
+            known[own.number] = known[f"{parent}_{task + int(first if first.isdigit() else 0)}"] = own
+        known[seen.number] = known[seen.name] = seen
     found: dict[str, Seen] = {}
     for run_id, number in numbers.items():
-        known = by_number.get(number) if number else by_name.get(run_id)
-        whole = by_number.get(number.partition("_")[0])
-        if known is None and whole is not None and whole.state == "CANCELLED":
-            known = whole
-        if known is not None and _is_named(known.name, run_id):
-            found[run_id] = known
+        whole = known.get(number.partition("_")[0]) if number else None
+        match = known.get(number or run_id) or (whole if whole and whole.state == "CANCELLED" else None)
+        if match is not None and _is_named(match.name, run_id):
+            found[run_id] = match
     return found
 
 
@@ -239,34 +239,24 @@ def _tasks(text: str) -> Iterator[int]:
         yield from range(int(first), int(last or first) + 1, int(step or 1))
 
 
-def part_of(handle: str, part: str) -> str:
-    number, *cluster = handle.split(";")
-    return ";".join([number + part, *cluster])
-
-
 def cancel(jobs: Mapping[str, str], *, only_waiting: bool = False) -> None:
     """As `Engine.cancel`. A job with the number of a run's and another name is one of another cluster, and stays."""
-    clusters: dict[str, list[tuple[str, str]]] = {}
-    for name, handles in jobs.items():
-        for handle in filter(_number, handles.split(",")):
-            clusters.setdefault(_cluster(handle), []).append((name, _number(handle)))
-    for cluster, wanted in clusters.items():
-        at = [f"--clusters={cluster}"] if cluster else []
+    known = {name: handles for name, handles in jobs.items() if _number(handles)}
+    for cluster, wanted in _by_cluster(known).items():
         bases = sorted({number.partition("_")[0] for _, number in wanted})
-        text, problem = output_of([*SQUEUE, *at, f"--jobs={','.join(bases)}"])
+        text, problem = output_of([*SQUEUE, f"--jobs={','.join(bases)}"], cluster)
         if text is None and INVALID not in problem:
             raise ServiceFailed(f"No job was canceled, because squeue failed: {problem}.", hint="Try again later.")
-        rows = [line.split("|") for line in (text or "").splitlines()]
-        doomed: dict[str, list[str]] = {}  # by the state, '' for any
+        rows, doomed = list(_rows(text)), dict[str, list[str]]()  # by the state, '' for any
         for name, number in wanted:
-            own = [row for row in rows if number in (row[0], row[0].partition("_")[0]) and _is_named(row[-1], name)]
-            states = {row[1] for row in own} & STOPPED if only_waiting else {""}
+            own = [seen for seen in rows if number in (seen.number, seen.number.partition("_")[0])]
+            states = {seen.state for seen in own if _is_named(seen.name, name)}
+            states = states & STOPPED if only_waiting else states
             # With a state, scancel 22.05 cancels the whole array instead of a task that has not started
-            for state in {""} if "_" in number and states else states:
-                if own:
-                    doomed.setdefault(state, []).append(number)
+            for state in {""} if states and ("_" in number or not only_waiting) else states:
+                doomed.setdefault(state, []).append(number)
         for state, numbers in sorted(doomed.items()):
-            text, problem = output_of(["scancel", *at, *([f"--state={state}"] if state else []), *numbers])
+            text, problem = output_of(["scancel", *([f"--state={state}"] if state else []), *numbers], cluster)
             if text is None and "Invalid job id" not in problem:
                 raise ServiceFailed(f"scancel failed: {problem}.", hint="Try again later.")
 
@@ -283,7 +273,7 @@ class OwnJob:
             text, _ = output_of(["scontrol", "show", "job", "--oneliner", self.number])
             if text is None and wait and (shutil.which("scontrol") is None or time.monotonic() > deadline):
                 return None  # the next query of another machine gives the reason
-            facts = dict(re.findall(r"(\w+)=(\S*)", text or ""))
+            facts = (_facts(text) or [{}])[0]
             ends, state = _as_ms(facts.get("EndTime", "")), facts.get("JobState", "RUNNING")
             if state != "RUNNING":
                 return None
@@ -377,43 +367,39 @@ def _variables(request: LaunchRequest, env: Mapping[str, str]) -> dict[str, str]
     return ranks | tokens | {name: env[name].replace("127.0.0.1", first) for name in known if name in env}
 
 
-def output_of(command: list[str]) -> tuple[str | None, str]:
-    """The stdout of a Slurm program, or None and its error message."""
+def output_of(command: list[str], cluster: str = "") -> tuple[str | None, str]:
+    """The stdout of a Slurm program, asked for a *cluster*, or None and its error message."""
+    program, *words = command
+    words = [f"--clusters={cluster}", *words] if cluster else words
+    # Variables of the user's shell would change what queries find
+    env = {name: value for name, value in os.environ.items() if not re.match(OF_QUERIES, name)}
+    env |= {"SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "errors": "replace"}
     try:
-        ended = subprocess.run(command, env=_environment(command[0]), timeout=ASK_SECONDS, **options)
+        ended = subprocess.run([program, *words], env=env, timeout=ASK_SECONDS, **options)
     except FileNotFoundError:
-        return None, f"there is no {command[0]} on PATH"
+        return None, f"there is no {program} on PATH"
     except (OSError, subprocess.SubprocessError) as err:
-        return None, f"{command[0]}: {err}"
+        return None, f"{program}: {err}"
     if ended.returncode:
         said = ended.stderr.strip() or ended.stdout.strip() or f"exit code {ended.returncode}"
-        complaint = said.splitlines()[-1]
-        return None, re.sub(r"^(\w+:? error|\w+): ", "", complaint).rstrip(".")
+        return None, re.sub(r"^(\w+:? error|\w+): ", "", said.splitlines()[-1]).rstrip(".")
     return ended.stdout, ""
 
 
-def _environment(program: str) -> dict[str, str]:
-    """The environment of a program of Slurm. Variables of the user's shell apply to new jobs, except those for options
-    that himl never gives. They do not change queries."""
-    if program == "sbatch":  # variables of a job that this process runs in would apply to the new one
-        of_job = {name for name in os.environ if name.startswith("SLURM_") and name not in OF_SITE}
-        return {name: value for name, value in os.environ.items() if name not in of_job | NOT_OF_JOBS}
-    own = {name: value for name, value in os.environ.items() if not re.match(OF_QUERIES, name)}
-    return own | {"SLURM_TIME_FORMAT": "standard", "SLURM_BITSTR_LEN": "0"}
-
-
 def site(handle: str = "", spec: JobSpec | None = None) -> str:
-    asked = _cluster(handle)
+    asked = handle.partition(";")[2]
     if spec is not None:
-        asked = (
-            _slurm(spec).options.get("clusters")
-            or os.environ.get("SBATCH_CLUSTERS")
-            or os.environ.get("SLURM_CLUSTERS", "")
-        )
+        typed = _slurm(spec).options.get("clusters")
+        asked = typed or os.environ.get("SBATCH_CLUSTERS") or os.environ.get("SLURM_CLUSTERS", "")
     with suppress(LookupError):
         return asked or _default_cluster(shutil.which("scontrol"), os.environ.get("SLURM_CONF"))
     return ""
+
+
+def shell(handle: str) -> str:
+    number, cluster = _number(handle), handle.partition(";")[2]
+    return f"srun {f'-M {cluster} ' if cluster else ''}--jobid={number} --overlap --pty bash" if number else ""
 
 
 @lru_cache(maxsize=1)
@@ -447,6 +433,7 @@ PROBE_SECONDS, CLOCK_SECONDS = 90.0, 5.0
 PROBE_NAME = "himl-doctor"
 SRUN_SECONDS = 30.0  # for srun to end after its shims
 END = "END_OF_REQUEST"
+AFTER = r"([\d_]+);([^:,?]*)"
 # Options that also apply to a controller
 OF_CONTROLLER = ("account", "clusters", "partition", "qos", "reservation", "time")
 
@@ -460,28 +447,54 @@ def unavailable() -> NotFound | None:
     )
 
 
-def _script(spec: JobSpec, folder: RunFolder, document: str, own: Mapping[str, str | None]) -> str:
-    """The script for sbatch: its options, the lines of `setup`, and the supervisor, which reads *document*. *own* are
-    options that himl sets.
+def _options(job: EngineJob) -> dict[str, str | None]:
+    """The options of sbatch for the job: himl's defaults, the user's, and those that himl sets. Raises BadUsage for a
+    job that would wait for one of another cluster."""
+    slurm, after = _slurm(job.spec), ":".join(map(_number, job.after))
+    nodes, grace, asked = job.spec.nodes, slurm.grace, slurm.options
+    if job.is_controller:
+        asked = {**{name: value for name, value in asked.items() if name in OF_CONTROLLER}, **slurm.controller}
+        nodes, grace = 1, EngineSpec("").grace
+    options: dict[str, str | None] = {
+        "chdir": str(job.folder),
+        "open-mode": "append",
+        "nodes": str(nodes),
+        "ntasks-per-node": str(1 if job.is_controller else job.spec.processes or 1),
+        "signal": f"B:TERM@{grace:.0f}",
+        **({} if "no-requeue" in asked else {"requeue": None}),
+        **asked,
+        "job-name": job.name,
+        "output": f"{job.log.parent}/".replace("%", "%%") + job.log.name.replace("TASK", "%a"),
+    }
+    if asked.get("dependency"):
+        options["dependency"] = re.sub(AFTER, partial(_number_here, spec=job.spec), str(asked["dependency"]))
+    if job.tasks:
+        options["array"] = f"0-{job.tasks - 1}" + (f"%{job.at_once}" if job.at_once else "")
+    if after:
+        ended = {"dependency": f"afterany:{after}"}
+        options |= ended if job.tasks else {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
+    return options
+
+
+def _number_here(found: re.Match[str], spec: JobSpec) -> str:
+    """The number of a job that a new one waits for, from `NUMBER;CLUSTER` in `dependency` (see --after)."""
+    there, here = site(found[0]), site(spec=spec)
+    if there and here and there != here:
+        text = f"--after: job {found[1]} is on cluster '{there}', and this job would be on '{here}'."
+        raise BadUsage(text, hint=f"Add --sbatch clusters={there}, since a job waits only for those of its cluster.")
+    return found[1]
+
+
+def _script(job: EngineJob, options: Mapping[str, str | None]) -> str:
+    """The script for sbatch: its options, the lines of `setup`, and the supervisor, which reads the job's document.
 
     The document may contain secrets, so himl pipes the script to sbatch and never writes it to a file.
     """
-    slurm = _slurm(spec)
-    options: dict[str, str | None] = {
-        "chdir": str(folder.path),
-        "open-mode": "append",
-        "nodes": str(spec.nodes),
-        "ntasks-per-node": str(spec.processes or 1),
-        "signal": f"B:TERM@{slurm.grace:.0f}",
-        **({} if "no-requeue" in slurm.options else {"requeue": None}),
-        **slurm.options,
-        **own,
-    }
     lines = [f"#SBATCH --{name}{'' if value is None else f'={_quoted(value)}'}" for name, value in options.items()]
-    job = [f"exec {_supervisor()} $SLURM_ARRAY_TASK_ID >/dev/null <<'{END}'", document, END]
-    if slurm.setup:
-        job = _after_setup(slurm.setup, job, str(own["output"]))
-    return "\n".join(["#!/bin/bash", *lines, *job, ""])
+    work = [f"exec {_supervisor()} $SLURM_ARRAY_TASK_ID >/dev/null <<'{END}'", job.document, END]
+    if setup := _slurm(job.spec).setup:
+        work = _after_setup(setup, work, str(options["output"]))
+    return "\n".join(["#!/bin/bash", *lines, *work, ""])
 
 
 def _supervisor() -> str:
@@ -495,33 +508,42 @@ def _supervisor() -> str:
     return shlex.join([sys.executable, "-E", "-c", code])
 
 
+# The supervisor starts once, also if a line exits. After SIGTERM, it does not, since Slurm has the reason. If the lines
+# changed the first `python` on PATH, that is the job's
+SETUP = f"""himl_supervisor() {{
+trap - EXIT
+[ "${{1%% *}}" != 143 ] || exit 143
+export {SETUP_LOG} {SETUP_FAILED}=$1
+local now=$(command -v python)
+[ "$now" = "$himl_python" ] || export {SETUP_PYTHON}=$now
+JOB
+}}
+trap 'exit 143' TERM
+trap 'himl_supervisor "$? exit"' EXIT
+{SETUP_LOG}='PATH.setup'
+: >"${SETUP_LOG}"
+himl_python=$(command -v python)"""
+
+
 def _after_setup(lines: Sequence[str], job: Sequence[str], output: str) -> list[str]:
     """The lines of a script that run *lines* with their output in a file beside *output*, and then *job*, with the
-    variables of `run_process.setup_outcome`. The first command that fails ends them. If they changed the first `python`
-    on PATH, that is the job's. Raises BadUsage for lines that bash rejects."""
-    groups, group = list[str](), ""
+    variables of `run_process.setup_outcome`. The first command that fails ends them. Raises BadUsage for lines that
+    bash rejects."""
+    path = re.sub(
+        "%(.)", lambda found: "%" if found[1] == "%" else "'$SLURM_ARRAY_TASK_ID'", output.replace("'", "'\\''")
+    )
+    script, group, problem = [SETUP.replace("PATH", path).replace("JOB", "\n".join(job))], "", "incomplete"
     for line in lines:
-        group += line
+        group = f"{group}\n{line}" if group else line
         check = subprocess.run(["bash", "-n"], input=group, capture_output=True, text=True)
-        if not check.returncode and not check.stderr and not group.endswith("\\"):
-            groups.append(group)
-            group = ""
-        else:
-            group += "\n"
-    if group:
         problem = (check.stderr.strip().splitlines() or ["incomplete"])[-1]
+        if not check.returncode and not check.stderr and not group.endswith("\\"):
+            first = shlex.quote(group.strip().split("\n")[0])
+            script.append(f'{{ :\n{group}\n}} >>"${SETUP_LOG}" 2>&1 || himl_supervisor "$? "{first}')
+            group = ""
+    if group:
         raise BadUsage(f"bash rejects the setup lines: {problem}.", hint="Check 'setup' in himl.toml.")
-    quoted = output.replace("'", "'\\''")
-    path = re.sub("%(.)", lambda found: "%" if found[1] == "%" else "'$SLURM_ARRAY_TASK_ID'", quoted)
-    found = ["trap - EXIT", '[ "${1%% *}" != 143 ] || exit 143']  # after SIGTERM, Slurm has the reason
-    found += [f"export {SETUP_LOG} {SETUP_FAILED}=$1", "local now=$(command -v python)"]
-    found += [f'[ "$now" = "$himl_python" ] || export {SETUP_PYTHON}=$now', *job]
-    head = ["himl_supervisor() {", *found, "}", "trap 'exit 143' TERM", "trap 'himl_supervisor \"$? exit\"' EXIT"]
-    head += [f"{SETUP_LOG}='{path}.setup'", f': >"${SETUP_LOG}"', "himl_python=$(command -v python)"]
-    for each in groups:
-        first = shlex.quote(each.strip().split("\n")[0])
-        head += ["{", each, f'}} >>"${SETUP_LOG}" 2>&1 || himl_supervisor "$? "{first}']
-    return [*head, "himl_supervisor"]
+    return [*script, "himl_supervisor"]
 
 
 def _quoted(value: str) -> str:
@@ -536,32 +558,7 @@ def _slurm(spec: JobSpec) -> EngineSpec:
 
 def preview(job: EngineJob) -> str:
     """The batch script of the job."""
-    folder, options = RunFolder(job.folder), _slurm(job.spec).options
-    own: dict[str, str | None] = {}
-    if job.tasks:
-        own["array"] = f"0-{job.tasks - 1}" + (f"%{job.at_once}" if job.at_once else "")
-    after = ":".join(map(_number, job.after))
-    if after and job.tasks:
-        own["dependency"] = f"afterany:{after}"
-    elif after:
-        own |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
-    output = f"{job.log.parent}/".replace("%", "%%") + job.log.name.replace("TASK", "%a")
-    spec = job.spec
-    if job.is_controller:
-        inherited = {name: value for name, value in options.items() if name in OF_CONTROLLER}
-        options = {**inherited, **_slurm(spec).controller}
-        engine = replace(_slurm(spec), options=options, grace=EngineSpec("").grace)
-        spec = replace(spec, nodes=1, processes=None, engine=engine)
-    return _script(
-        spec,
-        folder,
-        job.document,
-        {"job-name": job.name, "output": output, **own},
-    )
-
-
-def submit(job: EngineJob, notify: Notify) -> str:
-    return _sbatch(preview(job), notify)
+    return _script(job, _options(job))
 
 
 def largest_array() -> int:
@@ -570,19 +567,26 @@ def largest_array() -> int:
     return max(1, int(found[1]) - 1) if found else 1000
 
 
-def _sbatch(script: str, notify: Notify) -> str:
-    """Submit the script and return the handle of its job. Raises as `submit`."""
-    # Variables such as SBATCH_PARTITION override lines of a script, and options override variables
-    lines = takewhile(lambda line: line.startswith("#SBATCH "), script.splitlines()[1:])
-    options = [option for line in lines for option in shlex.split(line.removeprefix("#SBATCH "))]
+def submit(job: EngineJob, notify: Notify) -> str:
+    options = _options(job)
+    script, exported = _script(job, options), (options.get("export") or "").split(",")
+    # Variables such as SBATCH_PARTITION override lines of a script, and options override variables. Variables of a job
+    # that this process runs in would apply to the new one
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in NOT_OF_JOBS and (name in OF_SITE or not name.startswith("SLURM_"))
+    }
+    env |= {name: value for name, value in job.spec.env.items() if name in exported}
+    words = [f"--{key}" + ("" if value is None else f"={value}") for key, value in options.items()]
     process = subprocess.Popen(
-        ["sbatch", "--parsable", *options],
+        ["sbatch", "--parsable", *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env=_environment("sbatch"),
+        env=env,
         **detached(),
     )
     try:
@@ -590,10 +594,8 @@ def _sbatch(script: str, notify: Notify) -> str:
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        raise NoAnswer(
-            f"sbatch did not respond within {SUBMIT_SECONDS:.0f} s, so it is unknown whether Slurm has the job.",
-            hint="Check its status: himl runs list",
-        ) from None
+        text = f"sbatch did not respond within {SUBMIT_SECONDS:.0f} s, so {UNSURE}."
+        raise NoAnswer(text, hint=CHECK_STATUS) from None
     found: set[str] = {";".join(filter(None, match)) for match in re.findall(NUMBER, output, re.MULTILINE)}
     texts = [re.sub(r"^(sbatch: )?(error: )?", "", line).strip() for line in (complaint or output).splitlines()]
     texts = [line.removeprefix("Batch job submission failed: ").rstrip(".") for line in texts if line] or ["no message"]
@@ -602,14 +604,12 @@ def _sbatch(script: str, notify: Notify) -> str:
         raise _refusal(said)
     if process.returncode or len(found) != 1:
         what = f"sbatch (exit code {process.returncode}) printed {len(found) or 'no'} numbers of jobs"
-        raise NoAnswer(
-            f"{what}, so it is unknown whether Slurm has the job: {texts[-1]}.", hint="Check its status: himl runs list"
-        )
+        raise NoAnswer(f"{what}, so {UNSURE}: {texts[-1]}.", hint=CHECK_STATUS)
     if complaint.strip():
         notify(Notice(f"sbatch: {said}."))
-    handle = found.pop()
+    number, _, cluster = found.pop().partition(";")
     # On a site without accounting, programs do not know the name of their own cluster
-    return _number(handle) if _cluster(handle) and _cluster(handle) == site() else handle
+    return f"{number};{cluster}" if cluster and cluster != site() else number
 
 
 def _refusal(text: str) -> HimlError:
@@ -629,59 +629,55 @@ def _refusal(text: str) -> HimlError:
 def checks(folder: Path, spec: EngineSpec | None) -> Iterator[Check]:
     """Check whether this machine can submit jobs to Slurm. With *spec*, a job of a few seconds also checks whether its
     nodes share the workspace in *folder* and its locks, have this Python, and the same time."""
-    name = "slurm"
-    text, problem = output_of(["sbatch", "--version"])
-    if text is None:
-        yield Check.failed(name, f"sbatch failed: {problem}.", "Log in to a machine that can submit jobs to Slurm.")
+    version, problem = output_of(["sbatch", "--version"])
+    if version is None:
+        yield Check.failed(NAME, f"sbatch failed: {problem}.", "Log in to a machine that can submit jobs to Slurm.")
         return
     _, problem = output_of(["sinfo", "--noheader", "--format=%P"])
     if problem:
-        yield Check.failed(
-            name, f"{text.strip()}, but its controller does not respond: {problem}.", "Check it: scontrol ping"
-        )
+        text = f"{version.strip()}, but its controller does not respond: {problem}."
+        yield Check.failed(NAME, text, "Check it: scontrol ping")
         return
-    yield Check.passed(name, f"{text.strip()}.")
-    if spec is None:
-        return
+    yield Check.passed(NAME, f"{version.strip()}.")
+    if spec is not None:
+        yield from _checks_of_node(folder, spec)
+
+
+def _checks_of_node(folder: Path, spec: EngineSpec) -> Iterator[Check]:
+    spec = replace(spec, options={**spec.options, "time": "2"})
     with TemporaryDirectory(prefix="probe_", dir=folder) as made:
         probe = RunFolder(Path(made))
-        lock = ProcessLock(probe.lock)
+        lock, log = ProcessLock(probe.lock), probe.path / LOG
         lock.take()
         job = JobSpec("himl", Entry(EntryKind.script, ""), Snapshot(folder, (), 0), engine=spec)
-        document = json.dumps({"probe": made})
         try:
-            own = {"job-name": PROBE_NAME, "output": str(probe.path / LOG).replace("%", "%%"), "time": "2"}
-            handle = _sbatch(_script(job, probe, document, own), ignore)
+            handle = submit(EngineJob(PROBE_NAME, probe.path, job, json.dumps({"probe": made}), log), ignore)
         except HimlError as err:
-            yield Check.failed(name, str(err), err.hint)
+            yield Check.failed(NAME, str(err), err.hint)
             return
-        deadline, begin, found = time.monotonic() + PROBE_SECONDS, time.time(), dict[str, Any]()
-        while not found and time.monotonic() < deadline and _is_open(handle):
+        begin, jobs = time.time(), {PROBE_NAME: handle}
+        while not (found := probe.read(PROBE)) and time.time() - begin < PROBE_SECONDS:
+            if states(jobs)[PROBE_NAME].kind == ENDED:
+                found = probe.read(PROBE)
+                break
             time.sleep(1.0)
-            found = probe.read(PROBE)
-        found = found or probe.read(PROBE)
         with suppress(HimlError):
-            cancel({PROBE_NAME: handle})
+            cancel(jobs)
         lock.release()
         if not found:
-            said = (Path(made, LOG).read_text(errors="replace") if Path(made, LOG).exists() else "").strip()
+            said = log.read_text(errors="replace").strip() if log.exists() else ""
             last = f" Its log: {said.splitlines()[-1]}." if said else ""
             waited = f"Job {_number(handle)} wrote nothing to '{folder}' within {PROBE_SECONDS:.0f} s."
             hint = "Move the workspace and this Python to a file system that all nodes share. See also: squeue --me"
-            yield Check.failed(name, waited + last, hint)
+            yield Check.failed(NAME, waited + last, hint)
             return
-        yield Check.passed(name, f"A job on node {found['node']} can access '{folder}' and this Python.")
+        node, late = f"node {found['node']}", max(begin - found["time"], found["time"] - time.time())
+        yield Check.passed(NAME, f"A job on {node} can access '{folder}' and this Python.")
         if found["problem"]:
-            yield Check.failed(name, f"On node {found['node']}, {found['problem']}.", "Correct 'setup' in himl.toml.")
+            yield Check.failed(NAME, f"On {node}, {found['problem']}.", "Correct 'setup' in himl.toml.")
         if not found["is_held"]:
-            text = f"Node {found['node']} does not see locks in '{folder}', so simultaneous jobs may lose results."
-            yield Check.failed(name, text, "Locks on Lustre need the mount option flock, those on NFS local_lock=none.")
-        late = max(begin - found["time"], found["time"] - time.time())
+            text = f"N{node[1:]} does not see locks in '{folder}', so simultaneous jobs may lose results."
+            yield Check.failed(NAME, text, "Locks on Lustre need the mount option flock, those on NFS local_lock=none.")
         if late > CLOCK_SECONDS:
-            text = f"The clock of node {found['node']} differs by {late:.0f} s."
-            yield Check.note(name, text, "Report it to the site's administrators.")
-
-
-def _is_open(handle: str) -> bool:
-    at = [f"--clusters={cluster}"] if (cluster := _cluster(handle)) else []
-    return bool(output_of([*SQUEUE, *at, f"--jobs={_number(handle)}"])[0])
+            text = f"The clock of {node} differs by {late:.0f} s."
+            yield Check.note(NAME, text, "Report it to the site's administrators.")
