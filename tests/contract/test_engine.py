@@ -183,7 +183,7 @@ def test_trials_of_a_sweep(place: Place) -> None:
     sweep = SweepSpec(space, max_trials=2, max_failures=2)
     job = replace(place.job("0", "${{search_space.code}}"), sweep=sweep)
     whole = place.ended(place.workspace.submit(job, notify=ignore))
-    assert whole.status is RunStatus.failed
+    assert (whole.status, whole.reason) == (RunStatus.failed, "1 of 2 trials failed")
     statuses = [place.workspace.run(f"{whole.id}_{number}").status for number in range(2)]
     assert statuses == [RunStatus.completed, RunStatus.failed]
 

@@ -450,8 +450,8 @@ def job_of_options(
         from himl_cli.services.submission.engine_options import engine_spec, with_names_only
 
         grace = parse_duration(request.grace, "--grace") if request.grace else None
-        spec = engine_spec(*request.queue, request.cwd, request.sbatch, seconds or 0, grace)
-        engine, exported = with_names_only(spec)
+        given = engine_spec(*request.queue, request.cwd, request.sbatch, seconds or 0, grace)
+        engine, exported = with_names_only(given)
     if request.on_cluster:
         automatic = shorten_tags(automatic)
         python = "" if request.python_executable == "python" else request.python_executable

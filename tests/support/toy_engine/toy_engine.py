@@ -92,13 +92,14 @@ def _state(handle: str, found: Mapping[str, Mapping[str, object]]) -> JobState:
     pid = found[handle]["pid"]
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        is_zombie = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        is_gone = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
-        command, is_zombie = b"", False
-    if not command or is_zombie:
+        command, is_gone = b"", True
+    if is_gone:
         status = RunStatus.canceled if (_queue() / f"{handle}.canceled").exists() else None
         return JobState(ENDED, "its process is gone", status, handle=handle)
-    return JobState(QUEUED, "held", handle=handle) if b"supervisor\0" not in command else JobState(RUNNING, handle=handle)
+    is_held = bool(command) and b"supervisor\0" not in command  # it is empty for a moment, while the process becomes the supervisor
+    return JobState(QUEUED, "held", handle=handle) if is_held else JobState(RUNNING, handle=handle)
 
 
 def cancel(jobs: Mapping[str, str], *, only_waiting: bool = False) -> None:
