@@ -1,14 +1,12 @@
 """Generate the pages of docs/cli from the commands and from the types of their JSON documents.
 
-`python -m docs.tools.cli_pages` writes the pages. With `--check`, it exits with 1 if a page is outdated.
+`scripts/generate` writes the pages.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import typer.main
@@ -18,8 +16,7 @@ from himl_cli.app import app
 from himl_cli.commands.completion import app_shape
 from himl_cli.core.command_shape import CommandShape, ParameterShape
 
-FOLDER = Path(__file__).parents[1] / "cli"
-WRITTEN = "<!-- `python -m docs.tools.cli_pages` generates this page from the commands. Manual changes are lost. -->"
+WRITTEN = "<!-- `scripts/generate` makes this page from the commands. Manual changes are lost. -->"
 GUIDES = {
     "submit": "submit.md",
     "runs aggregate": "many-runs.md",
@@ -226,36 +223,3 @@ def _of(table_of: Mapping[str, str], command: CommandShape) -> str:
     """Return the entry of *table_of* for the command, else for its group."""
     words = command.path[1:]
     return next((table_of[name] for name in (" ".join(words), *words[:1]) if name in table_of), "")
-
-
-def stale(folder: Path) -> list[str]:
-    """Return the names of pages in *folder* that are missing, obsolete or outdated."""
-    there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
-    wanted = pages()
-    return sorted(name for name in {*there, *wanted} if there.get(name) != wanted.get(name))
-
-
-def write(folder: Path) -> None:
-    """Write all pages, and remove those of commands that no longer exist."""
-    folder.mkdir(exist_ok=True)
-    wanted = pages()
-    for path in folder.glob("*.md"):
-        if path.name not in wanted:
-            path.unlink()
-    for name, text in wanted.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m docs.tools.cli_pages", description="Write the pages of docs/cli.")
-    parser.add_argument("--check", action="store_true", help="write nothing, and exit with 1 if a page is outdated")
-    if parser.parse_args().check:
-        differing = stale(FOLDER)
-        if differing:
-            raise SystemExit(f"Outdated: {', '.join(f'docs/cli/{name}' for name in differing)}. Run: python -m docs.tools.cli_pages")
-    else:
-        write(FOLDER)
-
-
-if __name__ == "__main__":
-    main()

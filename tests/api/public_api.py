@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from functools import cached_property
-from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_origin
 
@@ -20,7 +19,6 @@ import himl_cli.job
 from himl_cli.commands.options import Bundle, options_of, parameters_of
 from himl_cli.core import errors
 
-KEPT = Path(__file__).with_suffix(".txt")
 INNER = ("himl_cli.commands", "builtins", "typing", "collections")
 """Modules of base classes whose members are not public."""
 
@@ -130,7 +128,3 @@ def _error_lines() -> Iterator[str]:
     for kind in kinds_of_errors():
         base = kind.__bases__[0].__name__
         yield f"error {kind.__name__}({base}): code {kind.code}, exit code {kind.exit_code}"
-
-
-if __name__ == "__main__":
-    KEPT.write_text(public_api(), encoding="utf-8")
