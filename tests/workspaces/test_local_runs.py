@@ -76,6 +76,17 @@ def test_a_damaged_or_newer_database_is_named_and_left_alone(tmp_path: Path) -> 
     assert caught.value.hint.startswith("Update himl")
 
 
+def test_a_database_of_an_earlier_version_gets_the_missing_tables(tmp_path: Path, database: Database) -> None:
+    RunStore(database).add(Run("r", "e"))
+    database.rows("PRAGMA journal_mode=DELETE")
+    database.rows("DROP TABLE client_records")
+    database.rows("PRAGMA user_version=1")
+    database.close()
+    assert MetricStore(database).kept("r") == {}
+    assert [database.rows(f"PRAGMA {name}")[0][0] for name in ("user_version", "journal_mode")] == [SCHEMA_VERSION, "delete"]
+    assert RunStore(database).ids() == ["r"]
+
+
 def test_a_full_disk_is_called_so_and_the_next_write_works(database: Database) -> None:
     for journal in ("WAL", "DELETE"):
         database.rows(f"PRAGMA journal_mode={journal}")

@@ -80,8 +80,7 @@ class Controller(RunProcess):
 
     def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
         """In a queue, restart the controller after SIGTERM, whose trials continue meanwhile, unless the engine does."""
-        spec = self._plan.spec
-        job = engine_of(spec).own_job() if self._is_queued and outcome.reason == TERMINATED else None
+        job = engine_of(self._plan.spec).own_job() if self._is_queued and outcome.reason == TERMINATED else None
         if job is None:
             return outcome
         reason = job.reason_to_stop(EngineSpec("").grace)

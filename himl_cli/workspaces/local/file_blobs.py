@@ -416,14 +416,12 @@ class DatastoreFolder(FileStore):
 
     def _recorded(self, page: Sequence[FoundFile]) -> dict[str, bytes]:
         known: dict[str, bytes] = {}
-        for start in range(0, len(page), RECORD_AT_ONCE):
-            some = {_key(found.name): found for found in page[start : start + RECORD_AT_ONCE]}
-            marks = ",".join("?" * len(some))
-            statement = f"SELECT name, size, mtime, md5 FROM digests WHERE datastore = ? AND name IN ({marks})"
-            for name, size, mtime, md5 in self._database.rows(statement, (self._name, *some)):
-                found = some[name]
-                if (size, mtime) == (found.stat.st_size, found.stat.st_mtime_ns):
-                    known[found.name] = md5
+        files = {_key(found.name): found for found in page}
+        statement = "SELECT name, size, mtime, md5 FROM digests WHERE name IN ({}) AND datastore = ?"
+        for name, size, mtime, md5 in self._database.rows_among(statement, [*files], self._name):
+            found = files[name]
+            if (size, mtime) == (found.stat.st_size, found.stat.st_mtime_ns):
+                known[found.name] = md5
         return known
 
     def _record(self, stored: list[BlobInfo]) -> None:

@@ -222,10 +222,9 @@ def read_results(
     last = last_points(database, everyone, wanted)
     points = _series(database, everyone, wanted) if whole else {}
     parameters: dict[str, dict[str, str]] = {run_id: {} for run_id in everyone}
-    for chunk, marks in chunks(run_ids):
-        statement = f"SELECT run, name, value FROM parameters WHERE run IN ({marks}) ORDER BY run, name"
-        for run_id, name, value in database.rows(statement, chunk):
-            parameters[run_id][name] = value
+    statement = "SELECT run, name, value FROM parameters WHERE run IN ({}) ORDER BY run, name"
+    for run_id, name, value in database.rows_among(statement, run_ids):
+        parameters[run_id][name] = value
     found: dict[str, RunResults] = {}
     for run_id in everyone:
         logged = read_logged_files(RunFolder(runs_folder / run_id).artifacts, wanted)
@@ -241,12 +240,14 @@ def read_results(
     return {run_id: found[run_id] for run_id in run_ids}
 
 
-def last_points(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, Point]]:
-    """The point with the highest step of each metric, by run and name. Among equal steps, the one logged last. Without
-    points that a later attempt replaced. Reads few of the points."""
+def last_points(
+    database: Database, run_ids: Sequence[str], wanted: Wanted | None = None
+) -> dict[str, dict[str, Point]]:
+    """The point with the highest step of each metric that is *wanted* (None: of all), by run and name. Among equal
+    steps, the one logged last. Without points that a later attempt replaced. Reads few of the points."""
     found: dict[str, dict[str, Point]] = {run_id: {} for run_id in run_ids}
     for chunk, marks in chunks(run_ids):
-        for clause, names in _of_names(database, chunk, marks, wanted):
+        for clause, names in [("", ())] if wanted is None else _of_names(database, chunk, marks, wanted):
             statement = (
                 f"{NAMES.format(marks)} SELECT m.run, m.name, m.value, m.step, m.time FROM "
                 f"(SELECT * FROM names WHERE name IS NOT NULL{clause}) AS n JOIN metrics AS m ON m.rowid = (SELECT "

@@ -112,11 +112,6 @@ class MetricStore:
         """The last row of the earlier attempts of a run, 0 without them."""
         return max(attempt_ends(self.database, [run_id]).get(run_id, ()), default=0)
 
-    def fill_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
-        """Store those of *parameters* that the run lacks."""
-        with self.database.writing() as connection:
-            put_pairs(connection, "parameters", run_id, parameters, rule="IGNORE")
-
     def keep(self, run_id: str, kinds: Mapping[str, Mapping[str, object]], *, replace: bool = True) -> None:
         """Store what MLflow's clients recorded of a run, by kind and key. A known key gets the new record, or keeps its
         own if *replace* is off."""
@@ -258,8 +253,7 @@ def begin_attempt(database: Database, run_id: str) -> None:
         connection.execute(statement, (run_id,))
     rows = database.rows(f"SELECT run, MAX(rowid) FROM metrics WHERE {of_job} GROUP BY run", (run_id,))
     before = attempt_ends(database, [run for run, _ in rows])
-    places = {run: json.dumps(sorted({*before.get(run, []), last})) for run, last in rows}
-    store.tag_each(TRIES, places)
+    store.tag_each(TRIES, {run: json.dumps(sorted({*before.get(run, []), last})) for run, last in rows})
 
 
 def cuts_of(database: Database, run_ids: Sequence[str]) -> Cuts:
@@ -278,21 +272,20 @@ def read_series(
 ) -> Iterator[tuple[str, str, Series]]:
     """Run, name and points by step of the metrics that *clause* selects, without those that a later attempt replaced.
     Points of the same step are in the order logged."""
-    for chunk, marks in chunks(run_ids, RUNS_AT_ONCE):
-        cuts = cuts_of(database, chunk)
-        statement = (
-            f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({marks}){clause} "
-            "ORDER BY run, name, step, rowid"
-        )
-        rows = database.rows(statement, (*chunk, *names))
-        if cuts:
-            rows = [row for row in rows if counts(row[5], row[2], cuts.get((row[0], row[1]), ()))]
-        with taken_apart(database.path):
-            for (run_id, name), points in groupby(rows, itemgetter(0, 1)):
-                _, _, steps, times, values, _ = zip(*points, strict=True)
-                numbers = map(nan_if_null, values) if None in values else values
-                seconds = array("d", [time / 1000 for time in times])
-                yield run_id, name, Series(array("q", steps), array("d", numbers), seconds)
+    cuts = cuts_of(database, run_ids)
+    statement = (
+        f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({{}}){clause} "
+        "ORDER BY run, name, step, rowid"
+    )
+    rows: Iterator[Sequence[Any]] = database.rows_among(statement, run_ids, *names, size=RUNS_AT_ONCE)
+    if cuts:
+        rows = (row for row in rows if counts(row[5], row[2], cuts.get((row[0], row[1]), ())))
+    with taken_apart(database.path):
+        for (run_id, name), points in groupby(rows, itemgetter(0, 1)):
+            _, _, steps, times, values, _ = zip(*points, strict=True)
+            numbers = map(nan_if_null, values) if None in values else values
+            seconds = array("d", [time / 1000 for time in times])
+            yield run_id, name, Series(array("q", steps), array("d", numbers), seconds)
 
 
 def counts(row: int, step: int, cuts: Iterable[Cut]) -> bool:
@@ -303,10 +296,9 @@ def counts(row: int, step: int, cuts: Iterable[Cut]) -> bool:
 def attempt_ends(database: Database, run_ids: Sequence[str]) -> dict[str, list[int]]:
     """The last row of each attempt except the latest, by run. It is a list in a tag, which users may overwrite."""
     places: dict[str, list[int]] = {}
-    for chunk, marks in chunks(run_ids):
-        statement = f"SELECT run, value FROM tags WHERE run IN ({marks}) AND name = ?"
-        for run_id, text in database.rows(statement, (*chunk, TRIES)):
-            with suppress(ValueError):
-                found = read_json(text)
-                places[run_id] = [each for each in found if isinstance(each, int)] if isinstance(found, list) else []
+    statement = "SELECT run, value FROM tags WHERE run IN ({}) AND name = ?"
+    for run_id, text in database.rows_among(statement, run_ids, TRIES):
+        with suppress(ValueError):
+            found = read_json(text)
+            places[run_id] = [each for each in found if isinstance(each, int)] if isinstance(found, list) else []
     return places

@@ -165,7 +165,7 @@ class Database:
         if version == 0 and self._is_local:  # WAL needs shared memory, which network file systems lack
             # (sqlite.org/wal.html). A change of the journal ignores the busy timeout
             _once_unlocked(connection, "PRAGMA journal_mode=WAL", BUSY_SECONDS)
-        if version < SCHEMA_VERSION:
+        if version < SCHEMA_VERSION and (version == 0 or self._read is None):
             connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT")
         self._connection = connection
         self._closer = weakref.finalize(self, connection.close)
@@ -191,6 +191,14 @@ class Database:
     def rows(self, statement: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
         with self._using() as connection:
             return connection.execute(statement, values).fetchall()
+
+    def rows_among(
+        self, statement: str, items: Sequence[object], *values: object, size: int = 500
+    ) -> Iterator[sqlite3.Row]:
+        """The rows of *statement*, which has `{}` in place of *items* (no more than *size* at a time, since SQLite
+        limits them), followed by *values*."""
+        for chunk, marks in chunks(items, size):
+            yield from self.rows(statement.format(marks), (*chunk, *values))
 
     @contextmanager
     def _using(self, *, to_write: bool = False) -> Iterator[sqlite3.Connection]:
@@ -452,8 +460,12 @@ class RunStore:
     ) -> None:
         """Record how the run ended, unless it has an end already. With *if_tagged*, the name and the value of a tag,
         only if the run still has that tag."""
-        values = (status.value, exit_code, reason, ended or now_ms())
-        self._update(run_id, "status = ?, exit_code = ?, reason = ?, ended = ?", values, if_tagged=if_tagged)
+        self._update(
+            run_id,
+            "status = ?, exit_code = ?, reason = ?, ended = ?",
+            (status.value, exit_code, reason, ended or now_ms()),
+            if_tagged=if_tagged,
+        )
 
     def end_job(self, run_id: str, end: Outcome) -> None:
         """Record how a job ended. Nested runs that its script left open get its status."""
@@ -593,30 +605,25 @@ class RunStore:
             "SELECT id, ended FROM runs WHERE folder = ? AND id != ? AND job = id AND started IS NOT NULL AND "
             "(ended IS NULL OR ended >= (SELECT started FROM runs WHERE id = ?))"
         )
-        rows = self.database.rows(statement, (folder, run_id, run_id))
-        return [(row["id"], row["ended"] is not None) for row in rows]
+        return [(id, ended is not None) for id, ended in self.database.rows(statement, (folder, run_id, run_id))]
 
     def open_children(self, run_ids: Sequence[str]) -> Iterator[tuple[str, str]]:
         """The open children of these runs that are separate jobs, each with its parent."""
-        for chunk, marks in chunks(run_ids):
-            statement = f"SELECT id, parent FROM runs WHERE parent IN ({marks}) AND ended IS NULL AND job = id"
-            yield from ((row["id"], row["parent"]) for row in self.database.rows(statement, chunk))
+        statement = "SELECT id, parent FROM runs WHERE parent IN ({}) AND ended IS NULL AND job = id"
+        yield from ((row["id"], row["parent"]) for row in self.database.rows_among(statement, run_ids))
 
     def queued_jobs(self, run_ids: Sequence[str]) -> dict[str, tuple[str, str]]:
         """The open runs among these in the queue of an engine, each with the engine and the handle of its job, or '' if
         it is unknown."""
-        found: dict[str, tuple[str, str]] = {}
-        for chunk, marks in chunks(run_ids):
-            of_open = f"SELECT id FROM runs WHERE id IN ({marks}) AND ended IS NULL"
-            statement = f"SELECT run, name, value FROM tags WHERE name GLOB ? AND run IN ({of_open})"
-            for row in self.database.rows(statement, (job_tag("*"), *chunk)):
-                found[row["run"]] = cast("tuple[str, str]", queued_in({row["name"]: row["value"]}))
-        return found
+        of_open = "SELECT id FROM runs WHERE id IN ({}) AND ended IS NULL"
+        statement = f"SELECT run, name, value FROM tags WHERE run IN ({of_open}) AND name GLOB ?"
+        rows = self.database.rows_among(statement, run_ids, job_tag("*"))
+        return {row["run"]: cast("tuple[str, str]", queued_in({row["name"]: row["value"]})) for row in rows}
 
     def job_of(self, run_id: str) -> str | None:
         """The job that records the run, or None if there is no such run."""
-        rows = self.database.rows("SELECT job FROM runs WHERE id = ?", (run_id,))
-        return next(iter(_ids(row["job"] for row in rows)), None)
+        found = _ids(row["job"] for row in self.database.rows("SELECT job FROM runs WHERE id = ?", (run_id,)))
+        return found[0] if found else None
 
     def get(self, run_id: str, lost: Iterable[str] = (), reasons: Mapping[str, str] | None = None) -> Run | None:
         rows = self.database.rows("SELECT * FROM runs WHERE id = ?", (run_id,))
@@ -651,16 +658,15 @@ class RunStore:
         """The runs that scripts nested in these, oldest first, each with its ancestor among *run_ids*. Trials and
         steps are separate jobs. Omits runs that a later attempt repeated."""
         asked = set(run_ids)
-        for chunk, marks in chunks(run_ids):
-            tree = (
-                f"WITH RECURSIVE tree(id, root, created) AS (SELECT id, id, created FROM runs WHERE id IN ({marks})"
-                " UNION SELECT runs.id, tree.root, runs.created FROM runs JOIN tree ON runs.parent = tree.id"
-                " WHERE NOT EXISTS (SELECT 1 FROM tags WHERE tags.run = runs.id AND tags.name IN (?, ?, ?)))"
-                " SELECT id, root FROM tree WHERE id <> root ORDER BY created, id"
-            )
-            for row in self.database.rows(tree, (*chunk, TRIAL, STEP, REPEATED_BY)):
-                if row["id"] not in asked and _ids([row["id"]]):
-                    yield row["id"], row["root"]
+        tree = (
+            "WITH RECURSIVE tree(id, root, created) AS (SELECT id, id, created FROM runs WHERE id IN ({})"
+            " UNION SELECT runs.id, tree.root, runs.created FROM runs JOIN tree ON runs.parent = tree.id"
+            " WHERE NOT EXISTS (SELECT 1 FROM tags WHERE tags.run = runs.id AND tags.name IN (?, ?, ?)))"
+            " SELECT id, root FROM tree WHERE id <> root ORDER BY created, id"
+        )
+        for row in self.database.rows_among(tree, run_ids, TRIAL, STEP, REPEATED_BY):
+            if row["id"] not in asked and _ids([row["id"]]):
+                yield row["id"], row["root"]
 
     def query(
         self, wanted: RunQuery, lost: Iterable[str] = (), reasons: Mapping[str, str] | None = None

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -119,8 +119,7 @@ class JobFiles:
         self.omitted = [name for name in links if not any(is_inside(self.cwd / name, root) for root in roots)]
         new = [name for name in new if name not in self.omitted]
         for name in new:
-            for _ in _copy_file(self.cwd / name, self._folder.code / name):
-                pass
+            _copy_file(self.cwd / name, self._folder.code / name)
         for folder in self._made if self._request.spec.in_place else ():
             with suppress(OSError):
                 folder.rmdir()  # succeeds only if the folder is empty
@@ -140,10 +139,9 @@ class JobFiles:
         from himl_cli.workspaces.local.file_blobs import RunFiles
 
         files = RunFiles(folder.path, folder.code, f"run '{folder.run_id}'")
-        names = [blob.name for page in files.list() for blob in page]
-        for name, path in ((name, files.path_of(name)) for name in names):
-            for _ in _copy_file(path, Path(target, name)) if path is not None else ():
-                pass
+        for blob in (blob for page in files.list() for blob in page):
+            if (path := files.path_of(blob.name)) is not None:
+                _copy_file(path, Path(target, blob.name))
 
     def _stamps(self) -> dict[str, Stamp]:
         found: dict[str, Stamp] = {}
@@ -162,15 +160,19 @@ def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) 
     """Copy the snapshot's files, with their permissions, and the job's other files below *target*. Then they are on the
     disk, with a list for `check_staged`. Raises OSError, and Stopped once *is_stopped* is true."""
     looked, stamps = 0.0, dict[str, Sequence[int]]()
+
+    def check() -> None:
+        nonlocal looked
+        if time.monotonic() - looked > 0.05:
+            looked = time.monotonic()
+            if is_stopped():
+                raise Stopped
+
     for name in (*spec.snapshot.files, *spec.brought):
         source = Path(spec.brought.get(name, spec.snapshot.root / name))
         if name in spec.brought:
             source.stat()  # raises if the file is missing, which a copy would skip
-        for _ in _copy_file(source, target / name):
-            if time.monotonic() - looked > 0.05:
-                looked = time.monotonic()
-                if is_stopped():
-                    raise Stopped
+        _copy_file(source, target / name, check)
         with suppress(FileNotFoundError):  # it was deleted since it was listed
             facts = os.stat(target / name)
             stamps[name] = facts.st_size, facts.st_mtime_ns
@@ -227,20 +229,15 @@ def changed_files(snapshot: Snapshot, code: Path) -> list[str]:
     for name in (each for each in snapshot.files if not is_result(each)):
         copy, now = code / name, Path(snapshot.source, name)
         with suppress(FileNotFoundError):  # the script deleted the copy
-            facts = copy.stat()
-            try:
-                found = now.stat()
-            except FileNotFoundError:
-                changed.append(name)
-                continue
-            is_newer = max(found.st_mtime_ns, found.st_ctime_ns) > facts.st_mtime_ns
-            if is_newer and not (found.st_size == facts.st_size and filecmp.cmp(copy, now, shallow=False)):
+            facts, found = copy.stat(), now.stat() if now.exists() else None
+            is_newer = found is not None and max(found.st_mtime_ns, found.st_ctime_ns) > facts.st_mtime_ns
+            if found is None or (is_newer and not filecmp.cmp(copy, now, shallow=False)):
                 changed.append(name)
     return changed
 
 
-def _copy_file(source: Path, target: Path) -> Iterator[None]:
-    """Copy one file with its permissions, a block at each step. Raises OSError.
+def _copy_file(source: Path, target: Path, check: Callable[[], None] = lambda: None) -> None:
+    """Copy one file with its permissions. Calls *check* after each block. Raises OSError.
 
     Skips a file that was deleted since it was listed, such as an editor's temporary file.
     """
@@ -252,5 +249,5 @@ def _copy_file(source: Path, target: Path) -> Iterator[None]:
     with stream, target.open("wb") as copy:
         while block := stream.read(8 << 20):
             copy.write(block)
-            yield
+            check()
         os.chmod(target, os.fstat(stream.fileno()).st_mode & 0o777)

@@ -48,7 +48,7 @@ from himl_cli.workspaces.local.run_process import (
     report,
     setup_outcome,
 )
-from himl_cli.workspaces.local.run_store import Outcome, RunStore
+from himl_cli.workspaces.local.run_store import Outcome, RunStore, put_pairs
 from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
 from himl_cli.workspaces.local.system_metrics import ENABLED, sampling
@@ -210,9 +210,8 @@ class Supervisor(RunProcess):
     def before_the_end(self, store: RunStore) -> None:
         # After the script, which may log these names in another form (1 and 1.0), since parameters cannot change
         if self._request.values:
-            from himl_cli.workspaces.local.metric_store import MetricStore
-
-            MetricStore(store.database).fill_parameters(self.folder.run_id, self._request.values)
+            with store.database.writing() as connection:
+                put_pairs(connection, "parameters", self.folder.run_id, self._request.values, rule="IGNORE")
 
     def _new_ranks(self) -> list[Rank]:
         stdin = self._request.stdin
@@ -321,7 +320,7 @@ def main() -> None:
         probe = RunFolder(Path(form["probe"]))
         failed = setup_outcome(probe.path / "setup.log")
         found = {"node": platform.node(), "time": time.time(), "is_held": probe.is_supervised()}
-        return probe.write(PROBE, found | {"problem": failed.reason if failed else ""})
+        return probe.write(PROBE, {**found, "problem": failed.reason if failed else ""})
     try:
         process = _process_of(form, document)
     except HimlError as err:

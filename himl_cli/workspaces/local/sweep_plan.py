@@ -159,8 +159,7 @@ def pipeline_trial(plan: Plan, index: int, values: Mapping[str, Scalar]) -> Plan
     )
     folder = Path(plan.run_folder).with_name(run.id)
     jobs = [replace(job, spec=step_of_trial(job.spec, values)) for job in plan.jobs]
-    again = folder.exists()
-    return Plan(str(folder), PIPELINE, run, jobs, again=again, outputs=plan.outputs, staged_in=plan.run_folder)
+    return Plan(str(folder), PIPELINE, run, jobs, folder.exists(), plan.outputs, staged_in=plan.run_folder)
 
 
 def step_request(plan: Plan, job: PlannedJob) -> LaunchRequest:

@@ -161,8 +161,8 @@ class LocalWorkspace(FolderWorkspace):
 
     def _open_children(self, run_id: str) -> list[Run]:
         """The children in progress that are separate jobs."""
-        ids = [child for child, _ in self._runs.open_children([run_id])]
-        return [run for run in map(self.run, ids) if not run.status.is_final]
+        runs = (self.run(child) for child, _ in self._runs.open_children([run_id]))
+        return [run for run in runs if not run.status.is_final]
 
     def _stop(self, run: Run, why: str = "", *, force: bool) -> None:
         """Request the job of an open run to stop. If it is unknown whether that will be read, *force* also records the
@@ -185,8 +185,7 @@ class LocalWorkspace(FolderWorkspace):
             self._unsupervised([job], now=True)
         if run.is_unknown:
             folder.forget_holder()
-            reason = f"canceled with --force; {run.reason}"
-            self._runs.end_job(job, Outcome(RunStatus.canceled, reason))
+            self._runs.end_job(job, Outcome(RunStatus.canceled, f"canceled with --force; {run.reason}"))
             for orphan in self._open_children(job):
                 self._stop(orphan, PARENT_CANCELED, force=True)
 
@@ -230,8 +229,8 @@ class LocalWorkspace(FolderWorkspace):
     def datastores(self) -> Sequence[DatastoreInfo]:
         """The folders in `datastores/`. The default one is listed even if it does not exist yet."""
         root = self.folder / "datastores"
-        found = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
-        names = [DEFAULT_DATASTORE, *sorted(found - {DEFAULT_DATASTORE})]
+        found = [path.name for path in sorted(root.iterdir()) if path.is_dir()] if root.is_dir() else []
+        names = dict.fromkeys([DEFAULT_DATASTORE, *found])
         return [DatastoreInfo(name, "folder", str(root / name), name == DEFAULT_DATASTORE) for name in names]
 
     def datastore(self, name: str | None = None) -> BlobStore:
@@ -365,8 +364,8 @@ class LocalWorkspace(FolderWorkspace):
         from himl_cli.workspaces.local.launch import copied_code
         from himl_cli.workspaces.local.staging import changed_files
 
-        copies = copied_code(self._folder_of(run_id))
-        return [(snapshot, changed_files(snapshot, copy)) for copy, snapshot in copies.items()]
+        copies = copied_code(self._folder_of(run_id)).items()
+        return [(snapshot, changed_files(snapshot, copy)) for copy, snapshot in copies]
 
     def python_of(self, run_id: str) -> str:
         return str(self._folder_of(run_id).read(RECORD).get("python") or "")
@@ -499,8 +498,7 @@ class LocalWorkspace(FolderWorkspace):
         self._runs.delete(doomed, lambda name: self._folder_of(name).remove())
 
     def delete_rest(self, run_id: str) -> bool:
-        has_rest = self._runs.has_rest(run_id)
-        if has_rest:
+        if has_rest := self._runs.has_rest(run_id):
             self._runs.delete([run_id], lambda name: self._folder_of(name).remove())
         return has_rest
 

@@ -212,9 +212,9 @@ def json_metrics_of(store: MetricStore, model_id: str) -> list[Json]:
     """The metrics of a logged model as clients read them."""
     found: list[Json] = []
     for run_id, (_, point, name, digest) in store.metrics_of_model(model_id):
-        dataset = {"dataset_name": name, "dataset_digest": digest}
-        given = {key: value for key, value in dataset.items() if value}
-        found.append({**json_metric(point), "run_id": run_id, "model_id": model_id, **given})
+        dataset = {"dataset_name": name} if name else {}
+        dataset |= {"dataset_digest": digest} if digest else {}
+        found.append({**json_metric(point), "run_id": run_id, "model_id": model_id, **dataset})
     return found
 
 
@@ -238,8 +238,8 @@ class ModelRegistry:
             "last": 0,
         }
         with self._database.writing(durable=True) as connection:
-            values = (name, json.dumps(model))
-            if not connection.execute("INSERT OR IGNORE INTO registered_models VALUES (?,?)", values).rowcount:
+            insert = "INSERT OR IGNORE INTO registered_models VALUES (?,?)"
+            if not connection.execute(insert, (name, json.dumps(model))).rowcount:
                 raise _exists(name)
         return _reply(model)
 
@@ -256,9 +256,8 @@ class ModelRegistry:
                 if number is None:
                     raise RequestError(f"Registered model alias {alias[:250]} not found.")  # MLflow's code is this one
                 return _reply(model, number)
-        number = request.key("version")
-        location = _target(model, request)["location"]
-        return _reply(model, number) if what == "version" else {"artifact_uri": location}
+        version = _target(model, request)
+        return _reply(model, request.key("version")) if what == "version" else {"artifact_uri": version["location"]}
 
     def create_version(self, request: Fields) -> Json:
         """Register a version. If its source is one of the job's logged models or another version, it has the files and
@@ -359,7 +358,7 @@ class ModelRegistry:
     def latest_versions(self, request: Fields) -> Json:
         stages = {stage.lower() for stage in request.texts("stages") or STAGES}
         latest = _latest(self._model(request))
-        return {"model_versions": [each for each in latest if str(each["current_stage"]).lower() in stages]}
+        return {"model_versions": [each for each in latest if each["current_stage"].lower() in stages]}
 
     def search(self, what: str, request: Fields) -> Json:
         """Matching models, sorted by name by default, or versions, last changed first by default, in pages. Omits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ class JobRuns:
         run_ids = [each for each in self.store.descendants(self.job_id) if self.experiment_of(each) in wanted]
         runs = [self.record(run_id) for run_id in run_ids if (run_id in self._deleted) in VIEWS[view]]
         runs.sort(key=lambda run: (-(run.started or run.created).timestamp(), run.id))
-        items, last = [], last_points(self.store.database, [run.id for run in runs], lambda name: True)
+        items, last = [], last_points(self.store.database, [run.id for run in runs])
         for run in runs:
             datasets = [
                 {**each["dataset"], "context": Fields(each).pairs("tags").get("mlflow.data.context")}
@@ -196,16 +196,16 @@ class JobRuns:
                 texts["source"] = redact(texts["source"])
             entry: Json = {"dataset": texts, "tags": json_pairs(item.masked_pairs("tags"))}
             datasets.setdefault(json.dumps([texts["name"], texts["digest"]]), entry)
-        names = [item.key("model_id") for item in request.items("models")]
-        models = {name: {"model_id": name} for name in names}
+        models = {item.key("model_id"): {"model_id": item.key("model_id")} for item in request.items("models")}
         self.metric_store.keep(run_id, {"dataset_inputs": datasets, "model_inputs": models}, replace=False)
         return {}
 
     def log_outputs(self, request: Fields) -> Json:
         run_id = self.require(run_id_of(request))
-        models = {item.key("model_id"): item.integer("step", 0) for item in request.items("models")}
-        outputs = {name: {"model_id": name, "step": step} for name, step in models.items()}
-        self.metric_store.keep(run_id, {"model_outputs": outputs})
+        outputs = [
+            {"model_id": item.key("model_id"), "step": item.integer("step", 0)} for item in request.items("models")
+        ]
+        self.metric_store.keep(run_id, {"model_outputs": {str(each["model_id"]): each for each in outputs}})
         return {}
 
     def _info(self, run: Run) -> Json:
@@ -223,13 +223,13 @@ class JobRuns:
         return info if run.ended is None else {**info, "end_time": milliseconds(run.ended)}
 
     def _run_json(self, run: Run) -> Json:
-        last = last_points(self.store.database, [run.id], lambda name: True)[run.id]
+        last = last_points(self.store.database, [run.id])[run.id]
         data: Json = {
             "metrics": [json_metric(last[name]) for name in sorted(last)],
             "params": json_pairs(self.metric_store.parameters(run.id)),
             "tags": json_pairs(_tags(run)),
         }
-        kept: Mapping[str, Any] = self.metric_store.kept(run.id)
+        kept = self.metric_store.kept(run.id)
         inputs = {kind: kept.get(kind, []) for kind in ("dataset_inputs", "model_inputs")}
         outputs = {"model_outputs": kept.get("model_outputs", [])}
         return {"info": self._info(run), "data": data, "inputs": inputs, "outputs": outputs}
