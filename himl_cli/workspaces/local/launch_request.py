@@ -14,8 +14,7 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -129,9 +128,7 @@ class LaunchRequest:
 
 def request_from_json(text: str) -> LaunchRequest:
     """The request of `to_json`. Raises HimlError for one of another version that this one cannot read."""
-    form: Form = json.loads(text)
-    with _reading(form):
-        return _made(LaunchRequest, {**form, "spec": _job_from_form(form["spec"])})
+    return _read(text, lambda form: _made(LaunchRequest, {**form, "spec": _job_from_form(form["spec"])}))
 
 
 def _made(record: type[Made], form: Form) -> Made:
@@ -140,11 +137,12 @@ def _made(record: type[Made], form: Form) -> Made:
     return record(**{name: value for name, value in form.items() if name in names})
 
 
-@contextmanager
-def _reading(form: Form) -> Iterator[None]:
-    """Raise JobFailed for fields that are missing or have another form."""
+def _read(text: str, make: Callable[[Form], Made]) -> Made:
+    """What *make* returns for the JSON object *text*. Raises JobFailed for fields that are missing or have another
+    form."""
+    form: Form = json.loads(text)
     try:
-        yield
+        return make(form)
     except (AttributeError, KeyError, TypeError, ValueError) as err:
         writer = form.get("himl", "of another version")
         raise JobFailed(
@@ -265,9 +263,7 @@ class Plan:
 
 def plan_from_json(text: str) -> Plan:
     """As `request_from_json`."""
-    form: Form = json.loads(text)
-    with _reading(form):
-        return _plan_from_form(form, _job_from_form)
+    return _read(text, lambda form: _plan_from_form(form, _job_from_form))
 
 
 def plan_from_stored(form: Form, run_folder: Path, env: Mapping[str, str]) -> Plan:

@@ -211,17 +211,15 @@ class RunProcess(ABC):
         was_canceled = self._is_queued and self.folder.is_cancel_asked()
         if known is not None and (known.status is RunStatus.completed or (was_canceled and known.status.is_final)):
             self.folder.free_reserve()
-            hint = f"See himl runs show {known.id}"
-            raise BadUsage(f"Run '{known.id}' is already {known.status.value.lower()}.", hint=hint)
+            raise BadUsage(
+                f"Run '{known.id}' is already {known.status.value.lower()}.", hint=f"See himl runs show {known.id}"
+            )
         if self._again and not self._is_queued:
             self.folder.allow_to_run()
         if known is not None:
             self._again = not self._is_queued or self.has_begun(store)
             store.resume(known.id)
-            if due := self._new.tags.get(NOTIFICATION):
-                store.tag(known.id, {NOTIFICATION: due})
-            else:
-                store.delete_tag(known.id, NOTIFICATION)
+            store.tag(known.id, {NOTIFICATION: self._new.tags.get(NOTIFICATION)})
         else:
             store.add(with_recovery_id(self._new), folder=str(self._cwd))
         return store
