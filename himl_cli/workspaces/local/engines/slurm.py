@@ -671,13 +671,13 @@ def _checks_of_node(folder: Path, spec: EngineSpec) -> Iterator[Check]:
             hint = "Move the workspace and this Python to a file system that all nodes share. See also: squeue --me"
             yield Check.failed(NAME, waited + last, hint)
             return
-        node, late = f"node {found['node']}", max(begin - found["time"], found["time"] - time.time())
-        yield Check.passed(NAME, f"A job on {node} can access '{folder}' and this Python.")
+        node, late = found["node"], max(begin - found["time"], found["time"] - time.time())
+        yield Check.passed(NAME, f"A job on node {node} can access '{folder}' and this Python.")
         if found["problem"]:
-            yield Check.failed(NAME, f"On {node}, {found['problem']}.", "Correct 'setup' in himl.toml.")
+            yield Check.failed(NAME, f"On node {node}, {found['problem']}.", "Correct 'setup' in himl.toml.")
         if not found["is_held"]:
-            text = f"N{node[1:]} does not see locks in '{folder}', so simultaneous jobs may lose results."
+            text = f"Node {node} does not see locks in '{folder}', so simultaneous jobs may lose results."
             yield Check.failed(NAME, text, "Locks on Lustre need the mount option flock, those on NFS local_lock=none.")
         if late > CLOCK_SECONDS:
-            text = f"The clock of {node} differs by {late:.0f} s."
+            text = f"The clock of node {node} differs by {late:.0f} s."
             yield Check.note(NAME, text, "Report it to the site's administrators.")
