@@ -14,7 +14,7 @@ import typer.main
 from himl_cli import __version__
 from himl_cli.commands.error_handler import EdgedGroup, report_failure
 from himl_cli.commands.groups import OTHER_WORDS, before_double_dash, group, normalized
-from himl_cli.commands.table import COMMANDS, loaded
+from himl_cli.commands.table import COMMANDS, commands, loaded, package_of
 from himl_cli.core.errors import Interrupted
 from himl_cli.render.output import stand_in_for_closed_streams
 
@@ -26,12 +26,19 @@ class RootGroup(EdgedGroup):
     handled = (Exception,)
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
+        return list(commands())
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in self.commands and cmd_name in COMMANDS:
+        if cmd_name not in self.commands and (cmd_name in COMMANDS or cmd_name in commands()):
             self.commands[cmd_name] = loaded(cmd_name)
         return self.commands.get(cmd_name)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as err:
+            err.__dict__["himl_package"] = package_of(ctx.invoked_subcommand or "")
+            raise
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, ["--version"] if args in (["version"], ["-V"]) else args)
@@ -49,7 +56,7 @@ class RootGroup(EdgedGroup):
 
     def command_sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
         sections: dict[str, list[tuple[str, str]]] = {}
-        for name, listed in COMMANDS.items():
+        for name, listed in commands().items():
             sections.setdefault(listed.panel, []).append((name, listed.help))
         return sections
 

@@ -142,6 +142,6 @@ def skill_text(program: CommandShape) -> str:
 
 
 def _calls(command: CommandShape) -> Iterator[str]:
-    first, *others = command.examples
+    first, *others = command.examples or [command.words]  # other packages may have none
     yield f"{first:<49}  # {command.summary}"
     yield from others if command.words == "himl submit" else ()

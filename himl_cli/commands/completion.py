@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -18,7 +19,7 @@ import typer
 
 from himl_cli.commands.groups import HIML_OLD_NAMES, PANEL_ORDER, HimlGroup, command, group
 from himl_cli.commands.options import OutputOptions, environment_variable
-from himl_cli.commands.table import guests
+from himl_cli.commands.table import COMMANDS, CommandBroken, guests
 from himl_cli.core.command_shape import CommandShape, ParameterShape
 from himl_cli.core.errors import BadUsage, NeedsYes
 from himl_cli.render.completions import SCRIPT_FILES, completion_script
@@ -120,7 +121,11 @@ def app_shape(command: Any, name: str = "himl", parent: Any = None, summary: str
         for each, record in shown
         if each.param_type_name == "option"
     ]
-    sections = command.command_sections(ctx) if isinstance(command, HimlGroup) else {}
+    children = []
+    for heading, rows in command.command_sections(ctx).items() if isinstance(command, HimlGroup) else ():
+        for child, line in rows:
+            with suppress(CommandBroken):
+                children.append(app_shape(command.get_command(ctx, child), child, ctx, line, heading))
     return CommandShape(
         path=tuple(ctx.command_path.split()),
         usage=" ".join([ctx.command_path, *command.collect_usage_pieces(ctx)]),
@@ -134,11 +139,7 @@ def app_shape(command: Any, name: str = "himl", parent: Any = None, summary: str
             for each, _ in shown
             if each.param_type_name == "argument"
         ],
-        children=[
-            app_shape(command.get_command(ctx, child), child, ctx, line, heading)
-            for heading, rows in sections.items()
-            for child, line in rows
-        ],
+        children=children,
     )
 
 
@@ -163,15 +164,17 @@ def _option_shape(option: Any, ctx: Any, help_text: str, has_variable: bool) -> 
 
 def program_of(shape: CommandShape) -> CommandShape:
     """*shape* for completion scripts, with the kinds of options and arguments, and one-sentence helps. Raises KeyError
-    for a metavar without a kind."""
+    for a metavar of himl without a kind. One of another package is free text."""
     named = option_kinds()
+    is_own = len(shape.path) == 1 or shape.path[1] in COMMANDS
+    metavar_kinds = METAVARS if is_own else defaultdict(str, METAVARS)
     options = []
     for each in shape.options:
         kind = ""
         if each.takes_value:
             keys = (f"{shape.words} {each.long_name}", each.long_name)
             key = next((key for key in keys if key in named), None)
-            kind = METAVARS[each.metavar] if key is None else named[key]
+            kind = metavar_kinds[each.metavar] if key is None else named[key]
         options.append(replace(each, kind=kind, help=first_sentence(each.help)))
     metavars = [
         (each, each.metavar if each.metavar in METAVARS else each.metavar.strip("[]")) for each in shape.arguments
@@ -180,7 +183,7 @@ def program_of(shape: CommandShape) -> CommandShape:
         shape,
         summary=first_sentence(shape.text if shape.summary.endswith("..") else shape.summary),
         options=options,
-        arguments=[replace(each, kind=METAVARS[metavar]) for each, metavar in metavars],
+        arguments=[replace(each, kind=metavar_kinds[metavar]) for each, metavar in metavars],
         children=[program_of(child) for child in shape.children],
     )
 

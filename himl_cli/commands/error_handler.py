@@ -188,4 +188,5 @@ def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
         where = f": '{failure.filename}'" if failure.filename is not None else ""
         kind = ServiceFailed if isinstance(failure, (ConnectionError, TimeoutError)) else DiskFailed
         return kind(f"{failure.strerror}{where}.", hint=hint)
-    return InternalError(f"This is a bug in himl: {type(failure).__name__}: {failure}", hint=hint)
+    package = getattr(failure, "himl_package", "himl")
+    return InternalError(f"This is a bug in {package}: {type(failure).__name__}: {failure}", hint=hint)

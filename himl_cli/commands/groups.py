@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from himl_cli.commands.options import bundled
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.redaction import mask_line
 from himl_cli.core.text import did_you_mean
 from himl_cli.render.output import noticing_gone_reader
@@ -280,7 +280,10 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
             return f"Did you mean '{words}'?"
         if is_fitting(root.command):
             return f"Did you mean '{root.command_path} {words}'?"
-        groups = {group: self.get_command(ctx, group) for group in self.list_commands(ctx)}
+        groups = dict.fromkeys(self.list_commands(ctx))
+        for group in groups:
+            with suppress(HimlError):  # a broken one of another package
+                groups[group] = self.get_command(ctx, group)
         below = [
             f"'{ctx.command_path} {group} {words}'"
             for group, found in groups.items()

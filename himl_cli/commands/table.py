@@ -1,6 +1,8 @@
 """The table of commands. Calling a command imports its module, so `himl --help` loads none of them.
 
-A command outside `himl_cli.commands` is a guest: nothing else imports its module, which may have these functions:
+Other packages add commands by the entry point group `himl.commands`: the name of the command, and its Typer app as
+`MODULE:APP`. A command outside `himl_cli.commands` is a guest: nothing else imports its module, which may have these
+functions:
 
     option_kinds()          the values of its options, by name, for completion (see `completion.NAMED`)
     check_settings(folder)  raises BadUsage for an invalid setting of its section, for `himl doctor`
@@ -9,10 +11,23 @@ A command outside `himl_cli.commands` is a guest: nothing else imports its modul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import typer.main
+
+from himl_cli.core.errors import HimlError
+from himl_cli.core.installation import entry_points_of
+from himl_cli.core.text import shorten
+
+GROUP, OTHERS, LONGEST_HELP = "himl.commands", "Other packages", 64
+
+
+class CommandBroken(HimlError):
+    """The module of a command of another package raises an error, or has no Typer app."""
+
+    code = "command_broken"
 
 
 class ListedCommand(NamedTuple):
@@ -65,16 +80,45 @@ COMMANDS = {
 }
 
 
+def commands() -> dict[str, ListedCommand]:
+    """himl's commands, then those of other packages, by the entry point group `himl.commands`. Imports none of them."""
+    others = sorted(entry_points_of(GROUP).items())
+    return COMMANDS | {name: _listed(point) for name, point in others if name not in COMMANDS}
+
+
+def _listed(point: Any) -> ListedCommand:
+    summary = " ".join((point.dist.metadata["Summary"] or "").split())
+    return ListedCommand(point.value, shorten(summary or f"A command of {point.dist.name}.", LONGEST_HELP), OTHERS)
+
+
+def package_of(name: str) -> str:
+    """The package that has the command *name*, such as `toy-command 1.0`, or `himl`."""
+    point = None if name in COMMANDS else entry_points_of(GROUP).get(name)
+    return f"{point.dist.name} {point.dist.version}" if point is not None else "himl"
+
+
 def loaded(name: str) -> Any:
-    """Load the command *name* from its module."""
-    module, _, attribute = COMMANDS[name].module.partition(":")
-    made = typer.main.get_command(getattr(import_module(module), attribute or "app"))
+    """Load the command *name* from its module. Raises CommandBroken if the one of another package cannot be loaded."""
+    module, _, attribute = commands()[name].module.partition(":")
+    try:
+        made = typer.main.get_command(getattr(import_module(module), attribute or "app"))
+    except Exception as err:
+        if name in COMMANDS:
+            raise
+        raise CommandBroken(
+            f"The command '{name}' of {package_of(name)} cannot be loaded ({type(err).__name__}: {err}).",
+            hint=f"Update or uninstall the package: pip uninstall {package_of(name).partition(' ')[0]}",
+        ) from err
     made.name = name
     return made
 
 
 def guests(function: str) -> Iterator[Callable[..., Any]]:
-    """The functions of this name in the modules of guests."""
-    modules = dict.fromkeys(listed.module.partition(":")[0] for listed in COMMANDS.values())
-    found = (import_module(name) for name in modules if not name.startswith("himl_cli.commands."))
-    return (getattr(module, function) for module in found if hasattr(module, function))
+    """The functions of this name in the modules of guests that can be loaded."""
+    for name, listed in commands().items():
+        if not listed.module.startswith("himl_cli.commands."):
+            with suppress(CommandBroken):
+                loaded(name)
+                module = import_module(listed.module.partition(":")[0])
+                if hasattr(module, function):
+                    yield getattr(module, function)

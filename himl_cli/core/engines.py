@@ -7,8 +7,6 @@ engine (`workspaces.local.engines.base.Engine`).
 from __future__ import annotations
 
 import importlib
-import sys
-from functools import lru_cache
 from types import ModuleType
 
 from himl_cli.core.errors import BadUsage, NotFound
@@ -18,15 +16,10 @@ OWN = {"slurm": "himl_cli.workspaces.local.engines.slurm"}
 
 
 def _installed() -> dict[str, str]:
-    return _installed_in(tuple(sys.path))
+    """The modules of engines of other packages, by name."""
+    from himl_cli.core.installation import entry_points_of  # imported late, since completion does not need it
 
-
-@lru_cache(maxsize=1)
-def _installed_in(path: tuple[str, ...]) -> dict[str, str]:
-    """The modules of engines by name, in the packages on Python's *path*."""
-    from importlib.metadata import entry_points
-
-    return {point.name.lower(): point.value for point in entry_points(group=GROUP)}
+    return {name: point.value for name, point in entry_points_of(GROUP).items()}
 
 
 def is_engine(name: str) -> bool:
