@@ -20,12 +20,12 @@ from datetime import datetime
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, NotAllowed, RunNotFound, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.files import WORKSPACE_FOLDER, expand_home, named_folder
-from himl_cli.core.logged import LoggedValues, Metric, RunResults
+from himl_cli.core.logged import Metric, RunResults
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RECORDED_FROM, Run, RunQuery
 from himl_cli.core.settings import is_other_users, nearest_local, owner_name
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 azure_config_text = config.config_text
 azure_config_at = config.find_config
@@ -407,6 +408,15 @@ def make_local(folder: Path) -> tuple[Path, bool]:
     return made, is_new
 
 
+def _in_home(method: Method) -> Method:
+    """*method*, whose first argument is a run's id, of the workspace that contains the run."""
+
+    def forwarded(joined: JoinedWorkspace, run_id: str, *args: Any, **options: Any) -> Any:
+        return joined._ask(run_id, lambda workspace: getattr(workspace, method.__name__)(run_id, *args, **options))
+
+    return cast("Method", forwarded)
+
+
 class JoinedWorkspace(Workspace):
     """Two workspaces as one: the runs of *local* and of the service that *open_remote* opens, newest first. The
     datastores are those of the service.
@@ -451,8 +461,7 @@ class JoinedWorkspace(Workspace):
                 similar = dict.fromkeys((*here.similar, *err.similar))
                 raise RunNotFound(run_id, self.label, similar=list(similar)[:4]) from err
 
-    def run(self, run_id: str) -> Run:
-        return self._ask(run_id, lambda workspace: workspace.run(run_id))
+    run = _in_home(Workspace.run)
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         """The runs of both, newest first. Children come from their parent's workspace. A local run that is also
@@ -504,29 +513,18 @@ class JoinedWorkspace(Workspace):
             return err
         return None
 
-    def tag(self, run_id: str, tags: Mapping[str, str | None]) -> Run:
-        return self._ask(run_id, lambda workspace: workspace.tag(run_id, tags))
-
-    def rename(self, run_id: str, display_name: str) -> Run:
-        return self._ask(run_id, lambda workspace: workspace.rename(run_id, display_name))
-
-    def archive(self, run_id: str, *, restore: bool = False) -> Run:
-        return self._ask(run_id, lambda workspace: workspace.archive(run_id, restore=restore))
-
-    def cancel(self, run_id: str, *, force: bool = False) -> bool:
-        return self._ask(run_id, lambda workspace: workspace.cancel(run_id, force=force))
+    tag = _in_home(Workspace.tag)
+    rename = _in_home(Workspace.rename)
+    archive = _in_home(Workspace.archive)
+    cancel = _in_home(Workspace.cancel)
+    metrics = _in_home(Workspace.metrics)
+    values = _in_home(Workspace.values)
+    parameters = _in_home(Workspace.parameters)
+    run_files = _in_home(Workspace.run_files)
+    output_files = _in_home(Workspace.output_files)
 
     def delete_rest(self, run_id: str) -> bool:
         return self.local.delete_rest(run_id)
-
-    def metrics(self, run_id: str) -> Sequence[Metric]:
-        return self._ask(run_id, lambda workspace: workspace.metrics(run_id))
-
-    def values(self, run_id: str) -> LoggedValues:
-        return self._ask(run_id, lambda workspace: workspace.values(run_id))
-
-    def parameters(self, run_id: str) -> Mapping[str, str]:
-        return self._ask(run_id, lambda workspace: workspace.parameters(run_id))
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
         """Request the runs of each workspace once."""
@@ -548,12 +546,6 @@ class JoinedWorkspace(Workspace):
     def system_metrics(self, runs: Sequence[Run], *, by_node: bool = False) -> Mapping[str, Sequence[Metric]]:
         there = [run for run in runs if run.workspace != self.local.label]
         return self._remote.system_metrics(there, by_node=by_node) if there else {}
-
-    def run_files(self, run_id: str) -> BlobStore:
-        return self._ask(run_id, lambda workspace: workspace.run_files(run_id))
-
-    def output_files(self, run_id: str, key: str) -> BlobStore:
-        return self._ask(run_id, lambda workspace: workspace.output_files(run_id, key))
 
     def datastores(self) -> Sequence[DatastoreInfo]:
         return self._remote.datastores()

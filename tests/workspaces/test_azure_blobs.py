@@ -29,7 +29,7 @@ from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest, UploadRequest
 from himl_cli.services.transfer.upload import upload
 from himl_cli.workspaces.azure.storage.blob_upload import BLOCK, MOST_BLOCKS, Block, BlockReader, MemoryBudget, block_id, block_size
-from himl_cli.workspaces.azure.storage.container import AzureBlobs, in_plain_order, listed_page, out_of_folders
+from himl_cli.workspaces.azure.storage.container import AzureBlobs, listed_page, out_of_folders
 from himl_cli.workspaces.azure.storage.signing import SasSigner, quoted, reason_not_to_ask
 from himl_cli.workspaces.retry import RetryPolicy
 from tests.azureml_double.faults import Action, ChangeEtag, FlipByte, Meanwhile, Page, Reset, ResetUpload, SmallPages, Stall, Status, Truncate, WrongMd5
@@ -69,7 +69,7 @@ def test_odd_names_are_stored_listed_described_read_and_fetched(azure_environmen
     store.store([sending(tmp_path / str(len(body)), name, body) for name, body in bodies.items()], stored, workers=4)
     blobs = listed(store)
     store.fetch([FetchRequest(blob, 0, blob.size) for blob in blobs], sink, workers=4)
-    assert [blob.name for blob in blobs] == sorted(bodies)
+    assert sorted(blob.name for blob in blobs) == sorted(bodies)  # Azurite sorts names above U+FFFF before U+E000
     assert stored.blobs == {blob.name: blob for blob in blobs}
     assert [store.stat(blob.name) for blob in blobs] == blobs
     assert {name: sink.bodies.get((name, 0), b"") for name in bodies} == bodies
@@ -141,18 +141,11 @@ def test_listings_omit_directories_and_decode_names() -> None:
     assert ([blob.name for blob in page.blobs], page.marker, page.is_hierarchical) == (["a/b"], "next", True)
 
 
-NAMES = st.text(st.sampled_from("ab-./\uff08\U0001f600"), min_size=1, max_size=8)
 PATHS = st.lists(st.lists(st.text(st.sampled_from("ab-.0"), min_size=1, max_size=3), min_size=1, max_size=4).map("/".join), max_size=40)
 
 
 def in_order(names: Sequence[str]) -> list[BlobInfo]:
     return [BlobInfo(name, 0) for name in names]
-
-
-@given(st.sets(NAMES))
-def test_names_in_utf16_order_are_resorted_as_plain_strings(names: set[str]) -> None:
-    given_order = sorted(names, key=lambda name: name.encode("utf-16-be"))
-    assert [blob.name for blob in in_plain_order(in_order(given_order))] == sorted(names)
 
 
 @given(PATHS, st.integers(0, 5))

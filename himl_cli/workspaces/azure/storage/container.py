@@ -1,10 +1,9 @@
 """A container of Azure Storage, a folder of it or one blob, as a `BlobStore`. Other stores use `BlobReader`, which
 reads blobs and fetches many at once, with checks and resumption.
 
-`BlobStore.list` yields names in the order of plain strings. Accounts with a flat namespace list by code units, and it
-is undocumented whether those are UTF-8's or UTF-16's. Accounts with a hierarchical namespace (ADLS Gen2) list a folder
-before names that continue its name, as if `/` came before all other characters: `a`, `a/x`, `a-b`
-(https://github.com/Azure/azure-sdk-for-go/issues/24210).
+`BlobStore.list` yields names in the order of plain strings, as accounts with a flat namespace list them. Accounts with
+a hierarchical namespace (ADLS Gen2) list a folder before names that continue its name, as if `/` came before all other
+characters: `a`, `a/x`, `a-b` (https://github.com/Azure/azure-sdk-for-go/issues/24210).
 """
 
 from __future__ import annotations
@@ -55,7 +54,6 @@ from himl_cli.workspaces.transfer_engine.scheduler import (
 )
 
 _BY_NAME = attrgetter("name")
-_FIRST_APART = "\ud800"  # from this character on, UTF-16 and plain strings have different orders
 SMALL = 256 << 10  # bytes in one piece
 READ_AT_ONCE = 4 << 20
 MOST_ERRORS = 20  # of deletions, after which himl stops
@@ -356,8 +354,7 @@ class AzureBlobs(BlobReader):
         blobs: Iterator[BlobInfo] = chain(first.blobs, (blob for page in pages for blob in page.blobs))
         if first.is_hierarchical:
             blobs = out_of_folders(blobs, self._has_rivals, prefix[: prefix.rfind("/") + 1])
-        ordered = in_plain_order(blobs)
-        while page := [*islice(ordered, 1000)]:
+        while page := [*islice(blobs, 1000)]:
             yield page
 
     def has_any(self, prefix: str) -> bool:
@@ -529,27 +526,6 @@ def _name(one: Element, root: str) -> str:
     if found is None or found.text is None:
         return ""
     return (unquote(found.text) if found.get("Encoded") == "true" else found.text)[len(root) :]
-
-
-def in_plain_order(blobs: Iterable[BlobInfo]) -> Iterator[BlobInfo]:
-    """*blobs*, sorted by UTF-16 code units or as plain strings, in the order of plain strings.
-
-    The orders differ for names with a character above U+D7FF where they first differ. Such names are held back until no
-    other can precede them, or to the end if their first characters are above it. All others pass at once.
-    """
-    held: list[BlobInfo] = []
-    stem = ""
-    for blob in blobs:
-        if held and not blob.name.startswith(stem):
-            yield from sorted(held, key=_BY_NAME)
-            held.clear()
-        if not held:
-            if blob.name.isascii() or max(blob.name) < _FIRST_APART:
-                yield blob
-                continue
-            stem = blob.name[: next(index for index, sign in enumerate(blob.name) if sign >= _FIRST_APART)]
-        held.append(blob)
-    yield from sorted(held, key=_BY_NAME)
 
 
 def out_of_folders(
