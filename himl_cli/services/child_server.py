@@ -10,8 +10,7 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
-from http.client import HTTPConnection, HTTPException
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -149,14 +148,9 @@ def is_loopback(host: str) -> bool:
 
 def get(host: str, port: int, path: str, seconds: float = ANSWER_SECONDS) -> tuple[int, bytes]:
     """The HTTP status and content of an answer from this machine, without a proxy. The status is 0 for none."""
-    with (
-        suppress(OSError, HTTPException, ValueError),
-        closing(HTTPConnection(host, port, timeout=seconds)) as connection,
-    ):
-        connection.request("GET", path, headers={"Connection": "close"})
-        answer = connection.getresponse()
-        return answer.status, answer.read(100_000)
-    return 0, b""
+    from himl_cli.workspaces.transfer_engine.curl import get_locally
+
+    return get_locally(f"http://{f'[{host}]' if ':' in host else host}:{port}{path}", seconds=seconds)
 
 
 def free_port(host: str, first: int) -> int:

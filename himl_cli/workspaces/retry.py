@@ -6,6 +6,7 @@ import logging
 import math
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import field
 
 from himl_cli.core.errors import HimlError
@@ -31,6 +32,21 @@ class RetryPolicy:
     longest_asked: float = 60.0
     total: float = math.inf
     read_timeout: float = 60.0
+
+
+# The most attempts after a response, by service and status. A service of Azure ML that has no line of its own, by the
+# first part of its path, has that of the control plane.
+_BUSY_OR_FAILED = dict.fromkeys((408, 429, 500, 502, 503, 504), 1_000)
+TRANSIENT: Mapping[str, Mapping[int, int]] = {
+    "control plane": _BUSY_OR_FAILED,
+    "storage": {**_BUSY_OR_FAILED, 509: 1_000},  # and web addresses
+    "webhook": {**_BUSY_OR_FAILED, 425: 1_000},
+}
+
+
+def attempts_after(service: str, status: int) -> int:
+    """The most attempts at a request that *service* answered with *status*. 0: another one cannot succeed."""
+    return TRANSIENT.get(service, TRANSIENT["control plane"]).get(status, 0)
 
 
 CONTROL_PLANE = RetryPolicy(attempts=5, first=0.5, total=180.0)

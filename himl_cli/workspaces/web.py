@@ -31,7 +31,6 @@ from himl_cli.workspaces.base import FetchSink, StoreSink
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 from himl_cli.workspaces.transfer_engine.curl import CurlPool, CurlResponse
 from himl_cli.workspaces.transfer_engine.responses import (
-    TRANSIENT,
     BlobNotFound,
     connection_failure,
     error_code,
@@ -236,8 +235,8 @@ class WebFile(Endpoint):
             return Failure(self._refusal(f"{status} {code}".rstrip()), code, is_refusal=True)
         if status in REDIRECTS:
             return Failure(self._redirected(), is_refusal=True)
-        if status in TRANSIENT:
-            return transient_failure(response, self.host)
+        if (transient := transient_failure(response, self.host)) is not None:
+            return transient
         error: HimlError = ServiceFailed(f"{self.host} refused the request for {self.label} ({status}).")
         if status in (404, 410):
             error = BlobNotFound(f"No file at {self.label} ({status}).", hint="Check the address.")

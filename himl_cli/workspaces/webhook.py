@@ -8,30 +8,31 @@ Adaptive Card (adaptivecards.io, version 1.4).
 from __future__ import annotations
 
 import json
-import os
-import time
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import count
+from contextlib import closing
+from http import HTTPStatus
 from math import isfinite
 from threading import Thread
 from typing import Any
 
-from himl_cli import __version__
 from himl_cli.core.errors import HimlError, ServiceFailed
-from himl_cli.core.installation import ca_bundle
 from himl_cli.core.logged import SYSTEM, RunResults, SweepView, float_form
 from himl_cli.core.redaction import parts_of
 from himl_cli.core.runs import STUDIO, Run, RunStatus, own_name, run_form
 from himl_cli.core.sweeps import values_text
 from himl_cli.core.text import shorten
 from himl_cli.core.webhook import Webhook
-from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
+from himl_cli.workspaces.retry import Failure, RetryPolicy, attempts_after
+from himl_cli.workspaces.transfer_engine.curl import CurlPool, CurlResponse
+from himl_cli.workspaces.transfer_engine.responses import BAD_CERTIFICATE, TIMED_OUT
+from himl_cli.workspaces.transfer_engine.scheduler import Endpoint, Query, Signed, ask
 
 POLICY = RetryPolicy(attempts=3, first=1.0, longest=4.0, longest_asked=10.0, total=30.0, read_timeout=10.0)
 # For all attempts together, including those on a name server that hangs or a server that sends a byte now and then
 MOST_SECONDS = 45.0
-TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+HEADERS, SUCCESS = ("Content-Type: application/json",), tuple(range(200, 300))
 OF_RUN = ("id", "experiment", "display_name", "status", "started", "ended", "duration", "exit_code", "reason", "url")
 MOST_METRICS, SHOWN_METRICS = 50, 10
 
@@ -126,65 +127,53 @@ def _text(value: object) -> str:
 
 
 def _send(webhook: Webhook, data: bytes) -> str:
+    endpoint = _Receiver(webhook)
     try:
-        opener, state = _opener(), RetryState(POLICY)
-        for attempts in count(1):
-            failure = _attempt(opener, webhook, data)
-            if failure is None:
-                return ""
-            pause = state.pause(attempts, failure)
-            if pause is None:
-                return failure.message + (f" ({attempts} attempts)" if attempts > 1 else "")
-            time.sleep(pause)
+        request = Query("", endpoint, POLICY, bool, *HEADERS, statuses=SUCCESS, method="POST", content=data)
+        with closing(CurlPool(POLICY.read_timeout, POLICY.read_timeout)) as pool:
+            ask(request, pool)
+    except ServiceFailed as err:
+        if endpoint.is_accepted:
+            return ""
+        return str(err) + (f" ({endpoint.attempts} attempts)" if endpoint.attempts > 1 else "")
     except Exception as err:  # noqa: BLE001 - unreadable certificate authorities, for example
         # The texts of errors other than OSError may contain the address
         return str(err).rstrip(".") if isinstance(err, (HimlError, OSError)) else type(err).__name__
-    raise AssertionError
+    return ""
 
 
-def _opener() -> Any:
-    """urllib's opener, with the proxies of the environment and without redirections."""
-    import ssl
-    from urllib.request import HTTPRedirectHandler, HTTPSHandler, build_opener
+class _Receiver(Endpoint):
+    """The server of a webhook. Counts the `attempts` that failed."""
 
-    class NoRedirects(HTTPRedirectHandler):
-        def redirect_request(self, *_: Any) -> None:
-            return None
+    def __init__(self, webhook: Webhook) -> None:
+        super().__init__()
+        self._url, self.host, self.attempts = webhook.url, webhook.host, 0
+        self.is_accepted = False  # the connection broke only after the status of success
 
-    path = ca_bundle()
-    is_folder = os.path.isdir(path)
-    context = ssl.create_default_context(cafile=None if is_folder else path, capath=path if is_folder else None)
-    return build_opener(NoRedirects, HTTPSHandler(context=context))
+    def signed(self, name: str, query: str = "") -> Signed:
+        return Signed(self._url, ())
 
+    def renewed(self, name: str, refused: Signed, code: str) -> bool:
+        return False
 
-def _attempt(opener: Any, webhook: Webhook, data: bytes) -> Failure | None:
-    """Send once. Return None on success."""
-    from http.client import HTTPException, responses
-    from ssl import SSLCertVerificationError
-    from urllib.error import HTTPError
-    from urllib.request import Request
-
-    headers = {"Content-Type": "application/json", "User-Agent": f"himl/{__version__}"}
-    host, may_pass, asked = webhook.host, True, ""
-    try:
-        request = Request(webhook.url, data, headers, method="POST")  # noqa: S310 - an address of http or https
-        with opener.open(request, timeout=POLICY.read_timeout):
-            return None
-    except HTTPError as err:
-        with err:
-            asked, may_pass = err.headers.get("Retry-After", ""), err.code in TRANSIENT
-            message = f"{host} answered {err.code} {responses.get(err.code, '')}".rstrip()
-            if 300 <= err.code < 400:
-                target = parts_of(err.headers.get("Location", "")).hostname or "another address"
-                message = f"{host} redirects to {target}, which himl does not follow"
-    except (OSError, HTTPException, ValueError) as err:
-        cause = getattr(err, "reason", err)
-        # The texts of errors other than OSError may contain the address
-        why = getattr(cause, "strerror", None) or (cause if isinstance(cause, OSError) else type(cause).__name__)
-        message = f"{host} cannot be reached: {shorten(str(why))}"
-        if isinstance(cause, TimeoutError):
-            message = f"{host} did not answer within {POLICY.read_timeout:.0f} s"
-        elif isinstance(cause, SSLCertVerificationError):
-            message, may_pass = f"the certificate of {host} is not trusted ({cause.verify_message})", False
-    after = float(asked) if asked.isdigit() else None
-    return Failure(ServiceFailed(message), may_pass=may_pass, retry_after=after, message=message)
+    def failure(self, response: CurlResponse, name: str) -> Failure:
+        self.attempts += 1
+        status, may_pass, asked = response.status, True, ""
+        if response.failure is not None:
+            number, text, _ = response.failure
+            self.is_accepted = status in SUCCESS
+            message, may_pass = f"{self.host} cannot be reached: {shorten(text)}", not self.is_accepted
+            if number == TIMED_OUT:
+                message = f"{self.host} did not answer within {POLICY.read_timeout:.0f} s"
+            elif number == BAD_CERTIFICATE:
+                why = re.sub(r"^SSL certificate [^:]*: | \(\d+\)$", "", text)
+                message, may_pass = f"the certificate of {self.host} is not trusted ({why})", False
+        else:
+            asked, may_pass = response.header(b"retry-after"), attempts_after("webhook", status) > 0
+            phrase = next((known.phrase for known in HTTPStatus if known == status), "")
+            message = f"{self.host} answered {status} {phrase}".rstrip()
+            if 300 <= status < 400:
+                target = parts_of(response.header(b"location")).hostname or "another address"
+                message = f"{self.host} redirects to {target}, which himl does not follow"
+        after = float(asked) if asked.isdigit() else None
+        return Failure(ServiceFailed(message), may_pass=may_pass, retry_after=after, message=message)

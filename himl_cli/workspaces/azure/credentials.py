@@ -20,7 +20,6 @@ import shutil
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from datetime import datetime
@@ -40,6 +39,7 @@ from himl_cli.workspaces.azure.http import load_azure_core, open_transport
 from himl_cli.workspaces.azure.responses import as_time
 from himl_cli.workspaces.azure.service_errors import STRONGER, Reason, is_network_error, network_error, reason_of
 from himl_cli.workspaces.retry import RetryPolicy
+from himl_cli.workspaces.transfer_engine.curl import get_locally
 
 log = logging.getLogger(__name__)
 
@@ -495,10 +495,11 @@ class OnBehalfOf:
         from azure.core.exceptions import ClientAuthenticationError
 
         url = f"{os.environ['OBO_ENDPOINT']}?{urlencode({'resource': scope.removesuffix('/.default')})}"
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the endpoint is on this machine
         try:
-            with opener.open(url, timeout=30) as answer:
-                given = read_json(answer.read())
+            status, content = get_locally(url, seconds=30)
+            if status != 200:
+                raise ConnectionError(f"the endpoint answered {status}")
+            given = read_json(content)
             token = given.get("access_token") or given["token"]
             if not token.isascii() or not token.isprintable():
                 raise ValueError("the token is not text")

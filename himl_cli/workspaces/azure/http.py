@@ -39,13 +39,12 @@ from himl_cli.workspaces.azure.service_errors import (
     refusal,
     says_closed,
 )
-from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
+from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState, attempts_after
 from himl_cli.workspaces.transfer_engine.responses import retry_after
 
 log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10.0
-BUSY, FAILING = {429, 503}, {408, 500, 502, 504}
 # Concurrent requests: enough to hide the latency, few enough not to be throttled.
 AT_ONCE = 8
 # Concurrent requests for thousands of small responses, and the number of connections that stay open.
@@ -77,12 +76,13 @@ def open_transport(policy: RetryPolicy) -> Any:
             Returns the last response, or raises azure-core's last error. Raises ServiceFailed if the file of
             certificate authorities is missing, because it may be about to be replaced.
             """
-            state, host = RetryState(policy), urlsplit(request.url).hostname or ""
+            state, parts = RetryState(policy), urlsplit(request.url)
+            host, service = parts.hostname or "", parts.path[1:].partition("/")[0]
             for failures in count(1):
                 error: AzureError | None = None
                 try:
                     response = super().send(request, **options)
-                    failure = _failure_of_answer(response, host)
+                    failure = _failure_of_answer(response, host, service)
                 except AzureError as err:
                     error = err
                     failure = Failure(
@@ -104,7 +104,7 @@ def open_transport(policy: RetryPolicy) -> Any:
                 self.sleep(pause)
             if error is not None:
                 raise error
-            if response.status_code in BUSY | FAILING:
+            if attempts_after(service, response.status_code):
                 self.failing_status = response.status_code
             return response
 
@@ -120,9 +120,10 @@ def open_transport(policy: RetryPolicy) -> Any:
     )
 
 
-def _failure_of_answer(response: Any, host: str) -> Failure | None:
+def _failure_of_answer(response: Any, host: str, service: str) -> Failure | None:
     status = response.status_code
-    if status not in BUSY | FAILING:
+    most = attempts_after(service, status)
+    if not most:
         return None
     # The body of either of azure-core's two kinds of responses.
     content = response.content if hasattr(response, "content") else response.body()
@@ -130,7 +131,8 @@ def _failure_of_answer(response: Any, host: str) -> Failure | None:
         ServiceFailed(f"{host} answered {status}."),
         may_pass=not says_closed(bytes(content).decode("utf-8", "replace")),
         retry_after=retry_after(response.headers.get),
-        message=f"{host} {'is busy' if status in BUSY else 'failed'} ({status})",
+        max_attempts=most,
+        message=f"{host} {'is busy' if status in (429, 503) else 'failed'} ({status})",
     )
 
 

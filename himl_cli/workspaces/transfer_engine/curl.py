@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -60,13 +60,11 @@ class CurlResponse:
         self._text = self._lowered = b""  # the head as one text, once requested
         self.file: BinaryIO | None = None
 
-    def start(self, request: CurlRequest, proxies: dict[str, str]) -> None:
-        """Set up the handle for *request*. *proxies* are the known proxies by host. Raises DiskFailed."""
+    def start(self, request: CurlRequest, proxy_of: Callable[[str, str], str]) -> None:
+        """Set up the handle for *request*. *proxy_of* returns the proxy for a URL and its host. Raises DiskFailed."""
         host = request.url.split("/", 3)[2]
         if host != self._host:
-            if host not in proxies:
-                proxies[host] = proxy_for(request.url, host)
-            self.handle.setopt(self._curl.PROXY, proxies[host])
+            self.handle.setopt(self._curl.PROXY, proxy_of(request.url, host))
             self._host = host
         self.head.clear()
         self._text = self._lowered = b""
@@ -120,9 +118,9 @@ class CurlClient:
     """Concurrent requests, for one owner and one thread at a time (see `CurlPool`). Raises HimlError if libcurl cannot
     be loaded."""
 
-    def __init__(self, timeouts: tuple[float, float]) -> None:
+    def __init__(self, timeouts: tuple[float, float], *, uses_proxies: bool) -> None:
         self._curl = curl = load_pycurl()
-        self._timeouts = timeouts
+        self._timeouts, self._uses_proxies = timeouts, uses_proxies
         self._authorities = ca_bundle()
         self._multi = curl.CurlMulti()
         self._multi.setopt(curl.M_MAXCONNECTS, 128)
@@ -136,13 +134,18 @@ class CurlClient:
         """Start a request. Raises DiskFailed for an unreadable file."""
         kind = request.method if request.file is None else UPLOAD
         response = self._idle[kind].pop() if self._idle[kind] else self._new(kind)
-        response.start(request, self._proxies)
+        response.start(request, self._proxy_of)
         self._is_performed = False
         self._multi.add_handle(response.handle)
         self._busy[response.handle] = response
         if request.is_streamed:
             self._streams.add(response)
         return response
+
+    def _proxy_of(self, url: str, host: str) -> str:
+        if host not in self._proxies:
+            self._proxies[host] = proxy_for(url, host) if self._uses_proxies else ""
+        return self._proxies[host]
 
     def poll(self, seconds: float) -> Sequence[CurlResponse]:
         """Continue all requests and return those that ended, waiting at most this long for one of them."""
@@ -248,11 +251,11 @@ class CurlPool:
     """Lends clients, so that connections outlast one use, whichever thread or nested call needs them.
 
     *connect* is the limit in seconds for opening a connection. *stall* is the limit for a request without progress
-    (below 100 bytes per second).
+    (below 100 bytes per second). Servers of this machine need no proxy.
     """
 
-    def __init__(self, connect: float = 10.0, stall: float = 30.0) -> None:
-        self._timeouts = connect, stall
+    def __init__(self, connect: float = 10.0, stall: float = 30.0, *, uses_proxies: bool = True) -> None:
+        self._timeouts, self._uses_proxies = (connect, stall), uses_proxies
         self._idle: deque[CurlClient] = deque()
         self._inherited: list[CurlClient] = []
         register_after_fork(self)
@@ -263,7 +266,7 @@ class CurlPool:
         try:
             client = self._idle.pop()
         except IndexError:
-            client = CurlClient(self._timeouts)
+            client = CurlClient(self._timeouts, uses_proxies=self._uses_proxies)
         try:
             yield client
         finally:
@@ -279,6 +282,17 @@ class CurlPool:
         """Close all unused connections."""
         while self._idle:
             self._idle.pop().close()
+
+
+def get_locally(url: str, *, seconds: float) -> tuple[int, bytes]:
+    """The status and content of the response of a server on this machine, without a proxy, or 0 and nothing if it does
+    not answer within *seconds*. Raises HimlError if libcurl cannot be loaded."""
+    pool = CurlPool(seconds, seconds, uses_proxies=False)
+    with closing(pool), pool.client() as client:
+        response = client.send(CurlRequest(url, []))
+        while not response.is_complete and response.failure is None:
+            client.poll(seconds)
+        return (response.status, response.take()) if response.is_complete else (0, b"")
 
 
 def load_pycurl() -> Any:

@@ -15,12 +15,11 @@ from urllib.parse import urlsplit
 
 from himl_cli.core.errors import NotFound, ServiceFailed
 from himl_cli.core.redaction import redact
-from himl_cli.workspaces.retry import Failure
+from himl_cli.workspaces.retry import Failure, attempts_after
 from himl_cli.workspaces.transfer_engine.curl import CurlResponse, proxy_for
 
 log = logging.getLogger(__name__)
 
-TRANSIENT = {408, 429, 500, 502, 503, 504, 509}
 NO_CONNECTION_IN_TIME = (
     "{host} took too long to accept a connection.",
     "Check the network, the proxy and the VPN, then try again.",
@@ -105,16 +104,20 @@ def error_code(body: bytes) -> str:
     return found[1].decode("ascii", "replace") if found else ""
 
 
-def transient_failure(response: CurlResponse, who: str, code: str = "") -> Failure:
-    """The failure for a transient status from *who*."""
+def transient_failure(response: CurlResponse, who: str, code: str = "") -> Failure | None:
+    """The failure for a transient status from *who*, else None."""
     status, wait = response.status, retry_after(lambda field: response.header(field.encode()))
+    most = attempts_after("storage", status)
+    if not most:
+        return None
     reason = f"{status} {code}".rstrip()
     if status not in (429, 503) and code != "ServerBusy":
         error = ServiceFailed(f"{who} keeps failing ({reason}).", hint="Try again later.")
     else:
         what = f"requests a wait of {wait:.0f} s" if wait is not None and wait >= 1 else "is busy, even after waiting"
         error = ServiceFailed(f"{who} {what} ({reason}).", hint="Try again later, or with fewer --workers.")
-    return Failure(error, code, may_pass=True, retry_after=wait, message=f"{who} answered {status}")
+    message = f"{who} answered {status}"
+    return Failure(error, code, may_pass=True, retry_after=wait, max_attempts=most, message=message)
 
 
 def connection_failure(failure: tuple[int, str, int], host: str, owner: str = "") -> Failure:

@@ -17,7 +17,6 @@ from himl_cli.workspaces.azure.responses import TOLERABLE_SECONDS, clock_skew, d
 from himl_cli.workspaces.retry import Failure
 from himl_cli.workspaces.transfer_engine.curl import CurlResponse
 from himl_cli.workspaces.transfer_engine.responses import (
-    TRANSIENT,
     BlobNotFound,
     connection_failure,
     error_code,
@@ -144,9 +143,8 @@ class StorageEndpoint(Endpoint):
         if status in (401, 403):
             error = _sign_in_error(response, body, self, code) or _error(status, code, self, name)
             return Failure(error, code, is_refusal=True, again=_refused_again(response, self, code))
-        if status in TRANSIENT:
-            return transient_failure(response, self.storage.capitalize(), code)
-        return Failure(_error(status, code, self, name), code)
+        transient = transient_failure(response, self.storage.capitalize(), code)
+        return transient or Failure(_error(status, code, self, name), code)
 
 
 def parse_xml(content: bytes) -> ElementTree.Element:
