@@ -76,6 +76,9 @@ def test_a_failure_that_stays_ends_after_five_tries(connection: Connection, stag
         get_run(connection)
     assert (len(stage.log.find(RUN)), caught.value.status, caught.value.exit_code) == (5, 503, 5)
     assert "abc-1" in caught.value.hint
+    with pytest.raises(ServiceRefused):  # the service is known to fail
+        get_run(connection)
+    assert len(stage.log.find(RUN)) == 5 + 2
     stage.faults.clear()
     with pytest.raises(ServiceNotFound, match=r"has no /history/v1\.0/…/runs/nothing_here \(NotFoundError") as missing:
         get_run(connection, "nothing_here")
