@@ -89,7 +89,8 @@ class BlobStore(Protocol):
         secret."""
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
-        """Every blob whose name starts with *prefix* (a string prefix), sorted by name, in pages."""
+        """Every blob whose name starts with *prefix* (a string prefix), sorted by name, in pages. Services may sort
+        characters outside of the Basic Multilingual Plane, such as emoji, in another order than Python."""
 
     def stat(self, name: str) -> BlobInfo | None:
         """The blob called *name*, or None."""
