@@ -170,10 +170,11 @@ class MetricStore:
         may be set back. Omits points that a later attempt replaced."""
         only, names = ("", ()) if name is None else (" AND name = ?", (name,))
         found = []
-        for run_id, each, series in read_series(self.database, run_ids, only, names):
-            times = (datetime.fromtimestamp(seconds, timezone.utc) for seconds in series.times)
-            points = [MetricPoint(*point) for point in zip(series.values, series.steps, times, strict=True)]
-            found.append(Metric(each, points, run_id))
+        with taken_apart(self.database.path):
+            for run_id, each, series in read_series(self.database, run_ids, only, names):
+                times = (datetime.fromtimestamp(seconds, timezone.utc) for seconds in series.times)
+                points = [MetricPoint(*point) for point in zip(series.values, series.steps, times, strict=True)]
+                found.append(Metric(each, points, run_id))
         place = {run_id: number for number, run_id in enumerate(run_ids)}
         return sorted(found, key=lambda metric: (place[metric.run], metric.name))
 

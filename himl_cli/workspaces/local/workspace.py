@@ -102,14 +102,14 @@ class LocalWorkspace(FolderWorkspace):
         return RunFolder(self.folder / "runs" / run_id)
 
     def run(self, run_id: str) -> Run:
-        found = self._runs.get(run_id, *self._unsupervised([self._require(run_id)]))
-        return found or self.run(run_id)  # raises, as for a run that was deleted meanwhile
+        job = self._runs.job_of(run_id)
+        found = self._runs.get(run_id, *self._unsupervised([] if job is None else [job]))
+        if found is None:
+            raise self._not_found(run_id)
+        return found
 
-    def _require(self, run_id: str) -> str:
-        """The job that records the run. Raises RunNotFound."""
-        if (job := self._runs.job_of(run_id)) is None:
-            raise RunNotFound(run_id, self.label, similar=near_matches(run_id, self._runs.ids()))
-        return job
+    def _not_found(self, run_id: str) -> RunNotFound:
+        return RunNotFound(run_id, self.label, similar=near_matches(run_id, self._runs.ids()))
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         return self._runs.query(query, *self._unsupervised(self._runs.open_jobs()))
@@ -469,13 +469,15 @@ class LocalWorkspace(FolderWorkspace):
         return self.run(run_id)
 
     def log(self, run_id: str, entries: Sequence[Logged]) -> None:
-        self._require(run_id)
+        if self._runs.job_of(run_id) is None:
+            raise self._not_found(run_id)
         self._writer.write(run_id, entries, self._folder_of(run_id).artifacts)
 
     def log_parameters(self, run_id: str, parameters: Mapping[str, str]) -> None:
         """As `RunRecorder.log_parameters`. Raises BadUsage for a parameter to which this attempt gave another value,
         RunNotFound."""
-        self._require(run_id)
+        if self._runs.job_of(run_id) is None:
+            raise self._not_found(run_id)
         self._metrics.log(run_id, [], parameters.items())
 
     def settle(self, run_id: str, seconds: float = 60.0) -> None:
