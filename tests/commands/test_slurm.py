@@ -639,7 +639,7 @@ def test_a_submit_that_is_killed_leaves_one_run_or_none(project: Path, himl: Him
     known: dict[str, Run] = {}
 
     def have_all_ended() -> bool:
-        known.update({run["id"]: run for run in himl("runs", "list", "--num_runs", "all", "--json").json() or []})
+        known.update({run["id"]: run for run in himl.ok("runs", "list", "--num_runs", "all", "--json").json() or []})
         return all(run["status"] in ("Completed", "Failed") for run in known.values())
 
     until(have_all_ended, lambda: f"all have ended: {known}")

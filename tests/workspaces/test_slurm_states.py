@@ -158,6 +158,15 @@ def test_a_sweep_is_queued_as_long_as_its_tasks_are(himl: Himl, project: Path, s
     site.print(squeue_c2=f"552_[0,2]|PENDING|Priority|N/A|{run_id}\n", scontrol_c2=f"JobId=552 ArrayJobId=552 ArrayTaskId=0,2 JobName={run_id}\n")
     assert [seen(project, f"{run_id}_{index}").status.value for index in range(3)] == ["Queued", "Canceled", "Queued"]
     assert seen(project, f"{run_id}_1").reason == "canceled before it started"
+    # As a submission leaves it that is killed after sbatch
+    site.print(squeue_error=AWAY, squeue_c2_error=AWAY)
+    for each in (run_id, f"{run_id}_0", f"{run_id}_2"):
+        LocalWorkspace(project / ".himl").tag(each, {"himl.slurm_job": ""})
+    ended = [f"552_{index}|FAILED|None|2026-01-02T03:04:05|{run_id}\n" for index in range(3)]
+    site.print(squeue="".join(ended))
+    statuses = [seen(project, f"{run_id}_{index}").status.value for index in range(3)]
+    assert (statuses, seen(project, run_id).status.value) == (["Failed", "Canceled", "Failed"], "Queued")
+    assert (seen(project, run_id).status.value, seen(project, run_id).tags["himl.slurm_job"]) == ("Failed", "552[]")
 
 
 def test_only_the_job_of_the_run_is_canceled(project: Path, site: StandIns) -> None:

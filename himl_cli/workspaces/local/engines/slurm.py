@@ -122,7 +122,12 @@ def _states_on(cluster: str, numbers: Mapping[str, str]) -> dict[str, JobState]:
     states: dict[str, JobState] = {}
     for run_id, number in numbers.items():
         base = number.partition("_")[0]
-        if (seen := found.get(run_id)) is not None:
+        seen = found.get(run_id)
+        if seen is not None and not number and seen.name == run_id and "_" in seen.number:
+            # A task tells which array a sweep has, but not how it ends
+            array = f"{seen.number.partition('_')[0]}[]"
+            states[run_id] = JobState(RUNNING, handle=f"{array}{';' * bool(cluster)}{cluster}")
+        elif seen is not None:
             states[run_id] = _state_of(seen, "" if number else f"{seen.number}{';' * bool(cluster)}{cluster}")
         elif not number:  # squeue was asked for the name
             states[run_id] = JobState(ENDED, NEVER_SENT)
