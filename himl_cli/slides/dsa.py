@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from himl_cli.commands.completion import choice_of
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option
 from himl_cli.commands.session import lazy_workspace, output_session
@@ -165,4 +164,6 @@ def _open_archive(url: str | None, notify: Notify) -> Iterator[SlideArchive]:
 
 
 def option_kinds() -> dict[str, str]:
+    from himl_cli.commands.completion import choice_of
+
     return {"--kind": choice_of(Kind)}

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from himl_cli.commands.completion import choice_of
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option, parse_folder, parse_list
 from himl_cli.core.errors import BadUsage
@@ -139,6 +138,8 @@ def _dataset_name(argument: str | None, option: str | None) -> str:
 
 
 def option_kinds() -> dict[str, str]:
+    from himl_cli.commands.completion import choice_of
+
     return {
         "--backend": choice_of(Backend),
         "--image_format": f"list+{choice_of(ImageFormat)}",

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from himl_cli.commands.completion import choice_of
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option, parse_folder
 from himl_cli.core.errors import BadUsage
@@ -128,4 +127,6 @@ def tiles(
 
 
 def option_kinds() -> dict[str, str]:
+    from himl_cli.commands.completion import choice_of
+
     return {"himl tiles --image_format": choice_of(TileFormat)}
