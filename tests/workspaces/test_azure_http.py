@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from email.utils import formatdate
 from pathlib import Path
@@ -36,11 +37,11 @@ from himl_cli.workspaces.azure.storage.container import listed_level, listed_pag
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.transfer_engine.curl import CurlResponse
 from himl_cli.workspaces.transfer_engine.responses import http_time, md5_from, retry_after, size_from
-from tests.azureml_double.faults import Action, Page, Reset, Status, Truncate, WrongDate
+from tests.azureml_double.faults import Action, Page, Reset, Stall, Status, Truncate, WrongDate
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
 from tests.azureml_double.state import Right
-from tests.support.azure import connected, set_all
+from tests.support.azure import HASTY, connected, opened, set_all
 from tests.support.hostile_texts import NASTY, naming
 
 RUN = r"/runs/run_1"
@@ -76,13 +77,27 @@ def test_a_failure_that_stays_ends_after_five_tries(connection: Connection, stag
         get_run(connection)
     assert (len(stage.log.find(RUN)), caught.value.status, caught.value.exit_code) == (5, 503, 5)
     assert "abc-1" in caught.value.hint
-    with pytest.raises(ServiceRefused):  # the service is known to fail
-        get_run(connection)
-    assert len(stage.log.find(RUN)) == 5 + 2
     stage.faults.clear()
     with pytest.raises(ServiceNotFound, match=r"has no /history/v1\.0/…/runs/nothing_here \(NotFoundError") as missing:
         get_run(connection, "nothing_here")
     assert missing.value.exit_code == 3
+
+
+def test_a_host_that_hangs_is_soon_given_up(azure_environment: StagedWorkspace, project: Path) -> None:
+    stage, policy = azure_environment.stage, replace(HASTY, read_timeout=0.5, total=2.0)
+    azure_environment.add_run("run_1", "exp")
+    with opened(azure_environment, project, policy) as workspace:
+        for _ in range(2):
+            stage.faults.add(Stall(60.0), RUN, times=None)
+            requests = []
+            for _ in range(2):
+                stage.log.clear()
+                with pytest.raises(ServiceFailed):
+                    get_run(workspace.connection)
+                requests.append(len(stage.log.find(RUN)))
+            assert requests[0] > 1 == requests[1]
+            stage.faults.clear()
+            assert get_run(workspace.connection) == "run_1"
 
 
 def test_retry_after_is_waited_for_and_said(connection: Connection, stage: Stage, caplog: pytest.LogCaptureFixture) -> None:

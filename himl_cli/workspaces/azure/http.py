@@ -67,7 +67,7 @@ def open_transport(policy: RetryPolicy) -> Any:
     from azure.core.exceptions import AzureError, ServiceRequestError
     from azure.core.pipeline.transport import RequestsTransport
 
-    given_up: set[str] = set()
+    slow: set[str] = set()
 
     class Transport(RequestsTransport):  # type: ignore[misc]  # untyped, created on demand
         failing_status = 0
@@ -76,17 +76,15 @@ def open_transport(policy: RetryPolicy) -> Any:
             """The response of azure-core's transport, with retries after a missing or broken connection, 408, 429 and
             5xx, but not for a closed network.
 
-            After one request to a host fails for good, others stop after two failures, and after the time of one
-            attempt, until one succeeds: otherwise a command for many runs would take minutes for each.
+            A host that took longer than one attempt may, and failed, has the time of one attempt from then on, until it
+            answers: otherwise a command for many runs would take minutes for each.
 
             Returns the last response, or raises azure-core's last error. Raises ServiceFailed if the file of
             certificate authorities is missing, because it may be about to be replaced.
             """
             parts = urlsplit(request.url)
             host, service = parts.hostname or "", parts.path[1:].partition("/")[0]
-            is_given_up = host in given_up
-            limits = replace(policy, total=policy.read_timeout) if is_given_up else policy
-            state = RetryState(limits, is_given_up=is_given_up)
+            state = RetryState(replace(policy, total=policy.read_timeout) if host in slow else policy)
             for failures in count(1):
                 error: AzureError | None = None
                 try:
@@ -112,9 +110,9 @@ def open_transport(policy: RetryPolicy) -> Any:
                     break
                 self.sleep(pause)
             if failure is None:
-                given_up.discard(host)
-            elif state.is_given_up:
-                given_up.add(host)
+                slow.discard(host)
+            elif time.monotonic() > state.started + policy.read_timeout:
+                slow.add(host)
             if error is not None:
                 raise error
             if attempts_after(service, response.status_code):
