@@ -124,7 +124,7 @@ def _states_on(cluster: str, numbers: Mapping[str, str]) -> dict[str, JobState]:
         base = number.partition("_")[0]
         seen = found.get(run_id)
         if seen is not None and not number and seen.name == run_id and "_" in seen.number:
-            # A task tells which array a sweep has, but not how it ends
+            # A task shows the array of a sweep, but not the end of the sweep
             array = f"{seen.number.partition('_')[0]}[]"
             states[run_id] = JobState(RUNNING, handle=f"{array}{';' * bool(cluster)}{cluster}")
         elif seen is not None:
