@@ -164,8 +164,8 @@ def test_a_sweep_is_queued_as_long_as_its_tasks_are(himl: Himl, project: Path, s
         LocalWorkspace(project / ".himl").tag(each, {"himl.slurm_job": ""})
     ended = [f"552_{index}|FAILED|None|2026-01-02T03:04:05|{run_id}\n" for index in range(3)]
     site.print(squeue="".join(ended))
-    statuses = [seen(project, f"{run_id}_{index}").status.value for index in range(3)]
-    assert (statuses, seen(project, run_id).status.value) == (["Failed", "Canceled", "Failed"], "Queued")
+    trials = [seen(project, f"{run_id}_{index}").status.value for index in range(3)]
+    assert (trials, seen(project, run_id).status.value) == (["Failed", "Canceled", "Failed"], "Queued")
     assert (seen(project, run_id).status.value, seen(project, run_id).tags["himl.slurm_job"]) == ("Failed", "552[]")
 
 
