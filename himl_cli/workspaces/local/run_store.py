@@ -143,7 +143,9 @@ class Database:
                 try:
                     connection, version = self._open(mode, pragma, SHARE_SECONDS if has_wal else BUSY_SECONDS)
                 except sqlite3.OperationalError as err:
-                    raise self._in_use(err) if has_wal and "locked" in str(err) else err from err
+                    if has_wal and "locked" in str(err):
+                        raise self._in_use(err) from err
+                    raise
                 if not self._is_local:
                     connection.execute("PRAGMA journal_mode=DELETE")
                     connection.execute("PRAGMA locking_mode=NORMAL")
