@@ -31,7 +31,6 @@ BENCHES = (
         "scale",
     ),
     # Compares libraries, not himl, so it has a separate page and no aims.
-    "image_loading",
 )
 QUICK = {
     **dict.fromkeys(BENCHES, ("--rounds", "1")),

@@ -1,4 +1,4 @@
-"""Render the pages of figures in docs/ from `benchmarks/PAGE.in` and the raw results, as Markdown, and the picture of one benchmark.
+"""Render docs/performance.md from `performance.md.in` and the raw results, and the picture of one benchmark.
 
 `scripts/generate` writes them. A placeholder is `{{NAME ARGUMENT | ...}}`, and `PLACEHOLDERS` lists the names. A missing figure is rendered as
 `not measured`.
@@ -6,13 +6,10 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 
-from benchmarks import image_readers
 from benchmarks.aims import AIMS, Verdict, judge
 from benchmarks.figure import by_subject, draw
 from benchmarks.raw import FIGURES, Raw, Results, read_results
@@ -20,8 +17,7 @@ from benchmarks.raw import FIGURES, Raw, Results, read_results
 HERE, DOCS = Path(__file__).parent, Path(__file__).parent.parent / "docs"
 RESULTS = HERE / "results"
 PICTURE = DOCS / "pictures" / "scale.svg"
-PAGES = ("performance.md", "image-loading.md")
-"""A benchmark is on the page of its name if there is one, else on the first page."""
+PAGE = DOCS / "performance.md"
 PLACEHOLDER = re.compile(r"\{\{(\w+)([^{}]*)\}\}")
 NO_CAUSE = "The cause is unknown."
 NOT_MEASURED, NOTHING = "not measured", "–"
@@ -97,24 +93,6 @@ def _fact(value: bool | int | None) -> str:
     return NOTHING if value is None else ("yes" if value else "**no**") if isinstance(value, bool) else f"{value:,}"
 
 
-def spreads(raw: Raw, *names: str) -> str:
-    """Render a row per candidate and a column per scenario: medians of wall, with minimum and maximum in brackets."""
-    rows = []
-    for candidate in raw.candidates(*names):
-        found = [raw.values(name, candidate, "wall") for name in names]
-        cells = [f"{shown('wall', median(values))} ({shown('wall', min(values))} to {shown('wall', max(values))})" if values else NOTHING for values in found]
-        rows.append([candidate, *cells])
-    return table(["", *names], rows)
-
-
-def facts(raw: Raw, *names: str) -> str:
-    rows: dict[str, dict[str, str]] = {}
-    for one in raw.facts:
-        if one["scenario"] in names:
-            rows.setdefault(one["candidate"], {})[one["scenario"]] = _fact(one["value"])
-    return table(["", *names], [[candidate, *(found.get(name, NOTHING) for name in names)] for candidate, found in rows.items()])
-
-
 def growth(raw: Raw) -> str:
     """Render the medians of time and memory by size, with a row for the sizes of each subject, and one per candidate."""
     rows = []
@@ -164,18 +142,14 @@ def left_out(results: Results) -> str:
     return _lines((f"- `{bench}`: {name}: {why}." for bench, name, why in every), "None: all tools were measured.")
 
 
-def page_of(bench: str) -> str:
-    return own if (own := f"{bench.replace('_', '-')}.md") in PAGES else PAGES[0]
-
-
-def render(results: Path, page: str) -> str:
-    """Return the text of *page*, one of PAGES, with the figures of the raw files in the folder *results*, which must have all benchmarks."""
-    return _filled((HERE / f"{page}.in").read_text(encoding="utf-8"), {bench: raw for bench, raw in read_results(results).items() if page_of(bench) == page})
+def render(results: Path) -> str:
+    """Return the text of PAGE with the figures of the raw files in the folder *results*, which must have all benchmarks."""
+    return _filled((HERE / f"{PAGE.name}.in").read_text(encoding="utf-8"), read_results(results))
 
 
 def pages(results: Path) -> dict[Path, str]:
-    """Return the text of each page, and of the picture, by its path."""
-    return {**{DOCS / page: render(results, page) for page in PAGES}, PICTURE: draw(read_results(results)["scale"])}
+    """Return the text of the page, and of the picture, by its path."""
+    return {PAGE: render(results), PICTURE: draw(read_results(results)["scale"])}
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -232,17 +206,6 @@ def _of_bench(render: Callable[..., str]) -> Callable[..., str]:
     return lambda results, bench, *names: render(results[bench], *names)
 
 
-def _fastest(results: Results, bench: str, scenario: str, *but: str) -> str:
-    """Return the candidate with the smallest median of wall, except those in *but*."""
-    raw = results[bench]
-    return min((name for name in raw.candidates(scenario) if name not in but), key=lambda name: median(raw.values(scenario, name, "wall")))
-
-
-def _gain(results: Results, bench: str, scenario: str, baseline: str, *but: str) -> str:
-    """Return the speed of the fastest candidate as a multiple of that of *baseline*."""
-    return _ratio(results, "wall", bench, scenario, baseline, _fastest(results, bench, scenario, *but))
-
-
 def _ratio(results: Results, figure: str, bench: str, scenario: str, above: str, below: str) -> str:
     first, second = (results[bench].median(scenario, candidate, figure) for candidate in (above, below))
     return NOT_MEASURED if first is None or second is None else f"{first / second:.2f}"
@@ -256,15 +219,10 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
     "table": _of_bench(scenario),
     "matrix": _of_bench(matrix),
     "rows": rows,
-    "spreads": _of_bench(spreads),
     "growth": _of_bench(growth),
-    "facts": _of_bench(facts),
-    "code": lambda results, *names: "```python\n" + "\n\n".join(inspect.getsource(getattr(image_readers, name)) for name in names) + "```",
     "aims": _aims,
     "count": _count_aims,
     "missed": _missed,
     "ratio": _ratio,
-    "fastest": _fastest,
-    "gain": _gain,
     **{figure: _figure(figure) for figure in ("wall", "cpu", "memory", "requests", "bytes")},
 }

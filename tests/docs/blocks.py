@@ -38,7 +38,7 @@ REASONS = {
     "live": "runs all live checks, which tests/commands/test_live_checks.py does",
     "checkout": "changes the checkout itself, or measures for an hour",
 }
-ELSEWHERE = ("docs/ci.md", "docs/design*", "docs/performance.md", "docs/reliability.md", "docs/image-loading.md")
+ELSEWHERE = ("docs/ci.md", "docs/design*", "docs/performance.md", "docs/reliability.md")
 """Pages for developers of himl that do not show its use, and the page with the files that
 tests/project/test_ci_examples.py runs.
 """

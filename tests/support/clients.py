@@ -42,8 +42,8 @@ HI_ML_CPATH = "hi-ml-cpath"
 """The predecessor's montages, with the versions that it pins itself: 4 GB, for the benchmark only."""
 SUBMITIT = "submitit"
 """With Hydra and its launcher that uses it, for the benchmark only."""
-IMAGES, CUCIM = "images", "cucim"
-"""What loads images and slides, for the benchmark only. cuCIM has one of its own, without CuPy and CUDA, which it needs on a GPU alone."""
+IMAGES = "images"
+"""What reads slides, for the benchmark of tiles only."""
 LIGHTNING = "lightning"
 """With PyTorch, which comes with several GB for CUDA on Linux but for its CPU build, and that is in few registries."""
 HIML_V1 = "himl-v1"
@@ -59,11 +59,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     AZUREML_TENSORBOARD: ("azureml-tensorboard>=1.62,<1.63", "azureml-core>=1.61,<2", "tensorboard>=2.16,<3", "setuptools<81"),
     HI_ML_CPATH: ("hi-ml-cpath==0.5.2", "marshmallow<4", "openslide-python>=1.4,<2", "openslide-bin>=4,<5"),  # it fails with marshmallow 4
     SUBMITIT: ("submitit>=1.5,<1.6", "hydra-core>=1.3,<1.4", "hydra-submitit-launcher==1.2.0"),
-    IMAGES: (
-        *("torch==2.13.0", "torchvision==0.28.0", "matplotlib>=3.11,<4", "opencv-python-headless>=5,<6", "pillow>=13,<14", "imageio>=2.38,<3"),
-        *("SimpleITK>=2.5,<3", "scikit-image>=0.26,<1", "tifffile==2026.3.3", "imagecodecs==2026.3.6", "openslide-python>=1.4,<2", "openslide-bin>=4,<5"),
-    ),
-    CUCIM: ("--no-deps", "cucim-cu12==26.10.0", "numpy>=2,<3", "lazy_loader", "click", "packaging", "pillow>=13,<14"),
+    IMAGES: ("pillow>=13,<14", "scikit-image>=0.26,<1", "openslide-python>=1.4,<2", "openslide-bin>=4,<5"),
     LIGHTNING: ("lightning>=2.6,<2.7", "jsonargparse[signatures]>=4.40,<5", f"torch==2.13.0{'+cpu' * (sys.platform == 'linux')}"),
     HIML_V1: ("-e", f"{PROJECT}[v1]", f"azure-storage-blob=={metadata.version('azure-storage-blob')}", *required_by_himl("v1")),  # the double's
     HIML_OLDEST_MLFLOW: ("-e", f"{PROJECT}[ui]", "mlflow==3.5.1", *required_by_himl("ui")),
