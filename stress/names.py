@@ -358,7 +358,8 @@ def _for(command: str, name: str) -> str:
 
 def _named(kind: Kind, command: str, place: Place, how: Command, dice: random.Random) -> Arranged:
     names = [_for(command, name.replace("/OUTSIDE", str(place.outside))) for name in kind.names(dice)]
-    return _arranged(command, [_blob(name, dice) for name in dict.fromkeys(names)], dice, names if kind.refused else ())
+    refused = [name for name in names if kind.refused and own_path(name) in ("", name)]
+    return _arranged(command, [_blob(name, dice) for name in dict.fromkeys(names)], dice, refused)
 
 
 def _planted(plant: Plant, command: str, place: Place, how: Command, dice: random.Random) -> Arranged:
@@ -490,6 +491,11 @@ def places_of(tree: Mapping[str, str], target: str) -> dict[str, str]:
     return {path[len(target) + 1 :]: what for path, what in tree.items() if path.startswith(f"{target}/") and what != "folder"}
 
 
+def own_path(name: str) -> str:
+    """The path of a blob below the target. himl takes an absolute name for one that begins there."""
+    return name.lstrip("/")
+
+
 def file_problems(blobs: Sequence[Blob], places: Mapping[str, str], said: str, *, refused: Set[str], must: Set[str], counted: int = 0) -> list[str]:
     """Problems of fetched files. Each of *blobs* must be exact at its own path (a copy may have a mark in its name), or missing and named in *said*.
     Names in *refused* must be missing, names in *must* must exist, and there must be no other files. *counted* is the number of files that
@@ -498,7 +504,8 @@ def file_problems(blobs: Sequence[Blob], places: Mapping[str, str], said: str, *
     wrong: list[str] = []
     kept: set[str] = set()
     for blob in blobs:
-        found = [path for path, what in places.items() if COPY_MARK.sub("", path) == blob.name and what.startswith(f"file {digest(blob.content)}")]
+        own, content = own_path(blob.name), f"file {digest(blob.content)}"
+        found = [path for path, what in places.items() if COPY_MARK.sub("", path) == own and what.startswith(content)]
         kept.update(found)
         if found and blob.name in refused:
             wrong.append(f"{blob.name!r} is there")
