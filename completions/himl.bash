@@ -126,6 +126,13 @@ _himl_table() {
             --quiet|-q
             --verbose|-v
             --yes
+            --since=
+            --where=
+            --sort=choice:started,-started,duration,-duration
+            +--metrics=
+            --best
+            --goal=choice:minimize,maximize
+            --params
             --help|-h
         '
         ;;

@@ -167,6 +167,13 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
                 '--yes' 'Answer yes to all questions' \
+                '--since=' 'Only runs of the last 30m, 2h or 7d, or since a date' \
+                '--where=' 'Only runs like \'lr < 0.1 and status = failed\'' \
+                '--sort=choice:started,-started,duration,-duration' 'Sort by a metric, parameter, started or duration. -KEY: descending' \
+                '+--metrics=' 'Show the last values of these metrics' \
+                '--best' 'Use best values of metrics instead of last ones' \
+                '--goal=choice:minimize,maximize' 'Goal for --best (default: by the metric\'s name)' \
+                '--params' 'Show parameters and arguments that differ, in a column each' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs show'
             printf '%s\t%s\n' \

@@ -58,6 +58,13 @@ class Run(TypedDict):
     recovery_id: Annotated[str, Meta(description="The form experiment:run_id.")]
 
 
+class ListedRun(Run, total=False):
+    """A run of a list, with the values that options request."""
+
+    metrics: Annotated[dict[str, Number], Meta(description="Last values by name, with --metrics or --sort METRIC.")]
+    parameters: Annotated[dict[str, str], Meta(description="Parameters and arguments by name, with --params.")]
+
+
 class ChildRun(Run, total=False):
     """A trial of a sweep with its values, or another child run with its own children."""
 
@@ -453,7 +460,7 @@ class Error(TypedDict):
 
 DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "submit": (Run, JobFile, BatchScript, list[Setting]),
-    "runs list": (list[Run],),
+    "runs list": (list[ListedRun],),
     "runs show": (RunDetails, list[RunDetails]),
     "runs aggregate": (Aggregation,),
     "runs logs": (list[Log],),

@@ -20,7 +20,8 @@ from himl_cli.api.workspace import Run, Workspace
 from himl_cli.core.jobs import DataSpec
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import hi_ml_experiment
-from himl_cli.services.submission.request import SubmitRequest, parse_duration
+from himl_cli.core.text import parse_duration
+from himl_cli.services.submission.request import SubmitRequest
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run
 from himl_cli.core.settings import find_upward
 from himl_cli.core.sweeps import SweepSpec
+from himl_cli.core.text import parse_duration
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.render.job_views import print_ended, print_prepared, print_sent
 from himl_cli.render.output import Output
@@ -30,7 +31,7 @@ from himl_cli.services.runs.follow import watching
 from himl_cli.services.runs.outcome import await_outcome
 from himl_cli.services.submission.environment import CONDA_NAMES
 from himl_cli.services.submission.prepare import check_root, prepare_job, start_and_note
-from himl_cli.services.submission.request import SubmitRequest, job_words, parse_duration, shorten_tags
+from himl_cli.services.submission.request import SubmitRequest, job_words, shorten_tags
 from himl_cli.workspaces.base import JobRunner, Workspace
 from himl_cli.workspaces.resolve import open_for_jobs
 

@@ -32,7 +32,7 @@ EXAMPLES = "\b\n"
 DEFAULT = re.compile(r"^(?P<help>.*?)\s*\[default: (?P<default>.*)\]$", re.DOTALL)
 LONGEST_HELP = 100
 FREE = (
-    "ARGS COLLECTION/FOLDER GLOB GLOB,... HOST IMAGE ITEM K=V K=V,... KEY LINE M N NAME NAME=SPEC NAME[:V] P "
+    "ARGS COLLECTION/FOLDER FILTER GLOB GLOB,... HOST IMAGE ITEM K=V K=V,... KEY LINE M N NAME NAME=SPEC NAME[:V] P "
     "PACKAGE.MODULE PIXELS POLICY PREFIX REMOTE_PREFIX SECONDS SHARE SIZE SPEC TEXT TIME URL ID ID,... [PATH] "
     "[COMMAND]..."
 )
@@ -68,6 +68,7 @@ NAMED: Mapping[str, str] = {
     "--private_wheel": "files:.whl",
     "--run": "list+runs",
     "--select": "choice:last,best",
+    "--sort": "choice:started,-started,duration,-duration",
     "--workspace": "choice:local+folders+files:.json",
     "himl tb --log_dir": "",  # a folder inside the runs
 }

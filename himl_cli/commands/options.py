@@ -15,18 +15,21 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.text import non_blank, shorten
+from himl_cli.core.sweeps import GOALS
+from himl_cli.core.text import non_blank, parse_duration, shorten
 from himl_cli.render.output import Format, Output
 
 if TYPE_CHECKING:
-    from himl_cli.core.runs import Choice, RunSelection, RunStatus
+    from himl_cli.core.runs import Choice, Goal, RunSelection, RunStatus
+    from himl_cli.services.runs.find import ListRequest
     from himl_cli.services.transfer.plan import Filters
 
 VARIABLE_PREFIX = "HIML_SUBMIT_"
@@ -203,19 +206,25 @@ def parse_count(option: str, text: str | None) -> int | None:
 
 
 def parse_statuses(option: str, names: Iterable[str] | None) -> Sequence[RunStatus]:
-    """Parse statuses in any case, and hi-ml's `Finished` and `Cancelled`. Raises BadUsage with the nearest status."""
-    from himl_cli.core.runs import RunStatus
+    """Parse statuses in any case, also MLflow's and hi-ml's. Raises BadUsage with the nearest status."""
+    from himl_cli.core.runs import status_of
 
-    known = {status.value.lower(): status for status in RunStatus}
-    known |= {"cancelled": RunStatus.canceled, "finished": RunStatus.completed}
-    wanted = parse_list(option, names)
-    wrong = next((name for name in wanted if name.lower() not in known), None)
-    if wrong is not None:
-        near = get_close_matches(wrong.lower(), known, n=1)
-        hint = f"Did you mean {known[near[0]].value}? " if near else ""
-        every = ", ".join(status.value for status in RunStatus)
-        raise BadUsage(f"Unknown status '{wrong}'.", hint=f"{hint}Statuses: {every}.")
-    return [known[name.lower()] for name in wanted]
+    return [status_of(name) for name in parse_list(option, names)]
+
+
+def parse_goal(option: str, text: str | None) -> Goal | None:
+    if text is not None and text not in GOALS:
+        raise BadUsage(f"{option} must be minimize or maximize, not '{text}'.")
+    return cast("Goal | None", text)
+
+
+def parse_since(option: str, text: str | None) -> datetime | None:
+    """The time of a date, or before a duration. Raises BadUsage."""
+    if text is None:
+        return None
+    with suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(text.strip()).astimezone()
+    return datetime.now(timezone.utc) - timedelta(seconds=parse_duration(text, option))
 
 
 def parse_workers(option: str, workers: int | None) -> int | None:
@@ -315,6 +324,31 @@ STATUS = option(
     many=True,
     parse=parse_statuses,
 )
+
+
+class ListOptions(Bundle):
+    since: datetime | None = option(
+        "Only runs of the last 30m, 2h or 7d, or since a date.", "TIME", kind=str | None, parse=parse_since
+    )
+    where: str = option("Only runs like 'lr < 0.1 and status = failed'.", "FILTER", "", show_default=False)
+    sort: str = option(
+        "Sort by a metric, parameter, started or duration. -KEY: descending.", "KEY", "", show_default=False
+    )
+    metrics: Sequence[str] = option("Show the last values of these metrics.", "GLOB,...", many=True, parse=parse_list)
+    best: bool = option("Use best values of metrics instead of last ones.", default=False)
+    goal: Goal | None = option(
+        "Goal for --best (default: by the metric's name).", "minimize|maximize", kind=str | None, parse=parse_goal
+    )
+    params: bool = option("Show parameters and arguments that differ, in a column each.", default=False)
+
+    def validate(self) -> None:
+        if self.best and not (self.metrics or self.sort or self.where):
+            raise BadUsage("--best needs metrics.", hint="Add --metrics GLOB or --sort METRIC.")
+
+    def request(self) -> ListRequest:
+        from himl_cli.services.runs.find import ListRequest
+
+        return ListRequest(self.metrics, self.params, self.best, self.goal, self.sort, self.where)
 
 
 class SelectionOptions(Bundle):

@@ -23,6 +23,7 @@ from himl_cli.commands.options import (
     NUM_RUNS,
     STATUS,
     TAGS,
+    ListOptions,
     OutputOptions,
     RunArgs,
     SelectionOptions,
@@ -33,13 +34,13 @@ from himl_cli.commands.options import (
 )
 from himl_cli.commands.session import Session, open_session
 from himl_cli.core.errors import BadUsage, Interrupted, NotFound
-from himl_cli.core.events import Notify, ignore
 from himl_cli.core.text import non_blank
 from himl_cli.render.output import Declined, Format, Output
 
 if TYPE_CHECKING:
     from himl_cli.core.logged import Aggregation
-    from himl_cli.core.runs import Run, RunSelection, RunService
+    from himl_cli.core.runs import Run, RunQuery, RunSelection, RunService
+    from himl_cli.services.runs.find import ListRequest
 
 SSH_ARGUMENTS = "himl.ssh_arguments"
 """The key of a context's `meta` for the words after `--`."""
@@ -57,41 +58,65 @@ def list_runs(
     status: Sequence[Any] = STATUS,
     archived: bool = option("Only archived runs, which himl otherwise omits.", default=False),
     watch: bool = option("Show progress and last metrics until all runs end.", default=False),
+    list_opts: ListOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
 ) -> None:
     """List runs, newest first.
 
-    The default is the newest 20 runs. Ctrl-C stops --watch, not the runs.
+    The default is the newest 20 runs. --sort and --where take names of metrics, parameters and arguments. --where
+    takes MLflow's search grammar. Ctrl-C stops --watch, not the runs.
 
     \b
       himl runs list --experiment train --status Failed
       himl runs list --num_runs all --json
+      himl runs list --sort val/loss --metrics 'val/*' --params
+      himl runs list --since 2d --where 'lr < 0.1 and status = completed'
       himl runs list --watch
     """
     from himl_cli.core.runs import RunQuery
-    from himl_cli.render.run_views import run_columns
 
-    limit = None if num_runs == ALL_RUNS else num_runs or 20
-    query = RunQuery(experiment, status, tags, limit=limit, archived=archived)
-    matching = " match" if experiment or status or tags or archived else ""
+    limit, request = None if num_runs == ALL_RUNS else num_runs or 20, list_opts.request()
+    query = RunQuery(experiment, status, tags, limit=limit, archived=archived, since=list_opts.since)
     if watch:
         _check_watch(output_opts)
+        if not request.is_empty:
+            raise BadUsage("--watch cannot be combined with --metrics, --params, --sort, --where or --best.")
     with open_session(workspace_opts, output_opts) as session:
+        from himl_cli.services.runs.find import matching_runs
 
-        def found(notify: Notify) -> Iterable[Run]:
-            if experiment is None:
-                return session.workspace.runs(query)
-            from himl_cli.services.runs.lookup import runs_of_experiment
+        if watch and (watched := list(matching_runs(session.workspace, query, session.notify))):
+            return _watch_list(session, watched, lambda: list(matching_runs(session.workspace, query)))
+        matching = " match" if replace(query, limit=None) != RunQuery() or not request.is_empty else ""
+        _print_runs(session, query, request, f"No runs in {session.workspace.label}{matching}.")
 
-            return runs_of_experiment(session.workspace, query, notify)
 
-        runs = found(session.notify)
-        if watch and (listed := list(runs)):
-            return _watch_list(session, listed, lambda: list(found(ignore)))
-        session.output.table(
-            runs, run_columns, quiet=lambda run: str(run.id), empty=f"No runs in {session.workspace.label}{matching}."
-        )
+def _print_runs(session: Session, query: RunQuery, request: ListRequest, empty: str) -> None:
+    """Print the runs. Programs that get JSON or ids receive them without values that they did not request."""
+    from himl_cli.core.logged import ListedRuns
+    from himl_cli.core.sweeps import PRIMARY_METRIC
+    from himl_cli.render.run_views import listed_form, run_columns
+    from himl_cli.services.runs.find import list_runs, matching_runs, primary_metrics
+
+    listed, output = ListedRuns([]), session.output
+    runs: Iterable[Run] = matching_runs(session.workspace, query, session.notify) if request.is_empty else ()
+    if not request.is_empty:
+        listed = list_runs(session.workspace, query, request, session.notify)
+        runs = listed.runs
+    if output.format is Format.human and not listed.metrics:
+        runs = [*runs]
+        if any(PRIMARY_METRIC in run.tags for run in runs):
+            found = primary_metrics(session.workspace, runs)
+            given = {run_id: each.parameters for run_id, each in listed.results.items()}
+            values = {run_id: replace(each, parameters=given.get(run_id, {})) for run_id, each in found.results.items()}
+            listed = replace(listed, results={**listed.results, **values}, metrics=found.metrics)
+    output.table(
+        runs,
+        partial(run_columns, listed=listed),
+        quiet=lambda run: str(run.id),
+        empty=empty,
+        form=partial(listed_form, listed),
+    )
 
 
 @command(app, "show")

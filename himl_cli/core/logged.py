@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
@@ -11,8 +12,9 @@ from enum import Enum
 from itertools import chain, pairwise
 from typing import Any, Generic, TypeVar
 
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import Run, RunStatus
+from himl_cli.core.runs import Goal, Run, RunStatus, arguments_of
 from himl_cli.core.sweeps import (
     BEST_TRIAL,
     GOAL,
@@ -23,6 +25,7 @@ from himl_cli.core.sweeps import (
     Scalar,
     best_of,
     hyperparameters_of,
+    value_text,
 )
 
 LoggedValue = TypeVar("LoggedValue", float, str)
@@ -372,6 +375,60 @@ def sweep_of(run: Run, children: Sequence[Run], results: Callable[..., Mapping[s
     if recorded in values:
         return replace(view, best=recorded)
     return replace(view, best=view.best_at_the_end, missing=recorded)
+
+
+# Words of the names of metrics that are better when they are smaller, or greater
+SMALLER = r"loss|errors?|err|mse|rmse|mae|mape|nlll?|perplexity|ppl|[cw]er|fid|ece|brier"
+GREATER = (
+    r"acc|accuracy|auc|auroc|rocauc|auprc|aucpr|f1|f1score|dice|m?iou|jaccard|map|precision|recall"
+    r"|sensitivity|specificity|r2|bleu|rouge|psnr|ssim|kappa|mcc|reward"
+)
+# Words next to which the words above may have the opposite meaning, or none: `neg_log_loss`, `error_free_rate`,
+# `accuracy_drop`, `loss_scale`.
+TURNING = (
+    r"neg|negative|negated|minus|inv|inverse|inverted|reciprocal|complement"
+    r"|free|reduction|decrease|drop|improvement|gap|scale"
+)
+
+
+def goal_of(metric: str, given: Goal | None) -> Goal:
+    """The *given* goal, or the goal from the name of *metric*. A word for a loss has priority: `dice_loss`. Raises
+    BadUsage, which asks for --goal."""
+    if given is not None:
+        return given
+    # Words of the name, split at capitals (`valLoss`) and unsplit (`mAP`), with the number behind them (`f1`) and
+    # without (`mAP50`).
+    apart = re.sub(r"([a-z\d])([A-Z])", r"\1 \2", metric)
+    found = re.finditer(r"([a-z]+)\d*", f"{metric} {apart}".lower())
+    words = {word for one in found for word in (one[0], one[1])}
+    if not any(re.fullmatch(TURNING, word) for word in words):
+        if any(re.fullmatch(SMALLER, word) for word in words):
+            return "minimize"
+        if any(re.fullmatch(GREATER, word) for word in words):
+            return "maximize"
+    raise BadUsage(
+        f"The name of metric '{metric}' does not show whether to minimize or maximize it.",
+        hint="Add --goal minimize or --goal maximize.",
+    )
+
+
+@dataclass(frozen=True)
+class ListedRuns:
+    """Runs of a list in their order, with logged values by run id. `metrics` are those with a column each, and `best`
+    is the run with the best value of each, if its goal is known. With `has_parameters`, each parameter and argument in
+    which the runs differ has a column."""
+
+    runs: Sequence[Run]
+    results: Mapping[str, RunResults] = field(default_factory=dict)
+    metrics: Sequence[str] = ()
+    has_parameters: bool = False
+    best: Mapping[str, str] = field(default_factory=dict)
+
+
+def given_of(run: Run, results: RunResults | None = None) -> dict[str, str]:
+    """The arguments, hyperparameters and logged parameters of a run."""
+    given = {name: value_text(value) for name, value in (arguments_of(run) | hyperparameters_of(run.tags)).items()}
+    return {**given, **(results.parameters if results else {})}
 
 
 @dataclass(frozen=True)

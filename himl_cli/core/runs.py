@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.records import dataclass
-from himl_cli.core.sweeps import HYPERPARAMETERS
+from himl_cli.core.sweeps import HYPERPARAMETERS, PLACEHOLDER, Scalar
 from himl_cli.core.text import utc_text
 
 # The beginning of the reason of an open run if it is unknown whether the run is in progress
@@ -84,6 +85,20 @@ MLFLOW_STATUSES = {
     RunStatus.failed: "FAILED",
     RunStatus.canceled: "KILLED",
 }
+
+
+def status_of(word: str) -> RunStatus:
+    """The status for himl's, MLflow's or hi-ml's *word*, in any case. Raises BadUsage with the nearest status."""
+    known = {status.value.lower(): status for status in RunStatus} | {"cancelled": RunStatus.canceled}
+    known |= {name.lower(): status for status, name in MLFLOW_STATUSES.items()}
+    if (found := known.get(word.lower())) is not None:
+        return found
+    from difflib import get_close_matches  # imported late, since all commands import this module
+
+    near = get_close_matches(word.lower(), known, n=1)
+    hint = f"Did you mean {known[near[0]].value}? " if near else ""
+    every = ", ".join(status.value for status in RunStatus)
+    raise BadUsage(f"Unknown status '{word}'.", hint=f"{hint}Statuses: {every}.")
 
 
 @dataclass(frozen=True)
@@ -223,6 +238,24 @@ def run_form(run: Run) -> dict[str, Any]:
     }
 
 
+def arguments_of(run: Run) -> dict[str, Scalar]:
+    """Named arguments of the run's command, without dashes: `--name value` and `--name=value`. An option without a
+    value is True."""
+    if "--" not in run.command:
+        return {}
+    try:
+        words = shlex.split(run.command)
+    except ValueError:  # an unclosed quote
+        words = run.command.split()
+    found: dict[str, Scalar] = {}
+    for place, word in enumerate(words):
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            following = words[place + 1] if place + 1 < len(words) else "--"
+            found[name] = value if equals else True if following.startswith("--") else following
+    return {name: value for name, value in found.items() if not (isinstance(value, str) and PLACEHOLDER.search(value))}
+
+
 def beside(run: Run, children: Sequence[Run]) -> Sequence[Run]:
     """The *children* of *run*, or *run* and its children if its script started them one after the other: MLflow's
     first run is the job's run, and the next ones are its child runs."""
@@ -299,7 +332,7 @@ class RunQuery:
     """A selection of runs of a workspace, newest first, which meet all conditions. `limit` None means no limit. With
     `children`, child runs of an experiment are included. With `by_start`, local runs are in the order of their start,
     not of their creation. With `archived` there are only archived runs, and with None
-    there are both kinds."""
+    there are both kinds. With `since`, there are only runs that were created at that time or later."""
 
     experiment: str | None = None
     statuses: Sequence[RunStatus] = ()
@@ -309,6 +342,7 @@ class RunQuery:
     children: bool = False
     archived: bool | None = False
     by_start: bool = False
+    since: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -134,8 +134,10 @@ def best_of(goal: str, values: Iterable[float]) -> float | None:
 def hyperparameters_of(tags: Mapping[str, str]) -> dict[str, Scalar]:
     """The values of a trial by name, from its tags. Empty for other runs. Leading dashes of a name, as in azureml's
     `--lr`, are removed."""
+    if HYPERPARAMETERS not in tags:
+        return {}
     try:
-        found = read_json(tags.get(HYPERPARAMETERS, "{}"), number=spelled)
+        found = read_json(tags[HYPERPARAMETERS], number=spelled)
     except ValueError:
         return {}
     return {name.lstrip("-"): value for name, value in found.items()} if isinstance(found, dict) else {}

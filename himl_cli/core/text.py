@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from himl_cli.core.errors import BadUsage
 
 MOST = 3
+MOST_SECONDS = 10 * 366 * 86400.0  # ten years, in effect no limit
 OptionalText = TypeVar("OptionalText", bound=str | None)
 
 
@@ -231,3 +232,15 @@ def as_found(folder: Path, text: str, *, windows: bool = sys.platform == "win32"
     """*text*, a path relative to *folder*, with `/` for `\\`, unless a file or folder has exactly this name, which is
     impossible on Windows."""
     return text if not windows and os.path.lexists(folder / text) else with_slashes(text)
+
+
+def parse_duration(text: str, option_name: str = "") -> float:
+    """Seconds of `30s`, `30m`, `2h` or `1.5d`. Raises BadUsage, with *option_name* at the start of the message."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
+    if not 0 < seconds <= MOST_SECONDS:
+        problem, hint = "is not a duration.", "Write a number and a unit: 30s, 30m, 2h or 1.5d."
+        if seconds:
+            problem, hint = "is longer than ten years.", "To set no limit, omit it."
+        raise BadUsage(f"{option_name} '{text}' {problem}".strip(), hint=hint)
+    return seconds

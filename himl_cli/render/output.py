@@ -79,13 +79,15 @@ class Output:
         *,
         quiet: Callable[[Any], str],
         empty: str = "",
+        form: Callable[[Any], Any] | None = None,
     ) -> None:
         """Print *records* as a JSON array, as a table (tab-separated off a terminal), or one per line by *quiet*.
 
-        *columns* may depend on the records. Without records, *empty* goes to stderr in the human format.
+        *columns* may depend on the records, and *form* is the JSON form of one. Without records, *empty* goes to stderr
+        in the human format.
         """
         if self.format is Format.json:
-            self._json_array(records)
+            self._json_array(map(form, records) if form else records)
         elif self.format is Format.quiet:
             # Names show it as Python's escape
             line_end = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -388,7 +390,7 @@ class Column(NamedTuple):
 
     If the table is too wide, columns shrink to `least` characters (but at least to their titles), the highest `rank`
     first, and are then omitted in the same order. A column of rank 0 is never omitted or cut. As a last resort it
-    folds, to `folds` characters, before a column of rank 1 is omitted.
+    folds, to `folds` characters, before a column of rank 1 is omitted. With `is_name`, programs get the title as it is.
     """
 
     title: str
@@ -399,11 +401,13 @@ class Column(NamedTuple):
     folds: int = 0
     right: bool = False
     style: Callable[[Any], str] | None = None
+    is_name: bool = False
 
 
 def as_tabs(rows: Sequence[Any], columns: Sequence[Column]) -> Iterator[str]:
     """A header and one line per row. Tabs, line ends and other control characters in a cell become spaces."""
-    yield "\t".join(column.title.lower().replace(" ", "_") for column in columns)
+    titles = (column.title if column.is_name else column.title.lower().replace(" ", "_") for column in columns)
+    yield "\t".join(map(one_line, titles))
     for row in rows:
         yield "\t".join(one_line((column.plain or column.text)(row)) for column in columns)
 

@@ -12,7 +12,18 @@ from functools import partial
 from typing import Any
 
 from himl_cli.core.jobs import STEP, STEP_AFTER
-from himl_cli.core.logged import SYSTEM, Metric, RunDetails, SweepView, TrialView, machine_use, system_summary
+from himl_cli.core.logged import (
+    SYSTEM,
+    ListedRuns,
+    Metric,
+    RunDetails,
+    RunResults,
+    SweepView,
+    TrialView,
+    given_of,
+    machine_use,
+    system_summary,
+)
 from himl_cli.core.runs import (
     ATTEMPTS,
     AUTOMATIC_TAGS,
@@ -39,6 +50,7 @@ from himl_cli.core.runs import (
     own_name,
     own_tags,
     queued_in,
+    run_form,
 )
 from himl_cli.core.sweeps import (
     BEST_TRIAL,
@@ -58,7 +70,7 @@ from himl_cli.core.sweeps import (
 )
 from himl_cli.core.text import utc_text
 from himl_cli.core.webhook import NOTIFICATION
-from himl_cli.render.forms import number_text
+from himl_cli.render.forms import json_form, number_text
 from himl_cli.render.output import (
     STATUS_STYLES,
     Column,
@@ -145,15 +157,70 @@ SERVICE_COLUMNS = (
 )
 
 
-def run_columns(runs: Sequence[Run]) -> Sequence[Column]:
-    """The columns for *runs*, including the workspace (last) if it is not the same for all.
+def run_columns(runs: Sequence[Run], listed: ListedRuns | None = None) -> Sequence[Column]:
+    """The columns for *runs*, including those of *listed* (before the tags), and the workspace (last) if it is not the
+    same for all.
 
     If most runs have no display name, the experiment column takes precedence in a narrow terminal.
     """
     columns: Sequence[Column] = RUN_COLUMNS
     if 2 * sum(1 for run in runs if own_name(run)) < len(runs):
         columns = tuple(column._replace(rank=SWAPPED.get(column.rank, column.rank)) for column in columns)
+    if listed is not None:
+        metrics = [_metric_column(listed, name, rank) for rank, name in enumerate(listed.metrics, 1)]
+        columns = (*columns[:-1], *_given_columns(runs, listed), *metrics, columns[-1])
     return (*columns, WORKSPACE_COLUMN) if len({run.workspace for run in runs}) > 1 else columns
+
+
+def _given_columns(runs: Sequence[Run], listed: ListedRuns) -> Sequence[Column]:
+    """The parameters and arguments in which *runs* differ, in one column, or in one each."""
+    given = {run.id: given_of(run, listed.results.get(run.id)) for run in runs}
+    names = dict.fromkeys(name for values in given.values() for name in values)
+    differing = [name for name in names if len({values.get(name) for values in given.values()}) > 1]
+    if listed.has_parameters:
+        return [
+            Column(name, partial(_given, given, name), rank=2 + rank, is_name=True)
+            for rank, name in enumerate(differing)
+        ]
+
+    def text(run: Run) -> str:
+        return values_text({name: value for name, value in given[run.id].items() if name in differing})
+
+    return [Column("ARGUMENTS", text, rank=2, least=12)] if differing else []
+
+
+def _given(given: Mapping[str, Mapping[str, str]], name: str, run: Run) -> str:
+    return given[run.id].get(name, "")
+
+
+def _metric_column(listed: ListedRuns, name: str, rank: int) -> Column:
+    def value(run: Run, digits: int = 17) -> str:
+        found = listed.results.get(run.id, RunResults()).last.get(name)
+        return number_text(found, digits) if isinstance(found, (int, float)) else ""
+
+    def is_best(run: Run) -> bool:
+        return listed.best.get(name) == run.id
+
+    return Column(
+        name,
+        lambda run: "*" * is_best(run) + value(run, 6),
+        plain=value,
+        rank=rank,
+        right=True,
+        style=lambda run: "bold green" if is_best(run) else "",
+        is_name=True,
+    )
+
+
+def listed_form(listed: ListedRuns, run: Run) -> dict[str, Any]:
+    """A run of a list as JSON, with the values that have columns."""
+    results = listed.results.get(run.id, RunResults())
+    metrics = {name: json_form(results.last[name]) for name in listed.metrics if name in results.last}
+    return (
+        run_form(run)
+        | ({"metrics": metrics} if listed.metrics else {})
+        | ({"parameters": given_of(run, results)} if listed.has_parameters else {})
+    )
 
 
 def cancel_text(outcome: Any) -> str:

@@ -14,9 +14,9 @@ from himl_cli.core.files import expand_home, write_atomic
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import may_be_signed, redact
 from himl_cli.core.settings import PRIVATE_FILE, SETTINGS_FILE, find_settings
-from himl_cli.core.text import YAML_ENDINGS, non_blank, parse_dotenv, read_text
+from himl_cli.core.text import YAML_ENDINGS, non_blank, parse_dotenv, parse_duration, read_text
 from himl_cli.core.workspaces import LeftOut, PreparedFile, SetUp
-from himl_cli.services.submission.request import MOST_NODES, check_size, count_problem, parse_duration
+from himl_cli.services.submission.request import MOST_NODES, check_size, count_problem
 
 CONFIG_FILE = "config.json"
 IMPORTABLE = "InnerEye's settings (.yml), DeepSeismic's .env, or a config.json of the Azure portal"

@@ -217,7 +217,8 @@ class Workspace(Protocol):
 
     def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
         """The current state of each of *runs*, with its last logged values, by id. Deleted runs are omitted. For
-        frequent polls: sends few requests, and only one for many runs if nothing but metrics changed."""
+        frequent polls: sends few requests, and only one for many runs if nothing but metrics changed. Parameters are
+        included."""
 
     def system_metrics(self, runs: Sequence[Run], *, by_node: bool = False) -> Mapping[str, Sequence[Metric]]:
         """The metrics that the workspace itself measures on the machines of *runs*, by run id, with one request per
@@ -293,6 +294,10 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
     """A workspace in a folder of this machine, which also runs its jobs."""
 
     folder: Path
+
+    def ranked(self, query: RunQuery, name: str, *, is_ascending: bool, is_metric: bool) -> Sequence[Run] | None:
+        """The runs that match, by the last value of the metric *name*, those without a number at the end. None if no
+        run has that metric, or, unless *is_metric*, if one has a parameter, an argument or a tag of that name."""
 
     def prepare(self, notify: Notify) -> None:
         """Create the workspace if it does not exist. Raises DiskFailed."""

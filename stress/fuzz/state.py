@@ -16,6 +16,7 @@ from urllib.parse import quote
 from hypothesis import strategies as st
 
 from himl_cli.api import submit_if_needed
+from himl_cli.core import search
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, RunNotFound
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.services.checkpoints.names import is_whole
@@ -281,9 +282,7 @@ def targets() -> list[Target]:
         Target("state/checkpoint", lambda: damaged(_checkpoints()), _whole, ()),
         Target("state/brought", lambda: json_texts([{"0badcafe0bad": "/x"}]), _word, ()),
         Target("state/script", lambda: contents(SCRIPT, ("import ", "himl", "(", "\\", "'''")), lambda content: imports_himl(written("train.py", content)), ()),
-        Target(
-            "state/search_filter", lambda: texts(FILTERS, (" AND ", "metrics.", "tags.", " LIKE ", "`", "'")), protocol.parse_filter, (protocol.RequestError,)
-        ),
-        Target("state/search_order", lambda: texts(CLAUSES), protocol.parse_order, (protocol.RequestError,)),
+        Target("state/search_filter", lambda: texts(FILTERS, (" AND ", "metrics.", "tags.", " LIKE ", "`", "'")), search.parse_filter, (search.BadSearch,)),
+        Target("state/search_order", lambda: texts(CLAUSES), search.parse_order, (search.BadSearch,)),
         Target("state/request", _requests, _request, (protocol.RequestError, HimlError)),
     ]

@@ -16,7 +16,7 @@ from himl_cli.commands import options
 from himl_cli.core import redaction
 from himl_cli.core.errors import BadUsage, HimlError, ServiceFailed
 from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
-from himl_cli.core.text import NotJson, read_json
+from himl_cli.core.text import NotJson, parse_duration, read_json
 from himl_cli.core.workspaces import parse_workspace_id
 from himl_cli.services.checkpoints import names as checkpoint_names
 from himl_cli.services.checkpoints.names import parse_name
@@ -72,7 +72,7 @@ TYPED: Sequence[tuple[str, Callable[[str], object], Sequence[str], tuple[type[Ex
         (BadUsage,),
     ),
     ("output", lambda text: data.parse_data("output", [text]), ("OUT=data,mode=upload,overwrite=false", "data,local=/x"), (BadUsage,)),
-    ("duration", request.parse_duration, ("30s", "1.5d", "2h", "10m"), (BadUsage,)),
+    ("duration", parse_duration, ("30s", "1.5d", "2h", "10m"), (BadUsage,)),
     ("size", lambda text: request.check_size("--shm_size", text), ("512m", "100g", "007k"), (BadUsage,)),
     ("pip_line", lambda text: requirements.parse_pip_line(text, "'requirements.txt', line 3"), PIP, (BadUsage,)),
     ("pattern", lambda text: Pattern(text).matches("a/b/slide_1.tiff"), ("**/*.tiff", "a/**/b*[0-9]?.svs", "./x/**"), (BadUsage,)),

@@ -213,6 +213,37 @@ def test_runs_are_listed_shown_tagged_and_deleted(himl: Himl, project: Path) -> 
     assert sorted(path.name for path in (project / ".himl" / "runs").iterdir()) == ["base_1_aa", "train_2_bb"]
 
 
+def test_list_shows_what_tells_runs_apart(himl: Himl, empty: RecordedRuns) -> None:
+    """The arguments that differ and the primary metric, and on request metrics and parameters, with the best value marked."""
+    for number, lr in enumerate(("0.1", "0.01"), 1):
+        empty.add(f"train_{number}", command=f"python train.py --lr {lr} --depth 3")
+        empty.log(f"train_{number}", [("val/loss", 1.5 / number, 1, 1), ("val/AUC", 0.5, 1, 1)], {"seed": str(number)})
+    lines = [line.split("\t") for line in himl.ok("runs", "list").stdout.splitlines()]
+    assert [line[6] for line in lines] == ["arguments", "lr=0.01", "lr=0.1"]
+    asked = ("runs", "list", "--sort", "-val/loss", "--metrics", "val/*", "--params")
+    lines = [line.split("\t") for line in himl.ok(*asked).stdout.splitlines()]
+    assert [line[:1] + line[6:10] for line in lines] == [
+        ["id", "lr", "seed", "val/AUC", "val/loss"],
+        ["train_1", "0.1", "1", "0.5", "1.5"],
+        ["train_2", "0.01", "2", "0.5", "0.75"],
+    ]
+    document = himl.ok(*asked, "--json").json()
+    assert [(run["metrics"], run["parameters"]) for run in document] == [
+        ({"val/AUC": 0.5, "val/loss": 1.5 / number}, {"lr": lr, "depth": "3", "seed": str(number)}) for number, lr in ((1, "0.1"), (2, "0.01"))
+    ]
+    assert himl.ok("runs", "list", "--where", "lr < 0.1 and status = completed", "-q").stdout == "train_2\n"
+    assert "train_2" in (shown := screen(himl, "runs", "list", "--sort", "val/loss"))
+    assert ("*0.75" in shown, "*1.5" in shown, max(map(len, shown.splitlines())) <= 80) == (True, False, True)
+    assert "None of 2 runs logged a metric like acc. Metrics: val/AUC, val/loss." in himl.ok("runs", "list", "--metrics", "acc").stderr
+    for wrong, code in (("--sort=loss", 3), ("--where=lr <", 2), ("--since=soon", 2), ("--best", 2), ("--watch --params", 2), ("--goal=low", 2)):
+        assert himl("runs", "list", *wrong.split(" --")[:1], *[f"--{more}" for more in wrong.split(" --")[1:]]).code == code, wrong
+    empty.add("sweep_3", command="python train.py", tags={MANY: "sweep", PRIMARY_METRIC: "val/loss", GOAL: "minimize", BEST_TRIAL: "trial_a"})
+    empty.add("trial_a", parent="sweep_3")
+    empty.log("trial_a", [("val/loss", 0.25, 1, 1)])
+    header, sweep, *_ = [line.split("\t") for line in himl.ok("runs", "list").stdout.splitlines()]
+    assert (header[7], sweep[7]) == ("val/loss", "0.25")
+
+
 @posix
 def test_ctrl_c_ends_following_and_not_the_run(himl: Himl, project: Path, tmp_path: Path) -> None:
     (project / "slow.py").write_text(SCRIPT)

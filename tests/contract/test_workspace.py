@@ -14,8 +14,10 @@ import pytest
 from filelock import FileLock
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
+from himl_cli.core.logged import given_of
 from himl_cli.core.runs import RunQuery, RunStatus, job_tag, own_tags
 from himl_cli.services.runs.changes import children_text, delete_runs, footprints_of
+from himl_cli.services.runs.find import ListRequest, list_runs
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.resolve import JoinedWorkspace
 from tests.azureml_double.seeding import StagedWorkspace
@@ -187,6 +189,36 @@ def test_runs_are_refreshed_with_what_they_logged_last(workspace: Workspace) -> 
     _, results = found["train_1_aa"]
     assert {name: (results.steps[name], results.last[name]) for name in ("loss", "acc")} == {"loss": (2, 0.5), "acc": (2, 0.9)}
     assert (found["train_2_bb"][1].last, workspace.refresh([])) == ({}, {})
+
+
+def test_runs_are_listed_by_what_they_logged(workspace: Workspace) -> None:
+    first, second, third = "train_1_aa", "train_2_bb", "other_3_cc"
+    cases: list[tuple[ListRequest, RunQuery, list[str]]] = [
+        (ListRequest(sort="loss"), RunQuery(), [first, third, second]),
+        (ListRequest(sort="-lr"), RunQuery(limit=1), [first]),
+        (ListRequest(sort="started"), RunQuery(limit=2), [first, second]),
+        (ListRequest(where="status = finished AND lr < 0.2"), RunQuery(), [first]),
+        (ListRequest(where="params.lr = 0.1 and metrics.loss <= .5 and team = blue"), RunQuery("train"), [first]),
+        (ListRequest(where="loss < 0.5"), RunQuery(), []),
+        (ListRequest(where="tags.stage is null", sort="-started"), RunQuery(), [second, first]),
+        (ListRequest(where="duration >= 65 and run_id != train_1_aa and status != completed"), RunQuery(), [second]),
+        (ListRequest(sort="-loss", has_best=True), RunQuery("train"), [first, second]),
+    ]
+    for request, query, expected in cases:
+        assert [run.id for run in list_runs(workspace, query, request).runs] == expected, request
+    since = workspace.run(second).created
+    assert ids(workspace, RunQuery(since=since)) == [third, second]
+    assert ids(workspace, RunQuery("train", since=since)) == [second]
+    listed = list_runs(workspace, RunQuery(), ListRequest(metrics=["l*"], has_parameters=True))
+    assert (listed.metrics, listed.best, listed.results[first].last["loss"]) == (["loss"], {"loss": first}, 0.5)
+    assert given_of(listed.runs[2], listed.results[first])["lr"] == "0.1"
+    for request in (ListRequest(sort="los"), ListRequest(where="los < 1")):
+        with pytest.raises(NotFound, match="'los'") as caught:
+            list_runs(workspace, RunQuery(), request)
+        assert "loss" in caught.value.hint
+    for request in (ListRequest(where="lr <"), ListRequest(where="status = don"), ListRequest(sort="a b")):
+        with pytest.raises(BadUsage):
+            list_runs(workspace, RunQuery(), request)
 
 
 def test_runs_are_tagged_and_deleted_with_their_children(workspace: Workspace) -> None:

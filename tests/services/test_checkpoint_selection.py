@@ -19,9 +19,10 @@ import pytest
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.logged import goal_of
 from himl_cli.core.runs import BROUGHT, FROM_RUN, PUSHED
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC
-from himl_cli.services.checkpoints.names import CheckpointKind, best_first, goal_of, is_whole, on_disk, parse_name, rank_of, same_metric
+from himl_cli.services.checkpoints.names import CheckpointKind, best_first, is_whole, on_disk, parse_name, rank_of, same_metric
 from himl_cli.services.checkpoints.select import Candidates, candidates_of, choice_of, choose, content_of
 from himl_cli.services.checkpoints.source import find_checkpoint
 from tests.support.running import write_files

@@ -22,9 +22,10 @@ from himl_cli.core import redaction
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound, ServiceFailed
 from himl_cli.core.files import expand_home, file_system_of
 from himl_cli.core.runs import Run, RunQuery, RunStatus
+from himl_cli.core.search import BadSearch, parse_filter
 from himl_cli.core.settings import section_settings
 from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
-from himl_cli.core.text import as_found
+from himl_cli.core.text import as_found, parse_duration
 from himl_cli.services.checkpoints.names import is_whole, parse_name
 from himl_cli.services.checkpoints.source import kind_of
 from himl_cli.services.project_setup import read_deepseismic, read_innereye
@@ -34,7 +35,7 @@ from himl_cli.services.submission.environment import parse_conda_package, read_c
 from himl_cli.services.submission.job_yaml import changed_yaml, prepare_document
 from himl_cli.services.submission.pipeline_file import read_pipeline, step_files
 from himl_cli.services.submission.pipelines import PreparedPipeline, prepare_pipeline
-from himl_cli.services.submission.request import SubmitRequest, parse_duration
+from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.services.submission.sweeps import parse_sampling
 from himl_cli.services.tensorboard.server import serves
@@ -51,7 +52,6 @@ from himl_cli.workspaces.local.logged_values import read_logged_files, read_text
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
 from himl_cli.workspaces.local.run_store import Database, RunStore
-from himl_cli.workspaces.local.tracking.protocol import RequestError, parse_filter
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.resolve import find_workspaces
 from tests.support.folders import state_of
@@ -204,7 +204,7 @@ def test_nonsense_in_files_variables_and_answers_is_refused(tmp_path: Path, monk
     assert complaint_of('{"errors": ' + DEEP).startswith("{")
     assert complaint_of('{"errors": ' + "[" * 500 + "]" * 500 + "}")
     for key in ("\x1b[31m", "a\nb"):
-        with pytest.raises(RequestError) as caught:
+        with pytest.raises(BadSearch) as caught:
             parse_filter(f"`{key}` = 'x'")
         assert str(caught.value).isprintable()
 

@@ -20,9 +20,10 @@ from himl_cli.core.errors import BadUsage, DiskFailed, JobFailed, NotFound, RunN
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import Aggregation, Child, RunResults, Series, TextPoint, Value
-from himl_cli.core.runs import Run, RunSelection, RunStatus
+from himl_cli.core.runs import Run, RunQuery, RunSelection, RunStatus
 from himl_cli.core.workspaces import WorkspaceIds
 from himl_cli.services.runs.aggregate import Statistics, check_file, labels_of, statistics_of, unique, value_of, write_csv, write_parquet
+from himl_cli.services.runs.find import ListRequest, list_runs
 from himl_cli.services.runs.follow import follow_log, watching
 from himl_cli.services.runs.logs import last_lines, read_log
 from himl_cli.services.runs.lookup import (
@@ -35,6 +36,7 @@ from himl_cli.services.runs.lookup import (
     split_recovery_id,
     workspace_in_url,
 )
+from himl_cli.workspaces.local.metric_store import begin_attempt
 from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.resolve import open_workspace
@@ -138,6 +140,24 @@ def test_selected_runs(recorded: RecordedRuns, selection: RunSelection, expected
 def test_contradicting_selections_are_refused(recorded: RecordedRuns, selection: RunSelection, message: str) -> None:
     with pytest.raises(BadUsage, match=message):
         found(recorded, selection)
+
+
+def test_metric_order_counts_last_attempts_and_nested_runs(runs: RecordedRuns) -> None:
+    """The best value of each run at its last step, of its latest attempt, and of the runs that its script nested in it."""
+    values = {"nan": [float("nan")], "missing": [], "high": [1.0, 9.0], "low": [5.0, 1.0], "nested": [], "again": [0.0, 0.5]}
+    for name, logged in values.items():
+        runs.add(name)
+        runs.log(name, [("loss", value, step, 1) for step, value in enumerate(logged)])
+    runs.add("inner", parent="nested")
+    runs.log("inner", [("loss", 2.0, 0, 1)])
+    begin_attempt(Database(runs.folder / ".himl" / "workspace.db"), "again")
+    runs.log("again", [("loss", 3.0, 0, 1)])
+    for sort, expected in (("loss", "low nested again high nan missing"), ("-metrics.loss", "high again nested low nan missing")):
+        assert [run.id for run in list_runs(runs.workspace, RunQuery(), ListRequest(sort=sort)).runs] == expected.split()
+    best = list_runs(runs.workspace, RunQuery(), ListRequest(sort="loss", has_best=True))
+    assert ([run.id for run in best.runs], best.best) == (["low", "high", "nested", "again", "nan", "missing"], {"loss": "low"})
+    runs.add("given", command="python train.py --loss 4")
+    assert [run.id for run in list_runs(runs.workspace, RunQuery(limit=4), ListRequest(sort="loss")).runs][-2:] == ["again", "given"]
 
 
 def test_latest_run_file_is_used_or_named_where_corrupt(recorded: RecordedRuns) -> None:

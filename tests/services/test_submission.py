@@ -18,9 +18,10 @@ from himl_cli.core.errors import BadUsage, HimlError, NotFound, ServiceFailed, T
 from himl_cli.core.events import Event, Finished, Moved, Notice, Planned, ignore
 from himl_cli.core.jobs import DataSpec, Entry, EntryKind, JobSpec, Snapshot
 from himl_cli.core.runs import friendly_experiment
+from himl_cli.core.text import parse_duration
 from himl_cli.services.submission.data import bring_dataset, bring_inputs, parse_data
 from himl_cli.services.submission.prepare import prepare_job
-from himl_cli.services.submission.request import SubmitRequest, check_size, choose_experiment, find_python, parse_duration
+from himl_cli.services.submission.request import SubmitRequest, check_size, choose_experiment, find_python
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.resolve import open_address

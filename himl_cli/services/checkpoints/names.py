@@ -8,9 +8,7 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from pathlib import Path
 
-from himl_cli.core.errors import BadUsage
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import Goal
 from himl_cli.core.text import read_json
 
 log = logging.getLogger(__name__)
@@ -35,17 +33,6 @@ _COUNTERS = (
     ("step", re.compile(r"(?<![a-z])steps?[ _-]?(\d{1,18})", re.IGNORECASE)),
 )
 _BEST = re.compile(r"best(?:[-_ ](?P<metric>.+))?", re.IGNORECASE)
-SMALLER = re.compile(r"loss|errors?|err|mse|rmse|mae|mape|nlll?|perplexity|ppl|[cw]er|fid|ece|brier")
-GREATER = re.compile(
-    r"acc|accuracy|auc|auroc|rocauc|auprc|aucpr|f1|f1score|dice|m?iou|jaccard|map|precision|recall"
-    r"|sensitivity|specificity|r2|bleu|rouge|psnr|ssim|kappa|mcc|reward"
-)
-# Words next to which the words above may have the opposite meaning, or none: `neg_log_loss`, `error_free_rate`,
-# `accuracy_drop`, `loss_scale`.
-TURNING = re.compile(
-    r"neg|negative|negated|minus|inv|inverse|inverted|reciprocal|complement"
-    r"|free|reduction|decrease|drop|improvement|gap|scale"
-)
 
 
 class CheckpointKind(IntEnum):
@@ -174,27 +161,6 @@ def same_metric(one: str, other: str) -> bool:
 
 def plain_metric(metric: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", metric.lower()).strip("_")
-
-
-def goal_of(metric: str, given: Goal | None) -> Goal:
-    """The *given* goal, or the goal from the name of *metric*. A word for a loss has priority: `dice_loss`. Raises
-    BadUsage, which asks for --goal."""
-    if given is not None:
-        return given
-    # Words of the name, split at capitals (`valLoss`) and unsplit (`mAP`), with the number behind them (`f1`) and
-    # without (`mAP50`).
-    apart = re.sub(r"([a-z\d])([A-Z])", r"\1 \2", metric)
-    found = re.finditer(r"([a-z]+)\d*", f"{metric} {apart}".lower())
-    words = {word for one in found for word in (one[0], one[1])}
-    if not any(map(TURNING.fullmatch, words)):
-        if any(map(SMALLER.fullmatch, words)):
-            return "minimize"
-        if any(map(GREATER.fullmatch, words)):
-            return "maximize"
-    raise BadUsage(
-        f"The name of metric '{metric}' does not show whether to minimize or maximize it.",
-        hint="Add --goal minimize or --goal maximize.",
-    )
 
 
 def is_whole(path: Path) -> bool:

@@ -17,7 +17,7 @@ from typing import Literal, cast
 
 from himl_cli.core.blobs import BlobInfo
 from himl_cli.core.errors import BadUsage, NotFound
-from himl_cli.core.logged import SYSTEM, Metric
+from himl_cli.core.logged import SYSTEM, Metric, goal_of
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import BROUGHT, FROM_RUN, PUSHED, Choice, Goal, Run
 from himl_cli.core.sweeps import GOALS
@@ -30,7 +30,6 @@ from himl_cli.services.checkpoints.names import (
     CheckpointRank,
     ParsedName,
     below_folder,
-    goal_of,
     is_temporary,
     parse_name,
     plain_metric,

@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import re
-import shlex
 import statistics
 from array import array
 from collections import Counter
@@ -23,10 +22,9 @@ from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import STEP
 from himl_cli.core.logged import STATISTICS, SYSTEM, Aggregation, Child, RunResults, Series, Value, system_summary
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import REPEATED_BY, Run, RunSelection, attempt_of, beside, own_name, own_tags
+from himl_cli.core.runs import REPEATED_BY, Run, RunSelection, arguments_of, attempt_of, beside, own_name, own_tags
 from himl_cli.core.sweeps import (
     MANY,
-    PLACEHOLDER,
     TRIAL,
     Scalar,
     hyperparameters_of,
@@ -132,7 +130,7 @@ def labels_of(runs: Sequence[Run], results: Sequence[RunResults], child_arg: str
         labels = [_name(run) for run in runs]
     for values_of_all in (
         [own_tags(run) for run in runs],
-        [_arguments(run) for run in runs],
+        [arguments_of(run) for run in runs],
         [found.parameters for found in results],
     ):
         labels = labels or _distinguishing(values_of_all, most=MOST_NAMES)
@@ -151,7 +149,7 @@ def value_of(name: str, run: Run, results: RunResults) -> Scalar | None:
     """Value of *name* in the run: a hyperparameter, else a tag, a parameter, or an argument of its command. Leading
     dashes are ignored."""
     wanted = _plain(name)
-    for values in (hyperparameters_of(run.tags), run.tags, results.parameters, _arguments(run)):
+    for values in (hyperparameters_of(run.tags), run.tags, results.parameters, arguments_of(run)):
         for key, value in values.items():
             if _plain(key) == wanted:
                 return value
@@ -176,22 +174,6 @@ def _distinguishing(all_values: Sequence[Values], *, most: int | None = None) ->
     if len(differing) == 1:
         return [value_text(value) if (value := values.get(differing[0])) is not None else "" for values in all_values]
     return [values_text({name: values[name] for name in differing if name in values}) for values in all_values]
-
-
-def _arguments(run: Run) -> dict[str, Scalar]:
-    """Named arguments of the run's command, without dashes: `--name value` and `--name=value`. An option without a
-    value is True."""
-    try:
-        words = shlex.split(run.command)
-    except ValueError:  # an unclosed quote
-        words = run.command.split()
-    found: dict[str, Scalar] = {}
-    for place, word in enumerate(words):
-        if word.startswith("--") and len(word) > 2:
-            name, equals, value = word[2:].partition("=")
-            following = words[place + 1] if place + 1 < len(words) else "--"
-            found[name] = value if equals else True if following.startswith("--") else following
-    return {name: value for name, value in found.items() if not (isinstance(value, str) and PLACEHOLDER.search(value))}
 
 
 def _name(run: Run) -> str:

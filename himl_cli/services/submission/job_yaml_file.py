@@ -16,9 +16,9 @@ from himl_cli.core.jobs import HERE, USUAL_DATASTORE, DataSpec
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.core.sweeps import PLACEHOLDER
-from himl_cli.core.text import as_found, did_you_mean, read_text, shorten
+from himl_cli.core.text import MOST_SECONDS, as_found, did_you_mean, read_text, shorten
 from himl_cli.services.submission.data import KEY, REFERENCE, split_reference
-from himl_cli.services.submission.request import MOST_SECONDS, count_problem
+from himl_cli.services.submission.request import count_problem
 from himl_cli.services.yaml_files import parse_mapping, written_as
 
 COMMAND_JOB, SWEEP_JOB, PIPELINE_JOB = "command", "sweep", "pipeline"

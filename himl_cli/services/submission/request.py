@@ -39,7 +39,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_arguments, mask_document, mask_line, redact
 from himl_cli.core.runs import experiment_remarks, friendly_experiment
 from himl_cli.core.sweeps import SweepSpec
-from himl_cli.core.text import non_blank, shorten
+from himl_cli.core.text import non_blank, parse_duration, shorten
 from himl_cli.core.webhook import WEBHOOK_FORMATS, Webhook
 from himl_cli.services.submission.git import git_facts
 
@@ -55,7 +55,6 @@ MADE_FROM_FILES = (*PACKAGE_FILES, "docker_image", "pip_extra_index_url", "priva
 # Options of one group exclude those of another
 ENVIRONMENT_SOURCES = (("environment",), MADE_FROM_FILES, ("build_context", "dockerfile"))
 
-MOST_SECONDS = 10 * 366 * 86400.0  # ten years, in effect no limit
 MOST_NODES = 65_000  # the limit of Azure ML for one cluster
 # Per node. Local ranks all start on this machine, so a typo could exhaust its memory.
 MOST_PROCESSES = 1024
@@ -393,18 +392,6 @@ def beside_file(request: SubmitRequest, kinds: Sequence[str], name: str) -> tupl
     )
     remark = f"Ignored: record_in = azure. himl records local runs of {name} in the local workspace only."
     return request.without(*idle), [remark] if request.is_told_to_azure else []
-
-
-def parse_duration(text: str, option_name: str = "") -> float:
-    """Seconds of `30s`, `30m`, `2h` or `1.5d`. Raises BadUsage, with *option_name* at the start of the message."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
-    if not 0 < seconds <= MOST_SECONDS:
-        problem, hint = "is not a duration.", "Write a number and a unit: 30s, 30m, 2h or 1.5d."
-        if seconds:
-            problem, hint = "is longer than ten years.", "To set no limit, omit it."
-        raise BadUsage(f"{option_name} '{text}' {problem}".strip(), hint=hint)
-    return seconds
 
 
 def check_size(option_name: str, text: str) -> str:

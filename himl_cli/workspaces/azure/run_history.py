@@ -327,6 +327,7 @@ def fulfils(run: Run, query: RunQuery) -> bool:
         and (not query.statuses or run.status in query.statuses)
         and all(run.tags.get(name) == value for name, value in query.tags.items())
         and (query.children or run.parent == query.parent)
+        and (query.since is None or run.created >= query.since)
     )
 
 
@@ -494,6 +495,8 @@ class RunLists:
         passed: set[str] = set()  # a new run can push another one onto the next page
         for page in self._pages(query):
             wanted = [raw for raw in page if query.archived in (None, bool(raw.get("hidden")))]
+            if query.since is not None and page and all(created_of(raw) < query.since for raw in page):
+                return
             shown = {raw["runId"]: raw for raw in wanted if raw["runId"] not in passed}
             passed.update(shown)
             ask_all(self._experiment, [*{raw["experimentId"] for raw in shown.values()}])

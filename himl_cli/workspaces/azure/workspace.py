@@ -183,7 +183,10 @@ class AzureWorkspace(ObservedWorkspace):
             if run.id not in known or known[run.id].status not in (run.status, None) or TRIALS in run.tags
         ]
         records = {raw["runId"]: self._lists.record(raw) for raw in self._history.many(changed)}
-        last = {run_id: RunResults(found.last, steps=found.steps) for run_id, found in known.items()}
+        last = {
+            run_id: RunResults(found.last, parameters=found.parameters, steps=found.steps)
+            for run_id, found in known.items()
+        }
         last |= self.results([run for run in runs if later_starts(run.tags)], wanted=lambda name: True, whole=False)
         return {
             run.id: (records.get(run.id, run), last.get(run.id, RunResults()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -24,6 +25,8 @@ from urllib.parse import quote, unquote
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import is_inside
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, RunResults, Series, TextPoint, Texts, Value
+from himl_cli.core.runs import RunQuery
+from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.metric_store import (
     JSON_WORDS,
@@ -267,6 +270,38 @@ def last_points(
             for value, step, time in next(filter(None, parts), ()):
                 found[run_id][name] = name, nan_if_null(value), step, time
     return found
+
+
+LAST = (
+    "(SELECT COALESCE(value, 'NaN') FROM metrics WHERE run = runs.id AND name = ? ORDER BY step DESC, rowid DESC "
+    "LIMIT 1) AS last"
+)
+IS_GIVEN = (
+    "EXISTS (SELECT 1 FROM parameters WHERE run = runs.id AND name = ?) OR EXISTS (SELECT 1 FROM tags WHERE run = "
+    f"runs.id AND (name = ? OR name = '{HYPERPARAMETERS}' AND instr(value, ?))) OR instr(command, '--' || ?) AS given"
+)
+
+
+def ranked_ids(
+    store: RunStore, query: RunQuery, lost: Sequence[str], name: str, *, is_ascending: bool, is_metric: bool
+) -> list[str] | None:
+    """As `FolderWorkspace.ranked`, but the ids."""
+    every, database = replace(query, limit=None), store.database
+    rows, _ = store.matching(every, lost, f"id, {LAST}, {IS_GIVEN}", *[name] * 5)
+    last: dict[str, float] = {row["id"]: float(row["last"]) for row in rows if row["last"] is not None}
+    nested = dict(store.nested_in([row["id"] for row in rows if row["last"] is None]))
+    again = [*attempt_ends(database, [*last]), *nested]
+    for run_id, points in last_points(database, again, name.__eq__).items():
+        if name in points:
+            last[nested.get(run_id, run_id)] = points[name][1]
+    if not last or (not is_metric and any(row["given"] for row in rows)):
+        return None
+    ids = [row["id"] for row in rows]
+    numbers = [run_id for run_id in ids if run_id in last and not math.isnan(last[run_id])]
+    numbers.sort(key=last.__getitem__, reverse=not is_ascending)
+    left = set(ids).difference(numbers)
+    others = sorted((run_id for run_id in ids if run_id in left), key=lambda run_id: run_id not in last)
+    return [*numbers, *others][: query.limit]
 
 
 def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, Series]]:

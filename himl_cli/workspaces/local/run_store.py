@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -628,9 +628,17 @@ class RunStore:
         return found[0] if found else None
 
     def get(self, run_id: str, lost: Iterable[str] = (), reasons: Mapping[str, str] | None = None) -> Run | None:
-        rows = self.database.rows("SELECT * FROM runs WHERE id = ?", (run_id,))
-        found = self._records(rows, set(lost), reasons or {})
-        return found[0] if found else None
+        return next(iter(self.many([run_id], lost, reasons)), None)
+
+    def many(
+        self, run_ids: Sequence[str], lost: Iterable[str] = (), reasons: Mapping[str, str] | None = None
+    ) -> list[Run]:
+        """The runs of these ids in their order, without deleted ones."""
+        found: dict[str, Run] = {}
+        for chunk, marks in chunks(run_ids, PAGE):
+            rows = self.database.rows(f"SELECT * FROM runs WHERE id IN ({marks})", chunk)
+            found |= {run.id: run for run in self._records(rows, set(lost), reasons or {})}
+        return [found[run_id] for run_id in run_ids if run_id in found]
 
     def ids(self) -> list[str]:
         return _ids(row["id"] for row in self.database.rows("SELECT id FROM runs ORDER BY created DESC"))
@@ -675,6 +683,16 @@ class RunStore:
     ) -> Iterator[Run]:
         """Matching runs, newest first, read in pages."""
         gone = set(lost)
+        matching, order = self.matching(wanted, gone)
+        # By row number, since a damaged id may be NULL
+        for chunk, marks in chunks([row["rowid"] for row in matching], PAGE):
+            rows = self.database.rows(f"SELECT * FROM runs WHERE rowid IN ({marks}) {order}", chunk)
+            yield from self._records(rows, gone, reasons or {})
+
+    def matching(
+        self, wanted: RunQuery, gone: Collection[str], columns: str = "rowid", *of_columns: object
+    ) -> tuple[list[sqlite3.Row], str]:
+        """The *columns*, with the values *of_columns*, of the matching runs, and the clause of their order."""
         # The index by time, which the plus sign selects, has the newest runs first
         parts = ["1" if wanted.children else "parent = ?" if wanted.parent else "+parent IS NULL"]
         values: list[object] = [wanted.parent] if wanted.parent else []
@@ -687,17 +705,17 @@ class RunStore:
         for pair in wanted.tags.items():
             parts.append("EXISTS (SELECT 1 FROM tags WHERE run = runs.id AND name = ? AND value = ?)")
             values += pair
+        if wanted.since is not None:
+            parts.append("created >= ?")
+            values.append(round(wanted.since.timestamp() * 1000))
         if wanted.statuses:
             marks, of_gone = (",".join("?" * len(some)) for some in (wanted.statuses, gone))
             parts.append(f"CASE WHEN ended IS NULL AND job IN ({of_gone}) THEN 'Failed' ELSE status END IN ({marks})")
             values += [*sorted(gone), *(status.value for status in wanted.statuses)]
         order, limit = "created DESC, id DESC", -1 if wanted.limit is None else wanted.limit
         order = f"ORDER BY {'COALESCE(started, created) DESC, id' if wanted.by_start else order}"
-        matching = f"SELECT rowid FROM runs WHERE {' AND '.join(parts)} {order} LIMIT ?"
-        # By row number, since a damaged id may be NULL
-        for chunk, marks in chunks([row["rowid"] for row in self.database.rows(matching, (*values, limit))], PAGE):
-            rows = self.database.rows(f"SELECT * FROM runs WHERE rowid IN ({marks}) {order}", chunk)
-            yield from self._records(rows, gone, reasons or {})
+        statement = f"SELECT {columns} FROM runs WHERE {' AND '.join(parts)} {order} LIMIT ?"
+        return self.database.rows(statement, (*of_columns, *values, limit)), order
 
     def _records(self, rows: list[sqlite3.Row], lost: set[str], reasons: Mapping[str, str]) -> list[Run]:
         with taken_apart(self.database.path):

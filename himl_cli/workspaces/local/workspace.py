@@ -37,7 +37,7 @@ from himl_cli.workspaces.base import BlobStore, FolderWorkspace
 from himl_cli.workspaces.local.engines import here
 from himl_cli.workspaces.local.engines.base import RUNNING, UNKNOWN
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe_parts
-from himl_cli.workspaces.local.logged_values import LoggedWriter, read_results, read_texts
+from himl_cli.workspaces.local.logged_values import LoggedWriter, ranked_ids, read_results, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RECORD, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore, now_ms
@@ -113,6 +113,11 @@ class LocalWorkspace(FolderWorkspace):
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         return self._runs.query(query, *self._unsupervised(self._runs.open_jobs()))
+
+    def ranked(self, query: RunQuery, name: str, *, is_ascending: bool, is_metric: bool) -> Sequence[Run] | None:
+        jobs = self._unsupervised(self._runs.open_jobs())
+        found = ranked_ids(self._runs, query, jobs[0], name, is_ascending=is_ascending, is_metric=is_metric)
+        return None if found is None else self._runs.many(found, *jobs)
 
     def experiments(self) -> Mapping[str, datetime]:
         return self._runs.experiments()
@@ -209,7 +214,7 @@ class LocalWorkspace(FolderWorkspace):
     def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
         # All open jobs, so that one query serves all of them
         jobs = self._unsupervised(self._runs.open_jobs())
-        now = [found for run in runs if (found := self._runs.get(run.id, *jobs)) is not None]
+        now = self._runs.many([run.id for run in runs], *jobs)
         results = self.results(now, wanted=lambda name: True, whole=False)
         return {run.id: (run, results[run.id]) for run in now}
 

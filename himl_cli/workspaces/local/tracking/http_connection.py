@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, unquote
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.records import dataclass
+from himl_cli.core.search import BadSearch
 from himl_cli.workspaces.local.shim import children_of
 from himl_cli.workspaces.local.tracking.models import LoggedModels, ModelRegistry, Traces
 from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestError, parse_json, with_finite_numbers
@@ -216,6 +217,8 @@ class Connection(BaseHTTPRequestHandler):
             return
         except RequestError as err:
             status, reply = HTTPStatus(err.status), {"error_code": err.code, "message": str(err)}
+        except BadSearch as err:
+            status, reply = HTTPStatus.BAD_REQUEST, {"error_code": "INVALID_PARAMETER_VALUE", "message": str(err)}
         except HimlError as err:
             message = f"himl could not store the logged values: {err} {err.hint}".strip()
             status, reply = NOT_RETRIED, {"error_code": "INTERNAL_ERROR", "message": message}

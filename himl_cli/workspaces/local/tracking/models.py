@@ -16,21 +16,18 @@ from typing import Any
 from urllib.parse import unquote
 
 from himl_cli.core.redaction import mask_document
+from himl_cli.core.search import MODEL_ATTRIBUTES, TIMES, Searchable, parse_order
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import Database, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
-    MODEL_ATTRIBUTES,
-    TIMES,
     Fields,
     Json,
     RequestError,
-    Searchable,
     find_page,
     json_metric,
     json_pairs,
     not_found,
     parse_json,
-    parse_order,
 )
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 

@@ -11,16 +11,15 @@ from typing import Any
 from himl_cli.core.logged import INT64
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import BESIDE, MLFLOW_STATUSES, Run, RunStatus
+from himl_cli.core.search import EXPERIMENT_ATTRIBUTES, Searchable, parse_order
 from himl_cli.workspaces.local.logged_values import last_points
 from himl_cli.workspaces.local.metric_store import MetricStore, ParameterFixed, Point
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
-    EXPERIMENT_ATTRIBUTES,
     Fields,
     Json,
     RequestError,
-    Searchable,
     experiment_number,
     find_page,
     json_metric,
@@ -28,7 +27,6 @@ from himl_cli.workspaces.local.tracking.protocol import (
     milliseconds,
     not_found,
     parse_json,
-    parse_order,
 )
 
 RUN_NAME = "mlflow.runName"

@@ -1,0 +1,190 @@
+"""Find runs for a list: by conditions on their logged values, in an order, with the values in which they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+
+from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.logged import ListedRuns, RunResults, given_of, goal_of
+from himl_cli.core.records import dataclass
+from himl_cli.core.runs import Goal, Run, RunQuery
+from himl_cli.core.search import ANY, Clause, Comparison, Searchable, parse_filter, parse_order, sort_items
+from himl_cli.core.sweeps import BEST_TRIAL, GOAL, PRIMARY_METRIC, best_of
+from himl_cli.core.text import near_matches
+from himl_cli.services.runs.lookup import runs_of_experiment
+from himl_cli.workspaces.base import FolderWorkspace, Workspace
+
+AT_ONCE = 100  # runs per request for their values
+Item = tuple[Searchable, Run]
+
+
+@dataclass(frozen=True)
+class ListRequest:
+    """The contents of a list of runs: `metrics` are globs. `has_best` replaces last values by the best ones, by `goal`
+    or the goal of each metric. `sort` is a key, after `-` for descending order, and `where` a filter."""
+
+    metrics: Sequence[str] = ()
+    has_parameters: bool = False
+    has_best: bool = False
+    goal: Goal | None = None
+    sort: str = ""
+    where: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        return self == ListRequest()
+
+
+def matching_runs(workspace: Workspace, query: RunQuery, notify: Notify = ignore) -> Iterable[Run]:
+    if query.experiment is None:
+        return workspace.runs(query)
+    return runs_of_experiment(workspace, query, notify)
+
+
+def list_runs(workspace: Workspace, query: RunQuery, asked: ListRequest, notify: Notify = ignore) -> ListedRuns:
+    """The runs that match *query* and the filter, in their order, with the values that *asked* requests.
+
+    The limit of *query* applies to the result. Sends one request per hundred runs for their values. Raises BadUsage for
+    an invalid filter or order, NotFound if no run has the named value.
+    """
+    comparisons = parse_filter(asked.where, is_short=True)
+    order = parse_order(asked.sort, is_short=True) if asked.sort else None
+    values = _Values(workspace, asked)
+    if order and not comparisons and not asked.has_best and (ranked := _ranked(workspace, query, order)) is not None:
+        runs = ranked
+    elif comparisons or order:
+        every = matching_runs(workspace, replace(query, limit=None), notify)
+        runs = [*islice(values.chosen(every, comparisons, order), query.limit)]
+    else:
+        runs = [*matching_runs(workspace, query, notify)]
+    shown = asked.metrics or ([order[1]] if order and order[0] in (ANY, "metrics") else [])
+    if shown or asked.has_parameters:
+        values.read(runs)
+    return values.listed(runs, shown, notify)
+
+
+def primary_metrics(workspace: Workspace, runs: Sequence[Run]) -> ListedRuns:
+    """*runs* with the primary metrics that they have. The value of a sweep is that of its best trial."""
+    names = [*dict.fromkeys(run.tags[PRIMARY_METRIC] for run in runs if PRIMARY_METRIC in run.tags)]
+    sources = {run.id: run.tags.get(BEST_TRIAL, run.id) for run in runs if PRIMARY_METRIC in run.tags}
+    sweeps = [run for run in runs if run.id in sources]
+    # With the sweeps, since Azure ML then needs no request for the experiments of their trials
+    found = workspace.refresh([*(replace(run, id=sources[run.id]) for run in sweeps), *sweeps])
+    results = {run_id: found[source][1] for run_id, source in sources.items() if source in found}
+    return ListedRuns(runs, results, [name for name in names if any(name in each.last for each in results.values())])
+
+
+def _ranked(workspace: Workspace, query: RunQuery, order: Clause) -> Sequence[Run] | None:
+    entity, key, is_ascending = order
+    if entity not in (ANY, "metrics") or not isinstance(workspace, FolderWorkspace):
+        return None
+    return workspace.ranked(query, key, is_ascending=is_ascending, is_metric=entity == "metrics")
+
+
+class _Values:
+    """The values of runs, each read once."""
+
+    def __init__(self, workspace: Workspace, asked: ListRequest) -> None:
+        self._workspace = workspace
+        self._asked = asked
+        self._results: dict[str, RunResults] = {}
+
+    def read(self, runs: Sequence[Run]) -> None:
+        waiting = [run for run in runs if run.id not in self._results]
+        for start in range(0, len(waiting), AT_ONCE):
+            chunk = waiting[start : start + AT_ONCE]
+            if self._asked.has_best:
+                found = self._workspace.results(chunk, wanted=lambda name: True, whole=True)
+                self._results |= {run.id: self._with_best(run, found[run.id]) for run in chunk}
+            else:
+                current = self._workspace.refresh(chunk)
+                self._results |= {run.id: current[run.id][1] if run.id in current else RunResults() for run in chunk}
+
+    def _with_best(self, run: Run, results: RunResults) -> RunResults:
+        best = {}
+        for name, series in results.series.items():
+            with suppress(BadUsage):  # the name does not show a goal, and neither do the user and the run
+                best[name] = best_of(self._goal(name, [run]), series.values)
+        return replace(results, last={**results.last, **{name: one for name, one in best.items() if one is not None}})
+
+    def _goal(self, name: str, runs: Iterable[Run]) -> Goal:
+        of_runs = (run.tags.get(GOAL) for run in runs if run.tags.get(PRIMARY_METRIC) == name)
+        recorded: Goal | None = next(("maximize" if goal == "maximize" else "minimize" for goal in of_runs), None)
+        return goal_of(name, self._asked.goal or recorded)
+
+    def chosen(self, runs: Iterable[Run], comparisons: Sequence[Comparison], order: Clause | None) -> Iterator[Run]:
+        """Those of *runs* for which all *comparisons* hold, in the order. Without an order, reads no more than needed.
+        Raises NotFound if none of the runs has a value that these name."""
+        keys = {(one.entity, one.key) for one in comparisons if one.value is not None}
+        keys |= {order[:2]} if order else set()
+        unknown, known, has_runs = {key for key in keys if key[0] != "attributes"}, dict[str, None](), False
+
+        def holding() -> Iterator[Item]:
+            nonlocal has_runs
+            for item, run in self._items(runs, is_read=bool(unknown)):
+                has_runs = True
+                if unknown:
+                    unknown.difference_update([key for key in unknown if item.values(*key)])
+                    known.update(dict.fromkeys([*item.metrics, *item.params]))
+                if all(comparison.holds(item) for comparison in comparisons):
+                    yield item, run
+
+        if order is None:
+            yield from (run for _, run in holding())
+        found = [] if order is None else sort_items(holding(), [order])
+        if unknown and has_runs:
+            name = min(unknown)[1]
+            near = near_matches(name, [*known]) or [*known][:8]
+            raise NotFound(
+                f"None of the runs has a metric, parameter, argument or tag '{name}'.",
+                hint=f"Names: {', '.join(near)}." if near else "They logged nothing.",
+            )
+        yield from found
+
+    def _items(self, runs: Iterable[Run], *, is_read: bool) -> Iterator[Item]:
+        left = iter(runs)
+        while chunk := [*islice(left, AT_ONCE)]:
+            if is_read:
+                self.read(chunk)
+            yield from ((_searchable(run, self._results.get(run.id, RunResults())), run) for run in chunk)
+
+    def listed(self, runs: Sequence[Run], shown: Sequence[str], notify: Notify) -> ListedRuns:
+        """*runs* with columns of the metrics like *shown*. Tells *notify* if none has one that the user asked for."""
+        if not shown:
+            return ListedRuns(runs, self._results, has_parameters=self._asked.has_parameters)
+        from himl_cli.services.runs.aggregate import matching
+
+        is_wanted, numbers = matching(shown), {run.id: _numbers(self._results[run.id]) for run in runs}
+        logged = sorted({name for found in numbers.values() for name in found})
+        names = [name for name in logged if is_wanted(name)]
+        if runs and self._asked.metrics and not names:
+            there = f" Metrics: {', '.join(logged[:8])}." if logged else ""
+            notify(Notice(f"None of {len(runs)} runs logged a metric like {' or '.join(self._asked.metrics)}.{there}"))
+        best = {}
+        for name in names:
+            with suppress(BadUsage, StopIteration):  # as above, or no value is finite
+                value = best_of(self._goal(name, runs), (found[name] for found in numbers.values() if name in found))
+                best[name] = next(run_id for run_id, found in numbers.items() if name in found and found[name] == value)
+        return ListedRuns(runs, self._results, names, self._asked.has_parameters, best)
+
+
+def _numbers(results: RunResults) -> dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in results.last.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+def _searchable(run: Run, results: RunResults) -> Searchable:
+    fields = {"run_id": run.id, "run_name": run.display_name, "experiment": run.experiment, "status": run.status.value}
+    times = {"start_time": run.started, "end_time": run.ended}
+    numbers = {name: time.timestamp() * 1000 for name, time in times.items() if time is not None}
+    numbers |= {} if run.duration is None else {"duration": run.duration}
+    given = given_of(run, results)
+    given = {name.replace("-", "_"): value for name, value in given.items()} | given
+    return Searchable({**fields, **numbers}, _numbers(results), given, run.tags)
