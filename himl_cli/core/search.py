@@ -8,6 +8,7 @@ compared with a number.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -208,23 +209,24 @@ def parse_order(clause: str, attributes: frozenset[str] = RUN_ATTRIBUTES, *, is_
     return entity, key, (match["direction"] or "ASC").upper() == "ASC"
 
 
-def sort_items(items: Iterable[tuple[Searchable, T]], clauses: Sequence[Clause]) -> list[T]:
+def sort_items(items: Iterable[tuple[Searchable, T]], clauses: Sequence[Clause], *, is_short: bool = False) -> list[T]:
     """The second part of each item, sorted by the clauses in order. NaN comes after numbers, then items without a
-    value."""
+    value. In the short form, texts of numbers are numbers."""
     ordered = list(items)
     for entity, key, ascending in reversed(clauses):
-        is_numeric = entity in ("metrics", ANY) or key in NUMERIC_ATTRIBUTES
-        found = [(next(iter(item[0].values(entity, key)), None), item) for item in ordered]
-        lack = sorted(
-            (pair for pair in found if pair[0] is None or pair[0] != pair[0]), key=lambda pair: pair[0] is None
-        )
-        have = [(value, item) for value, item in found if value is not None and value == value]
-        have.sort(key=lambda pair: _place(pair[0], is_numeric), reverse=not ascending)
+        is_numeric = is_short or entity == "metrics" or key in NUMERIC_ATTRIBUTES
+        found = [(_place(next(iter(item[0].values(entity, key)), None), is_numeric), item) for item in ordered]
+        have = [(place, item) for place, item in found if place is not None and not math.isnan(place[0])]
+        have.sort(key=lambda pair: pair[0], reverse=not ascending)
+        lack = [pair for pair in found if pair[0] is not None and math.isnan(pair[0][0])]
+        lack += [pair for pair in found if pair[0] is None]
         ordered = [item for _, item in (*have, *lack)]
     return [found for _, found in ordered]
 
 
-def _place(value: object, is_numeric: bool) -> tuple[float, str]:
+def _place(value: object, is_numeric: bool) -> tuple[float, str] | None:
+    if value is None:
+        return None
     number = as_number(value) if is_numeric else None
     return (0.0, str(value)) if number is None else (number, "")
 

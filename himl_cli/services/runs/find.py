@@ -135,7 +135,7 @@ class _Values:
 
         if order is None:
             yield from (run for _, run in holding())
-        found = [] if order is None else sort_items(holding(), [order])
+        found = [] if order is None else sort_items(holding(), [order], is_short=True)
         if unknown and has_runs:
             name = min(unknown)[1]
             near = near_matches(name, [*known]) or [*known][:8]

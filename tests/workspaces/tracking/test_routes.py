@@ -671,6 +671,10 @@ def test_orders_put_what_has_no_value_last() -> None:
         ("tags.`t`,created ASC", "dabc"),
     ):
         assert "".join(sort_items(items, [parse_order(clause) for clause in clauses.split(",") if clause])) == expected
+    given = [(Searchable(params={"p": text} if text else {}), text or "-") for text in ("9", "nan", "", "10", "NaN", "1e1", "-inf")]
+    for clause, found in (("p", "-inf 9 10 1e1 nan NaN -"), ("-params.p", "10 1e1 9 -inf nan NaN -")):
+        assert sort_items(given, [parse_order(clause, is_short=True)], is_short=True) == found.split()
+    assert sort_items(given, [parse_order("params.p")]) == ["-inf", "10", "1e1", "9", "NaN", "nan", "-"]
     for clause in BAD_ORDERS:
         with pytest.raises(BadSearch, match=r"^Invalid"):
             parse_order(clause)
