@@ -1,6 +1,6 @@
 """Measure `himl tiles`, next to hi-ml-cpath 0.5.2 with MONAI, and a loop over OpenSlide's regions, both in one process, their default.
 
-12 seeded slides (4000 x 3000 pixels at level 0, those of the montages) become PNG tiles of 224 pixels with at least 5 % of tissue, by Otsu's threshold. The
+12 seeded slides (4000 x 3000 pixels at level 0, those of the montages) become PNG tiles of 224 pixels with at least 5 % of tissue, by their default rules. The
 figure of himl is for the whole command, those of the others without imports. If Python 3.9 or its environment is not available, hi-ml-cpath is omitted.
 """
 

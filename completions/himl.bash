@@ -585,7 +585,9 @@ _himl_table() {
             --level=choice:auto
             --magnification=
             --occupancy=
+            --foreground=choice:saturation,otsu,mask,threshold=
             --masks
+            --mask_threshold=
             --image_format=choice:png,jpg
             --overview
             --output_path=folders

@@ -51,8 +51,8 @@ from himl_cli.slides.output_folder import (
     write_bytes,
     write_error,
 )
-from himl_cli.slides.pictures import check_backend, level_for, open_slide
-from himl_cli.slides.readers import Slide, objective_power
+from himl_cli.slides.pictures import check_backend, check_shape, level_for, open_slide
+from himl_cli.slides.readers import MaskRule, Slide, objective_power
 from himl_cli.slides.resampling import Resampler, quick, resized
 from himl_cli.slides.slide_records import (
     Box,
@@ -66,15 +66,10 @@ from himl_cli.slides.slide_records import (
     TilesResult,
 )
 from himl_cli.slides.threads import SECONDS, Pool, map_in_order, read_ahead, reuse_freed_memory
+from himl_cli.slides.tissue import WHITE, foreground_of
 
-WHITE = (255, 255, 255)
 HELD_BYTES = 512 << 20  # maximum memory of slides that are cut at the same time. A larger slide is cut alone.
 STRIP_ROWS = 768  # approximate rows held beside a row of tiles: a strip, and the next one, which is read ahead
-PIECE = 1 << 20  # pixels whose brightness is computed together
-OTSU_SIDE = 1024  # minimum longer side of the level for the threshold, in pixels. The coarsest such level is used.
-# If foreground and background differ less than this, in grey levels of the mean of red, green and blue, the whole slide
-# is background, because even noise has a threshold.
-LEAST_CONTRAST = 10
 TOLERANCE = 0.05  # relative tolerance for the magnification of a level
 OVERVIEW_SIDE, MARK = 2048, (0, 114, 178)
 LONGEST_FOLDER = 150
@@ -180,7 +175,8 @@ def _recipe(request: TilesRequest, slide: TiledSlide, folder: SlideFolder) -> Ma
         "overlap": request.overlap,
         **resolution,
         "occupancy": request.occupancy,
-        "masks": request.masks,
+        "foreground": request.foreground,
+        "mask_threshold": request.mask_threshold,
         "format": request.format.value,
         "overview": request.overview,
         "backend": request.backend.value,
@@ -278,7 +274,9 @@ class _Cutter:
             raise SlideUnreadable("it has no mask")
         with _naming_mask():
             path = opened.enter_context(self._folder.local_path(slide.mask))
-            mask = opened.enter_context(closing(open_slide(path, request.backend, as_labels=True)))
+            rule = MaskRule(request.mask_threshold)
+            mask = opened.enter_context(closing(open_slide(path, request.backend, mask=rule)))
+            check_shape(mask.levels[0], image.levels[0])
         return _Source(image, mask, level, request.tile_size)
 
     def _cut(self, slide: TiledSlide, recipe: Mapping[str, Any], source: _Source, opened: ExitStack) -> TiledSlide:
@@ -308,7 +306,7 @@ class _Cutter:
         tile, step, size = request.tile_size, self._step, image.levels[source.level]
         encode = encode_png if request.format is TileFormat.png else _encode_jpeg
         downsample = _downsample(image.levels, source.level)
-        threshold = otsu_threshold(image) if source.mask is None else 0
+        foreground = None if source.mask is not None else foreground_of(image, request.foreground)
         lefts: NDArray[np.int64] = np.arange(_count(size[0], tile, step)) * step
 
         def write(place: tuple[int, Tile]) -> None:
@@ -318,10 +316,10 @@ class _Cutter:
 
         with closing(read_ahead(image.strips(source.level, WHITE), pool)) as strips:
             bands = _bands(strips, size, tile, step, 255)
-            masks = None if source.mask is None else _bands(_nearest(source.mask, size), size, tile, step, False)
+            masks = iter(()) if source.mask is None else _bands(_nearest(source.mask, size), size, tile, step, False)
             for row, band in enumerate(bands):
                 pool.check()
-                columns = _dark(band, threshold) if masks is None else next(masks).sum(axis=0, dtype=np.int64)
+                columns = next(masks).sum(axis=0, dtype=np.int64) if foreground is None else foreground.columns(band)
                 sums = np.concatenate(([0], np.cumsum(columns)))
                 shares = ((sums[lefts + tile] - sums[lefts]) / tile**2).tolist()
                 top, bottom = (round(edge * downsample) for edge in (row * step, row * step + tile))
@@ -427,42 +425,6 @@ def _naming_mask() -> Iterator[None]:
         yield
     except SlideUnreadable as err:
         raise SlideUnreadable(f"mask: {err}") from err
-
-
-def _brightness(rows: NDArray[np.uint8]) -> Iterator[NDArray[np.uint16]]:
-    """Yield the sum of red, green and blue, from 0 to 765, for some rows at a time."""
-    piece = max(1, PIECE // rows.shape[1])
-    for top in range(0, len(rows), piece):
-        part = rows[top : top + piece]
-        total = np.add(part[..., 0], part[..., 1], dtype=np.uint16)
-        total += part[..., 2]
-        yield total
-
-
-def _dark(band: NDArray[np.uint8], threshold: int) -> NDArray[np.int64]:
-    """Number of pixels darker than *threshold* in each column."""
-    return np.sum([(part < threshold).sum(axis=0, dtype=np.int64) for part in _brightness(band)], axis=0)
-
-
-def otsu_threshold(slide: Slide) -> int:
-    """Sum of red, green and blue below which pixels are foreground, by Otsu's method, which maximizes the difference
-    between the classes, on a coarse level. 0 if all pixels are alike, so that none is foreground."""
-    level = next((each for each in reversed(range(len(slide.levels))) if max(slide.levels[each]) >= OTSU_SIDE), 0)
-    parts = (part for strip in slide.strips(level, WHITE) for part in _brightness(strip))
-    values = np.arange(3 * 255 + 1)
-    histogram: NDArray[np.int64] = np.zeros(len(values), np.int64)
-    for part in parts:
-        histogram += np.bincount(part.ravel(), minlength=len(values))
-    dark, total = np.cumsum(histogram), np.cumsum(histogram * values)
-    light = dark[-1] - dark
-    splits = np.flatnonzero((dark > 0) & (light > 0))
-    contrast = (total[-1] - total[splits]) / light[splits] - total[splits] / dark[splits]
-    variance = dark[splits].astype(float) * light[splits] * contrast**2
-    if not len(splits) or contrast[np.argmax(variance)] < 3 * LEAST_CONTRAST:
-        return 0
-    # All values between two classes have the same variance.
-    best = np.flatnonzero(variance == variance.max())
-    return int(splits[best[len(best) // 2]]) + 1
 
 
 def _encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.records import dataclass
 from himl_cli.slides.layout import fitted, middle
-from himl_cli.slides.readers import CuSlide, PictureSlide, Slide, VendorSlide, message_of, vendor_of
+from himl_cli.slides.readers import CuSlide, MaskRule, PictureSlide, Slide, VendorSlide, message_of, vendor_of
 from himl_cli.slides.resampling import Bicubic, Resampler, Rows, as_pillow, quick, resized
 from himl_cli.slides.slide_records import (
     Backend,
@@ -43,6 +43,7 @@ REASONS = {
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "it does not exist"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied"),
 }
+LARGEST_STRETCH = 0.02  # of a mask in one direction
 WINDOW = 8 << 20  # approximate bytes of a picture that is read while it is painted
 LARGE = 64 << 20  # bytes of a level that is read in one thread and resized in another
 ROWS = 64  # rows that are stored together and passed on at a time
@@ -67,15 +68,17 @@ def check_backend(backend: Backend) -> None:
         raise BadUsage(what, hint=f"Run 'pip install {packages}' (cuCIM: Linux only), or omit --backend.") from err
 
 
-def open_slide(path: Path, backend: Backend, *, as_labels: bool = False) -> Slide:
+def open_slide(path: Path, backend: Backend, *, mask: MaskRule | None = None) -> Slide:
     """Open a slide. The caller closes it.
 
-    With *as_labels*, for masks, grey values are unchanged (clipped at 255), not scaled by their bit range. `auto` uses
-    OpenSlide for formats of scanners (tifffile for an Aperio slide that it rejects), tifffile for other TIFFs, and
-    Pillow for the rest. Other backends have no fallback. Raises SlideUnreadable with the reason. Call `check_backend`
-    first.
+    `auto` uses OpenSlide for formats of scanners (tifffile for an Aperio slide that it rejects), tifffile for other
+    TIFFs, and Pillow for the rest. Other backends have no fallback. With *mask*, pixels are the labels of that rule,
+    and every *backend* is `auto`, because OpenSlide and cuCIM return colours. Raises SlideUnreadable with the reason.
+    Call `check_backend` first.
     """
     begins_as_tiff = _first_bytes(path) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    if mask is not None:
+        backend = Backend.auto
     if backend is Backend.cucim:
         return CuSlide(path)
     if backend is Backend.openslide:
@@ -90,7 +93,14 @@ def open_slide(path: Path, backend: Backend, *, as_labels: bool = False) -> Slid
         if backend is Backend.auto:
             return VendorSlide(path)
         raise SlideUnreadable(f"it is a slide of the format '{vendor}', which tifffile does not support")
-    return TiffSlide(path, as_labels=as_labels) if begins_as_tiff else PictureSlide(path, as_labels=as_labels)
+    return TiffSlide(path, mask=mask) if begins_as_tiff else PictureSlide(path, mask=mask)
+
+
+def check_shape(mask: Size, slide: Size) -> None:
+    """Raise SlideUnreadable if the shape of *mask* is not that of *slide*, within 2 % and the rounding of its sides."""
+    across, down = (whole / part for whole, part in zip(slide, mask, strict=True))
+    if abs(across / down - 1) > LARGEST_STRETCH + 1 / mask[0] + 1 / mask[1]:
+        raise SlideUnreadable(f"{mask[0]} x {mask[1]} pixels do not have the shape of {slide[0]} x {slide[1]}")
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -148,7 +158,10 @@ def find_sources(entries: Sequence[SlideEntry], slides: SlideFolder, backend: Ba
         if not slides.is_rereadable:
             return Source(name)
         try:
-            with slides.local_path(name) as path, closing(open_slide(path, backend, as_labels=is_mask)) as slide:
+            with (
+                slides.local_path(name) as path,
+                closing(open_slide(path, backend, mask=MaskRule() if is_mask else None)) as slide,
+            ):
                 return Source(name, tuple(slide.levels))
         except SlideUnreadable as err:
             return Source(name, reason=str(err))
@@ -219,7 +232,8 @@ class Picture:
         try:
             path = self._open.enter_context(setting.slides.local_path(self._source.name))
             # Masks keep their numbers, with any width.
-            slide = open_slide(path, setting.request.backend, as_labels=self._image is not None)
+            rule = None if self._image is None else MaskRule()
+            slide = open_slide(path, setting.request.backend, mask=rule)
             self._begin(self._open.enter_context(closing(slide)))
         except (SlideUnreadable, MemoryError) as err:
             self._fail(err)

@@ -15,6 +15,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
@@ -26,6 +27,7 @@ from PIL import ExifTags, Image, ImageChops
 from PIL.ImageFile import ImageFile
 from tifffile import TiffFileError
 
+from himl_cli.core.records import dataclass
 from himl_cli.slides.slide_records import Box, Colour, Size, SlideUnreadable
 
 # Errors of libraries for damaged files. SyntaxError comes from Pillow, for a damaged PNG. ImportError comes from
@@ -41,7 +43,9 @@ LARGEST = 400_000_000  # maximum number of pixels of an image that is decoded wh
 LONGEST_SIDE = 600_000  # 75 mm at 0.125 µm per pixel. A small file can declare any size.
 # Names of Pillow plugins. The others start programs (EPS), accept any file (TGA), or write to the terminal (TIFF).
 FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "WEBP", "GIF", "PPM", "AVIF")
+JPEGS = ("JPEG", "MPO")
 STRIP_PIXELS = 4 << 20
+HALF = 128  # of the range of 8 bits
 # Meanings of the EXIF orientations. From 5 on, the image lies on its side.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -120,9 +124,44 @@ def eight_bits(samples: NDArray[np.generic], lowest: float, highest: float) -> N
     return scaled[samples] if has_few else scaled
 
 
-def clipped_labels(samples: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Labels keep their values, clipped to 0 to 255. Same shape."""
-    return samples if samples.dtype == np.uint8 else np.clip(np.nan_to_num(samples), 0, 255).astype(np.uint8)
+@dataclass(frozen=True)
+class MaskRule:
+    """Values of a mask as labels: up to `threshold` they are background, 0. Fractions are multiplied by `scale`."""
+
+    threshold: float = 0.0
+    scale: float = 1.0
+
+    def labels(self, samples: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """Labels from 0 to 255, where greater ones start again at 1. Same shape."""
+        samples = samples.astype(np.uint8) if samples.dtype == np.bool_ else samples
+        if samples.dtype == np.uint8 and not self.threshold:
+            return samples
+        values = np.nan_to_num(samples) if samples.dtype.kind == "f" else samples
+        if samples.dtype.kind == "f":
+            made = (np.maximum(np.rint(values * self.scale), 1) - 1) % 255 + 1
+        else:
+            made = (values.astype(np.int64) - 1) % 255 + 1
+        return np.where(values > self.threshold, made, 0).astype(np.uint8)
+
+    def rgb(self, samples: NDArray[np.generic], alpha: int | None) -> NDArray[np.uint8]:
+        """Labels of *samples*, shape (rows, columns, samples per pixel), as RGB. Labels in one channel
+        stay there. Pixels whose sample *alpha* is 0 are background."""
+        made = self.labels(samples[..., : 3 if samples.shape[2] > 2 else 1])
+        if alpha is not None:
+            made = made * (samples[..., alpha, None] != 0)
+        return np.ascontiguousarray(np.broadcast_to(made, (*made.shape[:2], 3)))
+
+    def of_file(self, values: NDArray[np.generic], *, is_jpeg: bool) -> MaskRule:
+        """The rule for a mask with these *values*.
+
+        JPEG surrounds an area with a halo, which is background if the mask uses the range of its 8 bits, unless a
+        threshold was requested. Floats up to 1 that are not integers are shares.
+        """
+        top = float(np.nan_to_num(values).max(initial=0))
+        if is_jpeg and top >= HALF and not self.threshold:
+            return replace(self, threshold=HALF - 1)
+        is_share = values.dtype.kind == "f" and top <= 1 and bool((values % 1 != 0).any())
+        return replace(self, scale=255.0) if is_share else self
 
 
 def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -271,8 +310,8 @@ class PictureSlide:
 
     backend = "pillow"
 
-    def __init__(self, path: Path, *, as_labels: bool = False) -> None:
-        self._as_labels = as_labels
+    def __init__(self, path: Path, *, mask: MaskRule | None = None) -> None:
+        self._mask = mask
         with library_errors("it is not an image of a known format"):
             self._image = _opened(path)
         width, height = self._image.size
@@ -295,6 +334,9 @@ class PictureSlide:
             turn = TURNS.get(self._orientation)
             image = self._image if turn is None else self._image.transpose(turn)
             width, height = image.size
+            if self._mask is not None and (image.mode == "F" or self._image.format in JPEGS):
+                is_jpeg = self._image.format in JPEGS
+                self._mask = self._mask.of_file(np.asarray(image), is_jpeg=is_jpeg)
             rows = max(1, STRIP_PIXELS // width)
             for top in range(0, height, rows):
                 part = image.crop((0, top, width, min(height, top + rows)))
@@ -304,13 +346,13 @@ class PictureSlide:
         self._image.close()
 
     def _rgb(self, part: Image.Image, background: Colour | None) -> NDArray[np.uint8]:
+        if self._mask is not None and part.mode not in ("CMYK", "YCbCr"):
+            samples = np.atleast_3d(np.asarray(part))  # numbers of colours in a palette
+            has_alpha = samples.shape[2] in (2, 4)
+            return self._mask.rgb(samples, -1 if has_alpha else None)
         if part.mode in {"I", "F"} or part.mode.startswith("I;16"):
-            samples = np.asarray(part)
-            highest = 1.0 if part.mode == "F" else 65535.0
-            return grey_to_rgb(clipped_labels(samples) if self._as_labels else eight_bits(samples, 0, highest))
-        if part.mode == "1" and self._as_labels:
-            return grey_to_rgb(np.asarray(part).astype(np.uint8))
-        if part.mode == "CMYK" and self._image.format in {"JPEG", "MPO"} and "adobe" not in self._image.info:
+            return grey_to_rgb(eight_bits(np.asarray(part), 0, 1.0 if part.mode == "F" else 65535.0))
+        if part.mode == "CMYK" and self._image.format in JPEGS and "adobe" not in self._image.info:
             part = ImageChops.invert(part)  # Pillow inverts all CMYK, even without Adobe's marker
         if background is None or not part.has_transparency_data:
             return np.asarray(part.convert("RGB"))

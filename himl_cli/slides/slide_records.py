@@ -208,8 +208,8 @@ class TilesRequest:
     """The requested tiles.
 
     `tile_size` and `overlap` are in pixels of the level to cut: `level`, or the one of `magnification` unless that is
-    None. `occupancy` is the minimal fraction of a tile that is foreground, by the mask of the slide (`masks`) or by
-    Otsu's threshold.
+    None. `occupancy` is the minimal fraction of a tile that is `foreground`: a rule of `tissue.foreground_of`, or
+    `mask`, where the mask of the slide is above `mask_threshold`.
     """
 
     output: Path
@@ -218,11 +218,16 @@ class TilesRequest:
     level: int = 0
     magnification: float | None = None
     occupancy: float = 0.05
-    masks: bool = False
+    foreground: str = "saturation"
+    mask_threshold: float = 0.0
     format: TileFormat = TileFormat.png
     overview: bool = False
     backend: Backend = Backend.auto
     workers: int = 1
+
+    @property
+    def masks(self) -> bool:
+        return self.foreground == "mask"
 
 
 @dataclass(frozen=True, kw_only=True)

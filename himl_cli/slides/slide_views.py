@@ -47,8 +47,8 @@ def print_montage(output: Output, result: MontageResult, files: Sequence[Written
             output.notice("himl could not read any slide. Paths in a CSV are relative to its folder.")
 
 
-def print_tiles(output: Output, result: TilesResult) -> None:
-    """Print the list of tiles, their number and the duration on stdout, and failed slides on stderr at the end."""
+def print_tiles(output: Output, result: TilesResult, remarks: Sequence[str]) -> None:
+    """Print the list of tiles, their number and the duration on stdout, then failed slides and *remarks* on stderr."""
     names = ("folder", "level", "backend", "tiles", "is_resumed", "reason")
     tiles, total, failed = sum(slide.tiles for slide in result.slides), len(result.slides), len(result.failed)
     resumed = sum(slide.is_resumed for slide in result.slides)
@@ -68,7 +68,7 @@ def print_tiles(output: Output, result: TilesResult) -> None:
     output.result(data, human=human, quiet=[str(result.dataset)])
     if output.format is Format.human:
         output.flush()
-        for line in failed_lines(result.failed, result.record.name):
+        for line in (*failed_lines(result.failed, result.record.name), *remarks):
             output.notice(line)
         if failed == total:
             output.notice("himl could not read any slide. Paths in a CSV are relative to its folder.")

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from tifffile import TIFF, TiffFile, TiffPage
 
 from himl_cli.slides.readers import (
+    MaskRule,
     check_sides,
-    clipped_labels,
     eight_bits,
     grey_to_rgb,
     laid_over,
@@ -38,13 +38,14 @@ AT_ONCE = 8 << 20  # bytes of a row of consecutive tiles to read in one request
 # If a row has more tiles than this, several threads decode them. Such slides are few, so that other threads are idle.
 MANY, THREADS = 64, 4
 MOST_PAGES = 1000
+MOST_INSPECTED = 1 << 26  # pixels of a mask that are decoded to find the range of its values
 REDUCED, MASK = 1, 4  # bits of the tag NewSubfileType
 
 JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose decoder converts YCbCr to RGB
 JPEG_2000 = frozenset({33003, 33004, 33005, 34712})
 APERIO_YCBCR = 33003
 COLOUR_MAP, MAX_SAMPLE, S_MIN_SAMPLE, S_MAX_SAMPLE = 320, 281, 340, 341
-UNSIGNED, FLOAT = 1, 3
+UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 GREYS, WHITE_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = (0, 1), 0, 2, 3, 5, 6
 SAMPLES_OF = {0: 1, 1: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 PREMULTIPLIED, STRAIGHT = 1, 2
@@ -59,8 +60,8 @@ class TiffSlide:
 
     backend = "tifffile"
 
-    def __init__(self, path: Path, *, as_labels: bool = False) -> None:
-        self._as_labels = as_labels
+    def __init__(self, path: Path, *, mask: MaskRule | None = None) -> None:
+        self._mask = mask
         self._pool: ThreadPoolExecutor | None = None
         with library_errors("it is not a TIFF, or is damaged"):
             # Detect the format from the content, not from the extension.
@@ -69,15 +70,23 @@ class TiffSlide:
             with library_errors("its structure is damaged"):
                 self._pages = level_pages(self._file)
                 self.levels: Sequence[Size] = [(page.imagewidth, page.imagelength) for page in self._pages]
-                Level(self._pages[0], 0, as_labels=as_labels)
+                Level(self._pages[0], 0, mask=mask)
                 check_sides(self.levels[0])
+                self._read_range()
         except BaseException:
             self._file.close()
             raise
 
+    def _read_range(self) -> None:
+        """Adapt the rule of a JPEG or of floats to the values of the coarsest level, which is decoded whole."""
+        page, (width, height) = self._pages[-1], self.levels[-1]
+        is_jpeg = int(page.compression) in JPEG
+        if self._mask is not None and (is_jpeg or int(page.sampleformat) == FLOAT) and width * height <= MOST_INSPECTED:
+            self._mask = self._mask.of_file(page.asarray(), is_jpeg=is_jpeg)
+
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         with library_errors(f"level {level} is damaged"):
-            source = Level(self._pages[level], level, as_labels=self._as_labels, background=background)
+            source = Level(self._pages[level], level, mask=self._mask, background=background)
             mapping: Mapping = map
             threads = min(THREADS, os.cpu_count() or 1)
             if source.across > MANY and threads > 1:
@@ -130,8 +139,7 @@ class PixelRule:
     """Conversion of the samples of a TIFF page to colours. The lowest and the highest become 0 and 255, and one may be
     alpha. Raises SlideUnreadable for unsupported pixels and compressions."""
 
-    def __init__(self, page: TiffPage, *, as_labels: bool) -> None:
-        self._as_labels = as_labels
+    def __init__(self, page: TiffPage, *, mask: MaskRule | None) -> None:
         compression, self._photometric = int(page.compression), int(page.photometric)
         if compression != 1 and compression not in TIFF.DECOMPRESSORS:
             raise SlideUnreadable(f"no decoder for its compression ({_name(page.compression)})")
@@ -147,7 +155,8 @@ class PixelRule:
         extra = next((number for number, kind in enumerate(kinds) if kind in (PREMULTIPLIED, STRAIGHT)), None)
         self._alpha = None if extra is None else colours + extra
         self._is_premultiplied = extra is not None and kinds[extra] == PREMULTIPLIED
-        self._lowest, self._highest = _sample_range(page, as_labels=as_labels)
+        self._lowest, self._highest = _sample_range(page, is_mask=mask is not None)
+        self._mask = mask if self._photometric in (*GREYS, RGB, PALETTE) else None
         self._palette: NDArray[np.uint8] | None = None
         if self._photometric == PALETTE:  # values have 16 bits, but some writers store 8 bits
             table = np.asarray(page.tags.valueof(COLOUR_MAP, ()), np.uint16)
@@ -159,6 +168,8 @@ class PixelRule:
 
     def rgb(self, samples: NDArray[np.generic], background: Colour | None) -> NDArray[np.uint8]:
         """Convert *samples*, shape (rows, columns, samples per pixel), to RGB."""
+        if self._mask is not None:
+            return self._mask.rgb(samples, self._alpha)
         if samples.dtype == np.bool_:
             samples = samples.view(np.uint8)
         made = self._colours(samples[..., : SAMPLES_OF[self._photometric]])
@@ -170,8 +181,6 @@ class PixelRule:
     def _colours(self, colours: NDArray[np.generic]) -> NDArray[np.uint8]:
         if self._palette is not None:
             return self._palette[np.minimum(colours[..., 0], len(self._palette) - 1)]
-        if self._as_labels and self._photometric in GREYS:
-            return grey_to_rgb(clipped_labels(colours[..., 0]))
         scaled = eight_bits(colours, self._lowest, self._highest)
         if self._photometric in GREYS:
             return grey_to_rgb(255 - scaled[..., 0] if self._photometric == WHITE_IS_ZERO else scaled[..., 0])
@@ -188,7 +197,7 @@ class PixelRule:
         return np.clip(np.rint(made), 0, 255).astype(np.uint8)
 
 
-def _sample_range(page: TiffPage, *, as_labels: bool) -> tuple[float, float]:
+def _sample_range(page: TiffPage, *, is_mask: bool) -> tuple[float, float]:
     """Values for black and white.
 
     These are the limits of the bits, or 0 to 1 for floats, unless tags define others. MaxSampleValue = 2^n - 1 means
@@ -198,13 +207,13 @@ def _sample_range(page: TiffPage, *, as_labels: bool) -> tuple[float, float]:
     bits, kind = page.bitspersample, int(page.sampleformat)
     if page.dtype is None or not isinstance(bits, int):
         raise SlideUnreadable(f"its samples have an unsupported format ({bits} bits)")
-    if kind not in (UNSIGNED, FLOAT):
+    if kind not in (UNSIGNED, FLOAT) and not (is_mask and kind == SIGNED):
         raise SlideUnreadable(f"its samples have an unsupported format ({_name(page.sampleformat)})")
     lowest, highest = _number(page, S_MIN_SAMPLE), _number(page, S_MAX_SAMPLE)
     if kind == FLOAT:
         return (lowest, highest) if lowest is not None and highest is not None and lowest < highest else (0, 1)
     declared = _number(page, MAX_SAMPLE) or 0
-    if bits >= 32 and not as_labels:
+    if bits >= 32 and not is_mask:
         used = declared or highest or 0.0
         if used <= 0:
             raise SlideUnreadable(f"its samples have {bits} bits, but no MaxSampleValue defines the range of values")
@@ -232,8 +241,10 @@ class Level:
     too few.
     """
 
-    def __init__(self, page: TiffPage, level: int, *, as_labels: bool, background: Colour | None = None) -> None:
-        self._rule = PixelRule(page, as_labels=as_labels)
+    def __init__(
+        self, page: TiffPage, level: int, *, mask: MaskRule | None = None, background: Colour | None = None
+    ) -> None:
+        self._rule = PixelRule(page, mask=mask)
         self._lock = Lock()  # the file has one read position
         self._page, self._level, self._background = page, level, background
         self._buffered = (0, b"")  # offset and bytes from the file

@@ -6,6 +6,7 @@ Functions import the services that they use, to keep help fast.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ import typer
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option, parse_folder
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.text import non_blank
+from himl_cli.core.text import did_you_mean, non_blank
 from himl_cli.slides.slide_options import (
     ClusterOptions,
     ReaderOptions,
@@ -29,6 +30,24 @@ from himl_cli.slides.slide_records import TileFormat, TilesRequest
 app = group()
 
 LARGEST_TILE, MOST_LEVEL = 8192, 99
+FOREGROUNDS = ("saturation", "otsu", "mask")
+JPEGS = (".jpg", ".jpeg")
+
+
+def _parse_foreground(option: str, text: str | None) -> str | None:
+    """The rule *text*, in any case, with N of `threshold=N` from 0 to 255. Raises BadUsage."""
+    if text is None:
+        return None
+    rule, _, number = text.strip().lower().partition("=")
+    with suppress(ValueError):
+        if rule == "threshold" and 0 <= float(number) <= 255:
+            return f"threshold={float(number):g}"
+    if text.strip().lower() not in FOREGROUNDS:
+        hint = (
+            f"{did_you_mean(rule, FOREGROUNDS)} It is saturation, otsu, mask or threshold=N, N from 0 to 255.".strip()
+        )
+        raise BadUsage(f"{option} cannot be '{text}'.", hint=hint)
+    return rule
 
 
 @command(app, "tiles")
@@ -40,9 +59,11 @@ def tiles(
     level: int | None = option("Level of the slides, 0 the finest.  [default: 0]", "N", kind=int | None),
     magnification: float | None = option("Magnification that selects the level (within 5 %).", "M", kind=float | None),
     occupancy: float = option("Minimum share of foreground in a tile, from 0 (all tiles) to 1.", "SHARE", 0.05),
-    masks: bool = option(
-        "Foreground from the slides' masks (default: dark pixels, by Otsu's threshold).", default=False
+    foreground: str | None = option(
+        "Foreground: saturation, otsu, threshold=N or mask.  [default: saturation]", "RULE", parse=_parse_foreground
     ),
+    masks: bool = option("Short for --foreground mask.", default=False),
+    mask_threshold: float = option("Greatest value of a mask that is background.", "N", 0),
     image_format: TileFormat = option(
         "Image format: png or jpg.",
         "F",
@@ -69,7 +90,7 @@ def tiles(
     \b
       himl tiles slides
       himl tiles slides --level 1 --overlap 32 --image_format jpg --overview
-      himl tiles slides/dataset.csv --magnification 10 --masks --occupancy 0.5
+      himl tiles slides/dataset.csv --magnification 10 --foreground mask
       himl tiles scans --datastore lab --cluster cpu --private_wheel FILE
     """
     non_blank("SLIDES", dataset)
@@ -86,6 +107,9 @@ def tiles(
             raise BadUsage(f"{name} must be a number from {least} to {most:,}, not {value}.")
     if magnification is not None and not 0 < magnification < math.inf:
         raise BadUsage(f"--magnification must be a positive number, such as 20, not {magnification}.")
+    if masks and foreground not in (None, "mask"):
+        raise BadUsage("--masks and --foreground cannot be combined.", hint="Omit one of them.")
+    rule = "mask" if masks else foreground or "saturation"
     if not job.is_here:
         values = {
             "tile_size": tile_size,
@@ -93,7 +117,8 @@ def tiles(
             "level": level,
             "magnification": magnification,
             "occupancy": occupancy,
-            "masks": masks,
+            "foreground": rule,
+            "mask_threshold": mask_threshold,
             "image_format": image_format.value,
             "overview": overview,
         }
@@ -113,7 +138,8 @@ def tiles(
         level=level or 0,
         magnification=magnification,
         occupancy=occupancy,
-        masks=masks,
+        foreground=rule,
+        mask_threshold=mask_threshold,
         format=image_format,
         overview=overview,
         backend=reader.backend,
@@ -121,7 +147,14 @@ def tiles(
     )
     with slide_folder(dataset, slides.datastore, job, workspace_opts, output_opts) as (folder, csv, output, notify):
         result = cut_slides(request, list_slides(folder, slides.query(csv), notify), folder, notify)
-    print_tiles(output, result)
+    remarks = []
+    if foreground is None and not masks:
+        remarks.append(f"The foreground was selected by the rule '{rule}'. --foreground selects another one.")
+    if request.masks and not mask_threshold and any(str(slide.mask).lower().endswith(JPEGS) for slide in result.slides):
+        remarks.append(
+            "In JPEG masks that reach 128, lower values are background. --mask_threshold sets another bound."
+        )
+    print_tiles(output, result, remarks)
     if reader.strict and result.problem is not None:
         raise result.problem
 
@@ -129,4 +162,7 @@ def tiles(
 def option_kinds() -> dict[str, str]:
     from himl_cli.commands.completion import choice_of
 
-    return {"himl tiles --image_format": choice_of(TileFormat)}
+    return {
+        "himl tiles --foreground": choice_of([*FOREGROUNDS, "threshold="]),
+        "himl tiles --image_format": choice_of(TileFormat),
+    }

@@ -107,18 +107,18 @@ def test_occupancy_is_the_share_of_dark_pixels_or_of_the_mask(slides: Path) -> N
     write_tiff(slides / "a.tiff", picture, levels=2, compression="deflate", tile=64)
     dark = cut(slides, "a.tiff", tile_size=100, occupancy=0.25)
     assert [(places(row), float(row["occupancy"])) for row in rows_of(dark)] == [([0, 0, 100, 100], 0.5), ([200, 100, 300, 200], 0.25)]
-    mask: NDArray[np.uint8] = np.zeros((10, 12), np.uint8)
-    mask[:, 4:8], mask[5:, 8:] = 3, 1
+    mask: NDArray[np.uint8] = np.zeros((8, 12), np.uint8)
+    mask[:, 4:8], mask[4:, 8:] = 3, 1
     Image.fromarray(mask).save(slides / "mask.png")
     write_tiff(slides / "mask.tiff", np.repeat(np.repeat(mask, 100, 0), 100, 1), levels=3, compression="deflate", tile=64)
     for name in ("mask.png", "mask.tiff"):
         entry = SlideEntry("a", "a.tiff", mask=name)
-        shares = [float(row["occupancy"]) for row in rows_of(cut(slides, entry, tile_size=100, masks=True))]
+        shares = [float(row["occupancy"]) for row in rows_of(cut(slides, entry, tile_size=100, foreground="mask"))]
         assert shares == [0, 1, 0, 0, 1, 1]
-        assert len(rows_of(cut(slides, entry, tile_size=50, level=1, masks=True, occupancy=1.0))) == 3
-    labels = mask_picture(1, (37, 61))
+        assert len(rows_of(cut(slides, entry, tile_size=50, level=1, foreground="mask", occupancy=1.0))) == 3
+    labels = mask_picture(1, (93, 61))
     Image.fromarray(labels).save(slides / "labels.png")
-    found = rows_of(cut(slides, SlideEntry("a", "a.tiff", mask="labels.png"), tile_size=64, masks=True))
+    found = rows_of(cut(slides, SlideEntry("a", "a.tiff", mask="labels.png"), tile_size=64, foreground="mask"))
     whole = np.pad(np.asarray(Image.fromarray(labels).resize((300, 200), Image.Resampling.NEAREST)) > 0, ((0, 64), (0, 64)))
     for row in found:
         left, top, right, bottom = places(row)
@@ -160,8 +160,8 @@ def test_slides_that_fail_are_named_and_leave_nothing(slides: Path) -> None:
     assert listed == [*((name, "failed", reasons[name], "0") for name in broken), (good, "ok", "", "108")]
     assert str(result.problem) == "10 slides were not cut into tiles, and --strict allows no failure."
     others: dict[str, tuple[SlideEntry, dict[str, Any], str]] = {
-        "no mask": (masked[0], {"masks": True}, "it has no mask"),
-        "broken mask": (masked[1], {"masks": True}, "mask: it is not an image of a known format"),
+        "no mask": (masked[0], {"foreground": "mask"}, "it has no mask"),
+        "broken mask": (masked[1], {"foreground": "mask"}, "mask: it is not an image of a known format"),
         "level": (masked[2], {"level": 3}, "level 3 is missing (it has levels 0 to 2)"),
         "magnification": (masked[2], {"magnification": 10.0}, "its magnification is unknown, so select a level with --level"),
     }

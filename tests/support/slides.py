@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from himl_cli.slides.pictures import open_slide
+from himl_cli.slides.readers import MaskRule
 from himl_cli.slides.slide_records import Backend, Colour
 
 Pixels: TypeAlias = NDArray[Any]
@@ -139,7 +140,7 @@ def write_mask(path: Path, *, seed: int = 0, size: Size = SIZE, levels: int = 2)
 
 def read_slide(path: Path, background: Colour | None = WHITE, backend: Backend = Backend.auto, *, level: int = 0, as_labels: bool = False) -> NDArray[np.uint8]:
     """The whole level, after checking that its strips follow the protocol."""
-    slide = open_slide(path, backend, as_labels=as_labels)
+    slide = open_slide(path, backend, mask=MaskRule() if as_labels else None)
     try:
         width, height = slide.levels[level]
         strips = list(slide.strips(level, background))

@@ -1,0 +1,166 @@
+"""Foreground of slides: the pixels that count as tissue, by a rule that is computed once per slide on a coarse level.
+
+Tissue absorbs light of some colours more than of others, so that it differs from the white of its slide in colour, or
+else in darkness. Areas that were not scanned and black borders are darker than any tissue, and pens have one channel
+that exceeds both others more than stains allow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ceil
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from himl_cli.core.records import dataclass
+from himl_cli.slides.readers import Slide
+from himl_cli.slides.slide_records import Colour
+
+WHITE = (255, 255, 255)
+PIECE = 1 << 16  # pixels that are classified together, so that their planes fit in processor caches
+SAMPLE_SIDE = 1024  # minimum longer side of the level for the rule, in pixels. The coarsest such level is used.
+BLACK = 64  # a pixel whose channels are all below this is a border, a pen or an unscanned area
+LEAST_COLOUR = 12  # minimum difference between the losses of two channels, compared with the white of the slide
+LEAST_LOSS = 60  # minimum loss of all channels of tissue without colour, such as a silver stain
+# If foreground and background of a slide without colours differ less than this, there is only background, because even
+# noise has a threshold.
+LEAST_CONTRAST = 10
+LEAST_SHARE = 0.001  # share of coloured pixels below which a slide counts as grey
+BRIGHT, NEUTRAL, LEAST_WHITE = 200, 20, 0.01  # the white of a slide: channels, their difference, the share of pixels
+# The excess of red, green and blue over the other two that no stain has: haematoxylin has 75 in blue, DAB 70 in red.
+PEN = (150, 20, 90)
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """The rule of one slide. Pixels whose mean of red, green and blue is below `threshold` are
+    foreground. None: those that differ in colour from `white`, or have all channels below `limit`. Only a `plain` rule
+    counts pens and black pixels.
+    """
+
+    threshold: float | None = None
+    white: Colour = WHITE
+    limit: int = 0
+    plain: bool = False
+
+    def columns(self, band: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Number of foreground pixels in each column of *band*, shape (rows, columns, 3)."""
+        piece = min(255, max(1, PIECE // band.shape[1]))  # counts of 255 rows have 8 bits, which is fastest
+        parts = (self.of(band[top : top + piece]).view(np.uint8) for top in range(0, len(band), piece))
+        return np.sum([part.sum(axis=0, dtype=np.uint8) for part in parts], axis=0, dtype=np.int64)
+
+    def of(self, pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Whether each pixel is foreground, shape (rows, columns)."""
+        if self.threshold is None:
+            planes = _planes(pixels)
+            found = _greatest(*planes) < self.limit
+            found |= _colour(planes, self.white) >= LEAST_COLOUR
+        else:
+            found = _brightness(pixels) < ceil(3 * self.threshold)
+            planes = () if self.plain else _planes(pixels)
+        if planes and found.any():
+            found &= _may_be_tissue(planes)
+        return found
+
+
+Plane: TypeAlias = NDArray[np.uint8]
+Planes: TypeAlias = tuple[Plane, ...]  # red, green and blue, each of shape (rows, columns)
+
+
+def foreground_of(slide: Slide, rule: str) -> Foreground:
+    """The *rule* for this slide: `saturation`, `otsu` or `threshold=N`. Reads a coarse level.
+
+    Raises SlideUnreadable."""
+    if rule.startswith("threshold="):
+        return Foreground(threshold=float(rule.partition("=")[2]))
+    if rule == "otsu":
+        histogram: NDArray[np.int64] = np.zeros(3 * 255 + 1, np.int64)
+        for strip in slide.strips(len(slide.levels) - 1, WHITE):
+            histogram += np.bincount(_brightness(strip).ravel(), minlength=len(histogram))
+        return Foreground(threshold=otsu_threshold(histogram), plain=True)
+    level = next((each for each in reversed(range(len(slide.levels))) if max(slide.levels[each]) >= SAMPLE_SIDE), 0)
+    planes = _planes(np.concatenate([*_sampled(slide, level)]))
+    lightest, darkest = _greatest(*planes), _least(*planes)
+    bright = (darkest >= BRIGHT) & (lightest - darkest <= NEUTRAL)
+    medians = [int(np.median(plane[bright])) if bright.mean() >= LEAST_WHITE else 255 for plane in planes]
+    white = medians[0], medians[1], medians[2]
+    usable = _may_be_tissue(planes)
+    limit = min(white) - LEAST_LOSS
+    if (usable & (_colour(planes, white) >= LEAST_COLOUR)).mean() < LEAST_SHARE:
+        limit, contrast = _split(np.bincount(lightest[usable], minlength=256), np.arange(256.0))
+        limit = limit + 1 if contrast >= LEAST_CONTRAST else 0
+    return Foreground(white=white, limit=limit)
+
+
+def otsu_threshold(histogram: NDArray[np.int64]) -> float:
+    """Threshold of the mean of red, green and blue by Otsu's method, with 256 bins between the least and the greatest
+    mean as in scikit-image, and so in hi-ml. *histogram* has the number of pixels for each sum of the channels."""
+    means = np.arange(len(histogram)) / 3
+    present = means[histogram > 0]
+    least, most = float(present.min()), float(present.max())
+    if least == most:
+        return least
+    counts, edges = np.histogram(means, 256, (least, most), weights=histogram.astype(float))
+    centres = (edges[:-1] + edges[1:]) / 2
+    return float(centres[_split(counts, centres)[0]])
+
+
+def _split(counts: NDArray[np.floating | np.integer], values: NDArray[np.float64]) -> tuple[int, float]:
+    """The last bin of the dark class that differs most from the light one, and the difference of their means."""
+    dark, total = np.cumsum(counts), np.cumsum(counts * values)
+    light = dark[-1] - dark
+    places = np.flatnonzero((dark > 0) & (light > 0))
+    if not len(places):
+        return 0, 0.0
+    contrast = (total[-1] - total[places]) / light[places] - total[places] / dark[places]
+    best = int(np.argmax(dark[places].astype(float) * light[places] * contrast**2))
+    return int(places[best]), float(contrast[best])
+
+
+def _sampled(slide: Slide, level: int) -> Iterator[NDArray[np.uint8]]:
+    """Every pixel of the level, or of a large one every few rows and columns."""
+    step = ceil(max(slide.levels[level]) / SAMPLE_SIDE)
+    first = 0
+    for strip in slide.strips(level, WHITE):
+        yield strip[first::step, ::step].copy()
+        first = (first - len(strip)) % step
+        del strip  # before the next one is created
+
+
+def _planes(pixels: NDArray[np.uint8]) -> Planes:
+    return tuple(np.ascontiguousarray(pixels[..., channel]) for channel in range(3))
+
+
+def _greatest(red: Plane, green: Plane, blue: Plane) -> Plane:
+    return np.maximum(np.maximum(red, green), blue)
+
+
+def _least(red: Plane, green: Plane, blue: Plane) -> Plane:
+    return np.minimum(np.minimum(red, green), blue)
+
+
+def _brightness(pixels: NDArray[np.uint8]) -> NDArray[np.uint16]:
+    """Sum of red, green and blue, from 0 to 765."""
+    total = np.add(pixels[..., 0], pixels[..., 1], dtype=np.uint16)
+    total += pixels[..., 2]
+    return total
+
+
+def _colour(planes: Planes, white: Colour) -> NDArray[np.uint8]:
+    """Difference between the greatest and the least loss of a channel, compared with *white*."""
+    whites = [np.full_like(plane, most) for plane, most in zip(planes, white, strict=True)]  # faster than a number
+    losses = [most - np.minimum(plane, most) for plane, most in zip(planes, whites, strict=True)]
+    return _greatest(*losses) - _least(*losses)
+
+
+def _may_be_tissue(planes: Planes) -> NDArray[np.bool_]:
+    """Whether a pixel is neither black nor of a pen."""
+    red, green, blue = planes
+    found = _greatest(*planes) >= BLACK
+    others = ((green, blue), (red, blue), (red, green))
+    for plane, (one, other), least in zip(planes, others, PEN, strict=True):
+        below = np.maximum(one, other)
+        found &= plane - np.minimum(plane, below) < least
+    return found
