@@ -9,7 +9,7 @@ from itertools import islice
 
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.logged import ListedRuns, RunResults, given_of, goal_of
+from himl_cli.core.logged import SYSTEM, ListedRuns, RunResults, given_of, goal_of
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Goal, Run, RunQuery
 from himl_cli.core.search import ANY, Clause, Comparison, Searchable, parse_filter, parse_order, sort_items
@@ -138,7 +138,7 @@ class _Values:
         found = [] if order is None else sort_items(holding(), [order], is_short=True)
         if unknown and has_runs:
             name = min(unknown)[1]
-            near = near_matches(name, [*known]) or [*known][:8]
+            near = near_matches(name, [*known]) or sorted(known, key=lambda each: each.startswith(SYSTEM))[:8]
             raise NotFound(
                 f"None of the runs has a metric, parameter, argument or tag '{name}'.",
                 hint=f"Names: {', '.join(near)}." if near else "They logged nothing.",
