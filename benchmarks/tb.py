@@ -101,7 +101,7 @@ def measure_start(himl: HimlWorkspace, folder: Path, rounds: int, python: str, r
     subprocess.run([*SELECTED, "--sync_only", "--run_logs_dir", copies, "-q"], env=environment, check=True, stdout=subprocess.DEVNULL)
     commands = {
         ALONE: [sys.executable, "-m", "tensorboard.main", "--logdir", copies, "--port"],
-        HIML_TB: [*SELECTED, "--port"],
+        HIML_TB: [*SELECTED, "--no_token", "--port"],
         **({AZUREML: [python, PROGRAMS, "serve"]} if python else {}),
     }
     for number, name in turns(commands, rounds):

@@ -83,7 +83,7 @@ def served(name: str, folder: Path) -> Iterator[tuple[str, float]]:
     """Run a server for the runs in *folder*. Yield its address, and the seconds until it responded."""
     port = free_port()
     commands = {
-        HIML_UI: [HIML, "ui", "--port", str(port), "--workspace", str(folder / ".himl")],
+        HIML_UI: [HIML, "ui", "--port", str(port), "--no_token", "--workspace", str(folder / ".himl")],
         MLFLOW: [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--port", str(port), "--workers", "1"],
     }
     environment: Mapping[str, str] = clean_environment() | {"HOME": str(folder), "MLFLOW_DISABLE_TELEMETRY": "true"}

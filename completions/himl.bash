@@ -341,6 +341,8 @@ _himl_table() {
             --port=
             --host=
             --open
+            --no_token
+            --read_only
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -368,6 +370,7 @@ _himl_table() {
             --port=
             --host=
             --open
+            --no_token
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet

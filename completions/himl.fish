@@ -353,6 +353,8 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--port=' 'Port, or else the next free one' \
                 '--host=' 'Host' \
                 '--open' 'Open the page in the browser' \
+                '--no_token' 'Admit all who can reach the port, for example a proxy' \
+                '--read_only' 'Refuse all changes' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
@@ -378,6 +380,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--port=' 'Port, or else the next free one' \
                 '--host=' 'Host' \
                 '--open' 'Open the page in the browser' \
+                '--no_token' 'Admit all who can reach the port, for example a proxy' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \

@@ -83,7 +83,10 @@ class Shown:
 
     def attacked(self) -> Attacked:
         pid = next(line for line in processes_marked(self.started.mark, patience=0.0) if "server_program" in line).split()[0]
-        return Attacked(self.port, RUN, Gauge(int(pid)), "")
+        return Attacked(self.port, RUN, Gauge(int(pid)), "", self.token())
+
+    def token(self) -> str:
+        return (self.world.folder / "stdout").read_text().strip().partition("?token=")[2]
 
     def record(self) -> str:
         return self.world.himl("runs", "show", RUN, "--json", cwd=self.world.project, env=self.env).stdout
@@ -96,10 +99,18 @@ class Shown:
         return wrong + processes_marked(self.started.mark, patience=GONE)
 
 
+@dataclass(frozen=True)
 class Attacked(Server):
+    cookie: str
+
+    @property
+    def start(self) -> str:
+        return f"{super().start}Cookie: himl_{self.port}={self.cookie}\r\n"
+
     def use(self, step: int) -> float:
         begun = time.monotonic()
-        status, answer = Request("GET", READS[1], {"Host": f"localhost:{self.port}"}, b"", is_stranger=False).sent(self.port)
+        headers = {"Host": f"localhost:{self.port}", "Cookie": f"himl_{self.port}={self.cookie}"}
+        status, answer = Request("GET", READS[1], headers, b"", is_stranger=False).sent(self.port)
         assert (status, SHOWN.encode() in answer) == (200, True), f"the owner was answered {status}"
         return time.monotonic() - begun
 
@@ -119,14 +130,15 @@ def strangers(attack: Attack, world: World, dice: random.Random) -> Result:
 
 
 def requests(world: World) -> Attack:
-    """No page of another address and no other name of this machine gets or changes anything; the owner gets no file outside of the run."""
+    """No page of another address, no other name of this machine, and nobody without the cookie gets or changes anything; the owner gets no file
+    outside of the run."""
 
-    def attack(server: Server, dice: random.Random) -> Met:
+    def attack(server: Attacked, dice: random.Random) -> Met:
         private = world.home / "private.txt"
         private.write_text(PRIVATE)
         statuses, problems, seen = Counter[int](), list[str](), 0
         for _ in range(REQUESTS):
-            request = draw(server.port, private, dice)
+            request = draw(server.port, server.cookie, private, dice)
             status, reply = request.sent(server.port)
             statuses[status] += 1
             problems += wrong_answer(request, status, reply)
@@ -158,7 +170,12 @@ class Request:
             return answer.status, str(answer.headers).encode() + answer.read()
 
 
-def draw(port: int, private: Path, dice: random.Random) -> Request:
+def draw(port: int, token: str, private: Path, dice: random.Random) -> Request:
+    name, wrong = f"himl_{port}", dice.choice([token[:-1], token.upper(), token[::-1], "", "*", f"{token} "[1:]])
+    right = {"Cookie": dice.choice([f"{name}={token}", f"a=b; {name}={token}; c=d", f"{name}=x; {name}={token}"])}
+    no_right: Mapping[str, str] = dice.choice(
+        [{}, {"Cookie": f"{name}={wrong}"}, {"Cookie": f"x{name}={token}"}, {"Cookie": f"{name[:-1]}={token}"}, {"Authorization": f"Bearer {wrong}"}]
+    )
     own = dice.choice([f"localhost:{port}", f"127.0.0.1:{port}"])
     evil = dice.choice(
         ["evil.example", f"evil.example:{port}", f"localhost.evil.example:{port}", f"127.0.0.1.evil.example:{port}", "0", "", f"evil@localhost:{port}"]
@@ -171,8 +188,10 @@ def draw(port: int, private: Path, dice: random.Random) -> Request:
             (evil, f"http://{evil}", True),
             (own, f"http://{dice.choice(['evil.example', f'localhost:{port + 1}', f'{own}.evil.example', f'evil.example#{own}'])}", True),
             (own, "null", True),
+            *[(own, "", True)] * 6,
         ]
     )
+    is_own = host == own and origin == ""  # a stranger who differs from the owner only in the cookie
     method, body = "GET", b""
     if is_stranger and dice.random() < 0.6:
         path, document = dice.choice([*WRITES.items(), *CLOSED.items()])
@@ -186,7 +205,7 @@ def draw(port: int, private: Path, dice: random.Random) -> Request:
         path = dice.choice(ESCAPES) % target
     else:
         path = dice.choice(READS)
-    headers = {"Host": host, **({"Origin": origin} if origin else {})}
+    headers = {"Host": host, **({"Origin": origin} if origin else {}), **(no_right if is_stranger and is_own else right)}
     headers |= {"Content-Length": str(len(body)), "Content-Type": dice.choice(TYPES) if is_stranger else TYPES[0]} if body else {}
     return Request(method, path, headers, body, is_stranger)
 

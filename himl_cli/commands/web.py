@@ -26,11 +26,14 @@ from himl_cli.core.text import non_blank
 
 if TYPE_CHECKING:
     from himl_cli.render.output import Output
+    from himl_cli.services.child_server import ChildServer
+    from himl_cli.services.server_access import Access
     from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 
 tb_app, ui_app = group(), group()
 HOST = option("Host. Any but localhost allows remote access.", "HOST", "localhost", parse=non_blank)
 OPEN = option("Open the page in the browser.", default=False, names=("--open",))
+NO_TOKEN = option("Admit all who can reach the port, for example a proxy.", default=False)
 
 
 @command(ui_app, "ui")
@@ -39,13 +42,16 @@ def ui(
     port: int = option("Port, or else the next free one.", "N", 5000, panel="MLflow"),
     host: str = HOST,
     open_browser: bool = OPEN,
+    no_token: bool = NO_TOKEN,
+    read_only: bool = option("Refuse all changes.", default=False),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
 ) -> None:
     """Show runs in MLflow's user interface, including runs in progress.
 
     The interface shows local and Azure ML runs with their metrics and files. It can change names and tags, and
-    permanently delete local runs. It needs the extra 'ui'. Ctrl-C stops it.
+    permanently delete local runs. The printed address has a token, which keeps out other users. It needs the extra
+    'ui'. Ctrl-C stops it.
 
     \b
       himl ui
@@ -53,13 +59,15 @@ def ui(
     """
     from himl_cli.services.child_server import check_port
     from himl_cli.services.mlflow_server import require_mlflow, serve, store_uri
+    from himl_cli.services.server_access import Access
 
     check_port(port)
     require_mlflow()
     with suppress(KeyboardInterrupt), open_session(workspace_opts, output_opts) as session:
         session.workspace.experiments()  # triggers the sign-in while the user can see its prompt
         uri = store_uri(*workspace_opts.names, start=session.cwd)
-        serve(uri, host, port, session.notify, lambda url: _announce(session, "MLflow", {"url": url}, open_browser))
+        access = Access.new(has_token=not no_token, reads_only=read_only)
+        serve(uri, host, port, access, session.notify, lambda server: _announce(session, server, {}, open_browser))
 
 
 def _inside_run(option: str, folder: str) -> str:
@@ -88,6 +96,7 @@ def tb(
     port: int = option("Port, or else the next free one.", "N", 6006, panel="TensorBoard"),
     host: str = HOST,
     open_browser: bool = OPEN,
+    no_token: bool = NO_TOKEN,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
@@ -95,8 +104,8 @@ def tb(
     """Show runs in TensorBoard, including runs in progress.
 
     The default is the last run submitted from this folder. A sweep or pipeline includes its child runs. New runs that
-    match appear automatically. For runs on Azure ML, himl fetches event files, and later only new parts. Ctrl-C stops
-    TensorBoard.
+    match appear automatically. For runs on Azure ML, himl fetches event files, and later only new parts. The printed
+    address has a token, which keeps out other users. Ctrl-C stops TensorBoard.
 
     \b
       himl tb
@@ -104,6 +113,7 @@ def tb(
       himl tb train_1772366400_0a1b2c3d --sync_only --run_logs_dir logs
     """
     from himl_cli.services.child_server import check_port
+    from himl_cli.services.server_access import Access
     from himl_cli.services.tensorboard.shown_runs import SelectedRuns
 
     if refresh < 1:
@@ -114,7 +124,8 @@ def tb(
         wanted = (selected, session.cwd, log_dir, run_logs_dir, session.notify)
         shown = SelectedRuns(session.workspace, *wanted, follows_links=follow_links)
         if not sync_only:
-            return _serve(session, shown, host, port, refresh, open_browser)
+            access = Access.new(has_token=not no_token)
+            return _serve(session, shown, host, port, refresh, access, open_browser)
         from himl_cli.render.file_views import SYNCED_COLUMNS
         from himl_cli.services.tensorboard.server import sync_once
 
@@ -126,31 +137,32 @@ def tb(
             raise problem
 
 
-def _serve(session: Session, runs: SelectedRuns, host: str, port: int, refresh: int, open_browser: bool) -> None:
+def _serve(
+    session: Session, runs: SelectedRuns, host: str, port: int, refresh: int, access: Access, open_browser: bool
+) -> None:
     import logging
 
     from himl_cli.render.progress import observing
     from himl_cli.services.tensorboard.server import serve
 
-    def on_start(url: str) -> None:
-        document = {"url": url, "runs": [source.run.id for source in runs.sources]}
-        _announce(session, "TensorBoard", document, open_browser)
+    def on_start(server: ChildServer) -> None:
+        _announce(session, server, {"runs": [source.run.id for source in runs.sources]}, open_browser)
         # TensorBoard runs for hours, and its watcher reports services that do not respond.
         if not logging.getLogger().isEnabledFor(logging.INFO):
             logging.getLogger("himl_cli.workspaces.retry").setLevel(logging.ERROR)
 
     with observing(session.output) as watcher:
-        serve(runs, host, port, refresh, watcher, on_start, on_first_update=watcher.close)
+        serve(runs, host, port, refresh, access, watcher, on_start, on_first_update=watcher.close)
 
 
-def _announce(session: Session, name: str, document: Mapping[str, Any], open_browser: bool) -> None:
+def _announce(session: Session, server: ChildServer, document: Mapping[str, Any], open_browser: bool) -> None:
     """Print the address of the server, and open it in the browser with --open."""
-    url = document["url"]
-    session.output.result(document, human=f"{name}: {url}", quiet=url)
+    url = server.url
+    session.output.result({"url": url, **document}, human=f"{server.name}: {url}", quiet=url)
     session.output.flush()  # for a program that reads the address from a pipe
     session.output.notice("Press Ctrl-C to stop it.")
     if open_browser:
-        open_url(session.output, url)
+        open_url(session.output, server.write_page())
 
 
 def open_url(output: Output, url: str) -> None:

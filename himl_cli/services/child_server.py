@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import json
 import signal
 import socket
 import subprocess
@@ -11,12 +12,14 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from pathlib import Path
 from typing import ClassVar
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.processes import detached, end_detached
+from himl_cli.services.server_access import Access
 
 SECONDS_TO_END, ANSWER_SECONDS = 5.0, 1.0
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only with --host
@@ -37,8 +40,9 @@ class ChildServer(ABC):
     version_check: ClassVar[str]
     """A command that checks whether the server's program works."""
 
-    def __init__(self, folder: Path, host: str, port: int, notify: Notify = ignore) -> None:
+    def __init__(self, folder: Path, host: str, port: int, access: Access, notify: Notify = ignore) -> None:
         self._own = folder
+        self._access = access
         self._log = folder / "server.log"
         self._host = host
         self._address = ANY_ADDRESS.get(host, host)
@@ -57,14 +61,22 @@ class ChildServer(ABC):
     def environment(self) -> Mapping[str, str]:
         """The server's environment, without the variables for temporary files."""
 
-    @abstractmethod
-    def answers(self) -> bool:
-        """Whether this server, and not another one that uses the port, answers at its address."""
-
     @property
     def url(self) -> str:
         host = socket.gethostname() if self._host in ANY_ADDRESS else self._host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/"
+        query = f"?token={self._access.token}" if self._access.token else ""
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/{query}"
+
+    def write_page(self) -> str:
+        """Write a page that leads to the server, in its private folder, and return the address of the page: the
+        arguments of a browser are visible to all users."""
+        page = self._own / "open.html"
+        page.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={self.url}">', encoding="utf-8")
+        return page.as_uri()
+
+    def answers(self) -> bool:
+        """Whether this server, and not another one that uses the port, answers at its address."""
+        return get(self._address, self._port, f"/{self._access.mark}")[0] == HTTPStatus.OK
 
     def is_up(self) -> bool:
         self._was_up = self._was_up or self.answers()
@@ -74,9 +86,11 @@ class ChildServer(ABC):
         """Report a port other than the one *asked* for, and an address that other machines can reach."""
         if asked not in (self._port, 0):
             self._notify(Notice(f"Port {asked} is in use, so {self.name} uses {self._port}."))
-        if not is_loopback(self._host):
-            address = f"{self._host}:{self._port}"
-            self._notify(Notice(f"{self.name} has no sign-in: anyone who can reach {address} can see these runs."))
+        address = f"{self._host}:{self._port}"
+        if not self._access.token:
+            self._notify(Notice(f"Without a token, anyone who can reach {address} can see these runs."))
+        elif not is_loopback(self._host):
+            self._notify(Notice(f"Other machines can reach {address}. The token and the runs are sent unencrypted."))
 
     def check(self) -> None:
         """Check that the server runs. If another program took its port while it started, restart it at the next one.
@@ -108,7 +122,7 @@ class ChildServer(ABC):
         own = str(self._own)
         try:
             with self._log.open("wb") as output:
-                return subprocess.Popen(
+                process = subprocess.Popen(
                     [sys.executable, "-m", "himl_cli.services.server_program", own, *self.arguments],
                     stdin=subprocess.PIPE,
                     stdout=output,
@@ -121,6 +135,11 @@ class ChildServer(ABC):
                 )
         except OSError as err:
             raise DiskFailed(f"Cannot start {self.name}: {err.strerror or err}.") from err
+        assert process.stdin is not None
+        with suppress(OSError):  # the server has ended, which `check` reports
+            process.stdin.write(json.dumps(vars(self._access)).encode() + b"\n")
+            process.stdin.flush()
+        return process
 
     def end_at_once(self) -> None:
         """End the server and its child processes, without removing the folder."""

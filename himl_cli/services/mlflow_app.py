@@ -15,12 +15,17 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from himl_cli.services.server_access import Access, Answer
+
 # Bytes of a body. Those of the pages have a few thousand
 LARGEST_BODY = 1 << 20
 # Functions of MLflow's server other than showing runs, which run programs, load objects that clients describe, or send
 # requests to other servers
 MLFLOW_CLOSED = {"assistant", "create-promptlab-run", "demo", "gateway", "invoke", "jobs", "mcp-servers"}
 MLFLOW_CLOSED |= {"register", "upload-artifact", "webhooks"}
+# Functions that pages call by POST, and that change nothing
+MLFLOW_READS = {"search", "search-datasets", "get-latest-versions", "batchGetInfos", "graphql"}
+READS_ONLY = b'{"error_code": "PERMISSION_DENIED", "message": "himl ui --read_only accepts no changes."}'
 # Settings for a new browser: pages about training, without an assistant
 MLFLOW_DEFAULTS = {"mlflow.workflowType_v1": "machine_learning", "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True}
 MLFLOW_SCRIPT = (
@@ -31,8 +36,7 @@ MLFLOW_SCRIPT = (
 
 class ClientConnection(H11Protocol):
     """The connection of a client. If more than `most` have sent no request or a part of one, those that are older than
-    `grace` seconds are closed: the server has no sign-in, and every user of this machine could open all that it can
-    have."""
+    `grace` seconds are closed: every user of this machine could open all that the server can have."""
 
     most: ClassVar = 128
     grace: ClassVar = 2.0
@@ -64,23 +68,25 @@ class ClientConnection(H11Protocol):
             oldest.transport.abort()
 
 
-def refusal(headers: dict[bytes, bytes], parts: set[str]) -> int | None:
-    """The status for a request of a page of another origin, for a closed function, or for a body without a length or
-    with too large a one."""
+def refusal(method: str, headers: dict[bytes, bytes], parts: list[str], *, reads_only: bool) -> Answer | None:
+    """The answer to a request of a page of another origin, for a closed function, with a body without a length or with
+    too large a one, or that changes something if the server *reads_only*."""
     origin, length = headers.get(b"origin"), headers.get(b"content-length", b"0")
     # MLflow 3.5 accepts requests from pages of any origin. Later versions reject all but localhost's, including the
     # server's own.
     if origin is not None and origin.partition(b"://")[2] != headers.get(b"host"):
-        return 403
-    if parts & MLFLOW_CLOSED:
-        return 403
+        return Answer(403, [])
+    if MLFLOW_CLOSED.intersection(parts):
+        return Answer(403, [])
+    if reads_only and method not in ("GET", "HEAD") and parts[-1] not in MLFLOW_READS:
+        return Answer(403, [("Content-Type", "application/json")], READS_ONLY)
     if b"transfer-encoding" in headers:
-        return 411
-    return 413 if len(length) > 7 or int(length) > LARGEST_BODY else None
+        return Answer(411, [])
+    return Answer(413, []) if len(length) > 7 or int(length) > LARGEST_BODY else None
 
 
-def run_mlflow(uri: str, host: str, port: str, token: str) -> None:
-    """Run MLflow's server for the store of *uri*. It also answers the path *token*, which identifies it."""
+def run_mlflow(access: Access, uri: str, host: str, port: str) -> None:
+    """Run MLflow's server for the store of *uri* behind *access*."""
     from mlflow.server.handlers import initialize_backend_stores
 
     initialize_backend_stores(uri, uri, uri)
@@ -89,11 +95,16 @@ def run_mlflow(uri: str, host: str, port: str, token: str) -> None:
     hasten_curves()
 
     async def answer(scope: Any, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-        parts, body, message = {*str(scope["path"]).split("/")}, b"", {"more_body": True}
-        status = refusal(dict(scope["headers"]), parts) or (200 if token in parts else None)
-        if status is not None:
-            await send({"type": "http.response.start", "status": status, "headers": []})
-            await send({"type": "http.response.body", "body": b""})
+        path, headers = str(scope["path"]), dict(scope["headers"])
+        parts, body, message = path.split("/"), b"", {"more_body": True}
+        texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers.items()}
+        found = access.answer(int(port), path, scope["query_string"].decode("latin-1"), texts)
+        if found is None:
+            found = refusal(scope["method"], headers, parts, reads_only=access.reads_only)
+        if found is not None:
+            own = [(name.encode(), value.encode()) for name, value in found.headers]
+            await send({"type": "http.response.start", "status": found.status, "headers": own})
+            await send({"type": "http.response.body", "body": found.body})
             return
         while message.get("more_body"):  # MLflow has few threads, so it must not wait for clients
             message = await receive()
@@ -116,8 +127,8 @@ def run_mlflow(uri: str, host: str, port: str, token: str) -> None:
             await send(message)
 
         is_first: list[bool] = []
-        own = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"origin"]}
-        await app(own, receive_whole, send_page if parts == {""} else send)
+        scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"origin"]}
+        await app(scope, receive_whole, send_page if path == "/" else send)
 
     run = partial(uvicorn.run, ws="none", lifespan="off", log_level="warning", timeout_graceful_shutdown=1)
     run(answer, host=host, port=int(port), http=ClientConnection)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from http import HTTPStatus
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlencode
@@ -18,7 +16,8 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Notify
 from himl_cli.core.installation import install_command
 from himl_cli.core.signals import take_time_to_end
-from himl_cli.services.child_server import ANY_ADDRESS, SECONDS_TO_END, ChildServer, free_port, get, is_loopback
+from himl_cli.services.child_server import ANY_ADDRESS, SECONDS_TO_END, ChildServer, free_port, is_loopback
+from himl_cli.services.server_access import Access
 from himl_cli.services.transfer.local_files import disk_error
 
 OLDEST = (3, 5, 1)  # as in pyproject.toml
@@ -53,14 +52,13 @@ class MlflowServer(ChildServer):
     name = "MLflow"
     version_check = "python -m mlflow --version"
 
-    def __init__(self, folder: Path, uri: str, host: str, port: int, notify: Notify) -> None:
+    def __init__(self, folder: Path, uri: str, host: str, port: int, access: Access, notify: Notify) -> None:
         self._uri = uri
-        self._token = secrets.token_hex(8)  # distinguishes this server from another one at the port
-        super().__init__(folder, host, port, notify)
+        super().__init__(folder, host, port, access, notify)
 
     @property
     def arguments(self) -> Sequence[str]:
-        return ["mlflow", self._uri, self._host, str(self._port), self._token]
+        return ["mlflow", self._uri, self._host, str(self._port)]
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -74,19 +72,18 @@ class MlflowServer(ChildServer):
         allowed = ",".join(pattern for name in names for pattern in (name, f"{name}:*"))
         return {**kept, "MLFLOW_SERVER_ALLOWED_HOSTS": allowed, "MLFLOW_DISABLE_TELEMETRY": "true"}
 
-    def answers(self) -> bool:
-        return get(self._address, self._port, f"/{self._token}")[0] == HTTPStatus.OK
 
-
-def serve(uri: str, host: str, port: int, notify: Notify, on_url: Callable[[str], None]) -> None:
-    """Show the runs of the store of *uri* until an interrupt, and call *on_url* once the server answers. Raises the
+def serve(
+    uri: str, host: str, port: int, access: Access, notify: Notify, on_start: Callable[[ChildServer], None]
+) -> None:
+    """Show the runs of the store of *uri* until an interrupt, and call *on_start* once the server answers. Raises the
     errors of `free_port`, HimlError if the server ends, DiskFailed."""
     free = free_port(host, port)
     try:
         temporary = tempfile.TemporaryDirectory(prefix="himl_ui_", ignore_cleanup_errors=True)
     except OSError as err:
         raise disk_error(err, "Cannot create a temporary folder") from err
-    with temporary as name, closing(MlflowServer(Path(name).resolve(), uri, host, free, notify)) as server:
+    with temporary as name, closing(MlflowServer(Path(name).resolve(), uri, host, free, access, notify)) as server:
         server.tell_address(port)
         is_up = False
         try:
@@ -95,7 +92,7 @@ def serve(uri: str, host: str, port: int, notify: Notify, on_url: Callable[[str]
                 server.check()
                 if not is_up and server.is_up():
                     is_up = True
-                    on_url(server.url)
+                    on_start(server)
         except KeyboardInterrupt:
             take_time_to_end(SECONDS_TO_END)  # a second Ctrl-C would leave the server behind
             raise

@@ -1,21 +1,25 @@
 """TensorBoard or MLflow's server as a process that ends with its parent, which closes the pipe of its standard input.
 
 The arguments are a folder that the process removes at its end, because the parent may have been killed, the name of the
-server, and the arguments of the server.
+server, and the arguments of the server. The first line of standard input describes the server's `Access`.
 """
 
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import signal
 import sys
 import threading
 
+from himl_cli.services.server_access import Access, run_tensorboard
+
 
 def main() -> None:
     own, server = sys.argv.pop(1), sys.argv.pop(1)
+    access = Access(**json.loads(sys.stdin.readline()))
     starter_is_gone = threading.Event()
 
     def end_with_starter() -> None:
@@ -36,11 +40,9 @@ def main() -> None:
     if server == "mlflow":
         from himl_cli.services.mlflow_app import run_mlflow
 
-        run_mlflow(*sys.argv[1:])
-        return
-    from tensorboard.main import run_main
-
-    run_main()
+        run_mlflow(access, *sys.argv[1:])
+    else:
+        run_tensorboard(access)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
+
+from tests.support.tensorboard import bearing
 
 API, API_3 = "/ajax-api/2.0/mlflow", "/ajax-api/3.0/mlflow"
 RUN = "run { info { runId runName artifactUri status } data { metrics { key value } params { key value } tags { key value } } }"
@@ -21,13 +23,14 @@ class Pages:
 
     def __init__(self, url: str) -> None:
         self._address = urlsplit(url)
+        self._signed = bearing(parse_qs(self._address.query)["token"][0])
         self.answers: list[bytes] = []
 
     def ask(self, path: str, body: Any = None) -> Any:
         """The document of an answer, None for another answer."""
         with closing(HTTPConnection(self._address.hostname or "", self._address.port, timeout=SECONDS)) as connection:
             sent = None if body is None else json.dumps(body)
-            connection.request("GET" if body is None else "POST", path, sent, {"Content-Type": "application/json"} if sent else {})
+            connection.request("GET" if body is None else "POST", path, sent, self._signed | ({"Content-Type": "application/json"} if sent else {}))
             answer = connection.getresponse()
             content = answer.read()
         self.answers.append(str(answer.headers).encode() + content)

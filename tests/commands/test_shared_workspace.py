@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,28 @@ open("outputs/model.txt", "w").write("trained")
 if "wait" in sys.argv:
     while True: time.sleep(0.1)
 sys.exit("fail" in sys.argv and os.environ["HIML_TRY"] == "1")
+"""
+
+STRANGER = """
+import sys, urllib.error, urllib.request
+from pathlib import Path
+
+def status(path):
+    try:
+        return urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/{path}").status
+    except urllib.error.HTTPError as err:
+        return err.code
+
+print(status(""), status("ajax-api/2.0/mlflow/experiments/search?max_results=9"))
+token = sys.stdin.read().encode()
+for path in Path("/proc").glob("[0-9]*/*"):
+    if path.name in ("cmdline", "environ"):
+        try:
+            content = path.read_bytes()
+        except OSError:
+            continue
+        if token in content:
+            print(path, content)
 """
 
 
@@ -60,6 +84,8 @@ def test_members_of_a_group_share_a_workspace_and_readers_leave_nothing(started_
         shown = board.ask("ajax-api/2.0/mlflow/runs/get", run_id=first)["run"]
         assert (shown["info"]["status"], shown["data"]["metrics"][0]["value"]) == ("FAILED", 0.5)
         assert sorted(path.name for path in (project / ".himl").iterdir()) == before, "a reader's server leaves no files"
+        looked = subprocess.run([*bob, sys.executable, "-c", STRANGER, str(board.port)], input=board.token, capture_output=True, text=True)
+        assert (looked.stdout, looked.stderr) == ("403 403\n", ""), "another user is refused and finds no token"
     himl(bob, "runs", "cancel", running)
     until(lambda: "Canceled" in himl(eve, "runs", "show", running))
     himl(bob, "runs", "tag", first, "reviewed=yes")

@@ -10,12 +10,13 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from http.client import HTTPException
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
 from himl_cli.core.events import Event, Notice
+from himl_cli.services.server_access import Access
 from himl_cli.services.tensorboard.server import TensorBoard
 from tests.azureml_double.faults import Page, Stall, Status
 from tests.azureml_double.jobs.records import add_trial
@@ -23,7 +24,7 @@ from tests.azureml_double.seeding import StagedWorkspace, add_sweep
 from tests.support.processes import MARK, processes_marked
 from tests.support.running import Himl, until, validator, write_files
 from tests.support.runs import RecordedRuns, posix
-from tests.support.tensorboard import DIRECT, LONG, NAME, SHORT, WRITER, event_bytes, is_closed, scalars, serving
+from tests.support.tensorboard import LONG, NAME, SHORT, WRITER, event_bytes, is_closed, scalars, serving
 
 READERS = {
     "data server behind a proxy": ({"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}, "GrpcDataProvider"),
@@ -121,7 +122,7 @@ def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, proje
         with serving(himl, tmp_path, "--run", "latest", "--host", "0.0.0.0", "--port", str(port)) as board:
             assert port < board.port <= port + 100
             assert f"Port {port} is in use, so TensorBoard uses {board.port}." in board.talk
-            assert f"anyone who can reach 0.0.0.0:{board.port} can see these runs" in board.talk
+            assert f"Other machines can reach 0.0.0.0:{board.port}. The token and the runs are sent unencrypted." in board.talk
             board.shows("train_1_aa", [1.0, 0.5, 0.25, 0.125])
             assert board.end() == 0
 
@@ -188,10 +189,12 @@ def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: s
     browser.write_text(f'#!/bin/sh\necho "$1" > "{tmp_path / "opened"}"\n')
     browser.chmod(0o755)
     with serving(himl, tmp_path, RUN, "--open", "--format", form, env={"BROWSER": f"{browser} %s"}) as board:
-        document = json.dumps({"url": board.url, "runs": [RUN]})
+        document = json.dumps({"url": board.address, "runs": [RUN]})
         validator("tb").validate(json.loads(document))
-        assert board.line == {"human": f"TensorBoard: {board.url}\n", "quiet": f"{board.url}\n", "json": f"{document}\n"}[form]
-        until(lambda: (tmp_path / "opened").is_file() and (tmp_path / "opened").read_text() == f"{board.url}\n", "the browser was told")
+        assert board.line == {"human": f"TensorBoard: {board.address}\n", "quiet": f"{board.address}\n", "json": f"{document}\n"}[form]
+        until(lambda: (tmp_path / "opened").is_file() and (tmp_path / "opened").read_text() != "", "the browser is started")
+        page = Path((tmp_path / "opened").read_text().removeprefix("file://").rstrip())
+        assert (board.address in page.read_text(), page.parent.stat().st_mode & 0o077) == (True, 0), "other users cannot read it"
         assert left_in(tmp_path) != []
         assert board.end(number) == (0 if number == signal.SIGTERM else -number)
         assert board.talk in ("", LAST) if form != "quiet" else board.talk == ""
@@ -214,7 +217,7 @@ def test_dead_data_server_is_restarted_and_dead_tensorboard_told(himl: Himl, tmp
         board.says(LAST)
         kill("tensorboard_data_server/bin")
         board.says("TensorBoard's data server ended. himl restarts TensorBoard.")
-        until(lambda: answers(board.url), "it answers")
+        until(lambda: board.ask("data/runs") is not None, "it answers")
         board.shows(RUN, VALUES)
         kill("server_program")
         assert board.process.wait(60) == 1
@@ -223,17 +226,43 @@ def test_dead_data_server_is_restarted_and_dead_tensorboard_told(himl: Himl, tmp
     assert left_in(tmp_path) == []
 
 
-def answers(url: str) -> bool:
-    try:
-        with DIRECT.open(f"{url}data/runs", timeout=60) as answer:
-            return bool(answer.status == 200)
-    except (OSError, HTTPException):
-        return False
-
-
 @pytest.fixture
 def recorded(project: Path) -> None:
     RecordedRuns(project).add(RUN, files={f"logs/{NAME}": event_bytes(VALUES)})
+
+
+@posix
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize(("command", "data"), [(["tb", RUN], "/data/runs"), (["ui"], f"/ajax-api/2.0/mlflow/runs/get?run_id={RUN}")])
+def test_only_the_printed_address_opens_the_pages(himl: Himl, tmp_path: Path, command: list[str], data: str, mark: str) -> None:
+    with serving(himl, tmp_path, command=command) as board:
+
+        def answer(path: str, **headers: str) -> tuple[int, str | None, bytes]:
+            with closing(HTTPConnection("127.0.0.1", board.port, timeout=60)) as connection:
+                connection.request("GET", path, headers=headers)
+                answered = connection.getresponse()
+                return answered.status, answered.headers["Set-Cookie"], answered.read()
+
+        wrong, cookie = board.token[::-1], f"himl_{board.port}={board.token}"
+        strangers: list[tuple[str, dict[str, str]]] = [(path, {}) for path in ("/", data, "/favicon.ico", "/?token=", f"/?token={wrong}", "//", "/%2e%2e/")]
+        strangers += [(data, {"Cookie": text}) for text in (f"himl_{board.port}={wrong}", f"himl_{board.port}=", f"other={board.token}", "ö=;;")]
+        strangers += [(data, {"Authorization": text}) for text in (f"Bearer {wrong}", "Bearer ", "Basic Og==")]
+        assert [(path, headers) for path, headers in strangers if answer(path, **headers)[:2] != (403, None)] == []
+        assert answer(f"/?token={board.token}")[:2] == (200, f"{cookie}; Path=/; HttpOnly; SameSite=Strict")
+        assert [answer(data, Cookie=text)[0] for text in (cookie, f"a=b; {cookie}; c")] == [200, 200]
+        assert RUN.encode() in answer(data, Authorization=f"Bearer {board.token}")[2]
+        assert board.token not in board.talk
+        if Path("/proc").is_dir():
+            assert [line for line in processes_marked(mark, patience=0) if board.token in line] == [], "not among the arguments"
+    with serving(himl, tmp_path, "--no_token", *(["--read_only"] if "ui" in command else []), command=command) as board:
+        assert (board.address, board.token, answer(data)[0]) == (board.url, "", 200)
+        assert "Without a token, anyone who can reach localhost:" in board.talk
+        change, search = {"run_id": RUN, "key": "a", "value": "b"}, {"max_results": 1}
+        for action, document, status in (("delete", change, 403), ("set-tag", change, 403), ("search", search, 200)) if "ui" in command else ():
+            with closing(HTTPConnection("127.0.0.1", board.port, timeout=60)) as connection:
+                connection.request("POST", f"/ajax-api/2.0/mlflow/runs/{action}", json.dumps(document), {"Content-Type": "application/json"})
+                answered = connection.getresponse()
+                assert (answered.status, b"--read_only accepts no changes" in answered.read()) == (status, status == 403)
 
 
 @posix
@@ -242,7 +271,7 @@ def test_port_taken_during_start_is_reported_and_replaced(tmp_path: Path, mark: 
     (tmp_path / "runs").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with closing(TensorBoard(tmp_path / "runs", "127.0.0.1", port, 1, events.append)) as board:
+        with closing(TensorBoard(tmp_path / "runs", "127.0.0.1", port, 1, Access.new(has_token=False), events.append)) as board:
 
             def is_up() -> bool:
                 board.check()

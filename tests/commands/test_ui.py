@@ -38,7 +38,7 @@ from tests.support.clients import HIML_OLDEST_MLFLOW, PROJECT
 from tests.support.processes import MARK, processes_marked
 from tests.support.running import PROGRAM, Himl, until, validator, write_files
 from tests.support.runs import RecordedRuns, posix
-from tests.support.tensorboard import Board, is_closed, serving
+from tests.support.tensorboard import Board, bearing, is_closed, serving
 
 # The first use of a client builds its environment.
 pytestmark = [posix, pytest.mark.timeout(1800)]
@@ -95,11 +95,11 @@ HOSTILE = {
 """Settings that a user may have for MLflow elsewhere."""
 
 
-def ask(port: int, path: str, document: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
+def ask(board: Board, path: str, document: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:
     """Return the status and the answer of MLflow's REST API. A document is sent by POST."""
-    with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+    with closing(HTTPConnection("127.0.0.1", board.port, timeout=60)) as connection:
         body = None if document is None else json.dumps(document)
-        sent = {"Content-Type": "application/json", **(headers or {})}
+        sent = {"Content-Type": "application/json", **bearing(board.token), **(headers or {})}
         connection.request("GET" if body is None else "POST", path, body, sent)
         answer = connection.getresponse()
         content = answer.read()
@@ -121,7 +121,7 @@ class World:
         return Himl(PROGRAM, self.folder)
 
     def ask(self, path: str, document: Any = None, **headers: str) -> tuple[int, Any]:
-        return ask(self.board.port, f"/ajax-api/2.0/mlflow/{path}", document, headers)
+        return ask(self.board, f"/ajax-api/2.0/mlflow/{path}", document, headers)
 
     def address(self, name: str, tab: str = "") -> str:
         """Return the URL of the run or experiment of that name."""
@@ -145,7 +145,7 @@ def jobs(shared_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder, home = tmp_path_factory.mktemp("ui"), tmp_path_factory.mktemp("home")
     variables, himl = variables_of_machine(home), Himl(PROGRAM, folder)
     write_files(folder, {"train.py": TRAINS, "trial.py": TRIES, "grow.py": GROWS, "fail.py": "import sys; sys.exit(3)"})
-    submit(himl, variables, "train.py", "--workspace", "local", "--display_name", "Near")
+    submit(himl, variables, "train.py", "--workspace", "local", "--no_system_metrics", "--display_name", "Near")  # the script logs its own
     submit(himl, variables, "fail.py", "--display_name", "Broken")
     for version in ("newest", "oldest"):
         submit(himl, variables, "trial.py", "--sweep", "lr=0.5,0.25", "--display_name", f"Hunt {version}", "--", "${{search_space.lr}}")
@@ -187,13 +187,15 @@ def world(request: pytest.FixtureRequest, jobs: tuple[Path, dict[str, str]], tmp
 
 
 @pytest.fixture
-def shown(page: Page) -> Iterator[Page]:
-    """A page that connects only to this machine, and whose scripts raise no errors."""
+def shown(world: World, page: Page) -> Iterator[Page]:
+    """A page that connects only to this machine, and whose scripts raise no errors. It has visited the printed address."""
     page.set_default_timeout(PATIENT)
     expect.set_options(timeout=PATIENT)
     foreign, errors = list[str](), list[str]()
     page.on("request", lambda request: foreign.append(request.url) if not re.match(r"(http://localhost:|blob:|data:)", request.url) else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(world.board.address)
+    page.wait_for_url(re.compile(r"^[^?]*$"))
     yield page
     assert (foreign, errors) == ([], [])
 
@@ -342,34 +344,34 @@ def test_tags_that_are_set_in_the_page_arrive_in_himl(world: World, shown: Page,
 
 def test_strangers_get_nothing_and_what_is_not_for_runs_is_closed(world: World) -> None:
     search, evil = "/ajax-api/2.0/mlflow/experiments/search", {"Origin": "http://evil.example"}
-    port, every = world.board.port, {"max_results": 10}
-    assert ask(port, search, every)[0] == 200
-    assert ask(port, search, every, {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"})[0] == 200
+    board, port, every = world.board, world.board.port, {"max_results": 10}
+    assert ask(board, search, every)[0] == 200
+    assert ask(board, search, every, {"Host": f"localhost:{port}", "Origin": f"http://localhost:{port}"})[0] == 200
     hosts = ({"Host": "evil.example"}, {"Host": f"evil.example:{port}", "Origin": f"http://evil.example:{port}"})
     for path, document, headers in (
         *((search, every, {"Origin": origin}) for origin in ("http://evil.example", f"http://localhost:{port + 1}", "null")),
         *((f"{search}?max_results=10", None, headers) for headers in (evil, *hosts)),
         ("/", None, hosts[0]),
     ):
-        status, answer = ask(port, path, document, headers)
+        status, answer = ask(board, path, document, headers)
         assert (status, b"train" in str(answer).encode()) == (403, False), (path, headers, answer)
     closed = ["/ajax-api/3.0/mlflow/assistant/config", "/gateway/x/invocations", "/ajax-api/3.0/jobs/", "/ajax-api/3.0/mlflow/webhooks"]
     closed += ["/ajax-api/2.0/mlflow/upload-artifact?path=x&run_uuid=far_1_aa", "/ajax-api/3.0/mlflow/mcp-servers", "/ajax-api/3.0/mlflow/demo/generate"]
     closed += ["/ajax-api/3.0/mlflow/scorer/invoke", "/ajax-api/3.0/mlflow/scorers/register", "/ajax-api/2.0/mlflow/runs/create-promptlab-run"]
-    assert [path for path in closed if (ask(port, path)[0], ask(port, path, {})[0]) != (403, 403)] == []
+    assert [path for path in closed if (ask(board, path)[0], ask(board, path, {})[0]) != (403, 403)] == []
     asked = "/ajax-api/2.0/mlflow/gateway-proxy?gateway_path=api/2.0/endpoints/"
-    assert ask(port, asked) == (200, {"endpoints": []}), "nobody else is asked"
+    assert ask(board, asked) == (200, {"endpoints": []}), "nobody else is asked"
     status, answer = world.ask("runs/create", {"experiment_id": "0"})
     assert (status, answer["message"].startswith("MLflow cannot create run in himl's workspaces: ")) == (403, True)
 
 
 def test_large_bodies_are_refused_and_silent_connections_are_closed(world: World) -> None:
-    port, search = world.board.port, "/ajax-api/2.0/mlflow/experiments/search"
-    assert ask(port, search, {"filter": "x" * (1 << 20)})[0] == 413
+    board, port, search = world.board, world.board.port, "/ajax-api/2.0/mlflow/experiments/search"
+    assert ask(board, search, {"filter": "x" * (1 << 20)})[0] == 413
     with ExitStack() as many:
         silent = [many.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(300)]
         until(lambda: sum(bool(select.select([client], [], [], 0)[0]) for client in silent) >= 300 - 128, "the oldest ones are closed")
-        assert ask(port, search, {"max_results": 10})[0] == 200
+        assert ask(board, search, {"max_results": 10})[0] == 200
 
 
 @pytest.fixture
@@ -393,10 +395,10 @@ def mark(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Ite
 @pytest.mark.parametrize(("number", "form"), [(signal.SIGKILL, "human"), (signal.SIGINT, "quiet"), (signal.SIGTERM, "json")])
 def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: signal.Signals, form: str) -> None:
     with serving(himl, tmp_path, "--format", form, command=["ui"]) as board:
-        document = json.dumps({"url": board.url})
+        document = json.dumps({"url": board.address})
         validator("ui").validate(json.loads(document))
-        assert board.line == {"human": f"MLflow: {board.url}\n", "quiet": f"{board.url}\n", "json": f"{document}\n"}[form]
-        assert ask(board.port, "/version")[0] == 200
+        assert board.line == {"human": f"MLflow: {board.address}\n", "quiet": f"{board.address}\n", "json": f"{document}\n"}[form]
+        assert ask(board, "/version")[0] == 200
         assert [path.name.startswith("himl_ui_") for path in (tmp_path / "tmp").iterdir()] == [True]
         assert board.end(number) == (-number if number == signal.SIGKILL else 0)
         assert board.talk == ("" if form == "quiet" else "Press Ctrl-C to stop it.\n")
@@ -415,16 +417,16 @@ def test_who_is_let_in_is_said_and_a_taken_port_moves_on(himl: Himl, tmp_path: P
         with serving(himl, tmp_path, "--host", "0.0.0.0", "--port", str(port), command=["ui"]) as board:
             assert port < board.port <= port + 100
             assert f"Port {port} is in use, so MLflow uses {board.port}." in board.talk
-            assert f"MLflow has no sign-in: anyone who can reach 0.0.0.0:{board.port} can see these runs." in board.talk
+            assert f"Other machines can reach 0.0.0.0:{board.port}. The token and the runs are sent unencrypted." in board.talk
             api, own = "/ajax-api/2.0/mlflow", {"Host": "a.name.of.it:81", "Origin": "http://a.name.of.it:81"}
-            (experiment,) = ask(board.port, f"{api}/experiments/search", {"max_results": 9}, own)[1]["experiments"]
-            (run,) = ask(board.port, f"{api}/runs/search", {"experiment_ids": [experiment["experiment_id"]]})[1]["runs"]
+            (experiment,) = ask(board, f"{api}/experiments/search", {"max_results": 9}, own)[1]["experiments"]
+            (run,) = ask(board, f"{api}/runs/search", {"experiment_ids": [experiment["experiment_id"]]})[1]["runs"]
             assert run["info"]["run_id"] == "train_1_aa"
             for change in ({"key": "a", "value": "b"}, None):
                 given = {"run_id": "train_1_aa", **(change or {})}
-                status, answer = ask(board.port, f"{api}/runs/{'set-tag' if change else 'delete'}", given)
+                status, answer = ask(board, f"{api}/runs/{'set-tag' if change else 'delete'}", given)
                 assert (status >= 400, str(recorded.folder / ".himl") in answer["message"], "Traceback" in answer["message"]) == (True, True, False), answer
-            assert ask(board.port, f"{api}/artifacts/list?run_id=train_1_aa&path=outputs")[1]["files"][0]["path"] == "outputs/model.bin"
+            assert ask(board, f"{api}/artifacts/list?run_id=train_1_aa&path=outputs")[1]["files"][0]["path"] == "outputs/model.bin"
             assert board.end() == 0
 
 

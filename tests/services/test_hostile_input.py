@@ -38,7 +38,6 @@ from himl_cli.services.submission.pipelines import PreparedPipeline, prepare_pip
 from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.services.submission.sweeps import parse_sampling
-from himl_cli.services.tensorboard.server import serves
 from himl_cli.services.transfer.state import TransferState
 from himl_cli.services.yaml_files import dump_mapping, parse_mapping
 from himl_cli.slides.query import Pattern, read_ids, read_table
@@ -237,7 +236,6 @@ def test_server_of_nonsense_is_no_tensorboard_and_gives_no_token(tmp_path: Path,
         monkeypatch.setenv("OBO_ENDPOINT", f"http://127.0.0.1:{port}{path}")
         for body in (*answers, b'{"token": "a\\nb", "expires_on": 1}'):
             server.put(path, body)
-            assert not serves(tmp_path, "127.0.0.1", port)
             with pytest.raises(ClientAuthenticationError, match="returned no token"):
                 OnBehalfOf().get_token("https://storage.azure.com/.default")
 

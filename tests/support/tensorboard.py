@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.compat.proto.event_pb2 import Event
@@ -74,8 +74,13 @@ def is_closed(port: int, host: str = "127.0.0.1") -> bool:
         return probe.connect_ex((host, port)) != 0
 
 
+def bearing(token: str) -> dict[str, str]:
+    """The header by which programs sign in to a board with a *token*."""
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
 class Board:
-    """A running board. `line` is the line with its address, `host` the host for requests."""
+    """A running board. `line` is the line with its `address`, which is the `url` with its `token`, and `host` the host for requests."""
 
     def __init__(self, process: subprocess.Popen[bytes], said: Path, host: str = "127.0.0.1") -> None:
         self.process = process
@@ -83,9 +88,9 @@ class Board:
         self._said = said
         assert process.stdout is not None
         self.line = process.stdout.readline().decode()
-        found = re.search(r"http://[^\s\"]+/", self.line)
+        found = re.search(r"(http://[^\s\"]+/)(?:\?token=(\w+))?", self.line)
         assert found, self.line + self.talk
-        self.url = found[0]
+        self.address, self.url, self.token = found[0], found[1], found[2] or ""
 
     @property
     def talk(self) -> str:
@@ -100,7 +105,8 @@ class Board:
         """TensorBoard's reply, None if it does not have the data (yet)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         try:
-            with DIRECT.open(f"http://{host}:{self.port}/{path}?{urlencode(query)}", timeout=60) as answer:
+            asked = Request(f"http://{host}:{self.port}/{path}?{urlencode(query)}", headers=bearing(self.token))
+            with DIRECT.open(asked, timeout=60) as answer:
                 return json.load(answer)
         except HTTPError as err:
             err.close()

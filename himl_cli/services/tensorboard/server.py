@@ -7,10 +7,9 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 from himl_cli.core.errors import (
     HimlError,
@@ -24,8 +23,9 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import LOCAL_HOSTS
 from himl_cli.core.signals import take_time_to_end
 from himl_cli.core.sweeps import MANY
-from himl_cli.core.text import listed, named, read_json
+from himl_cli.core.text import listed, named
 from himl_cli.services.child_server import SECONDS_TO_END, ChildServer, free_port, get
+from himl_cli.services.server_access import Access
 from himl_cli.services.tensorboard.copies import EventSource, ShownFolder
 from himl_cli.services.tensorboard.shown_runs import BackgroundCalls, Changes, SelectedRuns
 from himl_cli.services.transfer.local_files import disk_error
@@ -267,13 +267,14 @@ def serve(
     host: str,
     port: int,
     refresh: int,
+    access: Access,
     notify: Notify,
-    on_url: Callable[[str], None],
+    on_start: Callable[[ChildServer], None],
     on_first_update: Callable[[], None],
 ) -> None:
     """Show the runs in TensorBoard, and fetch new runs and event files every *refresh* seconds, until an interrupt.
 
-    Runs are selected while TensorBoard starts. *on_url* is called once TensorBoard answers, before all files are
+    Runs are selected while TensorBoard starts. *on_start* is called once TensorBoard answers, before all files are
     complete, and *on_first_update* once all runs are updated. Raises the errors of `SelectedRuns.start`, HimlError if
     TensorBoard ends, NotFound if no run has event files, DiskFailed.
     """
@@ -285,7 +286,7 @@ def serve(
     with temporary as name:
         shown = ShownFolder(Path(name).resolve() / "runs")
         shown.root.mkdir()
-        with closing(TensorBoard(shown.root, host, free, refresh, notify)) as server:
+        with closing(TensorBoard(shown.root, host, free, refresh, access, notify)) as server:
             runs.start()
             server.tell_address(port)
             poller = Poller(runs, shown, refresh, notify)
@@ -301,7 +302,7 @@ def serve(
                     server.check()
                     if not is_up and server.is_up():
                         is_up = True
-                        on_url(server.url)
+                        on_start(server)
             except KeyboardInterrupt:
                 take_time_to_end(SECONDS_TO_END)  # a second Ctrl-C would leave TensorBoard behind
                 raise
@@ -313,16 +314,18 @@ class TensorBoard(ChildServer):
     name = "TensorBoard"
     version_check = "python -m tensorboard.main --version"
 
-    def __init__(self, folder: Path, host: str, port: int, refresh: int, notify: Notify = ignore) -> None:
+    def __init__(
+        self, folder: Path, host: str, port: int, refresh: int, access: Access, notify: Notify = ignore
+    ) -> None:
         self._folder = folder
         self._refresh = refresh
         self._checks: BackgroundCalls[int, int] = BackgroundCalls(
-            lambda port: get(self._address, port, "/data/runs", DATA_ANSWER_SECONDS)[0]
+            lambda port: get(self._address, port, f"/{access.mark}/data/runs", DATA_ANSWER_SECONDS)[0]
         )
         self._check_at = 0.0
         self._failed_checks = 0
         self._restarts = 0
-        super().__init__(folder.parent, host, port, notify)
+        super().__init__(folder.parent, host, port, access, notify)
 
     @property
     def arguments(self) -> Sequence[str]:
@@ -341,9 +344,6 @@ class TensorBoard(ChildServer):
         """The environment of this process, without a proxy for TensorBoard's data server."""
         exceptions = next((os.environ[name] for name in PROXY_EXCEPTIONS if os.environ.get(name)), "")
         return {**os.environ, PROXY_EXCEPTIONS[0]: ",".join(filter(None, (exceptions, *LOCAL_HOSTS)))}
-
-    def answers(self) -> bool:
-        return serves(self._folder, self._address, self._port)
 
     def check(self) -> None:
         """Check the process as `ChildServer` does, and restart TensorBoard if its data server, which holds all data in
@@ -372,11 +372,3 @@ class TensorBoard(ChildServer):
         # Ended before its pipe closes, because the process would then remove the folder with all shown files
         self.end_at_once()
         self.restart()
-
-
-def serves(folder: Path, host: str, port: int) -> bool:
-    """Whether a TensorBoard over *folder* answers at *host* and *port*."""
-    answer: Any = None
-    with suppress(ValueError):
-        answer = read_json(get(host, port, "/data/environment")[1])
-    return isinstance(answer, dict) and answer.get("data_location") == str(folder)

@@ -1,0 +1,97 @@
+"""Access to the pages of `himl ui` and `himl tb`: by the address with a token, which himl prints, then by a cookie.
+
+Every user of a machine can connect to its ports. The token reaches the server through a pipe, and the browser through a
+file that only its user can read, because all users can list the arguments of processes.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from http import HTTPStatus
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+from himl_cli.core.records import dataclass
+
+# The browser follows a redirection of a link on another site without a Strict cookie, but not this script
+SIGN_IN = b"""<!doctype html><title>himl</title>
+<script>
+const address = new URL(location)
+address.searchParams.delete("token")
+location.replace(address)
+</script>"""
+REFUSED = b"To open this page, use the address with the token that himl printed.\n"
+MARKUP = ("Content-Type", "text/html; charset=utf-8")
+PRIVATE = [("Cache-Control", "no-store"), ("Referrer-Policy", "no-referrer")]
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may use a server: all who can reach it if *token* is empty. *mark* is a path by which himl recognizes the
+    server. It opens nothing, because another program may have the port. *reads_only* refuses all changes."""
+
+    token: str
+    mark: str
+    reads_only: bool = False
+
+    @classmethod
+    def new(cls, *, has_token: bool, reads_only: bool = False) -> Access:
+        return cls(secrets.token_hex(16) if has_token else "", secrets.token_hex(8), reads_only)
+
+    def answer(self, port: int, path: str, query: str, headers: Mapping[str, str]) -> Answer | None:
+        """The answer to a request that does not reach the pages, or None. The names of *headers* are in lower case."""
+        if path == f"/{self.mark}":
+            return Answer(HTTPStatus.OK, [])
+        if not self.token:
+            return None
+        given = parse_qs(query).get("token", [""])[0]
+        cookie = f"himl_{port}"  # browsers send the cookies of a host to all its ports
+        if self._is_token(given):
+            signed_in = f"{cookie}={self.token}; Path=/; HttpOnly; SameSite=Strict"
+            return Answer(HTTPStatus.OK, [MARKUP, *PRIVATE, ("Set-Cookie", signed_in)], SIGN_IN)
+        cookies = [part.strip().partition("=") for part in headers.get("cookie", "").split(";")]
+        programs = headers.get("authorization", "").removeprefix("Bearer ")
+        if any(self._is_token(value) for value in [programs, *(value for name, _, value in cookies if name == cookie)]):
+            return None
+        return Answer(HTTPStatus.FORBIDDEN, [("Content-Type", "text/plain"), *PRIVATE], REFUSED)
+
+    def _is_token(self, value: str) -> bool:
+        return hmac.compare_digest(value.encode(), self.token.encode())
+
+
+def run_tensorboard(access: Access) -> None:
+    """Run TensorBoard with the arguments of this process behind *access*. Below the mark, it answers with the status
+    alone."""
+    from absl import app as program_of_flags
+    from tensorboard import main_lib, program
+    from werkzeug.wrappers import Response
+
+    def serve(app: Callable[..., Iterable[bytes]], flags: Any) -> program.WerkzeugServer:
+        return program.WerkzeugServer(partial(answer, app, flags.port), flags)
+
+    def answer(
+        app: Callable[..., Iterable[bytes]], port: int, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path.startswith(f"/{access.mark}/"):
+            inner = path.removeprefix(f"/{access.mark}")
+            status = Response.from_app(app, {**environ, "PATH_INFO": inner}).status_code
+            return Response(status=status)(environ, start_response)
+        headers = {name: environ.get(f"HTTP_{name.upper()}", "") for name in ("cookie", "authorization")}
+        refused = access.answer(port, path, environ.get("QUERY_STRING", ""), headers)
+        if refused is None:
+            return app(environ, start_response)
+        return Response(refused.body, refused.status, refused.headers)(environ, start_response)
+
+    main_lib.global_init()
+    board = program.TensorBoard(server_class=serve)
+    program_of_flags.run(board.main, flags_parser=board.configure)
