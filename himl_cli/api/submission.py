@@ -188,9 +188,9 @@ def submit(
             hint="To run the script locally, omit --azureml.",
         )
     if request.sdk == "v1":
-        from himl_cli.workspaces.azure.jobs.v1 import require_sdk
+        from himl_cli.workspaces.azure.workspace import sdk_v1
 
-        require_sdk()
+        sdk_v1()  # raises
     is_queued = request.queue is not None
     if is_queued:
         request = request.without("vscode", "no_mpi_single_node")  # hi-ml's defaults, so without a notice

@@ -149,9 +149,9 @@ def submit_script(call: Submission) -> Run | None:
         return _run_recorded(call, waits)
     if request.on_cluster:
         if request.sdk == "v1":
-            from himl_cli.workspaces.azure.jobs.v1 import require_sdk
+            from himl_cli.workspaces.azure.workspace import sdk_v1
 
-            require_sdk()
+            sdk_v1()  # raises
         call.check_azure()
         call.check_notification(waits)
     job = prepare_job(request)

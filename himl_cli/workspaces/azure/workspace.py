@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -260,11 +261,10 @@ class AzureWorkspace(ObservedWorkspace):
         the error states."""
         say_limits([spec.max_seconds], notify)
         if spec.sdk == "v1":
-            from himl_cli.workspaces.azure.jobs.v1 import submit_v1 as submit
-        else:
-            from himl_cli.workspaces.azure.jobs.job_submission import submit_job as submit
+            return sdk_v1().submit(self.connection, self._datastores, spec, notify)
+        from himl_cli.workspaces.azure.jobs.job_submission import submit_job
 
-        return submit(self.connection, self._datastores, spec, notify)
+        return submit_job(self.connection, self._datastores, spec, notify)
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         from himl_cli.workspaces.azure.jobs.job_submission import submit_pipeline, submit_sweep
@@ -301,9 +301,7 @@ class AzureWorkspace(ObservedWorkspace):
         """The SDK's objects for a job. `v2`: azure-ai-ml's job and its client, with the credentials of the workspace.
         `v1`: azureml-core's run. Raises BadUsage without that package, RunNotFound."""
         if sdk == "v1":
-            from himl_cli.workspaces.azure.jobs.v1 import sdk_run
-
-            return (sdk_run(self.connection, run_id),)
+            return (sdk_v1().sdk_run(self.connection, run_id),)
         from himl_cli.workspaces.azure.jobs.sdk import sdk_view
 
         return sdk_view(self.connection, run_id)
@@ -484,6 +482,14 @@ class AzureWorkspace(ObservedWorkspace):
             "studio_url": address.studio_url(tenant_id=record.tenant_id),
         }
         return WorkspaceFacts("azure", address.label, address.source, facts)
+
+
+def sdk_v1() -> ModuleType:
+    """The module of `--sdk v1`, which nothing else imports. Raises BadUsage if azureml-core is missing."""
+    from himl_cli.workspaces.azure.jobs import v1
+
+    v1.require_package("azureml.core")
+    return v1
 
 
 def azure_only(workspace: object, message: str) -> AzureWorkspace:

@@ -1,5 +1,5 @@
 """Submission through azureml-core, the vendor's deprecated SDK: the ScriptRunConfig and HyperDriveConfig of `--sdk v1`.
-Other packages read such runs.
+Other packages read such runs. `sdk_v1` of the workspace is the only entry.
 
 azureml-core is optional. himl imports it in functions, silences it, signs it in with its own credentials, and
 translates its exceptions into a HimlError.
@@ -88,7 +88,7 @@ VARIABLES = {
 _OTHERWISE = "Omit --sdk v1."
 
 
-def require_sdk(module: str = "azureml.core") -> None:
+def require_package(module: str) -> None:
     """Raise BadUsage with the install command if *module* of azureml-core is missing. Imports nothing of it."""
     try:
         is_installed = find_spec(module) is not None
@@ -101,23 +101,20 @@ def require_sdk(module: str = "azureml.core") -> None:
 
 
 def sdk_run(connection: Connection, run_id: str) -> Any:
-    """The `azureml.core.Run` of *run_id*, with himl's sign-in. Raises BadUsage without azureml-core, NotFound, and as
-    `HttpClient`."""
-    require_sdk()
+    """The `azureml.core.Run` of *run_id*, with himl's sign-in. Raises NotFound, and as `HttpClient`."""
     with quiet_sdk(), sdk_errors(connection):
         from azureml.core import Run as SdkRun
 
         return SdkRun.get(_workspace(connection), run_id)
 
 
-def submit_v1(connection: Connection, datastores: Datastores, spec: JobSpec, notify: Notify) -> Run:
+def submit(connection: Connection, datastores: Datastores, spec: JobSpec, notify: Notify) -> Run:
     """Submit *spec* and return the run from local knowledge, because the run history may lag behind. Raises HimlError.
     Unless the error says otherwise, no job was created.
 
-    BadUsage comes first, without a request, if azureml-core is missing or cannot submit such a job. NotFound for
-    missing resources comes before any upload.
+    BadUsage comes first, without a request, if azureml-core cannot submit such a job. NotFound for missing resources
+    comes before any upload.
     """
-    require_sdk()
     _check_possible(spec)
     notify(
         Notice(
@@ -259,7 +256,7 @@ def _check_possible(spec: JobSpec) -> None:
 def _check_sweep(spec: JobSpec) -> None:
     """Raise BadUsage if azureml-train-core is missing, and for trials that HyperDrive cannot start. HyperDrive adds
     `--NAME VALUE` to a script's arguments."""
-    require_sdk("azureml.train.hyperdrive")
+    require_package("azureml.train.hyperdrive")
     if spec.entry.kind is not EntryKind.script:
         raise BadUsage("With --sdk v1, a sweep must run a Python script (no module or shell script).", hint=_OTHERWISE)
     for name, found in spec.sweep.space.items() if spec.sweep else ():
