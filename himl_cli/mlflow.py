@@ -52,7 +52,7 @@ from himl_cli.core.errors import (
 )
 from himl_cli.core.files import WORKSPACE_FOLDER, expand_home
 from himl_cli.core.logged import RunResults
-from himl_cli.core.runs import MLFLOW_ADDRESS, MLFLOW_STATUSES, NOTE, REPEATED_BY, TRY, Run, RunQuery, own_tags
+from himl_cli.core.runs import LAST_ATTEMPT, MLFLOW_ADDRESS, MLFLOW_STATUSES, NOTE, REPEATED_BY, Run, RunQuery, own_tags
 from himl_cli.core.sweeps import MANY, hyperparameters_of, value_text
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
@@ -314,7 +314,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             "mlflow.source.name": run.command,
             "himl.reason": "" if run.reason == run.status.value.lower() else run.reason,
             "himl.problem": problem,
-            **{name: run.tags.get(name, "") for name in (TRY, REPEATED_BY)},
+            **{name: run.tags.get(name, "") for name in (LAST_ATTEMPT, REPEATED_BY)},
             "himl.workspace": run.workspace if run.url else "",
             "himl.studio": run.url,
         }

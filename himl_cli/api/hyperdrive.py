@@ -80,7 +80,7 @@ MAX_CONCURRENT_TRIALS_ARG = "max_concurrent_trials"
 EARLY_TERMINATION_ARG = "early_termination_policy"
 OTHER_EARLY_TERMINATION = "early_termination"
 TIMEOUT, TRIAL_TIMEOUT = "timeout", "trial_timeout"
-NAMES = (
+SWEEP_ARGUMENTS = (
     *(PARAM_SAMPLING_ARG, MAX_TOTAL_TRIALS_ARG, PRIMARY_METRIC_ARG, SAMPLING_ALGORITHM_ARG, GOAL_ARG),
     *(MAX_CONCURRENT_TRIALS_ARG, EARLY_TERMINATION_ARG, OTHER_EARLY_TERMINATION, TIMEOUT, TRIAL_TIMEOUT),
 )
@@ -97,7 +97,7 @@ NOT_TAKEN = {
 
 
 def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
-    """The sweep of *given*, with keys from NAMES. Raises BadUsage for missing and invalid values."""
+    """The sweep of *given*, with keys from SWEEP_ARGUMENTS. Raises BadUsage for missing and invalid values."""
     if not isinstance(given, Mapping):
         raise BadUsage(
             f"hyperparam_args must be a dictionary, not {type(given).__qualname__}.",
@@ -106,10 +106,10 @@ def sweep_of_args(given: Mapping[str, Any]) -> SweepSpec:
     for name in given:
         if name in NOT_TAKEN:
             raise BadUsage(f"hyperparam_args: himl does not support '{name}'.", hint=NOT_TAKEN[name])
-        if name not in NAMES:
+        if name not in SWEEP_ARGUMENTS:
             raise BadUsage(
                 f"hyperparam_args: unknown key '{name}'.",
-                hint=did_you_mean(str(name), NAMES) or f"Keys: {', '.join(NAMES)}.",
+                hint=did_you_mean(str(name), SWEEP_ARGUMENTS) or f"Keys: {', '.join(SWEEP_ARGUMENTS)}.",
             )
     if not given.get(PARAM_SAMPLING_ARG):
         raise BadUsage(

@@ -202,14 +202,14 @@ def option_kinds() -> Mapping[str, str]:
     that the program checks."""
     from himl_cli.core.runs import RunStatus
     from himl_cli.core.sweeps import GOALS
-    from himl_cli.services.live_checks.plan import CHECKS
+    from himl_cli.services.live_checks.plan import ALL_CHECKS
     from himl_cli.services.submission.request import CHOICES
     from himl_cli.services.submission.sweeps import SAMPLINGS
 
     return {
         **NAMED,
         **{f"--{name}": choice_of(words) for name, words in CHOICES.items()},
-        "--check": f"list+{choice_of(check.name for check in CHECKS)}",
+        "--check": f"list+{choice_of(check.name for check in ALL_CHECKS)}",
         "--format": choice_of(Format),
         "--goal": choice_of(GOALS),
         "--sampling": choice_of(SAMPLINGS),

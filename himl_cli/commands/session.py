@@ -52,23 +52,23 @@ def open_session(
 
     Raises WorkspaceNotFound, or the error of an unreadable workspace.
     """
-    from himl_cli.services.runs.mirror_state import RECORDINGS_FOLDER
+    from himl_cli.services.runs.mirror_state import MIRRORS_FOLDER
     from himl_cli.workspaces.resolve import local_folder, open_for_jobs, open_runs, open_workspace
 
     cwd, names = Path.cwd(), workspace_opts.names
     with output_session(output_opts) as (output, notify):
         if need in (For.jobs, For.clusters):
-            workspace = open_for_jobs(*names, start=cwd, on_cluster=need is For.clusters)
+            workspace = open_for_jobs(*names, start=cwd, on_azure=need is For.clusters)
         else:
             workspace = (open_runs if need is For.runs else open_workspace)(*names, start=cwd)
         with _close_at_end([workspace]):
             if need in (For.runs, For.jobs):
                 folder = local_folder(workspace)
                 with suppress(OSError):  # a user with access to the folder resumes them
-                    if folder is not None and any((folder / RECORDINGS_FOLDER).glob("*.json")):
-                        from himl_cli.commands.recorder import resume_recordings
+                    if folder is not None and any((folder / MIRRORS_FOLDER).glob("*.json")):
+                        from himl_cli.commands.mirror_process import resume_mirrors
 
-                        resume_recordings(folder)
+                        resume_mirrors(folder)
             yield Session(workspace, output, notify, cwd)
 
 

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from himl_cli.commands.mirror_process import start_mirror
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions, options_of
-from himl_cli.commands.recorder import start_recorder
 from himl_cli.commands.scripts import TYPED
 from himl_cli.commands.session import For, Session, lazy_workspace, open_session
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, NotFound, WorkspaceNotFound
@@ -56,13 +56,13 @@ from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
 from himl_cli.workspaces.resolve import (
     azure_facts,
     azure_for_jobs,
-    azure_to_record_in,
+    azure_for_mirror,
     cloud_setting,
+    mirror_place,
     open_address,
     open_azure,
     open_configured_azure,
     open_runs,
-    recording_place,
 )
 
 
@@ -81,7 +81,7 @@ class Submission(NamedTuple):
     def open(self, need: For) -> AbstractContextManager[Session]:
         return open_session(self.workspace_opts, self.output_opts, need)
 
-    def waits(self, *, on_cluster: bool) -> bool:
+    def waits(self, *, is_sent: bool) -> bool:
         """Whether to wait for the end. The default is to wait for local jobs. Typed options win over settings. Raises
         BadUsage if --follow and --no_wait are both typed or both set."""
         if self.follow and self.wait is False:
@@ -92,7 +92,7 @@ class Submission(NamedTuple):
                     hint="To follow later: himl runs logs --follow RUN",
                 )
             return typed == ["follow"]
-        return (self.follow or not on_cluster) if self.wait is None else self.wait
+        return (self.follow or not is_sent) if self.wait is None else self.wait
 
     def makes_cluster(self) -> bool:
         """Whether --create_cluster was typed. As a setting, it only applies to pipelines."""
@@ -139,15 +139,15 @@ def submit_script(call: Submission) -> Run | None:
     if call.makes_cluster():
         raise BadUsage("--create_cluster is for pipelines, whose .env describes the cluster.", hint="Omit it.")
     is_sent = request.engine != THIS_MACHINE
-    waits = call.waits(on_cluster=is_sent)
+    waits = call.waits(is_sent=is_sent)
     request = with_terminal(request, waits=waits)
     call = call._replace(request=request)
     if call.dry_run:
         _print_script(call)
         return None
-    if request.is_told_to_azure:
-        return _run_recorded(call, waits)
-    if request.on_cluster:
+    if request.is_mirrored:
+        return _run_mirrored(call, waits)
+    if request.on_azure:
         if request.sdk == "v1":
             from himl_cli.workspaces.azure.workspace import sdk_v1
 
@@ -155,7 +155,7 @@ def submit_script(call: Submission) -> Run | None:
         call.check_azure()
         call.check_notification(waits)
     job = prepare_job(request)
-    with call.open(For.clusters if request.on_cluster else For.jobs) as session:
+    with call.open(For.clusters if request.on_azure else For.jobs) as session:
         print_prepared(session.output, job.remarks, job.report)
         job = _with_data(call, session, job)
         start = partial(session.jobs.submit, job.spec)
@@ -178,7 +178,7 @@ def submit_file(call: Submission) -> Run | None:
         raise BadUsage("--create_cluster is for pipeline files (.json), whose .env describes the cluster.")
     prepared = prepare_document(call.request)
     is_sent = prepared.goes_to_azure or prepared.is_queued
-    waits = call.waits(on_cluster=is_sent)
+    waits = call.waits(is_sent=is_sent)
     if call.dry_run:
         output = call.output_opts.output()
         print_prepared(output, prepared.remarks, *prepared.reports)
@@ -232,7 +232,7 @@ def _submit_pipeline(call: Submission) -> Run | None:
             hint="Omit it, or name the cluster: --cluster NAME, or AML_COMPUTE_CLUSTER_NAME in .env",
         )
     is_queued = request.queue is not None
-    waits = call.waits(on_cluster=bool(spec.cluster) or is_queued)
+    waits = call.waits(is_sent=bool(spec.cluster) or is_queued)
     if call.dry_run:
         cloud_setting(request.cwd)
         output, spec = call.output_opts.output(), with_named_datastores(prepared)
@@ -271,7 +271,7 @@ def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
     """Resume the run of --resume, with new code if it *takes_new_code*, and return it. While himl waits, Ctrl-C cancels
     the run, but on a cluster it only ends the waiting. Raises JobFailed, Interrupted, BadUsage, RunNotFound."""
     request = call.request
-    call.waits(on_cluster=False)  # raises for options that exclude each other
+    call.waits(is_sent=False)  # raises for options that exclude each other
     shared = (*options_of(WorkspaceOptions), *options_of(OutputOptions))
     taken = (
         *RESUME_OPTIONS,
@@ -303,7 +303,7 @@ def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
             run, seen = resume_run(session.workspace, reference, request, session.notify, given, takes_new_code)
             print_run(session.output, run, "Resumed run")
             is_sent = queued_in(run.tags) is not None
-            waits = call.waits(on_cluster=is_sent)
+            waits = call.waits(is_sent=is_sent)
             if waits and not is_sent:
                 return _wait_here(session, run, interrupted, start=seen)
         with watching(run.id):
@@ -388,7 +388,7 @@ def _with_data(call: Submission, session: Session, job: PreparedJob) -> Prepared
     Raises NotFound, BadUsage.
     """
     spec, workspace = job.spec, session.workspace
-    is_here = not call.request.on_cluster
+    is_here = not call.request.on_azure
     if is_here and (spec.inputs or spec.default_datastore) and isinstance(workspace, FolderWorkspace):
         with _data_sources(session) as (azure, notify):
             spec = bring_inputs(spec, workspace, azure, notify, open_address)
@@ -444,13 +444,13 @@ def _run_on_cluster(
         return wait_or_leave(session, made[0], waits=waits, follows=call.follow, spec=spec, webhook=webhook)
 
 
-def _run_recorded(call: Submission, waits: bool) -> Run:
+def _run_mirrored(call: Submission, waits: bool) -> Run:
     """Run the job on this machine, and mirror it to an Azure ML workspace. While himl waits, Ctrl-C cancels the job.
     Raises JobFailed, Interrupted."""
     from himl_cli.services.runs.mirror_state import wait_until_mirrored
 
     named, cwd = call.workspace_opts, call.request.cwd
-    address = azure_to_record_in(*named.names, start=cwd)
+    address = azure_for_mirror(*named.names, start=cwd)
     job = prepare_job(call.request)
     # An Azure ML workspace in the options is the target of the mirror, and does not store the local run.
     names_azure = named.config_file or (named.workspace or "").endswith(".json")
@@ -458,13 +458,13 @@ def _run_recorded(call: Submission, waits: bool) -> Run:
         print_prepared(session.output, job.remarks, job.report)
         job = _with_data(call, session, job)
         source = cast(FolderWorkspace, session.workspace)
-        place = recording_place(address, cwd)
+        place = mirror_place(address, cwd)
         with interruptions() as interrupted:
             with closing(open_azure(address, cwd)) as target:
-                run, twin = submit_mirrored(source, target, job.spec, cwd, place, start_recorder, session.notify)
-            print_run(session.output, run, twin=twin, url=twin.url)
+                run, mirrored = submit_mirrored(source, target, job.spec, cwd, place, start_mirror, session.notify)
+            print_run(session.output, run, mirrored=mirrored, url=mirrored.url)
             if not waits:
-                print_sent(session.output, replace(run, url=twin.url), waits=False, follows=False)
+                print_sent(session.output, replace(run, url=mirrored.url), waits=False, follows=False)
                 if interrupted:  # during the start
                     source.cancel(run.id)
                     raise Interrupted(f"Canceled run '{run.id}'.", hint=f"Show its status: himl runs show {run.id}")
@@ -472,9 +472,9 @@ def _run_recorded(call: Submission, waits: bool) -> Run:
             try:
                 ended = _wait_here(session, run, interrupted, spec=job.spec)
             except JobFailed:
-                wait_until_mirrored(source, run, twin.workspace, session.notify, interrupted)
+                wait_until_mirrored(source, run, mirrored.workspace, session.notify, interrupted)
                 raise
-            is_complete = wait_until_mirrored(source, run, twin.workspace, session.notify, interrupted)
+            is_complete = wait_until_mirrored(source, run, mirrored.workspace, session.notify, interrupted)
             if interrupted and not is_complete:
                 raise Interrupted(
                     f"Stopped waiting. Run '{run.id}' has ended.", hint=f"Show it: himl runs show {run.id}"

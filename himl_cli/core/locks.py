@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.processes import ENDED, PROC, boot_id, find_process, machine_time, register_after_fork
+from himl_cli.core.processes import ENDED_STATES, PROC, boot_id, find_process, machine_time, register_after_fork
 
 SIGNATURE_BYTES = 1024  # at most, in the file of a lock
 
@@ -50,7 +50,7 @@ def is_locked(path: Path, *, seen: bool = False) -> bool:
     if seen or not boot or [boot, space] != _signature()[1:3]:
         return False
     found = find_process(process.partition("@")[0])
-    return found is not None and found[0] == process and found[3] not in ENDED
+    return found is not None and found[0] == process and found[3] not in ENDED_STATES
 
 
 def unseen_holder(path: Path) -> str:

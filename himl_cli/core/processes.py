@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # The environment variable with the folder in which the script of a local job starts
 JOB_FOLDER = "HIML_JOB_FOLDER"
 PROC = Path("/proc")
-ENDED = ("Z", "X")  # states of a process that has ended, in /proc
+ENDED_STATES = ("Z", "X")  # states of a process that has ended, in /proc
 
 
 def detached() -> dict[str, Any]:

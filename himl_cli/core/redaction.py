@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 MASK = "***"
-DEEPEST = 5  # nested command lines
+DEEPEST_COMMAND = 5  # nested command lines
 
 # Secrets by form, under any name: how they begin, and what follows. A secret begins after no letter or digit
 _TOKENS = {
@@ -181,7 +181,7 @@ def redact(text: str) -> str:
     return "".join([*parts, text[end:]])
 
 
-def mask_arguments(arguments: Sequence[str], depth: int = DEEPEST) -> list[str]:
+def mask_arguments(arguments: Sequence[str], depth: int = DEEPEST_COMMAND) -> list[str]:
     """The arguments of a command line with secrets masked: by shape, and by name in `--name value`, `--name=value`,
     `NAME=value` and `-e NAME=value`.
 
@@ -201,7 +201,7 @@ def mask_arguments(arguments: Sequence[str], depth: int = DEEPEST) -> list[str]:
     return masked
 
 
-def mask_line(line: str, depth: int = DEEPEST) -> str:
+def mask_line(line: str, depth: int = DEEPEST_COMMAND) -> str:
     """A command line as one text, masked as by `mask_arguments`. Spaces and quotes stay."""
     words = mask_arguments(_WORD.findall(line), depth)
     return redact("".join(space + word for space, word in zip(_WORD.split(line), [*words, ""], strict=True)))
@@ -216,7 +216,7 @@ def mask_document(value: Any, name: str = "") -> Any:
     """*value*, made of mappings, lists and texts, with credentials masked in any text and by name. *name* is the name
     of the value. Named texts and lists of texts may be command lines."""
     if isinstance(value, str):
-        return MASK if _is_secret(name, value) else _masked_word(value, DEEPEST) if name else redact(value)
+        return MASK if _is_secret(name, value) else _masked_word(value, DEEPEST_COMMAND) if name else redact(value)
     if isinstance(value, Mapping):
         return {key: mask_document(item, str(key)) for key, item in value.items()}
     if isinstance(value, list):

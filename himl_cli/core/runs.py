@@ -31,10 +31,10 @@ AUTOMATIC_TAGS = (*SUBMITTED_TAGS, "mlflow.", "himl.")
 NOTE = "mlflow.note.content"  # the tag with a description from MLflow: start_run(description=), a page's editor
 # The tag of a local run that was started again: a JSON list with the number of the last row of metrics before each
 # further attempt
-TRIES = "himl.tries"
-TRY = "himl.try"  # the number of the last attempt of such a run
+ATTEMPT_ENDS = "himl.tries"
+LAST_ATTEMPT = "himl.try"  # the number of the last attempt of such a run
 # The tag of a nested run of an earlier attempt that a later one repeated: the number of that attempt. Its values do not
-# count. A nested run of a later attempt has the tag TRY
+# count. A nested run of a later attempt has the tag LAST_ATTEMPT
 REPEATED_BY = "himl.repeated_by"
 # The tag of a run that a script started after the job's run, not nested in it: the id of the job's run
 BESIDE = "himl.beside"
@@ -264,7 +264,7 @@ def beside(run: Run, children: Sequence[Run]) -> Sequence[Run]:
 
 def attempt_of(run: Run) -> int:
     """The number of the attempt that created a nested run, or of a job's last attempt, from 1."""
-    return int(found) if (found := run.tags.get(TRY, "")).isdecimal() else 1
+    return int(found) if (found := run.tags.get(LAST_ATTEMPT, "")).isdecimal() else 1
 
 
 def own_name(run: Run) -> str:

@@ -59,9 +59,9 @@ def print_prepared(output: Output, remarks: Sequence[str], *reports: SnapshotRep
         output.notice(secrets_text([*secrets]))
 
 
-def print_run(output: Output, run: Run, lead: str = "Run", twin: Run | None = None, url: str | None = None) -> None:
-    """Print the run, its experiment and its workspace. *twin* is its record in another workspace, *url* its page."""
-    also = f", recorded in {twin.workspace}" if twin is not None else ""
+def print_run(output: Output, run: Run, lead: str = "Run", mirrored: Run | None = None, url: str | None = None) -> None:
+    """Print the run, its experiment and its workspace. *mirrored* is its mirror, *url* its page."""
+    also = f", recorded in {mirrored.workspace}" if mirrored is not None else ""
     studio = f" Studio: {url}" if url else ""
     output.notice(f"{lead} {run.id} (experiment {run.experiment}) in {run.workspace}{also}.{studio}")
 

@@ -25,11 +25,13 @@ from himl_cli.core.logged import (
     system_summary,
 )
 from himl_cli.core.runs import (
+    ATTEMPT_ENDS,
     ATTEMPTS,
     AUTOMATIC_TAGS,
     BESIDE,
     BROUGHT,
     FROM_RUN,
+    LAST_ATTEMPT,
     MLFLOW_ADDRESS,
     NEW_CODE,
     NOTE,
@@ -39,8 +41,6 @@ from himl_cli.core.runs import (
     STOPPED,
     STUDIO,
     SUBMITTED_TAGS,
-    TRIES,
-    TRY,
     OutputFootprint,
     Run,
     RunFootprint,
@@ -459,7 +459,7 @@ SHOWN_ELSEWHERE = (
         PUSHED,
     ),
     *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER),
-    *(TRIALS, TRIES, TRY, ATTEMPTS, REPEATED_BY, BESIDE, NOTE, NEW_CODE),
+    *(TRIALS, ATTEMPT_ENDS, LAST_ATTEMPT, ATTEMPTS, REPEATED_BY, BESIDE, NOTE, NEW_CODE),
 )
 
 
@@ -529,7 +529,7 @@ def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
 
 def _children_view(details: RunDetails) -> Iterator[str]:
     """The nested runs. Those of earlier attempts that a later one repeated are in a separate table."""
-    has_attempts = any(TRY in child.tags for child in details.children)
+    has_attempts = any(LAST_ATTEMPT in child.tags for child in details.children)
     titles = ("ID", "NAME", "STATUS", "DURATION", "ATTEMPT" if has_attempts else "")
     parts: dict[bool, list[Run]] = {False: [], True: []}
     for child in beside(details.run, details.children):
@@ -538,7 +538,7 @@ def _children_view(details: RunDetails) -> Iterator[str]:
         rows = [
             (
                 *(one_line(each.id), one_line(own_name(each)), each.status.value, duration_text(each.duration)),
-                each.tags.get(TRY, "1") if has_attempts and each is not details.run else "",
+                each.tags.get(LAST_ATTEMPT, "1") if has_attempts and each is not details.run else "",
             )
             for each in children
         ]
@@ -627,7 +627,9 @@ def _facts(run: Run) -> dict[str, str]:
         "Outcome" if run.status.is_final else "In progress" if run.is_unknown else "Waits for": outcome,
         "To resume": f"himl submit --resume {run.id}" if can_resume and "--max_failures" not in run.reason else "",
         "Started": started,
-        "Attempts": f"{tags[TRY]}; log of the first: himl runs logs {run.id} --try 1" if TRY in tags else "",
+        "Attempts": f"{tags[LAST_ATTEMPT]}; log of the first: himl runs logs {run.id} --try 1"
+        if LAST_ATTEMPT in tags
+        else "",
         "New code": tags.get(NEW_CODE, ""),
         "Command": run.command,
         "Changed from" if PUSHED in tags else "Started from": tags.get(FROM_RUN, ""),

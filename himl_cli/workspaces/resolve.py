@@ -176,7 +176,7 @@ def open_each(spec: str | None, config_file: str | None, *, start: Path) -> Sequ
     return found
 
 
-def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_cluster: bool = False) -> Workspace:
+def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_azure: bool = False) -> Workspace:
     """Open the workspace for a job: the Azure ML one for a cluster, else the local one, which the job creates if it
     does not exist.
 
@@ -184,7 +184,7 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
     `config.json`, else one in *start*. Without a name, that of another user which this one cannot write to does not
     count. Raises BadUsage if the named or configured workspace is of the other kind, or if other users could change it.
     """
-    if on_cluster:
+    if on_azure:
         return open_azure(azure_for_jobs(spec, config_file, start=start), start)
     cloud_setting(start)
     if named := _named_config(spec, config_file):
@@ -256,7 +256,7 @@ def azure_for_jobs(spec: str | None, config_file: str | None, *, start: Path) ->
     return address or _not_configured("A job for a cluster", start, elsewhere)
 
 
-def azure_to_record_in(spec: str | None, config_file: str | None, *, start: Path) -> WorkspaceAddress:
+def azure_for_mirror(spec: str | None, config_file: str | None, *, start: Path) -> WorkspaceAddress:
     """The Azure ML workspace in which a local job is recorded: the named one, else the configured one. Sends no
     request.
 
@@ -274,8 +274,8 @@ def _not_configured(asked: str, start: Path, else_: str) -> NoReturn:
     raise BadUsage(f"{asked} needs an Azure ML workspace, and {why}", hint=f"{HOW_TO_CONFIGURE} {else_}")
 
 
-def recording_place(address: WorkspaceAddress, start: Path) -> dict[str, str]:
-    """The arguments with which `open_recording` opens the workspace at *address* later, by the settings for *start*.
+def mirror_place(address: WorkspaceAddress, start: Path) -> dict[str, str]:
+    """The arguments with which `open_mirror` opens the workspace at *address* later, by the settings for *start*.
     Contains no secret."""
     return {
         "subscription_id": address.subscription_id,
@@ -286,8 +286,8 @@ def recording_place(address: WorkspaceAddress, start: Path) -> dict[str, str]:
     }
 
 
-def open_recording(folder: Path, place: Mapping[str, str]) -> tuple[LocalWorkspace, AzureWorkspace]:
-    """The local workspace in *folder*, and the Azure ML workspace that `recording_place` described. Sends no
+def open_mirror(folder: Path, place: Mapping[str, str]) -> tuple[LocalWorkspace, AzureWorkspace]:
+    """The local workspace in *folder*, and the Azure ML workspace that `mirror_place` described. Sends no
     request."""
     start = Path(place["start"])
     address = azure_at(place["subscription_id"], place["resource_group"], place["name"], place["source"], start)

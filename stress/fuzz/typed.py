@@ -90,8 +90,8 @@ def _address(text: str) -> None:
 
 
 def _sweep(given: tuple[list[str], str, str, str, int, bool]) -> None:
-    space, sampling, stop, metric, trials, on_cluster = given
-    cluster = "gpu" if on_cluster else None
+    space, sampling, stop, metric, trials, on_azure = given
+    cluster = "gpu" if on_azure else None
     options: dict[str, Any] = {"sampling": sampling or None, "max_trials": trials, "primary_metric": metric, "early_stop": stop or None}
     spec = requested_sweep(request.SubmitRequest(cwd=Path(), cluster=cluster, sweep=space, **options))
     if spec is not None:

@@ -359,7 +359,7 @@ def kill(project: Path, module: str) -> None:
 def kill_recorder(project: Path) -> None:
     path = note_of(project)
     assert path is not None
-    kill(project, "himl_cli.commands.recorder")
+    kill(project, "himl_cli.commands.mirror_process")
     until(lambda: not is_held(path.with_suffix(".lock")))
 
 

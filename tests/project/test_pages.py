@@ -18,7 +18,7 @@ from docs.tools import sizes
 from himl_cli import cli, job
 from himl_cli.services import doctor
 from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
-from himl_cli.workspaces.azure.workspace import CHECKS
+from himl_cli.workspaces.azure.workspace import DOCTOR_CHECKS
 from himl_cli.workspaces.local.workspace import CHECK_NAME
 from scripts import generate, prose
 from tests.support.documents import DOCS, blocks, himl_commands, page, shapes, torn_rows, wrong_with
@@ -238,7 +238,7 @@ def test_page_of_doctor_has_every_check_and_quotes_it() -> None:
     headings = re.findall(r"^## (.*)$", page("doctor.md"), flags=re.MULTILINE)
     assert len(headings) > 8
     named = re.findall(r"Check\.\w+\(\s*(?:\"(.+?)\"|([A-Z_]+)),", inspect.getsource(doctor))
-    assert set(headings) == {text or getattr(doctor, constant) for text, constant in named} | {*CHECKS, CHECK_NAME, "slurm"}
+    assert set(headings) == {text or getattr(doctor, constant) for text, constant in named} | {*DOCTOR_CHECKS, CHECK_NAME, "slurm"}
     rows = re.findall(r"^\| (`.*?) \| ", page("doctor.md").partition("\n## ")[2], flags=re.MULTILINE)
     quoted = re.findall(r"`([^`]+)`", "\n".join(rows))
     quoted += re.findall(r"^\| `([^`]+)` \| [^`|]", page("service-principals.md").partition("## Check the sign-in")[2], flags=re.MULTILINE)

@@ -281,15 +281,15 @@ def test_values_and_duplicate_keys_among_thousands(folder: Path) -> None:
         read_pipeline(path, "p.json")
 
 
-def sweep(*specs: str, on_cluster: bool = False, **options: Any) -> SweepSpec:
-    found = requested_sweep(SubmitRequest(**{"cwd": Path(), "cluster": "gpu" if on_cluster else None, "sweep": specs, **options}))
+def sweep(*specs: str, on_azure: bool = False, **options: Any) -> SweepSpec:
+    found = requested_sweep(SubmitRequest(**{"cwd": Path(), "cluster": "gpu" if on_azure else None, "sweep": specs, **options}))
     assert found is not None
     return found
 
 
-def refusal(*specs: str, on_cluster: bool = False, **options: Any) -> str:
+def refusal(*specs: str, on_azure: bool = False, **options: Any) -> str:
     with pytest.raises(BadUsage) as caught:
-        sweep(*specs, on_cluster=on_cluster, **options)
+        sweep(*specs, on_azure=on_azure, **options)
     return f"{caught.value} | {caught.value.hint}"
 
 
@@ -364,8 +364,8 @@ def test_hyperparameters_folds_and_seeds_are_counted_quickly() -> None:
     assert "--different_seeds must be at least 1, not 0." in refusal(different_seeds=0)
     assert "--crossval_arg 'a b' is not a valid name of an argument." in refusal(crossval=3, crossval_arg="a b")
     for option in ("crossval", "different_seeds"):
-        for on_cluster, most in ((False, 100_000), (True, 1000)):
-            message = refusal(on_cluster=on_cluster, **{option: 10**18})
+        for on_azure, most in ((False, 100_000), (True, 1000)):
+            message = refusal(on_azure=on_azure, **{option: 10**18})
             assert message.startswith("The sweep has 1,000,000,000,000,000,000 trials. ")
             assert message.endswith(f"| Use --{option} {most} at most.")
     assert sweep(different_seeds=100_000).max_trials == 100_000
@@ -387,7 +387,7 @@ def test_hyperparameters_folds_and_seeds_are_counted_quickly() -> None:
     ({"max_trials": 5, "sampling": "bayesian", "early_stop": "median"}, "cannot be combined"),
     ({"max_trials": 5, "max_failures": -1}, "--max_failures must be 0 or a positive integer, not -1. | With 0,"),
     ({"max_trials": 5, "max_failures": 1, "cluster": "slurm:gpu"}, "--max_failures 1 does not apply to an array"),
-    ({"max_trials": 200, "max_concurrent": 101, "on_cluster": True}, "--max_concurrent 101: the limit on Azure ML is 100."),
+    ({"max_trials": 200, "max_concurrent": 101, "on_azure": True}, "--max_concurrent 101: the limit on Azure ML is 100."),
 ])  # fmt: skip
 def test_invalid_search_options_are_refused(options: dict[str, Any], message: str) -> None:
     assert message in refusal("lr=uniform(0,1)", **options)
@@ -395,11 +395,11 @@ def test_invalid_search_options_are_refused(options: dict[str, Any], message: st
 
 def test_limits_of_azure_and_specs_built_in_code() -> None:
     assert "cannot draw 'lr' from normal" in refusal("lr=normal(0,1)", sampling="bayesian", max_trials=3)
-    assert sweep("lr=uniform(0,1)", max_trials=1000, on_cluster=True).max_trials == 1000
-    assert sweep("lr=uniform(0,1)", max_trials=100, max_concurrent=500, on_cluster=True).max_concurrent == 100
-    assert sweep("lr=uniform(0,1)", max_trials=200, on_cluster=True).max_concurrent is None
+    assert sweep("lr=uniform(0,1)", max_trials=1000, on_azure=True).max_trials == 1000
+    assert sweep("lr=uniform(0,1)", max_trials=100, max_concurrent=500, on_azure=True).max_concurrent == 100
+    assert sweep("lr=uniform(0,1)", max_trials=200, on_azure=True).max_concurrent is None
     many = ",".join(map(str, range(50)))
-    assert "The sweep has 2,500 trials" in refusal(f"a={many}", f"b={many}", on_cluster=True)
+    assert "The sweep has 2,500 trials" in refusal(f"a={many}", f"b={many}", on_azure=True)
     wrong = {
         "low must be less than high": SweepSpec({"x": SearchRange(Draw.uniform, (1, 0))}, "random", 3),
         "not both": SweepSpec({"x": SearchRange(Draw.choice, (1,))}, early_stop=EarlyStop("bandit", slack_factor=1, slack_amount=1)),
@@ -408,8 +408,8 @@ def test_limits_of_azure_and_specs_built_in_code() -> None:
     }
     for message, spec in wrong.items():
         with pytest.raises(BadUsage, match=message):
-            check_sweep(spec, on_cluster="must not mix" in message)
-    check_sweep(SweepSpec({"x": SearchRange(Draw.choice, (True, False))}, "bayesian", 2), on_cluster=True)
+            check_sweep(spec, on_azure="must not mix" in message)
+    check_sweep(SweepSpec({"x": SearchRange(Draw.choice, (True, False))}, "bayesian", 2), on_azure=True)
 
 
 @pytest.mark.parametrize(("spec", "sampling", "message"), [
@@ -425,8 +425,8 @@ def test_limits_of_azure_and_specs_built_in_code() -> None:
 ])  # fmt: skip
 def test_search_spaces_that_azure_takes_or_refuses(spec: str, sampling: str, message: str) -> None:
     if message:
-        assert message in refusal(spec, sampling=sampling, max_trials=3, on_cluster=True)
-    assert sweep(spec, sampling=sampling, max_trials=3, on_cluster=not message).max_trials == 3
+        assert message in refusal(spec, sampling=sampling, max_trials=3, on_azure=True)
+    assert sweep(spec, sampling=sampling, max_trials=3, on_azure=not message).max_trials == 3
 
 
 @pytest.mark.parametrize(("text", "message"), [

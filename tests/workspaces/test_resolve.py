@@ -26,7 +26,7 @@ from himl_cli.workspaces.azure.config import (
 )
 from himl_cli.workspaces.base import Workspace
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from himl_cli.workspaces.resolve import JoinedWorkspace, azure_to_record_in, find_workspaces, open_each, open_for_jobs, open_runs, open_workspace
+from himl_cli.workspaces.resolve import JoinedWorkspace, azure_for_mirror, find_workspaces, open_each, open_for_jobs, open_runs, open_workspace
 from tests.support.azure import set_all
 from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
@@ -212,18 +212,18 @@ def test_runs_are_looked_for_in_both_and_data_in_azure(project: Path, monkeypatc
 
 def test_a_cluster_needs_an_azure_workspace_and_gets_it(project: Path) -> None:
     with pytest.raises(BadUsage, match="needs an Azure ML workspace, and none is configured"):
-        open_for_jobs(None, None, start=project, on_cluster=True)
+        open_for_jobs(None, None, start=project, on_azure=True)
     with pytest.raises(BadUsage, match="has no clusters"):
-        open_for_jobs("local", None, start=project, on_cluster=True)
+        open_for_jobs("local", None, start=project, on_azure=True)
     config = put(project)
     for spec, config_file in ((None, None), (str(config), None), (None, str(config))):
-        assert open_for_jobs(spec, config_file, start=project, on_cluster=True).label == "workspace team/lab"
+        assert open_for_jobs(spec, config_file, start=project, on_azure=True).label == "workspace team/lab"
 
 
 def test_unusable_config_is_named_if_azure_is_required(project: Path, caplog: pytest.LogCaptureFixture) -> None:
     for content, said in (("{bad", "line 1"), ('{"workspace_name": "w"}', "lacks subscription_id and resource_group")):
         write_files(project, {"config.json": content})
-        for ask in (lambda: open_for_jobs(None, None, start=project, on_cluster=True), lambda: azure_to_record_in(None, None, start=project)):
+        for ask in (lambda: open_for_jobs(None, None, start=project, on_azure=True), lambda: azure_for_mirror(None, None, start=project)):
             with pytest.raises(BadUsage, match=r"himl found no valid config\.json") as caught:
                 ask()
             assert str(project / "config.json") in str(caught.value)

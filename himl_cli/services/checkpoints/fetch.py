@@ -62,8 +62,8 @@ USED = ".himl-used"
 PLACE = "checkpoints"
 # Other folders of a run that may have been downloaded next to its checkpoints.
 OF_OTHER_FOLDERS = ("outputs", "logs", "user_logs", "azureml-logs", "system_logs")
-KEY = "himl_checkpoint"
-INPUT = f"${{{{inputs.{KEY}}}}}"
+INPUT_KEY = "himl_checkpoint"
+INPUT = f"${{{{inputs.{INPUT_KEY}}}}}"
 
 OpenAddress = Callable[[str], BlobStore]
 
@@ -324,8 +324,8 @@ def refer_to_checkpoint(
     Files in the workspace of the cluster are used in place. Other files are first uploaded to the default datastore,
     below `himl_checkpoints/`, once. Raises NotFound, which lists the available files, and what transfers raise.
     """
-    if any(item.key == KEY for item in spec.inputs):
-        raise BadUsage(f"Input '{KEY}' has the name of the input for --checkpoint.", hint="Choose another name.")
+    if any(item.key == INPUT_KEY for item in spec.inputs):
+        raise BadUsage(f"Input '{INPUT_KEY}' has the name of the input for --checkpoint.", hint="Choose another name.")
     found = find_checkpoint(source, runs, cwd, notify=notify)
     located = _location(found, runs, cluster)
     if located is not None and found.run is not None and not found.run.status.is_final:
@@ -388,7 +388,7 @@ def _location(found: Checkpoint, runs: Workspace, cluster: Workspace) -> tuple[D
         found = replace(found, names=[path])
     inside = found.folder.rstrip("/") or posixpath.dirname(found.names[0])
     files = {place: posixpath.relpath(name, inside or ".") for place, name in found.by_place.items()}
-    return DataSpec(KEY, f"{above}{inside}", datastore=datastore, mode="mount"), files
+    return DataSpec(INPUT_KEY, f"{above}{inside}", datastore=datastore, mode="mount"), files
 
 
 def _datastore_of(address: str, cluster: Workspace) -> tuple[str, str]:
@@ -421,7 +421,7 @@ def _upload(
     upload_named(
         store, {name: Path(paths[place]) for name, place in named.items() if name not in complete}, notify
     ).raise_problem()
-    return DataSpec(KEY, folder, mode="mount"), files
+    return DataSpec(INPUT_KEY, folder, mode="mount"), files
 
 
 def bring_best(

@@ -29,7 +29,7 @@ from himl_cli.services.live_checks.session import (
 from himl_cli.workspaces.base import ObservedWorkspace, Workspace
 
 # The first two look at the first submissions of their jobs, and the last one deletes a job
-CHECKS = (*jobs.CHECKS, *storing.CHECKS[:-1], *reading.CHECKS, storing.CHECKS[-1])
+ALL_CHECKS = (*jobs.CHECKS, *storing.CHECKS[:-1], *reading.CHECKS, storing.CHECKS[-1])
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class CheckPlan:
 def prepare(workspace: Workspace, cluster: str, wanted: Sequence[str], folder: Path) -> CheckPlan:
     """The checks called *wanted*, or all that the report in *folder* lacks. Submits nothing. Raises BadUsage for an
     unknown name and for a report on another place, NotFound without such a cluster."""
-    known = {check.name: check for check in CHECKS}
+    known = {check.name: check for check in ALL_CHECKS}
     if unknown := next((name for name in wanted if name not in known), None):
         hint = did_you_mean(unknown, known) or f"Checks: {', '.join(known)}."
         raise BadUsage(f"Unknown check '{unknown}'.", hint=hint)
@@ -67,7 +67,7 @@ def prepare(workspace: Workspace, cluster: str, wanted: Sequence[str], folder: P
         )
     is_continued = found is not None and not found.is_finished
     report = found if found is not None and is_continued else _next_session(found if wanted else None, names)
-    left = [check for check in CHECKS if check.name not in report.checks or check.name in unfinished(report)]
+    left = [check for check in ALL_CHECKS if check.name not in report.checks or check.name in unfinished(report)]
     checks = [known[name] for name in dict.fromkeys(wanted)] or left
     return CheckPlan(workspace, cluster, names, wanted, checks, report, is_continued, folder)
 
@@ -120,7 +120,7 @@ def perform(plan: CheckPlan, environment: str | None, notify: Notify, *, keeps: 
             if not keeps and not unfinished(report):
                 clean_up(live)
         finally:
-            report.write_page(plan.folder, {check.name: check.asks for check in CHECKS})
+            report.write_page(plan.folder, {check.name: check.asks for check in ALL_CHECKS})
 
 
 def conclusion(report: Report) -> Iterator[str]:

@@ -18,10 +18,10 @@ from himl_cli.services.runs.logs import (
     Log,
     find_log,
     log_called,
-    log_of_try,
+    log_of_attempt,
+    logs_by_attempt,
     no_log,
     said_of_build,
-    tries_of,
 )
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
@@ -157,7 +157,7 @@ class _GrowingLog:
         if not self._is_requeued:
             yield from self._new_pieces(files, log)
         if self._attempt is None and log.attempt and (status.is_final or not self._has_grown):
-            for later, begin in _later_tries(files, log, self._name, self._done, is_requeued=self._is_requeued):
+            for later, begin in _later_attempts(files, log, self._name, self._done, is_requeued=self._is_requeued):
                 yield from self._later_pieces(files, later, begin)
         if ran_before and self._was_running and not self._has_grown and status is RunStatus.queued:
             # The log is complete. Later changes belong to another attempt.
@@ -190,7 +190,7 @@ def code_that_lacks(workspace: Workspace, run_id: str) -> str:
     return ""
 
 
-def _later_tries(
+def _later_attempts(
     files: BlobStore, log: Log, name: str | None, done: int, *, is_requeued: bool
 ) -> list[tuple[Log, int]]:
     """Logs of attempts that began since *log* was read up to *done*, each with the byte to start at.
@@ -198,13 +198,13 @@ def _later_tries(
     A log is in its attempt's folder, or has replaced the previous one. If *log* was moved, its rest comes first.
     """
     sizes = {blob.name: blob.size for page in files.list(USER_LOGS) for blob in page}
-    tries = tries_of(sizes)
-    size, moved = sizes.get(log.name, done), log_of_try(tries.get(log.attempt, {}), name)
+    attempts = logs_by_attempt(sizes)
+    size, moved = sizes.get(log.name, done), log_of_attempt(attempts.get(log.attempt, {}), name)
     later = [(log, 0)] if size < done or (is_requeued and size != done) else []
     if moved is not None and moved != log.name:
         later = [(Log(moved, log.attempt), done)]
-    for number, logs in sorted(tries.items()):
-        found = log_of_try(logs, name)
+    for number, logs in sorted(attempts.items()):
+        found = log_of_attempt(logs, name)
         if found and number > log.attempt and "/" not in (name or ""):
             later.append((Log(found, number), 0))
     return later

@@ -25,7 +25,7 @@ MAIN_NAMES = tuple(
 OLD_DRIVER = re.compile(r"azureml-logs/\d\d_driver_log([-_]\D*0+)?\.txt")
 IMAGE_LOG = re.compile(r"azureml-logs/20_image_build_log.*\.txt")
 """Log of the image build on Azure ML, for an environment that no earlier job has used."""
-OF_TRY = re.compile(r"user_logs/(?:(?P<kind>re)?try_(?P<number>\d{1,9})/)?(?P<base>[^/]+)")
+OF_ATTEMPT = re.compile(r"user_logs/(?:(?P<kind>re)?try_(?P<number>\d{1,9})/)?(?P<base>[^/]+)")
 RANK_LOG = re.compile(r"std_log_process_(\d{1,9})\.txt")
 LOG_FOLDERS = ("user_logs/", "logs/", "azureml-logs/", "system_logs/")
 TAIL_BYTES = 64 * 1024
@@ -47,10 +47,10 @@ def find_log(files: BlobStore, name: str | None, attempt: int | None = None) -> 
     exact = name is not None and "/" in name and attempt is None
     if name is not None and exact and (found := _existing(files, name)):
         return found
-    tries = tries_of(blob.name for page in files.list(USER_LOGS) for blob in page)
-    for number in sorted(tries, reverse=True) if attempt is None else [attempt]:
-        if found_name := log_of_try(tries.get(number, {}), name):
-            return Log(found_name, number, max((each for each in tries if each < number), default=0))
+    attempts = logs_by_attempt(blob.name for page in files.list(USER_LOGS) for blob in page)
+    for number in sorted(attempts, reverse=True) if attempt is None else [attempt]:
+        if found_name := log_of_attempt(attempts.get(number, {}), name):
+            return Log(found_name, number, max((each for each in attempts if each < number), default=0))
     if attempt is not None or exact:
         return None
     return _existing(files, name) if name is not None else _other_main(files)
@@ -76,22 +76,22 @@ def _other_main(files: BlobStore) -> Log | None:
     return found or (Log(builds[-1], is_build=True) if builds else None)
 
 
-def tries_of(names: Iterable[str]) -> dict[int, dict[str, str]]:
+def logs_by_attempt(names: Iterable[str]) -> dict[int, dict[str, str]]:
     """Logs below `user_logs/` by attempt (from 1) and base name.
 
     Azure ML stores later attempts in `retry_001`, …, or the last attempt only. A local run stores earlier attempts in
     `try_1`, ….
     """
-    told = [found for found in map(OF_TRY.fullmatch, names) if found]
+    told = [found for found in map(OF_ATTEMPT.fullmatch, names) if found]
     last_here = 1 + max((int(each["number"]) for each in told if each["number"] and not each["kind"]), default=0)
-    tries: dict[int, dict[str, str]] = {}
+    attempts: dict[int, dict[str, str]] = {}
     for each in told:
         number = last_here if each["number"] is None else int(each["number"]) + (1 if each["kind"] else 0)
-        tries.setdefault(number, {})[each["base"]] = each[0]
-    return tries
+        attempts.setdefault(number, {})[each["base"]] = each[0]
+    return attempts
 
 
-def log_of_try(logs: Mapping[str, str], name: str | None) -> str | None:
+def log_of_attempt(logs: Mapping[str, str], name: str | None) -> str | None:
     """Find the log *name*, or the main log, among the *logs* of one attempt. Ranks may have leading zeros, as the
     service adds them for many ranks."""
     patterns = MAIN_NAMES
@@ -122,15 +122,16 @@ def no_log(files: BlobStore, run: Run, name: str | None, attempt: int | None) ->
             return NotFound(f"Run '{run.id}' ended without a log.", hint=f"See himl runs show {run.id}")
         return NotFound(f"Run '{run.id}' has no log yet.", hint=f"To wait for it: himl runs logs {run.id} --follow")
     what = f"log '{name}'" if name is not None else "main log"
-    tries = sorted(tries_of(there))
-    if attempt is not None and attempt not in tries:
-        told = f"Attempts with logs: {', '.join(map(str, tries))}." if tries else "Omit --try."
+    attempts = sorted(logs_by_attempt(there))
+    if attempt is not None and attempt not in attempts:
+        told = f"Attempts with logs: {', '.join(map(str, attempts))}." if attempts else "Omit --try."
         return NotFound(f"Run '{run.id}' has no log of attempt {attempt}.", hint=told)
     alike = [log for log in there if name and log.endswith(f"/{name}")]
     near = alike[:5] or get_close_matches(name or "", there, n=3, cutoff=0.4) or there[:5]
-    of_try = f" of attempt {attempt}" if attempt is not None else ""
+    of_attempt = f" of attempt {attempt}" if attempt is not None else ""
     return NotFound(
-        f"Run '{run.id}' has no {what}{of_try}.", hint=f"Its logs: {', '.join(near)}." if near else "It has no logs."
+        f"Run '{run.id}' has no {what}{of_attempt}.",
+        hint=f"Its logs: {', '.join(near)}." if near else "It has no logs.",
     )
 
 

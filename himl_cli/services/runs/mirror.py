@@ -31,7 +31,7 @@ DELETED = "its record was deleted on the machine where it ran, before all of it 
 REFUSALS = 3
 WORKERS = 8
 # Tags that describe the mirror or the machine of one of the two runs
-OF_RECORDING = (RECORDED_IN, STUDIO, STOPPED, RECORDED_FROM, NOTIFICATION)
+OF_MIRROR = (RECORDED_IN, STUDIO, STOPPED, RECORDED_FROM, NOTIFICATION)
 LOGS = ("user_logs/", "logs/")
 # Age in seconds at which an unchanged file counts as complete.
 SETTLED_SECONDS = 2.0
@@ -149,7 +149,7 @@ class Mirror:
             for member in tree:  # includes data logged after the end of a run
                 sent, is_nested = self._state.sent(member.id), member is not run
                 if is_nested and not sent.is_started:
-                    tags = {name: value for name, value in member.tags.items() if name not in OF_RECORDING}
+                    tags = {name: value for name, value in member.tags.items() if name not in OF_MIRROR}
                     new = replace(member, tags=tags)
                     for _, why in send_apart(lambda some: self._target.start_run(some[0]), [new]):
                         log.warning("Nested run '%s' was rejected: %s", member.id, why)
@@ -270,7 +270,7 @@ def send_values(source: FolderWorkspace, target: RunRecorder, run: Run, sent: Se
             points = f"step {step}" if count == 1 else f"{count} points, the first at step {step}"
             log.warning("Metric '%s' was rejected (%s): %s", metric.name, points, why)
         sent.last_point = last
-    tags = {name: value for name, value in run.tags.items() if name not in OF_RECORDING}
+    tags = {name: value for name, value in run.tags.items() if name not in OF_MIRROR}
     for what, send, values, known in (
         ("Parameter", target.log_parameters, source.parameters(run.id), sent.parameters),
         ("Tag", target.tag, tags, sent.tags),

@@ -27,7 +27,7 @@ from himl_cli.core.text import read_json
 if TYPE_CHECKING:
     from himl_cli.workspaces.base import FolderWorkspace
 
-RECORDINGS_FOLDER = "recordings"
+MIRRORS_FOLDER = "recordings"
 POLL_SECONDS = 0.1
 # How long another process may hold a file open. Windows then neither replaces nor reads it.
 BUSY_SECONDS = 2.0
@@ -89,7 +89,7 @@ class MirrorFile:
     """State file of the mirror of *run_id*, in the workspace at *workspace*."""
 
     def __init__(self, workspace: Path, run_id: str) -> None:
-        folder = workspace / RECORDINGS_FOLDER
+        folder = workspace / MIRRORS_FOLDER
         self.path = folder / f"{run_id}.json"
         self.log = folder / f"{run_id}.log"
         self._kept_log = workspace / "runs" / run_id / "recording.log"
@@ -198,7 +198,7 @@ def _while_busy(action: Callable[[], Result]) -> Result:
 def unfinished(workspace: Path) -> Iterator[str]:
     """Yield ids of runs whose mirror is incomplete, due, and without a process. Raises OSError if the folder cannot be
     read."""
-    for path in sorted((workspace / RECORDINGS_FOLDER).glob("*.json")):
+    for path in sorted((workspace / MIRRORS_FOLDER).glob("*.json")):
         is_ours = os.access(path, os.R_OK | os.W_OK)  # other users' runs need their permissions
         file = MirrorFile(workspace, path.stem)
         try:

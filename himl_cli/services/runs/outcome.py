@@ -15,7 +15,7 @@ from himl_cli.core.errors import HimlError, Interrupted, JobFailed
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import JobSpec
 from himl_cli.core.logged import RunResults, SweepView
-from himl_cli.core.runs import FAILED_RANK, TRY, Run, RunStatus
+from himl_cli.core.runs import FAILED_RANK, LAST_ATTEMPT, Run, RunStatus
 from himl_cli.core.sweeps import MANY, SWEPT
 from himl_cli.core.text import named
 from himl_cli.core.webhook import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Webhook
@@ -122,7 +122,7 @@ def wait_for_run(
     if interrupted and run.status is RunStatus.canceled:
         raise Interrupted(f"Run '{run_id}' was canceled.", hint=f"List its files: himl download {run_id} --list")
     if not start and MANY in run.tags:  # a user who resumes a run learns it at the start
-        again = [each.id for each in with_steps(workspace, children_of(workspace, run)) if TRY in each.tags]
+        again = [each.id for each in with_steps(workspace, children_of(workspace, run)) if LAST_ATTEMPT in each.tags]
         if again and (lacking := code_that_lacks(workspace, run_id)):
             notify(Notice(f"Further attempts of {named(again)} ran {lacking}"))
     return run

@@ -29,7 +29,7 @@ KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 REFERENCE = re.compile(r"[a-z]+://|azureml:|/?subscriptions/", re.IGNORECASE)
 _STORAGE = re.compile(r"https://\w+\.(?:blob|dfs)\.[^?]*", re.IGNORECASE)
 _STORED = re.compile(r"azureml://datastores/(?P<datastore>\w+)/paths/(?P<path>.+)", re.IGNORECASE)
-OPTIONS: Mapping[str, Mapping[str, Sequence[str]]] = {
+DATA_OPTIONS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "input": {"datastore": (), "mode": ("download", "mount"), "target": (), "local": ()},
     "output": {"datastore": (), "mode": ("mount", "upload"), "local": (), "overwrite": ("true", "false")},
 }
@@ -59,7 +59,7 @@ def _parse(kind: str, text: str, default_key: str) -> DataSpec:
         hint = "Use letters, digits and _, and do not begin with a digit. himl uses the key in a variable's name."
         raise BadUsage(f"{where}'{key}' is not a valid key.", hint=hint)
     options: dict[str, Any] = {}
-    known = OPTIONS[kind]
+    known = DATA_OPTIONS[kind]
     for option, has_value, value in (pair.partition("=") for pair in pairs):
         near = get_close_matches(option, known, n=1)
         others = f"Did you mean {near[0]}=…?" if near else f"Use one of: {', '.join(known)}."

@@ -101,7 +101,7 @@ BY_OPTION = {
     "settings.default_compute": "cluster",
 }
 NO_COMMANDS = ("spark", "data_transfer", "import")  # types of steps that a cluster cannot run
-DEEPEST = 10  # levels of pipelines in pipelines
+DEEPEST_PIPELINE = 10  # levels of pipelines in pipelines
 PIPELINE_KEYS = (*NAMING, "inputs", "outputs", "jobs", "settings", "compute", "identity", "services", "queue_settings")
 # Keys that apply to a cluster only and are ignored elsewhere
 IDLE = ("environment", "identity", "services", "queue_settings", "resources")
@@ -144,7 +144,7 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     root, kind = document.root, document.kind
     cluster = request.cluster
     request = replace(request, cluster=cluster if cluster is not None else document.compute or HERE)
-    is_local, is_queued = not request.on_cluster, request.queue is not None
+    is_local, is_queued = not request.on_azure, request.queue is not None
     request, file_remarks = beside_file(request, ["yaml", "yaml_local"] if is_local else ["yaml"], "a job's YAML")
     check_values(request)
     if request.experiment is None and not request.experiment_from_branch:
@@ -206,7 +206,7 @@ def _changed(
 ) -> tuple[dict[str, Any], list[str]]:
     """The content of the file with the options of the job and on *cluster*, and remarks. Raises BadUsage."""
     content, stays, missed, remarks = _with_options(document, request, common), list[str](), list[str](), list[str]()
-    if request.on_cluster:
+    if request.on_azure:
         from himl_cli.services.submission.environment import with_conda_files
 
         content = with_conda_files(content, document.path.parent, remarks)
@@ -217,12 +217,12 @@ def _changed(
     if name := document.root.string("name"):
         use = "is the display name of the run" if content["display_name"] == name else "is ignored"
         remarks.append(f"The file's name '{name}' {use}, because himl gives each run an id of its own.")
-    if request.on_cluster and "" in missed:
+    if request.on_azure and "" in missed:
         hint = f"Write the variables into '{request.target}', or into the file that it names."
         raise BadUsage(f"--env_var does not apply to this {document.kind} job.", hint=hint)
-    if request.on_cluster and missed:
+    if request.on_azure and missed:
         remarks.append(f"Steps that --env_var does not apply to: {', '.join(missed)}.")
-    if request.on_cluster and stays:
+    if request.on_azure and stays:
         remarks.append(f"Steps that keep the compute of the file, not '{request.cluster}': {', '.join(stays)}.")
     return content, remarks
 
@@ -242,7 +242,7 @@ def _with_options(document: JobDocument, request: SubmitRequest, common: JobSpec
     }
     default = root.part("settings").text("default_compute")
     # azure-ai-ml requires the prefix here, but not for other compute targets
-    if request.on_cluster and default not in ("", SERVERLESS) and not default.startswith("azureml:"):
+    if request.on_azure and default not in ("", SERVERLESS) and not default.startswith("azureml:"):
         content["settings"] = {**content["settings"], "default_compute": f"azureml:{default}"}
     return {key: value for key, value in content.items() if value != ""}
 
@@ -287,7 +287,7 @@ def _computes_below(step: Part, shown: str) -> list[str]:
         is_stored = type_of(step) == PIPELINE_JOB and step.content.get("component")
         return [f"{shown} (steps of its stored pipeline that name their own)"] if is_stored else []
     jobs = component.part("jobs")
-    for key in jobs.content if shown.count(".") < DEEPEST else ():
+    for key in jobs.content if shown.count(".") < DEEPEST_PIPELINE else ():
         found += [f"{shown}.{key}"] if jobs.part(key).content.get("compute") else []
         found += _computes_below(jobs.part(key), f"{shown}.{key}")
     return found
@@ -542,13 +542,13 @@ def _sweep(part: Part) -> SweepSpec:
         if not getattr(spec, key):
             raise objective.wrong(key, "is missing.")
     try:
-        check_sweep(spec, on_cluster=False)
+        check_sweep(spec, on_azure=False)
     except BadUsage as err:
         message, hint = str(err), err.hint
         for option, key in OPTION_KEYS.items():
             message, hint = message.replace(option, f"'{key}'"), hint.replace(option, f"{key}:")
         raise BadUsage(f"'{part.shown}': {message}", hint=hint) from err
-    return with_seed(spec, on_cluster=False)
+    return with_seed(spec, on_azure=False)
 
 
 def _range(part: Part, where: str) -> SearchRange:

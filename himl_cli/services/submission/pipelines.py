@@ -121,7 +121,7 @@ def prepare_pipeline(
     remarks = []
     if request.cluster is None and variables.cluster:
         request = replace(request, cluster=variables.cluster)
-        if request.on_cluster:
+        if request.on_azure:
             source = variables.sources.get(CLUSTER, "")
             place = f"the variable {CLUSTER}" if source == "variable" else f"{CLUSTER} in '{source}'"
             remarks.append(f"Cluster: '{variables.cluster}', from {place}. To use this machine, add --cluster local.")
@@ -133,7 +133,7 @@ def prepare_pipeline(
     swept = {SWEPT: sweep_text(sweep)} if sweep else {}
     common, naming_remarks = job_of_options(request, path.with_suffix(".py").name, path.parent, env, swept)
     common = replace(common, sweep=sweep)
-    if request.on_cluster:
+    if request.on_azure:
         check_names(common, request.tags)
     reads, implied = _outputs_read(file)
     maker = _StepMaker(file, request, common)
@@ -145,7 +145,7 @@ def prepare_pipeline(
     if sweep is not None:
         remarks += sweep_remarks(sweep)
         remarks += [f"{name} is an argument of {', '.join(keys)}." for name, keys in maker.takers().items()]
-        if not request.on_cluster:
+        if not request.on_azure:
             remarks += copies_remarks(sweep, sum(step.job.snapshot.size for step in steps))
     remarks += [
         f"{key} names no input, so it reads the output of {output.step}, the step before it."
@@ -160,7 +160,7 @@ def prepare_pipeline(
             steps=steps,
             display_name=request.display_name,
             description=request.description,
-            cluster=request.on_cluster,
+            cluster=request.on_azure,
             default_datastore=request.default_datastore,
             command=command_line(request),
         ).with_tags(with_untracked(common.tags, request.tags, reports)),
@@ -168,15 +168,15 @@ def prepare_pipeline(
         [*remarks, *ignored_remarks(reports)],
         maker.data,
     )
-    if request.on_cluster and prepared.folders:
+    if request.on_azure and prepared.folders:
         readers = [step for step in file.steps if step.key in prepared.folders]
         # In DeepSeismic, this field has the name of the datastore
         names = [step.input_dataset_name for step in (*readers, file.steps[0])]
         named = next(filter(DATASTORE_NAME.fullmatch, names), "")
         prepared = replace(prepared, container=variables.container(named))
-    if request.on_cluster and creates_cluster:
+    if request.on_azure and creates_cluster:
         largest = max(steps, key=lambda step: step.job.nodes)
-        cluster = variables.cluster_spec(request.on_cluster, largest.job.nodes, largest.key)
+        cluster = variables.cluster_spec(request.on_azure, largest.job.nodes, largest.key)
         prepared = replace(prepared, cluster=cluster)
     return prepared
 
@@ -193,7 +193,7 @@ def pipeline_sweep(request: SubmitRequest) -> SweepSpec | None:
     if request.queue is not None:
         hint = "Run it on this machine, with --cluster local, or submit the pipelines one by one."
         raise BadUsage(f"A sweep of pipelines cannot run on {label_of(request.engine)}.", hint=hint)
-    if request.on_cluster:
+    if request.on_azure:
         at_once = "does not apply to pipelines on Azure ML, because himl submits them all at once"
         here = "Omit it, or run the sweep on this machine: --cluster local"
         most, trials = MOST_TRIALS_ON_AZURE, spec.max_trials
@@ -206,7 +206,7 @@ def pipeline_sweep(request: SubmitRequest) -> SweepSpec | None:
             (trials > most, limit, f"Use --max_trials {most}."),
         )
         spec = replace(spec, max_concurrent=None)
-    return with_seed(spec, on_cluster=False)
+    return with_seed(spec, on_azure=False)
 
 
 @dataclass(frozen=True)
@@ -254,8 +254,8 @@ class _StepMaker:
             if argument == "--input":
                 self.remarks.append(f"{step.key}: the input is --input, as '{step.script}' has no --input_data.")
         arguments += [text for output in outputs for text in ("--output", f"${{{{outputs.{output.key}}}}}")]
-        on_cluster, is_mpi = bool(self.common.cluster), step.type == MPI_STEP
-        if data and on_cluster:
+        on_azure, is_mpi = bool(self.common.cluster), step.type == MPI_STEP
+        if data and on_azure:
             data = replace(data, mode="mount")  # as in DeepSeismic
         if folder not in self.snapshots:
             report = take_snapshot(folder, self.request.ignored_folders, self.request.include_secret)
@@ -269,13 +269,13 @@ class _StepMaker:
             entry=Entry(EntryKind.script, script),
             snapshot=report.snapshot,
             arguments=arguments,
-            distribution="mpi" if is_mpi else "" if on_cluster else "pytorch",
+            distribution="mpi" if is_mpi else "" if on_azure else "pytorch",
             processes=step.processes_per_node if is_mpi else None,
             nodes=step.node_count if is_mpi else 1,
             display_name=step.name,
             inputs=[data] if data else [],
             outputs=outputs,
-            environment=self._environment(step, folder, script, requirements) if on_cluster else None,
+            environment=self._environment(step, folder, script, requirements) if on_azure else None,
         )
         try:
             check_placeholders(job)
@@ -288,7 +288,7 @@ class _StepMaker:
         idle += ["input_datareference_path"] if source and step.input_datareference_path else []
         if idle:
             self.remarks.append(f"{step.key}: ignored, because it does not apply to this step: {', '.join(idle)}.")
-        if not (on_cluster or job.engine) and job.nodes > 1:
+        if not (on_azure or job.engine) and job.nodes > 1:
             self.remarks.append(f"{step.key}: 1 node instead of {job.nodes} on this machine.")
         return StepSpec(step.key, step.name, job, {INPUT: source} if source else {}, waits_for)
 

@@ -86,7 +86,7 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
         request = single_sweep_option(request)
         sweep, arguments = requested_sweep(request), sweep_arguments(request)
     if sweep is not None:
-        sweep = with_seed(sweep, on_cluster=bool(request.on_cluster), sdk=request.sdk)
+        sweep = with_seed(sweep, on_azure=bool(request.on_azure), sdk=request.sdk)
         if request.command:  # the command may contain placeholders
             arguments = with_search_space([request.command, *arguments], sweep.space)[1:]
         remarks += sweep_remarks(sweep, arguments)
@@ -117,15 +117,15 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
         spec = replace(spec, inputs=inputs, outputs=outputs)
     remarks += naming_remarks
     check_placeholders(replace(spec, arguments=[*spec.arguments, request.command or ""]))
-    if request.on_cluster or request.is_told_to_azure:
+    if request.on_azure or request.is_mirrored:
         check_names(spec, request.tags)
-    if request.on_cluster:
+    if request.on_azure:
         spec, cluster_remarks = _for_cluster(spec, request, start, file)
         remarks += cluster_remarks
     if request.in_place:
         return PreparedJob(spec, None, remarks, request.checkpoint)
     # A local input at its own target becomes a link, also if git tracks a file in it
-    linked = [item for item in spec.inputs if item.local and item.target and not request.on_cluster]
+    linked = [item for item in spec.inputs if item.local and item.target and not request.on_azure]
     linked = [item for item in linked if is_same_place(root / str(item.target), request.cwd / str(item.local))]
     at_target = [str(root / str(item.target)) for item in linked]
     report = take_snapshot(root, [*request.ignored_folders, *at_target], request.include_secret)
@@ -137,7 +137,7 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
             hint=f"{why if downloaded else f'Check its {report.ignore_file}'}, or use another --snapshot_root.",
         )
     remarks += ignored_remarks([report])
-    if sweep and not request.on_cluster:
+    if sweep and not request.on_azure:
         remarks += copies_remarks(sweep, report.snapshot.size)
     spec = replace(spec, snapshot=report.snapshot, tags=with_untracked(spec.tags, request.tags, [report]))
     return PreparedJob(spec, report, remarks, request.checkpoint)
@@ -257,7 +257,7 @@ def _distribution(request: SubmitRequest) -> tuple[str, int | None]:
     their number per node is set, and MPI for several nodes without that number and for one process, as in hi-ml.
     """
     processes = request.processes_per_node
-    if not request.on_cluster:
+    if not request.on_azure:
         return request.distribution or "pytorch", processes or (1 if request.num_nodes > 1 else None)
     usual = "mpi" if processes is None else "pytorch"
     if request.num_nodes * (processes or 1) == 1:
@@ -462,9 +462,9 @@ def submit_mirrored(
             command=spec.entry.target,
         )
         state.runs[run_id] = SentRun(tags={**spec.tags, **recovery})
-        twin = _start_twin(target, new, file, state, start_mirror)
+        mirrored = _start_mirrored(target, new, file, state, start_mirror)
         start_mirror(source.folder, run_id)
-        tags = {**spec.tags, RECORDED_IN: target.label, STUDIO: twin.url}
+        tags = {**spec.tags, RECORDED_IN: target.label, STUDIO: mirrored.url}
         try:
             run = start_and_note(partial(source.submit, replace(spec, run_id=run_id, tags=tags)), cwd, notify)
         except BaseException as err:
@@ -473,12 +473,12 @@ def submit_mirrored(
         finally:
             state.is_starting = False
             file.write(state)
-        return run, twin
+        return run, mirrored
     finally:
         file.release()
 
 
-def _start_twin(
+def _start_mirrored(
     target: RunRecorder, new: Run, file: MirrorFile, state: MirrorState, start_mirror: Callable[[Path, str], None]
 ) -> Run:
     try:

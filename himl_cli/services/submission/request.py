@@ -154,7 +154,7 @@ class SubmitRequest(JobOptions):
     notify_format: str | None = option(files="pipeline yaml", choices=WEBHOOK_FORMATS)
 
     @property
-    def on_cluster(self) -> str:
+    def on_azure(self) -> str:
         """The Azure ML cluster of the job, or an empty string for a local job."""
         name = str(self.cluster or HERE).strip().removeprefix("azureml:")
         return "" if name == HERE or self.queue is not None else name
@@ -169,10 +169,10 @@ class SubmitRequest(JobOptions):
         """What runs the job: `azure`, `here`, or the name of an engine of the local workspace."""
         if self.queue is not None:
             return self.queue[0]
-        return AZURE if self.on_cluster else THIS_MACHINE
+        return AZURE if self.on_azure else THIS_MACHINE
 
     @property
-    def is_told_to_azure(self) -> bool:
+    def is_mirrored(self) -> bool:
         """Whether the job runs on this machine and is also recorded in an Azure ML workspace."""
         return self.record_in == "azure" and self.engine == THIS_MACHINE
 
@@ -244,12 +244,12 @@ def check_values(request: SubmitRequest) -> None:
             "",
         ),
         (
-            bool(request.on_cluster) and request.is_typed("retries"),
+            bool(request.on_azure) and request.is_typed("retries"),
             f"--retries {request.retries}: {NO_RETRIES}",
             "Omit --retries. Azure ML restarts a job that loses its low-priority node.",
         ),
     )
-    if request.keep and request.on_cluster and request.sdk == "v1":
+    if request.keep and request.on_azure and request.sdk == "v1":
         raise BadUsage("--keep and --sdk v1 cannot be combined.", hint="Omit one of them.")
     if request.queue is not None and not re.fullmatch(r"\S*", request.queue[1]):
         name = request.queue[0]
@@ -271,9 +271,9 @@ def _refuse_untaken(request: SubmitRequest, name: str, value: Any) -> None:
     if request.queue is not None and name == "record_in" and value != HERE:
         what = f"--record_in {value} does not apply to {label_of(request.engine)} jobs, which himl records locally."
         raise BadUsage(what, hint="Omit --record_in.")
-    if request.on_cluster:
+    if request.on_azure:
         raise BadUsage(
-            f"{typed} applies to local jobs only, and this job runs on cluster '{request.on_cluster}'.",
+            f"{typed} applies to local jobs only, and this job runs on cluster '{request.on_azure}'.",
             hint="To run it on this machine, add --cluster local",
         )
 
@@ -291,7 +291,7 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
 
     Such options belong to another compute target, or to another environment than the one that was typed.
     """
-    if request.on_cluster:
+    if request.on_azure:
         typed = [group for group in ENVIRONMENT_SOURCES if any(map(request.is_typed, group))]
         dropped = [name for group in ENVIRONMENT_SOURCES if typed and group not in typed for name in group]
         if any(map(request.is_typed, PACKAGE_FILES)):
@@ -391,7 +391,7 @@ def beside_file(request: SubmitRequest, kinds: Sequence[str], name: str) -> tupl
         ),
     )
     remark = f"Ignored: record_in = azure. himl records local runs of {name} in the local workspace only."
-    return request.without(*idle), [remark] if request.is_told_to_azure else []
+    return request.without(*idle), [remark] if request.is_mirrored else []
 
 
 def check_size(option_name: str, text: str) -> str:
@@ -439,7 +439,7 @@ def job_of_options(
         grace = parse_duration(request.grace, "--grace") if request.grace else None
         given = engine_spec(*request.queue, request.cwd, request.sbatch, seconds or 0, grace)
         engine, exported = with_names_only(given)
-    if request.on_cluster:
+    if request.on_azure:
         automatic = shorten_tags(automatic)
         python = "" if request.python_executable == "python" else request.python_executable
     else:
@@ -451,7 +451,7 @@ def job_of_options(
     log.debug("experiment %s, snapshot root %s, interpreter %s, git %s", experiment, folder, python, git)
     options = {each.name: getattr(request, each.name) for each in fields(JobOptions)}
     options["instance_type"] = request.instance_type or ""  # None if it is not on the command line
-    options["shm_size"] = check_size("--shm_size", request.shm_size) if request.on_cluster else ""
+    options["shm_size"] = check_size("--shm_size", request.shm_size) if request.on_azure else ""
     spec = JobSpec(
         experiment,
         Entry(EntryKind.script, ""),
@@ -460,7 +460,7 @@ def job_of_options(
         max_seconds=seconds,
         env={**exported, **request.env_vars},
         tags={**automatic, **mask_document(request.tags)},
-        cluster=request.on_cluster,
+        cluster=request.on_azure,
         nodes=request.num_nodes,
         engine=engine,
         webhook=webhook_of(request),

@@ -73,7 +73,7 @@ def single_sweep_option(request: SubmitRequest) -> SubmitRequest:
     BadUsage for typed options that do not apply."""
     typed = [name for name in SWEEP_KINDS if request.is_typed(name)]
     single = ["in_place"] if request.is_typed("in_place") else []
-    single += ["record_in"] if request.is_typed("record_in") and request.is_told_to_azure else []
+    single += ["record_in"] if request.is_typed("record_in") and request.is_mirrored else []
     chosen = typed or ([] if single else [name for name in SWEEP_KINDS if request.is_set(name)])
     shown = " and ".join(f"--{name}" for name in chosen) or "the sweep"
     if len(chosen) > 1:
@@ -87,7 +87,7 @@ def single_sweep_option(request: SubmitRequest) -> SubmitRequest:
         request = request.without("early_stop")  # ignores the setting
     if not chosen and request.ready_sweep is None:
         return request
-    conflicts = single or ["record_in"] * request.is_told_to_azure or ["in_place"] * (request.in_place and not typed)
+    conflicts = single or ["record_in"] * request.is_mirrored or ["in_place"] * (request.in_place and not typed)
     if conflicts:
         hint = "Add --record_in local" if conflicts == ["record_in"] else "Set only one of them."
         raise BadUsage(
@@ -100,9 +100,9 @@ def single_sweep_option(request: SubmitRequest) -> SubmitRequest:
 def requested_sweep(request: SubmitRequest) -> SweepSpec | None:
     """The sweep of the options, or None for a single run. Its seed is None unless the options set one. Raises
     BadUsage."""
-    on_cluster = bool(request.on_cluster)
+    on_azure = bool(request.on_azure)
     if request.ready_sweep is not None:
-        check_sweep(request.ready_sweep, on_cluster=on_cluster)
+        check_sweep(request.ready_sweep, on_azure=on_azure)
         return request.ready_sweep
     if not any(map(request.is_set, SWEEP_KINDS)):
         return None
@@ -110,10 +110,10 @@ def requested_sweep(request: SubmitRequest) -> SweepSpec | None:
     kind, sampling, seed = "sweep", "grid", None
     if request.crossval is not None:
         kind, trials = "crossval", request.crossval
-        space = _numbered(on_cluster, "--crossval", trials, 2, "--crossval_arg", request.crossval_arg)
+        space = _numbered(on_azure, "--crossval", trials, 2, "--crossval_arg", request.crossval_arg)
     elif request.different_seeds is not None:
         kind, trials = "seeds", request.different_seeds
-        space = _numbered(on_cluster, "--different_seeds", trials, 1, "--seed_arg", request.seed_arg)
+        space = _numbered(on_azure, "--different_seeds", trials, 1, "--seed_arg", request.seed_arg)
     else:
         space = parse_space(request.sweep)
         points = points_of(space.values())
@@ -137,7 +137,7 @@ def requested_sweep(request: SubmitRequest) -> SweepSpec | None:
         seed=seed,
         kind=kind,
     )
-    check_sweep(spec, on_cluster=on_cluster)
+    check_sweep(spec, on_azure=on_azure)
     return with_max_failures(spec, request)
 
 
@@ -165,10 +165,10 @@ def _has_arrays(request: SubmitRequest) -> bool:
 
 
 def _numbered(
-    on_cluster: bool, option: str, count: int, least: int, argument_option: str, argument: str
+    on_azure: bool, option: str, count: int, least: int, argument_option: str, argument: str
 ) -> dict[str, SearchRange]:
     # Checked first, so that no huge list of values is created
-    _check_count(count, on_cluster=on_cluster, hint=f"Use {option} {{}} at most.")
+    _check_count(count, on_azure=on_azure, hint=f"Use {option} {{}} at most.")
     if count < least:
         raise BadUsage(f"{option} must be at least {least}, not {count}.")
     return {_argument_name(argument_option, argument): SearchRange(Draw.choice, tuple(range(count)))}
@@ -196,13 +196,13 @@ def sweep_arguments(request: SubmitRequest) -> Sequence[str]:
     return (*request.arguments, f"--{name}", str(request.crossval))
 
 
-def with_seed(spec: SweepSpec, *, on_cluster: bool, sdk: str = "v2") -> SweepSpec:
+def with_seed(spec: SweepSpec, *, on_azure: bool, sdk: str = "v2") -> SweepSpec:
     """*spec* with a random seed, if it has none and its sampling accepts one.
 
     On Azure ML, only random sampling with the newer API accepts a seed. Without a random seed, a second sweep would
     draw the same values as the first.
     """
-    takes_one = spec.sampling in ("random", "bayesian") if not on_cluster else spec.sampling == "random" and sdk != "v1"
+    takes_one = spec.sampling in ("random", "bayesian") if not on_azure else spec.sampling == "random" and sdk != "v1"
     return replace(spec, seed=SystemRandom().randrange(1_000_000)) if takes_one and spec.seed is None else spec
 
 
@@ -496,16 +496,16 @@ def checked_stop(stop: EarlyStop, where: str = "--early_stop") -> EarlyStop:
     return stop
 
 
-def _check_count(trials: int, *, on_cluster: bool, hint: str = "Use --max_trials {}.") -> None:
-    most = MOST_TRIALS_ON_AZURE if on_cluster else MOST_TRIALS_HERE
-    limit = f"on Azure ML is {most:,}." if on_cluster else f"on this machine is {most:,}."
+def _check_count(trials: int, *, on_azure: bool, hint: str = "Use --max_trials {}.") -> None:
+    most = MOST_TRIALS_ON_AZURE if on_azure else MOST_TRIALS_HERE
+    limit = f"on Azure ML is {most:,}." if on_azure else f"on this machine is {most:,}."
     refuse("", (trials > most, f"The sweep has {trials:,} trials. The limit {limit}", hint.format(most)))
 
 
-def check_sweep(spec: SweepSpec, *, on_cluster: bool) -> None:
-    """Raise BadUsage if *spec* cannot run on this machine or, with *on_cluster*, on Azure ML."""
+def check_sweep(spec: SweepSpec, *, on_azure: bool) -> None:
+    """Raise BadUsage if *spec* cannot run on this machine or, with *on_azure*, on Azure ML."""
     refuse("", (not spec.space, "The search space is empty.", "Add at least one --sweep NAME=SPEC"))
-    _check_count(spec.max_trials, on_cluster=on_cluster)
+    _check_count(spec.max_trials, on_azure=on_azure)
     for name, found in spec.space.items():
         checked_range(found, f"--sweep {name}")
         # himl shows, logs and stores hyperparameters, so a value that it masks elsewhere cannot be one
@@ -547,21 +547,21 @@ def check_sweep(spec: SweepSpec, *, on_cluster: bool) -> None:
             "Omit one of them.",
         ),
         (
-            on_cluster and min(at_once or 0, spec.max_trials) > MOST_AT_ONCE_ON_AZURE,
+            on_azure and min(at_once or 0, spec.max_trials) > MOST_AT_ONCE_ON_AZURE,
             f"--max_concurrent {at_once}: the limit on Azure ML is {MOST_AT_ONCE_ON_AZURE}.",
             "Without --max_concurrent, all trials start at once if the cluster has enough nodes.",
         ),
     )
     known = [draw for draw in Draw if draw not in UNBOUNDED]
-    known = [Draw.choice, Draw.uniform, Draw.quniform] if on_cluster else known
+    known = [Draw.choice, Draw.uniform, Draw.quniform] if on_azure else known
     for name, draw in drawn.items():
         if is_bayesian and draw not in known:
-            where = " on Azure ML" if on_cluster and draw not in UNBOUNDED else ""
+            where = " on Azure ML" if on_azure and draw not in UNBOUNDED else ""
             raise BadUsage(
                 f"--sampling bayesian{where} cannot draw '{name}' from {draw.value}.",
                 hint=f"Use {', '.join(draw.value for draw in known)}, or --sampling random",
             )
-    for name, found in spec.space.items() if on_cluster else ():
+    for name, found in spec.space.items() if on_azure else ():
         _check_for_azure(name, found, is_bayesian)
 
 

@@ -25,7 +25,7 @@ OPEN_FLAGS = (
     os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 )
 LONGEST = 255  # bytes of a part of a name
-DEEPEST = 500  # nested folders. Azure allows 254, Python creates about 900.
+DEEPEST_FOLDER = 500  # nested folders. Azure allows 254, Python creates about 900.
 # Names that need further checks on Windows only.
 PLAIN = re.compile(r"(?:[\w-][\w.=+-]{0,254}/)*[\w-][\w.=+-]{0,254}", re.ASCII)
 DRIVE = re.compile(r"[A-Za-z]:")
@@ -46,8 +46,8 @@ def safe_relative(name: str, *, windows: bool = sys.platform == "win32") -> tupl
     if not name:
         raise UnsafeName("it is empty")
     parts = tuple(name.split("/"))
-    if len(parts) - 1 > DEEPEST:
-        raise UnsafeName(f"it is nested in more than {DEEPEST} folders")
+    if len(parts) - 1 > DEEPEST_FOLDER:
+        raise UnsafeName(f"it is nested in more than {DEEPEST_FOLDER} folders")
     if not windows and PLAIN.fullmatch(name):
         return parts
     for part in parts:

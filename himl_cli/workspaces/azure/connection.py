@@ -32,7 +32,7 @@ from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
 log = logging.getLogger(__name__)
 
 # Part of the folder's name. A new layout gets a new number, so that himl never reads old files.
-VERSION = "1"
+CACHE_VERSION = "1"
 
 # The longest lifetime of a value. Files older than this can be removed unread.
 LONGEST_SECONDS = 2 * 24 * 3600.0
@@ -112,7 +112,7 @@ class DiskCache:
     def _path(self, kind: str, key: str) -> Path | None:
         if self._folder is None:
             return None
-        return self._folder / f"v{VERSION}" / kind / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
+        return self._folder / f"v{CACHE_VERSION}" / kind / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.json"
 
 
 def _is_private(folder: Path) -> bool:
@@ -285,7 +285,7 @@ class WorkspaceRecord:
 
 RECORDS, RECORD_SECONDS = "workspaces", 24 * 3600.0
 OPEN_PAGE = "/metadata/endpoints"  # of resource manager; needs no token
-SERVICES = {
+SERVICE_PATHS = {
     "artifact": "artifact/v2.0{}",
     "data": "data/v1.0{}",
     "datastore": "datastore/v1.0{}",  # accepts a job's run token
@@ -359,8 +359,8 @@ class Connection(AbstractContextManager["Connection"]):
         return f"{self.address.cloud.resource_manager}{quote(self.address.path)}{path}"
 
     def service(self, name: str, path: str = "") -> str:
-        """The URL of *path* in a service of the workspace, by the service's name in SERVICES."""
-        return f"{self.record().data_plane}/{SERVICES[name].format(quote(self.address.path))}{path}"
+        """The URL of *path* in a service of the workspace, by the service's name in SERVICE_PATHS."""
+        return f"{self.record().data_plane}/{SERVICE_PATHS[name].format(quote(self.address.path))}{path}"
 
     def sign_in(self) -> Token:
         """Sign in. Raises NotAllowed, or ServiceFailed if himl cannot reach the sign-in service."""
@@ -429,7 +429,7 @@ class Connection(AbstractContextManager["Connection"]):
         if record is None:
             raise ServiceFailed("The job's environment lacks the address of the workspace's services.")
         experiment, run = os.environ.get("AZUREML_ARM_PROJECT_NAME", ""), os.environ.get("AZUREML_RUN_ID", "")
-        history = f"{record.data_plane}/{SERVICES['history'].format(quote(self.address.path))}"
+        history = f"{record.data_plane}/{SERVICE_PATHS['history'].format(quote(self.address.path))}"
         url = f"{history}/experiments/{quote(experiment)}/runs/{quote(run)}/token"
         given = responses.object_of(self.rest.send("GET", url, token=old).body, url, "run token")
         text, ends = given.get("token"), responses.as_time(str(given.get("expiryTimeUtc") or ""))

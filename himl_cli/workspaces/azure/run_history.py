@@ -49,7 +49,7 @@ from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRef
 
 log = logging.getLogger(__name__)
 
-PAGE = 500  # runs per page of a full list, as in the vendor's SDK
+RUNS_PAGE = 500  # runs per page of a full list, as in the vendor's SDK
 BATCH = 100
 NEWEST_FIRST = "CreatedUtc desc"
 # The vendor's SDK uses only the second order, in which a run without a start has no place.
@@ -142,7 +142,7 @@ class RunHistory:
 
         yield from self._newest_first(ask, url, filter, top)
 
-    def children(self, run_id: str, *, filter: str = "", top: int = PAGE) -> Iterator[Sequence[RawRun]]:
+    def children(self, run_id: str, *, filter: str = "", top: int = RUNS_PAGE) -> Iterator[Sequence[RawRun]]:
         """Pages of the run's children, as in `of_experiment`. No page for an unknown run."""
         if not can_be_id(run_id):
             return
@@ -175,7 +175,7 @@ class RunHistory:
             yield from self._pages(ask, url, filter, order, top)
             return
         unsorted = " and ".join(one for one in (filter, order and "(StartTimeUtc eq null)") if one)
-        others = _sorted(chain.from_iterable(self._pages(ask, url, unsorted, "", PAGE)))
+        others = _sorted(chain.from_iterable(self._pages(ask, url, unsorted, "", RUNS_PAGE)))
         for page in self._pages(ask, url, filter, order, top) if order else ():
             runs = _sorted(raw for raw in page if raw.get("startTimeUtc"))
             if runs:
@@ -186,7 +186,7 @@ class RunHistory:
 
     def _pages(self, ask: Asks, url: str, filter: str, order: str, top: int) -> Iterator[Sequence[RawRun]]:
         # Growing pages need few requests for a reader of everything, and few runs for one of the first page.
-        sizes = chain((min(PAGE, top * 4**number) for number in range(5)), repeat(PAGE))
+        sizes = chain((min(RUNS_PAGE, top * 4**number) for number in range(5)), repeat(RUNS_PAGE))
         found = pages(
             lambda token: ask(filter, order, token, next(sizes)), url, "runs", follow=self._connection.rest.get
         )
@@ -575,11 +575,11 @@ class RunLists:
         return {**raw, "tags": {**tags, TRIAL: number, HYPERPARAMETERS: self._values[run_id]}}
 
     def _pages(self, query: RunQuery) -> Iterator[Sequence[RawRun]]:
-        top = PAGE
+        top = RUNS_PAGE
         if query.limit is not None:
             is_plain = len(plain_tags(query)) == len(query.tags)
             # Requests a few beyond the limit, so that archived runs among the newest do not cost a second page.
-            top = min(PAGE, max(query.limit + 5, 0 if is_plain else SIFTED))
+            top = min(RUNS_PAGE, max(query.limit + 5, 0 if is_plain else SIFTED))
         if query.parent is None and query.experiment is None:
             passed: set[str] = set()
             for page in newest_ids(self._connection, query, top=top):

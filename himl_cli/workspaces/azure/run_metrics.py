@@ -27,7 +27,7 @@ from himl_cli.core.runs import MLFLOW_STATUSES, REPEATED_BY, Run, RunStatus, lat
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.responses import Page, object_of, pages, understood
-from himl_cli.workspaces.azure.run_history import PAGE, RunHistory
+from himl_cli.workspaces.azure.run_history import RUNS_PAGE, RunHistory
 from himl_cli.workspaces.azure.run_records import RawRun, RunFacts, created_of
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 
@@ -361,7 +361,7 @@ class ManyRuns:
         if found is not None:
             return found
         try:
-            pages = self._history.of_experiment(experiment, filter=f"({HISTORY_FIELDS[tag]} eq {above})", top=PAGE)
+            pages = self._history.of_experiment(experiment, filter=f"({HISTORY_FIELDS[tag]} eq {above})", top=RUNS_PAGE)
             below = [raw["runId"] for page in pages for raw in page]
         except ServiceRefused as err:
             if err.status != 400:

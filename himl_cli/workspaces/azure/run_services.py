@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 ALWAYS = {"tracking", "studio"}
 # The vendor's own clients append it to the ProxyEndpoint of an SSH service.
 TUNNEL_PATH = "/nbip/v1.0/ws-tcp"
-PIECE = 64 * 1024
 OPEN_SECONDS = 60.0  # the first connection to a new node is slow
 
 

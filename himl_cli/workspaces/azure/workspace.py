@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 # The checks in order, with their prerequisites. himl skips a check if a prerequisite failed.
-CHECKS = {
+DOCTOR_CHECKS = {
     "curl": (),
     "sign-in": (),
     "clock": (),
@@ -261,7 +261,8 @@ class AzureWorkspace(ObservedWorkspace):
         the error states."""
         say_limits([spec.max_seconds], notify)
         if spec.sdk == "v1":
-            return sdk_v1().submit(self.connection, self._datastores, spec, notify)
+            run: Run = sdk_v1().submit(self.connection, self._datastores, spec, notify)
+            return run
         from himl_cli.workspaces.azure.jobs.job_submission import submit_job
 
         return submit_job(self.connection, self._datastores, spec, notify)
@@ -406,7 +407,7 @@ class AzureWorkspace(ObservedWorkspace):
     def checks(self) -> Iterator[Check]:
         """The checks of pycurl, the sign-in, the clock, the workspace and its default datastore, past the cache."""
         failed: set[str] = set()
-        for name, needs in CHECKS.items():
+        for name, needs in DOCTOR_CHECKS.items():
             cause = next((one for one in needs if one in failed), None)
             if cause:
                 check = Check.skipped(name, f"himl skipped this check because the {cause} failed.")
@@ -417,8 +418,8 @@ class AzureWorkspace(ObservedWorkspace):
             yield check
 
     def _look(self, name: str) -> Check:
-        """Run one of CHECKS. Raises HimlError on failure. A job without an identity is valid, so a check that needs
-        one does not fail in it."""
+        """Run one of DOCTOR_CHECKS. Raises HimlError on failure. A job without an identity is valid, so a check that
+        needs one does not fail in it."""
         connection, label = self.connection, self.label
         if name == "curl":
             from himl_cli.workspaces.transfer_engine.curl import load_pycurl

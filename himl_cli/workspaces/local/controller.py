@@ -19,7 +19,7 @@ from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import STEP, STEP_AFTER, EngineSpec
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import TRIES, Run, RunQuery, RunStatus, end_of_trials
+from himl_cli.core.runs import ATTEMPT_ENDS, Run, RunQuery, RunStatus, end_of_trials
 from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.core.sweeps import (
     BEST_TRIAL,
@@ -320,7 +320,7 @@ class Sweep:
             if run.id not in numbers:
                 continue
             index = numbers[run.id]
-            started = self._new(index, hyperparameters_of(run.tags), is_again=TRIES in run.tags)
+            started = self._new(index, hyperparameters_of(run.tags), is_again=ATTEMPT_ENDS in run.tags)
             if is_at_work:
                 del left[index]
                 self._children.watch(run.id)

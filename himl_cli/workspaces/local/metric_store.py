@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Metric, MetricPoint, Series
 from himl_cli.core.redaction import mask_document
-from himl_cli.core.runs import TRIES, RunStatus
+from himl_cli.core.runs import ATTEMPT_ENDS, RunStatus
 from himl_cli.core.text import read_json, storable
 from himl_cli.workspaces.local.run_store import Database, RunStore, as_time, chunks, put_pairs, taken_apart
 
@@ -254,7 +254,7 @@ def begin_attempt(database: Database, run_id: str) -> None:
         connection.execute(statement, (run_id,))
     rows = database.rows(f"SELECT run, MAX(rowid) FROM metrics WHERE {of_job} GROUP BY run", (run_id,))
     before = attempt_ends(database, [run for run, _ in rows])
-    store.tag_each(TRIES, {run: json.dumps(sorted({*before.get(run, []), last})) for run, last in rows})
+    store.tag_each(ATTEMPT_ENDS, {run: json.dumps(sorted({*before.get(run, []), last})) for run, last in rows})
 
 
 def cuts_of(database: Database, run_ids: Sequence[str]) -> Cuts:
@@ -298,7 +298,7 @@ def attempt_ends(database: Database, run_ids: Sequence[str]) -> dict[str, list[i
     """The last row of each attempt except the latest, by run. It is a list in a tag, which users may overwrite."""
     places: dict[str, list[int]] = {}
     statement = "SELECT run, value FROM tags WHERE run IN ({}) AND name = ?"
-    for run_id, text in database.rows_among(statement, run_ids, TRIES):
+    for run_id, text in database.rows_among(statement, run_ids, ATTEMPT_ENDS):
         with suppress(ValueError):
             found = read_json(text)
             places[run_id] = [each for each in found if isinstance(each, int)] if isinstance(found, list) else []

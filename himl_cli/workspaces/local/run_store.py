@@ -27,9 +27,9 @@ from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import (
     ARCHIVED,
     ATTEMPTS,
+    LAST_ATTEMPT,
     NOTE,
     REPEATED_BY,
-    TRY,
     Run,
     RunEnd,
     RunQuery,
@@ -501,7 +501,7 @@ class RunStore:
     def attempt(self, run_id: str) -> int:
         """The number of the current attempt of the run's job, from 1."""
         statement = "SELECT value FROM tags WHERE run = (SELECT job FROM runs WHERE id = ?) AND name = ?"
-        found = [row["value"] for row in self.database.rows(statement, (run_id, TRY))]
+        found = [row["value"] for row in self.database.rows(statement, (run_id, LAST_ATTEMPT))]
         return int(found[0]) if found and found[0].isdecimal() else 1
 
     def resume(self, run_id: str) -> None:
@@ -516,7 +516,7 @@ class RunStore:
         values = "status = ?, ended = NULL, exit_code = NULL, reason = ''"
         self._update(run_id, values, (RunStatus.running.value,), open_only=False)
         if (attempt := self.attempt(run_id)) > 1:
-            self.tag(run_id, {TRY: str(attempt), REPEATED_BY: None})
+            self.tag(run_id, {LAST_ATTEMPT: str(attempt), REPEATED_BY: None})
 
     def _update(
         self,
@@ -779,14 +779,14 @@ def _note_attempt(connection: sqlite3.Connection, run_id: str) -> None:
         "SELECT tags.value FROM runs JOIN tags ON tags.run = runs.job AND tags.name = ? WHERE id = ? AND id <> job "
         "AND NOT EXISTS (SELECT 1 FROM tags AS own WHERE own.run = id AND own.name = ? AND own.value <> tags.value)"
     )
-    for (attempt,) in connection.execute(statement, (TRY, run_id, TRY)).fetchall():
-        put_pairs(connection, "tags", run_id, {TRY: attempt})
+    for (attempt,) in connection.execute(statement, (LAST_ATTEMPT, run_id, LAST_ATTEMPT)).fetchall():
+        put_pairs(connection, "tags", run_id, {LAST_ATTEMPT: attempt})
         connection.execute(
             "INSERT OR REPLACE INTO tags (run, name, value) SELECT other.id, ?1, ?2 FROM runs AS new "
             "JOIN runs AS other ON other.parent = new.parent AND other.job = new.job "
             "AND other.display_name = new.display_name WHERE new.id = ?3 AND NOT EXISTS "
             "(SELECT 1 FROM tags WHERE tags.run = other.id AND tags.name = ?4 AND tags.value = ?2)",
-            (REPEATED_BY, attempt, run_id, TRY),
+            (REPEATED_BY, attempt, run_id, LAST_ATTEMPT),
         )
 
 

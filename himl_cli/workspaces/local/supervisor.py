@@ -22,7 +22,7 @@ from typing import Any
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import Entry, JobSpec, Snapshot
-from himl_cli.core.runs import TRY, Run, RunStatus, new_run_id
+from himl_cli.core.runs import LAST_ATTEMPT, Run, RunStatus, new_run_id
 from himl_cli.core.text import named
 from himl_cli.workspaces.local.editables import with_snapshot_first
 from himl_cli.workspaces.local.engines import engine_named, engine_of
@@ -94,7 +94,7 @@ class Supervisor(RunProcess):
         self._files.stage(is_stopped=self.is_stopped)
         attempt = self._files.attempt
         if attempt > 1:
-            store.tag(run_id, {TRY: str(attempt)})
+            store.tag(run_id, {LAST_ATTEMPT: str(attempt)})
         if (failed := setup_outcome(self._files.logs[0])) is not None:
             return failed
         tracking = TrackingServer(
@@ -153,7 +153,7 @@ class Supervisor(RunProcess):
         reason of a termination at the latest once the job has ended."""
         engine = self._request.spec.engine
         if engine is None or (job := engine_named(engine.name).own_job()) is None:
-            return self._outcome_of_tries(store, outcome)
+            return self._outcome_of_attempts(store, outcome)
         is_terminated = outcome.reason == TERMINATED
         if is_terminated or self._signals:
             reason = job.reason_to_stop(engine.grace, engine.grace if is_terminated else 0.0)
@@ -167,7 +167,7 @@ class Supervisor(RunProcess):
         store.end_attempt(self.folder.run_id, outcome.text)
         return self.restart(store, outcome, job.requeue)
 
-    def _outcome_of_tries(self, store: RunStore, outcome: Outcome) -> Outcome:
+    def _outcome_of_attempts(self, store: RunStore, outcome: Outcome) -> Outcome:
         for number in range(self._request.spec.retries):
             if outcome.status is not RunStatus.failed or self._terminated:
                 break

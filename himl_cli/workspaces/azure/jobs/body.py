@@ -47,7 +47,7 @@ from himl_cli.workspaces.azure.responses import Response
 from himl_cli.workspaces.azure.run_records import limit_of, limit_properties
 
 COMMAND_VERSION = "2025-01-01-preview"
-VERSION = "2024-01-01-preview"  # of sweeps, pipelines and components, except for a pipeline with a parent
+PREVIEW_VERSION = "2024-01-01-preview"  # of sweeps, pipelines and components, except for a pipeline with a parent
 GIT_DIRTY = "azureml.git.dirty"
 # Tags with git's state, and the properties under which Studio looks for the same.
 GIT_PROPERTIES = {
@@ -61,7 +61,7 @@ MODES |= {"direct": "Direct"}
 DISTRIBUTIONS = {"pytorch": "PyTorch", "mpi": "Mpi"}
 IDENTITIES = {"user": "UserIdentity", "managed": "Managed"}
 # The type of each service, and the property with its value.
-SERVICES = {
+SERVICE_FIELDS = {
     "vscode": ("VSCode", ""),
     "jupyterlab": ("JupyterLab", ""),
     "tensorboard": ("TensorBoard", "logDir"),
@@ -236,7 +236,7 @@ def job_request(
     if spec.sweep is not None:
         properties |= _sweep(spec.sweep, seconds)
         properties["trial"] = trial | {"resources": properties["resources"]}
-        return PutRequest(f"/jobs/{run_id}", VERSION, {"properties": properties})
+        return PutRequest(f"/jobs/{run_id}", PREVIEW_VERSION, {"properties": properties})
     properties |= {"jobType": "Command", **trial}
     if seconds is not None:
         properties["limits"] = {"jobLimitsType": "Command", "timeout": seconds}
@@ -244,8 +244,8 @@ def job_request(
         # Otherwise only the first node has them.
         everywhere = {"nodes": {"nodesValueType": "All"}} if spec.nodes > 1 else {}
         properties["services"] = {
-            name: {"jobServiceType": SERVICES[name][0], **everywhere}
-            | ({"properties": {SERVICES[name][1]: value}} if value else {})
+            name: {"jobServiceType": SERVICE_FIELDS[name][0], **everywhere}
+            | ({"properties": {SERVICE_FIELDS[name][1]: value}} if value else {})
             for name, value in spec.services.items()
         }
     return PutRequest(f"/jobs/{run_id}", COMMAND_VERSION, {"properties": properties})
@@ -311,7 +311,7 @@ def component_request(step: PipelineNode, code: str, environment: str) -> PutReq
         "properties": {},
         "tags": {},
     }
-    return PutRequest(f"/components/{ANONYMOUS_COMPONENT}/versions/{version}", VERSION, {"properties": body})
+    return PutRequest(f"/components/{ANONYMOUS_COMPONENT}/versions/{version}", PREVIEW_VERSION, {"properties": body})
 
 
 def pipeline_request(
@@ -346,7 +346,7 @@ def pipeline_request(
     if parent:
         properties["parentJobName"] = parent
     # The older version does not support parents.
-    return PutRequest(f"/jobs/{run_id}", COMMAND_VERSION if parent else VERSION, {"properties": properties})
+    return PutRequest(f"/jobs/{run_id}", COMMAND_VERSION if parent else PREVIEW_VERSION, {"properties": properties})
 
 
 def _node(address: WorkspaceAddress, step: PipelineNode, component: str) -> dict[str, Any]:

@@ -63,7 +63,7 @@ from himl_cli.workspaces.transfer_engine.scheduler import Signed, run_tasks
 
 ARTIFACT_STORE = "workspaceartifactstore"
 RECORDS, RECORD_SECONDS = "datastores", 24 * 3600.0
-LONGEST_NAME = 50  # of a datastore that himl names, to be readable in lists (the service allows 255)
+LONGEST_DATASTORE_NAME = 50  # of a datastore that himl names, to be readable in lists (the service allows 255)
 GROWING = ("logs/", "user_logs/", "azureml-logs/", "system_logs/")
 ROUTES, BY_LINKS, ROUTE_SECONDS = "artifact_routes", "links", 3600.0
 _URI = re.compile(
@@ -500,10 +500,10 @@ def ensure_datastore(connection: Connection, datastores: Datastores, spec: Conta
     taken = {info.name.lower() for info in datastores.infos()}
     name = spec.name
     if not name or name.lower() in taken:
-        name = re.sub(r"\W", "_", f"{spec.account}_{spec.container}")[:LONGEST_NAME]
+        name = re.sub(r"\W", "_", f"{spec.account}_{spec.container}")[:LONGEST_DATASTORE_NAME]
     if name.lower() in taken:
         digest = hashlib.sha256(f"{spec.account}/{spec.container}".encode()).hexdigest()
-        name = f"{name[: LONGEST_NAME - 9]}_{digest[:8]}"
+        name = f"{name[: LONGEST_DATASTORE_NAME - 9]}_{digest[:8]}"
     if not DATASTORE_NAME.fullmatch(name):
         raise BadUsage(f"The datastore name '{name}' is invalid.", hint="Use at most 255 letters, digits and '_'.")
     container = f"container '{spec.container}' of account '{spec.account}'"

@@ -27,7 +27,7 @@ EARLY = 300.0  # seconds before its end when a signature is replaced
 TOKEN_SECONDS = 60.0
 
 
-LONGEST_NAME = 1024  # characters, the service's limit
+LONGEST_BLOB_NAME = 1024  # characters, the service's limit
 MOST_PARTS = 254  # between slashes
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.~/-]*")
 _MEDIA_TYPES = {
@@ -55,8 +55,8 @@ def reason_not_to_ask(name: str) -> str:
         return ""  # for most names
     if not name or "\0" in name:
         return "it is not a name"
-    if len(name) > LONGEST_NAME:
-        return f"it is longer than {LONGEST_NAME:,} characters"
+    if len(name) > LONGEST_BLOB_NAME:
+        return f"it is longer than {LONGEST_BLOB_NAME:,} characters"
     if "\\" in name:
         return "Azure Storage treats a backslash as a slash"
     parts = name.split("/")

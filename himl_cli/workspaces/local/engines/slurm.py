@@ -267,7 +267,7 @@ def cancel(jobs: Mapping[str, str], *, only_waiting: bool = False) -> None:
 
 
 @dataclass(frozen=True)
-class OwnJob:
+class SlurmJob:
     """The Slurm job with this process as its batch step."""
 
     number: str
@@ -296,8 +296,8 @@ class OwnJob:
         return "" if text is not None or problem.startswith("exit code -") else problem
 
 
-def own_job() -> OwnJob:
-    return OwnJob(os.environ.get("SLURM_JOB_ID", ""))
+def own_job() -> SlurmJob:
+    return SlurmJob(os.environ.get("SLURM_JOB_ID", ""))
 
 
 def ranks_of_nodes(request: LaunchRequest, log: Path, ends: Ends) -> Rank:

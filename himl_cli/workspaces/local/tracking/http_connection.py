@@ -187,7 +187,7 @@ class _Head:
         return line
 
 
-class Connection(BaseHTTPRequestHandler):
+class TrackingConnection(BaseHTTPRequestHandler):
     """Serves one connection until the client closes it, or until the limiter ends one without a token."""
 
     protocol_version = "HTTP/1.1"

@@ -162,11 +162,11 @@ class TrackingServer:
                     self._forget(client)
 
     def _talk(self, client: socket.socket, context: AuthContext) -> None:
-        from himl_cli.workspaces.local.tracking.http_connection import Connection
+        from himl_cli.workspaces.local.tracking.http_connection import TrackingConnection
 
         try:
             with suppress(OSError):  # the client disconnected
-                Connection(client, context)
+                TrackingConnection(client, context)
         finally:
             self._forget(client)
 

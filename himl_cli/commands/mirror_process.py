@@ -15,12 +15,12 @@ from pathlib import Path
 from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.core.processes import detached
 from himl_cli.services.runs.mirror_state import DamagedState, MirrorFile, MirrorState, unfinished
-from himl_cli.workspaces.resolve import open_recording, open_workspace
+from himl_cli.workspaces.resolve import open_mirror, open_workspace
 
 log = logging.getLogger(__name__)
 
 
-def start_recorder(folder: Path, run_id: str) -> None:
+def start_mirror(folder: Path, run_id: str) -> None:
     """Start the process for a run of the local workspace in *folder*. Raises DiskFailed if himl cannot create its
     log."""
     import subprocess
@@ -29,7 +29,7 @@ def start_recorder(folder: Path, run_id: str) -> None:
     try:
         with path.open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "himl_cli.commands.recorder", str(folder.absolute()), run_id],
+                [sys.executable, "-m", "himl_cli.commands.mirror_process", str(folder.absolute()), run_id],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=output,
@@ -41,11 +41,11 @@ def start_recorder(folder: Path, run_id: str) -> None:
     process.returncode = 0  # prevents Popen's warning about a process that outlives this one
 
 
-def resume_recordings(folder: Path) -> None:
+def resume_mirrors(folder: Path) -> None:
     """Restart the mirrors of the local workspace in *folder* that have no process."""
     try:
         for run_id in unfinished(folder):
-            start_recorder(folder, run_id)
+            start_mirror(folder, run_id)
     except DiskFailed as err:
         log.debug("recordings wait: %s", err)  # a user who may write to the folder resumes them
 
@@ -84,7 +84,7 @@ def _mirror(folder: Path, file: MirrorFile, state: MirrorState) -> None:
     from himl_cli.services.runs.mirror import Mirror, put_off
 
     try:
-        source, target = open_recording(folder, state.place)
+        source, target = open_mirror(folder, state.place)
     except KeyError as err:
         raise DamagedState(f"'{file.path}' is damaged: {err} is missing.") from err
     except HimlError as err:
