@@ -87,7 +87,7 @@ class Lab:
         with watching(f"{MARK}={self.token}") as watcher:
             outcome = call(self, words) if call else self.world.himl(*words, cwd=self.project, env=self.env)
             seconds = time.monotonic() - begun
-            processes_marked(self.token, patience=20.0)  # waits for a supervisor, a recorder
+            processes_marked(self.token, patience=20.0)  # waits for a supervisor, a mirror
         if self.told.exists():
             self.marks.add("job token", self.told.read_text())
             self.told.unlink()

@@ -356,7 +356,7 @@ def kill(project: Path, module: str) -> None:
     os.kill(processes_below(project, module)[0], signal.SIGKILL)
 
 
-def kill_recorder(project: Path) -> None:
+def kill_mirror(project: Path) -> None:
     path = note_of(project)
     assert path is not None
     kill(project, "himl_cli.commands.mirror_process")
@@ -495,7 +495,7 @@ def test_killed_recording_is_taken_up_by_the_next_command(himl: Himl, azure_proj
         until(lambda: bool(azure_project.state.runs) and points(azure_project, "loss") == [(0, 1.0)])
         waiting.kill()
         waiting.communicate(timeout=100)
-    kill_recorder(project)
+    kill_mirror(project)
     go.touch()
     run_id = the_run(azure_project).run_id
     until(lambda: status_here(himl, run_id) == "Completed")
@@ -572,7 +572,7 @@ def test_damaged_note_or_setting_puts_the_recording_off(himl: Himl, azure_projec
     until(lambda: points(azure_project, "loss") == [(0, 1.0)])
     path = note_of(project)
     assert path is not None
-    kill_recorder(project)
+    kill_mirror(project)
     write_files(project, {"himl.toml": '[azure]\ncloud = "moon"\n'})
     elsewhere = project.parent / "elsewhere"
     elsewhere.mkdir()

@@ -15,7 +15,7 @@ import pytest
 from himl_cli.core.errors import BadUsage, NotAllowed, ServiceFailed
 from himl_cli.workspaces.azure.config import azure_settings
 from himl_cli.workspaces.azure.credentials import SIGN_IN as SIGN_IN_POLICY
-from himl_cli.workspaces.azure.credentials import Chain, Credential, SignIn
+from himl_cli.workspaces.azure.credentials import Chain, Credential, CredentialSource
 from himl_cli.workspaces.azure.http import CONNECT_SECONDS
 from himl_cli.workspaces.retry import RetryPolicy
 from tests.azureml_double.faults import Stall, Status
@@ -170,7 +170,7 @@ def test_stalled_login_host_fails_in_bounded_time(azure_environment: StagedWorks
     def make() -> Credential:
         return Credential("ClientSecretCredential", principal.tenant, principal.client_id, principal.secret, policy=policy)
 
-    chain = Chain([SignIn("service principal", make, "x", is_explicit=True)], authority="https://login.microsoftonline.com")
+    chain = Chain([CredentialSource("service principal", make, "x", is_explicit=True)], authority="https://login.microsoftonline.com")
     with pytest.raises(ServiceFailed, match=r"login\.microsoftonline\.com took too long to answer") as caught:
         chain.fetch("https://management.azure.com/.default", anew=False)
     chain.close()

@@ -88,7 +88,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class SignIn:
+class CredentialSource:
     """A way to sign in. `make` returns an azure-identity credential with `get_token(scope, claims=…)` and perhaps
     `close()`."""
 
@@ -105,10 +105,10 @@ class SignIn:
 class Chain:
     """Tokens from the first source that works, which serves all later requests. Thread-safe."""
 
-    def __init__(self, sources: Sequence[SignIn], *, authority: str, hint: str = HOW_TO_SIGN_IN) -> None:
+    def __init__(self, sources: Sequence[CredentialSource], *, authority: str, hint: str = HOW_TO_SIGN_IN) -> None:
         self._sources, self._authority, self._hint = sources, authority, hint
         self._made: dict[str, Any] = {}
-        self._chosen: SignIn | None = None
+        self._chosen: CredentialSource | None = None
         self._lock = threading.RLock()
         register_after_fork(self)
 
@@ -171,7 +171,7 @@ class Chain:
                 getattr(credential, "close", object)()
             self._made.clear()
 
-    def _ask(self, source: SignIn, scope: str, claims: str, tried: dict[str, Reason]) -> Token | None:
+    def _ask(self, source: CredentialSource, scope: str, claims: str, tried: dict[str, Reason]) -> Token | None:
         if source.unusable:
             tried[source.name] = Reason(source.unusable)
             return None
@@ -267,7 +267,7 @@ class AzureCli:
         return AzureCliCredential(process_timeout=PROCESS_SECONDS, **self._choices[-1]).get_token(scope)
 
 
-def user_sources(settings: AzureSettings, cloud: Cloud, subscription_id: str) -> list[SignIn]:
+def user_sources(settings: AzureSettings, cloud: Cloud, subscription_id: str) -> list[CredentialSource]:
     """The sources of tokens outside a job, in the order in which himl tries them.
 
     Raises NotAllowed for a service principal with missing parts.
@@ -283,7 +283,7 @@ def user_sources(settings: AzureSettings, cloud: Cloud, subscription_id: str) ->
     return [*found, *(replace(source, settings=settings.in_files) for source in asked)]
 
 
-def principal_source(settings: AzureSettings, cloud: Cloud) -> SignIn | None:
+def principal_source(settings: AzureSettings, cloud: Cloud) -> CredentialSource | None:
     """The service principal of himl's settings, or None if neither its id nor its password is set.
 
     Raises NotAllowed naming the missing parts.
@@ -304,20 +304,20 @@ def principal_source(settings: AzureSettings, cloud: Cloud) -> SignIn | None:
     shown = client_id if len(client_id) <= 12 else f"{client_id[:8]}…"
     name = f"service principal {shown} ({place.get('service_principal_id', 'given')})"
     identity = f"{tenant_id} {client_id} {_digest(secret)}"
-    return SignIn(name, make, identity, is_explicit=True, settings=settings.in_files)
+    return CredentialSource(name, make, identity, is_explicit=True, settings=settings.in_files)
 
 
-def managed_identity(client_id: str | None, *, is_explicit: bool = False) -> SignIn:
+def managed_identity(client_id: str | None, *, is_explicit: bool = False) -> CredentialSource:
     """The machine's identity, or with *client_id* the one assigned to it."""
     endpoint = os.environ.get("IDENTITY_ENDPOINT") or os.environ.get("MSI_ENDPOINT") or "metadata endpoint"
     # A metadata endpoint answers 404 and 410 while it starts.
     retries: dict[str, Any] = {"retry_total": 3, "retry_connect": 0, "retry_read": 0}
     make = partial(Credential, "ManagedIdentityCredential", client_id=client_id or None, **retries)
     identity = f"{platform.node()} {endpoint} {client_id}"  # the node, because machines share home folders
-    return SignIn("managed identity", make, identity, is_explicit=is_explicit)
+    return CredentialSource("managed identity", make, identity, is_explicit=is_explicit)
 
 
-def _of_environment(cloud: Cloud) -> Iterator[SignIn]:
+def _of_environment(cloud: Cloud) -> Iterator[CredentialSource]:
     env, certificate, token_file = os.environ, "AZURE_CLIENT_CERTIFICATE_PATH", "AZURE_FEDERATED_TOKEN_FILE"
     secret = next((name for name in ("AZURE_CLIENT_SECRET", certificate) if env.get(name)), "")
     missing = [name for name in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID") if not env.get(name)]
@@ -325,7 +325,7 @@ def _of_environment(cloud: Cloud) -> Iterator[SignIn]:
     ids = f"{env.get('AZURE_TENANT_ID', '')} {env.get('AZURE_CLIENT_ID', '')}"
     if secret:
         names = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", secret)
-        yield SignIn(
+        yield CredentialSource(
             f"service principal of {secret}",
             partial(Credential, "EnvironmentCredential", **_authority(cloud)),
             f"{ids} {_digest(env[secret])}",
@@ -335,13 +335,15 @@ def _of_environment(cloud: Cloud) -> Iterator[SignIn]:
             file_variable=certificate if secret == certificate else "",
         )
     else:
-        yield SignIn("environment variables", unusable="not set")
+        yield CredentialSource("environment variables", unusable="not set")
     if env.get(token_file):
         make = partial(Credential, "WorkloadIdentityCredential", **_authority(cloud))
-        yield SignIn("workload identity", make, f"{ids} {env[token_file]}", unusable=unusable, file_variable=token_file)
+        yield CredentialSource(
+            "workload identity", make, f"{ids} {env[token_file]}", unusable=unusable, file_variable=token_file
+        )
 
 
-def _of_tools(tenant_id: str, subscription_id: str) -> Iterator[SignIn]:
+def _of_tools(tenant_id: str, subscription_id: str) -> Iterator[CredentialSource]:
     def make(name: str) -> Any:
         import azure.identity
 
@@ -358,17 +360,19 @@ def _of_tools(tenant_id: str, subscription_id: str) -> Iterator[SignIn]:
     az_folder = Path(os.environ.get("AZURE_CONFIG_DIR") or home / ".azure")
     unusable = "" if shutil.which("az") else "not installed"
     identity = f"{subscription_id} {tenant_id} {state(az_folder / 'azureProfile.json')}"
-    yield SignIn(AZURE_CLI, partial(AzureCli, subscription_id, tenant_id), identity, unusable=unusable)
+    yield CredentialSource(AZURE_CLI, partial(AzureCli, subscription_id, tenant_id), identity, unusable=unusable)
     if shutil.which("azd"):
         azd_folder = Path(os.environ.get("AZD_CONFIG_DIR") or home / ".azd")
         identity = f"{tenant_id} {state(azd_folder / 'auth' / 'auth.json')}"
-        yield SignIn("Azure Developer CLI", partial(make, "AzureDeveloperCliCredential"), identity)
+        yield CredentialSource("Azure Developer CLI", partial(make, "AzureDeveloperCliCredential"), identity)
     context = home / ".Azure" / "AzureRmContext.json"
     if context.is_file() and (shutil.which("pwsh") or shutil.which("powershell")):
-        yield SignIn("Azure PowerShell", partial(make, "AzurePowerShellCredential"), f"{tenant_id} {state(context)}")
+        yield CredentialSource(
+            "Azure PowerShell", partial(make, "AzurePowerShellCredential"), f"{tenant_id} {state(context)}"
+        )
 
 
-def _of_people(tenant_id: str, cloud: Cloud) -> SignIn:
+def _of_people(tenant_id: str, cloud: Cloud) -> CredentialSource:
     options = {**_authority(cloud), **({"tenant_id": tenant_id} if tenant_id else {})}
 
     def tell(line: str) -> None:
@@ -383,11 +387,11 @@ def _of_people(tenant_id: str, cloud: Cloud) -> SignIn:
         tell(f"To sign in, open {address} in any browser and enter the code {code}.")
 
     if not all(stream and not stream.closed and stream.isatty() for stream in (sys.stdin, sys.stderr)):
-        return SignIn("browser and device code", asks_a_person=True, unusable="no terminal")
+        return CredentialSource("browser and device code", asks_a_person=True, unusable="no terminal")
     if _has_browser():
-        return SignIn("browser", browse, asks_a_person=True)
+        return CredentialSource("browser", browse, asks_a_person=True)
     make = partial(Credential, "DeviceCodeCredential", prompt_callback=prompt, timeout=600, **options)
-    return SignIn("device code", make, asks_a_person=True)
+    return CredentialSource("device code", make, asks_a_person=True)
 
 
 def _has_browser() -> bool:
@@ -472,18 +476,20 @@ class JobIdentity(Chain):
         return Token(self._run_token, self._expires, OWN_TOKEN)
 
 
-def _job_sources(settings: AzureSettings, cloud: Cloud) -> list[SignIn]:
+def _job_sources(settings: AzureSettings, cloud: Cloud) -> list[CredentialSource]:
     principal = principal_source(settings, cloud)
     if principal is not None:
         return [principal]
     env, sources = os.environ, []
     if env.get("OBO_ENDPOINT") and env.get("AZUREML_OBO_ENABLED", "").strip().lower() not in ("", "false", "0", "no"):
-        sources.append(SignIn("the submitter's identity", OnBehalfOf, env["OBO_ENDPOINT"]))
+        sources.append(CredentialSource("the submitter's identity", OnBehalfOf, env["OBO_ENDPOINT"]))
     is_managed = env.get("AZUREML_IDENTITY_IN_USE", "").lower() == "managed"
     client_id = env.get("DEFAULT_IDENTITY_CLIENT_ID") or (env.get("AZUREML_IDENTITY_CLIENT_ID") if is_managed else None)
     if client_id or is_managed:
         sources.append(managed_identity(client_id))
-    return sources or [SignIn("the job's identity", unusable="none, and its run token gives no access to this")]
+    return sources or [
+        CredentialSource("the job's identity", unusable="none, and its run token gives no access to this")
+    ]
 
 
 class OnBehalfOf:
