@@ -18,7 +18,7 @@ from himl_cli.core.text import near_matches
 from himl_cli.services.runs.lookup import runs_of_experiment
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
-AT_ONCE = 100  # runs per request for their values
+RUNS_PER_REQUEST = 100  # for their values
 Item = tuple[Searchable, Run]
 
 
@@ -95,8 +95,8 @@ class _Values:
 
     def read(self, runs: Sequence[Run]) -> None:
         waiting = [run for run in runs if run.id not in self._results]
-        for start in range(0, len(waiting), AT_ONCE):
-            chunk = waiting[start : start + AT_ONCE]
+        for start in range(0, len(waiting), RUNS_PER_REQUEST):
+            chunk = waiting[start : start + RUNS_PER_REQUEST]
             if self._asked.has_best:
                 found = self._workspace.results(chunk, wanted=lambda name: True, whole=True)
                 self._results |= {run.id: self._with_best(run, found[run.id]) for run in chunk}
@@ -147,7 +147,7 @@ class _Values:
 
     def _items(self, runs: Iterable[Run], *, is_read: bool) -> Iterator[Item]:
         left = iter(runs)
-        while chunk := [*islice(left, AT_ONCE)]:
+        while chunk := [*islice(left, RUNS_PER_REQUEST)]:
             if is_read:
                 self.read(chunk)
             yield from ((_searchable(run, self._results.get(run.id, RunResults())), run) for run in chunk)
