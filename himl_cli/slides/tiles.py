@@ -149,11 +149,9 @@ def tiles(
         result = cut_slides(request, list_slides(folder, slides.query(csv), notify), folder, notify)
     remarks = []
     if foreground is None and not masks:
-        remarks.append(f"The foreground was selected by the rule '{rule}'. --foreground selects another one.")
+        remarks.append(f"Foreground by the rule '{rule}' (see --foreground).")
     if request.masks and not mask_threshold and any(str(slide.mask).lower().endswith(JPEGS) for slide in result.slides):
-        remarks.append(
-            "In JPEG masks that reach 128, lower values are background. --mask_threshold sets another bound."
-        )
+        remarks.append("JPEG masks: below 128 is background (--mask_threshold).")
     print_tiles(output, result, remarks)
     if reader.strict and result.problem is not None:
         raise result.problem
