@@ -588,7 +588,7 @@ _himl_table() {
             --level=choice:auto
             --magnification=
             --occupancy=
-            --foreground=choice:saturation,otsu,mask,threshold=
+            --foreground=choice:saturation,otsu,mask
             --masks
             --mask_threshold=
             --image_format=choice:png,jpg

@@ -675,7 +675,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--level=choice:auto', 'Level of the slides, 0 the finest',
                 '--magnification=', 'Magnification that selects the level (within 5 %)',
                 '--occupancy=', 'Minimum share of foreground in a tile, from 0 (all tiles) to 1',
-                '--foreground=choice:saturation,otsu,mask,threshold=', 'Foreground: saturation, otsu, threshold=N or mask',
+                '--foreground=choice:saturation,otsu,mask', 'Foreground: saturation, otsu, threshold=N or mask',
                 '--masks', 'Short for --foreground mask',
                 '--mask_threshold=', 'Greatest value of a mask that is background',
                 '--image_format=choice:png,jpg', 'Image format: png or jpg',

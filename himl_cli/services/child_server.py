@@ -15,6 +15,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import urlencode
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
 from himl_cli.core.events import Notice, Notify, ignore
@@ -64,7 +65,7 @@ class ChildServer(ABC):
     @property
     def url(self) -> str:
         host = socket.gethostname() if self._host in ANY_ADDRESS else self._host
-        query = f"?token={self._access.token}" if self._access.token else ""
+        query = f"?{urlencode({'token': self._access.token})}" if self._access.token else ""
         return f"http://{f'[{host}]' if ':' in host else host}:{self._port}/{query}"
 
     def write_page(self) -> str:

@@ -161,6 +161,6 @@ def option_kinds() -> dict[str, str]:
     from himl_cli.commands.completion import choice_of
 
     return {
-        "himl tiles --foreground": choice_of([*FOREGROUNDS, "threshold="]),
+        "himl tiles --foreground": choice_of(FOREGROUNDS),
         "himl tiles --image_format": choice_of(TileFormat),
     }
