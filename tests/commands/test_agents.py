@@ -23,7 +23,7 @@ def test_every_command_with_json_has_a_schema(himl: Himl, project: Path) -> None
         schema = himl.ok("schema", *name.split(), "--json").json()
         Draft202012Validator.check_schema(schema)
         assert schema["title"] == f"himl {name}"
-    run = himl.ok("schema", "runs", "list", "--json").json()["$defs"]["Run"]
+    run = himl.ok("schema", "runs", "list", "--json").json()["$defs"]["ListedRun"]
     assert (run["properties"]["status"]["enum"][0], "duration" in run["required"]) == ("Queued", True)
     write_files(project, {"train.py": "", "environment.yml": "dependencies: [python=3.11]\n"})
     assert "type: command" in himl.ok("submit", "train.py", "--cluster", "gpu", "--dry_run", "--json").json()["job_yaml"]
