@@ -68,8 +68,9 @@ def giving_up() -> Iterator[None]:
     except typer.Abort as err:
         raise HimlError("Aborted.") from err
     except RuntimeError as err:
-        # Python 3.10 and 3.11 wrap exceptions from __set_name__ during the creation of a class.
-        if isinstance(err.__cause__, KeyboardInterrupt):
+        # Python raises it for a Ctrl-C while a class is created (3.10 and 3.11), or in the wait of a condition, which
+        # then releases a lock that it does not hold.
+        if isinstance(err.__cause__ or err.__context__, KeyboardInterrupt):
             raise Interrupted("Interrupted.") from err
         raise
     finally:

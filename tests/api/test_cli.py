@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from himl_cli import cli
 from tests.api.scripts import run_script
+from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 from tests.support.terminals import Terminal
 
@@ -112,14 +113,34 @@ class made:
     name = Name()
 """
 """Ctrl-C while a class is created. Python 3.10 and 3.11 raise RuntimeError in that case."""
+INTERRUPTED_WAIT = """
+import threading
+
+class Lock:
+    def __init__(self):
+        lock = threading.Lock()
+        self.acquire, self.free = lock.acquire, lock.release
+
+    __enter__ = lambda self: self.acquire()
+    __exit__ = lambda self, *error: self.free()
+
+    def release(self):
+        self.free()
+        raise KeyboardInterrupt
+
+with (waited := threading.Condition(Lock())):
+    waited.wait(1)
+"""
+"""Ctrl-C just after the wait of a condition released its lock: leaving the condition raises RuntimeError."""
 
 
 @pytest.mark.parametrize("kind", AROUND)
 def test_how_a_tool_ends(project: Path, kind: str) -> None:
-    (project / "interrupted.py").write_text(INTERRUPTED, encoding="utf-8")
+    write_files(project, {"interrupted.py": INTERRUPTED, "waiting.py": INTERRUPTED_WAIT})
     for body, (code, message) in {
         "raise KeyboardInterrupt": (130, "error: Interrupted.\n"),
         "from interrupted import made": (130, "error: Interrupted.\n"),
+        "import waiting": (130, "error: Interrupted.\n"),
         "raise typer.Abort": (1, "error: Aborted.\n"),
         "raise SystemExit(7)": (7, ""),
         "cli.Runs().find(explicit=True)": (2, "error: No run was given."),

@@ -110,8 +110,8 @@ def test_killed_and_resumed_it_leaves_the_same_bytes(started_himl: Himl, project
     with himl.start(*command, "--workers", "1") as process:
         until(lambda: any(out.glob("*.tiff")) or process.poll() is not None)
         process.send_signal(number)
-        process.communicate(timeout=100)
-    assert process.returncode == (130 if number == signal.SIGTERM else -number)
+        said = process.communicate(timeout=100)
+    assert process.returncode == (130 if number == signal.SIGTERM else -number), said
     assert not (out / "dataset.csv").exists()
     complete = len([*out.glob("*.tiff")])
     assert 0 < complete < 12
