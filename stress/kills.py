@@ -378,8 +378,8 @@ def _alone(world: World, command: str, memory: Path | None) -> float:
         ended = started.outcome()
         seconds = started.seconds
         orphans = processes_marked(started.mark, patience=GONE)
-        verdict = judge_first(ended, [], orphans, killed.first(ended) if ended is not None else [])
-        assert verdict.outcome is Outcome.survived, f"without any signal: {verdict.why}"
+        verdict = judge_first(ended, [], orphans, killed.first(ended) if ended is not None else [], killed.codes)
+        assert not verdict.is_lost, f"without any signal: {verdict.why}"
         assert not killed.leftovers(), f"without any signal {killed.leftovers()} temporary files are left"
     return seconds
 
