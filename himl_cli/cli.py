@@ -98,13 +98,13 @@ class Runs(SelectionOptions, metaclass=_Taken):
         contradictory options, NotAllowed and ServiceFailed.
         """
         from himl_cli.api.workspace import Run, Workspace
-        from himl_cli.render.progress import observing
+        from himl_cli.render.progress import Watcher
         from himl_cli.services.runs.lookup import find_runs
         from himl_cli.workspaces.resolve import open_runs
 
         wanted, where, start = self.selection(named, explicit=explicit), place or Place(), Path.cwd()
         workspace = Workspace.of(open_runs(where.workspace, where.config_file, start=start))
-        with observing(Output()) as notify:
+        with Watcher(Output()) as notify:
             return [Run(workspace, record) for record in find_runs(workspace.opened, wanted, cwd=start, notify=notify)]
 
 

@@ -26,7 +26,7 @@ from himl_cli.core.text import parse_duration
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.render.job_views import print_ended, print_prepared, print_sent
 from himl_cli.render.output import Output
-from himl_cli.render.progress import observing
+from himl_cli.render.progress import Watcher
 from himl_cli.services.runs.follow import watching
 from himl_cli.services.runs.outcome import await_outcome
 from himl_cli.services.submission.environment import CONDA_NAMES
@@ -148,14 +148,14 @@ def run_job(
         raise BadUsage(f"{workspace.label} cannot run jobs.")
     output, job = Output(), prepare_job(request)
     print_prepared(output, job.remarks, job.report)
-    with observing(output) as notify:
+    with Watcher(output) as notify:
         run = start_and_note(partial(workspace.submit, job.spec), Path.cwd(), notify)
     with watching(run.id):
         print_sent(output, run, waits=waits, follows=follows)
         after_submission(run.id)
         if not waits:
             return run
-        with observing(output) as notify, output.job_output(run) as write:
+        with Watcher(output) as notify, output.job_output(run) as write:
             return await_outcome(
                 workspace,
                 run,

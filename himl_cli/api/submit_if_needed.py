@@ -331,10 +331,10 @@ def _download(spec: DataSpec, azure: object | None, default_datastore: str | Non
     if known and me is not None and me.rank > 0 and os.path.exists(known):
         return Path(known)
     from himl_cli.render.output import Output
-    from himl_cli.render.progress import observing
+    from himl_cli.render.progress import Watcher
 
     try:
-        with observing(Output()) as notify:
+        with Watcher(Output()) as notify:
             folder = bring_dataset(azure, spec, default_datastore, notify)
     except NotFound as err:
         if spec.version is not None:

@@ -228,10 +228,10 @@ def _observed(work: Callable[[Notify], TransferResult], show_progress: bool, ver
         return work(log_notice)
     from himl_cli.render.file_views import summary
     from himl_cli.render.output import Output
-    from himl_cli.render.progress import observing
+    from himl_cli.render.progress import Watcher
 
     output = Output()
-    with observing(output) as notify:
+    with Watcher(output) as notify:
         result = work(notify)
     output.notice(summary(result, verb, [place]))
     return result

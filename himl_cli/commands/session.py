@@ -76,10 +76,10 @@ def open_session(
 def output_session(output_opts: OutputOptions) -> Iterator[tuple[Output, Notify]]:
     """Yield the output and an observer of progress, for commands without a workspace. SIGTERM acts like Ctrl-C."""
     from himl_cli.core.signals import terminations
-    from himl_cli.render.progress import observing
+    from himl_cli.render.progress import Watcher
 
     output = output_opts.output()
-    with terminations(), observing(output) as notify, _close_at_end([]):
+    with terminations(), Watcher(output) as notify, _close_at_end([]):
         yield output, notify
 
 

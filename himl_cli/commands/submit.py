@@ -23,6 +23,7 @@ from himl_cli.commands.scripts import (
     script_arguments,
     value_sources,
 )
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.processes import standby
 from himl_cli.core.text import non_blank
 from himl_cli.workspaces.local import SUPERVISOR
@@ -252,5 +253,8 @@ def submit(
         call = submit_job.Submission(workspace_opts, output_opts, request, sources, *flags).after_runs()
         if options.resume is not None:
             return submit_job.resume(call, options.resume, takes_new_code=options.new_code)
-        call.check_typed("new_code", "--resume RUN")
+        if sources["new_code"] == TYPED:
+            raise BadUsage(
+                "--new_code has no effect without --resume RUN.", hint="Add --resume RUN, or omit --new_code."
+            )
         return submit_job.submit_file(call) if is_job_file(target) else submit_job.submit_script(call)

@@ -4,7 +4,7 @@ a cluster."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from himl_cli.render.job_views import (
     print_sent,
     print_settings,
 )
-from himl_cli.render.progress import observing
+from himl_cli.render.progress import Watcher
 from himl_cli.services.runs.follow import naming, watching
 from himl_cli.services.runs.lookup import find_runs, parse_reference
 from himl_cli.services.runs.outcome import await_outcome
@@ -78,9 +78,6 @@ class Submission(NamedTuple):
     follow: bool
     dry_run: bool
 
-    def open(self, need: For) -> AbstractContextManager[Session]:
-        return open_session(self.workspace_opts, self.output_opts, need)
-
     def waits(self, *, is_sent: bool) -> bool:
         """Whether to wait for the end. The default is to wait for local jobs. Typed options win over settings. Raises
         BadUsage if --follow and --no_wait are both typed or both set."""
@@ -115,19 +112,10 @@ class Submission(NamedTuple):
             return self
         from himl_cli.services.submission.engine_options import after_jobs
 
-        with self.open(For.runs) as session:
+        with open_session(self.workspace_opts, self.output_opts, For.runs) as session:
             selection = RunSelection(runs=tuple(request.after), is_exact=True)
             runs = find_runs(session.workspace, selection, cwd=request.cwd)
         return self._replace(request=replace(request, sbatch=after_jobs(request.sbatch, runs)))
-
-    def check_typed(self, name: str, needed: str) -> None:
-        """Raise BadUsage if the option *name* was typed, which has no effect without *needed*."""
-        if self.sources.get(name) == TYPED:
-            raise BadUsage(f"--{name} has no effect without {needed}.", hint=f"Add {needed}, or omit --{name}.")
-
-    def check_azure(self) -> None:
-        """Check the workspace of a cluster job, before any other check. Raises BadUsage or WorkspaceNotFound."""
-        azure_for_jobs(*self.workspace_opts.names, start=self.request.cwd)
 
 
 def submit_script(call: Submission) -> Run | None:
@@ -140,8 +128,9 @@ def submit_script(call: Submission) -> Run | None:
         raise BadUsage("--create_cluster is for pipelines, whose .env describes the cluster.", hint="Omit it.")
     is_sent = request.engine != THIS_MACHINE
     waits = call.waits(is_sent=is_sent)
-    request = with_terminal(request, waits=waits)
-    call = call._replace(request=request)
+    if request.tty:
+        request = with_terminal(request, waits=waits)
+        call = call._replace(request=request)
     if call.dry_run:
         _print_script(call)
         return None
@@ -152,10 +141,10 @@ def submit_script(call: Submission) -> Run | None:
             from himl_cli.workspaces.azure.workspace import sdk_v1
 
             sdk_v1()  # raises
-        call.check_azure()
+        azure_for_jobs(*call.workspace_opts.names, start=request.cwd)  # raises
         call.check_notification(waits)
     job = prepare_job(request)
-    with call.open(For.clusters if request.on_azure else For.jobs) as session:
+    with open_session(call.workspace_opts, call.output_opts, For.clusters if request.on_azure else For.jobs) as session:
         print_prepared(session.output, job.remarks, job.report)
         job = _with_data(call, session, job)
         start = partial(session.jobs.submit, job.spec)
@@ -188,9 +177,11 @@ def submit_file(call: Submission) -> Run | None:
             print_job_file(output, changed_yaml(prepared))
         return None
     if prepared.goes_to_azure:
-        call.check_azure()
+        azure_for_jobs(*call.workspace_opts.names, start=call.request.cwd)  # raises
         call.check_notification(waits)
-    with call.open(For.clusters if prepared.goes_to_azure else For.jobs) as session:
+    with open_session(
+        call.workspace_opts, call.output_opts, For.clusters if prepared.goes_to_azure else For.jobs
+    ) as session:
         print_prepared(session.output, prepared.remarks, *prepared.reports)
         workspace = session.workspace
         if prepared.goes_to_azure:
@@ -245,10 +236,10 @@ def _submit_pipeline(call: Submission) -> Run | None:
     if spec.cluster:
         call.check_notification(waits)
         try:
-            call.check_azure()
+            azure_for_jobs(*call.workspace_opts.names, start=request.cwd)
         except BadUsage as err:  # the remark explains the choice of Azure ML
             raise BadUsage(str(err), hint=err.hint if request.cluster is not None else prepared.remarks[0]) from err
-    with call.open(For.clusters if spec.cluster else For.jobs) as session:
+    with open_session(call.workspace_opts, call.output_opts, For.clusters if spec.cluster else For.jobs) as session:
         print_prepared(session.output, prepared.remarks, *prepared.reports)
         workspace = session.workspace
         if not spec.cluster:
@@ -297,7 +288,7 @@ def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
     if request.max_failures is not None and request.max_failures < 0:
         raise BadUsage(f"--max_failures must be 0 or a positive integer, not {request.max_failures}.")
     parse_reference(non_blank("--resume", reference))
-    with call.open(For.runs) as session:
+    with open_session(call.workspace_opts, call.output_opts, For.runs) as session:
         with interruptions() as interrupted:
             given = _given_again(request)
             run, seen = resume_run(session.workspace, reference, request, session.notify, given, takes_new_code)
@@ -368,7 +359,7 @@ def _print_script(call: Submission) -> None:
 
 
 def _print_batch_script(call: Submission, spec: JobSpec) -> None:
-    with call.open(For.jobs) as session:
+    with open_session(call.workspace_opts, call.output_opts, For.jobs) as session:
         script = cast(FolderWorkspace, session.workspace).batch_script(spec, session.notify)
         print_job_file(session.output, script, name="batch_script")
 
@@ -377,7 +368,7 @@ def _print_batch_script(call: Submission, spec: JobSpec) -> None:
 def _data_sources(session: Session) -> Iterator[tuple[Callable[[], Workspace | None], Notify]]:
     """Yield an opener of the Azure ML workspace for missing data, and an observer whose progress bar ends before the
     job's log begins."""
-    with lazy_workspace(partial(open_configured_azure, session.cwd)) as azure, observing(session.output) as notify:
+    with lazy_workspace(partial(open_configured_azure, session.cwd)) as azure, Watcher(session.output) as notify:
         yield azure, notify
 
 
@@ -399,7 +390,7 @@ def _with_data(call: Submission, session: Session, job: PreparedJob) -> Prepared
     if spec.in_place or spec.sdk == "v1":
         excluded = "--in_place: it would change your project" if spec.in_place else "--sdk v1"
         raise BadUsage(f"--checkpoint cannot be used with {excluded}.", hint="Omit one of them.")
-    with _all_runs(call, session, job.checkpoint) as runs, observing(session.output) as notify:
+    with _all_runs(call, session, job.checkpoint) as runs, Watcher(session.output) as notify:
         if is_here:
             spec = bring_checkpoint(job.checkpoint, runs, spec, session.cwd, notify, open_address)
         else:
@@ -438,7 +429,7 @@ def _run_on_cluster(
     call: Submission, session: Session, start: Callable[..., Run], waits: bool, spec: JobSpec | None = None
 ) -> Run:
     with naming_once_made() as made:
-        with observing(session.output) as notify:  # ends the progress bar before the log begins
+        with Watcher(session.output) as notify:  # ends the progress bar before the log begins
             made.append(start_and_note(start, session.cwd, notify))
         webhook = webhook_of(call.request) if waits else None
         return wait_or_leave(session, made[0], waits=waits, follows=call.follow, spec=spec, webhook=webhook)

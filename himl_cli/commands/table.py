@@ -99,7 +99,7 @@ def package_of(name: str) -> str:
 
 def loaded(name: str) -> Any:
     """Load the command *name* from its module. Raises CommandBroken if the one of another package cannot be loaded."""
-    module, _, attribute = commands()[name].module.partition(":")
+    module, _, attribute = (COMMANDS.get(name) or commands()[name]).module.partition(":")
     try:
         made = typer.main.get_command(getattr(import_module(module), attribute or "app"))
     except Exception as err:

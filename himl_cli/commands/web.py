@@ -142,7 +142,7 @@ def _serve(
 ) -> None:
     import logging
 
-    from himl_cli.render.progress import observing
+    from himl_cli.render.progress import Watcher
     from himl_cli.services.tensorboard.server import serve
 
     def on_start(server: ChildServer) -> None:
@@ -151,7 +151,7 @@ def _serve(
         if not logging.getLogger().isEnabledFor(logging.INFO):
             logging.getLogger("himl_cli.workspaces.retry").setLevel(logging.ERROR)
 
-    with observing(session.output) as watcher:
+    with Watcher(session.output) as watcher:
         serve(runs, host, port, refresh, access, watcher, on_start, on_first_update=watcher.close)
 
 

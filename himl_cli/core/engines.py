@@ -48,7 +48,7 @@ def engine_address(cluster: str | None) -> tuple[str, str] | None:
     """NAME and PLACE (which may be empty) of `--cluster NAME:PLACE`, None for another compute target. Raises BadUsage
     for the name of an engine alone."""
     name, colon, place = str(cluster or "").strip().partition(":")
-    if name.lower() == "azureml" or not is_engine(name.lower()) or place.startswith("/"):
+    if name.lower() in ("", "azureml", "local") or not is_engine(name.lower()) or place.startswith("/"):
         return None
     if not colon:
         where = f"{name}:{'PARTITION' if name.lower() in OWN else 'PLACE'}"

@@ -43,22 +43,18 @@ def entry_points_of(group: str) -> Mapping[str, Any]:
 @lru_cache(maxsize=4)
 def _entry_points(group: str, path: tuple[str, ...]) -> Mapping[str, Any]:
     # importlib.metadata takes several times as long as a search for the group, which few installations have.
-    if not any(f"[{group}]".encode() in content for folder in path for content in _entry_point_files(folder)):
+    contents: list[bytes] = []
+    for folder in path:
+        with suppress(OSError):  # not a folder, such as an archive of modules
+            for name in os.listdir(folder or "."):
+                if name.endswith((".dist-info", ".egg-info")):
+                    with suppress(OSError), open(os.path.join(folder, name, "entry_points.txt"), "rb") as stream:
+                        contents.append(stream.read())
+    if not any(f"[{group}]".encode() in content for content in contents):
         return {}
     from importlib.metadata import entry_points
 
     return {point.name.lower(): point for point in entry_points(group=group)}
-
-
-def _entry_point_files(folder: str) -> list[bytes]:
-    """The content of each file of entry points in a *folder* of packages."""
-    found: list[bytes] = []
-    with suppress(OSError):  # not a folder, such as an archive of modules
-        for name in os.listdir(folder or "."):
-            if name.endswith((".dist-info", ".egg-info")):
-                with suppress(OSError), open(os.path.join(folder, name, "entry_points.txt"), "rb") as stream:
-                    found.append(stream.read())
-    return found
 
 
 def install_command(extra: str = "", options: str = "") -> str:

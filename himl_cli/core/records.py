@@ -24,22 +24,19 @@ class _Pending:
 
     def __get__(self, instance: object, owner: type) -> Any:
         with _lock:
-            cls = next((each for each in owner.__mro__ if each.__dict__.get(self._name) is self), None)
+            cls: Any = next((each for each in owner.__mro__ if each.__dict__.get(self._name) is self), None)
             if cls is not None:  # another thread has not done it
-                _compile(cls, self._options)
+                delattr(cls, SIGNATURE)
+                cls.__doc__ = cls.__doc__ or cls.__name__  # Python would derive it from the signature
+                dataclasses.dataclass(**self._options, init=False)(cls)
+                namespace = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
+                only_init = {"frozen": self._options.get("frozen", False)}
+                only_init |= dict.fromkeys(("repr", "eq", "match_args"), False)
+                # Another thread may construct an object at any time. Until a subclass with the same fields has the
+                # compiled constructor, the class keeps the one that waits for the lock
+                cls.__init__ = dataclasses.dataclass(**only_init)(type(cls)(cls.__name__, (cls,), namespace)).__init__
+                delattr(cls, "__setstate__")
         return getattr(owner, self._name)
-
-
-def _compile(cls: Any, options: dict[str, Any]) -> None:
-    """Make *cls* a dataclass. It keeps the constructor that waits for the lock until a subclass with the same fields
-    has the compiled one, because other threads may construct an object at any time."""
-    delattr(cls, SIGNATURE)
-    cls.__doc__ = cls.__doc__ or cls.__name__  # Python would derive it from the signature
-    dataclasses.dataclass(**options, init=False)(cls)
-    namespace = {name: getattr(cls, name) for name in ("__doc__", "__module__", "__qualname__")}
-    only_init = {"frozen": options.get("frozen", False), "repr": False, "eq": False, "match_args": False}
-    cls.__init__ = dataclasses.dataclass(**only_init)(type(cls)(cls.__name__, (cls,), namespace)).__init__
-    delattr(cls, "__setstate__")
 
 
 def _lazy_dataclass(**options: Any) -> Callable[[Any], Any]:

@@ -90,8 +90,13 @@ class SettingsFile:
 def find_settings(start: Path, *, warns: bool = True) -> Sequence[SettingsFile]:
     """The settings files that apply to *start*, by precedence, with warnings of those that other users could have
     written. Raises BadUsage for an invalid one."""
-    nearest = (_nearest(start, names, warns) for names in ((PRIVATE_FILE,), (SETTINGS_FILE, PYPROJECT)))
-    return [file for file in nearest if file is not None]
+    found: list[SettingsFile] = []
+    for names in ((PRIVATE_FILE,), (SETTINGS_FILE, PYPROJECT)):
+        for path in find_upward((start, *start.parents), names, warns=warns):
+            if path.is_file() and (file := _read(path)) is not None:
+                found.append(file)
+                break
+    return found
 
 
 def section_settings(start: Path, section: str) -> dict[str, FileSetting]:
@@ -118,14 +123,6 @@ def trusted_folders(folders: Sequence[Path], owners: Collection[int]) -> set[str
     return found
 
 
-def _nearest(start: Path, names: Sequence[str], warns: bool) -> SettingsFile | None:
-    """The first of *names* with settings, in *start* or the nearest folder above."""
-    for path in find_upward((start, *start.parents), names, warns=warns):
-        if path.is_file() and (found := _read(path)) is not None:
-            return found
-    return None
-
-
 def find_upward(
     folders: Sequence[Path], names: Sequence[str], *, by_folder: bool = False, warns: bool = True
 ) -> Iterator[Path]:
@@ -141,7 +138,11 @@ def find_upward(
     existing = [[path for path in (folder / name for name in names) if os.path.lexists(path)] for folder in folders]
     while existing and not existing[-1]:
         existing.pop()
-    owners = _trusted_owners(folders[0]) if existing else frozenset()
+    owners: set[int] = set()  # this user, root and the owner of the start; empty on Windows
+    if existing and sys.platform != "win32":
+        owners = {os.geteuid(), 0}
+        with suppress(OSError):
+            owners.add(os.stat(folders[0]).st_uid)
     for number, (folder, paths) in enumerate(zip(folders, existing, strict=False)):
         problem, is_listed = why_untrusted(folder, owners) if number else "", False
         if problem:
@@ -197,16 +198,6 @@ def owner_name(number: int) -> str:
 
         return f"user '{pwd.getpwuid(number).pw_name}'"
     return f"user {number}"
-
-
-def _trusted_owners(start: Path) -> frozenset[int]:
-    """The ids of this user, of root and of the owner of *start*. Empty on Windows."""
-    if sys.platform == "win32":
-        return frozenset()
-    owners = {os.geteuid(), 0}
-    with suppress(OSError):
-        owners.add(os.stat(start).st_uid)
-    return frozenset(owners)
 
 
 def _is_listed(folder: Path, below: Sequence[Path], owners: Collection[int]) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from threading import Lock
 from typing import TYPE_CHECKING, TextIO
 
@@ -21,22 +20,12 @@ if TYPE_CHECKING:
 OWN_LOGGER = "himl_cli"
 
 
-@contextmanager
-def observing(output: Output) -> Iterator[Watcher]:
-    """An observer that prints notices, and draws bars for transfers and counted items on a terminal's stderr.
+class Watcher(AbstractContextManager["Watcher"]):
+    """An observer that prints notices, and draws bars for transfers and counted items on a terminal's stderr. Events
+    may come from several threads. `close`, or the end of the context, removes the bars. Then only notices are printed.
 
     It imports Rich at the first bar, so that commands without progress avoid the delay.
     """
-    watcher = Watcher(output)
-    try:
-        yield watcher
-    finally:
-        watcher.close()
-
-
-class Watcher:
-    """Draws events, which may come from several threads. `close` removes the bars. After it, only notices are
-    printed."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -59,12 +48,14 @@ class Watcher:
                     self._bars = Bars()
                 self._bars.draw(event)
 
-    def close(self) -> None:
+    def close(self, *_: object) -> None:
         with self._turn:
             self._may_draw = False
             if self._bars is not None:
                 self._bars.stop()
                 self._bars = None
+
+    __exit__ = close
 
 
 class LogFormatter(logging.Formatter):

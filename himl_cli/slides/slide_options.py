@@ -238,7 +238,7 @@ def run_on_cluster(
 
     from himl_cli.commands.submit_job import naming_once_made, wait_or_leave
     from himl_cli.render.job_views import print_prepared
-    from himl_cli.render.progress import observing
+    from himl_cli.render.progress import Watcher
     from himl_cli.services.runs.follow import watching
     from himl_cli.services.submission.prepare import start_and_note
     from himl_cli.slides.cluster import check_data, prepare_slide_job
@@ -249,7 +249,7 @@ def run_on_cluster(
         job = prepare_slide_job(request, Path(folder))
         with open_session(workspace_opts, output_opts, For.clusters) as session, naming_once_made() as made:
             check_data(request, session.workspace.datastore)
-            with observing(session.output) as notify:  # ends the progress bar before other output
+            with Watcher(session.output) as notify:  # ends the progress bar before other output
                 start = partial(session.jobs.submit, job.spec)
                 made.append(start_and_note(start, request.job.cwd, notify))
             with watching(made[0].id):

@@ -322,22 +322,20 @@ def azure_facts(spec: str | None, config_file: str | None, *, start: Path) -> Se
 
 
 def _open_found_local(meant: ResolvedWorkspaces) -> LocalWorkspace:
-    """Open the local workspace, with a warning of each `config.json` that the search skipped."""
-    for remark in () if meant.is_named else search_remarks(None, None, start=meant.start):
+    """Open the local workspace, with a warning of each `config.json` that the search skipped. Raises
+    WorkspaceNotFound."""
+    remarks = [] if meant.is_named else [*config.search_remarks(meant.start)]
+    for remark in remarks:
         log.warning("%s", remark)
-    return _open_local(_existing(meant))
-
-
-def _existing(meant: ResolvedWorkspaces) -> Path:
     if meant.local is not None:
-        return meant.local
+        return _open_local(meant.local)
     if meant.is_named:
         raise WorkspaceNotFound(
             f"No local workspace: no {WORKSPACE_FOLDER} folder in '{meant.start}' or above.",
             hint="Create one with 'himl submit SCRIPT' or 'himl init --local'.",
         )
     what = f"No workspace: no {WORKSPACE_FOLDER} folder"
-    if remarks := search_remarks(None, None, start=meant.start):
+    if remarks:
         raise WorkspaceNotFound(
             f"{what} in '{meant.start}' or above, and no valid Azure ML config.json.",
             hint=f"{remarks[0]} For details, run 'himl doctor'.",

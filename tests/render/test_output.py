@@ -94,8 +94,8 @@ EVENTS = """
 import time
 from himl_cli.core.events import Counted, Counting, Finished, Moved, Notice, Planned
 from himl_cli.render.output import Format, Output
-from himl_cli.render.progress import observing
-with observing(Output(Format.{format})) as notify:
+from himl_cli.render.progress import Watcher
+with Watcher(Output(Format.{format})) as notify:
     notify(Counting("slides", 2000)); notify(Counting("slides", 345))
     if {files}:
         notify(Planned(2, 2_000_000)); notify(Moved("a", 1_000_000)); notify(Finished("a"))
@@ -137,7 +137,7 @@ THREADS = """
 import threading, time
 from himl_cli.core.events import Counted, Counting, Notice
 from himl_cli.render.output import Output
-from himl_cli.render.progress import observing
+from himl_cli.render.progress import Watcher
 may_stop = threading.Event()
 def count():
     notify(Counting("slides", 1000))
@@ -146,7 +146,7 @@ def count():
 def go_on():
     while not may_stop.is_set():
         notify(Counting("slides", 10)), notify(Counted())
-with observing(Output()) as notify:
+with Watcher(Output()) as notify:
     threads = [threading.Thread(target=count) for _ in range(8)]
     for each in threads: each.start()
     for each in threads: each.join()

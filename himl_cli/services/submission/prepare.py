@@ -91,8 +91,7 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
             arguments = with_search_space([request.command, *arguments], sweep.space)[1:]
         remarks += sweep_remarks(sweep, arguments)
         tags[SWEPT] = sweep_text(sweep)
-    entry, start, root = _find_entry(request)
-    file = _entry_file(entry, root)
+    entry, start, root, file = _find_entry(request)
     if sweep is not None:
         from himl_cli.services.submission.script_options import with_forms  # needs a parser of Python
 
@@ -100,9 +99,8 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
         remarks += form_remarks
     if request.snapshot_root is None and not request.in_place:
         check_root(root, file if request.module else start)
-    spec, naming_remarks = job_of_options(
-        request, _named_by(entry), root, os.environ, tags, has_snapshot=not request.in_place
-    )
+    name = _named_by(entry.target) if entry.kind is EntryKind.command else entry.target
+    spec, naming_remarks = job_of_options(request, name, root, os.environ, tags, has_snapshot=not request.in_place)
     distribution, processes = _distribution(request)
     spec = replace(
         spec,
@@ -143,13 +141,16 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
     return PreparedJob(spec, report, remarks, request.checkpoint)
 
 
-def _find_entry(request: SubmitRequest) -> tuple[Entry, Path, Path]:
-    """The entry point, the script's path (the current folder for a module or a command), and the snapshot's root."""
+def _find_entry(request: SubmitRequest) -> tuple[Entry, Path, Path, Path | None]:
+    """The entry point, the script's path (the current folder for a module or a command), the snapshot's root, and the
+    Python file of the entry point: None for a shell script, a command, or a module outside the root."""
     start = folder = request.cwd
     if request.target:
-        _check_script(request.cwd / request.target, request.target)
-        folder = (request.cwd / request.target).parent.resolve()
-        start = folder / Path(request.target).name
+        start = request.cwd / request.target
+        if start.suffix not in ENTRY_KINDS or not start.exists() or start.is_dir():
+            _refuse_script(start, request.target)
+        folder = start.parent.resolve()
+        start = folder / start.name
     root = find_snapshot_root(folder)
     if request.snapshot_root is not None:
         root = (request.cwd / request.snapshot_root).resolve()
@@ -157,18 +158,22 @@ def _find_entry(request: SubmitRequest) -> tuple[Entry, Path, Path]:
             raise BadUsage(f"--snapshot_root '{request.snapshot_root}' is not a folder.")
     if request.module:
         _check_module(request.module, root)
-        return Entry(EntryKind.module, request.module), start, root
+        module = root.joinpath(*request.module.split("."))
+        candidates = (module.with_name(f"{module.name}.py"), module / "__main__.py")
+        return Entry(EntryKind.module, request.module), start, root, next(filter(Path.is_file, candidates), None)
     if request.command:
-        return Entry(EntryKind.command, request.command), start, root
+        return Entry(EntryKind.command, request.command), start, root, None
     if not start.is_relative_to(root):
         raise BadUsage(
             f"'{request.target}' is outside the snapshot root '{root}'.",
             hint="Use a --snapshot_root that contains the script.",
         )
-    return Entry(ENTRY_KINDS[start.suffix], start.relative_to(root).as_posix()), start, root
+    entry = Entry(ENTRY_KINDS[start.suffix], start.relative_to(root).as_posix())
+    return entry, start, root, root / entry.target if entry.kind is EntryKind.script else None
 
 
-def _check_script(path: Path, shown: str) -> None:
+def _refuse_script(path: Path, shown: str) -> None:
+    """Raise BadUsage for a path that is no script."""
     folder = path if path.is_dir() else path.parent
     scripts = sorted(each.name for ending in ENTRY_KINDS for each in folder.glob(f"*{ending}"))
     if path.is_dir():
@@ -181,11 +186,9 @@ def _check_script(path: Path, shown: str) -> None:
     elif path.suffix == ".ipynb":
         problem = "is a notebook, not a script"
         hint = f"Convert it: jupyter nbconvert --to script {shlex.quote(shown)}"
-    elif path.suffix not in ENTRY_KINDS:
+    else:
         problem = "is neither a .py nor a .sh script"
         hint = "Name a script, or a module: himl submit -m package.module"
-    else:
-        return
     raise BadUsage(f"'{shown}' {problem}.", hint=hint)
 
 
@@ -209,21 +212,10 @@ def _check_module(name: str, root: Path) -> None:
     raise BadUsage(f"{what} in '{root}'.", hint=hint)
 
 
-def _entry_file(entry: Entry, root: Path) -> Path | None:
-    """The Python file of the entry point, or None for a shell script, a command, or a module outside *root*."""
-    if entry.kind is EntryKind.script:
-        return root / entry.target
-    module = root.joinpath(*entry.target.split("."))
-    candidates = (module.with_name(f"{module.name}.py"), module / "__main__.py")
-    return next(filter(Path.is_file, candidates), None) if entry.kind is EntryKind.module else None
-
-
-def _named_by(entry: Entry) -> str:
-    """The name that the experiment's default name comes from: the script or module, for a command the first script or
-    module in it, else its program."""
-    if entry.kind is not EntryKind.command:
-        return entry.target
-    words = [word.strip("'\"") for word in entry.target.split()]
+def _named_by(command: str) -> str:
+    """The name that the experiment's default name comes from: the first script or module in *command*, else its
+    program."""
+    words = [word.strip("'\"") for word in command.split()]
     for before, word in zip(["", *words], words, strict=False):
         if word.endswith(tuple(ENTRY_KINDS)) or before in ("-m", "--module"):
             return word

@@ -318,8 +318,6 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
 
 def with_terminal(request: SubmitRequest, *, waits: bool) -> SubmitRequest:
     """The request, without `tty` if the job cannot have a terminal. Raises BadUsage if it was typed then."""
-    if not request.tty:
-        return request
     several = ("sweep", "crossval", "different_seeds", "processes_per_node")
     reasons = {
         f"--cluster {request.cluster}": request.engine != THIS_MACHINE,

@@ -141,7 +141,7 @@ class WorkspaceAddress:
 
     @property
     def label(self) -> str:
-        return f"workspace {self.ids.label}"
+        return f"workspace {self.resource_group}/{self.name}"
 
     def studio_url(self, page: str = "", tenant_id: str = "") -> str:
         """The URL of a page of the workspace in Studio, by its path (`runs/ID`, parts quoted)."""
@@ -172,7 +172,7 @@ def find_config(folder: Path) -> Path | None:
     Skips files without the workspace's keys. The search goes no higher than the topmost folder above *folder* that is
     on PYTHONPATH, or to the root if none is. hi-ml documents this rule.
     """
-    for path in _files_in(searched_folders(folder.absolute())):
+    for path in filter(Path.is_file, find_upward(searched_folders(folder.absolute()), CONFIG_NAMES)):
         if names_workspace(path):
             return path
         log.debug("skipped %s, which names no Azure ML workspace", path)
@@ -252,7 +252,7 @@ def search_remarks(start: Path) -> Iterator[str]:
     A `config.json` without any of the keys belongs to another program, so it gets none.
     """
     searched = searched_folders(start.absolute())
-    for path in _files_in(searched):
+    for path in filter(Path.is_file, find_upward(searched, CONFIG_NAMES)):
         if names_workspace(path):
             return
         try:
@@ -264,7 +264,8 @@ def search_remarks(start: Path) -> Iterator[str]:
             if len(missing) < len(CONFIG_KEYS):
                 yield f"himl skipped '{path}', which lacks {' and '.join(missing)}."
     beyond = [folder for folder in (start.absolute(), *start.absolute().parents) if folder not in searched]
-    missed = next((path for path in _files_in(beyond) if names_workspace(path)), None)
+    found = filter(Path.is_file, find_upward(beyond, CONFIG_NAMES))
+    missed = next(filter(names_workspace, found), None)
     if missed is not None:
         yield (
             f"The search for config.json stopped at '{searched[-1]}', which is on PYTHONPATH, so himl skipped "
@@ -274,18 +275,11 @@ def search_remarks(start: Path) -> Iterator[str]:
 
 def searched_folders(start: Path) -> list[Path]:
     """*start* and the folders above it that the search covers, the nearest first."""
-
-    def comparable(path: str) -> str:
-        return os.path.normcase(os.path.realpath(path))
-
     folders = [start, *start.parents]
-    on_path = {comparable(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry}
-    matches = (place for place, folder in enumerate(folders) if comparable(str(folder)) in on_path)
+    entries = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    on_path = {os.path.normcase(os.path.realpath(entry)) for entry in entries}
+    matches = (at for at, one in enumerate(folders) if os.path.normcase(os.path.realpath(one)) in on_path)
     return folders[: max(matches, default=len(folders)) + 1]
-
-
-def _files_in(folders: list[Path]) -> Iterator[Path]:
-    return (path for path in find_upward(folders, CONFIG_NAMES) if path.is_file()) if folders else iter(())
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
