@@ -109,7 +109,7 @@ def _ask(name: str, given: tuple[str, Any]) -> object:
         return responses.Response(method, url, 200, {}, read_json(json.dumps(answers[line])))
 
     connection = Connection.open(ADDRESS, settings=config.azure_settings(Path.cwd()))
-    connection.rest.send = send  # type: ignore[method-assign]
+    connection.request = send  # type: ignore[method-assign]
     return ASKED[name](AzureWorkspace(connection))
 
 
@@ -121,14 +121,14 @@ def line_of(method: str, url: str) -> str:
 def recording(staged: StagedWorkspace, folder: Path) -> Iterator[tuple[Connection, dict[str, Any]]]:
     found: dict[str, Any] = {}
     with patch.dict(os.environ, {**staged.environment(), "HIML_NO_CACHE": "1"}), connected(staged, folder) as connection:
-        send = connection.rest.send
+        send = connection.request
 
         def kept(method: str, url: str, **options: Any) -> responses.Response:
             reply = send(method, url, **options)
             found[line_of(method, url)] = reply.body
             return reply
 
-        connection.rest.send = kept  # type: ignore[method-assign]
+        connection.request = kept  # type: ignore[method-assign]
         yield connection, found
 
 

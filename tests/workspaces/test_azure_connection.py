@@ -67,7 +67,7 @@ def test_the_record_is_kept_until_it_proves_wrong(azure_environment: StagedWorks
         with connected(azure_environment, project) as connection:
             url = connection.service("history", "/runs/r")
             with pytest.raises(WorkspaceNotFound):
-                connection.rest.get(url)
+                connection.get(url)
         with connected(azure_environment, project) as connection, pytest.raises(WorkspaceNotFound):
             connection.record()
     finally:
@@ -104,7 +104,7 @@ def test_services_whose_name_is_unknown_are_looked_for_anew(
     azure_environment.state.services_host = "nobody.invalid"
     set_all(monkeypatch, dict.fromkeys(("NO_PROXY", "no_proxy"), "nobody.invalid"))
     with connected(azure_environment, project) as connection, pytest.raises(ServiceFailed, match=r"cannot resolve the host name nobody\.invalid"):
-        connection.rest.get(connection.service("history", "/runs/r"))
+        connection.get(connection.service("history", "/runs/r"))
     azure_environment.state.services_host = ""
     with connected(azure_environment, project) as connection:
         assert connection.record().data_plane == "https://eastus.api.azureml.ms"
@@ -122,10 +122,10 @@ logging.basicConfig()
 logging.getLogger("himl_cli.workspaces.retry").setLevel("DEBUG")  # what it says of broken connections has to be nothing
 with Connection.open(address_from_config(find_config(Path.cwd())), settings=azure_settings(Path.cwd())) as connection:
     url = connection.service("history", "/runs/run_1")
-    connection.rest.get(url)
+    connection.get(url)
     child = os.fork()
     for _ in range(30):
-        assert connection.rest.get(url)["runId"] == "run_1"
+        assert connection.get(url).body["runId"] == "run_1"
     assert connection.record(fresh=True).location == "eastus"
     if child == 0:
         os._exit(0)
@@ -222,13 +222,13 @@ def test_a_ca_bundle_that_is_unusable_or_goes_is_told(azure_environment: StagedW
     azure_environment.add_run("run_1", "exp")
     with connected(azure_environment, project) as connection:
         url = connection.service("history", "/runs/run_1")
-        assert connection.rest.get(url)["runId"] == "run_1"
+        assert connection.get(url).body["runId"] == "run_1"
         path.rename(project / "elsewhere.pem")
         with pytest.raises(ServiceFailed) as caught:
-            connection.rest.get(url)
+            connection.get(url)
         assert str(caught.value) == f"The file of certificate authorities '{path}' (REQUESTS_CA_BUNDLE) no longer exists."
         (project / "elsewhere.pem").rename(path)
-        assert connection.rest.get(url)["runId"] == "run_1"
+        assert connection.get(url).body["runId"] == "run_1"
 
 
 FIREWALL = r"The firewall of workspace .* blocks this network \({} answered {}\)"
@@ -238,12 +238,12 @@ def test_firewall_is_told_from_a_refused_sign_in(azure_environment: StagedWorksp
     azure_environment.state.is_private = True
     with connected(azure_environment, project) as connection:
         with pytest.raises(NotAllowed, match=FIREWALL.format(r"eastus\.api\.azureml\.ms", 401)) as caught:
-            connection.rest.get(connection.service("history", "/runs/run_1"))
+            connection.get(connection.service("history", "/runs/run_1"))
         assert "VPN" in caught.value.hint
         assert "az login" not in caught.value.hint
         assert (len(stage.log.find("runs/run_1")), sign_ins(stage)) == (1, 1)
         with pytest.raises(NotAllowed, match=FIREWALL.format(r"management\.azure\.com", 502)):
-            connection.rest.get(connection.arm("/datastores"), params={"api-version": "2024-10-01"})
+            connection.get(connection.arm("/datastores"), params={"api-version": "2024-10-01"})
         assert len(stage.log.find("/datastores")) == 1
 
 
@@ -252,7 +252,7 @@ def test_private_network_error_is_recognized_with_any_status(azure_environment: 
     for number, (status, code, message) in enumerate(refusals, 1):
         stage.faults.only(Status(status, code=code, message=message), "/runs/", times=None)
         with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match=FIREWALL.format(r"eastus\.api\.azureml\.ms", status)):
-            connection.rest.get(connection.service("history", "/runs/run_1"))
+            connection.get(connection.service("history", "/runs/run_1"))
         assert len(stage.log.find("/runs/run_1")) == number
 
 
@@ -287,7 +287,7 @@ def opened(project: Path) -> Connection:
 
 def test_run_token_reads_history_and_stays_from_resource_manager(connection: Connection, job: StagedWorkspace, stage: Stage, tmp_path: Path) -> None:
     assert connection.in_job
-    assert connection.rest.get(connection.service("history", "/runs/run_1"))["runId"] == "run_1"
+    assert connection.get(connection.service("history", "/runs/run_1")).body["runId"] == "run_1"
     assert [seen.host for seen in stage.log.all()] == ["eastus.api.azureml.ms"]
     record = connection.record()
     assert (record.workspace_id, record.location, record.data_plane) == (job.state.workspace_id, "eastus", "https://eastus.api.azureml.ms")
@@ -295,7 +295,7 @@ def test_run_token_reads_history_and_stays_from_resource_manager(connection: Con
     assert not [path for path in files_below(tmp_path / "home") if "tokens" in path.parts]
     stage.log.clear()
     with pytest.raises(NotAllowed, match=r"the job's identity \(none") as caught:
-        connection.rest.get(connection.arm(), params=API)
+        connection.get(connection.arm(), params=API)
     assert "--identity managed" in caught.value.hint
     assert not stage.log.all()
 
@@ -304,7 +304,7 @@ def test_a_managed_identity_opens_resource_manager_and_storage(job: StagedWorksp
     identity = job.add_principal()
     set_all(monkeypatch, job.identity_environment(identity))
     with opened(project) as connection:
-        connection.rest.get(connection.service("history", "/runs/run_1"))
+        connection.get(connection.service("history", "/runs/run_1"))
         assert connection.record(fresh=True).tenant_id == job.state.tenant
         assert connection.tokens.get(connection.address.cloud.storage_scope)
         assert connection.sign_in().credential == "the job's run token"
@@ -314,10 +314,10 @@ def test_a_managed_identity_opens_resource_manager_and_storage(job: StagedWorksp
     monkeypatch.setenv("HIML_NO_CACHE", "1")
     monkeypatch.setenv("AZUREML_IDENTITY_CLIENT_ID", identity.client_id)
     with opened(project) as connection:
-        assert connection.rest.get(connection.arm(), params=API)["name"] == job.state.name
+        assert connection.get(connection.arm(), params=API).body["name"] == job.state.name
     monkeypatch.setenv("AZUREML_IDENTITY_CLIENT_ID", "99999999-1111-2222-3333-444444444444")
     with opened(project) as connection, pytest.raises(NotAllowed, match="managed identity"):
-        connection.rest.get(connection.arm(), params=API)
+        connection.get(connection.arm(), params=API)
 
 
 def test_a_service_principal_that_was_set_counts_in_a_job_too(job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +325,7 @@ def test_a_service_principal_that_was_set_counts_in_a_job_too(job: StagedWorkspa
         if name.startswith("HIML_"):
             monkeypatch.setenv(name, value)
     with opened(project) as connection:
-        assert connection.rest.get(connection.arm(), params=API)["name"] == job.state.name
+        assert connection.get(connection.arm(), params=API).body["name"] == job.state.name
 
 
 def test_the_submitters_identity_is_asked_at_its_endpoint(job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,12 +333,12 @@ def test_the_submitters_identity_is_asked_at_its_endpoint(job: StagedWorkspace, 
         monkeypatch.setenv("OBO_ENDPOINT", address)
         monkeypatch.setenv("AZUREML_OBO_ENABLED", "true")
         with opened(project) as connection:
-            assert connection.rest.get(connection.arm(), params=API)["name"] == job.state.name
+            assert connection.get(connection.arm(), params=API).body["name"] == job.state.name
     with opened(project) as connection, pytest.raises(NotAllowed, match="the submitter's identity"):
-        connection.rest.get(connection.arm(), params=API)
+        connection.get(connection.arm(), params=API)
     monkeypatch.setenv("AZUREML_OBO_ENABLED", "False")
     with opened(project) as connection, pytest.raises(NotAllowed, match=r"the job's identity \(none"):
-        connection.rest.get(connection.arm(), params=API)
+        connection.get(connection.arm(), params=API)
 
 
 def test_the_region_is_read_from_the_services_address(job: StagedWorkspace, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +354,7 @@ def test_a_run_token_near_its_end_is_renewed(azure: StagedWorkspace, stage: Stag
     set_job(azure, monkeypatch, seconds=60)
     with opened(project) as connection:
         for _ in range(2):
-            assert connection.rest.get(connection.service("history", "/runs/run_1"))["runId"] == "run_1"
+            assert connection.get(connection.service("history", "/runs/run_1")).body["runId"] == "run_1"
             assert len(stage.log.find(r"GET .*/experiments/exp/runs/run_1/token")) == 1
 
 
@@ -364,7 +364,7 @@ def test_an_answer_without_a_new_run_token_is_told(azure: StagedWorkspace, stage
     for text in ("[]", '{"token": ""}', '{"token": "x", "expiryTimeUtc": "soon"}', '{"token": 3, ' + expires):
         stage.faults.only(Page(text, content_type="application/json"), "/token")
         with opened(project) as connection, pytest.raises(NotAllowed, match=r"run token is no longer valid, and its renewal failed .*no (run )?token"):
-            connection.rest.get(connection.service("history", "/runs/run_1"))
+            connection.get(connection.service("history", "/runs/run_1"))
 
 
 def test_run_token_renewal_does_not_deadlock_with_a_record(azure: StagedWorkspace, stage: Stage, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +378,7 @@ def test_run_token_renewal_does_not_deadlock_with_a_record(azure: StagedWorkspac
         done: list[str] = []
         threads = [
             threading.Thread(target=lambda: done.append(connection.record(fresh=True).location), daemon=True),
-            threading.Thread(target=lambda: done.append(connection.rest.get(url)["runId"]), daemon=True),
+            threading.Thread(target=lambda: done.append(connection.get(url).body["runId"]), daemon=True),
         ]
         for thread in threads:
             thread.start()

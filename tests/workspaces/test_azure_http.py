@@ -56,7 +56,7 @@ def connection(azure_environment: StagedWorkspace, project: Path) -> Iterator[Co
 
 
 def get_run(connection: Connection, run: str = "run_1") -> str:
-    return str(connection.rest.get(connection.service("history", f"/runs/{run}"))["runId"])
+    return str(connection.get(connection.service("history", f"/runs/{run}")).body["runId"])
 
 
 def test_a_passing_failure_is_tried_again(connection: Connection, stage: Stage) -> None:
@@ -152,16 +152,16 @@ def test_a_token_goes_to_the_services_only(connection: Connection, stage: Stage)
     stage.log.clear()
     for url in ("https://example.org/x", "https://evil-management.azure.com.example.org/", "http://management.azure.com/x", "https://xapi.azureml.ms/"):
         with pytest.raises(ServiceFailed, match="himl sends"):
-            connection.rest.get(url)
+            connection.get(url)
     for url in ("https://[::1", "http://eastus.api.azureml.ms/x", "eastus.api.azureml.ms"):
         with pytest.raises(ServiceFailed, match=r"sends no credentials to '.*' without TLS"):
-            connection.rest.get(url)
+            connection.get(url)
     assert not stage.log.all()
 
 
 def test_requests_are_quoted_and_say_who_asks(connection: Connection, stage: Stage, tmp_path: Path) -> None:
     url = connection.service("history", "/runs/run_1")
-    assert "runId" not in repr(connection.rest.send("GET", url, params={"$filter": "a eq 'b&c=d'", "x": "ü /"}))
+    assert "runId" not in repr(connection.request("GET", url, params={"$filter": "a eq 'b&c=d'", "x": "ü /"}))
     [seen] = stage.log.find(RUN)
     assert seen.headers["user-agent"].startswith("himl/")
     assert seen.headers["x-ms-client-request-id"]

@@ -63,7 +63,7 @@ def test_threads_share_one_sign_in_and_one_renewal(azure_environment: StagedWork
     assert (len(tokens), sign_ins(stage)) == (1, 1)
     azure_environment.state.principal.revoked_before = time.time()
     with connected(azure_environment, project) as connection, ThreadPoolExecutor(8) as pool:
-        records = list(pool.map(lambda _: connection.rest.get(connection.arm(), params=API), range(16)))
+        records = list(pool.map(lambda _: connection.get(connection.arm(), params=API).body, range(16)))
     assert (len(records), sign_ins(stage)) == (16, 2)
     azure_environment.state.principal.revoked_before = time.time() + 3600
     with connected(azure_environment, project) as connection, pytest.raises(NotAllowed, match=r"rejected the sign-in by service principal") as caught:
@@ -142,11 +142,11 @@ WRITES = frozenset({"PATCH", "PUT", "POST", "DELETE"})
 
 
 def read(connection: Connection) -> str:
-    return str(connection.rest.get(connection.service("history", "/runs/run_1"))["runId"])
+    return str(connection.get(connection.service("history", "/runs/run_1")).body["runId"])
 
 
 def write(connection: Connection) -> str:
-    return str(connection.rest.patch(connection.service("history", "/experiments/exp/runs/run_1"), json={"displayName": "new"})["displayName"])
+    return str(connection.patch(connection.service("history", "/experiments/exp/runs/run_1"), json={"displayName": "new"}).body["displayName"])
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_neither_logs_nor_errors_tell_a_secret(
             else:
                 stage.faults.add(fault, "management", times=None)
             with pytest.raises(HimlError) as caught:
-                connection.rest.get(connection.arm(), params=API)
+                connection.get(connection.arm(), params=API)
             told.append(f"{caught.value} {caught.value.hint}")
             secrets += tokens_of(connection)
     monkeypatch.setenv("HIML_SERVICE_PRINCIPAL_PASSWORD", "s3cr3t-and-wrong")

@@ -10,23 +10,35 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Mapping
+import uuid
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli import __version__
+from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.files import atomic_replacement
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.records import dataclass
-from himl_cli.core.redaction import parts_of
+from himl_cli.core.redaction import parts_of, redact
 from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.config import JOB_SOURCE, ApiVersion, AzureSettings, WorkspaceAddress
 from himl_cli.workspaces.azure.credentials import RUN_TOKEN, Chain, JobIdentity, Token, user_sources
-from himl_cli.workspaces.azure.http import HttpClient
+from himl_cli.workspaces.azure.http import load_azure_core, open_transport, read_response
+from himl_cli.workspaces.azure.responses import Page, Response, pages
+from himl_cli.workspaces.azure.service_errors import (
+    ServiceNotFound,
+    claims_of,
+    is_unknown_host,
+    network_error,
+    refusal,
+    says_closed,
+)
 from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -153,7 +165,20 @@ class Tokens:
 
         Raises NotAllowed naming the credentials that himl tried, ServiceFailed if it cannot reach the sign-in service.
         """
-        return self._token(scope).text
+        with self._lock:
+            held = self._held.get(scope)
+            if held is None or time.time() >= held.renew_at:
+                held = self._held_before(scope) or held  # another process may have signed in
+            if held is None or time.time() >= held.renew_at:
+                try:
+                    held = self._fetched(scope, anew=held is not None)
+                except HimlError as err:
+                    if held is None or not held.lasts():
+                        raise
+                    left = held.expires - time.time()
+                    log.warning("cannot renew the sign-in (%s); it is valid for another %d s", err, left)
+            self._held[scope] = held
+            return held.text
 
     def renew(self, scope: str, rejected: str, claims: str = "") -> str:
         """After a 401, get a token other than *rejected*, with the *claims* that the service requested.
@@ -181,26 +206,9 @@ class Tokens:
         with self._lock:
             held = self._held.get(scope) or self._held_before(scope)
             if held is not None and self._issuer.is_for_once(held.credential):
-                return self._token(scope)
+                self.get(scope)
+                return self._held[scope]
             return self._fetched(scope, anew=scope in self._held)
-
-    def _token(self, scope: str) -> Token:
-        with self._lock:
-            held = self._held.get(scope)
-            if held is None or time.time() >= held.renew_at:
-                held = self._held_before(scope) or held  # another process may have signed in
-            if held is not None and time.time() < held.renew_at:
-                self._held[scope] = held
-                return held
-            try:
-                return self._fetched(scope, anew=held is not None)
-            except HimlError as err:
-                if held is None or not held.lasts():
-                    raise
-                log.warning(
-                    "cannot renew the sign-in (%s); it is valid for another %d s", err, held.expires - time.time()
-                )
-                return held
 
     def _fetched(self, scope: str, *, anew: bool, claims: str = "") -> Token:
         token = self._issuer.fetch(scope, anew=anew, claims=claims)
@@ -299,20 +307,36 @@ SERVICE_PATHS = {
 
 
 class Connection(AbstractContextManager["Connection"]):
-    """Construction sends no request. The first call that needs a token signs in."""
+    """Requests to the services of one workspace, in the form of httpx, with the right token, from any number of
+    threads. Construction sends no request. The first call that needs a token signs in. Each response also goes to the
+    `observers`.
+
+    The transport retries requests. A 401 leads to one retry with a new token and the claims that the response requests.
+    himl follows no redirects, so that no token reaches a host for which it was not issued.
+
+    Every request raises ServiceNotFound for 404 (WorkspaceNotFound for a missing subscription, group or workspace),
+    NotAllowed for 401 and 403, and ServiceFailed for any other failure.
+    """
 
     def __init__(
         self, address: WorkspaceAddress, issuer: Chain, kept: DiskCache, kept_tokens: DiskCache, policy: RetryPolicy
     ) -> None:
-        self.address, self.kept, self._issuer = address, kept, issuer
+        """*policy* decides on retries."""
+        self.address, self.kept, self._issuer, self._policy = address, kept, issuer, policy
+        self.in_job = address.source == JOB_SOURCE
         self.tokens = Tokens(issuer, kept_tokens)
-        self.rest = HttpClient(self.tokens, address, self._scope_of, self.forget_record, policy)
+        self.observers: list[Callable[[Response], object]] = []
         self._record: WorkspaceRecord | None = None
-        self._lock = threading.RLock()
+        self._transport: Any = None
+        self.after_fork()
         register_after_fork(self)
 
     def after_fork(self) -> None:
-        self._lock = threading.RLock()
+        # A thread that holds the first one, for the record, may wait for a response and so for the other
+        self._lock, self._transport_lock = threading.RLock(), threading.Lock()
+        if self._transport is not None:
+            self._closer.detach()
+            self._transport = None
 
     @classmethod
     def open(
@@ -331,10 +355,6 @@ class Connection(AbstractContextManager["Connection"]):
         return cls(address, chain, kept, kept, policy)
 
     @property
-    def in_job(self) -> bool:
-        return self.address.source == JOB_SOURCE
-
-    @property
     def has_run_token(self) -> bool:
         """Return whether requests to the workspace's services use a job's run token."""
         return self.in_job and bool(os.environ.get("AZUREML_RUN_TOKEN"))
@@ -342,11 +362,24 @@ class Connection(AbstractContextManager["Connection"]):
     def record(self, *, fresh: bool = False) -> WorkspaceRecord:
         """The workspace's record: from memory, from the cache (one day), or from the service.
 
-        *fresh* always requests it. In a job without an identity it comes from the environment. Raises as `HttpClient`.
+        *fresh* always requests it. In a job without an identity it comes from the environment. Raises as `Connection`.
         """
         with self._lock:
             found = None if fresh else self._record or self._known_record()
-            self._record = found = found or self._requested_record()
+            if found is None:
+                answer = self.get(self.arm(), params={"api-version": ApiVersion.WORKSPACES}).body
+                found = WorkspaceRecord.from_arm(answer, self.address)
+                if not found.data_plane:
+                    told = self.get(found.discovery_url).object("address") if _is_service(found.discovery_url) else {}
+                    data_plane = str(told.get("api") or "").rstrip("/")
+                    if not _is_service(data_plane):
+                        raise ServiceFailed(
+                            f"Azure returned no address of the services of {self.address.label}.",
+                            hint="Ask its owner whether its creation is complete.",
+                        )
+                    found = replace(found, data_plane=data_plane)
+                self.kept.put(RECORDS, self.key(""), asdict(found), seconds=RECORD_SECONDS)
+            self._record = found
             return found
 
     def forget_record(self) -> None:
@@ -362,9 +395,99 @@ class Connection(AbstractContextManager["Connection"]):
         """The URL of *path* in a service of the workspace, by the service's name in SERVICE_PATHS."""
         return f"{self.record().data_plane}/{SERVICE_PATHS[name].format(quote(self.address.path))}{path}"
 
+    def get(self, url: str, *, params: Mapping[str, str] | None = None) -> Response:
+        return self.request("GET", url, params=params)
+
+    def find_object(self, url: str, what: str, *, params: Mapping[str, str] | None = None) -> Mapping[str, Any] | None:
+        """The JSON object with *what* at *url*, or None for a missing resource."""
+        try:
+            return self.get(url, params=params).object(what)
+        except ServiceNotFound:
+            return None
+
+    def resources(self, url: str, what: str, params: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
+        """The resources in resource manager's list of *what* at *url*."""
+        for page in self.pages(url, what, params):
+            yield from page.items
+
+    def pages(self, url: str, what: str, params: Mapping[str, str]) -> Iterator[Page]:
+        """The pages of resource manager's list of *what* at *url*, each requested when it is needed. A page on another
+        host gets no token."""
+        return pages(lambda _: self.get(url, params=params).body, url, what, follow=lambda link: self.get(link).body)
+
+    def post(self, url: str, *, params: Mapping[str, str] | None = None, json: Any = None) -> Response:
+        return self.request("POST", url, params=params, json=json)
+
+    def patch(self, url: str, *, json: Any) -> Response:
+        return self.request("PATCH", url, json=json)
+
+    def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        json: Any = None,
+        token: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Any request, for callers that need the status or headers (202 with a `Location`), or send their own *headers*
+        or a fixed *token*. It may be sent more than once."""
+        full = f"{url}{'&' if '?' in url else '?'}{urlencode(params, quote_via=quote)}" if params else url
+        scope = self._scope_of(full)
+        used = token or (self.tokens.get(scope) if scope else None)
+        answer = self._send(method, full, json, used, headers)
+        if answer.status_code == 401 and scope and used and not token:
+            text = answer.text()
+            # The service would reject a new token, too, because it is of the same wrong tenant.
+            if "InvalidAuthenticationTokenTenant" not in text and not says_closed(text):
+                used = self.tokens.renew(scope, used, claims_of(answer.headers))
+                answer = self._send(method, full, json, used, headers)
+        found = read_response(method, full, answer)
+        for observe in self.observers:
+            observe(found)
+        if found.status >= 400:
+            error = refusal(found, self.address, self.tokens.credential_for(scope) if scope else "no sign-in")
+            if isinstance(error, WorkspaceNotFound):
+                self.forget_record()
+            raise error
+        return found
+
+    def _send(self, method: str, url: str, body: Any, token: str | None, more: Mapping[str, str] | None) -> Any:
+        load_azure_core()
+        from azure.core.exceptions import AzureError
+        from azure.core.rest import HttpRequest
+
+        headers = {
+            "User-Agent": f"himl/{__version__}",
+            "Accept": "application/json",
+            "x-ms-client-request-id": str(uuid.uuid4()),
+            **(more or {}),
+        }
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        if body is None and method != "GET":
+            headers["Content-Length"] = "0"
+        request = HttpRequest(method, url, headers=headers, **({} if body is None else {"json": body}))
+        began = time.perf_counter()
+        with self._transport_lock:
+            if self._transport is None:
+                self._transport = open_transport(self._policy)
+                self._closer = weakref.finalize(self, self._transport.close)
+            transport = self._transport
+        try:
+            answer = transport.send(request)
+        except AzureError as err:
+            resource_manager = urlsplit(self.address.cloud.resource_manager).hostname
+            if is_unknown_host(err) and urlsplit(url).hostname != resource_manager:
+                self.forget_record()
+            raise network_error(err, url) from err
+        log.debug("%s %s -> %d in %.3f s", method, redact(url), answer.status_code, time.perf_counter() - began)
+        return answer
+
     def sign_in(self) -> Token:
         """Sign in. Raises NotAllowed, or ServiceFailed if himl cannot reach the sign-in service."""
-        return self.tokens.sign_in(self._data_plane_scope)
+        return self.tokens.sign_in(RUN_TOKEN if self.has_run_token else self.address.cloud.management_scope)
 
     def clock_skew(self) -> float | None:
         """Seconds by which this machine's clock is ahead of Azure's (negative if behind), to about one second, or None.
@@ -372,10 +495,13 @@ class Connection(AbstractContextManager["Connection"]):
         Requests a page of resource manager that needs no sign-in. Raises ServiceFailed without a response.
         """
         url = f"{self.address.cloud.resource_manager}{OPEN_PAGE}"
-        return responses.clock_skew(self.rest.send("GET", url, params={"api-version": ApiVersion.ENDPOINTS}).headers)
+        return responses.clock_skew(self.request("GET", url, params={"api-version": ApiVersion.ENDPOINTS}).headers)
 
     def close(self) -> None:
-        self.rest.close()
+        with self._transport_lock:
+            if self._transport is not None:
+                self._closer()
+                self._transport = None
         self._issuer.close()
 
     def __exit__(self, *_: object) -> None:
@@ -385,28 +511,9 @@ class Connection(AbstractContextManager["Connection"]):
         """The cache key for *what*, which is private to this account, workspace and cloud."""
         return f"{self._issuer.identity} {self.address.cloud.name} {self.address.path.lower()} {what}"
 
-    @property
-    def _data_plane_scope(self) -> str:
-        return RUN_TOKEN if self.has_run_token else self.address.cloud.management_scope
-
     def _known_record(self) -> WorkspaceRecord | None:
         kept = WorkspaceRecord.from_json(self.kept.get(RECORDS, self.key("")))
         return kept or (WorkspaceRecord.from_job() if self.in_job else None)
-
-    def _requested_record(self) -> WorkspaceRecord:
-        answer = self.rest.get(self.arm(), params={"api-version": ApiVersion.WORKSPACES})
-        record = WorkspaceRecord.from_arm(answer, self.address)
-        if not record.data_plane:
-            found = self.rest.get_object(record.discovery_url, "address") if _is_service(record.discovery_url) else {}
-            data_plane = str(found.get("api") or "").rstrip("/")
-            if not _is_service(data_plane):
-                raise ServiceFailed(
-                    f"Azure returned no address of the services of {self.address.label}.",
-                    hint="Ask its owner whether its creation is complete.",
-                )
-            record = replace(record, data_plane=data_plane)
-        self.kept.put(RECORDS, self.key(""), asdict(record), seconds=RECORD_SECONDS)
-        return record
 
     def _scope_of(self, url: str) -> str | None:
         parts, cloud = parts_of(url), self.address.cloud
@@ -420,7 +527,7 @@ class Connection(AbstractContextManager["Connection"]):
         known = self._record or (self._known_record() if self.in_job else None)
         is_data_plane = known is not None and host == parts_of(known.data_plane).hostname
         if is_data_plane or host.endswith(cloud.data_plane_suffix):
-            return self._data_plane_scope
+            return RUN_TOKEN if self.has_run_token else cloud.management_scope
         raise ServiceFailed(f"himl sends its credentials only to Azure, not to '{host}'.")
 
     def _new_run_token(self, old: str) -> tuple[str, float]:
@@ -431,7 +538,7 @@ class Connection(AbstractContextManager["Connection"]):
         experiment, run = os.environ.get("AZUREML_ARM_PROJECT_NAME", ""), os.environ.get("AZUREML_RUN_ID", "")
         history = f"{record.data_plane}/{SERVICE_PATHS['history'].format(quote(self.address.path))}"
         url = f"{history}/experiments/{quote(experiment)}/runs/{quote(run)}/token"
-        given = responses.object_of(self.rest.send("GET", url, token=old).body, url, "run token")
+        given = self.request("GET", url, token=old).object("run token")
         text, ends = given.get("token"), responses.as_time(str(given.get("expiryTimeUtc") or ""))
         if not isinstance(text, str) or not text or ends is None:
             raise ServiceFailed("The response for a new run token contains no token.")

@@ -61,7 +61,7 @@ def read_resource_metrics(connection: Connection, run: Run, *, by_node: bool = F
         parameters["$filter"] += " and InstanceId eq '*'"
     url = connection.arm("/providers/Microsoft.Insights/metrics")
     try:
-        answer = connection.rest.get_object(url, "metrics", params=parameters)
+        answer = connection.get(url, params=parameters).object("metrics")
         with understood(url, "a metric in it"):
             return _metrics(answer, run.id)
     except HimlError as err:

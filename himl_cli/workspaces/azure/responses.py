@@ -40,6 +40,10 @@ class Response:
     headers: Mapping[str, str]
     body: Any = field(repr=False)  # may be a secret
 
+    def object(self, what: str) -> Mapping[str, Any]:
+        """The body, which must be a JSON object with *what*. Raises ServiceFailed if it is not."""
+        return object_of(self.body, self.url, what)
+
     @property
     def host(self) -> str:
         return urlsplit(self.url).hostname or self.url

@@ -132,7 +132,7 @@ class RunDeletion:
         """The versions of a data asset that are not archived, each with its location."""
         url = self._connection.arm(f"/data/{quote(name, safe='')}/versions")
         try:
-            found = [*self._connection.rest.resources(url, "versions", _PARAMS)]
+            found = [*self._connection.resources(url, "versions", _PARAMS)]
         except ServiceNotFound:
             return []
         with understood(url, "a version in it"):
@@ -177,7 +177,7 @@ class RunDeletion:
         if not self._connection.in_job:  # a job has no access to resource manager
             url = self._connection.arm(f"/jobs/{quote(run_id, safe='')}")
             try:
-                self._wait(self._connection.rest.send("DELETE", url, params={"api-version": ApiVersion.JOBS}))
+                self._wait(self._connection.request("DELETE", url, params={"api-version": ApiVersion.JOBS}))
             except (ServiceNotFound, ServiceRefused) as err:
                 if err.status >= 500 or err.status == 429:
                     raise
@@ -196,17 +196,17 @@ class RunDeletion:
         deadline = time.monotonic() + LONGEST_WAIT
         while reply.status == 202 and "location" in reply.headers and time.monotonic() < deadline:
             time.sleep(min(retry_after(reply.headers.get) or 1.0, 10.0))
-            reply = self._connection.rest.send("GET", reply.headers["location"])
+            reply = self._connection.request("GET", reply.headers["location"])
 
     def _archive_asset(self, asset: str) -> None:
         """Archive the version of a data asset, as azure-ai-ml does, because the service deletes none by design."""
         name, _, version = asset.rpartition(":")
         url = self._connection.arm(f"/data/{quote(name, safe='')}/versions/{quote(version, safe='')}")
-        found = self._connection.rest.find_object(url, "data asset", params=_PARAMS)
+        found = self._connection.find_object(url, "data asset", params=_PARAMS)
         if found is not None:
             with understood(url, "the data asset"):
                 properties: Mapping[str, Any] = {**found["properties"], "isArchived": True}
-            self._connection.rest.send("PUT", url, params=_PARAMS, json={"properties": properties})
+            self._connection.request("PUT", url, params=_PARAMS, json={"properties": properties})
 
 
 class _Tally:

@@ -87,7 +87,7 @@ class RunHistory:
 
     def get(self, run_id: str) -> RawRun:
         url = self._url(run_id)
-        return self._seen(self._connection.rest.get_object(url, "run"), url)
+        return self._seen(self._connection.get(url).object("run"), url)
 
     def facts(self, run_id: str) -> RunFacts:
         """The constant facts of the run, without a request for a known one. Raises ServiceNotFound."""
@@ -98,7 +98,7 @@ class RunHistory:
         ServiceNotFound."""
         url = self._connection.service("history", "/rundata")
         parts = ("selectRunMetadata", "selectRunDefinition", "selectJobSpecification")
-        answer = self._connection.rest.post_object(url, "run", json={"runId": run_id, **dict.fromkeys(parts, True)})
+        answer = self._connection.post(url, json={"runId": run_id, **dict.fromkeys(parts, True)}).object("run")
         if "runMetadata" in answer and not answer["runMetadata"]:
             raise ServiceNotFound(f"The run history has no data of run '{run_id}'.")
         definition = object_of(answer.get("runDefinition") or {}, url, "definition of a job")
@@ -111,8 +111,8 @@ class RunHistory:
         if len(new) == len(tags):
             return self._patch(run_id, {"tags": new, **({"description": new[NOTE]} if NOTE in new else {})})
         url = self._url(run_id, "/tags")
-        reply = self._connection.rest.send("DELETE", url, json=[name for name in tags if name not in new])
-        return self._patch(run_id, {"tags": new}) if new else self._seen(object_of(reply.body, url, "run"), url)
+        reply = self._connection.request("DELETE", url, json=[name for name in tags if name not in new])
+        return self._patch(run_id, {"tags": new}) if new else self._seen(reply.object("run"), url)
 
     def rename(self, run_id: str, display_name: str) -> RawRun:
         """Change the display name. As for `tag`, the run must exist."""
@@ -124,8 +124,7 @@ class RunHistory:
 
     def _patch(self, run_id: str, change: Mapping[str, Any]) -> RawRun:
         url = self._url(run_id)
-        answer = self._connection.rest.patch(url, json={"runId": run_id, **change})
-        return self._seen(object_of(answer, url, "run"), url)
+        return self._seen(self._connection.patch(url, json={"runId": run_id, **change}).object("run"), url)
 
     def of_experiment(self, experiment: str, *, filter: str, top: int) -> Iterator[Sequence[RawRun]]:
         """Pages of the experiment's runs, newest first, with *top* runs on the first page and more on later ones.
@@ -138,7 +137,7 @@ class RunHistory:
 
         def ask(filter: str, order: str, token: str | None, top: int) -> Any:
             body = {"filter": filter or None, "orderby": order or None, "top": top, "continuationToken": token}
-            return self._connection.rest.post(url, json=body)
+            return self._connection.post(url, json=body).body
 
         yield from self._newest_first(ask, url, filter, top)
 
@@ -150,7 +149,7 @@ class RunHistory:
 
         def ask(filter: str, order: str, token: str | None, top: int) -> Any:
             query = {"$orderby": order, "$top": str(top), "$filter": filter, "$continuationtoken": token}
-            return self._connection.rest.get(url, params={name: value for name, value in query.items() if value})
+            return self._connection.get(url, params={name: value for name, value in query.items() if value}).body
 
         yield from self._newest_first(ask, url, filter, top)
 
@@ -188,7 +187,10 @@ class RunHistory:
         # Growing pages need few requests for a reader of everything, and few runs for one of the first page.
         sizes = chain((min(RUNS_PAGE, top * 4**number) for number in range(5)), repeat(RUNS_PAGE))
         found = pages(
-            lambda token: ask(filter, order, token, next(sizes)), url, "runs", follow=self._connection.rest.get
+            lambda token: ask(filter, order, token, next(sizes)),
+            url,
+            "runs",
+            follow=lambda link: self._connection.get(link).body,
         )
         try:
             first = [*islice(found, 1)]
@@ -207,7 +209,7 @@ class RunHistory:
                 run_id: {"runId": run_id, "selectRunMetadata": True} for run_id in run_ids[start : start + BATCH]
             }
             try:
-                answer = self._connection.rest.post_object(url, "runs", json={"requests": requests})
+                answer = self._connection.post(url, json={"requests": requests}).object("runs")
             except (ServiceNotFound, ServiceRefused) as err:  # a service without this route, or with a lower limit
                 if err.status not in (400, 404):
                     raise
@@ -238,7 +240,7 @@ class RunHistory:
         path = f"{quote(run_id, safe='')}/cancel"
         if not self._connection.in_job:
             try:
-                reply = self._connection.rest.send(
+                reply = self._connection.request(
                     "POST", self._connection.arm(f"/jobs/{path}"), params={"api-version": ApiVersion.JOBS}
                 )
             except (ServiceNotFound, ServiceRefused) as err:
@@ -251,7 +253,7 @@ class RunHistory:
             return is_stopped
         url = self._connection.service("history", f"/experimentids/{quote(raw['experimentId'], safe='')}/runs/{path}")
         try:
-            self._connection.rest.send("POST", url)
+            self._connection.request("POST", url)
         except ServiceRefused as err:
             if err.status >= 500 or err.status == 429 or (is_stopped := _is_stopped(self.get(run_id))) is None:
                 raise
@@ -298,7 +300,7 @@ def experiment_name(connection: Connection, experiment_id: str) -> str:
         return known
     url = connection.service("history", f"/experimentids/{quote(experiment_id, safe='')}")
     try:
-        name = connection.rest.get_object(url, "experiment").get("name")
+        name = connection.get(url).object("experiment").get("name")
     except ServiceNotFound:
         return experiment_id  # its runs still exist
     if not isinstance(name, str) or not name:
@@ -381,7 +383,7 @@ def newest_ids(connection: Connection, query: RunQuery, *, top: int) -> Iterator
         url = connection.arm("/jobs")
         view = {False: "ActiveOnly", True: "ArchivedOnly", None: "All"}[query.archived]
         first = {"api-version": ApiVersion.JOBS, "listViewType": view}
-        for page in pages(lambda _: connection.rest.get(url, params=first), url, "jobs", follow=connection.rest.get):
+        for page in connection.pages(url, "jobs", first):
             with understood(url, "a job in it"):
                 yield [str(job["name"]) for job in page.items]
         return
@@ -431,7 +433,7 @@ def _of_index(connection: Connection, conditions: Sequence[dict[str, Any]], top:
 
     def ask(behind: str | int | None) -> Any:
         way = "skip" if isinstance(behind, int) else "continuationToken"
-        return connection.rest.post(url, json=body | ({way: behind, "pageSize": LARGEST_PAGE} if behind else {}))
+        return connection.post(url, json=body | ({way: behind, "pageSize": LARGEST_PAGE} if behind else {})).body
 
     for page in pages(ask, url, "runs"):
         with understood(url, "a run in it"):
@@ -448,7 +450,7 @@ def _ids(runs: Iterable[Mapping[str, Any]]) -> list[str]:
 def step_tags(connection: Connection, pipeline: str) -> dict[str, dict[str, str]]:
     """The tags of each step of the *pipeline*, by the display name of its run. One request."""
     url = connection.arm(f"/jobs/{quote(pipeline, safe='')}")
-    answer = connection.rest.get_object(url, "job", params={"api-version": ApiVersion.JOBS})
+    answer = connection.get(url, params={"api-version": ApiVersion.JOBS}).object("job")
     tags: dict[str, dict[str, str]] = {}
     with understood(url, "the pipeline"):
         jobs = answer["properties"].get("jobs") or {}

@@ -167,7 +167,7 @@ def _metric_pages(connection: Connection, one: Listed) -> list[Page]:
 
 def _pages(connection: Connection, run_id: str, what: str, **body: Any) -> Iterator[Page]:
     url = connection.service("metric", f"/runs/{quote(run_id, safe='')}/{what}")
-    return pages(lambda token: connection.rest.post(url, json={**body, "continuationToken": token}), url, "metrics")
+    return pages(lambda token: connection.post(url, json={**body, "continuationToken": token}).body, url, "metrics")
 
 
 def read_results(
@@ -381,7 +381,7 @@ class ManyRuns:
         }
 
         def ask(token: Mapping[str, str]) -> Any:
-            return self._connection.rest.post(url, json={**body, **token})
+            return self._connection.post(url, json={**body, **token}).body
 
         try:
             return _mlflow_items(ask, url, "runs", _as_run)
@@ -470,7 +470,7 @@ class ManyRuns:
         query = [("metric_key", name), ("max_results", str(BULK_POINTS)), *(("run_id", run_id) for run_id in run_ids)]
         url = self._connection.service("mlflow", "/metrics/get-history-bulk")
         try:
-            answer = object_of(self._connection.rest.get(f"{url}?{urlencode(query)}"), url, "list of points")
+            answer = self._connection.get(f"{url}?{urlencode(query)}").object("list of points")
         except (ServiceNotFound, ServiceRefused) as err:
             if err.status not in (404, *REFUSED_ROUTE):
                 raise
@@ -487,7 +487,7 @@ class ManyRuns:
         url = self._connection.service("mlflow", "/metrics/get-history")
         query = {"run_id": run_id, "run_uuid": run_id, "metric_key": name, "max_results": str(MOST_RESULTS)}
         return _mlflow_items(
-            lambda token: self._connection.rest.get(url, params={**query, **token}), url, "metrics", _row
+            lambda token: self._connection.get(url, params={**query, **token}).body, url, "metrics", _row
         )
 
 
@@ -505,7 +505,7 @@ def read_parameters(connection: Connection, raw: RawRun) -> dict[str, str]:
 def _get_run(connection: Connection, run_id: str) -> MlflowRun | None:
     url = connection.service("mlflow", "/runs/get")
     try:
-        answer = connection.rest.get_object(url, "run", params={"run_id": run_id, "run_uuid": run_id})
+        answer = connection.get(url, params={"run_id": run_id, "run_uuid": run_id}).object("run")
     except (ServiceNotFound, ServiceRefused) as err:
         if err.status not in (404, *REFUSED_ROUTE):
             raise
@@ -519,7 +519,7 @@ def read_experiments(connection: Connection) -> dict[str, datetime]:
     url = connection.service("mlflow", "/experiments/search")
 
     def ask(token: Mapping[str, str]) -> Any:
-        return connection.rest.post(url, json={"max_results": MOST_RESULTS, "view_type": "ACTIVE_ONLY", **token})
+        return connection.post(url, json={"max_results": MOST_RESULTS, "view_type": "ACTIVE_ONLY", **token}).body
 
     def parse(raw: Mapping[str, Any]) -> tuple[str, datetime]:
         created = int(raw.get("creation_time") or 0)  # in milliseconds since 1970 UTC

@@ -123,7 +123,7 @@ def _place_of_asset(connection: Connection, asset: Mapping[str, Any], defined: O
     url = connection.service(service, f"{path}/batchGetResolvedUris")
     version = {"api-version": ApiVersion.MODELS} if is_model else None
     try:
-        answer = connection.rest.post_object(url, "asset", params=version, json={"values": [asset_id]})
+        answer = connection.post(url, params=version, json={"values": [asset_id]}).object("asset")
     except (ServiceNotFound, ServiceRefused) as err:
         if err.status not in (400, 404):
             raise

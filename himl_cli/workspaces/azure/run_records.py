@@ -362,10 +362,10 @@ class RunWriting:
         """Create the run, with its experiment if that is new, and start it."""
         experiment = self._connection.service("history", f"/experiments/{quote(new.experiment, safe='')}")
         try:
-            self._connection.rest.get(experiment)
+            self._connection.get(experiment)
         except ServiceNotFound:
             try:
-                self._connection.rest.post(experiment)
+                self._connection.post(experiment)
             except ServiceRefused as err:
                 if err.status != 409:  # created meanwhile, or by a request whose response was lost
                     raise
@@ -380,7 +380,7 @@ class RunWriting:
             "runTypeV2": {"orchestrator": "External", "traits": ["unspecified"]},
         }
         body = {name: value for name, value in body.items() if value is not None}
-        self._connection.rest.patch(f"{experiment}/runs/{quote(new.id, safe='')}", json=body)
+        self._connection.patch(f"{experiment}/runs/{quote(new.id, safe='')}", json=body)
         self.begin(new.id)
 
     def begin(self, run_id: str) -> None:
@@ -405,7 +405,7 @@ class RunWriting:
         forms = _forms(entries, container_id)
         while batch := list(islice(forms, 50)):  # as in azureml-core
             try:
-                answer = self._connection.rest.post(url, json={"values": batch, "reportErrors": True})
+                answer = self._connection.post(url, json={"values": batch, "reportErrors": True}).body
             except ServiceRefused as err:
                 if err.status < 500 and err.status not in (408, 429):
                     raise HimlError(f"Azure ML rejected metrics of run '{run_id}': {err}", hint=err.hint) from err
@@ -441,14 +441,14 @@ class RunWriting:
         params = [{"key": key, "value": value} for key, value in some]
         try:
             body = {"run_id": run_id, "metrics": [], "params": params, "tags": []}
-            self._connection.rest.post(f"{url}/log-batch", json=body)
+            self._connection.post(f"{url}/log-batch", json=body)
             return 0
         except ServiceRefused as err:
             if err.status != 400:
                 raise
             if limit := _PARAMETER_LIMIT.search(str(err)):
                 return max(1, int(limit[2]) - int(limit[1]))
-            run = self._connection.rest.get_object(f"{url}/get", "run", params={"run_id": run_id, "run_uuid": run_id})
+            run = self._connection.get(f"{url}/get", params={"run_id": run_id, "run_uuid": run_id}).object("run")
             with understood(f"{url}/get", "the run in it"):
                 logged = run["run"]["data"].get("params") or ()
                 known = mask_document({each["key"]: each.get("value") for each in logged})
@@ -465,14 +465,14 @@ class RunWriting:
         url = self._connection.service("history", f"/experimentids/{experiment}/runs/{run_id}/metricsingest/wait")
         deadline = time.monotonic() + seconds
         try:
-            while self._connection.rest.send("GET", url).status == 202 and (left := deadline - time.monotonic()) > 0:
+            while self._connection.request("GET", url).status == 202 and (left := deadline - time.monotonic()) > 0:
                 time.sleep(min(1.0, left))
         except ServiceNotFound:  # nothing was logged
             return
 
     def _send_event(self, run_id: str, name: str, **data: Any) -> None:
         url = self._connection.service("history", f"/runs/{quote(run_id, safe='')}/events")
-        self._connection.rest.post(
+        self._connection.post(
             url,
             json={
                 "name": f"Microsoft.MachineLearning.Run.{name}",

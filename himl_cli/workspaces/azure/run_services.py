@@ -32,7 +32,7 @@ OPEN_SECONDS = 60.0  # the first connection to a new node is slow
 def job_services(connection: Connection, run_id: str) -> JobServices | None:
     """The services of the job's submission, or None if resource manager lacks them, as for a pipeline's step."""
     url = connection.arm(f"/jobs/{quote(run_id, safe='')}")
-    job = connection.rest.find_object(url, "job", params={"api-version": ApiVersion.JOBS}) or {}
+    job = connection.find_object(url, "job", params={"api-version": ApiVersion.JOBS}) or {}
     with understood(url, "the job"):
         properties: Mapping[str, Any] | None = job.get("properties")
         if properties is None:
@@ -54,7 +54,7 @@ def job_services(connection: Connection, run_id: str) -> JobServices | None:
 def read_services(connection: Connection, run_id: str, node: int) -> list[RunService]:
     """The services on *node* in the run history, or none if it does not list the node yet."""
     url = connection.service("history", f"/runs/{quote(run_id, safe='')}/serviceinstances/{node}")
-    answer = connection.rest.find_object(url, "services") or {}
+    answer = connection.find_object(url, "services") or {}
     with understood(url, "its list of services"):
         return [
             RunService(

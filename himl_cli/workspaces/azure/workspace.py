@@ -367,11 +367,11 @@ class AzureWorkspace(ObservedWorkspace):
             seen.append(Exchange(response.method, service, path, response.status, response.headers, response.body))
 
         kept, connection.kept = connection.kept, DiskCache(None)
-        connection.rest.observers.append(observe)
+        connection.observers.append(observe)
         try:
             yield seen
         finally:
-            connection.rest.observers.remove(observe)
+            connection.observers.remove(observe)
             connection.kept = kept
 
     def request(self, method: str, service: str, path: str = "", *, json: Any = None) -> Exchange:
@@ -383,7 +383,7 @@ class AzureWorkspace(ObservedWorkspace):
         url = connection.arm(path) if is_arm else connection.service(service, path)
         with self.observed() as seen:
             try:
-                connection.rest.send(method, url, params=params if is_arm else None, json=json)
+                connection.request(method, url, params=params if is_arm else None, json=json)
             except HimlError as err:
                 if not seen or isinstance(err, NotAllowed):
                     raise
@@ -449,7 +449,7 @@ class AzureWorkspace(ObservedWorkspace):
                 return Check.passed(name, f"{label} responds, in {connection.record(fresh=True).location}.")
             # Request run history, because resource manager may reject a job's token.
             run_id = os.environ["AZUREML_RUN_ID"]
-            connection.rest.get(connection.service("history", f"/runs/{quote(run_id, safe='')}"))
+            connection.get(connection.service("history", f"/runs/{quote(run_id, safe='')}"))
             return Check.passed(name, f"{label} responds, with this job's run '{run_id}'.")
         try:
             store = self.datastore()

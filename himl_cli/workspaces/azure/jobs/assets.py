@@ -99,7 +99,7 @@ class JobAsset(ABC):
     def drop_lost(self) -> bool:
         """Forget a cached asset that the service has lost, and return whether it had."""
         url = f"{self._connection.address.cloud.resource_manager}{quote(self.id)}"
-        is_lost = self.is_cached and self._connection.rest.find_object(url, "resource", params=_ENVIRONMENTS) is None
+        is_lost = self.is_cached and self._connection.find_object(url, "resource", params=_ENVIRONMENTS) is None
         if is_lost:
             self.forget()
         return is_lost
@@ -120,7 +120,7 @@ class JobCode(JobAsset):
     """A snapshot as a code version of the workspace. Its files are read once.
 
     Every method raises BadUsage for an empty snapshot and for a name that Azure Storage cannot store, DiskFailed for an
-    unreadable file, HimlError for a file that changes, and as `HttpClient`.
+    unreadable file, HimlError for a file that changes, and as `Connection`.
     """
 
     kind = "codes"
@@ -150,7 +150,7 @@ class JobCode(JobAsset):
         sha256, _ = self._fingerprint
         url = self._connection.arm(f"/codes/{uuid.uuid4()}/versions")  # the service ignores the name
         query = {**_CODES, "hash": sha256, "hashVersion": HASH_VERSION}
-        first = next(pages(lambda _: self._connection.rest.get(url, params=query), url, "code versions"))
+        first = next(pages(lambda _: self._connection.get(url, params=query).body, url, "code versions"))
         with understood(url, "the list of code versions"):
             for item in first.items:
                 properties = item["properties"]
@@ -174,12 +174,12 @@ class JobCode(JobAsset):
         details = {"hash_sha256": sha256, "hash_version": HASH_VERSION}
         body = {"properties": {"codeUri": f"{uri}/{folder}", "isAnonymous": True, "properties": details}}
         try:
-            answer = self._connection.rest.send("PUT", url, params=_CODES, json=body).body
+            answer = self._connection.request("PUT", url, params=_CODES, json=body).body
         except ServiceRefused as err:  # includes a retry of a request whose first response was lost
             if err.status >= 500:
                 raise
             try:
-                answer = self._connection.rest.get(url, params=_CODES)
+                answer = self._connection.get(url, params=_CODES).body
             except ServiceNotFound:
                 raise err from None
         with understood(url, "the code version"):
@@ -191,7 +191,7 @@ class JobCode(JobAsset):
         A retry after a lost response leaves only an empty container behind.
         """
         what, body = "place for code", {"pendingUploadType": "TemporaryBlobReference"}
-        answer = self._connection.rest.post_object(f"{url}/startPendingUpload", what, params=_CODES, json=body)
+        answer = self._connection.post(f"{url}/startPendingUpload", params=_CODES, json=body).object(what)
         with understood(url, f"the {what}"):
             reference = answer["blobReferenceForConsumption"]
             uri, signed = str(reference["blobUri"]).rstrip("/"), str(reference["credential"].get("sasUri") or "")
@@ -520,7 +520,7 @@ def environment_id(connection: Connection, name: str, version: str | None) -> st
     url, label = connection.arm(f"/environments/{quote(name, safe='')}"), connection.address.label
     below = "" if is_latest else f"/versions/{quote(str(version), safe='')}"
     try:
-        answer = connection.rest.get_object(url + below, "environment", params=_ENVIRONMENTS)
+        answer = connection.get(url + below, params=_ENVIRONMENTS).object("environment")
     except ServiceNotFound as err:
         versions = [] if is_latest else _names(connection, f"{url}/versions", "versions of environments")
         if not versions:
@@ -555,7 +555,7 @@ def _unknown(connection: Connection, name: str) -> NotFound:
 
 def _names(connection: Connection, url: str, what: str) -> list[str]:
     try:
-        found = list(connection.rest.resources(url, what, _ENVIRONMENTS))
+        found = list(connection.resources(url, what, _ENVIRONMENTS))
     except ServiceNotFound:
         return []
     with understood(url, what):

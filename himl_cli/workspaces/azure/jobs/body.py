@@ -101,7 +101,7 @@ class PutRequest:
 
     def send(self, connection: Connection) -> Response:
         url = connection.arm(quote(self.path))
-        return connection.rest.send("PUT", url, params={"api-version": self.api_version}, json=self.body)
+        return connection.request("PUT", url, params={"api-version": self.api_version}, json=self.body)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Not
 
     Reports a target whose last change failed to *notify*, because the service accepts jobs for it.
 
-    Raises NotFound naming the existing targets, BadUsage for one that cannot run the job, and as `HttpClient`.
+    Raises NotFound naming the existing targets, BadUsage for one that cannot run the job, and as `Connection`.
     """
     above, _, last = name.rpartition("/")
     name = last if above.lower() == f"{connection.address.path}/computes".lower() else name
@@ -44,9 +44,9 @@ def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Not
         return
     found: Mapping[str, Any] | None = None
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):  # any other name would change the URL
-        found = connection.rest.find_object(_compute_url(connection, name), "compute", params=_COMPUTES)
+        found = connection.find_object(_compute_url(connection, name), "compute", params=_COMPUTES)
     if found is None:
-        computes = connection.rest.resources(connection.arm("/computes"), "computes", _COMPUTES)
+        computes = connection.resources(connection.arm("/computes"), "computes", _COMPUTES)
         names = sorted(str(item.get("name")) for item in computes)
         others = f"It has {', '.join(names)}." if names else "It has none."
         raise NotFound(
@@ -85,7 +85,7 @@ def check_compute(connection: Connection, name: str, nodes: int = 1, notify: Not
 
 
 def has_cluster(connection: Connection, name: str) -> bool:
-    return connection.rest.find_object(_compute_url(connection, name), "compute", params=_COMPUTES) is not None
+    return connection.find_object(_compute_url(connection, name), "compute", params=_COMPUTES) is not None
 
 
 def create_cluster(connection: Connection, spec: ClusterSpec, notify: Notify) -> None:
@@ -151,7 +151,7 @@ def _request_cluster(connection: Connection, spec: ClusterSpec) -> str:
         "properties": {"computeType": "AmlCompute", "properties": machines},
     }
     try:
-        reply = connection.rest.send("PUT", _compute_url(connection, spec.name), params=_COMPUTES, json=body)
+        reply = connection.request("PUT", _compute_url(connection, spec.name), params=_COMPUTES, json=body)
     except ServiceRefused as err:
         if err.status != 400:
             raise
@@ -161,12 +161,12 @@ def _request_cluster(connection: Connection, spec: ClusterSpec) -> str:
 
 def _is_ready(connection: Connection, spec: ClusterSpec, operation: str) -> bool:
     if operation:
-        answer = connection.rest.get_object(operation, "operation")
+        answer = connection.get(operation).object("operation")
         with understood(operation, "the operation"):
             if not _has_succeeded(spec, str(answer.get("status") or ""), answer.get("error")):
                 return False
     url = _compute_url(connection, spec.name)
-    found = connection.rest.get_object(url, "compute", params=_COMPUTES)
+    found = connection.get(url, params=_COMPUTES).object("compute")
     with understood(url, "the compute"):
         properties = found["properties"]
         state = str(properties.get("provisioningState") or "Succeeded")

@@ -310,10 +310,10 @@ class DataFolder:
 
 
 class _DataFinder:
-    """The current data assets and folders of one workspace. Every call raises as `HttpClient`. Thread-safe."""
+    """The current data assets and folders of one workspace. Every call raises as `Connection`. Thread-safe."""
 
     def __init__(self, connection: Connection, datastores: Datastores) -> None:
-        self._connection, self._rest, self._datastores = connection, connection.rest, datastores
+        self._connection, self._datastores = connection, datastores
         self._datastore = cache(datastores.find)  # one request each
 
     def asset_of(self, item: DataSpec, *, with_uri: bool) -> DataAsset | None:
@@ -393,7 +393,9 @@ class _DataFinder:
         url = self._url(name, "1")
         properties = {"dataType": FOLDER, "dataUri": uri, "isAnonymous": False, "isArchived": False}
         try:
-            return _asset(self._rest.send("PUT", url, params=_PARAMS, json={"properties": properties}).body, url)
+            return _asset(
+                self._connection.request("PUT", url, params=_PARAMS, json={"properties": properties}).body, url
+            )
         except ServiceRefused as err:
             found = self._latest(name) if err.status < 500 else None
             if found is None:
@@ -423,12 +425,12 @@ class _DataFinder:
         return self._datastores.of_record(folder.datastore).has_any(folder.path + "/")
 
     def _near(self, name: str) -> str:
-        found = self._rest.resources(self._connection.arm("/data"), "data assets", _PARAMS)
+        found = self._connection.resources(self._connection.arm("/data"), "data assets", _PARAMS)
         return did_you_mean(name, [str(item.get("name")) for item in islice(found, 1000)])
 
     def _latest(self, name: str) -> DataAsset | None:
         url = self._url(name)
-        answer = self._rest.find_object(url, "data asset", params=_PARAMS)
+        answer = self._connection.find_object(url, "data asset", params=_PARAMS)
         if answer is None:
             return None
         with understood(url, "the data asset"):
@@ -441,13 +443,13 @@ class _DataFinder:
 
     def _version(self, name: str, version: str) -> DataAsset | None:
         url = self._url(name, version)
-        found = self._rest.find_object(url, "data asset", params=_PARAMS)
+        found = self._connection.find_object(url, "data asset", params=_PARAMS)
         return None if found is None else _asset(found, url)
 
     def _versions(self, name: str) -> Iterator[Mapping[str, Any]]:
         params = {**_PARAMS, "$orderBy": "createdtime desc", "$top": "11"}
         try:
-            yield from self._rest.resources(f"{self._url(name)}/versions", "versions", params)
+            yield from self._connection.resources(f"{self._url(name)}/versions", "versions", params)
         except ServiceNotFound:
             return
 

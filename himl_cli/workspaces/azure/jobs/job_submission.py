@@ -46,7 +46,7 @@ from himl_cli.workspaces.azure.jobs.data_assets import (
     resolve_inputs,
     resolve_outputs,
 )
-from himl_cli.workspaces.azure.responses import as_time, object_of, understood
+from himl_cli.workspaces.azure.responses import as_time, understood
 from himl_cli.workspaces.azure.run_history import RunHistory
 from himl_cli.workspaces.azure.run_records import RunWriting, status_of, studio_url, user_tags
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
@@ -248,7 +248,7 @@ class _PipelineParts:
 
     def components(self, steps: Sequence[PipelineNode]) -> list[tuple[PipelineNode, str]]:
         """*steps* with the ids of their components. Registers unknown components, once per contents. Raises as
-        `HttpClient` does."""
+        `Connection` does."""
         self._components.clear()
         paths: list[str] = []
         for step in steps:
@@ -379,13 +379,12 @@ def _create_job(
     job of a name. If the first request succeeded, the service refuses the second (400, the job exists). So after any
     refusal, and after the last retry, himl looks for the job. A signal waits until it is known whether the job exists.
 
-    Raises Interrupted with the job's id after a signal, ServiceFailed if the outcome is unknown, and as `HttpClient`.
+    Raises Interrupted with the job's id after a signal, ServiceFailed if the outcome is unknown, and as `Connection`.
     """
     url, query = connection.arm(f"/jobs/{quote(run_id, safe='')}"), {"api-version": request.api_version}
     with interruptions() as signals:
         try:
-            reply = connection.rest.send("PUT", url, params=query, json=request.body, headers=headers)
-            created = object_of(reply.body, url, "job")
+            created = connection.request("PUT", url, params=query, json=request.body, headers=headers).object("job")
         except KeyboardInterrupt as err:
             raise Interrupted(
                 f"Interrupted during the creation of job '{run_id}', which may exist.", hint=lookup_hint(run_id)
@@ -406,7 +405,7 @@ def _find_job(
     connection: Connection, url: str, run_id: str, query: Mapping[str, str], failure: HimlError
 ) -> Mapping[str, Any]:
     try:
-        return connection.rest.get_object(url, "job", params=query)
+        return connection.get(url, params=query).object("job")
     except ServiceNotFound:
         note_nothing_runs(failure)
         raise failure from None

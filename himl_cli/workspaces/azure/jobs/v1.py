@@ -101,7 +101,7 @@ def require_package(module: str) -> None:
 
 
 def sdk_run(connection: Connection, run_id: str) -> Any:
-    """The `azureml.core.Run` of *run_id*, with himl's sign-in. Raises NotFound, and as `HttpClient`."""
+    """The `azureml.core.Run` of *run_id*, with himl's sign-in. Raises NotFound, and as `Connection`."""
     with quiet_sdk(), sdk_errors(connection):
         from azureml.core import Run as SdkRun
 
@@ -222,7 +222,7 @@ def _describe(connection: Connection, spec: JobSpec, run_id: str, notify: Notify
     }
     path = f"/experiments/{quote(spec.experiment, safe='')}/runs/{quote(run_id, safe='')}"
     try:
-        connection.rest.patch(connection.service("history", path), json=change)
+        connection.patch(connection.service("history", path), json=change)
     except HimlError as err:
         notify(Notice(f"The job was submitted without its tags: {err}"))
 
@@ -366,7 +366,7 @@ def _input(connection: Connection, item: DataSpec, given: JobData) -> Any:
     else:
         if found is not None:
             url = connection.arm(f"/data/{found[1]}/versions/{found[2]}")
-            record = connection.rest.get_object(url, "data", params={"api-version": ApiVersion.DATA})
+            record = connection.get(url, params={"api-version": ApiVersion.DATA}).object("data")
             with understood(url, "the data asset"):
                 uri = str((record.get("properties") or {}).get("dataUri") or "")
         if not uri:

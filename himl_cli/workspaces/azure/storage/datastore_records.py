@@ -186,7 +186,7 @@ def read_all(connection: Connection) -> list[DatastoreRecord]:
         url = connection.service("datastore", "/datastores")
 
         def ask(token: str | None) -> Any:
-            return connection.rest.get(url, params={"count": "30", **({"continuationToken": token} if token else {})})
+            return connection.get(url, params={"count": "30", **({"continuationToken": token} if token else {})}).body
 
         found = [resource for page in pages(ask, url, "datastores") for resource in page.items]
         with understood(url, "the datastore"):
@@ -205,7 +205,7 @@ def read_secret(connection: Connection, record: DatastoreRecord) -> Mapping[str,
 
     def from_job_service() -> Mapping[str, Any]:
         url = connection.service("datastore", path)
-        answer = connection.rest.get_object(url, "datastore")
+        answer = connection.get(url).object("datastore")
         with understood(url, "the datastore"):
             section = answer.get("azureStorageSection") or {}
             return {
@@ -217,12 +217,12 @@ def read_secret(connection: Connection, record: DatastoreRecord) -> Mapping[str,
     def from_arm() -> Mapping[str, Any]:
         url, params = connection.arm(f"{path}/listSecrets"), {"api-version": ApiVersion.DATASTORE_SECRETS}
         try:
-            return connection.rest.post_object(url, "secret", params=params, json={"expirableSecret": False})
+            return connection.post(url, params=params, json={"expirableSecret": False}).object("secret")
         except ServiceRefused as err:
             if err.status != 400:
                 raise
             body = {"expirableSecret": True, "expireAfterHours": 1}  # as in azure-ai-ml
-            return connection.rest.post_object(url, "secret", params=params, json=body)
+            return connection.post(url, params=params, json=body).object("secret")
 
     return _by_run_token(connection, from_job_service, from_arm)
 
@@ -257,7 +257,7 @@ def _by_run_token(connection: Connection, ask: Callable[[], Answer], otherwise: 
 
 def _arm_records(connection: Connection, **query: str) -> list[DatastoreRecord]:
     url, params = connection.arm("/datastores"), {"api-version": ApiVersion.DATASTORES, "count": "30", **query}
-    found = [*connection.rest.resources(url, "datastores", params)]
+    found = [*connection.resources(url, "datastores", params)]
     with understood(url, "the datastore"):
         return [DatastoreRecord.from_arm(resource) for resource in found]
 
@@ -268,7 +268,7 @@ def _read(
     parse: Callable[[Mapping[str, Any]], DatastoreRecord],
     params: Mapping[str, str] | None = None,
 ) -> DatastoreRecord:
-    answer = connection.rest.get_object(url, "datastore", params=params)
+    answer = connection.get(url, params=params).object("datastore")
     with understood(url, "the datastore"):
         return parse(answer)
 

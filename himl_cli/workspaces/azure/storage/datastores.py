@@ -155,7 +155,7 @@ class LinkEndpoint(StorageEndpoint):
         A run that has not ended may have no files yet, which is not known of an ended one.
         """
         url = self._connection.service("history", f"/runs/{quote(run_id, safe='')}/details")
-        details = self._connection.rest.get_object(url, "run")
+        details = self._connection.get(url).object("run")
         logs = object_of(details.get("logFiles") or {}, url, "logs")
         for name, link in logs.items():
             self._remember(name, {"contentUri": link})
@@ -165,7 +165,7 @@ class LinkEndpoint(StorageEndpoint):
         names: set[str] = set()
 
         def ask(token: str | None) -> Any:
-            return self._connection.rest.get(url, params={"continuationToken": token} if token else None)
+            return self._connection.get(url, params={"continuationToken": token} if token else None).body
 
         for page in pages(ask, url, "artifacts"):
             for item in page.items:
@@ -187,7 +187,7 @@ class LinkEndpoint(StorageEndpoint):
         if link is not None and link is not old:
             return link
         try:
-            return self._remember(name, self._connection.rest.get_object(self._url("/contentinfo", name), "link"))
+            return self._remember(name, self._connection.get(self._url("/contentinfo", name)).object("link"))
         except ServiceNotFound as err:
             raise BlobNotFound(f"No file '{name}' in {self.label}.") from err
 
@@ -214,7 +214,7 @@ class WriteEndpoint(LinkEndpoint):
         while some := [*islice(requests, 50)]:  # as in azureml-core
             paths = [{"path": request.name} for request in some if not reason_not_to_store(request.name)]
             try:
-                answer = self._connection.rest.post_object(url, "links", json={"paths": paths})
+                answer = self._connection.post(url, json={"paths": paths}).object("links")
                 given = object_of(answer.get("artifactContentInformation") or {}, url, "links")
                 for name, item in given.items():
                     self._remember(name, object_of(item, url, "link"))
@@ -227,7 +227,7 @@ class WriteEndpoint(LinkEndpoint):
             yield from some
 
     def _new_link(self, name: str, *, is_first: bool) -> tuple[str, Signature]:
-        return self._remember(name, self._connection.rest.get_object(self._url("/write", name), "link"))
+        return self._remember(name, self._connection.get(self._url("/write", name)).object("link"))
 
 
 class RunArtifacts(BlobReader):
@@ -530,7 +530,7 @@ def ensure_datastore(connection: Connection, datastores: Datastores, spec: Conta
     }
     url, params = connection.arm(f"/datastores/{quote(name, safe='')}"), {"api-version": ApiVersion.DATASTORES}
     try:
-        connection.rest.send("PUT", url, params=params, json={"properties": properties})
+        connection.request("PUT", url, params=params, json={"properties": properties})
     except ServiceRefused as err:
         if err.status != 400:
             raise
