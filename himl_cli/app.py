@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import gc
-import shlex
 import signal
 import sys
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.main
 
 from himl_cli import __version__
 from himl_cli.commands.error_handler import EdgedGroup, report_failure
-from himl_cli.commands.groups import OTHER_WORDS, before_double_dash, group, normalized
+from himl_cli.commands.groups import before_double_dash, group, normalized
+from himl_cli.commands.other_tools import OTHER_COMMANDS, is_target, starts_script
 from himl_cli.commands.table import COMMANDS, commands, loaded, package_of
 from himl_cli.core.errors import Interrupted
+from himl_cli.core.text import did_you_mean
 from himl_cli.render.output import stand_in_for_closed_streams
+
+if TYPE_CHECKING:
+    from himl_cli.commands.scripts import ScriptCommand
+
+LIKE_A_COMMAND = 0.8  # "srun" is no typo of "runs"
 
 
 class RootGroup(EdgedGroup):
@@ -43,16 +50,16 @@ class RootGroup(EdgedGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, ["--version"] if args in (["version"], ["-V"]) else args)
 
-    def hint_for_unknown(self, ctx: Any, args: list[str]) -> str:
-        from himl_cli.commands.scripts import ScriptCommand, is_target
-
+    def unknown_command(self, ctx: Any, args: Sequence[str]) -> tuple[str, str]:
         name, *rest = args
-        if OTHER_WORDS.get(name) == "submit" or is_target(name):
-            if rest[:1] and rest[0] in self.get_command(ctx, "runs").list_commands(ctx):
-                return f"For runs: {ctx.command_path} runs {shlex.join(rest)}"
+        near, hint = super().unknown_command(ctx, args)
+        is_run = OTHER_COMMANDS.get(name) == "submit"
+        starts = is_run or is_target(name) or any(map(starts_script, before_double_dash(rest)))
+        is_typo = not is_run and did_you_mean(name, commands(), cutoff=LIKE_A_COMMAND)
+        if hint.startswith("See ") and starts and not is_typo:
             submit: ScriptCommand = self.get_command(ctx, "submit")
-            return f"To run a script: {submit.suggest(ctx, args if is_target(name) else rest, 'submit')[0]}"
-        return super().hint_for_unknown(ctx, args)
+            return "", submit.suggest(ctx, rest if is_run else args, "submit").to_run
+        return near, hint
 
     def command_sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
         sections: dict[str, list[tuple[str, str]]] = {}

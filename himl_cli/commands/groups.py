@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from himl_cli.commands.options import bundled
+from himl_cli.commands.other_tools import NO_COMMANDS, NO_OPTIONS, NOUNS, OTHER_COMMANDS, OTHER_OPTIONS, fill, spelled
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.redaction import mask_line
 from himl_cli.core.text import did_you_mean
@@ -40,55 +43,6 @@ HIML_OLD_NAMES = {
     "workspace_config": "config_file",
 }
 """hi-ml's names of options, which himl accepts everywhere and shows nowhere."""
-
-OTHER_WORDS = {
-    "ls": "list",
-    "ps": "list",
-    "status": "show",
-    "rm": "delete",
-    "remove": "delete",
-    "stop": "cancel",
-    "kill": "cancel",
-    "log": "logs",
-    "tail": "logs",
-    "follow": "logs --follow",
-    "watch": "show --watch",
-    "wait": "show --watch",
-    "run": "submit",
-    "runner": "submit",
-    "himl-runner": "submit",
-    "hi-ml-runner": "submit",
-    "himl-tb": "tb",
-    "himl-download": "download",
-    "exec": "submit",
-    "tensorboard": "tb",
-    "mlflow": "ui",
-    "login": "doctor",
-    "get": "download",
-    "put": "upload",
-}
-"""Names of these commands in other tools, including hi-ml's. A command may have an option."""
-
-OTHER_OPTIONS = {
-    "-f": ("--follow",),
-    "-n": ("--num_runs",),
-    "--limit": ("--num_runs",),
-    "--all": ("--num_runs", "all"),
-    "--latest": ("--run", "latest"),
-    "-o": ("--output_dir",),
-    "--output": ("--output_dir",),
-    "--env": ("--env_var",),
-    "-t": ("--tag",),
-    "--run_recovery_id": ("--run",),
-}
-"""Names of these options in other tools."""
-
-OTHER_WAYS = {
-    "--dsa_key": "Set the environment variable DSA_API_KEY. Others can read a command line.",
-    "--login_only": "To test the sign-in: himl dsa list",
-    "--max_slides": "To select slides by a part of their ids: --id_filter TEXT",
-}
-"""Hints for options of hi-ml that have no equivalent."""
 
 # The beginning of the parser's message about an extra argument.
 UNEXPECTED = "Got unexpected extra argument"
@@ -136,24 +90,51 @@ class _RaisesReaderGone:
             return super().make_context(*args, **extra)  # type: ignore[misc]  # of the sibling base class
 
 
+def usage_message(failure: Any) -> str:
+    """The parser's *failure* in himl's words: with the name of the option or argument, and the value."""
+    message, parameter = failure.format_message(), getattr(failure, "param", None)
+    if parameter is not None:
+        names = sorted(parameter.opts, key=len)
+        name = names[-1] if names[-1].startswith("-") else parameter.make_metavar(ctx=failure.ctx)
+        if hasattr(failure, "param_type"):
+            return f"{name.strip('{}')} is missing."
+        wrong = failure.message.rstrip(".")
+        if found := re.fullmatch(r"(.*) is not a valid (?:int|integer|float)( range)?", wrong):
+            return f"{name} needs a number, not {found[1]}."
+        if found := re.fullmatch(r"(.*) is not one of (.*)", wrong):
+            *first, last = found[2].replace("'", "").split(", ")
+            return f"{name} must be {', '.join(first)} or {last}, not {found[1]}."
+        return f"{name}: {wrong}."
+    if found := re.fullmatch(r"Option '(.+)' requires an argument\.", message):
+        metavars = [each.metavar for each in failure.ctx.command.params if found[1] in each.opts and each.metavar]
+        return f"{found[1]} needs a value{''.join(f': {found[1]} {each}' for each in metavars)}."
+    if found := re.fullmatch(r"Option '(.+)' does not take a value\.", message):
+        return f"{found[1]} takes no value."
+    if found := re.fullmatch(rf"{UNEXPECTED}\S* \((.*)\)", message, re.DOTALL):
+        return f"Unexpected argument{'s' * (' ' in found[1])} '{found[1]}'."
+    return str(message)
+
+
 class HimlCommand(_RaisesReaderGone, TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             return list(super().parse_args(ctx, [*self._with_plain_switches(ctx, args)]))
         except typer.TyperException as err:
-            option, message = _as_typed(args, getattr(err, "option_name", None) or ""), err.format_message()
+            option = _as_typed(args, getattr(err, "option_name", None) or "")
             if option:
                 err.option_name = option  # type: ignore[attr-defined]  # for messages
-            hint = self._hint_for_other(ctx, args, option) or self._hint_for_extra(ctx, args, message)
+            err.ctx = ctx  # type: ignore[attr-defined]  # for messages
+            is_unknown = hasattr(err, "possibilities")
+            hint = self._hint_for_other(ctx, args, option) if is_unknown else self._hint_for_extra(ctx, args, err)
             if hint:
-                raise BadUsage(f"No such option '{option}'." if option else message, hint=hint) from err
+                raise BadUsage(f"No such option '{option}'." if is_unknown else usage_message(err), hint=hint) from err
             raise
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_sections(formatter, parameter_sections(self, ctx))
 
     def _by_name(self, ctx: Any) -> dict[str, Any]:
-        return {name: parameter for parameter in self.get_params(ctx) for name in parameter.opts}
+        return {name: each for each in self.get_params(ctx) for name in (*each.opts, *each.secondary_opts)}
 
     def _with_plain_switches(self, ctx: Any, args: Sequence[str]) -> Iterator[str]:
         """Replace hi-ml's switches in *args*: `--wait=True` becomes `--wait`, `--wait=False` becomes `--no_wait`
@@ -172,46 +153,83 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
                 raise BadUsage(f"{option} takes no value, but got '{value}'.", hint=f"Write {option} alone.")
         yield from args[len(own) :]
 
+    def words_for(self, ctx: Any, option: str) -> str:
+        """himl's words for *option* of another tool, if this command takes them. Otherwise an empty text."""
+        known = self._by_name(ctx)
+        for words in OTHER_OPTIONS.get(spelled(option), ()) if option not in known else ():
+            if words.split()[0] in known and (not words.startswith("--num_runs") or self._lists_runs(ctx)):
+                return words
+        return ""
+
+    def accepts(self, ctx: Any, words: Sequence[str]) -> bool:
+        """Whether the parser accepts *words*."""
+        if {"-h", "--help"} & {*words}:
+            return False
+        with suppress(BadUsage, typer.TyperException):
+            self.make_context(ctx.info_name, [*words], parent=ctx.parent)
+            return True
+        return False
+
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
-        """The command line with himl's words for *option* of another tool."""
-        name = option.replace("-", "_").replace("__", "--", 1) if option.startswith("--") else option
-        words = OTHER_OPTIONS.get(name, ())
-        index = next((index for index, word in enumerate(args) if word.partition("=")[0] == option), -1)
-        is_known = words and words[0] in self._by_name(ctx) and (words[1:] != ("all",) or self._lists_runs(ctx))
-        if index < 0 or not is_known or "--" in args[:index]:
-            return OTHER_WAYS.get(name, "")
-        _, equals, value = args[index].partition("=")
-        line = [*args[:index], *words, *([value] if equals else []), *args[index + 1 :]]
-        return mask_line(f"In himl: {ctx.command_path} {shlex.join(line)}")
+        """The command line with himl's words for options of other tools, such as *option*, or a hint for it."""
+        known, own, line = self._by_name(ctx), deque(before_double_dash(args)), list[str]()
+        while own:
+            token = own.popleft()
+            words = self.words_for(ctx, token.partition("=")[0])
+            takes_value = bool(words) and not known[words.split()[0]].is_flag
+            line += fill(words, token.partition("=")[2], own, takes_value=takes_value) if words else [token]
+        if line != before_double_dash(args) and self.accepts(ctx, line):
+            return mask_line(
+                f"In himl: {ctx.command_path} {shlex.join([*line, *args[len(before_double_dash(args)) :]])}"
+            )
+        if option in ("-a", "--all") and "--num_runs" in known:
+            return f"For all runs of an experiment: {ctx.command_path} --experiment NAME --num_runs all"
+        text = NO_OPTIONS.get(spelled(option), "")
+        return text if "himl " in text or {*re.findall(r"--\w+", text)} <= {*known} else ""
 
     def _lists_runs(self, ctx: Any) -> bool:
         is_filtered = any("--num_runs" in each.opts for each in self.get_params(ctx))
         return is_filtered and all(each.param_type_name != "argument" for each in self.get_params(ctx))
 
-    def _hint_for_extra(self, ctx: Any, args: Sequence[str], message: str) -> str:
-        """The command line for an extra argument that belongs to the list before it, or names an experiment."""
-        found = re.match(rf"{UNEXPECTED}\S* \((\S+?)\)?(\s|$)", message)
+    def _hint_for_extra(self, ctx: Any, args: Sequence[str], failure: typer.TyperException) -> str:
+        """The command line for an extra argument that belongs to the option before it, or names an experiment."""
+        found = re.match(rf"{UNEXPECTED}\S* \((\S+?)\)?(\s|$)", failure.format_message())
         if found is None or found[1] not in args:
             return ""
         index = args.index(found[1])
-        before, rest = ["", "", *args[:index]][-2:], args[index + 1 :]
+        more = list(takewhile(lambda word: not word.startswith("-"), args[index:]))
+        before, rest = ["", "", *args[:index]][-2:], args[index + len(more) :]
         option = (before[1] if before[1].startswith("--") else before[0] or before[1]).partition("=")[0]
         listed = self._by_name(ctx).get(f"--{normalized(option[2:])}")
-        if getattr(listed, "multiple", False):
-            if "=" in (getattr(listed, "metavar", "") or "").lstrip("[") and "=" not in before[1]:
-                what, words = "Join the words with '='", [*args[: index - 1], f"{before[1]}={args[index]}", *rest]
-            else:
-                more = list(takewhile(lambda word: not word.startswith("-"), args[index:]))
-                repeated = [word for each in more for word in (option, each)]
-                what, words = "Repeat the option", [*args[:index], *repeated, *args[index + len(more) :]]
+        metavar = str(getattr(listed, "metavar", "") or "").lstrip("[")
+        has_key, is_pair = "=" in before[1].removeprefix(f"{option}="), "=" in metavar
+        if before[1] == "-v" and ":" in more[0] and "--input" in self._by_name(ctx):
+            return NO_OPTIONS["--volume"]
+        if is_pair and not has_key:
+            what, words = (
+                "Join the words with '='",
+                [*args[: index - 1], f"{before[1]}={args[index]}", *args[index + 1 :]],
+            )
+        elif metavar in ("TEXT", "LINE") or (is_pair and "=" not in more[0]):
+            is_list = metavar.endswith("=SPEC")
+            values = [word.strip(",") for word in (before[1], *more)] if is_list else [before[1], *more]
+            what = "Write the values without spaces" if is_list else "Quote the value"
+            words = [*args[: index - 1], ("," if is_list else " ").join(filter(None, values)), *rest]
+        elif getattr(listed, "multiple", False):
+            what, words = (
+                "Repeat the option",
+                [*args[:index], *(word for each in more for word in (option, each)), *rest],
+            )
         elif self._lists_runs(ctx) and re.search(r"^latest$|_\d{10}_[0-9a-f]{8}", found[1]):
             return f"For one run: himl runs show {shlex.quote(found[1])}"
         elif self._lists_runs(ctx):
             what = "For the newest runs, or those of an experiment"
             words = [*args[:index], "--num_runs" if args[index].isdecimal() else "--experiment", *args[index:]]
+        elif not any(each.param_type_name == "argument" for each in self.get_params(ctx)):
+            what, words = "Omit it", [*args[:index], *rest]
         else:
             return ""
-        return mask_line(f"{what}: {ctx.command_path} {shlex.join(words)}")
+        return mask_line(f"{what}: {ctx.command_path} {shlex.join(words)}".strip())
 
 
 class HimlGroup(_RaisesReaderGone, TyperGroup):
@@ -251,45 +269,52 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
         name = args[0]
         is_known = self.get_command(ctx, name) is not None or self.get_command(ctx, normalized(name)) is not None
         if not is_known and not name.startswith("-") and not ctx.resilient_parsing:
-            near = self._near_command(ctx, name.lower())
-            raise BadUsage(f"No such command '{name}'. {near}".strip(), hint=self.hint_for_unknown(ctx, args))
+            near, hint = self.unknown_command(ctx, args)
+            raise BadUsage(f"No such command '{name}'. {near}".strip(), hint=hint)
         return super().resolve_command(ctx, args)
 
-    def hint_for_unknown(self, ctx: Any, args: list[str]) -> str:
-        """The same call with himl's name for the command, if its parser accepts that."""
-        words = [*OTHER_WORDS.get(args[0].lower(), "").split(), *args[1:]]
-        is_other = args[0].lower() in OTHER_WORDS and not {"-h", "--help"} & {*words}
-        found = self.get_command(ctx, words[0]) if is_other else None
-        if found is not None:
-            with suppress(BadUsage, typer.TyperException):
-                found.make_context(words[0], words[1:], parent=ctx)
-                return mask_line(f"In himl: {ctx.command_path} {shlex.join(words)}")
-        return f"See '{ctx.command_path} --help'."
+    def unknown_command(self, ctx: Any, args: Sequence[str]) -> tuple[str, str]:
+        """What the unknown command of *args* may mean, and a hint: the same call in himl's words, if its parser accepts
+        that, else the help of the likely command."""
+        root, (name, *rest) = ctx.find_root(), args
+        name, below = name.lower(), ctx.command_path.split()[1:]
+        key = " ".join([*below, name])
+        if key in NO_COMMANDS:
+            return "", NO_COMMANDS[key]
+        meant = ""
+        for words in self._equivalents(ctx, below, name, rest):
+            command, line = root.command, words
+            while isinstance(command, HimlGroup) and line:
+                command, line = _command_of(command, root, line[0]), line[1:]
+            if isinstance(command, HimlCommand):
+                parts = shlex.join(words[: len(words) - len(line)])
+                if command.accepts(SimpleNamespace(info_name=words[-len(line) - 1], parent=root), line):
+                    return "", mask_line(f"In himl: {root.command_path} {shlex.join(words)}")
+                meant = meant or f"{root.command_path} {parts}"
+        if meant:
+            return f"Did you mean '{meant}'?", f"See '{meant} --help'."
+        return did_you_mean(name, self.list_commands(ctx)), f"See '{ctx.command_path} --help'."
 
-    def _near_command(self, ctx: Any, name: str) -> str:
-        """Suggest a command for *name*: one in this group with a similar name or this name in other tools, or one of
-        this name in a subgroup."""
-        words, root = OTHER_WORDS.get(name, normalized(name)), ctx.find_root()
-        verb, _, option = words.partition(" ")
-
-        def is_fitting(group: Any) -> bool:
-            found = group.get_command(ctx, verb)
-            return found is not None and option in ["", *(name for each in found.params for name in each.opts)]
-
-        if is_fitting(self):
-            return f"Did you mean '{words}'?"
-        if is_fitting(root.command):
-            return f"Did you mean '{root.command_path} {words}'?"
-        groups = dict.fromkeys(self.list_commands(ctx))
-        for group in groups:
-            with suppress(HimlError):  # a broken one of another package
-                groups[group] = self.get_command(ctx, group)
-        below = [
-            f"'{ctx.command_path} {group} {words}'"
-            for group, found in groups.items()
-            if isinstance(found, HimlGroup) and is_fitting(found)
+    def _equivalents(self, ctx: Any, below: Sequence[str], name: str, rest: list[str]) -> Iterator[list[str]]:
+        """The commands of himl that *name* with *rest*, in the group *below*, may mean, the likeliest first."""
+        root, other = ctx.find_root(), OTHER_COMMANDS.get(name, name).split()
+        if below:
+            yield [*OTHER_COMMANDS.get(" ".join([*below, name]), "").split(), *rest]
+        elif rest[:1] and rest[0] in NOUNS:
+            verb = [("show" if rest[1:] else "list")] if name == "get" else other
+            yield ["runs", *verb, *rest[1:]]
+        elif name == root.command_path:
+            yield rest
+        elif name in NOUNS:
+            verb = OTHER_COMMANDS.get(rest[0], rest[0]).split() if rest else ["list"]
+            yield ["runs", *verb, *rest[1:]]
+        others = [
+            each
+            for each in root.command.list_commands(root)
+            if isinstance(_command_of(root.command, root, each), HimlGroup)
         ]
-        return did_you_mean(name, groups) or (f"Did you mean {' or '.join(below)}?" if below else "")
+        groups = [[*below], []] if below else [[], ["runs"], *([each] for each in others)]
+        yield from ([*group, *verb, *rest] for group in groups for verb in dict.fromkeys([(name,), (*other,)]))
 
     def command_sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
         commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
@@ -298,6 +323,13 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_sections(formatter, self.command_sections(ctx) | parameter_sections(self, ctx))
+
+
+def _command_of(group: HimlGroup, ctx: Any, name: str) -> Any:
+    """The command *name* of *group*. None if there is none, or another package's cannot be loaded."""
+    with suppress(HimlError):
+        return group.get_command(ctx, name)
+    return None
 
 
 def group(help_text: str = "", cls: type[HimlGroup] = HimlGroup, **settings: Any) -> typer.Typer:

@@ -14,12 +14,30 @@ from copy import copy
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from himl_cli.commands.groups import UNEXPECTED, HimlCommand, before_double_dash, normalized
+from himl_cli.commands.groups import UNEXPECTED, HimlCommand, before_double_dash, normalized, usage_message
 from himl_cli.commands.options import VARIABLE_PREFIX, OutputOptions, environment_variable
+from himl_cli.commands.other_tools import (
+    LAUNCHER,
+    LIGHTNING_CLI,
+    NO_OPTIONS,
+    OF_RUNNER,
+    SHELL_OPERATOR,
+    TARGET_SUFFIXES,
+    fill,
+    following,
+    is_command_line,
+    is_launch,
+    is_target,
+    lightning_cli_arguments,
+    read_launch,
+    script_has,
+    spelled,
+    starts_script,
+)
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.text import NEAR_OPTION, did_you_mean, named, quoted_choice
 
@@ -30,20 +48,6 @@ if TYPE_CHECKING:
 TYPED = "command line"
 OWN_TOKENS, SCRIPT_ARGUMENTS, PLACES = "himl.own_tokens", "himl.script_arguments", "himl.places"
 """Keys of a context's `meta`: the words before and after `--`, and the place of each option's setting."""
-TARGET_SUFFIXES = (".py", ".sh", ".yml", ".yaml", ".json")
-LAUNCHER = re.compile(r"(.*[\\/])?(python[\d.]*w?|py|bash|sh|torchrun)(\.exe)?", re.IGNORECASE)
-"""Launchers that himl replaces."""
-OTHER_FORMS = {"--azureml": (), "--log_from_vm": ("--record_in", "azure"), "--strictly_aml_v1": ("--sdk", "v1")}
-"""Switches of hi-ml and their equivalents in himl. Below: options of torchrun, and options and datasets of the runners
-of hi-ml and InnerEye."""
-OF_TORCHRUN = {"--nproc_per_node": "--processes_per_node", "--nnodes": "--num_nodes"}
-OF_RUNNER = {
-    "--src_checkpoint": "--checkpoint",
-    "--run_recovery_id": "--checkpoint",
-    "--workers_per_node": "--processes_per_node",
-    "--azureml_datastore": "--default_datastore",
-}
-LIGHTNING_CLI, LIGHTNING_COMMANDS = "LightningCLI", {"fit", "validate", "test", "predict"}
 OF_NOTIFY = {"url": "notify", "format": "notify_format"}
 """Keys of [notify] and the options that they set."""
 JOINED = ("env_var", "tag")
@@ -114,60 +118,59 @@ class ScriptCommand(HimlCommand):
             err.args = (" ".join([str(err), *(f"--{name} is set by {sources[name]}." for name in settings)]),)
             raise
 
-    def suggest(self, ctx: Any, args: Sequence[str], *names: str) -> tuple[str, bool]:
-        """Suggest a command line for invalid *args*, with *names* after the program's and commands' names.
-
-        Returns the line, with secrets masked, and whether it translates options of hi-ml or torchrun.
-        """
+    def suggest(self, ctx: Any, args: Sequence[str], *names: str) -> Suggestion:
+        """Suggest a command line for invalid *args*, with *names* after the program's and commands' names."""
         from himl_cli.core.redaction import mask_line
 
-        sorted_words = sort_words(self.takes_value(ctx), args)
-        target, options, switches = (sorted_words[each] for each in ("target", "options", "switches"))
-        given = {_name_of(word) for word in options}
+        typed = sort_words(self, ctx, args)
+        given = {_name_of(word) for word in typed.options}
+        target = typed.target
         if not target and not {"--resume", "--command"} & given:
             scripts = sorted(path.name for path in Path().glob("*.py"))
             target = ["train.py" if "train.py" in scripts else scripts[0] if len(scripts) == 1 else "SCRIPT.py"]
-        words = [*ctx.command_path.split(), *names, *target, *options]
+        words = [*ctx.command_path.split(), *names, *target, *typed.options]
         is_set = ctx.lookup_default("cluster") or os.environ.get(environment_variable("cluster"))
-        if "--azureml" in switches and not is_set and "--cluster" not in given:
+        if "--azureml" in typed.switches and not is_set and "--cluster" not in given:
             words += ["--cluster", "NAME"]
-        mounted = ",mode=mount" if {*HIML_MOUNTS} & {*switches} else ""
-        for name in sorted_words["inputs"] or ["NAME"] * bool(mounted):
+        mounted = ",mode=mount" if {*HIML_MOUNTS} & {*typed.switches} else ""
+        for name in typed.inputs or ["NAME"] * bool(mounted):
             words += ["--input", name if "mode=" in name else name + mounted]
-        arguments = sorted_words["script"]
+        arguments = typed.script
         script = Path(target[0]) if target else Path()
         if arguments and script.is_file() and LIGHTNING_CLI in script.read_text("utf-8", "replace"):
             arguments = lightning_cli_arguments(arguments)
         words += ["--", *arguments] if arguments else []
-        return mask_line(shlex.join(words)), bool(switches)
+        return Suggestion(mask_line(shlex.join(words)), target, is_translated=bool(typed.switches))
 
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
-        return ""  # an unknown option may be the script's
+        return ""  # `_misplaced` sorts all words
 
     def _misplaced(self, ctx: Any, unknown: str | None, args: Sequence[str], err: Any) -> BadUsage:
         """Convert the parser's error about an unknown option or an extra word, with the likely command."""
-        line, is_translated = self.suggest(ctx, args)
-        hint = f"{'In himl' if is_translated else 'Write arguments of the script after --'}: {line}"
+        suggested = self.suggest(ctx, args)
         if unknown is None:
-            return BadUsage(err.format_message(), hint=hint)
-        near = "" if is_translated else did_you_mean(unknown, err.possibilities or (), cutoff=NEAR_OPTION)
-        return BadUsage(f"No such option '{unknown}'.", hint=f"{near} {hint}".strip())
+            return BadUsage(usage_message(err), hint=suggested.hint or suggested.for_argument())
+        hint = suggested.hint or suggested.for_argument(unknown, err.possibilities or ())
+        return BadUsage(f"No such option '{unknown}'.", hint=hint)
 
     def _check_form(self, ctx: Any, args: Sequence[str]) -> None:
         """Check the form of the target. Raises BadUsage with the likely command."""
-        target, module = (ctx.params.get(name) or "" for name in ("target", "module"))
+        target, module, line = (ctx.params.get(name) or "" for name in ("target", "module", "command"))
         has_target = any(map(ctx.params.get, ("target", "module", "resume", "command")))
+        after, own = script_arguments(ctx), [word.partition("=")[0] for word in before_double_dash(args)]
         problems = {
             f"-m must be a module, not the file '{module}'.": module.endswith(".py") or "/" in module,
             "himl cannot run a script from stdin. Save it to a file.": target == "-",
+            f"--command takes one argument, and '{target}' is another one.": line
+            and target in own[own.index("--command") if "--command" in own else len(own) :],
             f"'{target}' is not a script. himl starts Python and shells itself.": LAUNCHER.fullmatch(target),
-            f"Script '{target}' does not exist.": _is_command_line(target),
+            f"'{target}' is not a script.": target and (is_launch(target, after) or is_command_line(target)),
             "No script to run: words after -- are arguments of a script.": not has_target
-            and any(map(is_target, script_arguments(ctx)[:1])),
+            and (any(map(starts_script, after)) or any(map(is_target, after[:1]))),
         }
         wrong = next((text for text, is_so in problems.items() if is_so), None)
         if wrong is not None:
-            raise BadUsage(wrong, hint=f"To run a script: {self.suggest(ctx, args)[0]}")
+            raise BadUsage(wrong, hint=self.suggest(ctx, args).to_run)
 
     def takes_value(self, ctx: Any) -> dict[str, bool]:
         options: list[Any] = [each for each in self.get_params(ctx) if each.param_type_name == "option"]
@@ -198,7 +201,7 @@ def print_misplaced(ctx: typer.Context, output_opts: OutputOptions) -> None:
         (moved if name in ours else rest).append(word)
         if name in ours and known[name] and "=" not in word:
             moved += islice(words, 1)
-    line, _ = command.suggest(ctx, [*ctx.meta[OWN_TOKENS], *moved, "--", *rest])
+    line = command.suggest(ctx, [*ctx.meta[OWN_TOKENS], *moved, "--", *rest]).line
     output_opts.output().notice(f"{ours[0]} is after --, so the script gets it. To pass it to himl: {line}")
 
 
@@ -216,90 +219,91 @@ def print_outside(output_opts: OutputOptions) -> None:
             output_opts.output().notice(f"himl uses settings from outside the project '{root}': {named(outside)}.")
 
 
-def sort_words(takes_value: Mapping[str, bool], args: Sequence[str]) -> Mapping[str, Sequence[str]]:
-    """Sort the words of an invalid command line: the `target`, himl's `options` with values, `inputs`, other words for
-    the `script`, and `switches` of hi-ml or torchrun that himl translates."""
-    own = before_double_dash(args)
+class Typed(NamedTuple):
+    """The words of an invalid command line: himl's target and options with values, `inputs`, other words for the
+    script, and `switches` of other tools that himl translates."""
+
+    target: list[str]
+    options: list[str]
+    inputs: list[str]
+    script: list[str]
+    switches: list[str]
+
+
+class Suggestion(NamedTuple):
+    """A command line, with secrets masked. `is_translated` says that it replaces words of other tools."""
+
+    line: str
+    target: Sequence[str]
+    is_translated: bool
+
+    @property
+    def hint(self) -> str:
+        """The hint, unless the line only has words of the typed one in another order."""
+        if self.target[:1] == ["--command"]:
+            return f"To run a command line: {self.line}"
+        return f"In himl: {self.line}" if self.is_translated else ""
+
+    @property
+    def to_run(self) -> str:
+        return self.hint or f"To run a script: {self.line}"
+
+    def for_argument(self, option: str = "", known: Sequence[str] = ()) -> str:
+        """The hint for an unknown *option*, or for another argument of the script."""
+        script = self.target[0] if self.target else ""
+        if not option or script_has(Path(script), option):
+            return f"Write arguments of the script after --: {self.line}"
+        other = NO_OPTIONS.get(spelled(option)) or did_you_mean(option, known, cutoff=NEAR_OPTION)
+        return other or f"If it is an option of the script, write it after --: {self.line}"
+
+
+def sort_words(command: ScriptCommand, ctx: Any, args: Sequence[str]) -> Typed:
+    """Sort the words of an invalid command line."""
+    typed, known, own = Typed([], [], [], [], []), command.takes_value(ctx), before_double_dash(args)
     before, after = deque(own), deque(args[len(own) + 1 :])
-    target: list[str] = []
-    options: list[str] = []
-    inputs: list[str] = []
-    script: list[str] = []
-    switches: list[str] = []
-    is_launched = False
-    words = before
-    while before or (after and not target and (words is after or is_target(after[0]))):
+    script = next((Path(word) for word in args if word.endswith(".py")), Path())
+    while before or (after and not typed.target and any(map(starts_script, [*after][:3]))):
         words = before or after
-        token = words.popleft()
+        token = words[0]
         name, value = _name_of(token), token.partition("=")[2]
-        if name in (*OTHER_FORMS, *HIML_INPUTS, *HIML_MOUNTS):
-            switches.append(name)
-            options += OTHER_FORMS.get(name, ())
-            inputs += (value or _next(words)).split(",") if name in HIML_INPUTS else ()
-        elif name in OF_RUNNER or (name in OF_TORCHRUN and is_launched and not target):
-            switches.append(name)
-            options += [(OF_RUNNER | OF_TORCHRUN)[name], value or _next(words)]
+        if not typed.target and not typed.script and is_launch(token, [*words][1:]):
+            target, options = read_launch(words)
+            typed.target.extend(target)
+            typed.options.extend(options)
+            typed.switches.append(token)
+            continue
+        words.popleft()
+        other = OF_RUNNER.get(name) or ("" if script_has(script, name) else command.words_for(ctx, name))
+        if name in ("--azureml", *HIML_INPUTS, *HIML_MOUNTS):
+            typed.switches.append(name)
+            typed.inputs.extend((value or following(words)).split(",") if name in HIML_INPUTS else ())
         elif name == "--input":
-            inputs.append(value or _next(words))
+            typed.inputs.append(value or following(words))
         elif name == "--command":
-            target = [name, value or _next(words)]
+            typed.target[:] = [name, value or following(words)]
         elif name == "-m":
-            module = value or _next(words)
-            if module.startswith("torch.distributed."):
-                is_launched = True
+            module = value or following(words)
+            is_file = Path(module).is_file()
+            typed.target[:] = [module] if is_file else ["-m", module.removesuffix(".py").replace("/", ".")]
+        elif name in known:
+            typed.options.extend([token, *([following(words)] if known[name] and "=" not in token else [])])
+        elif other:
+            typed.switches.append(name)
+            typed.options.extend(fill(other, value, words, takes_value=known[other.split()[0]]))
+        elif not typed.target and is_command_line(token):
+            if SHELL_OPERATOR.search(token):
+                typed.target[:] = ["--command", token]
             else:
-                is_file = Path(module).is_file()
-                target = [module] if is_file else ["-m", module.removesuffix(".py").replace("/", ".")]
-        elif name in takes_value:
-            options += [token, *([_next(words)] if takes_value[name] and "=" not in token else [])]
-        elif LAUNCHER.fullmatch(token) and not target:
-            is_launched = True
-        elif not target and _is_command_line(token):
-            words.extendleft(reversed(shlex.split(token)))
-        elif not token.startswith("-") and not target and (not script or token.endswith(TARGET_SUFFIXES)):
-            target = [token]
-        elif target or not (token == "-" or is_launched):  # omits options of a launcher
-            script.append(token)
-    script += after
-    return {"target": target, "options": options, "inputs": inputs, "script": script, "switches": switches}
-
-
-def lightning_cli_arguments(words: Sequence[str]) -> list[str]:
-    """Translate arguments of hi-ml's runner for a `LightningCLI` script: after `fit` or `test`, and with the Trainer's
-    (`--pl_…`, `--max_epochs`) as `--trainer.…`."""
-    if LIGHTNING_COMMANDS & set(words):
-        return list(words)
-    command, arguments, rest = "fit", list[str](), deque(words)
-    while rest:
-        word = rest.popleft()
-        name, _, value = word.partition("=")
-        if name in ("--run_inference_only", "--resume_training", "--mode"):
-            if name == "--mode":
-                value = value or _next(rest)
-            is_test = name == "--run_inference_only" or value == "eval_full"
-            command = "test" if is_test else command
-        elif name.startswith("--pl_") or name == "--max_epochs":
-            is_alone = not value and (not rest or rest[0].startswith("-"))
-            name = name.removeprefix("--").removeprefix("pl_")
-            arguments.append(f"--trainer.{name}={value or ('true' if is_alone else _next(rest))}")
-        else:
-            arguments.append(word)
-    return [command, *arguments]
-
-
-def _next(words: deque[str]) -> str:
-    return words.popleft() if words else ""
-
-
-def is_target(word: str) -> bool:
-    """Whether *word* looks like a file to run, or a program that runs one."""
-    return word.endswith(TARGET_SUFFIXES) or LAUNCHER.fullmatch(word) is not None
-
-
-def _is_command_line(text: str) -> bool:
-    """Whether *text* is not a file but a command line that starts a script."""
-    first, blank, _ = text.partition(" ")
-    return bool(blank) and is_target(first) and not Path(text).exists()
+                words.extendleft(reversed(shlex.split(token)))
+        elif not token.startswith("-") and not typed.target and (not typed.script or token.endswith(TARGET_SUFFIXES)):
+            typed.target.append(token)
+        elif typed.target or token != "-":
+            typed.script.append(token)
+    typed.script.extend(after)
+    if typed.target[:1] == ["--command"] and typed.script:
+        typed.target[1] = " ".join([typed.target[1], shlex.join(typed.script)])
+        typed.script.clear()
+    return typed
 
 
 def _name_of(word: str) -> str:

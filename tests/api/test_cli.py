@@ -47,7 +47,7 @@ REFUSED: dict[str, tuple[int, str]] = {
     "-w local --config_file config.json": (2, "error: --workspace and --config_file cannot be combined."),
     "--run train_1_aa -q --json": (2, '{"error": {"code": "usage"'),
     "--bogus": (2, "error: No such option '--bogus'."),
-    "--format xml": (2, "error: Invalid value for '--format'"),
+    "--format xml": (2, "error: --format must be human, json or quiet, not 'xml'."),
 }
 
 

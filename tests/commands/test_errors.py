@@ -81,6 +81,70 @@ OF_SUBMIT = {
     "submit train.py --tag team blue": "himl submit train.py --tag team=blue",
     "run train.py --lr 3": "himl submit train.py -- --lr 3",
 }
+PROGRAMS = ("accelerate", "mpirun")
+"""Launchers that start what follows their own words."""
+OF_LAUNCHERS = {
+    "submit accelerate launch train.py --lr 3": "himl submit --command 'accelerate launch train.py --lr 3'",
+    "submit 'accelerate launch train.py --lr 3'": "himl submit --command 'accelerate launch train.py --lr 3'",
+    "accelerate launch train.py --lr 3": "himl submit --command 'accelerate launch train.py --lr 3'",
+    "submit -- accelerate launch train.py --lr 3": "himl submit --command 'accelerate launch train.py --lr 3'",
+    "submit --command accelerate launch train.py --lr 3": "himl submit --command 'accelerate launch train.py --lr 3'",
+    "submit --command accelerate launch train.py": "himl submit --command 'accelerate launch train.py'",
+    "submit mpirun -n 2 python train.py --tag a=b": "himl submit --command 'mpirun -n 2 python train.py' --tag a=b",
+    "submit sh -c 'python train.py'": "himl submit --command 'python train.py'",
+    "submit 'sh -c \"python train.py\"'": "himl submit --command 'python train.py'",
+    "submit nohup python train.py": "himl submit train.py --no_wait",
+    "submit train.py --detach": "himl submit train.py --no_wait",
+    "submit A=3 python -u train.py": "himl submit train.py --env_var A=3",
+    "submit train.py --env A=3": "himl submit train.py --env_var A=3",
+    "submit torchrun train.py": "himl submit train.py --processes_per_node 1",
+    "submit torchrun --master_port 29500 --nproc_per_node=1 train.py": "himl submit train.py --processes_per_node 1",
+    "submit time python train.py": "himl submit train.py",
+    "himl submit train.py": "himl submit train.py",
+    "submit train.py --tags team=blue --name x": "himl submit train.py --tag team=blue --display_name x",
+    "submit train.py --display_name my run": "himl submit train.py --display_name 'my run'",
+    "submit train.py --sweep a=1, 2": "himl submit train.py --sweep a=1,2",
+    "submit train.py --sweep a=1 2": "himl submit train.py --sweep a=1,2",
+}
+OF_COMMANDS = {
+    "job list -q": "himl runs list -q",
+    "get runs": "himl runs list",
+    "jobs": "himl runs list",
+    "logs latest": "himl runs logs latest",
+    "describe run latest": "himl runs show latest",
+    "runs metrics latest": "himl runs show latest",
+    "runs download latest": "himl download latest",
+    "runs list -o json": "himl runs list --format json",
+    "runs list --sort_by started --limit 3": "himl runs list --sort started --num_runs 3",
+    "download latest --dry-run": "himl download latest --list",
+    "runs delete latest -y": "himl runs delete latest --yes",
+}
+NO_EQUIVALENTS = {
+    "login": "az login, then himl doctor",
+    "sweep": "himl submit SCRIPT.py --sweep lr=0.1,0.01",
+    "submit train.py --gpus 1": "Local jobs see all GPUs. On Slurm: --cluster slurm:PARTITION --sbatch gres=gpu:N",
+    "submit train.py -v data:/data": "For data: --input NAME,local=FOLDER",
+    "submit train.py --partition gpu": "In himl: himl submit train.py --cluster slurm:gpu",
+    "submit sbatch -p gpu train.sh": "In himl: himl submit train.sh --cluster slurm:PARTITION",
+    "submit train.py --no_such 3": "If it is an option of the script, write it after --: himl submit train.py -- --no_such 3",
+    "submit train.py --num_node 2": "Did you mean '--num_nodes'?",
+    "runs list --time 3": "See 'himl runs list --help'.",
+    "runs list --csv": "For CSV: himl runs aggregate --output_csv FILE",
+    "runs cancel --all": "For all runs of an experiment: himl runs cancel --experiment NAME --num_runs all",
+    "runs logs -n": "See 'himl runs logs --help'.",
+    "ui latest": "Omit it: himl ui",
+    "checkpoint list": "In himl: himl download --list --prefix outputs/checkpoints",
+    "workspace use x": "For all commands in this folder: himl init",
+}
+"""Hints without a command to paste, or with one for another machine."""
+IN_HIMLS_WORDS = {
+    "submit train.py --crossval five": "--crossval needs a number, not 'five'.",
+    "runs list --format csv": "--format must be human, json or quiet, not 'csv'.",
+    "submit train.py --resume": "--resume needs a value: --resume RUN.",
+    "completion": "SHELL is missing.",
+    "ui latest": "Unexpected argument 'latest'.",
+    "runs list --watch=3": "--watch takes no value, but got '3'.",
+}
 OF_OTHERS = {
     "run list -q": "himl runs list -q",
     "runs list -q train": "himl runs list -q --experiment train",
@@ -262,16 +326,14 @@ def test_what_was_meant_is_done_by_the_command_of_the_hint(himl: Himl, project: 
     for mistake, ends, said in [
         ("submit .himl", 2, "There is no .py or .sh script in it."),
         ("submit nb.ipynb", 2, "jupyter nbconvert --to script nb.ipynb"),
-        ("runs download x", 2, "Did you mean 'himl download'?"),
-        ("stop x", 2, "Did you mean 'himl runs cancel'?"),
-        ("runs cancel --all", 2, "See 'himl runs cancel --help'."),
+        ("stop x", 2, "In himl: himl runs cancel x"),
         ("himl-tb --run_ids x --num_runs 2", 2, "hint: In himl: himl tb --run_ids x --num_runs 2\n"),
         ("runs list latest", 2, "hint: For one run: himl runs show latest\n"),
         ("init --slurm --local", 2, "error: --slurm cannot be combined with other options.\n"),
-        ("watch", 2, "Did you mean 'himl runs show --watch'?"),
+        ("watch", 2, "In himl: himl runs show --watch"),
         ("runs watch latest", 2, "hint: In himl: himl runs show --watch latest\n"),
-        ("workspace watch", 2, "error: No such command 'watch'.\n"),
-        ("himl-tb --bogus", 2, "hint: See 'himl --help'.\n"),
+        ("workspace watch", 2, "hint: See 'himl workspace show --help'.\n"),
+        ("himl-tb --bogus", 2, "error: No such command 'himl-tb'. Did you mean 'himl tb'?\nhint: See 'himl tb --help'.\n"),
         ("submit train.py --run-id x", 2, "error: No such option '--run-id'.\n"),
         ("datastore list --run_ids x", 2, "error: No such option '--run_ids'."),
         ("dsa upload --dsa-key x", 2, "hint: Set the environment variable DSA_API_KEY."),
@@ -281,6 +343,43 @@ def test_what_was_meant_is_done_by_the_command_of_the_hint(himl: Himl, project: 
         outcome = himl(*mistake.split())
         assert outcome.code == ends
         assert said in outcome.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="launchers of POSIX")
+@pytest.mark.usefixtures("code")
+def test_words_of_other_tools_become_those_of_himl(himl: Himl, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in PROGRAMS:
+        write_files(project, {f"bin/{name}": '#!/bin/sh\nwhile [ "${1%.py}" = "$1" ]; do shift; done\nexec python3 "$@"\n'})
+        (project / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{project / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    for mistake, meant in (OF_LAUNCHERS | OF_COMMANDS).items():
+        outcome = himl(*shlex.split(mistake))
+        assert (outcome.code, outcome.stdout) == (2, ""), mistake
+        assert hint_of(outcome).endswith(f": {meant}"), mistake
+    for mistake, said in NO_EQUIVALENTS.items():
+        assert hint_of(himl(*shlex.split(mistake))).endswith(said), mistake
+    for mistake, said in IN_HIMLS_WORDS.items():
+        assert himl(*shlex.split(mistake)).stderr.splitlines()[0] == f"error: {said}"
+    assert himl.ok("runs", "list", "-q").stdout == "train_1_aa\n", "nothing has run so far"
+    for meant in dict.fromkeys((OF_LAUNCHERS | OF_COMMANDS).values()):
+        outcome = typed(himl, meant)
+        assert outcome.stdout != "", meant
+        assert "args --lr 3" in outcome.stdout or "--lr" not in meant
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        'parser.add_argument("--env")',
+        '@click.option("-x", "--env/--no-env")',
+        "import typer\ndef main(lr: float, env: str): ...",
+        "import fire\ndef main(env=1): ...",
+    ],
+)
+def test_options_of_other_tools_are_those_of_the_script_if_its_parser_has_them(himl: Himl, project: Path, declared: str) -> None:
+    write_files(project, {"train.py": f"{declared}\nif __name__ == '__main__': ..."})
+    assert hint_of(himl("submit", "train.py", "--env", "A=1")) == "Write arguments of the script after --: himl submit train.py -- --env A=1"
+    assert hint_of(himl("submit", "train.py", "--name", "A")) == "In himl: himl submit train.py --display_name A"
 
 
 def test_flags_of_the_runner_become_those_of_lightning_cli(himl: Himl, project: Path) -> None:

@@ -24,7 +24,7 @@ def test_a_command_of_another_package_has_options_output_errors_and_completion_o
     assert json.loads(himl.ok("toy", "Ada", "--tone", "loud", "--json").stdout) == [{"name": "Ada", "text": "Hello Ada!"}]
     assert himl.ok("toy", "Ada", "-q").stdout == "Ada\n"
     assert mark.exists()
-    loud = "error: Invalid value for '--tone': 'lod' is not one of 'polite', 'loud'.\n"
+    loud = "error: --tone must be polite or loud, not 'lod'.\n"
     broken = "error: The command 'broken' of toy-command 1.0 cannot be loaded (AttributeError: module 'toy_command' has no attribute 'missing').\n"
     for words, code, error in (
         (["toy", "nobody"], 3, "error: There is no person 'nobody'.\nhint: Use another name.\n"),

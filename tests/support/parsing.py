@@ -24,7 +24,7 @@ COMMAND = re.compile(r"(?P<before>['`]|: |, or |See |^|)(?<![\w.-])himl (?P<word
 END = re.compile(r"[,;.] |[,;.]$|\)| - | \(|\n")
 """What ends a command that stands in no quotes."""
 OPTION = re.compile(r"(?<![\w\"-])--[a-zA-Z][\w-]*")
-FOREIGN = re.compile(r"\b(?:az|conda|jupyter|pip|python|squeue|srun)\b[^;',]*")
+FOREIGN = re.compile(r"\b(?:az|conda|jupyter|pip|python|squeue|srun)\b[^;',]*|(?<=--command )'[^']*'")
 """Calls of other programs."""
 OF_OTHERS = {
     "--NAME",
