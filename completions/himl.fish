@@ -172,7 +172,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--sort=choice:started,-started,duration,-duration' 'Sort by a metric, parameter, started or duration. -KEY: descending' \
                 '+--metrics=' 'Show the last values of these metrics' \
                 '--best' 'Use best values of metrics instead of last ones' \
-                '--goal=choice:minimize,maximize' 'Goal for --best (default: by the metric\'s name)' \
+                '--goal=choice:minimize,maximize' 'Which values are best (default: by the metric\'s name)' \
                 '--params' 'Show parameters and arguments that differ, in a column each' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs show'

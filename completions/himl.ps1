@@ -166,7 +166,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--sort=choice:started,-started,duration,-duration', 'Sort by a metric, parameter, started or duration. -KEY: descending',
                 '+--metrics=', 'Show the last values of these metrics',
                 '--best', 'Use best values of metrics instead of last ones',
-                '--goal=choice:minimize,maximize', 'Goal for --best (default: by the metric''s name)',
+                '--goal=choice:minimize,maximize', 'Which values are best (default: by the metric''s name)',
                 '--params', 'Show parameters and arguments that differ, in a column each',
                 '--help|-h', 'Show this message and exit'
             )

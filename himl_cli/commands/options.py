@@ -337,7 +337,7 @@ class ListOptions(Bundle):
     metrics: Sequence[str] = option("Show the last values of these metrics.", "GLOB,...", many=True, parse=parse_list)
     best: bool = option("Use best values of metrics instead of last ones.", default=False)
     goal: Goal | None = option(
-        "Goal for --best (default: by the metric's name).", "minimize|maximize", kind=str | None, parse=parse_goal
+        "Which values are best (default: by the metric's name).", "minimize|maximize", kind=str | None, parse=parse_goal
     )
     params: bool = option("Show parameters and arguments that differ, in a column each.", default=False)
 

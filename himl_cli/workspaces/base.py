@@ -295,9 +295,12 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
 
     folder: Path
 
-    def ranked(self, query: RunQuery, name: str, *, is_ascending: bool, is_metric: bool) -> Sequence[Run] | None:
-        """The runs that match, by the last value of the metric *name*, those without a number at the end. None if no
-        run has that metric, or, unless *is_metric*, if one has a parameter, an argument or a tag of that name."""
+    def many(self, run_ids: Sequence[str]) -> Sequence[Run]:
+        """The runs of these ids in their order, without deleted ones."""
+
+    def last_numbers(self, query: RunQuery, name: str, *, is_metric: bool) -> Mapping[str, float | None] | None:
+        """The last value of the metric *name* of each run that matches, by its id, newest first. None if no run has
+        that metric, or, unless *is_metric*, if one has a parameter, an argument or a tag of that name."""
 
     def prepare(self, notify: Notify) -> None:
         """Create the workspace if it does not exist. Raises DiskFailed."""

@@ -232,8 +232,12 @@ def test_list_shows_what_tells_runs_apart(himl: Himl, empty: RecordedRuns) -> No
         ({"val/AUC": 0.5, "val/loss": 1.5 / number}, {"lr": lr, "depth": "3", "seed": str(number)}) for number, lr in ((1, "0.1"), (2, "0.01"))
     ]
     assert himl.ok("runs", "list", "--where", "lr < 0.1 and status = completed", "-q").stdout == "train_2\n"
-    assert "train_2" in (shown := screen(himl, "runs", "list", "--sort", "val/loss"))
+    assert "train_2" in (shown := screen(himl, "runs", "list", "--sort", "val/loss", "--goal", "minimize"))
     assert ("*0.75" in shown, "*1.5" in shown, max(map(len, shown.splitlines())) <= 80) == (True, False, True)
+    guess = "The names of metrics decide which values are best: the lowest val/loss and the highest val/AUC. To decide it yourself: --goal"
+    assert himl.ok(*asked, "--best").stderr.count(guess) == 1
+    assert "decide" not in himl.ok(*asked, "--goal", "minimize").stderr
+    assert "the lowest val/loss." in himl.ok("runs", "list", "--where", "val/loss < 1", "--best").stderr
     assert "None of 2 runs logged a metric like acc. Metrics: val/AUC, val/loss." in himl.ok("runs", "list", "--metrics", "acc").stderr
     for wrong, code in (("--sort=loss", 3), ("--where=lr <", 2), ("--since=soon", 2), ("--best", 2), ("--watch --params", 2), ("--goal=low", 2)):
         assert himl("runs", "list", *wrong.split(" --")[:1], *[f"--{more}" for more in wrong.split(" --")[1:]]).code == code, wrong

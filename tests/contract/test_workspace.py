@@ -200,6 +200,8 @@ def test_runs_are_listed_by_what_they_logged(workspace: Workspace) -> None:
         (ListRequest(where="status = finished AND lr < 0.2"), RunQuery(), [first]),
         (ListRequest(where="params.lr = 0.1 and metrics.loss <= .5 and team = blue"), RunQuery("train"), [first]),
         (ListRequest(where="loss < 0.5"), RunQuery(), []),
+        (ListRequest(where="loss > 0.1 and metrics.acc = 0.9 and status = completed", sort="-loss"), RunQuery(), [first]),
+        (ListRequest(where="loss >= 0.5", sort="started"), RunQuery("train", limit=1), [first]),
         (ListRequest(where="tags.stage is null", sort="-started"), RunQuery(), [second, first]),
         (ListRequest(where="duration >= 65 and run_id != train_1_aa and status != completed"), RunQuery(), [second]),
         (ListRequest(sort="-loss", has_best=True), RunQuery("train"), [first, second]),

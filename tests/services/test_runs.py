@@ -154,6 +154,8 @@ def test_metric_order_counts_last_attempts_and_nested_runs(runs: RecordedRuns) -
     runs.log("again", [("loss", 3.0, 0, 1)])
     for sort, expected in (("loss", "low nested again high nan missing"), ("-metrics.loss", "high again nested low nan missing")):
         assert [run.id for run in list_runs(runs.workspace, RunQuery(), ListRequest(sort=sort)).runs] == expected.split()
+    for where, expected in (("loss >= 1 and loss < 9", "again nested low"), ("metrics.loss > 2 and run_id != again", "high")):
+        assert [run.id for run in list_runs(runs.workspace, RunQuery(), ListRequest(where=where)).runs] == expected.split()
     best = list_runs(runs.workspace, RunQuery(), ListRequest(sort="loss", has_best=True))
     assert ([run.id for run in best.runs], best.best) == (["low", "high", "nested", "again", "nan", "missing"], {"loss": "low"})
     runs.add("given", command="python train.py --loss 4")

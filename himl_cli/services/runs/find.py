@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -14,7 +14,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Goal, Run, RunQuery
 from himl_cli.core.search import ANY, Clause, Comparison, Searchable, parse_filter, parse_order, sort_items
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, PRIMARY_METRIC, best_of
-from himl_cli.core.text import near_matches
+from himl_cli.core.text import near_matches, with_and
 from himl_cli.services.runs.lookup import runs_of_experiment
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
@@ -53,18 +53,22 @@ def list_runs(workspace: Workspace, query: RunQuery, asked: ListRequest, notify:
     """
     comparisons = parse_filter(asked.where, is_short=True)
     order = parse_order(asked.sort, is_short=True) if asked.sort else None
-    values = _Values(workspace, asked)
-    if order and not comparisons and not asked.has_best and (ranked := _ranked(workspace, query, order)) is not None:
-        runs = ranked
-    elif comparisons or order:
-        every = matching_runs(workspace, replace(query, limit=None), notify)
-        runs = [*islice(values.chosen(every, comparisons, order), query.limit)]
-    else:
-        runs = [*matching_runs(workspace, query, notify)]
     shown = asked.metrics or ([order[1]] if order and order[0] in (ANY, "metrics") else [])
+    values = _Values(workspace, asked)
+    every: Iterable[Run] | None = None if asked.has_best else _by_metrics(workspace, query, comparisons, order)
+    if every is not None:
+        comparisons = [each for each in comparisons if each.entity == "attributes"]
+        order = order if order and order[0] == "attributes" else None
+    else:
+        limit = None if comparisons or order else query.limit
+        every = matching_runs(workspace, replace(query, limit=limit), notify)
+    runs = [*islice(values.chosen(every, comparisons, order), query.limit)]
     if shown or asked.has_parameters:
         values.read(runs)
-    return values.listed(runs, shown, notify)
+    listed = values.listed(runs, shown, notify)
+    used = {each.key for each in comparisons} | ({order[1]} if order else set()) if asked.has_best else set()
+    values.tell_guesses({*listed.best, *used}, notify)
+    return listed
 
 
 def primary_metrics(workspace: Workspace, runs: Sequence[Run]) -> ListedRuns:
@@ -78,11 +82,29 @@ def primary_metrics(workspace: Workspace, runs: Sequence[Run]) -> ListedRuns:
     return ListedRuns(runs, results, [name for name in names if any(name in each.last for each in results.values())])
 
 
-def _ranked(workspace: Workspace, query: RunQuery, order: Clause) -> Sequence[Run] | None:
-    entity, key, is_ascending = order
-    if entity not in (ANY, "metrics") or not isinstance(workspace, FolderWorkspace):
+def _by_metrics(
+    workspace: Workspace, query: RunQuery, comparisons: Sequence[Comparison], order: Clause | None
+) -> Iterator[Run] | None:
+    """The runs that match *query* and the *comparisons* of metrics, by the *order* if that is by a metric. None if the
+    workspace cannot find them itself: it is no folder, or one of the keys is neither a metric nor a field."""
+    keys = dict.fromkeys((each.entity, each.key) for each in comparisons if each.entity != "attributes")
+    by_metric = [order] if order and order[0] != "attributes" else []
+    keys |= dict.fromkeys(each[:2] for each in by_metric)
+    if not keys or not isinstance(workspace, FolderWorkspace) or any(each[0] not in (ANY, "metrics") for each in keys):
         return None
-    return workspace.ranked(query, key, is_ascending=is_ascending, is_metric=entity == "metrics")
+    metrics: dict[str, dict[str, float]] = {}
+    for entity, name in keys:
+        numbers = workspace.last_numbers(replace(query, limit=None), name, is_metric=entity == "metrics")
+        if numbers is None:
+            return None
+        for run_id, number in numbers.items():
+            metrics.setdefault(run_id, {}).update({} if number is None else {name: number})
+    of_metrics = [each for each in comparisons if each.entity != "attributes"]
+    items = ((Searchable(metrics=values), run_id) for run_id, values in metrics.items())
+    found = (item for item in items if all(each.holds(item[0]) for each in of_metrics))
+    ids = sort_items(found, by_metric, is_short=True)
+    pages = (ids[start : start + RUNS_PER_REQUEST] for start in range(0, len(ids), RUNS_PER_REQUEST))
+    return (run for page in pages for run in workspace.many(page))
 
 
 class _Values:
@@ -92,6 +114,7 @@ class _Values:
         self._workspace = workspace
         self._asked = asked
         self._results: dict[str, RunResults] = {}
+        self._guesses: dict[str, Goal] = {}  # goals by the names of metrics
 
     def read(self, runs: Sequence[Run]) -> None:
         waiting = [run for run in runs if run.id not in self._results]
@@ -114,7 +137,20 @@ class _Values:
     def _goal(self, name: str, runs: Iterable[Run]) -> Goal:
         of_runs = (run.tags.get(GOAL) for run in runs if run.tags.get(PRIMARY_METRIC) == name)
         recorded: Goal | None = next(("maximize" if goal == "maximize" else "minimize" for goal in of_runs), None)
-        return goal_of(name, self._asked.goal or recorded)
+        goal = goal_of(name, self._asked.goal or recorded)
+        if not (self._asked.goal or recorded):
+            self._guesses[name] = goal
+        return goal
+
+    def tell_guesses(self, names: Collection[str], notify: Notify) -> None:
+        """Tell *notify* the goals of the metrics *names* that their names decided."""
+        guesses = {name: goal for name, goal in self._guesses.items() if name in names}
+        words = {"minimize": "lowest", "maximize": "highest"}
+        found = {word: [name for name, each in guesses.items() if each == goal] for goal, word in words.items()}
+        parts = [f"the {word} {with_and(names)}" for word, names in found.items() if names]
+        if parts:
+            text = f"The names of metrics decide which values are best: {' and '.join(parts)}."
+            notify(Notice(f"{text} To decide it yourself: --goal minimize or --goal maximize"))
 
     def chosen(self, runs: Iterable[Run], comparisons: Sequence[Comparison], order: Clause | None) -> Iterator[Run]:
         """Those of *runs* for which all *comparisons* hold, in the order. Without an order, reads no more than needed.

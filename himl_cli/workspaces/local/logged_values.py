@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import threading
 from collections import OrderedDict
@@ -282,12 +281,12 @@ IS_GIVEN = (
 )
 
 
-def ranked_ids(
-    store: RunStore, query: RunQuery, lost: Sequence[str], name: str, *, is_ascending: bool, is_metric: bool
-) -> list[str] | None:
-    """As `FolderWorkspace.ranked`, but the ids."""
-    every, database = replace(query, limit=None), store.database
-    rows, _ = store.matching(every, lost, f"id, {LAST}, {IS_GIVEN}", *[name] * 5)
+def last_numbers(
+    store: RunStore, query: RunQuery, lost: Sequence[str], name: str, *, is_metric: bool
+) -> Mapping[str, float | None] | None:
+    """As `FolderWorkspace.last_numbers`. *lost* are the jobs without a supervisor."""
+    database = store.database
+    rows, _ = store.matching(query, lost, f"id, {LAST}, {IS_GIVEN}", *[name] * 5)
     last: dict[str, float] = {row["id"]: float(row["last"]) for row in rows if row["last"] is not None}
     nested = dict(store.nested_in([row["id"] for row in rows if row["last"] is None]))
     again = [*attempt_ends(database, [*last]), *nested]
@@ -296,12 +295,7 @@ def ranked_ids(
             last[nested.get(run_id, run_id)] = points[name][1]
     if not last or (not is_metric and any(row["given"] for row in rows)):
         return None
-    ids = [row["id"] for row in rows]
-    numbers = [run_id for run_id in ids if run_id in last and not math.isnan(last[run_id])]
-    numbers.sort(key=last.__getitem__, reverse=not is_ascending)
-    left = set(ids).difference(numbers)
-    others = sorted((run_id for run_id in ids if run_id in left), key=lambda run_id: run_id not in last)
-    return [*numbers, *others][: query.limit]
+    return {row["id"]: last.get(row["id"]) for row in rows}
 
 
 def _series(database: Database, run_ids: Sequence[str], wanted: Wanted) -> dict[str, dict[str, Series]]:

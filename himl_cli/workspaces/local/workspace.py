@@ -37,7 +37,7 @@ from himl_cli.workspaces.base import BlobStore, FolderWorkspace
 from himl_cli.workspaces.local.engines import here
 from himl_cli.workspaces.local.engines.base import RUNNING, UNKNOWN
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe_parts
-from himl_cli.workspaces.local.logged_values import LoggedWriter, ranked_ids, read_results, read_texts
+from himl_cli.workspaces.local.logged_values import LoggedWriter, last_numbers, read_results, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RECORD, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore, now_ms
@@ -114,10 +114,12 @@ class LocalWorkspace(FolderWorkspace):
     def runs(self, query: RunQuery) -> Iterator[Run]:
         return self._runs.query(query, *self._unsupervised(self._runs.open_jobs()))
 
-    def ranked(self, query: RunQuery, name: str, *, is_ascending: bool, is_metric: bool) -> Sequence[Run] | None:
-        jobs = self._unsupervised(self._runs.open_jobs())
-        found = ranked_ids(self._runs, query, jobs[0], name, is_ascending=is_ascending, is_metric=is_metric)
-        return None if found is None else self._runs.many(found, *jobs)
+    def many(self, run_ids: Sequence[str]) -> Sequence[Run]:
+        return self._runs.many(run_ids, *self._unsupervised(self._runs.open_jobs()))
+
+    def last_numbers(self, query: RunQuery, name: str, *, is_metric: bool) -> Mapping[str, float | None] | None:
+        lost, _ = self._unsupervised(self._runs.open_jobs())
+        return last_numbers(self._runs, query, lost, name, is_metric=is_metric)
 
     def experiments(self) -> Mapping[str, datetime]:
         return self._runs.experiments()
@@ -212,9 +214,7 @@ class LocalWorkspace(FolderWorkspace):
         return read_results(self._runs.database, self.folder / "runs", ids, wanted=wanted, whole=whole)
 
     def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
-        # All open jobs, so that one query serves all of them
-        jobs = self._unsupervised(self._runs.open_jobs())
-        now = self._runs.many([run.id for run in runs], *jobs)
+        now = self.many([run.id for run in runs])
         results = self.results(now, wanted=lambda name: True, whole=False)
         return {run.id: (run, results[run.id]) for run in now}
 
