@@ -63,6 +63,7 @@ FORMAT = """\
 """
 
 _ID = re.compile(r"\btrain_\d{10}_[0-9a-f]{8}\b")
+_SHORT_ID = re.compile(r"(?m)^[0-9a-f]{5}(?= +train )")
 _EPOCH_TIME = re.compile(r"\b\d+\.\d\d s\b")
 _CLOCK = re.compile(r"\b\d\d:\d\d\b")
 _TRANSFER_TIME = re.compile(r"(?<=' in )\d+\.\ds")
@@ -122,7 +123,8 @@ def settled(screen: str) -> list[str]:
 
 def fixed(text: str) -> str:
     """Replace ids, times of day and durations in *text* by fixed ones of the same width."""
-    text = _EPOCH_TIME.sub("0.05 s", _CLOCK.sub("14:05", _ID.sub("train_1795161581_b15e2215", text)))
+    text = _SHORT_ID.sub("b15e2", _ID.sub("train_1795161581_b15e2215", text))
+    text = _EPOCH_TIME.sub("0.05 s", _CLOCK.sub("14:05", text))
     text = _DURATION.sub(lambda found: "2.9s".rjust(len(found[0])) if len(found["gap"]) > 1 else " 2.9s", text)
     return _TRANSFER_TIME.sub("0.1s", text)
 

@@ -94,6 +94,7 @@ def list_runs(
 def _print_runs(session: Session, query: RunQuery, request: ListRequest, empty: str) -> None:
     """Print the runs. Programs that get JSON or ids receive them without values that they did not request."""
     from himl_cli.core.logged import ListedRuns
+    from himl_cli.core.runs import short_ids
     from himl_cli.core.sweeps import PRIMARY_METRIC
     from himl_cli.render.run_views import listed_form, run_columns
     from himl_cli.services.runs.find import list_runs, matching_runs, primary_metrics
@@ -110,6 +111,9 @@ def _print_runs(session: Session, query: RunQuery, request: ListRequest, empty: 
             given = {run_id: each.parameters for run_id, each in listed.results.items()}
             values = {run_id: replace(each, parameters=given.get(run_id, {})) for run_id, each in found.results.items()}
             listed = replace(listed, results={**listed.results, **values}, metrics=found.metrics)
+    if output.format is Format.human and output.is_terminal:
+        runs = [*runs]
+        listed = replace(listed, short_ids=short_ids([run.id for run in runs], session.workspace.known_ids()))
     output.table(
         runs,
         partial(run_columns, listed=listed),
@@ -132,7 +136,7 @@ def show(
     """Show the details of runs.
 
     Details are the status, tags, metrics, texts, trials and steps. The default is the last run submitted from this
-    folder. Ctrl-C stops --watch, not the run.
+    folder. --json prints an object for one run, else an array. Ctrl-C stops --watch, not the run.
 
     \b
       himl runs show

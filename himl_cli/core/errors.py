@@ -137,15 +137,26 @@ class NotFound(HimlError):
 
 
 class RunNotFound(NotFound):
-    """`run` is the requested id, `similar` holds similar ids."""
+    """`run` is the requested id, `similar` holds similar ids, and `abbreviated` those of which it is an abbreviation:
+    among all runs, or, unless `is_complete`, among the newest ones."""
 
     code = "run_not_found"
 
-    def __init__(self, run: str, where: str, *, similar: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        run: str,
+        where: str,
+        *,
+        similar: Sequence[str] = (),
+        abbreviated: Sequence[str] = (),
+        is_complete: bool = True,
+    ) -> None:
         hint = f"Did you mean {' or '.join(similar)}?" if similar else "List the runs with 'himl runs list'."
         super().__init__(f"No run '{run}' in {where}.", hint=hint)
         self.run = run
         self.similar = tuple(similar)
+        self.abbreviated = tuple(abbreviated)
+        self.is_complete = is_complete
 
 
 class WorkspaceNotFound(NotFound):

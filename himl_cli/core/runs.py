@@ -7,17 +7,18 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.errors import BadUsage, RunNotFound
 from himl_cli.core.records import dataclass
 from himl_cli.core.sweeps import HYPERPARAMETERS, PLACEHOLDER, Scalar
-from himl_cli.core.text import utc_text
+from himl_cli.core.text import near_matches, utc_text
 
 # The beginning of the reason of an open run if it is unknown whether the run is in progress
 DOUBT = "unknown: "
@@ -292,6 +293,46 @@ def implied_experiment(run_id: str) -> str | None:
     not allow `-`. None for other ids."""
     found = re.fullmatch(r"(?P<two>[\w-]+)_\d+_[0-9a-f]+|(?P<one>[\w-]+)_\d+", run_id, re.ASCII)
     return None if found is None else found["two"] or found["one"]
+
+
+SHORTEST_ID = 4  # characters of an abbreviated id
+_HEX_PART = re.compile(r"_\d+_([0-9a-f]+)(_.*)?$")
+
+
+def _hex_parts(run_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """The hex digits and the suffix of a child run of each id that has them."""
+    matches = {each: _HEX_PART.search(each) for each in run_ids}
+    return {each: (match[1], match[2] or "") for each, match in matches.items() if match}
+
+
+def run_not_found(run_id: str, where: str, known: Sequence[str], *, is_complete: bool = True) -> RunNotFound:
+    """The error for *run_id*, with the *known* ids that it abbreviates: they, or their parts from the hex digits on,
+    begin with it. A run represents its children."""
+    parts = _hex_parts(known)
+    found = [each for each in known if each.startswith(run_id) or "".join(parts.get(each, ())).startswith(run_id)]
+    if len(run_id) < SHORTEST_ID:
+        found = [each for each in found if each in parts and "".join(parts[each]) == run_id]
+    every = {*found}
+    found = [
+        each for each in found if not (rest := parts.get(each, ("", ""))[1]) or each.removesuffix(rest) not in every
+    ]
+    similar = found[:3] or near_matches(run_id, known)
+    return RunNotFound(run_id, where, similar=similar, abbreviated=found, is_complete=is_complete)
+
+
+def short_ids(run_ids: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """The shortest abbreviation of each of *run_ids* that is among the *known* ids, with five hex digits or more."""
+    parts = _hex_parts(known)
+    names = {*parts, *(digits for digits, _ in parts.values())}
+    short: dict[str, str] = {}
+    for size in range(SHORTEST_ID + 1, 33):
+        left = [each for each in run_ids if each in parts and each not in short]
+        counts = Counter(name[:size] for name in names) if left else {}
+        for each in left:
+            digits, rest = parts[each]
+            if counts[digits[:size]] == 1:
+                short[each] = digits + rest if rest else digits[:size]
+    return short
 
 
 LONGEST_EXPERIMENT = 256

@@ -167,6 +167,7 @@ def run_columns(runs: Sequence[Run], listed: ListedRuns | None = None) -> Sequen
     if 2 * sum(1 for run in runs if own_name(run)) < len(runs):
         columns = tuple(column._replace(rank=SWAPPED.get(column.rank, column.rank)) for column in columns)
     if listed is not None:
+        columns = (Column("ID", lambda run: listed.short_ids.get(run.id, run.id), lambda run: run.id), *columns[1:])
         metrics = [_metric_column(listed, name, rank) for rank, name in enumerate(listed.metrics, 1)]
         columns = (*columns[:-1], *_given_columns(runs, listed), *metrics, columns[-1])
     return (*columns, WORKSPACE_COLUMN) if len({run.workspace for run in runs}) > 1 else columns

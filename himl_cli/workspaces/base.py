@@ -154,7 +154,11 @@ class Workspace(Protocol):
         """The name of the workspace in messages: `local workspace ./.himl` or `workspace team/lab`."""
 
     def run(self, run_id: str) -> Run:
-        """Raises RunNotFound, naming similar ids of this workspace."""
+        """Raises RunNotFound, naming similar and abbreviated ids of this workspace."""
+
+    def known_ids(self) -> Sequence[str]:
+        """The ids of all runs, newest first, if the workspace knows them without a request, else none."""
+        return ()
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         """The runs that match, newest first, fetched as they are consumed. Archived runs are omitted, unless

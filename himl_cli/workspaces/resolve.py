@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import logging
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -452,12 +453,18 @@ class JoinedWorkspace(Workspace):
         here = self._missing_here(run_id)
         if here is None:
             return act(self.local)
+        # Part of an id of himl. A service could have a run with a shorter name, such as that of an experiment
+        if here.abbreviated and (re.search(r"_\d{4}", run_id) or not here.abbreviated[0].startswith(run_id)):
+            raise here
         with _way_out(here.similar):
             try:
                 return act(self._remote)
             except RunNotFound as err:
                 similar = dict.fromkeys((*here.similar, *err.similar))
-                raise RunNotFound(run_id, self.label, similar=list(similar)[:4]) from err
+                ids = [*here.abbreviated, *err.abbreviated]
+                raise RunNotFound(
+                    run_id, self.label, similar=list(similar)[:4], abbreviated=ids, is_complete=False
+                ) from err
 
     run = _in_home(Workspace.run)
 
@@ -474,6 +481,9 @@ class JoinedWorkspace(Workspace):
 
         both = heapq.merge(self.local.runs(query), self._only_there(query), key=time, reverse=True)
         yield from islice(both, query.limit)
+
+    def known_ids(self) -> Sequence[str]:
+        return self.local.known_ids()
 
     def experiments(self) -> Mapping[str, datetime]:
         """The experiments of both. The age of one in both workspaces is that of the older one."""

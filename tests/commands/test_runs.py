@@ -291,6 +291,24 @@ def screen(himl: Himl, *arguments: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", terminal.screen)
 
 
+def test_short_ids_of_tables_name_runs(himl: Himl, empty: RecordedRuns) -> None:
+    """A terminal shows the shortest form that is unique, other formats the whole ids. A run represents its trials."""
+    first, second, third = (f"train_177236640{number}_{digits}" for number, digits in enumerate(("0a1b2c3d", "0a1b2d00", "2a74bb10")))
+    for run_id in (first, second, third):
+        empty.add(run_id)
+    empty.add(f"{first}_1", parent=first)
+    rows = screen(himl, "runs", "list").splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["2a74b", "0a1b2d", "0a1b2c"]
+    assert himl.ok("runs", "list", "-q").stdout.split() == [third, second, first]
+    assert himl.ok("runs", "list").stdout.splitlines()[1].startswith(f"{third}\t")
+    for text, run_id in {"0a1b2c": first, "0a1b2c3d": first, "0a1b2c3d_1": f"{first}_1", "train_1772366402": third}.items():
+        assert himl.ok("runs", "tag", text, "seen=yes", "-q").stdout.split() == [run_id]
+    several = himl("runs", "logs", "0a1b2")
+    assert (several.code, f"Name one of them: {second}, {first}" in several.stderr) == (2, True)
+    assert isinstance(himl.ok("runs", "show", "0a1b2c", "--json").json(), dict)
+    assert [run["id"] for run in himl.ok("runs", "show", "0a1b2c", "--children", "--json").json()] == [f"{first}_1"]
+
+
 def test_trials_are_rows_in_the_order_of_their_values(himl: Himl, empty: RecordedRuns) -> None:
     add_sweep_here(empty, 4, failed=(1,))
     text = himl.ok("runs", "show", SHOWN).stdout

@@ -15,10 +15,11 @@ from filelock import FileLock
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.logged import given_of
-from himl_cli.core.runs import RunQuery, RunStatus, job_tag, own_tags
+from himl_cli.core.runs import RunQuery, RunSelection, RunStatus, job_tag, own_tags
 from himl_cli.services.runs.changes import children_text, delete_runs, footprints_of
 from himl_cli.services.runs.find import ListRequest, list_runs
-from himl_cli.workspaces.base import Workspace
+from himl_cli.services.runs.lookup import find_runs
+from himl_cli.workspaces.base import FolderWorkspace, Workspace
 from himl_cli.workspaces.resolve import JoinedWorkspace
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.azure import opened
@@ -160,6 +161,31 @@ def test_an_unknown_run_is_the_same_error_everywhere(workspace: Workspace) -> No
     with pytest.raises(RunNotFound) as similar:
         workspace.run("train_1_ab")
     assert "train_1_aa" in similar.value.hint
+
+
+def test_unique_abbreviations_name_runs(workspace: Workspace, project: Path) -> None:
+    """The beginning of an id, or of its hex digits. A service that himl reads in part only gets a notice, and no changes."""
+    told: list[str] = []
+
+    def named(text: str, *, is_exact: bool = False) -> list[str]:
+        wanted = RunSelection(runs=[text], is_exact=is_exact)
+        return [run.id for run in find_runs(workspace, wanted, cwd=project, notify=lambda notice: told.append(str(notice)))]
+
+    for text, run_id in {"train_1": "train_1_aa", "aa": "train_1_aa", "other:cc": "other_3_cc", "othe": "other_3_cc"}.items():
+        assert named(text) == [run_id], text
+    assert len([text for text in told if "the only one like" in text]) == (0 if isinstance(workspace, FolderWorkspace) else 4)
+    with pytest.raises(BadUsage, match="'train_' is short for 2 runs") as several:
+        named("train_")
+    assert {"train_1_aa", "train_2_bb"} <= {*several.value.hint.rstrip(".").replace(":", ",").split(", ")}
+    for text in ("tra", "train_1_ab", "cab"):
+        with pytest.raises(RunNotFound):
+            named(text)
+    if isinstance(workspace, FolderWorkspace):
+        assert named("bb", is_exact=True) == ["train_2_bb"]
+    else:
+        with pytest.raises(RunNotFound) as missing:
+            named("bb", is_exact=True)
+        assert "Did you mean train_2_bb?" in missing.value.hint
 
 
 def test_metrics_parameters_files_and_outputs_of_a_run(workspace: Workspace) -> None:

@@ -105,7 +105,7 @@ class View(NamedTuple):
 
 VIEWS = {
     "no arguments": View(["runs"], "Commands:", 2, is_laid_out=False),
-    "runs": View(["runs", "list"], PIPELINE),
+    "runs": View(["runs", "list"], PIPELINE[-8:-3]),
     "no runs": View(["runs", "list", "--experiment", "never_heard_of"], "No runs", is_laid_out=False),
     "a run": View(["runs", "show", RUN], "train/loss"),
     "a run that failed": View(["runs", "show", FAILED], "Outcome", is_laid_out=False),

@@ -38,7 +38,7 @@ from himl_cli.core.runs import (
 )
 from himl_cli.core.settings import find_upward
 from himl_cli.core.sweeps import MANY, TRIAL
-from himl_cli.core.text import near_matches
+from himl_cli.core.text import listed, near_matches
 from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds, parse_workspace_id
 from himl_cli.workspaces.base import Workspace
 
@@ -137,7 +137,7 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notif
     """
     check_selection(selection)
     if selection.runs:
-        runs = (_named(workspace, text, selection) for text in selection.runs)
+        runs = (_named(workspace, text, selection, notify) for text in selection.runs)
         found = [*{run.id: run for run in runs}.values()]
     elif selection.experiment is not None:
         limit, archived = selection.num_runs or 1, selection.archived
@@ -150,7 +150,7 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notif
         path = cwd / expand_home(named) if named is not None else nearest_latest_run_file(cwd)
         reference = read_latest_run_file(path)
         try:
-            found = [_referenced(workspace, reference, is_exact=selection.is_exact)]
+            found = [_referenced(workspace, reference, notify, is_exact=selection.is_exact)]
         except RunNotFound as err:
             raise NotFound(
                 f"No run '{reference.run_id}', which '{path}' names, in {workspace.label}.",
@@ -198,12 +198,12 @@ def means_one_run(selection: RunSelection) -> bool:
     return len(selection.runs) <= 1 and selection.num_runs in (None, 1) and not selection.children
 
 
-def _named(workspace: Workspace, text: str, selection: RunSelection) -> Run:
+def _named(workspace: Workspace, text: str, selection: RunSelection, notify: Notify) -> Run:
     if text.lower() == LATEST_RUN:
         return newest_run(workspace, archived=selection.archived)
     reference, named = parse_reference(text), workspace_in_url(text)
     try:
-        run = _referenced(workspace, reference, is_exact=selection.is_exact)
+        run = _referenced(workspace, reference, notify, is_exact=selection.is_exact)
     except RunNotFound as err:
         if named and f" {named.label} ".casefold() not in f" {workspace.label} ".casefold():
             raise _in_another(named, workspace.label) from err
@@ -232,8 +232,12 @@ def newest_run(workspace: Workspace, *, archived: bool = False) -> Run:
     raise NotFound(f"There are no runs in {workspace.label} yet.", hint="Submit one: himl submit SCRIPT")
 
 
-def _referenced(workspace: Workspace, reference: RunReference, *, is_exact: bool) -> Run:
-    run, named = workspace.run(reference.run_id), reference.experiment
+def _referenced(workspace: Workspace, reference: RunReference, notify: Notify, *, is_exact: bool) -> Run:
+    named = reference.experiment
+    try:
+        run = workspace.run(reference.run_id)
+    except RunNotFound as err:
+        run = _abbreviated(workspace, err, notify, is_exact=is_exact)
     is_other = named != run.experiment if is_exact else underscored(named or "") != underscored(run.experiment)
     if named is not None and is_other:
         raise NotFound(
@@ -241,6 +245,21 @@ def _referenced(workspace: Workspace, reference: RunReference, *, is_exact: bool
             hint=f"Give {run.recovery_id} or the run id alone.",
         )
     return run
+
+
+def _abbreviated(workspace: Workspace, missing: RunNotFound, notify: Notify, *, is_exact: bool) -> Run:
+    """The run of which the *missing* id is an abbreviation. If there may be others, only for reading, with a notice.
+    Raises RunNotFound, and BadUsage if several runs are known."""
+    found, text = missing.abbreviated, missing.run
+    if len(found) > 1:
+        hint = f"Name one of them: {listed(found)}."
+        raise BadUsage(f"'{text}' is short for {len(found)} runs.", hint=hint) from missing
+    if not found or (not missing.is_complete and (is_exact or notify is ignore)):
+        raise missing
+    if not missing.is_complete:
+        place = workspace.label
+        notify(Notice(f"Using run '{found[0]}', the only one like '{text}' among the newest runs of {place}."))
+    return workspace.run(found[0])
 
 
 def runs_of_experiment(

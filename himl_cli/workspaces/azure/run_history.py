@@ -25,7 +25,6 @@ from himl_cli.core.processes import register_after_fork
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import NOTE, Run, RunQuery, RunStatus, end_of_trials, implied_experiment, later_starts
 from himl_cli.core.sweeps import HYPERPARAMETERS, TRIAL, TRIALS
-from himl_cli.core.text import near_matches
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
@@ -511,21 +510,21 @@ class RunLists:
                 if left == 0:
                     return
 
-    def similar_ids(self, run_id: str) -> list[str]:
-        """Similar ids among the newest runs of the experiment in the id, or of the workspace, or none after an error.
+    def newest_ids(self, run_id: str) -> Sequence[str]:
+        """The newest runs of the experiment in the id, then of the workspace, without the id itself, or none after an
+        error.
 
         Sends two requests, and a third if the index fails and himl lists the jobs.
         """
-        experiment, found = implied_experiment(run_id), []
+        experiment, found = implied_experiment(run_id), list[str]()
         try:
             if experiment is not None:
                 page = next(self._history.of_experiment(experiment, filter="", top=LOOKED_THROUGH), [])
-                found = near_matches(run_id, [raw["runId"] for raw in page])
-            ids = newest_ids(self._connection, RunQuery(), top=LOOKED_THROUGH)
-            found = found or near_matches(run_id, next(ids, []))
+                found = [raw["runId"] for raw in page]
+            found += next(newest_ids(self._connection, RunQuery(), top=LOOKED_THROUGH), [])
         except HimlError:
             return []  # a hint is not worth another error
-        return [one for one in found if one != run_id]
+        return [*dict.fromkeys(one for one in found if one != run_id)]
 
     def _with_end(self, run: Run) -> Run:
         """End a sweep that no process manages once its trials have ended. The first reader to see this records it."""

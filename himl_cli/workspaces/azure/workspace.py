@@ -36,6 +36,7 @@ from himl_cli.core.runs import (
     RunStatus,
     SignedLink,
     later_starts,
+    run_not_found,
 )
 from himl_cli.core.sweeps import TRIALS
 from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
@@ -94,7 +95,7 @@ class AzureWorkspace(ObservedWorkspace):
         try:
             return ask(run_id)
         except ServiceNotFound as err:
-            raise RunNotFound(run_id, self.label, similar=self._lists.similar_ids(run_id)) from err
+            raise run_not_found(run_id, self.label, self._lists.newest_ids(run_id), is_complete=False) from err
 
     @property
     def label(self) -> str:

@@ -29,8 +29,8 @@ from himl_cli.core.runs import (
     RunStatus,
     check_known,
     new_run_id,
+    run_not_found,
 )
-from himl_cli.core.text import near_matches
 from himl_cli.core.webhook import Webhook
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace
@@ -109,7 +109,10 @@ class LocalWorkspace(FolderWorkspace):
         return found
 
     def _not_found(self, run_id: str) -> RunNotFound:
-        return RunNotFound(run_id, self.label, similar=near_matches(run_id, self._runs.ids()))
+        return run_not_found(run_id, self.label, self._runs.ids())
+
+    def known_ids(self) -> Sequence[str]:
+        return self._runs.ids()
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
         return self._runs.query(query, *self._unsupervised(self._runs.open_jobs()))
