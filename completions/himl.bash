@@ -25,6 +25,8 @@ _himl_table() {
             --record_in=choice:local,azure
             --in_place
             --tty
+            --gpus=
+            --queue
             --num_nodes=
             --processes_per_node=
             --distribution=choice:pytorch,mpi

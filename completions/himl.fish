@@ -72,6 +72,8 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--record_in=choice:local,azure' 'Workspace for a local job: local or azure' \
                 '--in_place' 'Run locally without a snapshot, for debugging' \
                 '--tty' 'Run a single local job in a terminal, for breakpoint() and bars' \
+                '--gpus=' 'GPUs per node for a local or Slurm job, which waits until they are free' \
+                '--queue' 'Wait for a slot of this machine, so that local jobs run one after another' \
                 '--num_nodes=' 'Number of nodes' \
                 '--processes_per_node=' 'Number of processes (ranks) per node' \
                 '--distribution=choice:pytorch,mpi' 'pytorch or mpi (default: pytorch for several processes per node, else mpi)' \
@@ -122,7 +124,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--sweep=' 'Values of --NAME, such as 0.1,0.01 or uniform(a,b)' \
                 '--sampling=choice:grid,random,bayesian' 'grid, random, random(seed=7) or bayesian (default: grid for lists, else random)' \
                 '--max_trials=' 'Number of trials (default: the whole grid)' \
-                '--max_concurrent=' 'Parallel trials (default: 1; all on a cluster)' \
+                '--max_concurrent=' 'Parallel trials (default: 1; with --gpus, as many as fit; all on a cluster)' \
                 '--max_failures=' 'Start no more trials if the first N to end all fail (default: 3). 0: never stop' \
                 '--primary_metric=' 'Metric that ranks trials' \
                 '--goal=choice:minimize,maximize' 'minimize or maximize the primary metric' \

@@ -74,6 +74,7 @@ def clean_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, str(home / name.lower()))
     for name, value in {"COLUMNS": "80", "LINES": "24", "NO_COLOR": "1", "TZ": "UTC", "GIT_CONFIG_NOSYSTEM": "1", "PYTHONDONTWRITEBYTECODE": "1"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HIML_CLAIMS", str(tmp_path / "claims"))
     # Without this, jobs on a slow machine have more metrics.
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "3600")
 
@@ -331,3 +332,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             counts[what] = counts.get(what, 0) + 1
     for what, count in sorted(counts.items()):
         terminalreporter.write_line(f"NOT TESTED HERE: {count} test(s) need {what}", red=True, bold=True)
+
+
+@pytest.fixture
+def nvml(tmp_path: Path, require_program: Callable[[str], str]) -> dict[str, str]:
+    """The variables with which programs find an NVIDIA driver."""
+    if sys.platform != "linux":
+        pytest.skip("NEEDS Linux, where LD_LIBRARY_PATH says where libraries are")
+    source, library = Path(__file__).parent / "support" / "nvml.c", tmp_path / "driver" / "libnvidia-ml.so.1"
+    library.parent.mkdir()
+    subprocess.run([require_program("cc"), "-shared", "-fPIC", "-o", library, source], check=True)
+    return {"LD_LIBRARY_PATH": str(library.parent)}

@@ -45,6 +45,8 @@ OPTIONS: Mapping[str, Option] = {
     "record_in": option("Workspace for a local job: local or azure.", "WHERE"),
     "in_place": option("Run locally without a snapshot, for debugging.", default=False),
     "tty": option("Run a single local job in a terminal, for breakpoint() and bars.", default=False),
+    "gpus": option("GPUs per node for a local or Slurm job, which waits until they are free.", "N", kind=float | None),
+    "queue": option("Wait for a slot of this machine, so that local jobs run one after another.", default=False),
     "num_nodes": option("Number of nodes.", "N", 1),
     "processes_per_node": option("Number of processes (ranks) per node.", "N", kind=int | None),
     "distribution": option("pytorch or mpi (default: pytorch for several processes per node, else mpi).", "KIND"),
@@ -134,7 +136,9 @@ OPTIONS: Mapping[str, Option] = {
     "max_trials": option(
         "Number of trials (default: the whole grid). Required for other samplings.", "N", kind=int | None
     ),
-    "max_concurrent": option("Parallel trials (default: 1; all on a cluster).", "N", kind=int | None),
+    "max_concurrent": option(
+        "Parallel trials (default: 1; with --gpus, as many as fit; all on a cluster).", "N", kind=int | None
+    ),
     "max_failures": option(
         "Start no more trials if the first N to end all fail (default: 3). 0: never stop.", "N", kind=int | None
     ),

@@ -283,6 +283,7 @@ class JobOptions:
     local job restarts up to `retries` times. `keep` are globs of files outside `outputs/` and `logs/` that are
     saved as outputs. `identity` is `user`, `managed` or None for the run's own token, `sdk` is `v2`, or `v1` for the
     deprecated azureml-core.
+    A job with `gpus`, which may be a fraction, gets as many GPUs per node, and None sees all.
     `services.submission.request.option` explains the metadata.
     """
 
@@ -305,6 +306,7 @@ class JobOptions:
         default=None, metadata={"engines": "azure", "files": "pipeline", "choices": ("user", "managed")}
     )
     sdk: str = field(default="v2", metadata={"engines": "azure", "choices": ("v2", "v1")})
+    gpus: float | None = field(default=None, metadata={"engines": "here slurm", "files": "pipeline yaml"})
 
 
 @dataclass(frozen=True)
@@ -327,7 +329,8 @@ class JobSpec(JobOptions):
     of the run, or of the end of its `parent`.
 
     `brought` are files in the working folder when the script starts, by their names in it (`/` separators), with local
-    paths, or on a cluster paths in an input (`${{inputs.KEY}}/…`). A file of an earlier attempt stays.
+    paths, or on a cluster paths in an input (`${{inputs.KEY}}/…`). A file of an earlier attempt stays. With `slots`, a
+    local job waits for one of as many slots of its user.
     """
 
     experiment: str
@@ -353,6 +356,12 @@ class JobSpec(JobOptions):
     webhook: Webhook | None = None
     editables: Editables | None = None
     brought: Mapping[str, str] = field(default_factory=dict)
+    slots: int = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether the job waits for GPUs or a slot of this machine."""
+        return self.engine is None and bool(self.gpus or self.slots)
 
 
 def input_targets(spec: JobSpec) -> dict[str, str]:

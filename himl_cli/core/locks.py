@@ -73,6 +73,15 @@ def unseen_holder(path: Path) -> str:
     return "" if has_restarted else host
 
 
+def has_restarted_since(path: Path) -> bool:
+    """Whether this machine has started again since a process of it signed the lock of *path* and ended."""
+    try:
+        host, boot, _, _ = _signature_in(path.read_bytes())
+    except OSError:
+        return False
+    return [host, bool(boot)] == [_signature()[0], True] and boot != boot_id() and not unseen_holder(path)
+
+
 def _signature() -> list[str]:
     """This process: the name of its machine, the machine's start, the namespace of its process id, and the process by
     pid and start. Without /proc, the latter two are `-`."""

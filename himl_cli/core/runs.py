@@ -49,6 +49,7 @@ JOB_TAG = "himl.{}_job"
 RECORDED_IN = "himl.recorded_in"  # the workspace to which a local run is mirrored
 STUDIO = "himl.studio"  # the page of a local run in that workspace
 ARCHIVED = "himl.archived"  # marks an archived run in local records
+GPUS = "himl.gpus"  # the GPUs of this machine that a local run got
 STOPPED = "himl.recording_stopped"  # the reason why a local run was not mirrored completely
 RECORDED_FROM = "himl.recorded_from"  # the machine of the local run, on its mirror
 MLFLOW_ADDRESS = "himl.mlflow_address"  # where the script of a local job started MLflow's runs, if not in himl

@@ -31,6 +31,7 @@ from himl_cli.core.runs import (
     BESIDE,
     BROUGHT,
     FROM_RUN,
+    GPUS,
     LAST_ATTEMPT,
     MLFLOW_ADDRESS,
     NEW_CODE,
@@ -455,6 +456,7 @@ SHOWN_ELSEWHERE = (
         RECORDED_IN,
         STUDIO,
         STOPPED,
+        GPUS,
         FROM_RUN,
         BROUGHT,
         PUSHED,
@@ -611,7 +613,8 @@ def _facts(run: Run) -> dict[str, str]:
     """Names and values of facts. Empty values are not shown."""
     values, tags = values_text(hyperparameters_of(run.tags)), run.tags
     code = "" if run.exit_code is None else f"exit code {run.exit_code}"
-    outcome = run.reason if code and code in run.reason else ", ".join(part for part in (code, run.reason) if part)
+    reason = run.reason.removeprefix("waits for ")
+    outcome = reason if code and code in reason else ", ".join(part for part in (code, reason) if part)
     # A local sweep or pipeline that stopped before its end
     can_resume = MANY in tags and run.folder and run.status in (RunStatus.failed, RunStatus.canceled)
     if run.started is None:
@@ -635,6 +638,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Command": run.command,
         "Changed from" if PUSHED in tags else "Started from": tags.get(FROM_RUN, ""),
         **({queue[0].capitalize(): f"job {queue[1]}"} if queue and queue[1] else {}),
+        "GPUs": tags.get(GPUS, ""),
         "Sweep": tags.get(SWEPT, ""),
         "Best trial": "" if tags.get(MANY) in REPEATED else tags.get(BEST_TRIAL, ""),
         "Values": "" if values == run.display_name else values,

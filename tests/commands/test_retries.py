@@ -189,6 +189,12 @@ def test_azure_ml_has_no_retries_which_is_said(himl: Himl, project: Path, target
     told = himl.ok(*sent, env={"HIML_SUBMIT_RETRIES": "2"}).stderr
     assert "Ignored: retries = 2. Azure ML does not restart failed jobs." in told
     assert himl("submit", target, "--cluster", "local", "--retries", "1001").code == 2
+    refused = himl(*sent, "--gpus", "2")
+    assert (refused.code, "--gpus 2: On Azure ML, the instance decides how many GPUs a job has." in refused.stderr) == (2, True), refused.stderr
+    told = himl.ok(*sent, env={"HIML_SUBMIT_GPUS": "2"}).stderr
+    assert "Ignored: gpus = 2. On Azure ML, the instance decides how many GPUs a job has." in told
+    for word in ("-1", "1.5", "0.001", "nan", "inf"):
+        assert himl("submit", target, "--cluster", "local", "--gpus", word).code == 2, word
 
 
 def test_a_resumed_run_says_which_code_it_runs_and_takes_new_code(himl: Himl, project: Path) -> None:

@@ -242,6 +242,11 @@ def test_tables_of_settings_make_the_script(himl: Himl, project: Path, slurm: Sl
     for line in ("#SBATCH --partition=short", "#SBATCH --mem=100M", "#SBATCH --exclusive", "export FROM_SETUP=yes"):
         assert line in dry.splitlines()
     assert "very-secret-2" not in dry
+    for options, asked in ((["--gpus", "2"], ["#SBATCH --gres=gpu:2"]), (["--gpus", "2", "--sbatch", "gpus-per-task=1"], []), (["--gpus", "0"], [])):
+        dry = himl("submit", "show.py", "--cluster", "slurm:lab", "--dry_run", *options).stdout
+        assert [line for line in dry.splitlines() if "--gres" in line] == asked
+    for option, value in (("--gpus", "0.5"), ("--queue", None)):
+        assert himl("submit", "show.py", "--cluster", "slurm:lab", option, *([value] if value else [])).code == 2
     for of_table, partition in ((b"", ["#SBATCH --partition=lab"]), (b'partition = ""', [])):
         write_files(project, {"himl.toml": b"[slurm.lab]\n" + of_table})
         dry = himl("submit", "show.py", "--cluster", "slurm:lab", "--dry_run").stdout

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,9 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}")
     if name == "slurm":
         return worlds.slurm(folder, request.getfixturevalue("slurm").programs)
+    if name == "gpus":
+        world = worlds.here(folder)
+        return replace(world, variables={**world.variables, **request.getfixturevalue("nvml"), "NVML_GPUS": "4"})
     if name in ("lightning", "runner"):
         return {"lightning": worlds.lightning, "runner": worlds.runner}[name](folder, request.getfixturevalue("lightning_packages"))
     if name == "dsa":

@@ -3,6 +3,7 @@ locally and on the double of Azure ML.
 
 empty     nothing
 here      a project with a training script and recorded runs
+gpus      like here, on a machine whose driver simulates four GPUs
 example   the checkout's examples
 azure     a project, `az`, the examples, and a workspace in Azure ML that runs jobs
 slurm     a project, on a machine whose sbatch has a cluster

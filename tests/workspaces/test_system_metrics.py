@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import himl_cli
 from himl_cli.workspaces.local.shim import memory_of_cgroup
 from himl_cli.workspaces.local.system_metrics import Machine
 from tests.conftest import lacking
@@ -116,17 +115,6 @@ time.sleep(1)
     assert len(values) - values.index(777) <= 2, "one that was on its way at most"
 
 
-@pytest.fixture
-def nvml(tmp_path: Path, require_program: Callable[[str], str]) -> dict[str, str]:
-    """The variables with which programs find an NVIDIA driver."""
-    if sys.platform != "linux":
-        pytest.skip("NEEDS Linux, where LD_LIBRARY_PATH says where libraries are")
-    source, library = Path(himl_cli.__file__).parents[1] / "tests" / "support" / "nvml.c", tmp_path / "driver" / "libnvidia-ml.so.1"
-    library.parent.mkdir()
-    subprocess.run([require_program("cc"), "-shared", "-fPIC", "-o", library, source], check=True)
-    return {"LD_LIBRARY_PATH": str(library.parent)}
-
-
 def test_gpus_are_those_that_a_job_may_see_and_tell_what_they_can(nvml: dict[str, str], himl: Himl, project: Path) -> None:
     first = {
         "utilization_percentage": 10,
@@ -139,8 +127,8 @@ def test_gpus_are_those_that_a_job_may_see_and_tell_what_they_can(nvml: dict[str
     third = {"memory_usage_megabytes": 24000, "memory_usage_percentage": 30, "power_usage_watts": 100}
     part = {"memory_usage_megabytes": 32000, "memory_usage_percentage": 40}
     cases = {None: [first, second, third], "2, 0": [third, first], "GPU-2b,MIG-4d44": [second, part], "1,-1,0": [second], "0,7": [first], "": [], "GPU-9": []}
-    program = "import json, sys\nfrom himl_cli.workspaces.local.system_metrics import Gpus\n"
-    program += "print(json.dumps([Gpus(visible).sample() for visible in json.loads(sys.argv[1])]))"
+    program = "import json, sys\nfrom himl_cli.workspaces.local.gpus import VisibleGpus\n"
+    program += "print(json.dumps([VisibleGpus(visible).sample() for visible in json.loads(sys.argv[1])]))"
 
     def samples(**env: str) -> list[dict[str, float]]:
         done = subprocess.run([sys.executable, "-c", program, json.dumps([*cases])], env=nvml | env, capture_output=True, check=True)

@@ -69,7 +69,7 @@ from himl_cli.services.submission.request import (
     command_line,
     job_of_options,
     refuse,
-    retries_remarks,
+    remarks_of_azure,
     target_path,
 )
 from himl_cli.services.submission.snapshot import ignored_remarks, list_upload, take_snapshot
@@ -161,7 +161,7 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
     sent = DocumentSpec(path, dump_mapping(content), common.experiment, list_files, command_line(request))
     prepared = PreparedDocument(content, sent, remarks=remarks, is_queued=is_queued)
     if not is_local:
-        remarks += retries_remarks(request)
+        remarks += remarks_of_azure(request)
         return prepared
     remarks += file_remarks
     if not document.compute and not is_queued:

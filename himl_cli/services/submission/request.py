@@ -38,6 +38,7 @@ from himl_cli.core.jobs import (
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_arguments, mask_document, mask_line, redact
 from himl_cli.core.runs import experiment_remarks, friendly_experiment
+from himl_cli.core.settings import section_settings
 from himl_cli.core.sweeps import SweepSpec
 from himl_cli.core.text import non_blank, parse_duration, shorten
 from himl_cli.core.webhook import WEBHOOK_FORMATS, Webhook
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 AZURE, THIS_MACHINE, QUEUE = "azure", "here", "queue"  # what takes an option (see `option`)
 LOCAL = f"{THIS_MACHINE} {QUEUE}"
 NO_RETRIES = "Azure ML does not restart failed jobs."
+NO_GPUS = "On Azure ML, the instance decides how many GPUs a job has."
+LEAST_PART = 0.01  # of a GPU
 CLUSTER = {"engines": AZURE, "files": "pipeline"}
 MANY_RUNS = {"files": "pipeline"}
 PACKAGE_FILES = ("conda_env", "requirements", "lock")
@@ -107,6 +110,7 @@ class SubmitRequest(JobOptions):
     sbatch: Sequence[str] = option((), engines="slurm", files="pipeline yaml_local")
     record_in: str | None = option(engines=THIS_MACHINE, choices=(HERE, "azure"))
     python: str | None = option(engines=LOCAL, files="pipeline yaml_local")
+    takes_slot: bool = option(False, engines=THIS_MACHINE, files="pipeline yaml_local")
     num_nodes: int = option(1, engines=f"{AZURE} {QUEUE}")
     processes_per_node: int | None = option()
     distribution: str | None = option(choices=DISTRIBUTIONS)
@@ -195,7 +199,14 @@ _DEFAULTS = SubmitRequest(cwd=Path())
 _OPTIONS = {each.name: each.metadata for each in fields(SubmitRequest) if each.metadata}
 CHOICES = {name: metadata["choices"] for name, metadata in _OPTIONS.items() if metadata.get("choices")}
 # Options whose field in a request has a different name
-REQUEST_FIELDS = {"set": "set_values", "env_var": "env_vars", "tag": "tags", "input": "inputs", "output": "outputs"}
+REQUEST_FIELDS = {
+    "set": "set_values",
+    "env_var": "env_vars",
+    "tag": "tags",
+    "input": "inputs",
+    "output": "outputs",
+    "queue": "takes_slot",
+}
 
 
 @dataclass(frozen=True)
@@ -248,6 +259,16 @@ def check_values(request: SubmitRequest) -> None:
             f"--retries {request.retries}: {NO_RETRIES}",
             "Omit --retries. Azure ML restarts a job that loses its low-priority node.",
         ),
+        (
+            bool(request.on_azure) and request.is_typed("gpus"),
+            f"--gpus {request.gpus or 0:g}: {NO_GPUS}",
+            "Omit --gpus, and use a --cluster or an --instance_type with as many GPUs.",
+        ),
+        (
+            not _is_gpu_count(request.gpus, is_local=request.engine == THIS_MACHINE),
+            f"--gpus must be a whole number, or on this machine a part of one such as 0.5, not {request.gpus or 0:g}.",
+            "",
+        ),
     )
     if request.keep and request.on_azure and request.sdk == "v1":
         raise BadUsage("--keep and --sdk v1 cannot be combined.", hint="Omit one of them.")
@@ -258,10 +279,20 @@ def check_values(request: SubmitRequest) -> None:
         _refuse_untaken(request, name, getattr(request, name))
 
 
+def _is_gpu_count(value: float | None, *, is_local: bool) -> bool:
+    if value is None or value in range(MOST_PROCESSES + 1):
+        return True
+    return is_local and LEAST_PART <= value < 1
+
+
 def _refuse_untaken(request: SubmitRequest, name: str, value: Any) -> None:
     """Raise BadUsage for a typed option that the job's engine does not take. A local job ignores those of Azure ML."""
-    typed, takers = f"--{name}{'' if value is True else f' {value}'}", str(_OPTIONS[name]["engines"]).split()
-    others = [word for word in takers if word not in (AZURE, THIS_MACHINE, QUEUE)]
+    name = next((option for option, field in REQUEST_FIELDS.items() if field == name), name)
+    typed, takers = (
+        f"--{name}{'' if value is True else f' {value}'}",
+        str(_OPTIONS[REQUEST_FIELDS.get(name, name)]["engines"]).split(),
+    )
+    others = [] if THIS_MACHINE in takers else [word for word in takers if word not in (AZURE, QUEUE)]
     if name == "num_nodes":
         hint = "For several processes, use --processes_per_node."
         raise BadUsage(f"--num_nodes {value}: a local job has one node.", hint=hint)
@@ -271,9 +302,10 @@ def _refuse_untaken(request: SubmitRequest, name: str, value: Any) -> None:
     if request.queue is not None and name == "record_in" and value != HERE:
         what = f"--record_in {value} does not apply to {label_of(request.engine)} jobs, which himl records locally."
         raise BadUsage(what, hint="Omit --record_in.")
-    if request.on_azure:
+    if request.on_azure or name in ("gpus", "queue"):
+        where = f"cluster '{request.on_azure}'" if request.on_azure else label_of(request.engine)
         raise BadUsage(
-            f"{typed} applies to local jobs only, and this job runs on cluster '{request.on_azure}'.",
+            f"{typed} applies to local jobs only, and this job runs on {where}.",
             hint="To run it on this machine, add --cluster local",
         )
 
@@ -296,7 +328,7 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
         dropped = [name for group in ENVIRONMENT_SOURCES if typed and group not in typed for name in group]
         if any(map(request.is_typed, PACKAGE_FILES)):
             dropped += [name for name in PACKAGE_FILES if not request.is_typed(name)]
-        return request.without(*_untaken(AZURE), *dropped), retries_remarks(request)
+        return request.without(*_untaken(AZURE), *dropped), remarks_of_azure(request)
     untaken = _untaken(request.engine)
     of_azure = [name for name in untaken if _OPTIONS[name]["engines"] == AZURE]
     idle = [f"--{name}" for name in of_azure if request.is_typed(name)]
@@ -331,9 +363,10 @@ def with_terminal(request: SubmitRequest, *, waits: bool) -> SubmitRequest:
     return request.without("tty") if reason else request
 
 
-def retries_remarks(request: SubmitRequest) -> list[str]:
-    """A remark that Azure ML does not retry jobs, if the settings ask for retries."""
-    return [f"Ignored: retries = {request.retries}. {NO_RETRIES}"] if request.retries else []
+def remarks_of_azure(request: SubmitRequest) -> list[str]:
+    """Remarks that Azure ML neither retries jobs nor limits their GPUs, if the settings ask for it."""
+    remarks = [f"Ignored: retries = {request.retries}. {NO_RETRIES}"] if request.retries else []
+    return [*remarks, *([f"Ignored: gpus = {request.gpus:g}. {NO_GPUS}"] if request.gpus is not None else [])]
 
 
 def _untaken(engine: str) -> list[str]:
@@ -448,6 +481,10 @@ def job_of_options(
             engine = replace(engine, python=python)
     log.debug("experiment %s, snapshot root %s, interpreter %s, git %s", experiment, folder, python, git)
     options = {each.name: getattr(request, each.name) for each in fields(JobOptions)}
+    if request.takes_slot and not request.gpus:
+        options["slots"] = slots_of(request.cwd)
+    if request.gpus is not None and 0 < request.gpus < 1:
+        remarks.append(f"--gpus {request.gpus:g}: jobs that share a GPU must divide its memory themselves.")
     options["instance_type"] = request.instance_type or ""  # None if it is not on the command line
     options["shm_size"] = check_size("--shm_size", request.shm_size) if request.on_azure else ""
     spec = JobSpec(
@@ -465,6 +502,18 @@ def job_of_options(
         **options,
     )
     return spec, remarks
+
+
+def slots_of(cwd: Path) -> int:
+    """The number of jobs with `--queue` that may run at the same time, from the settings. Raises BadUsage."""
+    slots = 1
+    for key, setting in section_settings(cwd, "local").items():
+        slots = setting.value
+        if key != "slots":
+            raise setting.wrong("is unknown.", hint="The section [local] has the key 'slots'.")
+        if problem := count_problem(slots, MOST_PROCESSES):
+            raise setting.wrong(problem)
+    return slots
 
 
 def webhook_of(request: SubmitRequest) -> Webhook | None:

@@ -260,7 +260,15 @@ class Sweep:
         self._total = self._spec.max_trials
         if self._spec.sampling == "grid":
             self._total = min(self._total, prod(len(found.values) for found in self._spec.space.values()))
-        self._most = self._spec.max_concurrent or (self._total if self._plan.spec.engine else 1)
+        self._most = self._spec.max_concurrent or (self._total if self._plan.spec.engine else self._most_here())
+
+    def _most_here(self) -> int:
+        """As many trials at once as the GPUs of this machine allow, 1 for trials without `--gpus`."""
+        if not any(spec.gpus for spec in self._plan.specs):
+            return 1
+        from himl_cli.workspaces.local.gpus import jobs_at_once
+
+        return jobs_at_once(self._plan.specs)
 
     def run(self) -> Outcome:
         waiting = deque(self._find_what_is_left())

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed, shortage
-from himl_cli.core.events import Notify
+from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import STEP, EntryKind, JobSpec, NewCode, Snapshot, is_job_file
 from himl_cli.core.locks import ProcessLock, is_held
 from himl_cli.core.redaction import MASK
@@ -64,7 +64,7 @@ def launch(request: Request, notify: Notify) -> None:
         return begin(replace(request, again=True), partial(queue_job, notify=notify))
     check_shell(request.spec)
     with _with_stdin(request) as (own, handles):
-        begin(own, partial(_start, handles=handles))
+        begin(own, partial(_start, handles=handles, notify=notify))
 
 
 def begin(request: Request, start: Callable[[Any, RunFolder], HimlError | None]) -> None:
@@ -199,7 +199,7 @@ def resume(
             error = queue_again(request, folder, notify)
         else:
             with _with_stdin(request) as (own, handles):
-                error = _start(own, folder, handles)
+                error = _start(own, folder, handles, notify)
     except OSError as err:
         raise explain_disk_error(err, "Cannot resume the run", folder.path) from err
     if error is not None:
@@ -335,8 +335,9 @@ def start_error(events: list[dict[str, Any]], folder: RunFolder) -> HimlError | 
     return JobFailed(f"The job's supervisor did not start: {what}", hint=hint)
 
 
-def _start(request: Request, folder: RunFolder, handles: Sequence[int] = ()) -> HimlError | None:
-    """Start the process, and wait until the run is started. Returns the error if it is not. Raises OSError."""
+def _start(request: Request, folder: RunFolder, handles: Sequence[int], notify: Notify) -> HimlError | None:
+    """Start the process, and wait until the run is started, or waits in the queue of this machine. Returns the error if
+    neither is true. Raises OSError."""
     events: list[dict[str, Any]] = []
 
     def cancel() -> None:
@@ -353,6 +354,8 @@ def _start(request: Request, folder: RunFolder, handles: Sequence[int] = ()) -> 
     process.stdout.close()
     process.returncode = 0  # without it, Popen warns that the process is still running
     error = start_error(events, folder)
+    if error is None and (reason := events[-1].get("waits")):
+        notify(Notice(f"Run '{folder.run_id}' {reason}."))
     if interrupted and error is None:
         folder.ask_to_cancel()
         while folder.is_supervised():

@@ -65,6 +65,7 @@ RUN_NAME = "${{name}}"  # placeholder of the run's id in the name of an output, 
 PARTS: dict[str, type[Any]] = {"engine": EngineSpec, "webhook": Webhook, "editables": Editables}  # or None
 RANK = "{rank}"
 TRY_VARIABLE = "HIML_TRY"  # the number of the attempt, from 1
+WITHOUT_GPUS = {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "none"}
 OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", "HIML_SUBMIT_")
 # Patterns for command lines only. They are compiled on use, since most jobs are scripts.
 _PYTHON = r"^\s*python3?(?=\s)"

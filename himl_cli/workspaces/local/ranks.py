@@ -27,16 +27,18 @@ SHIM = (sys.executable, "-I", "-S", str(Path(__file__).with_name("shim.py")))
 class Rank:
     """One process of the job: loads its shim, starts the command under it, and puts its end into *ends*.
 
-    *stdin* is that of the request. The command writes directly to *log* (append mode), so that no line is lost when the
-    supervisor dies. `parent` is the process that started the shims of this node, 0 while it is unknown. `name` is the
-    number of the rank, or the variable with it in a command's environment.
+    *stdin* is that of the request. The command inherits *held*, the handle of the job's claim. It writes directly to
+    *log* (append mode), so that no line is lost when the supervisor dies. `parent` is the process that started the
+    shims of this node, 0 while it is unknown. `name` is the number of the rank, or the variable with it in a command's
+    environment.
     """
 
     name = "0"
 
-    def __init__(self, number: int, stdin: str, log: Path, ends: Ends) -> None:
+    def __init__(self, number: int, stdin: str, log: Path, ends: Ends, held: int | None = None) -> None:
         self._number = number
         self._stdin, self._log = stdin, log
+        self._held = [] if held is None else [held]
         self._ends = ends
         self.parent = os.getpid()
         self._shim = subprocess.Popen(
@@ -44,12 +46,12 @@ class Rank:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            pass_fds=(int(stdin),) if stdin.isdigit() else (),
+            pass_fds=[*self._held, *([int(stdin)] if stdin.isdigit() else [])],
         )
 
     def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, *, tty: bool = False) -> None:
-        job = {"stdin": self._stdin, "log": str(self._log), "cwd": str(cwd), "tty": tty, "own": {}, "rank": ""}
-        self._begin(command=command, env=env, **job)
+        job = {"stdin": self._stdin, "log": str(self._log), "cwd": str(cwd), "tty": tty, "held": self._held}
+        self._begin(command=command, env=env, own={}, rank="", **job)
 
     def _begin(self, **job: Any) -> None:
         """Send *job* to the shim (see its `main`), and listen to its reports."""

@@ -23,6 +23,7 @@ CHECK_PERMISSIONS = "Check the folder's permissions, or choose another one with 
 RECORD = "job.json"  # facts about the job, such as the folders of its inputs and outputs
 WHY, CANCELED = "why", "canceled"  # the reason to cancel, and the request to do so
 END = "end.json"  # how the run ended, for readers if the database could not be written
+WAITING = "waiting"  # the file of a job that waits for GPUs or a slot of this machine
 STARTING = "starting"  # the workspace's folder of locked files with the ids of runs that are being started
 PLAN = "plan.json"  # the job or the plan of the run, to resume it
 LIGHTNING_LOGS = "lightning_logs"  # the default folder of Lightning's loggers
@@ -67,7 +68,7 @@ class RunFolder:
     def allow_to_run(self) -> None:
         """Withdraw a request to stop, and forget an earlier end. Creates the file of the next request, which then only
         gets another name, since that works on a full disk."""
-        for name in (WHY, CANCELED, END):
+        for name in (WHY, CANCELED, END, WAITING):
             (self.path / name).unlink(missing_ok=True)
         (self.path / "go").touch()
 

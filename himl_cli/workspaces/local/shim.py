@@ -49,7 +49,7 @@ if sys.platform == "win32":
             self._kernel.SetInformationJobObject(self._job, 9, limits, ctypes.sizeof(limits))
             self._process: subprocess.Popen[bytes] | None = None
 
-        def start(self, command: list[str], stdin: str, tty: bool) -> subprocess.Popen[bytes]:
+        def start(self, command: list[str], stdin: str, tty: bool, held: list[int]) -> subprocess.Popen[bytes]:
             flags = subprocess.CREATE_NEW_PROCESS_GROUP
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, stderr=2, creationflags=flags)
             rights = 0x0101  # PROCESS_TERMINATE and PROCESS_SET_QUOTA
@@ -88,19 +88,21 @@ else:
             self._output: threading.Thread | None = None
             self._prctl = become_subreaper()
 
-        def start(self, command: list[str], stdin: str, tty: bool) -> subprocess.Popen[bytes]:
+        def start(self, command: list[str], stdin: str, tty: bool, held: list[int]) -> subprocess.Popen[bytes]:
             if stdin.isdigit():
                 source = io.FileIO(int(stdin))
             else:
                 source = io.FileIO(stdin or os.devnull, opener=lambda path, flags: os.open(path, flags | os.O_NOCTTY))
             if tty:
-                return self._start_in_terminal(command, source)
+                return self._start_in_terminal(command, source, held)
             with source:
-                process = subprocess.Popen(command, stdin=source, stdout=2, stderr=2, preexec_fn=self._in_the_child)
+                process = subprocess.Popen(
+                    command, stdin=source, stdout=2, stderr=2, preexec_fn=self._in_the_child, pass_fds=held
+                )
             self._group = process.pid
             return process
 
-        def _start_in_terminal(self, command: list[str], source: io.FileIO) -> subprocess.Popen[bytes]:
+        def _start_in_terminal(self, command: list[str], source: io.FileIO, held: list[int]) -> subprocess.Popen[bytes]:
             """Start the command in a pseudo terminal of the size of *source*. Threads copy its output to the log, and
             the keys of *source* to it."""
             import fcntl  # both are missing on Windows
@@ -120,7 +122,9 @@ else:
                 os.close(os.open(os.ttyname(theirs), os.O_RDWR))  # becomes the terminal of the session
                 self._in_the_child()
 
-            process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=in_the_child)
+            process = subprocess.Popen(
+                command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=in_the_child, pass_fds=held
+            )
             os.close(theirs)
             self._group = process.pid
             self._output = threading.Thread(target=copy, args=(ours, 2), daemon=True)
@@ -268,8 +272,9 @@ def main() -> None:
     """Run the process on stdin, an object with these keys. `command`: the program and its arguments. `stdin`: a device,
     the number of a handle, or '' for none. `tty`: whether it runs in a pseudo terminal. `log`: the file that gets both
     stdout and stderr, '' for the shim's stderr. `cwd`, `env`: the folder and all variables, or those of the shim if
-    empty. `own`: more variables, which refer to those that a starter of many processes sets for each. `rank`: such a
-    reference to the number of this process, which its reports then contain, else empty.
+    empty. `held`: handles that the command inherits, or missing. `own`: more variables, which refer to those that a
+    starter of many processes sets for each. `rank`: such a reference to the number of this process, which its reports
+    then contain, else empty.
     """
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):  # the command would inherit SIG_IGN, but not a handler
@@ -292,7 +297,7 @@ def main() -> None:
         if job["cwd"]:
             os.chdir(job["cwd"])
         killed = memory_of_cgroup().get("oom_kill")
-        process = family.start(job["command"], job["stdin"], job["tty"])
+        process = family.start(job["command"], job["stdin"], job["tty"], job.get("held", []))
     except OSError as err:
         report(error=f"cannot start '{job['command'][0]}': {err.strerror or err}")
         return

@@ -18,17 +18,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import Entry, JobSpec, Snapshot
-from himl_cli.core.runs import LAST_ATTEMPT, Run, RunStatus, new_run_id
+from himl_cli.core.runs import GPUS, LAST_ATTEMPT, Run, RunStatus, new_run_id
 from himl_cli.core.text import named
 from himl_cli.workspaces.local.editables import with_snapshot_first
 from himl_cli.workspaces.local.engines import engine_named, engine_of
 from himl_cli.workspaces.local.engines.base import PROBE
 from himl_cli.workspaces.local.launch_request import (
     TRY_VARIABLE,
+    WITHOUT_GPUS,
     LaunchRequest,
     job_command,
     job_environment,
@@ -37,7 +38,7 @@ from himl_cli.workspaces.local.launch_request import (
     request_from_json,
 )
 from himl_cli.workspaces.local.ranks import Ends, Rank, RankEnd
-from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_folder import WAITING, RunFolder
 from himl_cli.workspaces.local.run_process import (
     CANCELED,
     PASSED,
@@ -53,6 +54,9 @@ from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
 from himl_cli.workspaces.local.system_metrics import ENABLED, sampling
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
+
+if TYPE_CHECKING:
+    from himl_cli.workspaces.local.claims import JobClaim
 
 POLL_SECONDS = 0.1
 POLL_SECONDS_OF_ENGINE = 2.0  # for two calls of stat, as the workspace is on a file system that many jobs share
@@ -75,13 +79,17 @@ class Supervisor(RunProcess):
         self._request = request
         self._ends: Ends = queue.SimpleQueue()
         self._signals: list[str] = []  # that the engine sent for the ranks
+        self._claim: JobClaim | None = None
         self._ranks = self._new_ranks()  # their shims load while the run is recorded and its files are staged
 
     def work(self, store: RunStore) -> Outcome:
         with contextlib.ExitStack() as stack:
-            for rank in self._ranks:
-                stack.callback(rank.close)
+            stack.callback(self._close_ranks)  # which a job that waits starts later
             return self._work(store)
+
+    def _close_ranks(self) -> None:
+        for rank in self._ranks:
+            rank.close()
 
     def _work(self, store: RunStore) -> Outcome:
         run_id, spec = self.folder.run_id, self._request.spec
@@ -97,6 +105,8 @@ class Supervisor(RunProcess):
             store.tag(run_id, {LAST_ATTEMPT: str(attempt)})
         if (failed := setup_outcome(self._files.logs[0])) is not None:
             return failed
+        if spec.waits and not self._has_claim(store):
+            return Outcome(RunStatus.canceled, TERMINATED if self._terminated else self.folder.why_canceled())
         tracking = TrackingServer(
             store.database,
             run_id,
@@ -109,7 +119,8 @@ class Supervisor(RunProcess):
 
             def environment(rank: str) -> dict[str, str]:
                 env = base if "MLFLOW_TRACKING_URI" in spec.env else tracking.environment(base, rank)
-                return with_snapshot_first(env | {TRY_VARIABLE: str(attempt), **spec.env}, spec.editables)
+                env = with_snapshot_first(env | {TRY_VARIABLE: str(attempt), **spec.env}, spec.editables)
+                return env | (self._claim.variables if self._claim else WITHOUT_GPUS if spec.gpus == 0 else {})
 
             env = environment("0")
             store.start(run_id)
@@ -124,6 +135,8 @@ class Supervisor(RunProcess):
             first = self._ranks[0]
             with sampling(self.folder.path, env, lambda: first.parent) if is_sampled else contextlib.nullcontext():
                 outcome = self._outcome_of_ranks(*self._watch())
+            if self._claim is not None and not spec.retries:  # before the files are stored, which takes no GPU
+                self._claim.release()
         finally:  # a failure after the script's end cannot change its status, so it is added to the reason
             problem = ""
             try:
@@ -140,6 +153,27 @@ class Supervisor(RunProcess):
                 problem = problem or f"the tracking server did not close cleanly: {err}".rstrip(".")
         reason = "; ".join(part for part in (outcome.reason, problem) if part)
         return Outcome(outcome.status, reason, outcome.exit_code)
+
+    def _has_claim(self, store: RunStore) -> bool:
+        """Whether the job has what it waits for. False if it is to stop before."""
+        if self._claim is not None:  # of an earlier attempt
+            return True
+        from himl_cli.workspaces.local.claims import JobClaim
+
+        run_id, claim = self.folder.run_id, JobClaim(self.folder.path, self._request.spec, os.environ)
+
+        def note_waiting() -> None:
+            (self.folder.path / WAITING).touch()
+            store.requeue(run_id)
+            report("started", waits=claim.reason_to_wait())
+
+        if not claim.wait(self.is_stopped, note_waiting):
+            return False
+        self._claim = claim
+        self._ranks = self._new_ranks()
+        store.tag(run_id, {GPUS: claim.shown})
+        (self.folder.path / WAITING).unlink(missing_ok=True)
+        return True
 
     def _doubt(self, store: RunStore) -> str:
         """The remark that results of this run, which is in place, may be those of others. Empty without others."""
@@ -208,19 +242,24 @@ class Supervisor(RunProcess):
             time.sleep(POLL_SECONDS)
 
     def before_the_end(self, store: RunStore) -> None:
+        if self._claim is not None:
+            self._claim.release()
         # After the script, which may log these names in another form (1 and 1.0), since parameters cannot change
         if self._request.values:
             with store.database.writing() as connection:
                 put_pairs(connection, "parameters", self.folder.run_id, self._request.values, rule="IGNORE")
 
     def _new_ranks(self) -> list[Rank]:
-        stdin = self._request.stdin
+        """The ranks of the next attempt, none for a job that waits until it has its claim."""
+        stdin, claim = self._request.stdin, self._claim
+        if self._request.spec.waits and claim is None:
+            return []
         if self._request.nodes > 1:
             return [engine_of(self._request.spec).ranks_of_nodes(self._request, self._files.logs[0], self._ends)]
         ranks = []
         for number, log in enumerate(self._files.logs):
             source = stdin if number == 0 or not stdin.isdigit() else ""
-            ranks.append(Rank(number, source, log, self._ends))
+            ranks.append(Rank(number, source, log, self._ends, claim.handle if claim else None))
         if stdin.isdigit():
             os.close(int(stdin))  # the writer of the pipe must notice when the script closes it
         return ranks

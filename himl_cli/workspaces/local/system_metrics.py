@@ -99,13 +99,15 @@ class Machine:
     def __init__(self, folder: Path, env: Mapping[str, str], parent: Callable[[], int], started: float) -> None:
         import psutil
 
+        from himl_cli.workspaces.local.gpus import VISIBLE, VisibleGpus
+
         self._psutil = psutil
         self._folder, self._parent = folder, parent
         self._cpu_seconds, self._read = 0.0, started
         self._network: Any = None
         with suppress(Exception):
             self._network = psutil.net_io_counters()
-        self._gpus = Gpus(env.get("CUDA_VISIBLE_DEVICES"))
+        self._gpus = VisibleGpus(env.get(VISIBLE))
 
     def sample(self) -> dict[str, float]:
         """The current values by name, without those that cannot be read."""
@@ -155,49 +157,3 @@ class Machine:
         """The number of processors that the job may use."""
         own = self._psutil.Process()
         return len(own.cpu_affinity()) if hasattr(own, "cpu_affinity") else self._psutil.cpu_count() or 1
-
-
-class Gpus:
-    """The GPUs in *visible*, the value of CUDA_VISIBLE_DEVICES, in its order (None: all). None without a driver."""
-
-    def __init__(self, visible: str | None) -> None:
-        import pynvml
-
-        self._nvml = pynvml
-        self._handles: list[Any] = []
-        with suppress(pynvml.NVMLError):
-            pynvml.nvmlInit()
-            count = pynvml.nvmlDeviceGetCount()
-            for word in map(str, range(count)) if visible is None else visible.split(","):
-                self._handles.append(self._handle(word.strip(), count))
-
-    def _handle(self, word: str, count: int) -> Any:
-        """The device *word*: a number, or the start of an id. Raises NVMLError if there is none. CUDA ignores that
-        entry and all after it."""
-        if word.isdecimal():
-            return self._nvml.nvmlDeviceGetHandleByIndex(int(word))
-        for index in range(count if word.startswith("GPU-") else 0):
-            handle = self._nvml.nvmlDeviceGetHandleByIndex(index)
-            if self._nvml.nvmlDeviceGetUUID(handle).startswith(word):
-                return handle
-        return self._nvml.nvmlDeviceGetHandleByUUID(word)
-
-    def sample(self) -> dict[str, float]:
-        """The available values of each GPU. A MIG instance only has its memory."""
-        found: dict[str, float] = {}
-        unknown = (self._nvml.NVMLError, ZeroDivisionError)
-        for number, handle in enumerate(self._handles):
-            name = f"gpu_{number}_"
-            with suppress(*unknown):
-                found[name + "utilization_percentage"] = self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu
-            with suppress(*unknown):
-                memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
-                found[name + "memory_usage_megabytes"] = memory.used / 1e6
-                found[name + "memory_usage_percentage"] = 100 * memory.used / memory.total
-            with suppress(*unknown):
-                power = self._nvml.nvmlDeviceGetPowerUsage(handle)
-                found[name + "power_usage_watts"] = power / 1000
-                found[name + "power_usage_percentage"] = (
-                    100 * power / self._nvml.nvmlDeviceGetEnforcedPowerLimit(handle)
-                )
-        return found

@@ -35,7 +35,7 @@ from himl_cli.core.webhook import Webhook
 from himl_cli.core.workspaces import Check, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace
 from himl_cli.workspaces.local.engines import here
-from himl_cli.workspaces.local.engines.base import RUNNING, UNKNOWN
+from himl_cli.workspaces.local.engines.base import QUEUED, RUNNING, UNKNOWN
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe_parts
 from himl_cli.workspaces.local.logged_values import LoggedWriter, last_numbers, read_results, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
@@ -131,14 +131,18 @@ class LocalWorkspace(FolderWorkspace):
         """The lost *jobs*, which no process supervises, and the reasons for which others wait in queues or are unknown.
         Records the ends that folders have."""
         states = here.states({job: str(self._folder_of(job).lock) for job in jobs})
-        free = [job for job, state in states.items() if state.kind != RUNNING]
+        free = [job for job, state in states.items() if state.kind not in (RUNNING, QUEUED)]
         queued = self._runs.queued_jobs(free)
         reasons = dict(self._queued.refresh(self._runs, queued, now=now)) if queued else {}
+        reasons |= {job: state.reason for job, state in states.items() if state.kind == QUEUED}
         lost = []
         for job in free:
             if job in reasons or self._runs.end_as_noted(self._folder_of(job)):
                 continue
-            if job not in queued and states[job].kind == UNKNOWN:
+            if (status := states[job].status) is not None:
+                with suppress(DiskFailed):  # this user may only read
+                    self._runs.end(job, status, states[job].reason)
+            elif job not in queued and states[job].kind == UNKNOWN:
                 reasons[job] = f"{DOUBT}{states[job].reason}"
             else:
                 lost.append(job)
@@ -276,6 +280,7 @@ class LocalWorkspace(FolderWorkspace):
         if not may_write(self.folder):
             text = f"'{self.folder}' is read-only, so himl cannot record jobs in it."
             yield Check.note(CHECK_NAME, text, CHECK_PERMISSIONS)
+        yield from here.checks()
 
     def describe(self) -> WorkspaceFacts:
         """The folder, its default datastore, the number of runs and the kind of journal. Raises DiskFailed for a
@@ -326,9 +331,13 @@ class LocalWorkspace(FolderWorkspace):
 
     def _launch(self, request: LaunchRequest | Plan, notify: Notify) -> Run:
         """Start the jobs. Returns the run as it was just recorded, without a query to an engine for a job that it has
-        just accepted."""
+        just accepted. Raises BadUsage or NotFound if this machine has too few GPUs for them."""
         from himl_cli.workspaces.local.launch import launch
 
+        if any(spec.gpus for spec in request.specs):
+            from himl_cli.workspaces.local.gpus import check_gpus
+
+            check_gpus(request.specs)
         self.prepare(notify)
         if request.spec.engine is not None:
             self._queued.longest_pause = request.spec.engine.poll

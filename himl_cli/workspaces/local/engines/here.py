@@ -6,16 +6,24 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from himl_cli.core.locks import is_locked, unseen_holder
+from himl_cli.core.locks import has_restarted_since, is_locked, unseen_holder
 from himl_cli.core.processes import detached, take_standby
+from himl_cli.core.runs import RunStatus
 from himl_cli.workspaces.local import SUPERVISOR
-from himl_cli.workspaces.local.engines.base import ENDED, LOG, RUNNING, UNKNOWN, JobState
+from himl_cli.workspaces.local.engines.base import ENDED, LOG, QUEUED, RUNNING, UNKNOWN, JobState
+from himl_cli.workspaces.local.run_folder import WAITING
+
+if TYPE_CHECKING:
+    from himl_cli.core.workspaces import Check
 
 log = logging.getLogger(__name__)
+
+RESTARTED = "the machine restarted while it waited"
 
 
 def start(
@@ -45,7 +53,22 @@ def start(
 
 def states(jobs: Mapping[str, str]) -> Mapping[str, JobState]:
     """As `Engine.states`. The handle of a job is the path of its lock."""
-    return {name: _state(Path(handle)) for name, handle in jobs.items()}
+    states = {name: _state(Path(handle)) for name, handle in jobs.items()}
+    folders = {name: Path(jobs[name]).parent for name, state in states.items() if state.kind == RUNNING}
+    waiting = {name: folder for name, folder in folders.items() if (folder / WAITING).exists()}
+    if waiting:
+        from himl_cli.workspaces.local.claims import reasons_to_wait
+
+        states |= {name: JobState(QUEUED, reason) for name, reason in reasons_to_wait(waiting).items()}
+    return states
+
+
+def checks() -> Iterator[Check]:
+    """The checks of `himl doctor`."""
+    if sys.platform != "win32":
+        from himl_cli.workspaces.local import claims
+
+        yield from claims.checks()
 
 
 def _state(lock: Path) -> JobState:
@@ -53,4 +76,6 @@ def _state(lock: Path) -> JobState:
         return JobState(RUNNING)
     if holder := unseen_holder(lock):
         return JobState(UNKNOWN, f"{holder} holds its lock")
+    if (lock.parent / WAITING).exists() and has_restarted_since(lock):
+        return JobState(ENDED, RESTARTED, RunStatus.canceled)
     return JobState(ENDED, "its supervisor has ended")

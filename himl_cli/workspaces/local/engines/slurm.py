@@ -460,6 +460,7 @@ def _options(job: EngineJob) -> dict[str, str | None]:
     if job.is_controller:
         asked = {**{name: value for name, value in asked.items() if name in OF_CONTROLLER}, **slurm.controller}
         nodes, grace = 1, EngineSpec("").grace
+    no_gpus = not any(name in ("gres", "gpus") or name.startswith(("gpus-per-", "tres-per-")) for name in asked)
     options: dict[str, str | None] = {
         "chdir": str(job.folder),
         "open-mode": "append",
@@ -467,6 +468,7 @@ def _options(job: EngineJob) -> dict[str, str | None]:
         "ntasks-per-node": str(1 if job.is_controller else job.spec.processes or 1),
         "signal": f"B:TERM@{grace:.0f}",
         **({} if "no-requeue" in asked else {"requeue": None}),
+        **({"gres": f"gpu:{job.spec.gpus:g}"} if job.spec.gpus and not job.is_controller and no_gpus else {}),
         **asked,
         "job-name": job.name,
         "output": f"{job.log.parent}/".replace("%", "%%") + job.log.name.replace("TASK", "%a"),
