@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from himl_cli.workspaces.local.claims import HOLD, TURN, WAIT, Claim, Need, clai
 from tests.support.processes import processes_below
 from tests.support.running import Himl, until, write_files
 from tests.support.runs import latest
-from tests.support.sweeps import show
+from tests.support.sweeps import children, show
+from tests.support.terminals import Terminal
 from tests.support.users import BOB, as_user
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="NEEDS locks that processes inherit")
@@ -43,10 +45,12 @@ class Queue:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.claims, self.waiting, self.canceled = folder, dict[str, Claim](), dict[str, threading.Thread](), set[str]()
+        self.events = dict[str, queue.SimpleQueue[None]]()
 
     def submit(self, name: str, amount: float, among: Sequence[str] = GPUS) -> None:
         """Returns once the run has its claim or waits."""
-        claim = Claim(self.folder / name, Need(amount, among))
+        self.events[name] = queue.SimpleQueue()
+        claim = Claim(self.folder / name, Need(amount, among), events=self.events[name])
         is_known = threading.Event()
 
         def wait() -> None:
@@ -61,10 +65,14 @@ class Queue:
     def end(self, name: str) -> None:
         self.claims.pop(name).release()
 
+    def cancel(self, name: str) -> None:
+        self.canceled.add(name)
+        self.events[name].put(None)
+        self.waiting[name].join()
+
     def close(self) -> None:
-        self.canceled |= set(self.waiting)
-        for thread in self.waiting.values():
-            thread.join()
+        for name in self.waiting:
+            self.cancel(name)
         for name in [*self.claims]:
             self.end(name)
 
@@ -74,9 +82,9 @@ class Queue:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Iterator[Queue]:
-    queue = Queue(tmp_path)
-    yield queue
-    queue.close()
+    runs = Queue(tmp_path)
+    yield runs
+    runs.close()
     assert [name for name in os.listdir(claims_folder()) if name != TURN] == []
 
 
@@ -108,8 +116,7 @@ def test_runs_start_in_the_order_of_submission_in_all_workspaces(runs: Queue) ->
     runs.end("one/a")
     until(lambda: len(runs.claims) == 3, "b and c start")
     assert runs.names() == {"two/b": "AB", "one/c": "C", "two/e": "E"}
-    runs.canceled.add("two/d")
-    runs.waiting["two/d"].join()
+    runs.cancel("two/d")
     assert reasons_to_wait(folders) == {}
 
 
@@ -278,19 +285,31 @@ if "first" in sys.argv:
         time.sleep(0.02)
     sys.exit(os.environ["HIML_TRY"] == "1")
 print((place / "try_2").exists())
+while "--x" in " ".join(sys.argv) and len(list(place.glob("3,2")) + list(place.glob("1,0"))) < 2:
+    (place / os.environ["CUDA_VISIBLE_DEVICES"]).touch()
+    time.sleep(0.02)
 """
 
 
 def test_a_job_sees_its_gpus_in_each_attempt_and_a_sweep_uses_all(himl: Himl, project: Path, nvml: dict[str, str]) -> None:
     write_files(project, {"sees.py": SEES.replace("PLACE", repr(str(project))), "himl.toml": "[submit]\ngpus = 2\n"})
-    driver = nvml | {"NVML_GPUS": "4"}
+    driver = nvml | {"NVML_GPUS": "4", "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.1"}
     (first,) = himl.ok("submit", "sees.py", "--gpus", "1", "--retries", "1", "--no_wait", "-q", "--", "first", env=driver).stdout.split()
     until((project / "try_1").exists, "it runs")
     told = himl.ok("submit", "sees.py", "--gpus", "4", "--no_wait", env=driver).stderr
     second = latest(himl)
     assert f"Run '{second['id']}' waits for 4 GPUs (1 in use)." in told
     assert (second["status"], second["reason"]) == ("Queued", "waits for 4 GPUs (1 in use)")
+    watch = Terminal([str(himl.program), "runs", "list", "--watch"], cwd=project, columns=200)
+    watch.wait_for("Queued (waits for 4 GPUs (1 in use))")
+    doctor = " ".join(himl("doctor", env=driver).stdout.split())
+    for text in (f"GPU 0 Simulated GPU (GPU-00), claimed by run {first} of ", "GPU 3 Simulated GPU (GPU-03), free.", f"Run {second['id']} of "):
+        assert text in doctor
+    metrics: Callable[[], set[str]] = lambda: {each["name"][:12] for each in show(himl, first)["metrics"]}  # noqa: E731
+    until(lambda: "system/gpu_0" in metrics(), "its GPU is sampled")
+    assert "system/gpu_1" not in metrics()
     (project / "go").touch()
+    assert watch.finish() == 0
     until(lambda: show(himl, second["id"])["status"] == "Completed", "both end")
     assert himl.ok("runs", "logs", second["id"]).stdout.split() == ["0,1,2,3", "GPU-00,GPU-01,GPU-02,GPU-03", "True"]
     assert himl.ok("runs", "logs", first, "--try", "2").stdout.split() == ["0", "GPU-00"]
@@ -305,6 +324,41 @@ def test_a_job_sees_its_gpus_in_each_attempt_and_a_sweep_uses_all(himl: Himl, pr
     assert himl.ok("submit", "sees.py", "--gpus", "0").stdout.startswith(" none\n")
     refused = himl("submit", "sees.py", "--gpus", "5", env=driver)
     assert (refused.code, refused.stderr.splitlines()[-2:]) == (2, ["error: --gpus 5: this machine has 4 GPUs.", "hint: Use --gpus 4 or less."])
+
+
+PARTS = """
+import os, pathlib, sys, time
+gpu = os.environ["CUDA_VISIBLE_DEVICES"].split(",")[int(os.environ.get("LOCAL_RANK", 0))]
+place = pathlib.Path(os.environ["PLACE"])
+place.mkdir(exist_ok=True)
+(place / gpu).touch()
+while len(os.listdir(place)) < 2:
+    time.sleep(0.02)
+print(gpu)
+"""
+"""Waits until another part has the other GPU."""
+
+
+def test_each_part_claims_gpus_for_itself_and_ranks_divide_them(himl: Himl, project: Path, nvml: dict[str, str]) -> None:
+    step = {"type": "PythonScriptStep", "script": "parts.py", "source_directory": "."}
+    write_files(project, {"parts.py": PARTS, "steps.json": json.dumps({"step1": step, "step2": {**step, "name": "other"}})})
+    driver = nvml | {"NVML_GPUS": "2"}
+
+    def gpus(*words: str) -> list[list[str]]:
+        """What the logs of all parts have, and their tags."""
+        himl.ok("submit", *words, env=driver)
+        parts = children(himl, "latest")
+        return sorted([*himl.ok("runs", "logs", part["id"]).stdout.split(), part["tags"]["himl.gpus"]] for part in parts)
+
+    one, other = (f"{number} (Simulated GPU, GPU-0{number})" for number in range(2))
+    for option in ("--crossval", "--different_seeds"):
+        found = gpus("parts.py", option, "2", "--gpus", "1", "--env_var", f"PLACE={project / option}")
+        assert found == [["0", one], ["1", other]], option
+    found = gpus("steps.json", "--gpus", "1", "--env_var", f"PLACE={project / option}")  # one after another
+    assert found == [["0", one], ["0", one]]
+    himl.ok("submit", "parts.py", "--gpus", "2", "--processes_per_node", "2", "--env_var", f"PLACE={project / 'ranks'}", env=driver)
+    assert sorted(os.listdir(project / "ranks")) == ["0", "1"]
+    assert f"\nGPUs          {one}, {other}\n" in himl.ok("runs", "show").stdout
 
 
 def restart_machine(run: Path, supervisor: int) -> None:

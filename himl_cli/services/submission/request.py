@@ -287,11 +287,9 @@ def _is_gpu_count(value: float | None, *, is_local: bool) -> bool:
 
 def _refuse_untaken(request: SubmitRequest, name: str, value: Any) -> None:
     """Raise BadUsage for a typed option that the job's engine does not take. A local job ignores those of Azure ML."""
+    takers = str(_OPTIONS[name]["engines"]).split()
     name = next((option for option, field in REQUEST_FIELDS.items() if field == name), name)
-    typed, takers = (
-        f"--{name}{'' if value is True else f' {value}'}",
-        str(_OPTIONS[REQUEST_FIELDS.get(name, name)]["engines"]).split(),
-    )
+    typed = f"--{name}{'' if value is True else f' {value}'}"
     others = [] if THIS_MACHINE in takers else [word for word in takers if word not in (AZURE, QUEUE)]
     if name == "num_nodes":
         hint = "For several processes, use --processes_per_node."

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import queue
 import secrets
 import stat
 import sys
@@ -20,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.jobs import JobSpec
@@ -32,9 +33,11 @@ from himl_cli.workspaces.local.gpus import Driver, Gpu, allowed_gpus, variables_
 FOLDER = "HIML_CLAIMS"  # the variable with another folder
 WAIT, HOLD, TURN, PART = "wait", "hold", "turn", "part"
 LARGEST_FILE = 64 * 1024
-POLL_SECONDS_OF_FIRST = 0.1  # while it waits for a claim
-POLL_SECONDS_BEHIND = 1.0  # of the others, which only check whether they are to stop
+# The lock of a claim or of a run ahead wakes a run that waits. These pauses are for what no lock shows
+POLL_SECONDS_BEHIND = 10.0 if sys.platform == "linux" else 1.0  # a cancelation elsewhere, another user's lock
+POLL_SECONDS_OF_FIRST = 1.0
 POLL_SECONDS_OF_DRIVER = 0.25  # while other programs use GPUs
+POLL_SECONDS_OF_TURN = 0.05
 PART_SECONDS = 60.0  # after which a file without a name is a leftover
 TURN_SECONDS = 3  # for which no run needs the lock under which claims are taken
 SLACK = 1e-6  # for sums of fractions
@@ -155,13 +158,20 @@ def ahead_of(entry: Claimant, waiting: Sequence[Claimant]) -> list[Claimant]:
 
 
 class Claim:
-    """The claim of the run *run_id* with the folder *folder*. *use_of* returns how another program uses a resource, ''
-    if none does. Raises DiskFailed or BadUsage if the folder of claims cannot be used.
+    """The claim of the run with the folder *folder*. *use_of* returns how another program uses a resource, '' if none
+    does. Any item of *events* makes `wait` check everything again. Raises DiskFailed or BadUsage if the folder of
+    claims cannot be used.
 
     `names` are the claimed resources, `handle` holds the lock, for the processes of the job to inherit.
     """
 
-    def __init__(self, folder: Path, need: Need, use_of: Callable[[str], str] = lambda name: "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        need: Need,
+        use_of: Callable[[str], str] = lambda name: "",
+        events: queue.SimpleQueue[Any] | None = None,
+    ) -> None:
         if sys.platform == "win32":
             raise BadUsage("himl has no queue on Windows.", hint="Omit --gpus and --queue, or use WSL.")
         self._need, self._use_of = need, use_of
@@ -169,6 +179,8 @@ class Claim:
         self._opened = _opened_folder()
         self._path: Path | None = None
         self._is_first = False
+        self._events = events or queue.SimpleQueue()
+        self._watched = set[str]()  # names of files, each of which a thread watches
         self.names: Sequence[str] = ()
         self.handle: int | None = None
 
@@ -185,10 +197,8 @@ class Claim:
                 if is_first:
                     on_wait()
                     is_first = False
-                if pause:
-                    time.sleep(pause)
-                else:
-                    self._await_place(ticket, is_stopped)
+                with suppress(queue.Empty):
+                    self._events.get(timeout=pause)
             return False
         finally:
             with suppress(OSError):
@@ -197,25 +207,29 @@ class Claim:
 
     def release(self) -> None:
         """Release the claim, also of processes that inherited it. Call it once the job has ended."""
+        import fcntl
+
         if self.handle is not None and self._path is not None:
             with suppress(OSError):
                 self._path.unlink()
+            fcntl.flock(self.handle, fcntl.LOCK_UN)
             os.close(self.handle)
             self.handle = None
 
     def _pause_before_claim(self, ticket: Path) -> float | None:
-        """Take the resources, and return None, if no run is before this one and they are free. Else the seconds until
-        they may be, 0 if other runs are before this one."""
-        if not self._is_first and self._before(ticket) is not None:
-            return 0.0
-        self._is_first = True  # from now on: others come later. So 100 runs that wait need little time
+        """Take the resources, and return None, if no run is before this one and they are free. Else the longest time
+        in seconds until the next check."""
+        if not self._is_first and (before := self._before(ticket)) is not None:
+            self._watch([before])
+            return POLL_SECONDS_BEHIND
+        self._is_first = True  # from now on: others come later
         if not ticket.exists():  # somebody deleted it
             raise DiskFailed(f"The file of the waiting run, '{ticket}', was deleted.", hint="Submit the run again.")
         free, pause = self._free()
         if free is None:
             return pause
         if (turn := _take_turn()) is None:
-            return POLL_SECONDS_OF_FIRST
+            return POLL_SECONDS_OF_TURN
         try:
             free, pause = self._free()  # another run may have taken them
             if free is None:
@@ -234,8 +248,9 @@ class Claim:
         return before[-1] if before else None
 
     def _free(self) -> tuple[list[str] | None, float]:
-        """The resources to claim. None if too few are free, with the seconds until the next check."""
+        """The resources to claim. None if too few are free, with the longest time in seconds until the next check."""
         holders = entries(HOLD)
+        self._watch([each for each in holders if set(each.names) & set(self._need.among)])
         if any(each.problem for each in holders):
             return None, POLL_SECONDS_OF_DRIVER
         used, amount = shares_in_use(holders), self._need.amount
@@ -255,28 +270,22 @@ class Claim:
                 return unused, 0.0
         return None, POLL_SECONDS_OF_DRIVER
 
-    def _await_place(self, ticket: Path, is_stopped: Callable[[], bool]) -> None:
-        """Wait until the run before this one waits no more. The lock of its file costs no time."""
+    def _watch(self, claimants: Sequence[Claimant]) -> None:
+        """Send an event once the lock of one of these files is free. Waiting for it takes no time of a processor."""
+        for name in {each.name for each in claimants} - self._watched:
+            self._watched.add(name)
+            threading.Thread(target=self._await_lock, args=(claims_folder() / name,), daemon=True).start()
+
+    def _await_lock(self, path: Path) -> None:
         import fcntl
 
-        if (before := self._before(ticket)) is None:
-            return
-        try:
-            handle = os.open(claims_folder() / before.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            return
-        is_gone = threading.Event()
-
-        def await_lock() -> None:
-            with suppress(OSError):
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
                 fcntl.flock(handle, fcntl.LOCK_SH)
-            os.close(handle)
-            is_gone.set()
-
-        threading.Thread(target=await_lock, daemon=True).start()
-        while not is_gone.wait(POLL_SECONDS_BEHIND) and not is_stopped():
-            if not os.path.lexists(claims_folder() / before.name):  # only another user still holds the lock
-                return
+            finally:
+                os.close(handle)
+        self._events.put(None)
 
     def _publish(self, kind: str, **facts: Sequence[str]) -> tuple[Path, int]:
         """Make the locked file of this run. Returns its path and its handle."""
@@ -362,14 +371,14 @@ def _holder_of_turn() -> str:
 class JobClaim(Claim):
     """The claim of a job of this machine, with the folder of its run and the variables *env*."""
 
-    def __init__(self, folder: Path, spec: JobSpec, env: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, spec: JobSpec, env: Mapping[str, str], events: queue.SimpleQueue[Any]) -> None:
         self._folder, self._gpus = folder, dict[str, Gpu]()
         if spec.gpus:
             driver = Driver()
             self._gpus = {gpu.uuid: gpu for gpu in allowed_gpus(driver, spec, env)}
-            super().__init__(folder, Need(spec.gpus, [*self._gpus]), driver.use_of)
+            super().__init__(folder, Need(spec.gpus, [*self._gpus]), driver.use_of, events)
         else:
-            super().__init__(folder, Need(1.0, slots_of_user(spec.slots)))
+            super().__init__(folder, Need(1.0, slots_of_user(spec.slots)), events=events)
 
     @property
     def variables(self) -> dict[str, str]:

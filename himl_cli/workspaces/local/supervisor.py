@@ -83,13 +83,11 @@ class Supervisor(RunProcess):
         self._ranks = self._new_ranks()  # their shims load while the run is recorded and its files are staged
 
     def work(self, store: RunStore) -> Outcome:
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._close_ranks)  # which a job that waits starts later
+        try:
             return self._work(store)
-
-    def _close_ranks(self) -> None:
-        for rank in self._ranks:
-            rank.close()
+        finally:
+            for rank in self._ranks:  # which a job that waits starts later
+                rank.close()
 
     def _work(self, store: RunStore) -> Outcome:
         run_id, spec = self.folder.run_id, self._request.spec
@@ -160,13 +158,20 @@ class Supervisor(RunProcess):
             return True
         from himl_cli.workspaces.local.claims import JobClaim
 
-        run_id, claim = self.folder.run_id, JobClaim(self.folder.path, self._request.spec, os.environ)
+        run_id, claim = self.folder.run_id, JobClaim(self.folder.path, self._request.spec, os.environ, self._ends)
 
         def note_waiting() -> None:
             (self.folder.path / WAITING).touch()
             store.requeue(run_id)
             report("started", waits=claim.reason_to_wait())
 
+        if sys.platform == "linux" and self._handle is not None:  # a request to cancel wakes it
+            import fcntl
+
+            signal.signal(signal.SIGIO, lambda number, frame: self._ends.put(None))
+            with contextlib.suppress(OSError):
+                changes = fcntl.DN_CREATE | fcntl.DN_RENAME | fcntl.DN_MULTISHOT
+                fcntl.fcntl(self._handle, fcntl.F_NOTIFY, changes)
         if not claim.wait(self.is_stopped, note_waiting):
             return False
         self._claim = claim
