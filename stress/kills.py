@@ -22,7 +22,7 @@ from typing import Any
 
 from stress.faults import Attempt, Download, Stock, Submit, Upload
 from stress.killed import ALL, GROUP, HIML, NEXT_LIMIT, SHIM, SUPERVISOR, Killed, count_temporary
-from stress.records import Case, Outcome, Result
+from stress.records import Case, Result
 from stress.runs import AtOnce, Attached, Deleted
 from stress.slides import Tiles
 from stress.world import LOG_METRIC, Ended, Verdict, World, differences, drawn_until_met, judge, judge_again

@@ -115,6 +115,8 @@ OTHER_OPTIONS: Mapping[str, Sequence[str]] = {
     "--ntasks_per_node": ("--processes_per_node",),
     "--nproc_per_node": ("--processes_per_node",),
     "--num_processes": ("--processes_per_node",),
+    "--gpu": ("--gpus",),
+    "--gpus_per_node": ("--gpus",),
     "--image": ("--docker_image",),
     "--flavor": ("--instance_type",),
     "-it": ("--tty",),
@@ -135,16 +137,12 @@ OF_RUNNER = {
 """Options of the runners of hi-ml and InnerEye, which scripts for them may have, too."""
 OF_TORCHRUN = {"--nproc_per_node": "--processes_per_node", "--nnodes": "--num_nodes"}
 _OF_SBATCH = "For a job on Slurm: --cluster slurm:PARTITION --sbatch {}=VALUE"
-_GPUS = "Local jobs see all GPUs. On Slurm: --cluster slurm:PARTITION --sbatch gres=gpu:N"
 _DURATION = "For a limit: --max_run_duration TIME, such as 30m or 2h"
 NO_OPTIONS = {
     "--dsa_key": "Set the environment variable DSA_API_KEY. Others can read a command line.",
     "--login_only": "To test the sign-in: himl dsa list",
     "--max_slides": "To select slides by a part of their ids: --id_filter TEXT",
     "--csv": "For CSV: himl runs aggregate --output_csv FILE",
-    "--gpus": _GPUS,
-    "--gpu": _GPUS,
-    "--gpus_per_node": _GPUS,
     "--gres": _OF_SBATCH.format("gres"),
     "--mem": _OF_SBATCH.format("mem"),
     "--cpus_per_task": _OF_SBATCH.format("cpus-per-task"),

@@ -122,7 +122,7 @@ OF_COMMANDS = {
 NO_EQUIVALENTS = {
     "login": "az login, then himl doctor",
     "sweep": "himl submit SCRIPT.py --sweep lr=0.1,0.01",
-    "submit train.py --gpus 1": "Local jobs see all GPUs. On Slurm: --cluster slurm:PARTITION --sbatch gres=gpu:N",
+    "submit train.py --gpus-per-node 1": "In himl: himl submit train.py --gpus 1",
     "submit train.py -v data:/data": "For data: --input NAME,local=FOLDER",
     "submit train.py --partition gpu": "In himl: himl submit train.py --cluster slurm:gpu",
     "submit sbatch -p gpu train.sh": "In himl: himl submit train.sh --cluster slurm:PARTITION",
