@@ -178,7 +178,7 @@ class Claim:
         self._run_id, self._id = folder.name, id_of(folder)
         self._opened = _opened_folder()
         self._path: Path | None = None
-        self._is_first = False
+        self._is_first, self._ahead = False, ""
         self._events = events or queue.SimpleQueue()
         self._watched = set[str]()  # names of files, each of which a thread watches
         self.names: Sequence[str] = ()
@@ -219,7 +219,10 @@ class Claim:
     def _pause_before_claim(self, ticket: Path) -> float | None:
         """Take the resources, and return None, if no run is before this one and they are free. Else the longest time
         in seconds until the next check."""
+        if self._ahead in self._watched and (claims_folder() / self._ahead).exists():  # nothing has changed
+            return POLL_SECONDS_BEHIND
         if not self._is_first and (before := self._before(ticket)) is not None:
+            self._ahead = before.name
             self._watch([before])
             return POLL_SECONDS_BEHIND
         self._is_first = True  # from now on: others come later
@@ -283,6 +286,7 @@ class Claim:
             handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 fcntl.flock(handle, fcntl.LOCK_SH)
+                self._watched.discard(path.name)
             finally:
                 os.close(handle)
         self._events.put(None)
