@@ -184,7 +184,8 @@ def parse_pairs(option: str, values: Iterable[str] | None) -> Mapping[str, str]:
             missing = "an entry without KEY" if equals else "an entry without '='"
             # The value of an environment variable may be a secret.
             shown = missing if option == "--env_var" else f"'{value}'"
-            hint = f"For example {option} {'inputs.lr=0.1' if option == '--set' else 'team=blue'}"
+            examples = {"--set": "inputs.lr=0.1", "--env_var": "OMP_NUM_THREADS=1"}
+            hint = f"For example {option} {examples.get(option, 'team=blue')}"
             if option == "--tag" and not equals:
                 hint += f". For a display name: --display_name {shlex.quote(value)}"
             raise BadUsage(f"{option} must be KEY=VALUE, not {shown}.", hint=hint)

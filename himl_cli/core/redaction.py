@@ -24,7 +24,8 @@ _TOKENS = {
     # RubyGems, SonarQube, Supabase, Typeform, Sentry, Buildkite, Jina, Roboflow, Grafana, Postman, Sourcegraph, Notion
     "hf_ api_org_ ghp_ gho_ ghu_ ghs_ ghr_ npm_ gsk_ r8_ sk_live_ sk_test_ pk_live_ pk_test_ rk_live_ rk_test_ whsec_"
     " dop_v1_ doo_v1_ dor_v1_ lin_api_ shpat_ shpss_ shpca_ shppa_ KGAT_ nfp_ pnu_ rubygems_ squ_ sqp_ sqa_ sbp_"
-    " tfp_ sntryu_ bkua_ jina_ sgp_ ntn_ rdme_ CCIPAT_ tgp_v1_ pul- NRAK- LTAI AKCp": "[A-Za-z0-9]{20,}",
+    " tfp_ sntryu_ bkua_ jina_ sgp_ ntn_ rdme_ CCIPAT_ tgp_v1_ pul- NRAK- LTAI AKCp": "[A-Za-z0-9]{20,}"
+    r"(?!\w|\.(?:py|sh|yml)\b)",  # no name of a script or its run: hf_NAME.py, hf_NAME_1795771437_864799a7
     "wandb_v": r"\d_[A-Za-z0-9_]{20,}",
     # GitHub, Docker, LangSmith, Pinecone, PlanetScale, GitLab, Slack, OpenAI, Anthropic, Langfuse, NVIDIA, Perplexity,
     # xAI, Brevo, Atlassian, Square, Tavily, PyPI, Google, Sentry, 1Password

@@ -235,12 +235,17 @@ def as_found(folder: Path, text: str, *, windows: bool = sys.platform == "win32"
 
 
 def parse_duration(text: str, option_name: str = "") -> float:
-    """Seconds of `30s`, `30m`, `2h` or `1.5d`. Raises BadUsage, with *option_name* at the start of the message."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0
+    """Seconds of `30s`, `30m`, `1.5d`, `1h30m` or `2 hours`. Raises BadUsage, with *option_name* at the start of the
+    message."""
+    part = r"(\d+(?:\.\d+)?)\s*(s(?:ec(?:ond)?s?)?|m(?:in(?:ute)?s?)?|h(?:(?:ou)?rs?)?|d(?:ays?)?)(?![a-z])\s*"
+    words = text.strip().lower()
+    found = re.findall(part, words, re.ASCII) if re.fullmatch(f"(?:{part})+", words, re.ASCII) else []
+    seconds = sum(float(number) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit[0]] for number, unit in found)
     if not 0 < seconds <= MOST_SECONDS:
-        problem, hint = "is not a duration.", "Write a number and a unit: 30s, 30m, 2h or 1.5d."
-        if seconds:
+        problem, hint = "is not a duration.", "Write a number and a unit: 30s, 30m, 2h, 1h30m or 1.5d."
+        if found and not seconds:
+            problem = "must be positive."
+        elif seconds:
             problem, hint = "is longer than ten years.", "To set no limit, omit it."
         raise BadUsage(f"{option_name} '{text}' {problem}".strip(), hint=hint)
     return seconds

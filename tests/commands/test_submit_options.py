@@ -79,6 +79,12 @@ def test_failed_job_is_explained_by_a_hint(himl: Himl, project: Path) -> None:
     assert "rank 1: exit code 1" in outcome.stderr
     assert "boom" in outcome.stderr
     assert outcome.stderr.splitlines()[-1].endswith(f" --file std_log_process_1.txt; it ran with '{sys.executable}', use --python for another one")
+    write_files(project, {"train.py": "import os; os.mkdir('outputs')"})
+    assert hint_of(himl, "train.py").endswith("; himl creates 'outputs' before the job starts: use os.makedirs(..., exist_ok=True)")
+    write_files(project, {"träin.py": "import sys; sys.exit(3)"})
+    outcome = himl("submit", "träin.py", "--different_seeds", "2")
+    assert "The experiment is called 'tr_in'" in outcome.stderr
+    assert outcome.stderr.splitlines()[-1] == f"hint: Show the cause: himl runs logs {latest(himl)['id']}_0", "the rest would fail alike"
     write_files(project, {"train.py": "import time; time.sleep(600)"})
     outcome = himl("submit", "train.py", "--max_run_duration", "1s")
     assert outcome.code == 1

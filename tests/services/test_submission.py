@@ -147,8 +147,19 @@ def test_checkout_is_dirty_clean_or_unknown(
 
 
 def test_durations_sizes_inputs_and_outputs() -> None:
-    assert [parse_duration(text) for text in ("30s", "30m", "2h", "1.5d")] == [30, 1800, 7200, 129600]
-    for text in ("", "0s", "5", "h", "-1h", "1 h", "1w", "1h30m"):
+    assert [parse_duration(text) for text in ("30s", "30m", "2h", "1.5d", "1h30m", "2 hours", "2H", "1 min 5 sec")] == [
+        30,
+        1800,
+        7200,
+        129600,
+        5400,
+        7200,
+        7200,
+        65,
+    ]
+    with pytest.raises(BadUsage, match="'0s' must be positive"):
+        parse_duration("0s")
+    for text in ("", "5", "h", "-1h", "1w", "1hx", "1h30"):
         with pytest.raises(BadUsage, match="is not a duration"):
             parse_duration(text)
     assert [check_size("--shm_size", text) for text in ("100g", "512M", " 64k ", "1b")] == ["100g", "512m", "64k", "1b"]

@@ -154,6 +154,8 @@ A bearer of good news: basic models suffice
 himl submit hf_train.py
 hf_train_1795705510_9d0a79bc
 hf_finetune_bert_large_uncased_1795705510_9d0a79bc
+hf_sentimentanalysisfinetuning_1795705510_9d0a79bc
+himl submit hf_sentimentanalysisfinetuning.py
 gho_exports_of_all_the_runs_1795705510 sk-learn-random-forest-classifier
 glpat-x sk-SK locale, task-sk-something-that-is-quite-long-here
 Set HTTPS_PROXY to http://USER:PASSWORD@HOST:PORT, or name the host in NO_PROXY.

@@ -16,6 +16,7 @@ MISSING_MODULE = re.compile(
     re.MULTILINE,
 )
 MISSING_FILE = re.compile(rb"(?:No such file or directory: |unable to open file: name = )'([^'\n]+)'")
+MADE_BEFORE = re.compile(rb"^FileExistsError: .*'(?:\./|[^'\n]*/code/)?(outputs|logs)/?'\s*\Z", re.MULTILINE)
 _IN_PLACE = "add --in_place to run the job in its folder"
 
 
@@ -25,6 +26,8 @@ def failure_hint(log: bytes, python: str, spec: JobSpec | None, cwd: Path) -> st
     *spec* is the job that was submitted from *cwd*, if it is known, *python* the interpreter of a local run.
     """
     hint = ""
+    if made := MADE_BEFORE.search(log):
+        return f"himl creates '{made[1].decode()}' before the job starts: use os.makedirs(..., exist_ok=True)"
     if spec is not None and not spec.in_place:
         modules, files = MISSING_MODULE.findall(log), MISSING_FILE.findall(log)
         if modules:
@@ -79,7 +82,7 @@ def _file_hint(spec: JobSpec, path: str, cwd: Path) -> str:
     root, name = spec.snapshot.root, os.path.normpath(path).replace("\\", "/")
     if in_run := re.fullmatch(r".*?/runs/[^/]+/(.+)", name):  # the job's folder is `code` in the folder of its run
         name = os.path.relpath(in_run[1], "code").replace("\\", "/")
-    folder = next((each for each in (root, cwd) if (each / name).exists()), None)
+    folder = next((each for each in (root, cwd, *root.parents[:-1]) if (each / name).exists()), None)
     if os.path.isabs(name) or folder is None or (folder == root and _is_sent(spec, name)):
         return ""
     if name.startswith("../"):

@@ -151,10 +151,11 @@ def raise_unless_completed(
             hint = f"Show the cause: himl runs logs {child}"
         elif name := _log_of_failed_rank(run):
             hint += f" --file {name}"
-        if remedy := _remedy(workspace, run, child, spec, cwd):
-            hint += f"; {remedy}"
+        remedy = _remedy(workspace, run, child, spec, cwd)
+        hint += f"; {remedy}" if remedy else ""
         resume = f"himl submit --resume {run.id}"
-        if MANY in run.tags and run.folder and resume not in run.reason:
+        failed_alike = not remedy and sweep and all(one.run.status is RunStatus.failed for one in sweep.trials)
+        if MANY in run.tags and run.folder and resume not in run.reason and not failed_alike:
             hint += f"; run the missing parts: {resume}"
         reason = NAMED_LOG.sub("", run.reason) or "the reason is unknown"
         raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=hint)

@@ -110,7 +110,7 @@ class _Looks:
         yield self._refresh
         count = sum(len(points) for found in watched.points.values() for points in found.values())
         if number == 0 or (self._is_here and count <= MANY_POINTS):
-            yield partial(self._look_back, open_before)
+            yield partial(self._look_back, {*open_before, *(each.id for each in watched.runs if number == 0)})
         for parent in watched.runs:
             is_shown = self._newest is None or parent.id in watched.followed
             if MANY in parent.tags and is_shown and (parent.id in open_before or parent.id not in watched.children):
@@ -139,7 +139,7 @@ class _Looks:
         return not before.issuperset(run.id for run in runs)
 
     def _look_back(self, open_before: set[str]) -> bool:
-        """Read all earlier points. In a list, only of the runs that had not ended."""
+        """Read all earlier points. In a list, after the first poll only of the runs that had not ended."""
         runs = [run for run in self._watched.runs if self._newest is None or run.id in open_before]
         found = self._workspace.results(runs, wanted=self._is_wanted, whole=True) if runs else {}
         for run_id, results in found.items():

@@ -36,11 +36,11 @@ from himl_cli.core.jobs import (
     is_job_file,
 )
 from himl_cli.core.records import dataclass
-from himl_cli.core.redaction import mask_arguments, mask_document, mask_line, redact
+from himl_cli.core.redaction import is_address, mask_arguments, mask_document, mask_line, redact
 from himl_cli.core.runs import experiment_remarks, friendly_experiment
 from himl_cli.core.settings import section_settings
 from himl_cli.core.sweeps import SweepSpec
-from himl_cli.core.text import non_blank, parse_duration, shorten
+from himl_cli.core.text import non_blank, parse_duration, shorten, with_slashes
 from himl_cli.core.webhook import WEBHOOK_FORMATS, Webhook
 from himl_cli.services.submission.git import git_facts
 
@@ -390,8 +390,15 @@ def near_path(shown: str, names: Iterable[str]) -> str:
     """A hint for a path that does not exist: similar ones among *names* in its folder."""
     from difflib import get_close_matches
 
-    near = get_close_matches(Path(shown).name, [*names], n=2)
-    found = " or ".join(f"'{Path(shown).with_name(name).as_posix()}'" for name in near)
+    if is_address(shown):
+        return "A job runs a file of this machine. Download it, or clone its repository, first."
+    if set("*?") & set(shown):
+        return "One job runs one script. For values of its arguments, use --sweep."
+    others = [text for text in (expand_user(shown), with_slashes(shown)) if text != shown and Path(text).is_file()]
+    in_lower, wanted = {name.lower(): name for name in names}, Path(shown).name.lower()
+    alike = [wanted] if wanted in in_lower else get_close_matches(wanted, [*in_lower], n=2)
+    near = [in_lower[name] for name in alike]
+    found = " or ".join(f"'{text}'" for text in others or [Path(shown).with_name(name).as_posix() for name in near])
     return f"Did you mean {found}?" if found else "Check the path. It is relative to the current folder."
 
 
@@ -554,7 +561,10 @@ def choose_experiment(
         chosen = friendly_experiment(asked)
         return chosen, experiment_remarks(asked, chosen)
     path = PurePath(target)
-    return friendly_experiment(path.stem if path.suffix in (".py", ".sh") else target), []
+    if path.suffix not in (".py", ".sh"):
+        return friendly_experiment(target), []
+    chosen = friendly_experiment(path.stem)
+    return chosen, experiment_remarks(path.stem, chosen)
 
 
 def automatic_tags(git: Mapping[str, str], build: Mapping[str, str], command_line: str) -> dict[str, str]:

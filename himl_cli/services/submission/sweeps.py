@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -77,7 +78,11 @@ def single_sweep_option(request: SubmitRequest) -> SubmitRequest:
     chosen = typed or ([] if single else [name for name in SWEEP_KINDS if request.is_set(name)])
     shown = " and ".join(f"--{name}" for name in chosen) or "the sweep"
     if len(chosen) > 1:
-        both = f"--sweep {request.crossval_arg}=0,1,2 --sweep {request.seed_arg}=0,1,2"
+        counts = {request.crossval_arg: request.crossval, request.seed_arg: request.different_seeds}
+        lists = [
+            f"{name}={','.join(map(str, range(min(count, LONGEST_LIST))))}" for name, count in counts.items() if count
+        ]
+        both = " ".join(f"--sweep {shlex.quote(each)}" for each in (*request.sweep, *lists))
         raise BadUsage(f"{shown} cannot be combined.", hint=f"To run every combination, list all values: {both}")
     request = request.without(*(name for name in SWEEP_KINDS if name not in chosen))
     for name, kinds in KINDS_OF_OPTION.items():
