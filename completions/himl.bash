@@ -18,6 +18,20 @@ _himl_table() {
             --command=
             +--set=
             --cluster=choice:local
+            --follow|-f
+            --wait|--no_wait|-d
+            --experiment=experiments
+            --display_name=
+            +--tag|-t=
+            +--env_var|-e=
+            +--input=
+            --gpus=
+            --processes_per_node=
+            --max_run_duration=
+            +--sweep=
+            --max_concurrent=
+            --resume=runs
+            --dry_run
             +--sbatch=
             +--after=runs
             --grace=
@@ -25,10 +39,8 @@ _himl_table() {
             --record_in=choice:local,azure
             --in_place
             --tty
-            --gpus=
             --queue
             --num_nodes=
-            --processes_per_node=
             --distribution=choice:pytorch,mpi
             --no_mpi_single_node
             --shm_size=
@@ -36,7 +48,6 @@ _himl_table() {
             --job_tier=choice:spot,basic,standard,premium
             +--docker_args=
             --identity=choice:user,managed
-            --max_run_duration=
             --vscode
             --jupyter
             --ssh_key=files
@@ -54,12 +65,8 @@ _himl_table() {
             --dockerfile=files
             --pip_extra_index_url=
             --private_wheel=files:.whl
-            +--env_var=
-            --experiment=experiments
             --experiment_from_branch
-            --display_name=
             --description=
-            +--tag=
             --build_branch=
             --build_source_id=
             --build_source_author=
@@ -68,16 +75,13 @@ _himl_table() {
             --build_number=
             --build_user=
             --build_user_email=
-            +--input=
             +--output=
             +--keep=
             --no_system_metrics
             --default_datastore=
             --checkpoint=runs+files
-            +--sweep=
             --sampling=choice:grid,random,bayesian
             --max_trials=
-            --max_concurrent=
             --max_failures=
             --primary_metric=
             --goal=choice:minimize,maximize
@@ -87,13 +91,9 @@ _himl_table() {
             --crossval_count_arg=
             --different_seeds=
             --seed_arg=
-            --resume=runs
             --new_code
-            --wait|--no_wait
-            --follow
             --notify=
             --notify_format=choice:json,slack,teams
-            --dry_run
             --show_settings
             --sdk=choice:v2,v1
             --workspace|-w=choice:local+folders+files:.json
@@ -116,18 +116,11 @@ _himl_table() {
     'himl runs list')
         rows='
             --experiment=experiments
-            --num_runs=choice:all
-            +--tags=
+            --num_runs|-n=choice:all
+            +--tags|-t=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --archived
             --watch
-            --workspace|-w=choice:local+folders+files:.json
-            --config_file=files:.json
-            --format=choice:human,json,quiet
-            --json
-            --quiet|-q
-            --verbose|-v
-            --yes
             --since=
             --where=
             --sort=choice:started,-started,duration,-duration
@@ -135,6 +128,13 @@ _himl_table() {
             --best
             --goal=choice:minimize,maximize
             --params
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
             --help|-h
         '
         ;;
@@ -143,10 +143,12 @@ _himl_table() {
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
-            +--tags=
+            +--tags|-t=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
+            --machine
+            --watch
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -154,8 +156,6 @@ _himl_table() {
             --quiet|-q
             --verbose|-v
             --yes
-            --machine
-            --watch
             --help|-h
         '
         kinds='list+runs...'
@@ -165,7 +165,7 @@ _himl_table() {
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
-            +--tags=
+            +--tags|-t=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
@@ -192,10 +192,13 @@ _himl_table() {
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
-            +--tags=
+            +--tags|-t=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
+            --follow|-f
+            --file=
+            --try=
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -203,9 +206,6 @@ _himl_table() {
             --quiet|-q
             --verbose|-v
             --yes
-            --follow
-            --file=
-            --try=
             --help|-h
         '
         kinds='list+runs...'
@@ -215,10 +215,15 @@ _himl_table() {
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
-            +--tags=
+            +--tags|-t=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
+            --service=
+            --node=
+            --open
+            --ssh
+            --stdio
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -226,11 +231,6 @@ _himl_table() {
             --quiet|-q
             --verbose|-v
             --yes
-            --service=
-            --node=
-            --open
-            --ssh
-            --stdio
             --help|-h
         '
         kinds='list+runs...'
@@ -240,7 +240,7 @@ _himl_table() {
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
-            +--tags=
+            +--tags|-t=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
@@ -261,7 +261,7 @@ _himl_table() {
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
-            +--tags=
+            +--tags|-t=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
@@ -281,7 +281,7 @@ _himl_table() {
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
-            +--tags=
+            +--tags|-t=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
@@ -301,7 +301,7 @@ _himl_table() {
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
-            +--tags=
+            +--tags|-t=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
@@ -321,7 +321,7 @@ _himl_table() {
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
-            +--tags=
+            +--tags|-t=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
@@ -360,7 +360,7 @@ _himl_table() {
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
-            +--tags=
+            +--tags|-t=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
@@ -389,7 +389,7 @@ _himl_table() {
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
-            +--tags=
+            +--tags|-t=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
@@ -398,7 +398,7 @@ _himl_table() {
             --list
             +--include=
             +--exclude=
-            --output_dir=folders
+            --output_dir|-o=folders
             --flat
             --strip_prefix
             --follow_links
@@ -428,13 +428,13 @@ _himl_table() {
             --metric=
             --goal=choice:minimize,maximize
             --name_offset=
-            --output_dir=folders
+            --output_dir|-o=folders
             --overwrite
             --workers=
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
-            +--tags=
+            +--tags|-t=
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
@@ -472,6 +472,7 @@ _himl_table() {
             --metric=
             --goal=choice:minimize,maximize
             --name_offset=
+            --expiry_days=
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -479,7 +480,6 @@ _himl_table() {
             --quiet|-q
             --verbose|-v
             --yes
-            --expiry_days=
             --help|-h
         '
         kinds='runs+files'
@@ -499,12 +499,12 @@ _himl_table() {
             --workers=
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
+            --datastore=
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
             --yes
-            --datastore=
             --help|-h
         '
         kinds='files text'
@@ -516,15 +516,15 @@ _himl_table() {
             --overwrite
             --no_validate
             --workers=
+            --strip_prefix
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
+            --datastore=
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
             --yes
-            --datastore=
-            --strip_prefix
             --help|-h
         '
         kinds='text folders'
@@ -533,15 +533,15 @@ _himl_table() {
         rows='
             +--include=
             +--exclude=
+            --null
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
+            --datastore=
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
             --yes
-            --datastore=
-            --null
             --help|-h
         '
         kinds='text'
@@ -665,13 +665,13 @@ _himl_table() {
             --subscription_id=
             --resource_group=
             --workspace_name=
+            --local
+            --slurm
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
             --yes
-            --local
-            --slurm
             --help|-h
         '
         ;;
@@ -700,6 +700,7 @@ _himl_table() {
             +--check=list+choice:job,same-code,failed-job,cancel,job-name,job-members,sweep,pipeline,nodes,output,limits,environment,connection,secrets,run-pages,run-order,run-filters,metrics,files,delete
             --environment=
             --keep
+            --slurm=
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -707,30 +708,29 @@ _himl_table() {
             --quiet|-q
             --verbose|-v
             --yes
-            --slurm=
             --help|-h
         '
         ;;
     'himl completion')
         rows='
+            --install
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
             --yes
-            --install
             --help|-h
         '
         kinds='choice:bash,zsh,fish,powershell'
         ;;
     'himl skill')
         rows='
+            --install
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
             --yes
-            --install
             --help|-h
         '
         ;;

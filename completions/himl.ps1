@@ -39,6 +39,20 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--command=', 'Run a command line in place of TARGET',
                 '+--set=', 'Change KEY in a job''s YAML, such as inputs.lr=0.1',
                 '--cluster=choice:local', 'Azure ML compute, slurm:PARTITION or local',
+                '--follow|-f', 'Wait and print the log (always for local jobs)',
+                '--wait|--no_wait|-d', 'Wait for the end (default: for local jobs)',
+                '--experiment=experiments', 'Experiment (default: HIML_EXPERIMENT_NAME, else the script''s name)',
+                '--display_name=', 'Display name of the run',
+                '+--tag|-t=', 'Tag of the run',
+                '+--env_var|-e=', 'Environment variable of the job',
+                '+--input=', 'Input data: [KEY=]NAME[:VERSION][,OPTION=...]',
+                '--gpus=', 'GPUs per node for a local or Slurm job, which waits until they are free',
+                '--processes_per_node=', 'Number of processes (ranks) per node',
+                '--max_run_duration=', 'Maximum duration, such as 30s, 30m, 2h or 1.5d',
+                '+--sweep=', 'Values of --NAME, such as 0.1,0.01 or uniform(a,b)',
+                '--max_concurrent=', 'Parallel trials (default: 1; with --gpus, as many as fit; all on a cluster)',
+                '--resume=runs', 'Resume a local run, or its missing trials or steps (no TARGET)',
+                '--dry_run', 'Print the job as YAML or Slurm script, without submitting it',
                 '+--sbatch=', 'Option of sbatch on Slurm, such as gres=gpu:2',
                 '+--after=runs', 'Start the Slurm job once this one''s run has completed',
                 '--grace=', 'Time from SIGTERM to the limit of a Slurm job (default: 1m)',
@@ -46,10 +60,8 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--record_in=choice:local,azure', 'Workspace for a local job: local or azure',
                 '--in_place', 'Run locally without a snapshot, for debugging',
                 '--tty', 'Run a single local job in a terminal, for breakpoint() and bars',
-                '--gpus=', 'GPUs per node for a local or Slurm job, which waits until they are free',
                 '--queue', 'Wait for a slot of this machine, so that local jobs run one after another',
                 '--num_nodes=', 'Number of nodes',
-                '--processes_per_node=', 'Number of processes (ranks) per node',
                 '--distribution=choice:pytorch,mpi', 'pytorch or mpi (default: pytorch for several processes per node, else mpi)',
                 '--no_mpi_single_node', 'Submit a single-process job without MPI',
                 '--shm_size=', 'Shared memory on a cluster',
@@ -57,7 +69,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--job_tier=choice:spot,basic,standard,premium', 'Serverless tier: spot (cheaper, preemptible), basic, standard or premium',
                 '+--docker_args=', 'Arguments for ''docker run'' on a cluster',
                 '--identity=choice:user,managed', 'Azure identity of the job: user or managed',
-                '--max_run_duration=', 'Maximum duration, such as 30s, 30m, 2h or 1.5d',
                 '--vscode', 'Allow VS Code to connect (on a cluster)',
                 '--jupyter', 'Run JupyterLab with the job (on a cluster)',
                 '--ssh_key=files', 'Allow SSH to the job with this public key',
@@ -75,12 +86,8 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--dockerfile=files', 'Dockerfile (default: from the build context)',
                 '--pip_extra_index_url=', 'Additional package index for pip',
                 '--private_wheel=files:.whl', 'Additional wheel to install',
-                '+--env_var=', 'Environment variable of the job',
-                '--experiment=experiments', 'Experiment (default: HIML_EXPERIMENT_NAME, else the script''s name)',
                 '--experiment_from_branch', 'Name the experiment after the git branch',
-                '--display_name=', 'Display name of the run',
                 '--description=', 'Description of the run',
-                '+--tag=', 'Tag of the run',
                 '--build_branch=', 'Git branch',
                 '--build_source_id=', 'Commit id',
                 '--build_source_author=', 'Author of the commit',
@@ -89,16 +96,13 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--build_number=', 'Build number',
                 '--build_user=', 'User who started the build',
                 '--build_user_email=', 'Email address of that user',
-                '+--input=', 'Input data: [KEY=]NAME[:VERSION][,OPTION=...]',
                 '+--output=', 'Output data: [KEY=]NAME[,OPTION=...]',
                 '+--keep=', 'New files to save besides outputs/ and logs/, such as ''models/**''',
                 '--no_system_metrics', 'Do not record CPU, memory and GPU use of local and Slurm jobs',
                 '--default_datastore=', 'Datastore for inputs and outputs without one',
                 '--checkpoint=runs+files', 'Checkpoint to copy to outputs/checkpoints before the start',
-                '+--sweep=', 'Values of --NAME, such as 0.1,0.01 or uniform(a,b)',
                 '--sampling=choice:grid,random,bayesian', 'grid, random, random(seed=7) or bayesian (default: grid for lists, else random)',
                 '--max_trials=', 'Number of trials (default: the whole grid)',
-                '--max_concurrent=', 'Parallel trials (default: 1; with --gpus, as many as fit; all on a cluster)',
                 '--max_failures=', 'Start no more trials if the first N to end all fail (default: 3). 0: never stop',
                 '--primary_metric=', 'Metric that ranks trials',
                 '--goal=choice:minimize,maximize', 'minimize or maximize the primary metric',
@@ -108,13 +112,9 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--crossval_count_arg=', 'Argument for the number of splits',
                 '--different_seeds=', 'Run N seeds, with --random_seed 0 to N-1',
                 '--seed_arg=', 'Argument for the seed',
-                '--resume=runs', 'Resume a local run, or its missing trials or steps (no TARGET)',
                 '--new_code', 'With --resume, run the project''s present code',
-                '--wait|--no_wait', 'Wait for the end (default: for local jobs)',
-                '--follow', 'Wait and print the log (always for local jobs)',
                 '--notify=', 'Webhook to notify at the end (better set in himl.private.toml)',
                 '--notify_format=choice:json,slack,teams', 'json, slack or teams (default: by the URL''s host, else json)',
-                '--dry_run', 'Print the job as YAML or Slurm script, without submitting it',
                 '--show_settings', 'Show the value and source of each option, and run nothing',
                 '--sdk=choice:v2,v1', 'Azure ML SDK: v2 or v1 (deprecated)',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
@@ -150,19 +150,12 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
-                '--experiment=experiments', 'The newest runs of an experiment',
-                '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags=', 'Only runs with these tags',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
+                '--num_runs|-n=choice:all', 'Number of runs, or all',
+                '+--tags|-t=', 'Only runs with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--archived', 'Only archived runs, which himl otherwise omits',
                 '--watch', 'Show progress and last metrics until all runs end',
-                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
-                '--config_file=files:.json', 'Azure ML config.json',
-                '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
-                '--json', 'Print one JSON document on stdout',
-                '--quiet|-q', 'Print only ids or paths on stdout',
-                '--verbose|-v', 'Print a debug log and tracebacks on stderr',
-                '--yes', 'Answer yes to all questions',
                 '--since=', 'Only runs of the last 30m, 2h or 7d, or since a date',
                 '--where=', 'Only runs like ''lr < 0.1 and status = failed''',
                 '--sort=choice:started,-started,duration,-duration', 'Sort by a metric, parameter, started or duration. -KEY: descending',
@@ -170,6 +163,13 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--best', 'Use best values of metrics instead of last ones',
                 '--goal=choice:minimize,maximize', 'Which values are best (default: by the metric''s name)',
                 '--params', 'Show parameters and arguments that differ, in a column each',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
+                '--config_file=files:.json', 'Azure ML config.json',
+                '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
+                '--json', 'Print one JSON document on stdout',
+                '--quiet|-q', 'Print only ids or paths on stdout',
+                '--verbose|-v', 'Print a debug log and tracebacks on stderr',
+                '--yes', 'Answer yes to all questions',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @()
@@ -179,12 +179,14 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             )
             Rows = @(
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'The newest runs of an experiment',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags=', 'Only runs with these tags',
+                '+--tags|-t=', 'Only runs with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
+                '--machine', 'Add a table of CPU, memory and GPU use',
+                '--watch', 'Show progress, metrics and log until the run ends',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
@@ -192,8 +194,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--machine', 'Add a table of CPU, memory and GPU use',
-                '--watch', 'Show progress, metrics and log until the run ends',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('list+runs...')
@@ -203,9 +203,9 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             )
             Rows = @(
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'The newest runs of an experiment',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags=', 'Only runs with these tags',
+                '+--tags|-t=', 'Only runs with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
@@ -232,12 +232,15 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             )
             Rows = @(
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'The newest runs of an experiment',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags=', 'Only runs with these tags',
+                '+--tags|-t=', 'Only runs with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
+                '--follow|-f', 'Print new lines until the run ends',
+                '--file=', 'Log file to print, such as std_log_process_1.txt',
+                '--try=', 'Log of the Nth attempt',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
@@ -245,9 +248,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--follow', 'Print new lines until the run ends',
-                '--file=', 'Log file to print, such as std_log_process_1.txt',
-                '--try=', 'Log of the Nth attempt',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('list+runs...')
@@ -257,12 +257,17 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             )
             Rows = @(
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'The newest runs of an experiment',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags=', 'Only runs with these tags',
+                '+--tags|-t=', 'Only runs with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
+                '--service=', 'Name or kind of a service: vscode, jupyterlab, ssh, ...',
+                '--node=', 'Node of the services, from 0',
+                '--open', 'Open the services in the browser',
+                '--ssh', 'Log in with ssh',
+                '--stdio', 'Act as the ProxyCommand of ssh, scp or rsync',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
@@ -270,11 +275,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--service=', 'Name or kind of a service: vscode, jupyterlab, ssh, ...',
-                '--node=', 'Node of the services, from 0',
-                '--open', 'Open the services in the browser',
-                '--ssh', 'Log in with ssh',
-                '--stdio', 'Act as the ProxyCommand of ssh, scp or rsync',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('list+runs...')
@@ -284,9 +284,9 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             )
             Rows = @(
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'The newest runs of an experiment',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags=', 'Only runs with these tags',
+                '+--tags|-t=', 'Only runs with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
@@ -307,9 +307,9 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             )
             Rows = @(
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'The newest runs of an experiment',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags=', 'Only runs with these tags',
+                '+--tags|-t=', 'Only runs with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
@@ -329,9 +329,9 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             )
             Rows = @(
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'The newest runs of an experiment',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags=', 'Only runs with these tags',
+                '+--tags|-t=', 'Only runs with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
@@ -351,9 +351,9 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             )
             Rows = @(
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'The newest runs of an experiment',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags=', 'Only runs with these tags',
+                '+--tags|-t=', 'Only runs with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
@@ -373,9 +373,9 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             )
             Rows = @(
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'The newest runs of an experiment',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags=', 'Only runs with these tags',
+                '+--tags|-t=', 'Only runs with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
@@ -417,9 +417,9 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             )
             Rows = @(
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'The newest runs of an experiment',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags=', 'Only runs with these tags',
+                '+--tags|-t=', 'Only runs with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
@@ -448,9 +448,9 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             )
             Rows = @(
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'The newest runs of an experiment',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags=', 'Only runs with these tags',
+                '+--tags|-t=', 'Only runs with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
@@ -459,7 +459,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--list', 'List the files without downloading them',
                 '+--include=', 'Only matching names, such as ''*.ckpt''',
                 '+--exclude=', 'No matching names, such as ''tmp/**''',
-                '--output_dir=folders', 'Save files as DIR/RUN_ID/NAME',
+                '--output_dir|-o=folders', 'Save files as DIR/RUN_ID/NAME',
                 '--flat', 'Save files as DIR/NAME (one run only)',
                 '--strip_prefix', 'Remove the folders of the prefix from names',
                 '--follow_links', 'Include files of links that lead out of a run',
@@ -496,13 +496,13 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--metric=', 'Metric for ''best'', in file names or logged',
                 '--goal=choice:minimize,maximize', 'Goal for the metric (default: by its name)',
                 '--name_offset=', 'Epochs in names minus logged ones (default: by comparison)',
-                '--output_dir=folders', 'Destination folder',
+                '--output_dir|-o=folders', 'Destination folder',
                 '--overwrite', 'Replace files that differ',
                 '--workers=', 'Parallel transfers, 1 to 256',
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'The newest runs of an experiment',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags=', 'Only runs with these tags',
+                '+--tags|-t=', 'Only runs with these tags',
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
@@ -544,6 +544,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--metric=', 'Metric for ''best'', in file names or logged',
                 '--goal=choice:minimize,maximize', 'Goal for the metric (default: by its name)',
                 '--name_offset=', 'Epochs in names minus logged ones (default: by comparison)',
+                '--expiry_days=', 'Validity in days, up to 365',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
@@ -551,7 +552,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--expiry_days=', 'Validity in days, up to 365',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('runs+files')
@@ -578,12 +578,12 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--workers=', 'Parallel transfers, 1 to 256',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
                 '--config_file=files:.json', 'Azure ML config.json',
+                '--datastore=', 'Datastore (default: the workspace''s default)',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--datastore=', 'Datastore (default: the workspace''s default)',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('files', 'text')
@@ -597,15 +597,15 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--overwrite', 'Replace files that differ',
                 '--no_validate', 'Do not compare MD5 checksums',
                 '--workers=', 'Parallel transfers, 1 to 256',
+                '--strip_prefix', 'Remove the folders of the prefix from names',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
                 '--config_file=files:.json', 'Azure ML config.json',
+                '--datastore=', 'Datastore (default: the workspace''s default)',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--datastore=', 'Datastore (default: the workspace''s default)',
-                '--strip_prefix', 'Remove the folders of the prefix from names',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('text', 'folders')
@@ -616,15 +616,15 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Rows = @(
                 '+--include=', 'Only matching names, such as ''*.ckpt''',
                 '+--exclude=', 'No matching names, such as ''tmp/**''',
+                '--null', 'Print null-terminated names only, for xargs -0',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
                 '--config_file=files:.json', 'Azure ML config.json',
+                '--datastore=', 'Datastore (default: the workspace''s default)',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--datastore=', 'Datastore (default: the workspace''s default)',
-                '--null', 'Print null-terminated names only, for xargs -0',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('text')
@@ -762,13 +762,13 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--subscription_id=', 'Subscription of the workspace',
                 '--resource_group=', 'Resource group of the workspace',
                 '--workspace_name=', 'Name of the workspace',
+                '--local', 'Create a local workspace (.himl) in this folder',
+                '--slurm', 'Write the Slurm partitions to himl.toml',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--local', 'Create a local workspace (.himl) in this folder',
-                '--slurm', 'Write the Slurm partitions to himl.toml',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @()
@@ -806,6 +806,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '+--check=list+choice:job,same-code,failed-job,cancel,job-name,job-members,sweep,pipeline,nodes,output,limits,environment,connection,secrets,run-pages,run-order,run-filters,metrics,files,delete', 'Only these checks, separated by commas',
                 '--environment=', 'Registered environment of the jobs',
                 '--keep', 'Keep the jobs, for further checks',
+                '--slurm=', 'Also submit a short test job to --cluster slurm:NAME',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
@@ -813,7 +814,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--slurm=', 'Also submit a short test job to --cluster slurm:NAME',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @()
@@ -822,12 +822,12 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
+                '--install', 'Install the script for the shell',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--install', 'Install the script for the shell',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('choice:bash,zsh,fish,powershell')
@@ -836,12 +836,12 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
+                '--install', 'Write it to this project''s folders for agents',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--install', 'Write it to this project''s folders for agents',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @()

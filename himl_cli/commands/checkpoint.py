@@ -37,7 +37,11 @@ def fetch(
     *,
     choice: ChoiceOptions,
     output_dir: Path | None = option(
-        "Destination folder.  [default: checkpoints/RUN_ID]", "DIR", parse=parse_folder, panel="Destination"
+        "Destination folder.  [default: checkpoints/RUN_ID]",
+        "DIR",
+        names=("--output_dir", "-o"),
+        parse=parse_folder,
+        panel="Destination",
     ),
     overwrite: bool = OVERWRITE,
     workers: int = WORKERS_OPTION,

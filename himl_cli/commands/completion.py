@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from himl_cli.commands.groups import HIML_OLD_NAMES, PANEL_ORDER, HimlGroup, command, group
+from himl_cli.commands.groups import HIML_OLD_NAMES, PANEL_ORDER, HimlGroup, command, group, panel_of
 from himl_cli.commands.options import OutputOptions, environment_variable
 from himl_cli.commands.table import COMMANDS, CommandBroken, guests
 from himl_cli.core.command_shape import CommandShape, ParameterShape
@@ -118,7 +118,7 @@ def app_shape(command: Any, name: str = "himl", parent: Any = None, summary: str
     has_variables, ctx.auto_envvar_prefix = ctx.auto_envvar_prefix is not None, None
     shown = [(each, record) for each in command.get_params(ctx) if (record := each.get_help_record(ctx)) is not None]
     options = [
-        _option_shape(each, ctx, record[1], has_variables and each in command.params)
+        _option_shape(each, ctx, record[1], panel_of(each, command), has_variables and each in command.params)
         for each, record in shown
         if each.param_type_name == "option"
     ]
@@ -144,7 +144,7 @@ def app_shape(command: Any, name: str = "himl", parent: Any = None, summary: str
     )
 
 
-def _option_shape(option: Any, ctx: Any, help_text: str, has_variable: bool) -> ParameterShape:
+def _option_shape(option: Any, ctx: Any, help_text: str, panel: str, has_variable: bool) -> ParameterShape:
     # The names of --help are a set.
     names = tuple(sorted(option.opts, key=lambda name: not name.startswith("--")))
     found = DEFAULT.match(help_text)
@@ -154,7 +154,7 @@ def _option_shape(option: Any, ctx: Any, help_text: str, has_variable: bool) -> 
         old_names=tuple(f"--{old}" for old, today in HIML_OLD_NAMES.items() if f"--{today}" in names),
         metavar=option.make_metavar(ctx=ctx) if takes_value else "",
         help=found["help"] if found else help_text,
-        panel=getattr(option, "rich_help_panel", None) or "Options",
+        panel=panel,
         takes_value=takes_value,
         repeats=option.multiple,
         default=found["default"] if found else "",

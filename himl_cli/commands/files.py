@@ -48,7 +48,12 @@ def download(
     list_only: bool = option("List the files without downloading them.", default=False, names=("--list",)),
     globs: GlobOptions,
     output_dir: Path = option(
-        "Save files as DIR/RUN_ID/NAME.", "DIR", "outputs", parse=parse_folder, panel="Destination"
+        "Save files as DIR/RUN_ID/NAME.",
+        "DIR",
+        "outputs",
+        names=("--output_dir", "-o"),
+        parse=parse_folder,
+        panel="Destination",
     ),
     flat: bool = option("Save files as DIR/NAME (one run only).", default=False),
     strip_prefix: bool = option("Remove the folders of the prefix from names.", default=False),

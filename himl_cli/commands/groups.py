@@ -48,7 +48,7 @@ HIML_OLD_NAMES = {
 UNEXPECTED = "Got unexpected extra argument"
 NAME_COLUMN = 26
 # The position of headings in help. All others come between these.
-PANEL_ORDER = {"Arguments": 0, "Options": 2}
+PANEL_ORDER = {"Arguments": 0, "Options": 2, "Workspace": 3, "Output": 4}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -70,6 +70,15 @@ def write_sections(formatter: Any, sections: dict[str, list[tuple[str, str]]]) -
             formatter.write_dl([(name.ljust(width), text) for name, text in rows], col_max=NAME_COLUMN)
 
 
+def panel_of(parameter: Any, command: Any) -> str:
+    """The heading of *parameter* in the help of *command*. `--help` is in the last one."""
+    if parameter.param_type_name == "argument":
+        return "Arguments"
+    panels = {getattr(each, "rich_help_panel", None) for each in command.params}
+    default = "Output" if parameter.name == "help" and "Output" in panels else "Options"
+    return getattr(parameter, "rich_help_panel", None) or default
+
+
 def parameter_sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
     """The help records of visible parameters by `rich_help_panel`: arguments, panels in order of appearance, then
     parameters without a panel."""
@@ -77,8 +86,7 @@ def parameter_sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)
         if record is not None:
-            default = "Arguments" if parameter.param_type_name == "argument" else "Options"
-            sections.setdefault(getattr(parameter, "rich_help_panel", None) or default, []).append(record)
+            sections.setdefault(panel_of(parameter, command), []).append(record)
     return dict(sorted(sections.items(), key=lambda section: PANEL_ORDER.get(section[0], 1)))
 
 

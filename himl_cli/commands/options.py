@@ -311,12 +311,13 @@ class WorkspaceOptions(Bundle):
         return self.workspace, self.config_file
 
 
-EXPERIMENT_OPTION = option("The newest runs of an experiment.", "NAME", parse=non_blank, panel="Runs")
-NUM_RUNS = option("Number of runs, or all.", "N", parse=parse_count)
+EXPERIMENT_OPTION = option("Runs of this experiment, newest first.", "NAME", parse=non_blank, panel="Runs")
+NUM_RUNS = option("Number of runs, or all.  [default: 1]", "N", parse=parse_count)
 TAGS = option(
     "Only runs with these tags.",
     "K=V,...",
     many=True,
+    names=("--tags", "-t"),
     parse=lambda name, values: parse_pairs(name, parse_list(name, values)),
 )
 STATUS = option(

@@ -20,7 +20,6 @@ from himl_cli.commands.groups import HimlCommand, before_double_dash, command, g
 from himl_cli.commands.options import (
     ALL_RUNS,
     EXPERIMENT_OPTION,
-    NUM_RUNS,
     STATUS,
     TAGS,
     ListOptions,
@@ -29,6 +28,7 @@ from himl_cli.commands.options import (
     SelectionOptions,
     WorkspaceOptions,
     option,
+    parse_count,
     parse_list,
     parse_pairs,
 )
@@ -53,7 +53,9 @@ app = group("List, show, compare, follow, cancel, tag, archive and delete runs."
 def list_runs(
     *,
     experiment: str | None = EXPERIMENT_OPTION,
-    num_runs: int | None = NUM_RUNS,
+    num_runs: int | None = option(
+        "Number of runs, or all.  [default: 20]", "N", names=("--num_runs", "-n"), parse=parse_count
+    ),
     tags: Mapping[str, str] = TAGS,
     status: Sequence[Any] = STATUS,
     archived: bool = option("Only archived runs, which himl otherwise omits.", default=False),
@@ -365,7 +367,7 @@ def logs(
     selection: SelectionOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
-    follow: bool = option("Print new lines until the run ends.", default=False, panel="Log"),
+    follow: bool = option("Print new lines until the run ends.", default=False, names=("--follow", "-f"), panel="Log"),
     file: str | None = option("Log file to print, such as std_log_process_1.txt.", "NAME"),
     attempt: int | None = option(
         "Log of the Nth attempt.  [default: the last]",

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from himl_cli.commands.groups import UNEXPECTED, HimlCommand, before_double_dash, normalized, usage_message
+from himl_cli.commands.groups import (
+    UNEXPECTED,
+    HimlCommand,
+    before_double_dash,
+    normalized,
+    parameter_sections,
+    usage_message,
+    write_sections,
+)
 from himl_cli.commands.options import VARIABLE_PREFIX, OutputOptions, environment_variable
 from himl_cli.commands.other_tools import (
     LAUNCHER,
@@ -48,6 +56,7 @@ if TYPE_CHECKING:
 TYPED = "command line"
 OWN_TOKENS, SCRIPT_ARGUMENTS, PLACES = "himl.own_tokens", "himl.script_arguments", "himl.places"
 """Keys of a context's `meta`: the words before and after `--`, and the place of each option's setting."""
+SHORT_HELP, COMMON = "himl.short_help", "Common options"
 OF_NOTIFY = {"url": "notify", "format": "notify_format"}
 """Keys of [notify] and the options that they set."""
 JOINED = ("env_var", "tag")
@@ -87,15 +96,38 @@ class ScriptCommand(HimlCommand):
             ctx.params[name] = list({entry.partition("=")[0].strip(): entry for entry in entries}.values())
         return ctx
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- ARGS]"]
+
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        """Write the whole text, or for `-h` its first paragraph and the examples."""
+        text, parts = self.help, (self.help or "").split("\n\n")
+        if ctx.meta.get(SHORT_HELP):
+            self.help = "\n\n".join([parts[0], *(part for part in parts if part.startswith("\b"))])
+        super().format_help_text(ctx, formatter)
+        self.help = text
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write one line about settings, instead of a variable's name at every option."""
+        """Write one line about settings, instead of a variable's name at every option. For `-h`, write only the
+        arguments and the common options, in a sentence each."""
         prefix, ctx.auto_envvar_prefix = ctx.auto_envvar_prefix, None
-        super().format_options(ctx, formatter)
+        if not ctx.meta.get(SHORT_HELP):
+            super().format_options(ctx, formatter)
+            formatter.write_paragraph()
+            formatter.write_text(f"Set defaults under [submit] in himl.toml, or in {prefix}_<OPTION> variables.")
+            return
+        sections = parameter_sections(self, ctx)
+        rows = {title: sections[title] for title in ("Arguments", COMMON)}
+        write_sections(
+            formatter, {title: [(name, text.partition(". ")[0]) for name, text in rows[title]] for title in rows}
+        )
         formatter.write_paragraph()
-        formatter.write_text(f"Set defaults under [submit] in himl.toml, or in {prefix}_<OPTION> variables.")
+        count = sum(name.startswith("-") for rows in sections.values() for name, _ in rows)
+        formatter.write_text(f"All {count} options: {ctx.command_path} --help")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         own = before_double_dash(args)
+        ctx.meta[SHORT_HELP] = "-h" in own and "--help" not in own
         ctx.meta[OWN_TOKENS], ctx.meta[SCRIPT_ARGUMENTS] = tuple(own), tuple(args[len(own) + 1 :])
         try:
             rest = super().parse_args(ctx, list(own))

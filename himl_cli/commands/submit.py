@@ -16,6 +16,7 @@ import typer
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import Bundle, Option, OutputOptions, WorkspaceOptions, option, parse_list, parse_pairs
 from himl_cli.commands.scripts import (
+    COMMON,
     TYPED,
     ScriptCommand,
     print_misplaced,
@@ -37,18 +38,53 @@ OPTIONS: Mapping[str, Option] = {
     "module": option("Run a module, like python -m.", "PACKAGE.MODULE", names=("-m",), panel="Arguments"),
     "command": option("Run a command line in place of TARGET.", "LINE"),
     "set": option("Change KEY in a job's YAML, such as inputs.lr=0.1.", "K=V", many=True, parse=parse_pairs),
-    "cluster": option("Azure ML compute, slurm:PARTITION or local.", "NAME", panel="Compute"),
-    "sbatch": option("Option of sbatch on Slurm, such as gres=gpu:2.", "K=V", many=True),
+    "cluster": option("Azure ML compute, slurm:PARTITION or local.", "NAME", panel=COMMON),
+    "follow": option("Wait and print the log (always for local jobs).", default=False, names=("--follow", "-f")),
+    "wait": option(
+        "Wait for the end (default: for local jobs).",
+        names=("--wait/--no_wait", " /-d"),
+        kind=bool | None,
+        show_default=False,
+    ),
+    "experiment": option(
+        "Experiment (default: HIML_EXPERIMENT_NAME, else the script's name).",
+        "NAME",
+        envvar=["HIML_SUBMIT_EXPERIMENT", "HIML_EXPERIMENT_NAME"],
+        show_envvar=False,
+    ),
+    "display_name": option("Display name of the run.", "TEXT", ""),
+    "tag": option("Tag of the run.", "K=V", many=True, parse=parse_pairs, names=("--tag", "-t")),
+    "env_var": option(
+        "Environment variable of the job.", "K=V", many=True, parse=parse_pairs, names=("--env_var", "-e")
+    ),
+    "input": option(
+        "Input data: [KEY=]NAME[:VERSION][,OPTION=...]. Options: datastore, mode (download, mount), target, local.",
+        "SPEC",
+        many=True,
+    ),
+    "gpus": option("GPUs per node for a local or Slurm job, which waits until they are free.", "N", kind=float | None),
+    "processes_per_node": option("Number of processes (ranks) per node.", "N", kind=int | None),
+    "max_run_duration": option("Maximum duration, such as 30s, 30m, 2h or 1.5d.", "TIME"),
+    "sweep": option(
+        "Values of --NAME, such as 0.1,0.01 or uniform(a,b). Also loguniform(a,b) (e^a to e^b), normal(mu,sigma) and "
+        "randint(n). For options without a value or with several: switch(true,false), words(1 2,3).",
+        "NAME=SPEC",
+        many=True,
+    ),
+    "max_concurrent": option(
+        "Parallel trials (default: 1; with --gpus, as many as fit; all on a cluster).", "N", kind=int | None
+    ),
+    "resume": option("Resume a local run, or its missing trials or steps (no TARGET).", "RUN"),
+    "dry_run": option("Print the job as YAML or Slurm script, without submitting it.", default=False),
+    "sbatch": option("Option of sbatch on Slurm, such as gres=gpu:2.", "K=V", many=True, panel="Compute"),
     "after": option("Start the Slurm job once this one's run has completed.", "RUN", many=True),
     "grace": option("Time from SIGTERM to the limit of a Slurm job (default: 1m).", "TIME"),
     "retries": option("Restart a failed local or Slurm job up to N times.", "N", 0),
     "record_in": option("Workspace for a local job: local or azure.", "WHERE"),
     "in_place": option("Run locally without a snapshot, for debugging.", default=False),
     "tty": option("Run a single local job in a terminal, for breakpoint() and bars.", default=False),
-    "gpus": option("GPUs per node for a local or Slurm job, which waits until they are free.", "N", kind=float | None),
     "queue": option("Wait for a slot of this machine, so that local jobs run one after another.", default=False),
     "num_nodes": option("Number of nodes.", "N", 1),
-    "processes_per_node": option("Number of processes (ranks) per node.", "N", kind=int | None),
     "distribution": option("pytorch or mpi (default: pytorch for several processes per node, else mpi).", "KIND"),
     "no_mpi_single_node": option("Submit a single-process job without MPI.", default=False),
     "shm_size": option("Shared memory on a cluster.", "SIZE", "100g"),
@@ -56,7 +92,6 @@ OPTIONS: Mapping[str, Option] = {
     "job_tier": option("Serverless tier: spot (cheaper, preemptible), basic, standard or premium.", "TIER"),
     "docker_args": option("Arguments for 'docker run' on a cluster.", "ARGS", many=True),
     "identity": option("Azure identity of the job: user or managed.", "KIND"),
-    "max_run_duration": option("Maximum duration, such as 30s, 30m, 2h or 1.5d.", "TIME"),
     "vscode": option("Allow VS Code to connect (on a cluster).", default=False),
     "jupyter": option("Run JupyterLab with the job (on a cluster).", default=False),
     "ssh_key": option("Allow SSH to the job with this public key.", "FILE", parse=non_blank),
@@ -80,18 +115,8 @@ OPTIONS: Mapping[str, Option] = {
     "dockerfile": option("Dockerfile (default: from the build context).", "FILE", parse=non_blank),
     "pip_extra_index_url": option("Additional package index for pip.", "URL"),
     "private_wheel": option("Additional wheel to install.", "FILE"),
-    "env_var": option("Environment variable of the job.", "K=V", many=True, parse=parse_pairs),
-    "experiment": option(
-        "Experiment (default: HIML_EXPERIMENT_NAME, else the script's name).",
-        "NAME",
-        envvar=["HIML_SUBMIT_EXPERIMENT", "HIML_EXPERIMENT_NAME"],
-        show_envvar=False,
-        panel="Naming",
-    ),
-    "experiment_from_branch": option("Name the experiment after the git branch.", default=False),
-    "display_name": option("Display name of the run.", "TEXT", ""),
+    "experiment_from_branch": option("Name the experiment after the git branch.", default=False, panel="Naming"),
     "description": option("Description of the run.", "TEXT", ""),
-    "tag": option("Tag of the run.", "K=V", many=True, parse=parse_pairs),
     "build_branch": option("Git branch.", "TEXT", panel="Build tags (default: from git)"),
     "build_source_id": option("Commit id.", "TEXT"),
     "build_source_author": option("Author of the commit.", "TEXT"),
@@ -100,17 +125,12 @@ OPTIONS: Mapping[str, Option] = {
     "build_number": option("Build number.", "TEXT"),
     "build_user": option("User who started the build.", "TEXT"),
     "build_user_email": option("Email address of that user.", "TEXT"),
-    "input": option(
-        "Input data: [KEY=]NAME[:VERSION][,OPTION=...]. Options: datastore, mode (download, mount), target, local.",
-        "SPEC",
-        many=True,
-        panel="Data",
-    ),
     "output": option(
         "Output data: [KEY=]NAME[,OPTION=...]. Options: datastore, mode (mount, upload), overwrite (true, false), "
         "local.",
         "SPEC",
         many=True,
+        panel="Data",
     ),
     "keep": option(
         "New files to save besides outputs/ and logs/, such as 'models/**'.",
@@ -125,19 +145,13 @@ OPTIONS: Mapping[str, Option] = {
         "RUN:FILE or RUN:FOLDER/.",
         "SOURCE",
     ),
-    "sweep": option(
-        "Values of --NAME, such as 0.1,0.01 or uniform(a,b). Also loguniform(a,b) (e^a to e^b), normal(mu,sigma) and "
-        "randint(n). For options without a value or with several: switch(true,false), words(1 2,3).",
-        "NAME=SPEC",
-        many=True,
+    "sampling": option(
+        "grid, random, random(seed=7) or bayesian (default: grid for lists, else random).",
+        "HOW",
         panel="Sweeps and cross-validation",
     ),
-    "sampling": option("grid, random, random(seed=7) or bayesian (default: grid for lists, else random).", "HOW"),
     "max_trials": option(
         "Number of trials (default: the whole grid). Required for other samplings.", "N", kind=int | None
-    ),
-    "max_concurrent": option(
-        "Parallel trials (default: 1; with --gpus, as many as fit; all on a cluster).", "N", kind=int | None
     ),
     "max_failures": option(
         "Start no more trials if the first N to end all fail (default: 3). 0: never stop.", "N", kind=int | None
@@ -153,20 +167,12 @@ OPTIONS: Mapping[str, Option] = {
     "crossval_count_arg": option("Argument for the number of splits.", "NAME"),
     "different_seeds": option("Run N seeds, with --random_seed 0 to N-1.", "N", kind=int | None),
     "seed_arg": option("Argument for the seed.", "NAME", "random_seed"),
-    "resume": option("Resume a local run, or its missing trials or steps (no TARGET).", "RUN"),
     "new_code": option("With --resume, run the project's present code.", default=False),
-    "wait": option(
-        "Wait for the end (default: for local jobs).",
-        names=("--wait/--no_wait",),
-        kind=bool | None,
-        show_default=False,
-        panel="Progress",
-    ),
-    "follow": option("Wait and print the log (always for local jobs).", default=False),
-    "notify": option("Webhook to notify at the end (better set in himl.private.toml).", "URL"),
+    "notify": option("Webhook to notify at the end (better set in himl.private.toml).", "URL", panel="Progress"),
     "notify_format": option("json, slack or teams (default: by the URL's host, else json).", "FORM"),
-    "dry_run": option("Print the job as YAML or Slurm script, without submitting it.", default=False, panel="Preview"),
-    "show_settings": option("Show the value and source of each option, and run nothing.", default=False),
+    "show_settings": option(
+        "Show the value and source of each option, and run nothing.", default=False, panel="Preview"
+    ),
     "sdk": option("Azure ML SDK: v2 or v1 (deprecated).", "SDK", "v2", panel="Compute"),
 }
 """All options, in the order of help."""

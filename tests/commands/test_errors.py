@@ -156,11 +156,9 @@ OF_OTHERS = {
     "runs list -q train": "himl runs list -q --experiment train",
     "runs list --tags=a=b c=d": "himl runs list --tags=a=b --tags c=d",
     "runs list 5 -q": "himl runs list --num_runs 5 -q",
-    "runs logs train_1_aa -f": "himl runs logs train_1_aa --follow",
     "runs ls -q --experiment_name train": "himl runs list -q --experiment_name train",
     "himl-download --run_ids train_1_aa": "himl download --run_ids train_1_aa",
     "download --run-recovery-id train_1_aa": "himl download --run train_1_aa",
-    "download train_1_aa -o out": "himl download train_1_aa --output_dir out",
     "download latest results": "himl download latest --output_dir results",
     "download results": "himl download latest --output_dir results",
 }

@@ -123,6 +123,8 @@ def test_help_has_all_of_the_shape_and_fits_terminal(project: Path) -> None:
             assert max(map(len, lines)) <= 80
             assert [line for line in lines if len(line) > columns and not (line.startswith("    ") and "himl " in line)] == []
         assert " ".join(text.partition("\n\n")[0].split()) == f"Usage: {shape.usage}"
+        last = [heading for heading in rows_of(text) if heading in ("Options", "Workspace", "Output")]
+        assert [*rows_of(text)][-len(last) :] == last or shape.children, "shared options follow the command's own"
         shown, found = rows_of(text), shape.options
         assert [name for name in shown.get("Arguments", []) if not name.startswith("-")] == [each.metavar for each in shape.arguments], words
         panels = {heading: [each for each in found if each.panel == heading] for heading in dict.fromkeys(each.panel for each in found)}
@@ -144,6 +146,18 @@ def test_help_of_runs_list_has_examples_and_no_old_names(started_himl: Himl, pro
     assert himl.ok("runs", "list", "-h", env={"COLUMNS": "200"}).stdout == text
     old = himl.ok("runs", "show", "--help").stdout
     assert ("--run_ids" in old, "--experiment_name" in old) == (False, False)
+
+
+def test_short_help_of_submit_has_one_screen_and_names_the_long_one(himl: Himl) -> None:
+    short, whole = (himl.ok("submit", name).stdout for name in ("-h", "--help"))
+    assert len(short.splitlines()) <= 45
+    assert [*rows_of(short)] == ["Arguments", "Common options"] == [*rows_of(whole)][:2]
+    assert len(rows_of(short)["Common options"]) == 15
+    count = sum(line.startswith("  -") for line in whole.splitlines())
+    assert short.startswith(whole.partition("\n")[0])
+    assert short.endswith(f"\nAll {count} options: himl submit --help\n")
+    for words in ("list -n 5 -q", "list -t a=b -q"):
+        assert himl("runs", *words.split()).code == himl("runs", *words.replace("-n", "--num_runs").replace("-t", "--tags").split()).code
 
 
 @pytest.fixture
