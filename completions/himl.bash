@@ -108,7 +108,7 @@ _himl_table() {
         kinds='files:.py,.sh,.yml,.yaml,.json'
         ;;
     'himl runs')
-        verbs='list show aggregate logs attach cancel tag archive restore delete'
+        verbs='list show diff aggregate logs attach cancel tag archive restore delete'
         rows='
             --help|-h
         '
@@ -149,6 +149,20 @@ _himl_table() {
             --children
             --machine
             --watch
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --help|-h
+        '
+        kinds='list+runs...'
+        ;;
+    'himl runs diff')
+        rows='
+            --code
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet

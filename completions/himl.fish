@@ -25,6 +25,7 @@ function __himl_verbs --description 'The commands below the command $argv[1], wi
             printf '%s\t%s\n' \
                 'list' 'List runs, newest first' \
                 'show' 'Show the details of runs' \
+                'diff' 'Show the differences between two runs' \
                 'aggregate' 'Compare metrics of many runs, with statistics' \
                 'logs' 'Print the log of a run, even of one in progress' \
                 'attach' 'Show the addresses of a running job\'s services' \
@@ -188,6 +189,17 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--children' 'Select their child runs instead' \
                 '--machine' 'Add a table of CPU, memory and GPU use' \
                 '--watch' 'Show progress, metrics and log until the run ends' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--help|-h' 'Show this message and exit'
+        case 'himl runs diff'
+            printf '%s\t%s\n' \
+                '--code' 'Print changed files as a unified diff' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
@@ -702,6 +714,9 @@ function __himl_kinds --description 'What the plain arguments of the command $ar
             printf '%s\n' \
                 'files:.py,.sh,.yml,.yaml,.json'
         case 'himl runs show'
+            printf '%s\n' \
+                'list+runs...'
+        case 'himl runs diff'
             printf '%s\n' \
                 'list+runs...'
         case 'himl runs aggregate'

@@ -132,6 +132,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
                 'list', 'List runs, newest first',
                 'show', 'Show the details of runs',
+                'diff', 'Show the differences between two runs',
                 'aggregate', 'Compare metrics of many runs, with statistics',
                 'logs', 'Print the log of a run, even of one in progress',
                 'attach', 'Show the addresses of a running job''s services',
@@ -187,6 +188,22 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--children', 'Select their child runs instead',
                 '--machine', 'Add a table of CPU, memory and GPU use',
                 '--watch', 'Show progress, metrics and log until the run ends',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
+                '--config_file=files:.json', 'Azure ML config.json',
+                '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
+                '--json', 'Print one JSON document on stdout',
+                '--quiet|-q', 'Print only ids or paths on stdout',
+                '--verbose|-v', 'Print a debug log and tracebacks on stderr',
+                '--yes', 'Answer yes to all questions',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @('list+runs...')
+        }
+        'himl runs diff' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '--code', 'Print changed files as a unified diff',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',

@@ -19,6 +19,7 @@ from himl_cli.core.command_shape import CommandShape, ParameterShape
 WRITTEN = "<!-- `scripts/generate` makes this page from the commands. Manual changes are lost. -->"
 GUIDES = {
     "submit": "submit.md",
+    "runs diff": "many-runs.md",
     "runs aggregate": "many-runs.md",
     "tb": "tensorboard.md",
     "ui": "ui.md",

@@ -222,6 +222,30 @@ class Setting(TypedDict):
     source: Annotated[str, Meta(description="The command line, an environment variable, FILE:LINE, or default.")]
 
 
+class FileChange(TypedDict):
+    """A file that differs between the code of two runs."""
+
+    name: str
+    change: Literal["added", "removed", "changed"]
+    diff: Annotated[str, Meta(description="The unified diff of a text with --code, else empty.")]
+
+
+Differences = Annotated[dict[str, list[Value]], Meta(description="By name, the values of both. Is null for a missing one.")]
+
+
+class RunDiff(TypedDict):
+    """The differences between two runs, or a run and the working tree."""
+
+    first: RunId
+    second: Annotated[str, Meta(description="The id of a run, or '.' for the working tree.")]
+    facts: Differences
+    arguments: Differences
+    parameters: Differences
+    metrics: Differences
+    tags: Differences
+    code: Annotated[list[FileChange] | None, Meta(description="Is null if there is no code to compare.")]
+
+
 class Server(TypedDict):
     """A server that the command started."""
 
@@ -462,6 +486,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "submit": (Run, JobFile, BatchScript, list[Setting]),
     "runs list": (list[ListedRun],),
     "runs show": (RunDetails, list[RunDetails]),
+    "runs diff": (RunDiff,),
     "runs aggregate": (Aggregation,),
     "runs logs": (list[Log],),
     "runs attach": (list[RunService],),

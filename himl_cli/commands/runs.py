@@ -178,6 +178,49 @@ def show(
         )
 
 
+@command(app, "diff")
+def diff(
+    *,
+    code: bool = option("Print changed files as a unified diff.", default=False, panel="Comparison"),
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    runs: RunArgs = None,
+) -> None:
+    """Show the differences between two runs.
+
+    himl compares arguments, parameters, last metrics, tags, facts and the code. One run is compared with the run
+    before it in its experiment. The default is the last run submitted from this folder. A dot (.) is the working
+    tree, which only has code.
+
+    \b
+      himl runs diff
+      himl runs diff train_1772366400_0a1b2c3d .
+      himl runs diff latest --code
+    """
+    from himl_cli.core.runs import RunSelection
+    from himl_cli.render.run_views import diff_view
+    from himl_cli.services.run_diff import WORKING_TREE, diff_runs, run_before
+
+    names = [*(runs or ())]
+    if len(names) > 2 or names[:1] == [WORKING_TREE]:
+        hint = "For example: himl runs diff latest ."
+        raise BadUsage("diff takes a run, and another run or '.', in this order.", hint=hint)
+    with open_session(workspace_opts, output_opts) as session:
+        found = [_find(session, RunSelection(runs=[name]))[0] for name in names if name != WORKING_TREE]
+        found = found or _find(session, RunSelection())
+        pair: list[Run | None] = [*found, None] if WORKING_TREE in names else [*found]
+        if len(pair) < 2:
+            pair.insert(0, run_before(session.workspace, found[0]))
+        first, second = pair
+        assert first is not None
+        shown = diff_runs(session.workspace, first, second, session.cwd, session.notify, has_text=code)
+        session.output.result(
+            shown,
+            human=lambda: "\n".join(diff_view(shown, has_text=code)),
+            quiet=[each.name for each in shown.code or ()],
+        )
+
+
 def _check_watch(output_opts: OutputOptions) -> None:
     """Check that the output format allows --watch. Raises BadUsage."""
     if output_opts.format is not Format.human:

@@ -433,6 +433,35 @@ def given_of(run: Run, results: RunResults | None = None) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
+class FileChange:
+    """A file in which the code of two runs differs. `change` is `added`, `removed` or `changed`, and `diff` the unified
+    diff of a text, if it was requested."""
+
+    name: str
+    change: str
+    diff: str = ""
+
+
+Differences = Mapping[str, Sequence[Value]]
+
+
+@dataclass(frozen=True)
+class RunDiff:
+    """The differences from run `first` to run `second` (`.`: the working tree), by name: the value of the first and
+    that of the second, None for a run without one. `facts` are those of the record, the environment and the machine.
+    `code` is None if a run has no copy of its code."""
+
+    first: str
+    second: str
+    facts: Differences = field(default_factory=dict)
+    arguments: Differences = field(default_factory=dict)
+    parameters: Differences = field(default_factory=dict)
+    metrics: Differences = field(default_factory=dict)
+    tags: Differences = field(default_factory=dict)
+    code: Sequence[FileChange] | None = None
+
+
+@dataclass(frozen=True)
 class Child:
     """One column: a run, its name in tables and legends, its hyperparameters, if any, and its logged values."""
 

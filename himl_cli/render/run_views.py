@@ -17,6 +17,7 @@ from himl_cli.core.logged import (
     ListedRuns,
     Metric,
     RunDetails,
+    RunDiff,
     RunResults,
     SweepView,
     TrialView,
@@ -223,6 +224,30 @@ def listed_form(listed: ListedRuns, run: Run) -> dict[str, Any]:
         | ({"metrics": metrics} if listed.metrics else {})
         | ({"parameters": given_of(run, results)} if listed.has_parameters else {})
     )
+
+
+def diff_view(diff: RunDiff, *, has_text: bool) -> Iterator[str]:
+    """The differences as tables with a column for each run, and the changed files or, with *has_text*, their diffs."""
+    yield styled(f"{one_line(diff.first)} -> {one_line(diff.second)}", "bold")
+    parts = {"Run": diff.facts, "Arguments": diff.arguments, "Parameters": diff.parameters}
+    parts |= {"Metrics": diff.metrics, "Tags": diff.tags}
+    for title, values in parts.items():
+        rows = [
+            (one_line(name), *("" if value is None else one_line(value_text(value)) for value in pair))
+            for name, pair in values.items()
+        ]
+        yield from _table(title, ("NAME", "FIRST", "SECOND"), rows, ranks=(1, 2, 3), cut=(0, 1, 2))
+    if diff.code:
+        yield from ("", styled("Code", "bold"))
+    for change in diff.code or ():
+        if not has_text or not change.diff:
+            yield f"  {change.change:<8} {one_line(change.name)}"
+        for line in change.diff.split("\n") if change.diff else ():
+            style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+            text = "".join(sign if sign.isprintable() or sign == "\t" else " " for sign in line)
+            yield styled(text, style) if style else text
+    if not diff.code and not any(parts.values()):
+        yield "No differences." if diff.code is not None else "No differences except perhaps in the code."
 
 
 def cancel_text(outcome: Any) -> str:

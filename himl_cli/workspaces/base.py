@@ -6,7 +6,7 @@ Implementations use himl's own records and raise himl's own errors, never an SDK
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import field
 from datetime import datetime
@@ -200,6 +200,10 @@ class Workspace(Protocol):
 
     def run_files(self, run_id: str) -> BlobStore:
         """The run's artifacts: `outputs/…`, `logs/…`, `user_logs/…` and logged files. Raises RunNotFound."""
+
+    def code_files(self, run_id: str) -> tuple[BlobStore, Container[str] | None] | None:
+        """A store with the code that the run's job was submitted with, and the names of its files (None: all files of
+        the store). None for a run without a copy of its code. Raises RunNotFound."""
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
         """The files of the run's output called *key*, in any storage. Raises RunNotFound, and NotFound naming the

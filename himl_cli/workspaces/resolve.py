@@ -529,6 +529,7 @@ class JoinedWorkspace(Workspace):
     values = _in_home(Workspace.values)
     parameters = _in_home(Workspace.parameters)
     run_files = _in_home(Workspace.run_files)
+    code_files = _in_home(Workspace.code_files)
     output_files = _in_home(Workspace.output_files)
 
     def delete_rest(self, run_id: str) -> bool:

@@ -72,6 +72,27 @@ def test_submit_without_wait_prints_run_experiment_and_url(himl: Himl, azure_pro
     assert files_with(tmp_path, "marked-secret") == []
 
 
+def test_runs_of_both_workspaces_are_compared_with_their_code(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    """A run on a cluster, a local one with changed code, and the working tree after another change."""
+    write_files(project, {"old.py": "gone\n", "data.bin": b"\0one"})
+    there = himl.ok(*SUBMIT, "-q", "--", "--epochs", "2").stdout.strip()
+    (project / "old.py").unlink()
+    write_files(project, {"train.py": "print('new')\n", "data.bin": b"\0two", "new.py": "x = 1\n"})
+    here = himl.ok("submit", "train.py", "-q", "--", "--epochs", "3").stdout.strip()
+    document = himl.ok("runs", "diff", there, here, "--code", "--json").json()
+    assert (document["first"], document["second"], document["arguments"]) == (there, here, {"epochs": ["2", "3"]})
+    changes = {each["name"]: (each["change"], each["diff"].splitlines()[2:]) for each in document["code"]}
+    assert (changes["old.py"], changes["data.bin"]) == (("removed", ["@@ -1 +0,0 @@", "-gone"]), ("changed", []))
+    assert changes["new.py"] == ("added", ["@@ -0,0 +1 @@", "+x = 1"])
+    assert (changes["train.py"][0], changes["train.py"][1][-1]) == ("changed", "+print('new')")
+    assert set(changes) == {"old.py", "data.bin", "new.py", "train.py"}
+    assert "  removed  old.py\n" in himl.ok("runs", "diff", here[-8:]).stdout
+    write_files(project, {"new.py": "x = 2\n"})
+    assert himl.ok("runs", "diff", here, ".", "--code").stdout.splitlines()[-2:] == ["-x = 1", "+x = 2"]
+    assert himl.ok("runs", "diff", there, ".", "-q").stdout.split() == ["data.bin", "new.py", "old.py", "train.py"]
+    assert himl("runs", "diff", ".", here).code == 2
+
+
 def test_dry_run_shows_the_job_and_asks_nobody(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": TRAIN, "environment.yml": CONDA})
     with ZipFile(project / "own-1.0-py3-none-any.whl", "w") as wheel:

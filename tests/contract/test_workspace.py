@@ -16,6 +16,7 @@ from filelock import FileLock
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.logged import given_of
 from himl_cli.core.runs import RunQuery, RunSelection, RunStatus, job_tag, own_tags
+from himl_cli.services.run_diff import diff_runs, run_before
 from himl_cli.services.runs.changes import children_text, delete_runs, footprints_of
 from himl_cli.services.runs.find import ListRequest, list_runs
 from himl_cli.services.runs.lookup import find_runs
@@ -186,6 +187,20 @@ def test_unique_abbreviations_name_runs(workspace: Workspace, project: Path) -> 
         with pytest.raises(RunNotFound) as missing:
             named("bb", is_exact=True)
         assert "Did you mean train_2_bb?" in missing.value.hint
+
+
+def test_runs_are_compared(workspace: Workspace, project: Path) -> None:
+    told: list[str] = []
+    second = workspace.run("train_2_bb")
+    first = run_before(workspace, second)
+    assert first.id == "train_1_aa"
+    found = diff_runs(workspace, first, second, project, lambda notice: told.append(str(notice)))
+    assert (found.first, found.second, found.parameters, found.tags) == ("train_1_aa", "train_2_bb", {"lr": ("0.1", None)}, {"team": ("blue", "red")})
+    assert {name: found.metrics[name] for name in ("loss", "acc")} == {"loss": (0.5, None), "acc": (0.9, None)}
+    assert (found.facts["status"], found.code, len(told)) == (("Completed", "Failed"), None, 2)
+    assert run_before(workspace, workspace.run("child_b")).id == "child_a"
+    with pytest.raises(NotFound, match="'train_1_aa' is the first one of experiment 'train'"):
+        run_before(workspace, first)
 
 
 def test_metrics_parameters_files_and_outputs_of_a_run(workspace: Workspace) -> None:

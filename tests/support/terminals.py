@@ -113,6 +113,7 @@ VIEWS = {
     "a pipeline": View(["runs", "show", PIPELINE], "Steps", said=("himl submit --resume",)),
     "metrics side by side": View(["runs", "aggregate", SWEEP], "val/accuracy", said=("runs did not complete:",)),
     "metrics of two runs": View(["runs", "aggregate", "--run", f"{RUN},{FAILED}"], "median", said=("runs do not fit.", "runs did not complete:")),
+    "two runs": View(["runs", "diff", RUN, FAILED], "FIRST", said=("has no copy of its code",)),
     "a log": View(["runs", "logs", RUN], LONG_LINE, is_folded=False, is_laid_out=False),
     "tagged": View(["runs", "tag", RUN, "team=blue"], "Tagged", is_laid_out=False),
     "not canceled": View(["runs", "cancel", RUN], "had already ended", is_laid_out=False, said=("had already ended",)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -218,6 +218,13 @@ class AzureWorkspace(ObservedWorkspace):
 
     def link(self, run_id: str, name: str, *, days: float) -> SignedLink:
         return self._datastores.artifact_link(self._facts(run_id).container_id, f"run '{run_id}'", name, days=days)
+
+    def code_files(self, run_id: str) -> tuple[BlobStore, Container[str] | None] | None:
+        from himl_cli.workspaces.azure.jobs.assets import code_uri
+
+        self._facts(run_id)
+        uri = code_uri(self.connection, run_id)
+        return None if uri is None else (self._datastores.at_uri(uri, f"code of run '{run_id}'", is_code=True), None)
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
         label = f"output '{key}' of run '{run_id}'"

@@ -4,7 +4,7 @@ records itself. Such a run is in progress as long as the process that holds its 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -229,6 +229,15 @@ class LocalWorkspace(FolderWorkspace):
         self.run(run_id)
         folder = self._folder_of(run_id)
         return RunFiles(folder.path, folder.code, label=f"run '{run_id}'")
+
+    def code_files(self, run_id: str) -> tuple[BlobStore, Container[str] | None] | None:
+        from himl_cli.workspaces.local.launch import copied_code
+
+        copies = copied_code(self._folder_of(self.run(run_id).id))
+        place = f"code of run '{run_id}'"
+        for path, snapshot in copies.items():
+            return DatastoreFolder(path, place, self._runs.database, label=place), {*snapshot.files}
+        return None
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
         self.run(run_id)

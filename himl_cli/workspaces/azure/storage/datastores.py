@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from itertools import chain, islice, takewhile
 from typing import Any, TypeVar
@@ -444,20 +444,25 @@ class Datastores:
             log.debug("himl cannot sign a link (%s); using the artifact service's", err)
         return SignedLink(url, datetime.fromtimestamp(ends, timezone.utc))
 
-    def at_uri(self, uri: str, label: str, *, is_file: bool = False) -> BlobStore:
+    def at_uri(self, uri: str, label: str, *, is_file: bool = False, is_code: bool = False) -> BlobStore:
         """The folder at *uri* (`azureml://…`, or a URL of a datastore's account), or with *is_file* the file there.
+        With *is_code*, it may be in a container without a datastore in the account of the default datastore.
 
         Raises NotFound, and BadUsage for a location that himl cannot read.
         """
-        return self._at_uri(uri, label, is_file=is_file)
+        return self._at_uri(uri, label, is_file=is_file, is_code=is_code)
 
     def to_delete(self, uri: str, label: str, *, is_file: bool = False) -> AzureBlobs:
         """As `at_uri`, with a signature that permits deletion."""
         return self._at_uri(uri, label, is_file=is_file, deletes=True)
 
-    def _at_uri(self, uri: str, label: str, *, is_file: bool, deletes: bool = False) -> AzureBlobs:
+    def _at_uri(
+        self, uri: str, label: str, *, is_file: bool, deletes: bool = False, is_code: bool = False
+    ) -> AzureBlobs:
         place = parse_data_uri(uri, self._connection.address)
         record = self.record_at(place)
+        if record is None and is_code and (default := self.find()).account == place.account:
+            record = replace(default, container=place.container)
         if record is None:
             raise NotFound(
                 f"The {self._connection.address.label} has no datastore for container '{place.container}' of account "
