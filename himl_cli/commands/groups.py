@@ -126,7 +126,8 @@ def usage_message(failure: Any) -> str:
 class HimlCommand(_RaisesReaderGone, TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
-            return list(super().parse_args(ctx, [*self._with_plain_switches(ctx, args)]))
+            has_values = any("=" in word for word in args)
+            return list(super().parse_args(ctx, [*self._with_plain_switches(ctx, args)] if has_values else [*args]))
         except typer.TyperException as err:
             option = _as_typed(args, getattr(err, "option_name", None) or "")
             if option:

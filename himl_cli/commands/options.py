@@ -51,8 +51,12 @@ class Option(NamedTuple):
     kind: Any
     info: Mapping[str, Any]
 
+    many: bool
+
     def read(self, field: str, value: Any) -> Any:
-        return self.parse((self.names or (f"--{field}",))[0], value) if self.parse else value
+        if self.parse is None or (value is None and not self.many):
+            return value
+        return self.parse((self.names or (f"--{field}",))[0], value)
 
 
 def environment_variable(option: str) -> str:
@@ -73,8 +77,9 @@ def option(
 ) -> Any:
     """Declare an option as the field of a bundle or the parameter of a command: `--FIELD`, or *names*.
 
-    *parse* gets the option's name and its value, which is None unless typed or set. Without *parse*, an option of
-    *many* values is a tuple. *panel* is the heading in help for this option and those after it.
+    *parse* gets the option's name and its value. It is not called for the value None of an option that was neither
+    typed nor set, unless the option takes *many* values, which are a tuple without *parse*. *panel* is the heading in
+    help for this option and those after it.
     """
     if many:
         kind: Any = list[str] | None
@@ -82,7 +87,7 @@ def option(
     else:
         kind = str | None if default is None else type(default)
     info |= {"help": help, "metavar": metavar} | ({"rich_help_panel": panel} if panel else {})
-    return Option(names, default, parse, info.pop("kind", kind), info)
+    return Option(names, default, parse, info.pop("kind", kind), info, many)
 
 
 class Bundle:
@@ -193,10 +198,8 @@ def parse_pairs(option: str, values: Iterable[str] | None) -> Mapping[str, str]:
     return pairs
 
 
-def parse_count(option: str, text: str | None) -> int | None:
+def parse_count(option: str, text: str) -> int:
     """Parse a positive integer or `all`. Raises BadUsage."""
-    if text is None:
-        return None
     if text.strip().lower() == "all":
         return ALL_RUNS
     digits = text.strip().lstrip("0")
@@ -213,35 +216,31 @@ def parse_statuses(option: str, names: Iterable[str] | None) -> Sequence[RunStat
     return [status_of(name) for name in parse_list(option, names)]
 
 
-def parse_goal(option: str, text: str | None) -> Goal | None:
-    if text is not None and text not in GOALS:
+def parse_goal(option: str, text: str) -> Goal:
+    if text not in GOALS:
         raise BadUsage(f"{option} must be minimize or maximize, not '{text}'.")
-    return cast("Goal | None", text)
+    return cast("Goal", text)
 
 
-def parse_since(option: str, text: str | None) -> datetime | None:
+def parse_since(option: str, text: str) -> datetime:
     """The time of a date, or before a duration. Raises BadUsage."""
-    if text is None:
-        return None
     with suppress(ValueError, OverflowError):
         return datetime.fromisoformat(text.strip()).astimezone()
     return datetime.now(timezone.utc) - timedelta(seconds=parse_duration(text, option))
 
 
-def parse_workers(option: str, workers: int | None) -> int | None:
+def parse_workers(option: str, workers: int) -> int:
     """Check the number of parallel transfers. Raises BadUsage."""
-    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+    if not 1 <= workers <= MOST_WORKERS:
         raise BadUsage(f"{option} must be an integer from 1 to {MOST_WORKERS}, not {workers}.")
     return workers
 
 
-def parse_folder(option: str, text: str | None) -> Path | None:
+def parse_folder(option: str, text: str) -> Path:
     """Parse a folder, with `~` for a home folder. Raises BadUsage if it is blank or a file, NotFound for the home of
     an unknown user."""
     from himl_cli.core.files import expand_home
 
-    if text is None:
-        return None
     folder = expand_home(non_blank(option, text), "folder")
     if folder.exists() and not folder.is_dir():
         raise BadUsage(f"{option} '{text}' is a file, not a folder.", hint="Name a folder. himl creates it if needed.")

@@ -217,17 +217,17 @@ def print_misplaced(ctx: typer.Context, output_opts: OutputOptions) -> None:
     """Print a notice about the first of himl's options after `--` whose name is not in the script, with the command
     that passes it to himl."""
     command: Any = ctx.command
-    path, known = Path(ctx.params.get("target") or ""), command.takes_value(ctx)
-    if path.suffix != ".py" or not path.is_file():
+    path, arguments = Path(ctx.params.get("target") or ""), script_arguments(ctx)
+    if not arguments or path.suffix != ".py" or not path.is_file():
         return
-    text = path.read_text("utf-8", "replace").replace("-", "_")
-    names = map(_name_of, script_arguments(ctx))
+    text, known = path.read_text("utf-8", "replace").replace("-", "_"), command.takes_value(ctx)
+    names = map(_name_of, arguments)
     ours = [name for name in names if name.startswith("--") and name in known and name[2:] not in text]
     if not ours:
         return
     moved: list[str] = []
     rest: list[str] = []
-    words = iter(script_arguments(ctx))
+    words = iter(arguments)
     for word in words:
         name = _name_of(word)
         (moved if name in ours else rest).append(word)

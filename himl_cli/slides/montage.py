@@ -31,8 +31,8 @@ app = group()
 MOST_WIDTH, MOST_DIGITS = 1_000_000, 4
 
 
-def _parse_width(option: str, width: int | None) -> int | None:
-    if width is not None and not 1 <= width <= MOST_WIDTH:
+def _parse_width(option: str, width: int) -> int:
+    if not 1 <= width <= MOST_WIDTH:
         raise BadUsage(f"{option} must be a number of pixels from 1 to {MOST_WIDTH:,}, not {width}.")
     return width
 

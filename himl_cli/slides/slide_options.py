@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind", bound=Enum)
 
 
-def parse_path(option: str, text: str | None) -> Path | None:
+def parse_path(option: str, text: str) -> Path:
     from himl_cli.core.files import expand_home
 
-    return None if non_blank(option, text) is None else expand_home(str(text))
+    return expand_home(non_blank(option, text))
 
 
 def parse_member(option: str, text: str, kind: type[Kind]) -> Kind:
@@ -98,9 +98,9 @@ class ReaderOptions(Bundle):
     strict: bool = option("Exit with 1 if a slide is unreadable.", default=False)
 
 
-def parse_cluster(option: str, name: str | None) -> str | None:
+def parse_cluster(option: str, name: str) -> str:
     """Check the name of an Azure ML compute. Raises BadUsage for that of another engine."""
-    if non_blank(option, name) is not None and engine_address(name) is not None:
+    if engine_address(non_blank(option, name)) is not None:
         raise BadUsage(
             f"{option} {name}: this command runs on this machine or on Azure ML.",
             hint="Omit --cluster, or name an Azure ML compute.",

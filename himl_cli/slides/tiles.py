@@ -34,10 +34,8 @@ FOREGROUNDS = ("saturation", "otsu", "mask")
 JPEGS = (".jpg", ".jpeg")
 
 
-def _parse_foreground(option: str, text: str | None) -> str | None:
+def _parse_foreground(option: str, text: str) -> str:
     """The rule *text*, in any case, with N of `threshold=N` from 0 to 255. Raises BadUsage."""
-    if text is None:
-        return None
     rule, _, number = text.strip().lower().partition("=")
     with suppress(ValueError):
         if rule == "threshold" and 0 <= float(number) <= 255:

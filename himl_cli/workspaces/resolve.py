@@ -298,7 +298,8 @@ def open_mirror(folder: Path, place: Mapping[str, str]) -> tuple[LocalWorkspace,
 def local_folder(workspace: Workspace) -> Path | None:
     """The folder of a local workspace, or of the local one of two, else None."""
     local = workspace.local if isinstance(workspace, JoinedWorkspace) else workspace
-    return local.folder if isinstance(local, FolderWorkspace) else None
+    folder: Path | None = getattr(local, "folder", None)  # a member of `FolderWorkspace` only
+    return folder
 
 
 def open_configured_azure(start: Path) -> Workspace | None:

@@ -228,7 +228,7 @@ def test_fresh_signature_refused_at_once_is_not_renewed_again() -> None:
     # A refusal of another request, for which a newer signature exists already.
     assert signer.renewed(first, "AuthenticationFailed")
     assert not signer.renewed(signer.current(), "AuthenticationFailed")
-    signer.worked()
+    signer.is_unproven = False  # the service accepted the signature
     assert signer.renewed(signer.current(), "AuthenticationFailed")
     assert signer.current().query == "sig=3"
 

@@ -96,16 +96,12 @@ class _GrowingLog:
         """Read on at byte *done* of a log."""
         self._done, self._was_running, self._is_requeued = done, False, False
 
-    @property
-    def _is_over(self) -> bool:
-        return self._status is not None and self._status.is_final
-
     def pieces(self) -> Iterator[bytes]:
         first_pause, longest_pause = self._workspace.home_of(self._run_id).poll_interval
         # A local job may end at once. Each pause is a tenth of the time so far, up to the longest one.
         pause, growth = (first_pause / 8, 1.1) if self._is_local else (first_pause, GROWTH)
         outage = OutageTolerance(self._notify)
-        while not self._is_over:
+        while self._status is None or not self._status.is_final:
             self._has_grown = False
             try:
                 yield from self._poll()
@@ -115,7 +111,7 @@ class _GrowingLog:
             pause = min(first_pause if self._has_grown else longest_pause, pause * growth)
             if self._is_local and self._status is RunStatus.queued:
                 pause = QUEUED_PAUSE
-            if not self._is_over:
+            if self._status is None or not self._status.is_final:
                 time.sleep(pause)
         if self._log is None:
             run = self._workspace.run(self._run_id)

@@ -65,16 +65,17 @@ def await_outcome(
     else:
         trials = spec.sweep.max_trials if spec and spec.sweep else 0
         ended = wait_for_end(workspace, run.id, notify, trials)
-    sweep = sweep_outcome(workspace, ended)
+    sweep = sweep_outcome(workspace, ended) if MANY in ended.tags or SWEPT in ended.tags else None
     unkept = unkept_files(workspace, ended) if interrupted is not None else ()
-    show(ended, last_lines_of_failure(workspace, ended, is_shown=write is not None), sweep, unkept)
+    is_done = ended.status is RunStatus.completed
+    show(ended, None if is_done else last_lines_of_failure(workspace, ended, is_shown=write is not None), sweep, unkept)
     if interrupted is None and sweep and sweep.metric and all(trial.value is None for trial in sweep.trials):
         notify(
             Notice(f"No trial logged the primary metric '{sweep.metric}'. To use another one, set --primary_metric.")
         )
     if webhook is not None and not isinstance(workspace.home_of(run.id), FolderWorkspace):
         _notify_of_end(workspace, ended, sweep, webhook, notify)
-    else:
+    elif NOTIFICATION in ended.tags:
         _await_notification(workspace, ended, notify, interrupted or ())
     raise_unless_completed(workspace, ended, sweep, spec=spec, cwd=cwd)
     return ended
@@ -208,10 +209,7 @@ def unkept_files(workspace: Workspace, run: Run) -> Sequence[tuple[str, Path]]:
 
 
 def sweep_outcome(workspace: Workspace, run: Run) -> SweepView | None:
-    """Trials of a sweep that has ended. None for another run, or if they cannot be fetched: the run's own outcome is
-    known without them."""
-    if MANY not in run.tags and SWEPT not in run.tags:
-        return None
+    """Trials of a sweep that has ended. None if they cannot be fetched: the run's own outcome is known without them."""
     try:
         return sweep_view(workspace, run, children_of(workspace, run))
     except HimlError as err:
@@ -233,7 +231,7 @@ def failed_child(workspace: Workspace, run: Run) -> str:
 
 
 def _await_notification(workspace: Workspace, run: Run, notify: Notify, interrupted: Sequence[int]) -> None:
-    """Wait for the notification of the end of *run*, if there is one. *notify* gets a notice of its failure."""
+    """Wait for the notification of the end of *run*. *notify* gets a notice of its failure."""
     tags, begin = run.tags, time.monotonic()
     while NOTIFICATION in tags and not interrupted:
         state, _, detail = tags[NOTIFICATION].partition(": ")

@@ -30,10 +30,6 @@ class _Answer:
     output: bytes | None
     problem: str = ""
 
-    @property
-    def text(self) -> str | None:
-        return None if self.output is None else self.output.decode(errors="replace").strip()
-
 
 def _ask(folder: Path, *questions: Sequence[str]) -> list[_Answer]:
     """The answers of git in *folder*. Never fails."""
@@ -84,7 +80,9 @@ def git_facts(folder: Path, *, has_snapshot: bool = True) -> dict[str, str]:
         ("config", "--get", "remote.origin.url"),
         status,
     )
-    commit, branch, repository, changes = (answer.text for answer in answers)
+    commit, branch, repository, changes = (
+        None if answer.output is None else answer.output.decode(errors="replace").strip() for answer in answers
+    )
     if commit is None and branch is None:
         return {}
     number, author, message = (commit or "\0\0").split("\0")

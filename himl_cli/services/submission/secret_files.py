@@ -14,7 +14,6 @@ import codecs
 import os
 import re
 import string
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -218,13 +217,6 @@ def is_dotenv_name(name: str) -> bool:
     folded = name.casefold()
     is_one = folded.endswith(".env") or folded.startswith((".env.", ".env-", ".env_"))
     return is_one and not folded.endswith(SAMPLE_ENDINGS) and not re.search("example|sample|template", folded)
-
-
-def crowded_endings(names: Sequence[str]) -> frozenset[str]:
-    """The endings that so many of *names*, the entries of one folder, have that such files count as data."""
-    if len(names) <= MOST_ALIKE:
-        return frozenset()
-    return frozenset(ending for ending, count in Counter(map(ending_of, names)).items() if count > MOST_ALIKE)
 
 
 def ending_of(name: str) -> str:

@@ -19,7 +19,7 @@ import re
 import stat
 import warnings
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -35,8 +35,8 @@ from himl_cli.core.jobs import Snapshot, SnapshotReport
 from himl_cli.core.records import dataclass
 from himl_cli.core.settings import find_upward
 from himl_cli.core.text import as_found, named
-from himl_cli.services.submission.git import RESULTS_OF_EARLIER_RUNS, Checkout, checkout_of
-from himl_cli.services.submission.secret_files import crowded_endings, ending_of, is_private_folder, is_secret_file
+from himl_cli.services.submission.git import RESULTS_OF_EARLIER_RUNS, checkout_of
+from himl_cli.services.submission.secret_files import MOST_ALIKE, ending_of, is_private_folder, is_secret_file
 from himl_cli.services.transfer.state import fetched_files, targets
 
 ROOT_MARKERS = ("pyproject.toml", "environment.yml", ".git")
@@ -108,7 +108,7 @@ def take_snapshot(
         missed,
         walk.secrets,
         walk.has_untracked,
-        walk.problem,
+        walk.checkout.problem if walk.checkout and walk.has_excluded else "",
         walk.others,
     )
 
@@ -136,13 +136,13 @@ class _Walk:
         self, root: Path, ignored_names: frozenset[str], included: Globs | None, *, is_data: bool = False
     ) -> None:
         self._root, self._ignored_names, self._included, self._is_data = root, ignored_names, included, is_data
-        self._checkout = None if is_data else checkout_of(root)
+        self.checkout = None if is_data else checkout_of(root)
         self._results = frozenset[str]() if is_data else RESULTS_OF_EARLIER_RUNS
         self.ignore_file = OWN_FILE if (root / OWN_FILE).is_file() else GIT_FILE
-        self._tracked = self._checkout.tracked if self._checkout else None
+        self._tracked = self.checkout.tracked if self.checkout else None
         # An explicit list of files to exclude has precedence over git
         self._wanted = (self._tracked or frozenset()) if self.ignore_file == GIT_FILE else frozenset()
-        self._has_excluded = False
+        self.has_excluded = False
         self.files: list[str] = []
         self.by_top: defaultdict[str, int] = defaultdict(int)
         self.met: set[str] = set()
@@ -151,15 +151,17 @@ class _Walk:
         self.others: list[str] = []
 
     def start(self) -> None:
-        rules = _rules_above(self._root, self._checkout) if self.ignore_file == GIT_FILE else []
+        root, checkout, rules = self._root, self.checkout, list[tuple[str, Sequence[Rule]]]()
+        # The rules of the checkout that contains the root, nearest last, beginning with those for all of it, each with
+        # the path from its folder to the root. Without a checkout, files above the root do not apply
+        if checkout is not None and self.ignore_file == GIT_FILE:
+            above = [(each, each / GIT_FILE) for each in reversed(root.parents) if each.is_relative_to(checkout.top)]
+            for folder, path in [*((checkout.top, path) for path in checkout.excludes), *above]:
+                if found := read_rules(path):
+                    rules.append(("".join(f"{part}/" for part in root.relative_to(folder).parts), found))
         identity = _identity(str(self._root), self._root.stat())
         fetched = {"": fetched_files(self._root) or {}} if identity in self._fetched_folders else {}
         self._enter(_Place(str(self._root), "", rules, frozenset({identity}), fetched))
-
-    @property
-    def problem(self) -> str:
-        """Why the tracked files are unknown, if an ignore rule excluded anything."""
-        return self._checkout.problem if self._checkout and self._has_excluded else ""
 
     @property
     def has_untracked(self) -> bool | None:
@@ -198,7 +200,9 @@ class _Walk:
             entries = sorted(found, key=lambda entry: entry.name)
         if own := read_rules(os.path.join(place.path, self.ignore_file)):
             place = replace(place, rules=[*place.rules, ("", own)])
-        crowded = crowded_endings([entry.name for entry in entries])
+        # With so many files of one ending in a folder, they count as data
+        count = Counter(ending_of(entry.name) for entry in entries) if len(entries) > MOST_ALIKE else Counter[str]()
+        crowded = {ending for ending, number in count.items() if number > MOST_ALIKE}
         for entry in entries:
             name = place.name + entry.name
             if entry.name in ALWAYS_LEFT_OUT or is_bookkeeping(entry.name) or name in self._results:
@@ -230,7 +234,7 @@ class _Walk:
             return place.is_ignored
         verdicts = (verdict(each, path + base, is_folder=is_folder) for path, each in reversed(place.rules))
         is_excluded = next((excludes for excludes in verdicts if excludes is not None), False)
-        self._has_excluded = self._has_excluded or is_excluded
+        self.has_excluded = self.has_excluded or is_excluded
         return is_excluded
 
     def _add_folder(self, place: _Place, entry: os.DirEntry[str], info: os.stat_result) -> None:
@@ -336,17 +340,6 @@ def _ignored_names(root: Path, folder: str) -> frozenset[str]:
             except ValueError:  # on another drive of Windows
                 names.add(f"./../{base}")
     return frozenset(names)
-
-
-def _rules_above(root: Path, checkout: Checkout | None) -> list[tuple[str, Sequence[Rule]]]:
-    """The rules of the checkout that contains *root*, nearest last, beginning with those for all of it, each with the
-    path from its folder to the root. Without a checkout there are none, because files above *root* do not apply."""
-    if checkout is None:
-        return []
-    above = [(folder, folder / GIT_FILE) for folder in reversed(root.parents) if folder.is_relative_to(checkout.top)]
-    files = [*((checkout.top, path) for path in checkout.excludes), *above]
-    read = [(folder, read_rules(path)) for folder, path in files]
-    return [("".join(f"{part}/" for part in root.relative_to(folder).parts), rules) for folder, rules in read if rules]
 
 
 def _identity(path: str, info: os.stat_result) -> tuple[int, int]:

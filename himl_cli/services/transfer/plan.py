@@ -241,7 +241,7 @@ class TargetFolder:
             for part in parts[:-1]:
                 above = os.path.join(above, part)
                 if not self._there.get(above):
-                    self._check_folder(above)
+                    self._there[above] = self._is_folder(above)
         path = os.path.join(folder, parts[-1])
         if not self._there.get(folder, True):
             return path, None
@@ -252,13 +252,12 @@ class TargetFolder:
         except OSError as err:
             raise UnsafeName(f"its path cannot be read: {err.strerror}") from err
 
-    def _check_folder(self, folder: str) -> None:
-        """Check that *folder* is a real folder. A symlink in the path could lead anywhere."""
+    def _is_folder(self, folder: str) -> bool:
+        """Whether *folder* exists. Raises UnsafeName unless it is a real folder. A symlink could lead anywhere."""
         try:
             status = os.lstat(folder)
         except FileNotFoundError:
-            self._there[folder] = False
-            return
+            return False
         except OSError as err:
             raise UnsafeName(f"its folder cannot be read: {err.strerror}") from err
         shown = os.path.relpath(folder, self.folder)
@@ -267,7 +266,7 @@ class TargetFolder:
             raise UnsafeName(f"'{shown}' is a local link, which could lead out of the target folder")
         if not stat.S_ISDIR(status.st_mode):
             raise UnsafeName(f"'{shown}' is a local file")
-        self._there[folder] = True
+        return True
 
     def make_folder_of(self, path: str) -> None:
         """Create the parent folder of *path*, which comes from `find()`. Raises OSError."""

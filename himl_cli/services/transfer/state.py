@@ -13,7 +13,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ class FetchedFile:
     clean: bool = False
 
 
-class TransferState:
+class TransferState(AbstractContextManager["TransferState"]):
     """State that is open for one transfer to *folder*, which exists. It waits while another himl uses the folder, and
     reports that.
 
@@ -90,9 +90,6 @@ class TransferState:
             if text not in _reported:
                 _reported.add(text)
                 warn(text)
-
-    def __enter__(self) -> TransferState:
-        return self
 
     def __exit__(self, *error: object) -> None:
         """Mark the recorded files as valid, because the command exits, with or without an error."""

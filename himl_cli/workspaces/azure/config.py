@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
@@ -63,9 +63,7 @@ class Cloud:
         """The scope of the token for a job that acts as the user who submitted it."""
         return f"https://ml.azure.{self.studio.rpartition('.')[2]}/.default"
 
-    @property
-    def storage_scope(self) -> str:
-        return "https://storage.azure.com/.default"
+    storage_scope: ClassVar[str] = "https://storage.azure.com/.default"
 
 
 PUBLIC = Cloud(

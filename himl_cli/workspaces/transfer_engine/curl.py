@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import field
 from pathlib import Path
@@ -60,11 +60,10 @@ class CurlResponse:
         self._text = self._lowered = b""  # the head as one text, once requested
         self.file: BinaryIO | None = None
 
-    def start(self, request: CurlRequest, proxy_of: Callable[[str, str], str]) -> None:
-        """Set up the handle for *request*. *proxy_of* returns the proxy for a URL and its host. Raises DiskFailed."""
-        host = request.url.split("/", 3)[2]
+    def start(self, request: CurlRequest, host: str, proxy: str) -> None:
+        """Set up the handle for *request* to *host* through *proxy*, empty for none. Raises DiskFailed."""
         if host != self._host:
-            self.handle.setopt(self._curl.PROXY, proxy_of(request.url, host))
+            self.handle.setopt(self._curl.PROXY, proxy)
             self._host = host
         self.head.clear()
         self._text = self._lowered = b""
@@ -134,18 +133,16 @@ class CurlClient:
         """Start a request. Raises DiskFailed for an unreadable file."""
         kind = request.method if request.file is None else UPLOAD
         response = self._idle[kind].pop() if self._idle[kind] else self._new(kind)
-        response.start(request, self._proxy_of)
+        host = request.url.split("/", 3)[2]
+        if host not in self._proxies:
+            self._proxies[host] = proxy_for(request.url, host) if self._uses_proxies else ""
+        response.start(request, host, self._proxies[host])
         self._is_performed = False
         self._multi.add_handle(response.handle)
         self._busy[response.handle] = response
         if request.is_streamed:
             self._streams.add(response)
         return response
-
-    def _proxy_of(self, url: str, host: str) -> str:
-        if host not in self._proxies:
-            self._proxies[host] = proxy_for(url, host) if self._uses_proxies else ""
-        return self._proxies[host]
 
     def poll(self, seconds: float) -> Sequence[CurlResponse]:
         """Continue all requests and return those that ended, waiting at most this long for one of them."""

@@ -180,9 +180,6 @@ class Signer(ABC):
         """Replace the lock, which another thread of the parent may have held."""
         self._lock = threading.Lock()
 
-    def worked(self) -> None:
-        self.is_unproven = False
-
 
 class SasSigner(Signer):
     """Signs with a given SAS, and after its refusal like *otherwise*, if there is one."""
@@ -265,4 +262,4 @@ class ContainerEndpoint(StorageEndpoint):
         self.sign_in, self.expires, self.is_unproven = signer.sign_in, signer.expires, signer.is_unproven
 
     def worked(self) -> None:
-        self._signer.worked()
+        self._signer.is_unproven = False
