@@ -317,7 +317,7 @@ def is_local_folder(folder: Path) -> bool:
     Windows."""
     if sys.platform == "win32":
         return not str(folder.resolve()).startswith("\\\\")
-    return file_system_of(folder.resolve(), mount_table()) in LOCAL_TYPES
+    return mount_of(folder.resolve(), mount_table())[0] in LOCAL_TYPES
 
 
 def shares_locks(folder: Path) -> bool | None:
@@ -326,11 +326,6 @@ def shares_locks(folder: Path) -> bool | None:
         return True
     kind, options = mount_of(folder.resolve(), mount_table())
     return kind in LOCAL_TYPES or (not options & WITHOUT_LOCKS if kind in WITH_LOCKS else None)
-
-
-def file_system_of(folder: Path, mounts: str) -> str:
-    """The type of the file system of *folder*, as in `mount_of`."""
-    return mount_of(folder, mounts)[0]
 
 
 def mount_of(folder: Path, mounts: str) -> tuple[str, Set[str]]:

@@ -25,9 +25,9 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import (
     WORKSPACE_FOLDER,
     expand_user,
-    file_system_of,
     home_folder,
     may_write,
+    mount_of,
     mount_table,
     warned,
 )
@@ -175,7 +175,7 @@ def why_untrusted(path: Path, owners: Collection[int]) -> str:
         return ""
     if owners and found.st_uid not in owners:
         return f"'{path}' belongs to {owner_name(found.st_uid)}"
-    if owners and mode & stat.S_IWOTH and file_system_of(path.resolve(), mount_table()) not in WITHOUT_MODES:
+    if owners and mode & stat.S_IWOTH and mount_of(path.resolve(), mount_table())[0] not in WITHOUT_MODES:
         return f"all users can write to '{path}'"
     return ""
 

@@ -59,15 +59,13 @@ class Watcher(AbstractContextManager["Watcher"]):
 
 
 class LogFormatter(logging.Formatter):
-    """Removes secrets from every record of a handler, including its traceback. *plain*: himl's own records are
+    """Removes secrets from every record of a handler, including its traceback. If it `is_plain`, himl's own records are
     `himl: …`, on one line."""
 
-    def __init__(self, form: str, *, plain: bool = False) -> None:
-        super().__init__(form)
-        self._is_plain = plain
+    is_plain = False
 
     def format(self, record: logging.LogRecord) -> str:
-        if self._is_plain and record.name.partition(".")[0] == OWN_LOGGER:
+        if self.is_plain and record.name.partition(".")[0] == OWN_LOGGER:
             return f"himl: {one_line(redact(record.getMessage()))}"
         return redact(super().format(record))
 
@@ -88,7 +86,9 @@ def start_logging(*, verbose: bool) -> None:
     of libraries."""
     warned.clear()  # a command repeats the warnings of earlier ones in this process
     handler = StderrHandler()
-    handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", plain=not verbose))
+    formatter = LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    formatter.is_plain = not verbose
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO if verbose else logging.WARNING)

@@ -20,7 +20,7 @@ from himl_cli.api import submit_if_needed
 from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core import redaction
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound, ServiceFailed
-from himl_cli.core.files import expand_home, file_system_of
+from himl_cli.core.files import expand_home, mount_of
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.search import BadSearch, parse_filter
 from himl_cli.core.settings import section_settings
@@ -342,4 +342,4 @@ def test_patterns_and_names_of_stored_files_on_both_systems() -> None:
         assert safe_parts("outputs/größe 1.ckpt", windows=windows) == ("outputs", "größe 1.ckpt")
         assert safe_parts("outputs/../a", windows=windows) is safe_parts("a\0", windows=windows) is None
     table = "/dev/sdc / ext4 rw 0 0\nC:\\134 /mnt/c 9p rw,aname=drvfs;path=C:\\134 0 0\n"
-    assert (file_system_of(Path("/mnt/c/lab/.himl"), table), file_system_of(Path("/home/ada/.himl"), table)) == ("9p", "ext4")
+    assert (mount_of(Path("/mnt/c/lab/.himl"), table)[0], mount_of(Path("/home/ada/.himl"), table)[0]) == ("9p", "ext4")

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.files import file_system_of
+from himl_cli.core.files import mount_of
 
 ROOT = Path(__file__).parents[2]
 NO_CHANGES = (":(exclude)stress/results", ":(exclude)benchmarks/results")
@@ -24,7 +24,7 @@ def machine(folder: Path) -> dict[str, Any]:
         "cpu": _cpu() or platform.processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory / (1 << 30)),
-        "disk": file_system_of(folder.resolve(), MOUNTS.read_text() if MOUNTS.exists() else ""),
+        "disk": mount_of(folder.resolve(), MOUNTS.read_text() if MOUNTS.exists() else "")[0],
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
     }
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from himl_cli.core.blobs import FetchRequest, StoreRequest
 from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, NotFound
 from himl_cli.core.events import Event
-from himl_cli.core.files import file_system_of, is_local_folder, mounts_of_macos, walk_files
+from himl_cli.core.files import is_local_folder, mount_of, mounts_of_macos, walk_files
 from himl_cli.core.jobs import (
     DataSpec,
     Entry,
@@ -193,11 +193,11 @@ def test_the_file_system_is_that_of_the_deepest_mount() -> None:
     table = "/dev/sda / ext4 rw 0 0\nproc /proc proc rw 0 0\nserver:/x /mnt/share nfs4 rw 0 0\nshort line\n"
     table += "//s/y /mnt/with\\040space cifs rw 0 0\ns:/d /données nfs rw 0 0\n"
     kinds = {"/": "ext4", "/données/lab": "nfs", "/mnt/share/lab": "nfs4", "/mnt/shared": "ext4", "/mnt/with space/x": "cifs"}
-    assert {folder: file_system_of(Path(folder), table) for folder in kinds} == kinds
+    assert {folder: mount_of(Path(folder), table)[0] for folder in kinds} == kinds
     macos = "/dev/disk3s1 on / (apfs, sealed, local, journaled)\nmap auto_home on /System/home (autofs, nobrowse)\n"
     macos += "//ada@server/lab on /Volumes/lab data (smbfs, nodev)\n"
     kinds = {"/Users/ada": "apfs", "/System/home/x": "autofs", "/Volumes/lab data/y": "smbfs"}
-    assert {folder: file_system_of(Path(folder), mounts_of_macos(macos)) for folder in kinds} == kinds
+    assert {folder: mount_of(Path(folder), mounts_of_macos(macos))[0] for folder in kinds} == kinds
 
 
 LOAD = """

@@ -201,7 +201,7 @@ def means_one_run(selection: RunSelection) -> bool:
 def _named(workspace: Workspace, text: str, selection: RunSelection, notify: Notify) -> Run:
     if text.lower() == LATEST_RUN:
         return newest_run(workspace, archived=selection.archived)
-    reference, named = parse_reference(text), workspace_in_url(text)
+    reference, named = parse_reference(text), workspace_in_url(text) if "/" in text else None
     try:
         run = _referenced(workspace, reference, notify, is_exact=selection.is_exact)
     except RunNotFound as err:
@@ -238,8 +238,9 @@ def _referenced(workspace: Workspace, reference: RunReference, notify: Notify, *
         run = workspace.run(reference.run_id)
     except RunNotFound as err:
         run = _abbreviated(workspace, err, notify, is_exact=is_exact)
-    is_other = named != run.experiment if is_exact else underscored(named or "") != underscored(run.experiment)
-    if named is not None and is_other:
+    if named is None or named == run.experiment:
+        return run
+    if is_exact or underscored(named) != underscored(run.experiment):
         raise NotFound(
             f"Run '{run.id}' belongs to experiment '{run.experiment}', not '{reference.experiment}'.",
             hint=f"Give {run.recovery_id} or the run id alone.",
