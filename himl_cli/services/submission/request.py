@@ -246,7 +246,8 @@ def check_values(request: SubmitRequest) -> None:
         if value is not None and (problem := count_problem(value, MOST[name])):
             too_few = isinstance(value, int) and value < 1
             raise BadUsage(f"--{name} must be at least 1, not {value}." if too_few else f"--{name} {problem}")
-    Globs(request.keep)  # raises BadUsage for an invalid pattern
+    if request.keep:
+        Globs(request.keep)  # raises BadUsage for an invalid pattern
     refuse(
         "",
         (

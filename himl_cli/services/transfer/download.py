@@ -83,7 +83,7 @@ def download_runs(
         for run in runs:
             try:
                 one = download(files_of(run.id), replace(request, under="" if flat else run.id, logs=logs), notify)
-                if one.is_empty and len(runs) > 1:
+                if len(runs) > 1 and one.is_empty:
                     notify(Notice(f"Run '{run.id}' has no files."))
                 total += one
             except NotFound as err:

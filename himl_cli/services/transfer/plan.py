@@ -51,6 +51,8 @@ class Filters:
 
     def admit(self, name: str) -> bool:
         """Whether the globs accept *name*. Raises BadUsage for an invalid glob."""
+        if not (self.include or self.exclude):
+            return True
         include, exclude = self._globs
         return (not self.include or include.matches(name)) and not (self.exclude and exclude.matches(name))
 

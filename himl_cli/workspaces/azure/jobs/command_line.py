@@ -34,7 +34,11 @@ def command_line(spec: JobSpec) -> str:
     Raises BadUsage for a placeholder that names no input or output of the job, and for impossible links.
     """
     line = script_line(spec)
-    return _link_commands(spec) + copy_commands(spec.brought) + (_keeping(spec.keep, line) if spec.keep else line)
+    if spec.keep:
+        line = _keeping(spec.keep, line)
+    if spec.brought:
+        line = copy_commands(spec.brought) + line
+    return _link_commands(spec) + line if spec.inputs else line
 
 
 def _keeping(globs: Sequence[str], line: str) -> str:
