@@ -11,7 +11,6 @@ import secrets
 import stat
 import sys
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -60,24 +59,25 @@ def safe_parts(name: str, *, windows: bool = sys.platform == "win32") -> tuple[s
     return parts
 
 
-class FileStore(ABC):
-    """A BlobStore over files. Subclasses define the files and their paths, and may record stored files. Files with a
+class FileStore:
+    """A BlobStore over the files of `folder`. Subclasses may add others, and record stored files. Files with a
     prefix in `growing` are only appended to, so that their listed bytes never change. Links that lead out of the real
     path `root` do not belong to the store, unless it `follows_links`. An empty `root` permits all links."""
 
     label: str
     origin: str
+    folder: Path
     root = ""
     growing: tuple[str, ...] = ()
     follows_links = False
 
-    @abstractmethod
     def _files(self, prefix: str, omitted: list[str]) -> Iterator[FoundFile]:
         """All files with names that start with *prefix*, sorted by name. Adds links that lead out to *omitted*."""
+        return self._walk(self.folder, prefix, omitted)
 
-    @abstractmethod
     def _path(self, parts: Sequence[str]) -> Path:
         """The path of the file whose name has the valid *parts*. It need not exist."""
+        return self.folder.joinpath(*parts)
 
     def path_of(self, name: str) -> Path | None:
         """The path of the file *name*, which need not exist. None for an invalid name, and for one that leads out of
@@ -161,17 +161,7 @@ class FileStore(ABC):
         path = self.path_of(name)
         if path is None or not os.path.isfile(path):
             raise NotFound(f"No file '{name}' in {self.label}.")
-
-        def pieces() -> Iterator[bytes]:
-            try:
-                with self._opened(path) as source:
-                    source.seek(offset)
-                    while piece := source.read(CHUNK):
-                        yield piece
-            except OSError as err:
-                raise self._unreadable(name, err) from err
-
-        return pieces()
+        return self._pieces(FetchRequest(BlobInfo(name, sys.maxsize), offset, sys.maxsize))
 
     def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
         """Fetch one file after the other in the caller's thread, since *workers* would compete for the same disk."""
@@ -197,7 +187,8 @@ class FileStore(ABC):
                 position += len(piece)
 
     def _pieces(self, request: FetchRequest) -> Iterator[bytes]:
-        """The requested bytes. Raises BlobChanged if the file has changed since it was listed."""
+        """The requested bytes. Raises BlobChanged if the file has changed since it was listed. A blob without an etag
+        may change, and ends with its file."""
         blob, left = request.blob, request.length
         path = self.path_of(blob.name)
         try:
@@ -211,11 +202,11 @@ class FileStore(ABC):
                     yield piece
                 self._check(blob, os.fstat(source.fileno()))
             self._check(blob, os.stat(path))  # detects a file that was replaced
-        except FileNotFoundError as err:
-            raise BlobChanged(f"'{blob.name}' is no longer in {self.label}.") from err
         except OSError as err:
+            if blob.etag and isinstance(err, FileNotFoundError):
+                raise BlobChanged(f"'{blob.name}' is no longer in {self.label}.") from err
             raise self._unreadable(blob.name, err) from err
-        if left:
+        if left and blob.etag:
             raise BlobChanged(f"'{blob.name}' is shorter than when it was listed.")
 
     def _check(self, blob: BlobInfo, status: os.stat_result) -> None:
@@ -375,12 +366,12 @@ class RunFiles(FileStore):
             "outputs/": code_folder / "outputs",
             "user_logs/": run_folder / "user_logs",
         }
-        self._artifacts = run_folder / "artifacts"
+        self.folder = run_folder / "artifacts"
 
     def _files(self, prefix: str, omitted: list[str]) -> Iterator[FoundFile]:
         own = [self._below(start, folder, prefix, omitted) for start, folder in self._roots.items()]
         last = None
-        for found in merge(*own, self._walk(self._artifacts, prefix, omitted), key=lambda found: found.name):
+        for found in merge(*own, super()._files(prefix, omitted), key=lambda found: found.name):
             if found.name != last:  # the script's file of the same name comes first
                 yield found
             last = found.name
@@ -393,7 +384,7 @@ class RunFiles(FileStore):
     def _path(self, parts: Sequence[str]) -> Path:
         root = self._roots.get(f"{parts[0]}/")
         own = root.joinpath(*parts[1:]) if root is not None and len(parts) > 1 else None
-        return own if own is not None and os.path.isfile(own) and self._has(own) else self._artifacts.joinpath(*parts)
+        return own if own is not None and os.path.isfile(own) and self._has(own) else super()._path(parts)
 
 
 class DatastoreFolder(FileStore):
@@ -404,15 +395,9 @@ class DatastoreFolder(FileStore):
         self.label = label or f"datastore '{name}'"
         self.origin = str(folder.resolve())
         self.root = self.origin if label else ""
-        self._folder = folder
+        self.folder = folder
         self._name = name
         self._database = database
-
-    def _files(self, prefix: str, omitted: list[str]) -> Iterator[FoundFile]:
-        return self._walk(self._folder, prefix, omitted)
-
-    def _path(self, parts: Sequence[str]) -> Path:
-        return self._folder.joinpath(*parts)
 
     def _recorded(self, page: Sequence[FoundFile]) -> dict[str, bytes]:
         known: dict[str, bytes] = {}

@@ -70,7 +70,7 @@ class ParameterFixed(BadUsage):
 
 
 class MetricStore:
-    """Logged values. Stores NaN as NULL, since SQLite has no NaN, and reads it back as NaN."""
+    """Logged values. SQLite has no NaN and stores it as NULL, which is read as NaN."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -88,7 +88,7 @@ class MetricStore:
         a request if its reply was lost. Raises ParameterFixed."""
         with self.database.writing() as connection:
             place = self._last_row(run_id)
-            rows = ((run_id, storable(name), _null_if_nan(value), *rest, place) for name, value, *rest in points)
+            rows = ((run_id, storable(name), *rest, place) for name, *rest in points)
             connection.executemany(INSERT_NEW_METRICS, rows)
             for name, given in parameters:  # which the attempt cannot change from now on
                 value = mask_document(given, name)
@@ -134,15 +134,6 @@ class MetricStore:
                 found.setdefault(kind, []).append(json.loads(document))
         return found
 
-    def metrics_of_model(self, model_id: str) -> list[tuple[str, ModelPoint]]:
-        """The points of a logged model, by step, then time, each with its run."""
-        statement = "SELECT * FROM model_metrics WHERE model = ? ORDER BY step, time"
-        with taken_apart(self.database.path):
-            return [
-                (run, (model, (name, float(value), step, time), *dataset))
-                for model, run, name, step, time, value, *dataset in self.database.rows(statement, (model_id,))
-            ]
-
     def log_entries(self, run_id: str, entries: Iterable[Logged], beside: Callable[[], None]) -> None:
         """Store the numbers of *entries* in one transaction, and call *beside* within it. If *beside* raises, store
         nothing. Numbers rows of lists and tables after those that the attempt has logged."""
@@ -155,13 +146,13 @@ class MetricStore:
                     marks = ",".join("?" * len(names))
                     statement = f"SELECT MAX(step) + 1 FROM metrics WHERE run = ? AND name IN ({marks}) AND rowid > ?"
                     following = connection.execute(statement, (run_id, *names.values(), place)).fetchone()[0] or 0
-                points: list[tuple[str, str, float | None, int, int]] = []
+                points: list[tuple[str, str, float, int, int]] = []
                 for number, row in enumerate(entry.rows):
                     step = following + number if is_counted else row.step or 0
                     time = round(row.time.timestamp() * 1000)
                     for column, name in names.items():
                         if isinstance(value := row.values.get(column), (int, float)):
-                            points.append((run_id, name, _null_if_nan(float(value)), step, time))
+                            points.append((run_id, name, float(value), step, time))
                 connection.executemany(INSERT_METRICS, points)
             beside()
 
@@ -228,10 +219,6 @@ class MetricStore:
                     point = LoggedRow({name: nan_if_null(value)}, step, as_time(moment), id)
                     series.setdefault(name, []).append(point)
         return [Logged(name, LoggedKind.scalar, rows) for name, rows in series.items()], last
-
-
-def _null_if_nan(value: float) -> float | None:
-    return None if math.isnan(value) else value
 
 
 def nan_if_null(value: float | None) -> float:

@@ -20,6 +20,7 @@ from himl_cli.core.runs import RunStatus
 from himl_cli.core.search import MODEL_ATTRIBUTES, BadSearch, Searchable, parse_filter, parse_order, sort_items
 from himl_cli.workspaces.local.logged_values import series_of
 from himl_cli.workspaces.local.run_store import now_ms
+from himl_cli.workspaces.local.tracking.models import json_metrics_of
 from himl_cli.workspaces.local.tracking.protocol import RequestError
 from tests.support.folders import SmallDisk, files_below
 from tests.support.running import until
@@ -417,7 +418,7 @@ def test_a_later_attempt_has_what_earlier_ones_recorded(tmp_path: Path) -> None:
         model = job.post("logged-models", name="net", source_run_id=child, tags=[{"key": "t", "value": "1"}]).body["model"]["info"]
         job.post("runs/log-metric", run_id=child, key="acc", value="NaN", step=1, model_id=model["model_id"])
         # The model's metrics are stored at once, as the job may be killed.
-        assert [run_id for run_id, _ in job.metric_store.metrics_of_model(model["model_id"])] == [child]
+        assert [point["run_id"] for point in json_metrics_of(job.metric_store, model["model_id"])] == [child]
     with tracked_job(tmp_path) as job:
         for run_id in (JOB, child):
             found = {point["key"]: point["value"] for point in job.get(f"runs/get?run_id={run_id}").body["run"]["data"]["metrics"]}

@@ -25,7 +25,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.search import BadSearch
 from himl_cli.workspaces.local.shim import children_of
 from himl_cli.workspaces.local.tracking.models import LoggedModels, ModelRegistry, Traces
-from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestError, parse_json, with_finite_numbers
+from himl_cli.workspaces.local.tracking.protocol import Fields, Json, RequestError, parse_json
 from himl_cli.workspaces.local.tracking.tracked_runs import JobRuns
 
 PREFIXES = ("/api/2.0/mlflow/", "/api/3.0/mlflow/", "/ajax-api/2.0/mlflow/", "/api/2.0/preview/mlflow/")
@@ -321,7 +321,8 @@ class TrackingConnection(BaseHTTPRequestHandler):
         try:
             text = json.dumps(reply, separators=(",", ":"), allow_nan=False)
         except ValueError:  # in a document of the client, such as a trace
-            text = json.dumps(with_finite_numbers(reply), separators=(",", ":"), allow_nan=False)
+            finite = json.loads(json.dumps(reply), parse_constant=str)
+            text = json.dumps(finite, separators=(",", ":"))
         if status != HTTPStatus.OK:  # a message may quote the path, and clients print messages
             text = text.replace(self._context.secret, "…")
         body = text.encode()

@@ -17,14 +17,13 @@ from urllib.parse import unquote
 
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.search import MODEL_ATTRIBUTES, TIMES, Searchable, parse_order
-from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import Database, now_ms
+from himl_cli.workspaces.local.metric_store import MetricStore, json_number
+from himl_cli.workspaces.local.run_store import Database, now_ms, taken_apart
 from himl_cli.workspaces.local.tracking.protocol import (
     Fields,
     Json,
     RequestError,
     find_page,
-    json_metric,
     json_pairs,
     not_found,
     parse_json,
@@ -41,6 +40,10 @@ PROMPT = "mlflow.prompt.is_prompt"  # the tag of a prompt, which clients store a
 ACTIVE_STAGES = ("Staging", "Production")
 STAGES = ("None", *ACTIVE_STAGES, "Archived")
 VERSIONS = "mlflow.modelVersions"
+METRICS_OF_MODEL = (
+    "SELECT name AS key, value, time AS timestamp, step, run AS run_id, model AS model_id, dataset_name, "
+    "dataset_digest FROM model_metrics WHERE model = ? ORDER BY step, time"
+)
 REGISTRY_ATTRIBUTES = frozenset({"name", "version_number", "run_id", "source_path", "timestamp", *TIMES})
 
 
@@ -104,7 +107,7 @@ class LoggedModels:
             return self._kept(model)
 
     def find(self, request: Fields) -> Document:
-        model_id = request.key("model_id")
+        model_id = request.text("model_id")
         with self._lock:
             model = self._models.get(model_id)
         if model is None or (model[IS_DELETED] and request.text("allow_deleted", "") != "true"):
@@ -135,11 +138,11 @@ class LoggedModels:
                 case "delete":
                     model[IS_DELETED] = True
                 case "delete tag":
-                    if model["tags"].pop(request.key("tag_key"), None) is None:
-                        name = request.key("tag_key")[:250]
+                    if model["tags"].pop(request.text("tag_key"), None) is None:
+                        name = request.text("tag_key")[:250]
                         raise not_found(f"No tag with key {name!r} found for model with ID '{model['model_id']}'.")
                 case "finalize":
-                    status = request.key("status")
+                    status = request.text("status")
                     if status not in STATUSES[1:]:
                         known = ", ".join(STATUSES[1:])
                         raise RequestError(f"Invalid model status '{status[:50]}'. Valid values are {known}.")
@@ -152,12 +155,12 @@ class LoggedModels:
         """Matching models, newest first by default, in pages."""
         clauses = []
         for item in request.items("order_by"):
-            entity, key, _ = parse_order(item.key("field_name"), MODEL_ATTRIBUTES)
+            entity, key, _ = parse_order(item.text("field_name"), MODEL_ATTRIBUTES)
             dataset = item.text("dataset_name", ""), item.text("dataset_digest", "")
             key = "\0".join((key, *dataset)) if entity == "metrics" and any(dataset) else key
             clauses.append((entity, key, item.values.get("ascending") is not False))
         wanted, items = request.texts("experiment_ids"), []
-        datasets = [(item.key("dataset_name"), item.text("dataset_digest", "")) for item in request.items("datasets")]
+        datasets = [(item.text("dataset_name"), item.text("dataset_digest", "")) for item in request.items("datasets")]
         with self._lock:
             models = [each for each in reversed(self._models.values()) if each["experiment_id"] in wanted]
             for model in [each for each in models if not each[IS_DELETED]]:
@@ -206,13 +209,13 @@ class LoggedModels:
 
 
 def json_metrics_of(store: MetricStore, model_id: str) -> list[Json]:
-    """The metrics of a logged model as clients read them."""
-    found: list[Json] = []
-    for run_id, (_, point, name, digest) in store.metrics_of_model(model_id):
-        dataset = {"dataset_name": name} if name else {}
-        dataset |= {"dataset_digest": digest} if digest else {}
-        found.append({**json_metric(point), "run_id": run_id, "model_id": model_id, **dataset})
-    return found
+    """The metrics of a logged model as clients read them, by step, then time."""
+    with taken_apart(store.database.path):
+        return [
+            {name: value for name, value in dict(row).items() if value != ""}
+            | {"value": json_number(float(row["value"]))}
+            for row in store.database.rows(METRICS_OF_MODEL, (model_id,))
+        ]
 
 
 class ModelRegistry:
@@ -247,19 +250,19 @@ class ModelRegistry:
             case "model":
                 return _reply(model)
             case "alias":
-                alias = request.key("alias")
+                alias = request.text("alias")
                 newest = max(model["versions"], key=int, default=None)
                 number = newest if alias.lower() == "latest" else model["aliases"].get(alias)
                 if number is None:
                     raise RequestError(f"Registered model alias {alias[:250]} not found.")  # MLflow's code is this one
                 return _reply(model, number)
         version = _target(model, request)
-        return _reply(model, request.key("version")) if what == "version" else {"artifact_uri": version["location"]}
+        return _reply(model, request.text("version")) if what == "version" else {"artifact_uri": version["location"]}
 
     def create_version(self, request: Fields) -> Json:
         """Register a version. If its source is one of the job's logged models or another version, it has the files and
         the run of that source."""
-        source, now, run_id, model_id = request.key("source"), now_ms(), "", request.text("model_id", "")
+        source, now, run_id, model_id = request.text("source"), now_ms(), "", request.text("model_id", "")
         location, tags = source, request.masked_pairs("tags")
         if PROMPT_TEXT in tags:  # content, as that of a file
             tags[PROMPT_TEXT] = request.pairs("tags")[PROMPT_TEXT]
@@ -310,10 +313,10 @@ class ModelRegistry:
                 case "describe":
                     target["description"] = request.text("description", "")
                 case "transition stage":
-                    wanted = request.key("stage").capitalize()
+                    wanted = request.text("stage").capitalize()
                     if wanted not in STAGES:
                         raise RequestError(
-                            f"Invalid stage '{request.key('stage')[:50]}'. Valid values are {', '.join(STAGES)}."
+                            f"Invalid stage '{request.text('stage')[:50]}'. Valid values are {', '.join(STAGES)}."
                         )
                     is_archiving = request.values.get("archive_existing_versions") is True
                     if is_archiving and wanted not in ACTIVE_STAGES:
@@ -325,20 +328,20 @@ class ModelRegistry:
                             each["current_stage"] = "Archived"
                     target["current_stage"] = wanted
                 case "set tag":
-                    name = request.key("key")
+                    name = request.text("key")
                     target["tags"][name] = mask_document(request.text("value", ""), name)
                 case "delete tag":
-                    target["tags"].pop(request.key("key"), None)
+                    target["tags"].pop(request.text("key"), None)
                 case "set alias":
-                    alias = request.key("alias")
+                    alias = request.text("alias")
                     if not re.fullmatch(r"[\w-]{1,256}", alias) or re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
                         rule = "at most 256 letters, digits, '_' and '-', and neither 'latest' nor 'v' with a number"
                         raise RequestError(f"Invalid alias name: '{alias[:250]}'. It must be {rule}.")
-                    aliases[alias] = request.key("version")
+                    aliases[alias] = request.text("version")
                 case "delete alias":
-                    aliases.pop(request.key("alias"), None)
+                    aliases.pop(request.text("alias"), None)
                 case "delete version":
-                    number = request.key("version")
+                    number = request.text("version")
                     del model["versions"][number]
                     model["aliases"] = {alias: other for alias, other in aliases.items() if other != number}
             number = request.text("version", "")
@@ -360,13 +363,12 @@ class ModelRegistry:
     def search(self, what: str, request: Fields) -> Json:
         """Matching models, sorted by name by default, or versions, last changed first by default, in pages. Omits
         prompts unless the filter has their tag."""
-        clauses = [parse_order(clause, REGISTRY_ATTRIBUTES) for clause in request.texts("order_by")]
         models = sorted(self._all(), key=lambda model: str(model["name"]))
         found = [_model_json(model) for model in models]
         if what == "model_versions":
             found = [_version_json(model, number) for model in models for number in model["versions"]]
             found.sort(key=lambda each: (each["name"], -int(each["version"])))
-            if not clauses:
+            if not request.texts("order_by"):
                 found.sort(key=lambda each: each["last_updated_timestamp"], reverse=True)
         items, has_prompts = [], PROMPT in request.text("filter", "")
         for each in found:
@@ -377,16 +379,14 @@ class ModelRegistry:
             # Clients search for models that are not prompts, which includes models without the tag
             tags = {PROMPT: "false", **Fields(each).pairs("tags")}
             items.append((Searchable(attributes, tags=tags), each))
-        page, more = find_page(
-            request, items, attributes=REGISTRY_ATTRIBUTES, clauses=clauses, default=100, most=200_000
-        )
+        page, more = find_page(request, items, attributes=REGISTRY_ATTRIBUTES, default=100, most=200_000)
         return {what: page, **more}
 
     def _all(self) -> list[Document]:
         return [json.loads(row["document"]) for row in self._database.rows("SELECT document FROM registered_models")]
 
     def _model(self, request: Fields) -> Document:
-        name = request.key("name")
+        name = request.text("name")
         found = next((model for model in self._all() if model["name"] == name), None)
         if found is None:
             raise not_found(f"Registered Model with name={name[:250]} not found")
@@ -406,7 +406,7 @@ class ModelRegistry:
 
 
 def _new_name(request: Fields, field: str) -> str:
-    name = request.key(field)
+    name = request.text(field)
     if {"/", ":"} & set(name):
         raise RequestError(f"Invalid model name '{name[:200]}'. Names cannot contain '/' or ':'.")
     return name
@@ -420,7 +420,7 @@ def _target(model: Document, request: Fields) -> Document:
     """The version in the request, else the model itself."""
     if not request.has("version"):
         return model
-    number = request.key("version")
+    number = request.text("version")
     if not number.isdecimal():
         raise RequestError(f"Parameter 'version' must be an integer, got '{number[:50]}'.")
     found: Document | None = model["versions"].get(number)
@@ -468,7 +468,7 @@ class Traces:
     def start(self, request: Fields) -> Json:
         is_new = request.has("trace")
         info = dict((request.item("trace").item("trace_info") if is_new else request).values)
-        trace_id = Fields(info).key("trace_id") if is_new else f"tr-{uuid.uuid4().hex}"
+        trace_id = Fields(info).text("trace_id") if is_new else f"tr-{uuid.uuid4().hex}"
         if not re.fullmatch(r"[\w-]{1,100}", trace_id, re.ASCII):  # it names a folder
             raise RequestError(f"Invalid id of a trace: {trace_id[:100]!r}.")
         metadata = Fields(info).pairs("trace_metadata" if is_new else "request_metadata")
@@ -487,7 +487,7 @@ class Traces:
     def get(self, action: str, request: Fields) -> Json:
         """Apply *action* to the trace in the request, and return it: nothing, the end of a trace in MLflow 2, or a tag
         to set or delete."""
-        trace_id = request.key("trace_id")
+        trace_id = request.text("trace_id")
         with self._lock:
             if trace_id not in self._infos:
                 raise not_found(f"Trace with ID '{trace_id[:250]}' not found.")
@@ -495,9 +495,9 @@ class Traces:
             tags = Fields(info).pairs("tags")
             match action:
                 case "set tag":
-                    info["tags"] = {**tags, request.key("key"): request.text("value", "")}
+                    info["tags"] = {**tags, request.text("key"): request.text("value", "")}
                 case "delete tag":
-                    if tags.pop(name := request.key("key"), None) is None:
+                    if tags.pop(name := request.text("key"), None) is None:
                         raise not_found(f"No trace tag with key '{name[:250]}' for trace with ID '{trace_id}'")
                     info["tags"] = tags
                 case "end":

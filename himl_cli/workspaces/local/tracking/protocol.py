@@ -12,7 +12,7 @@ from typing import TypeVar
 from himl_cli.core.logged import INT64
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_document
-from himl_cli.core.search import RUN_ATTRIBUTES, Clause, Searchable, parse_filter, sort_items
+from himl_cli.core.search import RUN_ATTRIBUTES, Clause, Searchable, parse_filter, parse_order, sort_items
 from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces.local.metric_store import Point, json_number
 
@@ -51,20 +51,14 @@ class Fields:
         return self.values.get(name) is not None
 
     def text(self, name: str, default: str | None = None) -> str:
+        """A string. Without a *default*, it must not be empty."""
         value = self.values[name] if self.has(name) else default
-        if value is None:
+        if value is None or (value == "" and default is None):
             raise RequestError(f"Missing value for required parameter '{name}'.")
         if not isinstance(value, str):
             raise RequestError(f"Parameter '{name}' must be a string.")
         if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
             raise RequestError(f"Parameter '{name}' is not valid Unicode.")
-        return value
-
-    def key(self, name: str) -> str:
-        """A non-empty text."""
-        value = self.text(name)
-        if not value:
-            raise RequestError(f"Missing value for required parameter '{name}'.")
         return value
 
     def integer(self, name: str, default: int | None = None, *, allowed: range = INT64) -> int:
@@ -120,14 +114,14 @@ class Fields:
         """A list of strings, empty if absent. In a query string, a single value is a list of one."""
         found = self.values.get(name)
         parts = found if isinstance(found, list) else [] if found is None else [found]
-        return [Fields({name: part}).text(name) for part in parts]
+        return [Fields({name: part}).text(name, "") for part in parts]
 
     def pairs(self, name: str) -> dict[str, str]:
         """A list of `{key, value}` objects, or an object."""
         found = self.values.get(name)
         if isinstance(found, dict):
-            return {key: Fields(found).text(key) for key in found}
-        return {item.key("key"): item.text("value", "") for item in self.items(name)}
+            return {key: Fields(found).text(key, "") for key in found}
+        return {item.text("key"): item.text("value", "") for item in self.items(name)}
 
     def masked_pairs(self, name: str) -> dict[str, str]:
         """As `pairs`, with secrets masked, as himl stores them."""
@@ -141,15 +135,6 @@ def parse_json(text: str | bytes, what: str = "Not valid JSON", code: str = "INV
         return read_json(text)
     except NotJson as err:
         raise RequestError(f"{what}: {err}.", code=code) from err
-
-
-def with_finite_numbers(value: object) -> object:
-    """The JSON value with NaN and infinities as strings, as in protocol buffers."""
-    if isinstance(value, dict):
-        return {key: with_finite_numbers(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [with_finite_numbers(each) for each in value]
-    return json_number(value)
 
 
 def milliseconds(moment: datetime) -> int:
@@ -175,12 +160,14 @@ def find_page(
     items: Iterable[tuple[Searchable, T]],
     *,
     attributes: frozenset[str] = RUN_ATTRIBUTES,
-    clauses: Sequence[Clause],
+    clauses: Sequence[Clause] | None = None,
     default: int,
     most: int,
 ) -> tuple[Sequence[T], Json]:
-    """The requested page of *items* that match the filter of *request*, sorted by *clauses*, and the token of the next
-    page."""
+    """The requested page of *items* that match the filter of *request*, sorted by *clauses* (None: its `order_by`),
+    and the token of the next page."""
+    if clauses is None:
+        clauses = [parse_order(clause, attributes) for clause in request.texts("order_by")]
     comparisons = parse_filter(request.text("filter", ""), attributes)
     matching = (item for item in items if all(comparison.holds(item[0]) for comparison in comparisons))
     return request.page(sort_items(matching, clauses), default, most)

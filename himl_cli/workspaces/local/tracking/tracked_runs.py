@@ -43,7 +43,7 @@ JOBS_EXPERIMENT = "0"  # the id of MLflow's default experiment, which scripts us
 
 def run_id_of(request: Fields) -> str:
     """The `run_id`, which is `run_uuid` in clients before MLflow 1.0."""
-    return request.text("run_id", "") or request.text("run_uuid", "") or request.key("run_id")
+    return request.text("run_id", "") or request.text("run_uuid", "") or request.text("run_id")
 
 
 class JobRuns:
@@ -141,7 +141,7 @@ class JobRuns:
 
     def delete(self, request: Fields) -> Json:
         """Hide a child run. When the job ends, hidden runs are deleted permanently."""
-        run_id = self.require(request.key("run_id"), active=False)
+        run_id = self.require(request.text("run_id"), active=False)
         if run_id == self.job_id:
             raise RequestError(
                 "The job's own run cannot be deleted while it is running. To delete it afterwards: himl runs delete"
@@ -150,7 +150,7 @@ class JobRuns:
         return {}
 
     def restore(self, request: Fields) -> Json:
-        self._deleted.discard(self.require(request.key("run_id"), active=False))
+        self._deleted.discard(self.require(request.text("run_id"), active=False))
         return {}
 
     def close(self) -> None:
@@ -161,7 +161,6 @@ class JobRuns:
 
     def search(self, request: Fields) -> Json:
         """Matching runs of the job, newest first by default, in pages."""
-        clauses = [parse_order(clause) for clause in request.texts("order_by")]
         view = request.text("run_view_type", "ACTIVE_ONLY")
         if view not in VIEWS:
             raise RequestError(f"Invalid run_view_type '{view[:50]}'. Valid values are {', '.join(VIEWS)}.")
@@ -178,7 +177,7 @@ class JobRuns:
             metrics = {name: value for name, value, _, _ in last[run.id].values()}
             parameters = self.metric_store.parameters(run.id)
             items.append((Searchable(self._info(run), metrics, parameters, _tags(run), datasets), run))
-        found, more = find_page(request, items, clauses=clauses, default=1000, most=50_000)
+        found, more = find_page(request, items, default=1000, most=50_000)
         return {"runs": [self._run_json(run) for run in found], **more}
 
     def log_inputs(self, request: Fields) -> Json:
@@ -187,21 +186,21 @@ class JobRuns:
         datasets: dict[str, Json] = {}
         for item in request.items("datasets"):
             dataset = item.item("dataset")
-            texts = {name: dataset.key(name) for name in ("name", "digest")}
+            texts = {name: dataset.text(name) for name in ("name", "digest")}
             others = ("source_type", "source", "schema", "profile")
-            texts |= {name: dataset.text(name) for name in others if dataset.has(name)}
+            texts |= {name: dataset.text(name, "") for name in others if dataset.has(name)}
             if "source" in texts:  # may be a signed address
                 texts["source"] = redact(texts["source"])
             entry: Json = {"dataset": texts, "tags": json_pairs(item.masked_pairs("tags"))}
             datasets.setdefault(json.dumps([texts["name"], texts["digest"]]), entry)
-        models = {item.key("model_id"): {"model_id": item.key("model_id")} for item in request.items("models")}
+        models = {item.text("model_id"): {"model_id": item.text("model_id")} for item in request.items("models")}
         self.metric_store.keep(run_id, {"dataset_inputs": datasets, "model_inputs": models}, replace=False)
         return {}
 
     def log_outputs(self, request: Fields) -> Json:
         run_id = self.require(run_id_of(request))
         outputs = [
-            {"model_id": item.key("model_id"), "step": item.integer("step", 0)} for item in request.items("models")
+            {"model_id": item.text("model_id"), "step": item.integer("step", 0)} for item in request.items("models")
         ]
         self.metric_store.keep(run_id, {"model_outputs": {str(each["model_id"]): each for each in outputs}})
         return {}
@@ -267,10 +266,7 @@ class JobRuns:
                     for each in reversed(self._experiments.values())
                     if request.text("view_type", "ACTIVE_ONLY") != "DELETED_ONLY"
                 ]
-                clauses = [parse_order(clause, EXPERIMENT_ATTRIBUTES) for clause in request.texts("order_by")]
-                page, more = find_page(
-                    request, items, attributes=EXPERIMENT_ATTRIBUTES, clauses=clauses, default=1000, most=50_000
-                )
+                page, more = find_page(request, items, attributes=EXPERIMENT_ATTRIBUTES, default=1000, most=50_000)
                 return {"experiments": page, **more}
         found = self.find_experiment(request)
         tags = self._experiments[found]["tags"]
@@ -278,10 +274,10 @@ class JobRuns:
             case "change":
                 raise RequestError("The experiments of a job cannot be changed or deleted by its script.")
             case "set tag":
-                tags[request.key("key")] = request.text("value", "")
+                tags[request.text("key")] = request.text("value", "")
             case "delete tag":
-                if tags.pop(request.key("key"), None) is None:
-                    raise not_found(f"No tag with name: {request.key('key')[:250]} in experiment with id {found}")
+                if tags.pop(request.text("key"), None) is None:
+                    raise not_found(f"No tag with name: {request.text('key')[:250]} in experiment with id {found}")
             case "get":
                 return {"experiment": _experiment_json(self._experiments[found])}
         return {}
@@ -302,10 +298,15 @@ class JobRuns:
         for what, size in {**sizes, "entities": sum(sizes.values())}.items():
             if size > MOST_OF[what]:
                 raise RequestError(f"A batch logging request can contain at most {MOST_OF[what]} {what}. Got {size}.")
-        run_id = self.require(request.key("run_id"))
-        pairs = [(item.key("key"), item.text("value", "")) for item in params]
+        run_id = self.require(request.text("run_id"))
+        pairs = [(item.text("key"), item.text("value", "")) for item in params]
         points: list[Point] = [
-            (metric.key("key"), metric.number("value"), metric.integer("step", 0), metric.moment("timestamp", now_ms()))
+            (
+                metric.text("key"),
+                metric.number("value"),
+                metric.integer("step", 0),
+                metric.moment("timestamp", now_ms()),
+            )
             for metric in metrics
         ]
         of_models = [
@@ -330,7 +331,7 @@ class JobRuns:
         return {}
 
     def delete_tag(self, request: Fields) -> Json:
-        run_id, name = self.require(request.key("run_id")), request.key("key")
+        run_id, name = self.require(request.text("run_id")), request.text("key")
         if name == RUN_NAME:
             self.store.rename(run_id, "")
         elif not self.store.delete_tag(run_id, name):
@@ -339,8 +340,8 @@ class JobRuns:
 
     def log_model(self, request: Fields) -> Json:
         """Add a model to a tag, as MLflow 2 does."""
-        run_id = self.require(request.key("run_id"))
-        model = parse_json(request.key("model_json"))
+        run_id = self.require(request.text("run_id"))
+        model = parse_json(request.text("model_json"))
         if not isinstance(model, dict):
             raise RequestError("Parameter 'model_json' must be a JSON object.")
         with self._lock:
@@ -351,7 +352,7 @@ class JobRuns:
 
     def history(self, request: Fields) -> Json:
         """All points of one metric by step, in pages of `max_results` if that is set."""
-        run_id, name = self.require(run_id_of(request), active=False), request.key("metric_key")
+        run_id, name = self.require(run_id_of(request), active=False), request.text("metric_key")
         found = self._points(run_id, name)
         page, more = request.page(found, max(len(found), 1), 2**31 - 1)
         return {"metrics": [json_metric(point) for point in page], **more}
@@ -359,7 +360,7 @@ class JobRuns:
     def interval(self, request: Fields) -> Json:
         """Points of one metric of several runs between two steps, thinned evenly to `max_results` per run. The first
         and the last point stay."""
-        name, run_ids = request.key("metric_key"), request.texts("run_ids")
+        name, run_ids = request.text("metric_key"), request.texts("run_ids")
         if not run_ids:
             raise RequestError("Missing value for required parameter 'run_ids'.")
         first, last = request.integer("start_step", INT64.start), request.integer("end_step", INT64.stop - 1)
