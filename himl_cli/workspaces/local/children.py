@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import queue
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from himl_cli.core.errors import HimlError, Interrupted
+from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
 from himl_cli.workspaces.local.engines import engine_named
@@ -25,10 +23,9 @@ from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, TERMINATED
 from himl_cli.workspaces.local.run_store import Outcome, RunStore
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.05
 POLL_SECONDS_OF_ENGINE = 2.0  # the workspace is on a file system that many jobs share
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # before a job is submitted again to a queue that was full
-SECONDS_UNREAD = 600.0
 
 
 class Children:
@@ -50,12 +47,11 @@ class Children:
         self._why_stopped = why_stopped
         self._stopping: Outcome | None = None
         self._reported: set[str] = set()
-        self._unread_since = 0.0
-        self._ended: queue.Queue[tuple[str, str]] = queue.Queue()
+        self._ended: list[tuple[str, str]] = []
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._queued = queued
-        self._poll = POLL_SECONDS if queued is None else POLL_SECONDS_OF_ENGINE
-        self._turn = threading.Lock()  # to submit
+        self._unsubmitted: dict[str, LaunchRequest] = {}
+        self._submit_at, self._pause = 0.0, FIRST_PAUSE
 
     def log(self, line: str) -> None:
         path = Path(self.plan.run_folder) / "user_logs" / "std_log.txt"
@@ -80,42 +76,69 @@ class Children:
             self.log(f"{err} himl retries it.")
 
     def watch(self, run_id: str, request: LaunchRequest | Plan | None = None) -> None:
-        """Start the job or pipeline of *request*, and wait for its end in the background. Without *request*, wait for a
-        child that an earlier controller started. `next_end` returns its errors."""
+        """Start the job or pipeline of *request*, now or by `next_end`, which returns the errors of the start. Without
+        *request*, an earlier controller started it."""
         self.at_work.add(run_id)
-        threading.Thread(target=self._watch, args=(RunFolder(self._runs / run_id), request), daemon=True).start()
+        if request is None:
+            return
+        if self._queued is not None:
+            assert not isinstance(request, Plan), "pipelines are no trials in a queue"
+            self._unsubmitted[run_id] = replace(request, again=True)
+            return
+        folder = RunFolder(self._runs / run_id)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            if not request.again:
+                folder.allow_to_run()
+            self._processes[run_id] = spawn(request)
+        except OSError as err:
+            self.add_ended(run_id, str(explain_disk_error(err, "Cannot start the job", folder.path)))
 
     def add_ended(self, run_id: str, trouble: str) -> None:
         """Add a job that has ended, or that cannot be started because of *trouble*."""
         self.at_work.add(run_id)
-        self._ended.put((run_id, trouble))
+        self._ended.append((run_id, trouble))
 
     def next_end(self) -> tuple[Run | None, str, str] | None:
         """The next ended child: its run (None if it could not be started, and was not completed before), its id, and
-        the error of the start. None if no child has ended yet.
+        the error of the start. None if no child has ended yet. Then waits for a moment."""
+        with self.logging_errors():
+            if not self._ended:
+                self._find_ended()
+            if self._ended:
+                run_id, trouble = self._ended[0]
+                run = self.store.get(run_id, [run_id])
+                del self._ended[0]
+                self.at_work.discard(run_id)
+                self._submit_at, self._pause = 0.0, FIRST_PAUSE
+                if trouble and run is not None and run.status is not RunStatus.completed:
+                    run = None  # the record has the end of an earlier attempt
+                return run, run_id, trouble
+        self._pause_or_submit()
+        return None
 
-        Raises HimlError if runs could not be read for `SECONDS_UNREAD`.
-        """
-        try:
-            run_id, trouble = self._ended.get(timeout=self._poll)
-        except queue.Empty:
-            return None
-        try:
-            run = self.store.get(run_id, [run_id])
-        except HimlError as err:
-            self._ended.put((run_id, trouble))
-            self._unread_since = self._unread_since or time.monotonic()
-            if time.monotonic() - self._unread_since > SECONDS_UNREAD:
-                raise
-            self._log_once(err)
-            time.sleep(POLL_SECONDS)
-            return None
-        self.at_work.discard(run_id)
-        self._processes.pop(run_id, None)
-        self._unread_since = 0.0
-        if trouble and run is not None and run.status is not RunStatus.completed:
-            run = None  # the record has the end of an earlier attempt
-        return run, run_id, trouble
+    def _find_ended(self) -> None:
+        submitted = self.at_work - self._unsubmitted.keys()
+        for run_id in sorted(submitted - self._open(submitted)):
+            trouble = ""
+            if run_id in self._processes:
+                with self._processes.pop(run_id) as process:
+                    events = list(events_of(process))
+                if events and events[-1].get("why") == BUSY:  # an earlier controller started it
+                    continue
+                trouble = str(start_error(events, RunFolder(self._runs / run_id)) or "")
+            self.add_ended(run_id, trouble)
+
+    def _open(self, run_ids: Iterable[str]) -> set[str]:
+        """Those of the started children that are in progress, or may be. Records the ends of others in a queue."""
+        folders = {run_id: RunFolder(self._runs / run_id) for run_id in run_ids}
+        if self._queued is not None:
+            free = [run_id for run_id, folder in folders.items() if not folder.is_supervised()]
+            self._queued.refresh(self.store, self.store.queued_jobs(free))
+            return {run_id for run_id, _ in self.store.open_children([self.plan.run.id])}
+        own = {run_id for run_id, process in self._processes.items() if process.poll() is None}
+        others = {run_id for run_id in folders.keys() - self._processes.keys() if folders[run_id].may_be_supervised()}
+        return own | others
 
     @property
     def stopping(self) -> Outcome | None:
@@ -127,6 +150,8 @@ class Children:
             self.log(f"stopping, since {told}")
         if self._stopping is None:
             return None
+        self.at_work -= self._unsubmitted.keys()
+        self._unsubmitted.clear()
         if self._queued is not None and self._stopping.reason == TERMINATED:
             self.at_work.clear()
         for run_id in self.at_work:  # repeated, since a starting child may miss the request
@@ -150,21 +175,14 @@ class Children:
 
     def recorded(self) -> Iterator[tuple[Run, bool]]:
         """The recorded children, which an earlier controller started, each with whether it is in progress."""
-        for run in self.store.query(RunQuery(parent=self.plan.run.id, archived=None)):
-            if run.status.is_final:
-                yield run, False
-                continue
-            folder = RunFolder(self._runs / run.id)
-            if self._queued is None:
-                is_at_work = folder.may_be_supervised()
-            else:  # also if that is unknown
-                is_at_work = folder.is_supervised() or run.id in self._waiting(self._queued, [run.id])
-            if is_at_work:
-                yield run, True
-            else:
-                self.store.end_as_noted(folder)
-                if (found := self.store.get(run.id, [run.id])) is not None:  # read again, since it may have ended
-                    yield found, False
+        runs = list(self.store.query(RunQuery(parent=self.plan.run.id, archived=None)))
+        is_open = self._open([run.id for run in runs if not run.status.is_final])
+        for run in runs:
+            is_at_work = run.id in is_open and not run.status.is_final
+            if not is_at_work and not run.status.is_final:  # read it again, since it may have ended
+                self.store.end_as_noted(RunFolder(self._runs / run.id))
+                run = self.store.get(run.id, [run.id]) or run
+            yield run, is_at_work
 
     def last_lines(self, run: Run, count: int) -> list[str]:
         """The last non-empty lines of a child's log, or of the log of its failed rank. Empty if it cannot be read."""
@@ -178,68 +196,28 @@ class Children:
             return []
         return [line[:200] for line in text.splitlines() if line.strip()][-count:]
 
-    def _watch(self, folder: RunFolder, request: LaunchRequest | Plan | None) -> None:
-        trouble = ""
-        try:
-            if self._queued is not None:
-                self._watch_queued(self._queued, folder, request)
-                return self._ended.put((folder.run_id, ""))
-            events = [{"event": "refused", "why": BUSY}] if request is None else self._run(folder, request)
-            if events and events[-1].get("why") == BUSY:
-                while folder.may_be_supervised():
-                    time.sleep(POLL_SECONDS)
-            elif (error := start_error(events, folder)) is not None:
-                trouble = str(error)
-        except OSError as err:
-            trouble = str(explain_disk_error(err, "Cannot start the job", folder.path))
-        except (HimlError, ValueError) as err:
-            trouble = str(err)
-        self._ended.put((folder.run_id, trouble))
-
-    def _watch_queued(self, queued: QueuedJobs, folder: RunFolder, request: LaunchRequest | Plan | None) -> None:
-        """Wait until the job has ended. Raises HimlError if it could not be submitted."""
-        run_id, pause = folder.run_id, FIRST_PAUSE
-        assert not isinstance(request, Plan), "pipelines are no trials in a queue"
-        with self._turn:
-            while request is not None:
-                if self._stopping is not None:
-                    raise Interrupted("The parent run is stopping.")
-                try:
-                    self._submit(replace(request, again=True), folder)
-                    request = None
-                except QueueFull as err:
-                    self._log_once(err)
-                    time.sleep(pause)
-                    pause = min(LONGEST_PAUSE, 2 * pause)
-        while (run := self.store.get(run_id)) is not None and not run.status.is_final:
-            if not folder.is_supervised():
-                self._waiting(queued, list(self.at_work))
-            time.sleep(self._poll)
+    def _pause_or_submit(self) -> None:
+        """Wait for a while, and submit children meanwhile, unless the queue is full."""
+        end = time.monotonic() + (POLL_SECONDS if self._queued is None else POLL_SECONDS_OF_ENGINE)
+        while self._unsubmitted and self._submit_at < time.monotonic() < end:
+            run_id, request = next(iter(self._unsubmitted.items()))
+            try:
+                with ThreadPoolExecutor(1) as thread:  # where SIGTERM does not interrupt it
+                    thread.submit(self._submit, request, RunFolder(self._runs / run_id)).result()
+            except QueueFull as err:
+                self._log_once(err)
+                self._submit_at, self._pause = time.monotonic() + self._pause, min(LONGEST_PAUSE, 2 * self._pause)
+                continue
+            except (HimlError, OSError) as err:
+                self._ended.append((run_id, str(err)))
+            del self._unsubmitted[run_id]
+        time.sleep(max(0.0, end - time.monotonic()))
 
     def _submit(self, request: LaunchRequest, folder: RunFolder) -> None:
         try:
             if self.store.get(folder.run_id) is None:
                 launch(request, self._log_notice)
-            elif error := queue_again(request, folder, self._log_notice):
-                raise error
+            else:
+                queue_again(request, folder, self._log_notice)
         except NoAnswer as err:  # the engine may have the job
             self.log(str(err))
-
-    def _waiting(self, queued: QueuedJobs, run_ids: list[str]) -> Mapping[str, str]:
-        """The children among these that wait in a queue, with their reasons to wait."""
-        free = [run_id for run_id in run_ids if not RunFolder(self._runs / run_id).is_supervised()]
-        return queued.refresh(self.store, self.store.queued_jobs(free))
-
-    def _run(self, folder: RunFolder, request: LaunchRequest | Plan) -> list[dict[str, Any]]:
-        """Run the supervisor, and return its events once it has ended. Until then, the job is in progress."""
-        folder.path.mkdir(parents=True, exist_ok=True)
-        if not request.again:
-            folder.allow_to_run()
-        process = self._processes[folder.run_id] = spawn(request)
-        try:
-            return list(events_of(process))
-        finally:
-            process.wait()
-            with suppress(OSError):
-                assert process.stdout is not None
-                process.stdout.close()

@@ -196,10 +196,9 @@ def resume(
             finally:
                 lock.release()
         if specs[0].engine is not None:
-            error = queue_again(request, folder, notify)
-        else:
-            with _with_stdin(request) as (own, handles):
-                error = _start(own, folder, handles, notify)
+            return queue_again(request, folder, notify)
+        with _with_stdin(request) as (own, handles):
+            error = _start(own, folder, handles, notify)
     except OSError as err:
         raise explain_disk_error(err, "Cannot resume the run", folder.path) from err
     if error is not None:

@@ -291,9 +291,9 @@ def _queue_children(
     return _queue(engine, folder, runs, stage, notify)
 
 
-def queue_again(request: LaunchRequest | Plan, folder: RunFolder, notify: Notify) -> HimlError | None:
-    """Submit the job of an ended run, or a controller for its missing children. Returns NoAnswer if it is unknown
-    whether the engine has the job. Raises HimlError if it does not."""
+def queue_again(request: LaunchRequest | Plan, folder: RunFolder, notify: Notify) -> None:
+    """Submit the job of an ended run, or a controller for its missing children. Raises HimlError if the engine does not
+    have it, and NoAnswer if that is unknown."""
     job, handle, unknown = controller_of(request) if isinstance(request, Plan) else job_of(request), "", None
     engine = engine_of(job.spec)
     with _shared(engine, folder, notify) as store:
@@ -306,7 +306,8 @@ def queue_again(request: LaunchRequest | Plan, folder: RunFolder, notify: Notify
         store.tag(folder.run_id, {job_tag(engine.NAME): handle})
         store.resume(folder.run_id)
         store.requeue(folder.run_id)
-    return unknown
+    if unknown is not None:
+        raise unknown
 
 
 @contextmanager
