@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TypeVar
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.records import dataclass
@@ -19,6 +22,8 @@ PART_SUFFIX = ".himl-part"
 STATE_NAME, RANKS_NAME = ".himl-transfer", ".himl-ranks"
 WORKSPACE_FOLDER = ".himl"
 LATEST_RUN_FILE = "most_recent_run.txt"
+SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
+T = TypeVar("T")
 
 
 HAS_SYNCFS = sys.platform == "linux"
@@ -198,6 +203,54 @@ def flush_file(path: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a folder and its contents. Another process may delete it at the same time. Raises OSError for the first
+    file that cannot be deleted."""
+    while path.exists():
+        with suppress(FileNotFoundError):
+            if sys.platform != "win32" and not path.is_symlink():
+                _unlink_files(path)
+            shutil.rmtree(path)
+
+
+def _unlink_files(folder: Path) -> None:
+    """Delete the files below *folder* in the order of their inodes, as `rm` does. In the folder's order, a disk may
+    take many times as long. Leaves folders, and files that cannot be deleted, to rmtree.
+    """
+    folders = [str(folder)]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.inode()):
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    os.unlink(entry.path)
+
+
+def once_free(act: Callable[[], T], seconds: float = SECONDS_IN_USE) -> T:
+    """Call *act*, and retry for *seconds* while the file is in use, since Windows cannot replace a file that another
+    process reads."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return act()
+        except PermissionError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.02)
+
+
+def last_lines(path: Path, count: int = 1) -> list[str]:
+    """The last non-empty lines of a log, each of at most 200 characters. Empty if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(max(0, os.fstat(stream.fileno()).st_size - 16 * 1024))
+            text = stream.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line[:200] for line in text.splitlines() if line.strip()][-count:]
 
 
 def write_atomic(path: Path, text: str, *, is_private: bool = False) -> None:
