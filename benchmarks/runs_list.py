@@ -48,7 +48,7 @@ def completions() -> dict[str, list[str]]:
 
 def record_ended(database: Database, runs: Iterable[Run]) -> None:
     """Record *runs* as completed, all at once."""
-    RunStore(database).add_all(runs)
+    RunStore(database).add(*runs)
     with database.writing() as connection:
         connection.execute("UPDATE runs SET status = ?, exit_code = 0, started = created, ended = created + 60000", (RunStatus.completed.value,))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.measure import clean_environment, new_parser, recording, turns
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
+from himl_cli.workspaces.local.run_store import Database, RunStore, as_time, now_ms
 
 SIZES = (1, 20, 200)
 SAMPLES = 50
@@ -43,7 +43,7 @@ def time_sample(count: int) -> float:
     with tempfile.TemporaryDirectory() as name, closing(Database(Path(name, "workspace.db"), create=True)) as database:
         folder = Path(name, "runs", "benchmark")
         folder.mkdir(parents=True)
-        RunStore(database).add(Run(folder.name, "benchmark"), status=RunStatus.running, started=now_ms())
+        RunStore(database).add(Run(folder.name, "benchmark", RunStatus.running, started=as_time(now_ms())))
         command = [sys.executable, "-c", SCRIPT, str(folder), str(count), str(SAMPLES)]
         done = subprocess.run(command, env=clean_environment(), stdout=subprocess.PIPE, check=True)
         found = database.rows("SELECT MAX(step), MAX(value) FROM metrics WHERE name = 'system/system_memory_usage_megabytes'")[0]

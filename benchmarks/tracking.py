@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.measure import new_parser, recording
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
+from himl_cli.workspaces.local.run_store import Database, RunStore, as_time, now_ms
 from himl_cli.workspaces.local.tracking.tracking_server import TrackingServer
 
 CALLS = 500
@@ -56,7 +56,7 @@ class Echo(BaseHTTPRequestHandler):
 def time_log_metric(calls: int) -> list[float]:
     """Return the seconds of each call of a script that logs to the server of a job."""
     with tempfile.TemporaryDirectory() as name, closing(Database(Path(name, "workspace.db"), create=True)) as database:
-        RunStore(database).add(Run(JOB, "benchmark"), status=RunStatus.running, started=now_ms())
+        RunStore(database).add(Run(JOB, "benchmark", RunStatus.running, started=as_time(now_ms())))
         with closing(TrackingServer(database, JOB, artifacts_of=lambda run_id: Path(name, run_id), new_child_id=lambda: "unused")) as server:
             server.serve()
             env = server.environment(os.environ)

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -52,7 +53,8 @@ def record_himl(folder: Path) -> list[str]:
     store, metrics = RunStore(database), MetricStore(database)
     ids = [f"{EXPERIMENT}_{1_750_000_000 + number}_{number:08x}" for number in range(RUNS)]
     for number, run_id in enumerate(ids):
-        store.add(Run(run_id, EXPERIMENT, display_name=f"run {number}", command="train.py", tags={"fold": str(number % 5)}), started=now_ms())
+        run = Run(run_id, EXPERIMENT, display_name=f"run {number}", command="train.py", tags={"fold": str(number % 5)})
+        store.add(replace(run, started=run.created))
         metrics.log(run_id, points_of(number), [("lr", str(number / 1000))])
         store.end(run_id, RunStatus.completed, exit_code=0)
     database.close()

@@ -37,7 +37,7 @@ def write(path: Path, number: int, count: int, all_there: Barrier) -> tuple[floa
     for turn in range(count):
         run_id = f"w{number:03d}_{turn:04d}"
         for step in (
-            partial(store.add, Run(run_id, "writers"), status=RunStatus.running),
+            partial(store.add, Run(run_id, "writers", RunStatus.running)),
             partial(metrics.log, run_id, [("loss", float(turn), 0, 1)]),
             partial(store.tag, run_id, {"writer": str(number)}),
             partial(store.end, run_id, RunStatus.completed, exit_code=0),

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.records import dataclass
 from himl_cli.core.text import Spelled, read_json, spelled
 
@@ -174,6 +175,39 @@ def filled_in(
         return [PLACEHOLDER.sub(lambda found: values[found[2]] if found[1] == SEARCH_SPACE else found[0], argument)]
 
     return [word for argument in arguments for word in fill(argument)]
+
+
+_UNQUOTABLE = r"[`#]|<<|\$['\"({]|\\\Z"  # after one of these, only a shell can determine which quotes are open
+_QUOTED = r"""(?:[^'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")*"""
+
+
+def fill_command(line: str, known: Mapping[str, Mapping[str, str]]) -> str:
+    """The line for bash with `${{KIND.KEY}}` replaced by `known[KIND][KEY]`, which stays one word inside and outside of
+    quotes. Other placeholders stay.
+
+    Raises BadUsage for a value that needs quotes after a character that makes it unclear which quotes are open: a
+    comment, backquotes, `$(`, `${`, `$'`, a here-document.
+    """
+
+    def fill(found: re.Match[str]) -> str:
+        value = known.get(found[1], {}).get(found[2])
+        if value is None:
+            return found[0]
+        if shlex.quote(value) == value:
+            return value
+        before = PLACEHOLDER.sub("x", line[: found.start()])
+        if trouble := re.search(_UNQUOTABLE, before):
+            raise BadUsage(
+                f"himl cannot quote '{value}' for '{found[0]}' after '{trouble[0]}'.",
+                hint=f"Set a variable before it, and use the variable: VALUE={found[0]}",
+            )
+        quoted = re.match(_QUOTED, before, re.DOTALL)
+        open_quote = before[quoted.end() : quoted.end() + 1] if quoted else ""
+        if open_quote == "'":
+            return value.replace("'", "'\\''")
+        return re.sub(r'([\\"$`])', r"\\\1", value) if open_quote == '"' else shlex.quote(value)
+
+    return PLACEHOLDER.sub(fill, line)
 
 
 def value_words(name: str, text: str, form: str) -> list[str]:

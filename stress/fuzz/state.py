@@ -26,7 +26,7 @@ from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.azure.connection import DiskCache
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.local import launch_request, logged_values, metric_store, run_folder
-from himl_cli.workspaces.local.run_store import SCHEMA, Database, RunStore
+from himl_cli.workspaces.local.run_store import SCHEMA, Database, RunStore, as_time
 from himl_cli.workspaces.local.tracking import http_connection, protocol, tracked_runs
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from stress.fuzz.strategies import JOB, Target, contents, damaged, json_files, json_texts, texts, written
@@ -59,7 +59,8 @@ def _transfer(content: bytes) -> None:
 def _workspace() -> bytes:
     path = Path.cwd() / "made.db"
     database = Database(path, create=True)
-    RunStore(database).add(Run(JOB, "exp", display_name="n", tags={"himl.tries": "[1]", "a": "b"}), status=RunStatus.running, started=1700000000000)
+    run = Run(JOB, "exp", RunStatus.running, display_name="n", tags={"himl.tries": "[1]", "a": "b"}, started=as_time(1700000000000))
+    RunStore(database).add(run)
     metric_store.MetricStore(database).log(JOB, [("loss", 0.5, 1, 1700000000000), ("loss", 0.4, 2, 1700000001000)], [("lr", "1")])
     RunStore(database).end(JOB, RunStatus.completed, exit_code=0)
     database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -246,7 +247,7 @@ CALLS: tuple[tuple[str, Any], ...] = (
 @cache
 def _routes() -> http_connection.Routes:
     database = Database(Path.cwd() / "tracked.db", create=True)
-    RunStore(database).add(Run(JOB, "exp", display_name="n", tags={}), status=RunStatus.running, started=1700000000000)
+    RunStore(database).add(Run(JOB, "exp", RunStatus.running, display_name="n", started=as_time(1700000000000)))
     numbers = itertools.count(1)
     job = RunStore(database).get(JOB)
     assert job is not None

@@ -50,7 +50,7 @@ from himl_cli.workspaces.local.file_blobs import safe_parts
 from himl_cli.workspaces.local.logged_values import read_logged_files, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
-from himl_cli.workspaces.local.run_store import Database, RunStore
+from himl_cli.workspaces.local.run_store import Database, RunStore, as_time
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.resolve import find_workspaces
 from tests.support.folders import state_of
@@ -144,7 +144,7 @@ def workspace(tmp_path: Path) -> LocalWorkspace:
     """A workspace that has a run with a metric."""
     with closing(Database(tmp_path / "workspace.db", create=True)) as database:
         store = RunStore(database)
-        store.add(Run(KEPT, "exp", display_name="n", tags={"a": "b"}), status=RunStatus.running, started=1700000000000)
+        store.add(Run(KEPT, "exp", RunStatus.running, display_name="n", tags={"a": "b"}, started=as_time(1700000000000)))
         MetricStore(database).log(KEPT, [("loss", 0.5, 1, 1700000000000), ("loss", 0.4, 2, 1700000001000)])
         store.end(KEPT, RunStatus.completed, exit_code=0)
     return LocalWorkspace(tmp_path)

@@ -152,7 +152,7 @@ def test_values_that_a_later_attempt_replaced_do_not_count_there(recording: Reco
     runs, database = recording.runs, Database(recording.here.folder / "workspace.db")
     store, begin = RunStore(database), now_ms() - 60_000
     runs.add(ID, status=RunStatus.running)
-    store.add(Run("fold_1_bb", "train", display_name="fold", parent=ID), job=ID, status=RunStatus.running)
+    store.add(Run("fold_1_bb", "train", RunStatus.running, display_name="fold", parent=ID), job=ID)
     runs.log(ID, [("loss", 100.0 + step, step, begin + step) for step in range(6)], {"start": "0"})
     runs.log("fold_1_bb", [("acc", 1.0, 0, begin)])
     sent = MirrorState(ID, {})
@@ -161,7 +161,7 @@ def test_values_that_a_later_attempt_replaced_do_not_count_there(recording: Reco
     begin_attempt(database, ID)
     store.tag(ID, {"himl.try": "2"})
     store.start(ID)
-    store.add(Run("fold_1_cc", "train", display_name="fold", parent=ID), job=ID, status=RunStatus.running)
+    store.add(Run("fold_1_cc", "train", RunStatus.running, display_name="fold", parent=ID), job=ID)
     runs.log(ID, [("loss", 200.0 + step, step, now_ms()) for step in range(3)], {"start": "3"})
     runs.log("fold_1_cc", [("acc", 2.0, 0, now_ms())])
     store.end(ID, RunStatus.completed)

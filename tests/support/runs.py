@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ class RecordedRuns:
         self._clock += 1000
         folder = self.folder / ".himl" / "runs" / run_id
         new = Run(run_id, experiment, display_name=display_name, tags={**self._tags, **(tags or {})}, parent=parent, command=command)
-        self._store.add(new, job=parent or run_id, folder=str(folder / "code"))
+        self._store.add(replace(new, folder=str(folder / "code")), job=parent or run_id)
         times = (self._clock, None if status is RunStatus.queued else self._clock)
         with self._database.writing() as connection:
             connection.execute("UPDATE runs SET created = ?, started = ?, status = ? WHERE id = ?", (*times, status.value, run_id))

@@ -38,14 +38,14 @@ from himl_cli.core.jobs import (
 )
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.runs import Run, RunQuery, RunStatus
-from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec
+from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec, fill_command
 from himl_cli.workspaces.local.file_blobs import PAGE as BLOB_PAGE
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles
-from himl_cli.workspaces.local.launch_request import LaunchRequest, fill_command, job_command, resolve_folders, shown_command
+from himl_cli.workspaces.local.launch_request import LaunchRequest, job_command, resolve_folders, shown_command
 from himl_cli.workspaces.local.logged_values import read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import RunFolder
-from himl_cli.workspaces.local.run_store import PAGE, SCHEMA_VERSION, Database, RunStore
+from himl_cli.workspaces.local.run_store import PAGE, SCHEMA_VERSION, Database, RunStore, as_time
 from himl_cli.workspaces.local.staging import replace_files
 from himl_cli.workspaces.local.sweep_plan import plan_pipeline, plan_sweep
 from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -113,8 +113,8 @@ def test_runs_come_newest_first_over_pages(database: Database) -> None:
 
 def test_runs_come_in_the_order_of_their_start_on_request(database: Database) -> None:
     store = RunStore(database)
-    for number, started in enumerate((30, 10, None, 20)):
-        store.add(Run(f"r{number}", "e"), status=RunStatus.running, started=started)
+    for number, started in enumerate((as_time(30), as_time(10), None, as_time(20))):
+        store.add(Run(f"r{number}", "e", RunStatus.running, started=started))
     assert [run.id for run in store.query(RunQuery(by_start=True))] == ["r2", "r0", "r3", "r1"]
     assert [run.id for run in store.query(RunQuery(by_start=True, limit=2))] == ["r2", "r0"]
 
@@ -135,8 +135,8 @@ def test_work_of_sqlite_grows_with_the_runs_that_are_listed_or_not_at_all(databa
     queries = {"all": RunQuery(), "children": RunQuery(parent="r0000"), "experiment": RunQuery(experiment="e"), "newest": RunQuery(limit=20)}
     work = {name: list[int]() for name in queries}
     for first, last in ((0, PAGE), (PAGE, 10 * PAGE)):
-        store.add_all(Run(f"c{number:04}", "e", parent="r0000") for number in range(first, last))
-        store.add_all(Run(f"r{number:04}", "e") for number in range(first, last))
+        store.add(*(Run(f"c{number:04}", "e", parent="r0000") for number in range(first, last)))
+        store.add(*(Run(f"r{number:04}", "e") for number in range(first, last)))
         for name, query in queries.items():
             work[name].append(counted(query))
     assert {name for name, (few, many) in work.items() if many > 20 * few} == set()

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import DiskFailed
+from himl_cli.core.files import once_free
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.core.sweeps import (
@@ -38,7 +39,7 @@ from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.launch import events_of
 from himl_cli.workspaces.local.launch_request import Plan
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_folder import RunFolder, once_free
+from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_process import TERMINATED, RunProcess
 from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Event, Notice
+from himl_cli.core.files import last_lines
 from himl_cli.core.runs import FAILED_RANK, Run, RunQuery, RunStatus
 from himl_cli.workspaces.local.engines import engine_named
 from himl_cli.workspaces.local.engines.base import NoAnswer, QueueFull
@@ -26,6 +27,7 @@ from himl_cli.workspaces.local.run_store import Outcome, RunStore
 POLL_SECONDS = 0.05
 POLL_SECONDS_OF_ENGINE = 2.0  # the workspace is on a file system that many jobs share
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # before a job is submitted again to a queue that was full
+SECONDS_UNREAD = 600.0
 
 
 class Children:
@@ -51,7 +53,7 @@ class Children:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._queued = queued
         self._unsubmitted: dict[str, LaunchRequest] = {}
-        self._submit_at, self._pause = 0.0, FIRST_PAUSE
+        self._submit_at, self._pause, self._read_at = 0.0, FIRST_PAUSE, time.monotonic()
 
     def log(self, line: str) -> None:
         path = Path(self.plan.run_folder) / "user_logs" / "std_log.txt"
@@ -101,8 +103,11 @@ class Children:
 
     def next_end(self) -> tuple[Run | None, str, str] | None:
         """The next ended child: its run (None if it could not be started, and was not completed before), its id, and
-        the error of the start. None if no child has ended yet. Then waits for a moment."""
-        with self.logging_errors():
+        the error of the start. None if no child has ended yet. Then waits for a moment.
+
+        Raises HimlError if runs could not be read for `SECONDS_UNREAD`.
+        """
+        try:
             if not self._ended:
                 self._find_ended()
             if self._ended:
@@ -110,10 +115,15 @@ class Children:
                 run = self.store.get(run_id, [run_id])
                 del self._ended[0]
                 self.at_work.discard(run_id)
-                self._submit_at, self._pause = 0.0, FIRST_PAUSE
+                self._submit_at, self._pause, self._read_at = 0.0, FIRST_PAUSE, time.monotonic()
                 if trouble and run is not None and run.status is not RunStatus.completed:
                     run = None  # the record has the end of an earlier attempt
                 return run, run_id, trouble
+            self._read_at = time.monotonic()
+        except HimlError as err:
+            if time.monotonic() - self._read_at > SECONDS_UNREAD:
+                raise
+            self._log_once(err)
         self._pause_or_submit()
         return None
 
@@ -150,6 +160,8 @@ class Children:
             self.log(f"stopping, since {told}")
         if self._stopping is None:
             return None
+        for run_id in self._unsubmitted:
+            self.log(f"run {run_id} is not submitted, since its parent run is stopping")
         self.at_work -= self._unsubmitted.keys()
         self._unsubmitted.clear()
         if self._queued is not None and self._stopping.reason == TERMINATED:
@@ -188,13 +200,7 @@ class Children:
         """The last non-empty lines of a child's log, or of the log of its failed rank. Empty if it cannot be read."""
         rank = FAILED_RANK.match(run.reason)
         log = RunFolder(self._runs / run.id).user_logs / (f"std_log_process_{rank[1]}.txt" if rank else "std_log.txt")
-        try:
-            with log.open("rb") as stream:
-                stream.seek(max(0, log.stat().st_size - 16 * 1024))
-                text = stream.read().decode(errors="replace")
-        except OSError:
-            return []
-        return [line[:200] for line in text.splitlines() if line.strip()][-count:]
+        return last_lines(log, count)
 
     def _pause_or_submit(self) -> None:
         """Wait for a while, and submit children meanwhile, unless the queue is full."""

@@ -87,9 +87,6 @@ class Controller(RunProcess):
         outcome = replace(outcome, reason=reason or TERMINATED)
         return None if reason is None else self.restart(store, outcome, job.requeue)
 
-    def has_begun(self, store: RunStore) -> bool:
-        return any(True for _ in store.query(RunQuery(parent=self._plan.run.id, limit=1, archived=None)))
-
     def _why_stopped(self) -> Outcome | None:
         if self._terminated:
             return Outcome(RunStatus.failed, TERMINATED)
@@ -160,11 +157,10 @@ def _run_steps(children: Children) -> Outcome:
         rest = f"; not started: {rest}" if rest else ""
         if run is None:
             return Outcome(RunStatus.failed, f"{job.title} could not be started: {trouble.rstrip('.')}{rest}")
-        if run.status is RunStatus.canceled:
-            return Outcome(RunStatus.canceled, f"{job.title} was canceled{rest}", run.exit_code)
         if run.status is not RunStatus.completed:
-            why = run.reason or "no reason is known"
-            return Outcome(RunStatus.failed, f"{job.title} failed: {why}{rest}", run.exit_code)
+            was_canceled, why = run.status is RunStatus.canceled, run.reason or "no reason is known"
+            how = "was canceled" if was_canceled else f"failed: {why}"
+            return Outcome(run.status, f"{job.title} {how}{rest}", run.exit_code)
     return Outcome(RunStatus.completed)
 
 

@@ -31,7 +31,7 @@ from himl_cli.core.files import (
     walk_files,
     warned,
 )
-from himl_cli.core.text import named
+from himl_cli.core.text import named, storable
 from himl_cli.workspaces.base import FetchSink, StoreSink
 from himl_cli.workspaces.local.run_store import Database
 
@@ -116,9 +116,8 @@ class FileStore:
         """Recorded MD5s that are still valid, by name."""
         return {}
 
-    def _record(self, stored: list[BlobInfo]) -> None:
-        """Record the *stored* files, and empty the list."""
-        stored.clear()
+    def _record(self, stored: Sequence[BlobInfo]) -> None:
+        """Record the *stored* files."""
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
         omitted: list[str] = []
@@ -205,7 +204,10 @@ class FileStore:
         except OSError as err:
             if blob.etag and isinstance(err, FileNotFoundError):
                 raise BlobChanged(f"'{blob.name}' is no longer in {self.label}.") from err
-            raise self._unreadable(blob.name, err) from err
+            raise DiskFailed(
+                f"Cannot read '{blob.name}' of {self.label}: {err.strerror or err}.",
+                hint="Check the file's permissions.",
+            ) from err
         if left and blob.etag:
             raise BlobChanged(f"'{blob.name}' is shorter than when it was listed.")
 
@@ -217,11 +219,6 @@ class FileStore:
             raise BlobChanged(
                 f"'{blob.name}' changed while himl read it.", hint="Run the command again when nothing writes to it."
             )
-
-    def _unreadable(self, name: str, err: OSError) -> DiskFailed:
-        return DiskFailed(
-            f"Cannot read '{name}' of {self.label}: {err.strerror or err}.", hint="Check the file's permissions."
-        )
 
     def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
         """Store one file after the other. Each is written next to its final path, and renamed once it is on the disk,
@@ -310,7 +307,7 @@ class FileStore:
                     if error is not None:
                         raise error
                     stored.append(self._landed(request, part, md5))
-            self._record([*stored])
+            self._record(stored)
         finally:
             for _, part, _ in parts:
                 part.unlink(missing_ok=True)
@@ -401,7 +398,7 @@ class DatastoreFolder(FileStore):
 
     def _recorded(self, page: Sequence[FoundFile]) -> dict[str, bytes]:
         known: dict[str, bytes] = {}
-        files = {_key(found.name): found for found in page}
+        files = {storable(found.name): found for found in page}
         statement = "SELECT name, size, mtime, md5 FROM digests WHERE name IN ({}) AND datastore = ?"
         for name, size, mtime, md5 in self._database.rows_among(statement, [*files], self._name):
             found = files[name]
@@ -409,20 +406,12 @@ class DatastoreFolder(FileStore):
                 known[found.name] = md5
         return known
 
-    def _record(self, stored: list[BlobInfo]) -> None:
-        rows = [(self._name, _key(blob.name), blob.size, int(blob.etag.split("-")[2], 16), blob.md5) for blob in stored]
-        stored.clear()
+    def _record(self, stored: Sequence[BlobInfo]) -> None:
+        rows = [
+            (self._name, storable(blob.name), blob.size, int(blob.etag.split("-")[2], 16), blob.md5) for blob in stored
+        ]
         if rows:
             with self._database.writing() as connection:
                 connection.executemany(
                     "INSERT OR REPLACE INTO digests (datastore, name, size, mtime, md5) VALUES (?,?,?,?,?)", rows
                 )
-
-
-def _key(name: str) -> str | bytes:
-    """*name* in the form for the database: names that are not UTF-8 as bytes."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return name.encode("utf-8", "surrogateescape")
-    return name

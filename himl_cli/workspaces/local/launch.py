@@ -17,8 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.editables import with_editables
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed, shortage
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.files import last_lines
 from himl_cli.core.jobs import STEP, EntryKind, JobSpec, NewCode, Snapshot, is_job_file
 from himl_cli.core.locks import ProcessLock, is_held
 from himl_cli.core.redaction import MASK
@@ -27,8 +29,8 @@ from himl_cli.core.signals import interruptions
 from himl_cli.core.sweeps import TRIAL
 from himl_cli.core.webhook import Webhook
 from himl_cli.workspaces.local import SUPERVISOR
-from himl_cli.workspaces.local.editables import with_editables
 from himl_cli.workspaces.local.engines import here
+from himl_cli.workspaces.local.engines.base import LOG
 from himl_cli.workspaces.local.launch_request import (
     LaunchRequest,
     Plan,
@@ -329,7 +331,7 @@ def start_error(events: list[dict[str, Any]], folder: RunFolder) -> HimlError | 
     if last["event"] == "refused":
         kind = BadUsage if last["why"] in (BUSY, DONE) else DiskFailed
         return kind(last["message"], hint=last["hint"])
-    why = (folder.path / "supervisor.log").read_text(errors="replace").strip().splitlines()[-1:] or ["it has no log"]
+    why = last_lines(folder.path / LOG) or ["it has no log"]
     what, hint = shortage(why[0]) or (why[0], "Check the installation of himl: himl --version")
     return JobFailed(f"The job's supervisor did not start: {what}", hint=hint)
 

@@ -14,22 +14,19 @@ import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from himl_cli import __version__
+from himl_cli.core.documents import Document, from_document, to_document
 from himl_cli.core.errors import BadUsage, JobFailed, NotFound
 from himl_cli.core.files import is_same_place
 from himl_cli.core.jobs import (
     DataSpec,
-    Editables,
-    EngineSpec,
-    Entry,
     EntryKind,
     JobSpec,
-    Snapshot,
     check_placeholders,
     input_targets,
 )
@@ -41,20 +38,16 @@ from himl_cli.core.runs import Run
 from himl_cli.core.sweeps import (
     MANY,
     PLACEHOLDER,
-    Draw,
-    EarlyStop,
-    SearchRange,
     SweepSpec,
+    fill_command,
     sweep_tags,
     variable_name,
 )
-from himl_cli.core.text import Spelled
-from himl_cli.core.webhook import DUE, NOTIFICATION, Webhook
+from himl_cli.core.webhook import DUE, NOTIFICATION
 
 if TYPE_CHECKING:
     from himl_cli.core.events import Notify
 
-Form = dict[str, Any]
 Made = TypeVar("Made")
 
 PROGRAMS = {EntryKind.script: ["python"], EntryKind.module: ["python", "-m"], EntryKind.shell: ["bash"]}
@@ -62,7 +55,6 @@ PIPELINE = "pipeline"
 LONGEST_TITLE = 60
 LONGEST_KEY = 30  # in the id of a step's run, since file names are limited to 255 bytes
 RUN_NAME = "${{name}}"  # placeholder of the run's id in the name of an output, as on Azure ML
-PARTS: dict[str, type[Any]] = {"engine": EngineSpec, "webhook": Webhook, "editables": Editables}  # or None
 RANK = "{rank}"
 TRY_VARIABLE = "HIML_TRY"  # the number of the attempt, from 1
 WITHOUT_GPUS = {"CUDA_VISIBLE_DEVICES": "", "NVIDIA_VISIBLE_DEVICES": "none"}
@@ -70,8 +62,6 @@ OF_OTHER_JOBS = ("AZURE_ML_INPUT_", "AZURE_ML_OUTPUT_", "AZUREML_SWEEP_", "HIML_
 # Patterns for command lines only. They are compiled on use, since most jobs are scripts.
 _PYTHON = r"^\s*python3?(?=\s)"
 _SPECIAL = r"[\\'\"`$&|;<>(){}*?\[\]~#!\n]"
-_UNQUOTABLE = r"[`#]|<<|\$['\"({]|\\\Z"  # after one of these, only a shell can determine which quotes are open
-_QUOTED = r"""(?:[^'"\\]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")*"""
 
 
 @dataclass(frozen=True)
@@ -93,7 +83,7 @@ class LaunchRequest:
     values: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps(_shallow(self) | {"spec": _job_form(self.spec), "himl": __version__})
+        return json.dumps(to_document(self) | {"himl": __version__})
 
     @property
     def nodes(self) -> int:
@@ -129,21 +119,14 @@ class LaunchRequest:
 
 def request_from_json(text: str) -> LaunchRequest:
     """The request of `to_json`. Raises HimlError for one of another version that this one cannot read."""
-    return _read(text, lambda form: _made(LaunchRequest, {**form, "spec": _job_from_form(form["spec"])}))
+    return _read(text, LaunchRequest)
 
 
-def _made(record: type[Made], form: Form) -> Made:
-    """The record with the fields in *form*. A later version may have more fields."""
-    names = {each.name for each in fields(record)}  # type: ignore[arg-type]
-    return record(**{name: value for name, value in form.items() if name in names})
-
-
-def _read(text: str, make: Callable[[Form], Made]) -> Made:
-    """What *make* returns for the JSON object *text*. Raises JobFailed for fields that are missing or have another
-    form."""
-    form: Form = json.loads(text)
+def _read(text: str, record: type[Made]) -> Made:
+    """The *record* of the JSON object *text*. Raises JobFailed for fields that are missing or have another form."""
+    form: Document = json.loads(text)
     try:
-        return make(form)
+        return from_document(record, form)
     except (AttributeError, KeyError, TypeError, ValueError) as err:
         writer = form.get("himl", "of another version")
         raise JobFailed(
@@ -176,10 +159,6 @@ class PlannedJob:
         name = " ".join("".join(each if each.isprintable() else " " for each in self.name).split())
         name = name if len(name) <= LONGEST_TITLE else f"{name[: LONGEST_TITLE - 1]}…"
         return f"step '{self.key}'" if name in ("", self.key) else f"step '{name}' ({self.key})"
-
-
-# Fields of a new run that are part of a request
-NEW_RUN = ("id", "experiment", "display_name", "description", "tags", "parent", "command")
 
 
 @dataclass(frozen=True)
@@ -242,15 +221,12 @@ class Plan:
         return f"{self.run.id}_{key}"
 
     def to_json(self) -> str:
-        return json.dumps(self._form(_job_form) | {"himl": __version__})
+        return json.dumps(to_document(self) | {"himl": __version__})
 
-    def stored(self) -> Form:
+    def stored(self) -> Document:
         """The plan without secrets, to be stored in a file."""
-        return self._form(lambda spec: stored_form(spec, spec.snapshot.files))
-
-    def _form(self, form_of: Callable[[JobSpec], Form]) -> Form:
-        jobs = [_shallow(job) | {"spec": form_of(job.spec)} for job in self.jobs]
-        return _shallow(self) | {"run": {name: getattr(self.run, name) for name in NEW_RUN}, "jobs": jobs}
+        jobs = [to_document(job) | {"spec": stored_form(job.spec, job.spec.snapshot.files)} for job in self.jobs]
+        return to_document(self) | {"jobs": jobs}
 
     def staged(self) -> Plan:
         """The plan after the jobs' files were staged in the run's folder, the source for the files of the children."""
@@ -264,23 +240,18 @@ class Plan:
 
 def plan_from_json(text: str) -> Plan:
     """As `request_from_json`."""
-    return _read(text, lambda form: _plan_from_form(form, _job_from_form))
+    return _read(text, Plan)
 
 
-def plan_from_stored(form: Form, run_folder: Path, env: Mapping[str, str]) -> Plan:
+def plan_from_stored(form: Document, run_folder: Path, env: Mapping[str, str]) -> Plan:
     """The stored plan, to resume it. Each job gets those variables of *env* that it had, and those that are new."""
     new = set(env) - {name for job in form["jobs"] for name in job["spec"]["env_names"]}
-
-    def job_of(spec: Form) -> JobSpec:
-        own = {name: value for name, value in env.items() if name in new or name in spec["env_names"]}
-        return job_from_stored_form(spec, own)
-
-    return replace(_plan_from_form(form, job_of), run_folder=str(run_folder), again=True).staged()
-
-
-def _plan_from_form(form: Form, job_of: Callable[[Form], JobSpec]) -> Plan:
-    jobs = [_made(PlannedJob, {**job, "spec": job_of(job["spec"])}) for job in form["jobs"]]
-    return _made(Plan, {**form, "run": _made(Run, form["run"]), "jobs": jobs})
+    jobs = []
+    for job in form["jobs"]:
+        own = {name: value for name, value in env.items() if name in new or name in job["spec"]["env_names"]}
+        jobs.append({**job, "spec": {**job["spec"], "env": own}})
+    plan = from_document(Plan, {**form, "jobs": jobs})
+    return replace(plan, run_folder=str(run_folder), again=True).staged()
 
 
 def shown_command(spec: JobSpec) -> str:
@@ -290,18 +261,18 @@ def shown_command(spec: JobSpec) -> str:
     return shlex.join([*PROGRAMS[spec.entry.kind], spec.entry.target, *mask_arguments(spec.arguments)])
 
 
-def stored_form(spec: JobSpec, files: Sequence[str]) -> Form:
+def stored_form(spec: JobSpec, files: Sequence[str]) -> Document:
     """The job to be stored in a file: variables by name only, and arguments with masked secrets (`has_secrets` if there
     are any). *files* are the files of its snapshot."""
     shown = mask_arguments(spec.arguments)
     target = mask_line(spec.entry.target) if spec.entry.kind is EntryKind.command else spec.entry.target
     has_secrets = shown != list(spec.arguments) or target != spec.entry.target
     snapshot, entry = replace(spec.snapshot, files=files), replace(spec.entry, target=target)
-    masked = replace(spec, arguments=shown, entry=entry, env={}, snapshot=snapshot, webhook=None)
-    return {**_job_form(masked), "env_names": sorted(spec.env), "has_secrets": has_secrets}
+    masked = replace(spec, arguments=shown, entry=entry, env={}, snapshot=snapshot, webhook=None, docker_args=())
+    return {**to_document(masked), "environment": None, "env_names": sorted(spec.env), "has_secrets": has_secrets}
 
 
-def with_secrets(form: Form, given: tuple[str, Sequence[str]] | None) -> Form:
+def with_secrets(form: Document, given: tuple[str, Sequence[str]] | None) -> Document:
     """The stored form of a job, with the command line and the arguments *given* in place of those in which secrets are
     masked. Arguments that himl added at the end stay."""
     command, arguments = given or ("", ())
@@ -313,67 +284,14 @@ def with_secrets(form: Form, given: tuple[str, Sequence[str]] | None) -> Form:
     return form
 
 
-def job_from_stored_form(form: Form, env: Mapping[str, str]) -> JobSpec:
+def job_from_stored_form(form: Document, env: Mapping[str, str]) -> JobSpec:
     """The job of a stored form, with the variables of *env*."""
-    known = {name: value for name, value in form.items() if name not in ("env_names", "has_secrets")}
-    return _job_from_form({**known, "env": dict(env)})
+    return from_document(JobSpec, {**form, "env": env})
 
 
 def _notification(spec: JobSpec) -> dict[str, str]:
     """The tag of a run with a webhook in *spec*. A child run has none, since its parent run has it."""
     return {NOTIFICATION: f"{DUE}: {spec.webhook.host}"} if spec.webhook and not spec.parent else {}
-
-
-def _shallow(record: Any) -> Form:
-    return {each.name: getattr(record, each.name) for each in fields(record)}
-
-
-def _job_form(spec: JobSpec) -> Form:
-    """All parts of the job that apply to the local workspace, without those for clusters only."""
-    snapshot = {**_shallow(spec.snapshot), "root": str(spec.snapshot.root), "files": list(spec.snapshot.files)}
-    return {
-        **_shallow(spec),
-        "entry": {"kind": spec.entry.kind.value, "target": spec.entry.target},
-        "snapshot": snapshot,
-        "arguments": list(spec.arguments),
-        "keep": list(spec.keep),
-        "sweep": _sweep_form(spec.sweep) if spec.sweep else None,
-        **{name: asdict(part) if (part := getattr(spec, name)) else None for name in PARTS},
-        **{name: [asdict(item) for item in getattr(spec, name)] for name in ("inputs", "outputs")},
-        **{name: dict(getattr(spec, name)) for name in ("env", "tags", "brought")},
-        "docker_args": [],
-        "environment": None,
-    }
-
-
-def _sweep_form(sweep: SweepSpec) -> Form:
-    """The sweep in JSON, which has no spelling of numbers."""
-    form = asdict(sweep)
-    for found in form["space"].values():
-        found["values"] = [{"spelled": one.text} if isinstance(one, Spelled) else one for one in found["values"]]
-    return form
-
-
-def _range_from_form(form: Form) -> SearchRange:
-    values = [Spelled(value["spelled"]) if isinstance(value, dict) else value for value in form["values"]]
-    return SearchRange(Draw(form["draw"]), values, form.get("form", ""))
-
-
-def _job_from_form(form: Form) -> JobSpec:
-    snapshot, sweep = form["snapshot"], form["sweep"]
-    if sweep:
-        space = {name: _range_from_form(found) for name, found in sweep["space"].items()}
-        early_stop = _made(EarlyStop, sweep["early_stop"]) if sweep["early_stop"] else None
-        sweep = _made(SweepSpec, {**sweep, "space": space, "early_stop": early_stop})
-    parts: Form = {
-        "entry": Entry(EntryKind(form["entry"]["kind"]), form["entry"]["target"]),
-        "snapshot": _made(Snapshot, {**snapshot, "root": Path(snapshot["root"])}),
-        "inputs": [_made(DataSpec, item) for item in form["inputs"]],
-        "outputs": [_made(DataSpec, item) for item in form["outputs"]],
-        "sweep": sweep or None,
-        **{name: _made(kind, form[name]) if form.get(name) else None for name, kind in PARTS.items()},
-    }
-    return _made(JobSpec, {**form, **parts})
 
 
 def resolve_folders(spec: JobSpec, default: Path, run_id: str, notify: Notify) -> tuple[dict[str, str], dict[str, str]]:
@@ -495,7 +413,7 @@ def rank_environments(request: LaunchRequest) -> list[dict[str, str]]:
     return [{name: text.replace(RANK, str(number)) for name, text in shared.items()} for number in range(count)]
 
 
-def rank_variables(request: LaunchRequest, address: str, node: str, rank: str = RANK, local: str = RANK) -> Form:
+def rank_variables(request: LaunchRequest, address: str, node: str, rank: str = RANK, local: str = RANK) -> Document:
     with socket.socket() as probe:  # finds a free port
         probe.bind((address if address[0].isdigit() else "", 0))
         port: int = probe.getsockname()[1]
@@ -547,32 +465,3 @@ def check_shell(spec: JobSpec) -> None:
 def find_shell() -> str | None:
     """The program that runs `.sh` scripts: bash as on Azure ML, or sh if bash is missing."""
     return shutil.which("bash") or (None if sys.platform == "win32" else shutil.which("sh"))
-
-
-def fill_command(line: str, known: Mapping[str, Mapping[str, str]]) -> str:
-    """The line for bash with `${{KIND.KEY}}` replaced by `known[KIND][KEY]`, which stays one word inside and outside of
-    quotes. Other placeholders stay.
-
-    Raises BadUsage for a value that needs quotes after a character that makes it unclear which quotes are open: a
-    comment, backquotes, `$(`, `${`, `$'`, a here-document.
-    """
-
-    def fill(found: re.Match[str]) -> str:
-        value = known.get(found[1], {}).get(found[2])
-        if value is None:
-            return found[0]
-        if shlex.quote(value) == value:
-            return value
-        before = PLACEHOLDER.sub("x", line[: found.start()])
-        if trouble := re.search(_UNQUOTABLE, before):
-            raise BadUsage(
-                f"himl cannot quote '{value}' for '{found[0]}' after '{trouble[0]}'.",
-                hint=f"Set a variable before it, and use the variable: VALUE={found[0]}",
-            )
-        quoted = re.match(_QUOTED, before, re.DOTALL)
-        open_quote = before[quoted.end() : quoted.end() + 1] if quoted else ""
-        if open_quote == "'":
-            return value.replace("'", "'\\''")
-        return re.sub(r'([\\"$`])', r"\\\1", value) if open_quote == '"' else shlex.quote(value)
-
-    return PLACEHOLDER.sub(fill, line)

@@ -30,13 +30,13 @@ class Rank:
     *stdin* is that of the request. The command inherits *held*, the handle of the job's claim. It writes directly to
     *log* (append mode), so that no line is lost when the supervisor dies. `parent` is the process that started the
     shims of this node, 0 while it is unknown. `name` is the number of the rank, or the variable with it in a command's
-    environment.
+    environment, `how_lost` the reason of a rank whose shim reports no end.
     """
 
-    name = "0"
+    name, how_lost = "0", "its watching process was killed"
 
     def __init__(self, number: int, stdin: str, log: Path, ends: Ends, held: int | None = None) -> None:
-        self._number = number
+        self._numbers = self._here = range(number, number + 1)  # of the ranks, and of those on this machine
         self._stdin, self._log = stdin, log
         self._held = [] if held is None else [held]
         self._ends = ends
@@ -65,26 +65,30 @@ class Rank:
             self._shim.stdin.write(word.encode() + b"\n")
             self._shim.stdin.flush()
 
-    def close(self) -> None:
-        """Close the pipe to the shim, which then ends the remaining processes and itself."""
+    def close(self, seconds: float | None = None) -> None:
+        """Close the pipe to the shim, which then ends the remaining processes and itself. Raises TimeoutExpired after
+        *seconds*."""
         assert self._shim.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._shim.stdin.close()
-        self._shim.wait()
+        self._shim.wait(seconds)
 
     def _listen(self) -> None:
         assert self._shim.stdout is not None
-        pid, code, reason = None, None, ""
+        open_ranks: dict[int, int | None] = dict.fromkeys(self._numbers)  # with the processes of those on this machine
         for line in self._shim.stdout:
-            facts = json.loads(line)
-            pid = facts.get("pid", pid)
-            code, reason = end_of(facts) or (code, reason)
-        if code is None:
-            code, reason = 128 + int(signal.SIGTERM), "its watching process was killed"
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # output of another program, as a prologue
+                facts = {"rank": self._numbers[0], **json.loads(line)}
+                if "pid" in facts and facts["rank"] in self._here:
+                    open_ranks[facts["rank"]], self.parent = facts["pid"], facts["parent"]
+                if (end := end_of(facts)) is not None:
+                    del open_ranks[facts["rank"]]
+                    self._ends.put((facts["rank"], *end))
+        for number, pid in open_ranks.items():
             if pid is not None and sys.platform != "win32":  # end the process group in place of the shim
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
-        self._ends.put((self._number, code, reason))
+            self._ends.put((number, 128 + int(signal.SIGTERM), self.how_lost))
 
 
 def end_of(facts: Mapping[str, Any]) -> tuple[int, str] | None:

@@ -6,15 +6,13 @@ import json
 import os
 import shutil
 import stat
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 from himl_cli.core.errors import FULL_DISK, DiskFailed, shortage
-from himl_cli.core.files import Globs, flush_file, is_event_file
+from himl_cli.core.files import Globs, flush_file, is_event_file, once_free, remove_tree
 from himl_cli.core.locks import is_held, is_locked
 from himl_cli.core.text import read_json
 
@@ -29,8 +27,6 @@ PLAN = "plan.json"  # the job or the plan of the run, to resume it
 LIGHTNING_LOGS = "lightning_logs"  # the default folder of Lightning's loggers
 COLLECTED = ("outputs", "logs")  # the folders of results in the script's folder
 RESERVE_BYTES = 128 * 1024
-SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
-T = TypeVar("T")
 
 
 class RunFolder:
@@ -165,15 +161,10 @@ class RunFolder:
 
     def remove(self) -> None:
         """Delete the folder and its contents. Raises DiskFailed with the first file that cannot be deleted."""
-        while self.path.exists():
-            try:
-                if sys.platform != "win32" and not self.path.is_symlink():
-                    _unlink_files(self.path)
-                shutil.rmtree(self.path)
-            except FileNotFoundError:
-                continue  # another process deletes it at the same time
-            except OSError as err:
-                raise explain_disk_error(err, "Cannot delete the run's files", self.path) from err
+        try:
+            remove_tree(self.path)
+        except OSError as err:
+            raise explain_disk_error(err, "Cannot delete the run's files", self.path) from err
 
 
 def _is_same(facts: os.stat_result, path: Path) -> bool:
@@ -182,33 +173,6 @@ def _is_same(facts: os.stat_result, path: Path) -> bool:
         there = path.stat()
         return (there.st_size, there.st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
     return False
-
-
-def _unlink_files(folder: Path) -> None:
-    """Delete the files below *folder* in the order of their inodes, as `rm` does. In the folder's order, a disk may
-    take many times as long. Leaves folders, and files that cannot be deleted, to rmtree.
-    """
-    folders = [str(folder)]
-    while folders:
-        with suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.inode()):
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                else:
-                    os.unlink(entry.path)
-
-
-def once_free(act: Callable[[], T], seconds: float = SECONDS_IN_USE) -> T:
-    """Call *act*, and retry for *seconds* while the file is in use, since Windows cannot replace a file that another
-    process reads."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return act()
-        except PermissionError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.02)
 
 
 def explain_disk_error(err: OSError, what: str, where: Path) -> DiskFailed:

@@ -13,11 +13,12 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.documents import to_document
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.jobs import JobSpec
 from himl_cli.core.locks import ProcessLock
@@ -141,10 +142,6 @@ class RunProcess(ABC):
             time.sleep(0.1)
         return None
 
-    def has_begun(self, store: RunStore) -> bool:
-        """Whether a run that waited in a queue had an earlier attempt."""
-        return False
-
     def after_the_end(self, store: RunStore) -> None:
         """Hook after the end is recorded."""
         return
@@ -217,11 +214,11 @@ class RunProcess(ABC):
         if self._again and not self._is_queued:
             self.folder.allow_to_run()
         if known is not None:
-            self._again = not self._is_queued or self.has_begun(store)
+            self._again = not self._is_queued or known.started is not None
             store.resume(known.id)
             store.tag(known.id, {NOTIFICATION: self._new.tags.get(NOTIFICATION)})
         else:
-            store.add(with_recovery_id(self._new), folder=str(self._cwd))
+            store.add(replace(with_recovery_id(self._new), folder=str(self._cwd)))
         return store
 
     def _outcome(self, store: RunStore) -> Outcome:
@@ -268,6 +265,6 @@ class RunProcess(ABC):
         opened = None if here is None else partial(os.open, mode=0o666, dir_fd=here)
         part = f"{END}.part" if here is not None else str(self.folder.path / f"{END}.part")
         with open(part, "w", encoding="utf-8", opener=opened) as stream:
-            json.dump(asdict(end), stream)
+            json.dump(to_document(end), stream)
         os.replace(part, part.removesuffix(".part"), src_dir_fd=here, dst_dir_fd=here)
         return True

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 from urllib.parse import quote
 
+from himl_cli.core.documents import from_document
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.files import is_local_folder, may_write, shares_locks
 from himl_cli.core.installation import update_hint
@@ -388,28 +389,22 @@ class RunStore:
         self.database = database
         self.label = label
 
-    def add(
-        self,
-        new: Run,
-        *,
-        job: str = "",
-        folder: str = "",
-        status: RunStatus = RunStatus.queued,
-        started: int | None = None,
-        reason_if_lost: str = "",
-    ) -> None:
-        """Record a run. *job* is the job whose supervisor records it, by default the run itself. *reason_if_lost* is
-        the reason of its failure if that process records no outcome (default: `LOST`)."""
-        with self.database.writing(durable=True) as connection:
-            _insert(connection, new, job or new.id, folder, status, reason_if_lost, started)
-            if job not in ("", new.id):
-                _note_attempt(connection, new.id)
-
-    def add_all(self, runs: Iterable[Run]) -> None:
-        """Record queued runs, each in its `folder`. All of them are recorded, or none."""
+    def add(self, *runs: Run, job: str = "") -> None:
+        """Record new runs, all of them or none. *job* is the job whose supervisor records them, by default each run
+        itself. `reason` is that of a failure if this process records no outcome (default: `LOST`)."""
         with self.database.writing(durable=True) as connection:
             for run in runs:
-                _insert(connection, run, run.id, run.folder)
+                names = (run.id, job or run.id, run.parent, run.experiment, run.display_name, run.description)
+                texts = (text and storable(text) for text in (*names, run.command, run.folder))
+                started = None if run.started is None else round(run.started.timestamp() * 1000)
+                connection.execute(
+                    "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, "
+                    "status, reason, created, started) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+                    (*texts, run.status.value, run.reason, now_ms(), started),
+                )
+                put_pairs(connection, "tags", run.id, run.tags)
+                if job not in ("", run.id):
+                    _note_attempt(connection, run.id)
 
     def start(self, run_id: str) -> None:
         """Record the start of an attempt. A run has started with its first one."""
@@ -483,9 +478,8 @@ class RunStore:
     def end_as_noted(self, folder: RunFolder) -> bool:
         """Record the end of a run without a supervisor, if its folder has it. Returns whether it does."""
         try:
-            form = folder.read(END)
-            end = Outcome(**{**form, "status": RunStatus(form["status"])})
-        except (DiskFailed, KeyError, TypeError, ValueError):  # there is none, or it is damaged
+            end = from_document(Outcome, folder.read(END))
+        except (AttributeError, DiskFailed, KeyError, TypeError, ValueError):  # there is none, or it is damaged
             return False
         with suppress(DiskFailed):  # this user may only read
             self.end_job(folder.run_id, end)
@@ -752,24 +746,6 @@ def _ids(found: Iterable[object]) -> list[str]:
     return [
         each for each in found if isinstance(each, str) and each.isprintable() and each.strip(".") and "/" not in each
     ]
-
-
-def _insert(
-    connection: sqlite3.Connection,
-    new: Run,
-    job: str,
-    folder: str,
-    status: RunStatus = RunStatus.queued,
-    reason_if_lost: str = "",
-    started: int | None = None,
-) -> None:
-    names = (new.id, job, new.parent, new.experiment, new.display_name, new.description, new.command, folder)
-    connection.execute(
-        "INSERT INTO runs (id, job, parent, experiment, display_name, description, command, folder, status, reason, "
-        "created, started) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-        (*(text and storable(text) for text in names), status.value, reason_if_lost, now_ms(), started),
-    )
-    put_pairs(connection, "tags", new.id, new.tags)
 
 
 def _note_attempt(connection: sqlite3.Connection, run_id: str) -> None:

@@ -15,12 +15,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.editables import stage_modules
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.files import flush, is_inside
 from himl_cli.core.jobs import STEP, EntryKind, JobSpec, Snapshot
 from himl_cli.core.sweeps import PLACEHOLDER
 from himl_cli.core.text import read_json
-from himl_cli.workspaces.local.editables import stage_modules
 from himl_cli.workspaces.local.launch_request import LaunchRequest, linked_inputs, stored_form
 from himl_cli.workspaces.local.run_folder import COLLECTED, PLAN, RECORD, RunFolder
 
@@ -88,7 +88,7 @@ class JobFiles:
         if not is_attempt:
             return folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts})
         if spec.editables is not None:
-            stage_modules(spec.editables, folder)
+            stage_modules(spec.editables, folder.code)
         self._made = [self.cwd / name for name in COLLECTED if not (self.cwd / name).exists()]
         for made in self._made:  # as in jobs on Azure ML
             made.mkdir(exist_ok=True)

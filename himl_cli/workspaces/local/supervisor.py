@@ -16,15 +16,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from himl_cli.core.documents import types_of
+from himl_cli.core.editables import with_snapshot_first
 from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import Entry, JobSpec, Snapshot
 from himl_cli.core.runs import GPUS, LAST_ATTEMPT, Run, RunStatus, new_run_id
 from himl_cli.core.text import named
-from himl_cli.workspaces.local.editables import with_snapshot_first
 from himl_cli.workspaces.local.engines import engine_named, engine_of
 from himl_cli.workspaces.local.engines.base import PROBE
 from himl_cli.workspaces.local.launch_request import (
@@ -229,9 +230,6 @@ class Supervisor(RunProcess):
             self._signals.append(signal.Signals(number).name.removeprefix("SIG"))
         self._ends.put(None)
 
-    def has_begun(self, store: RunStore) -> bool:
-        return bool(self._files.attempt)
-
     def after_the_end(self, store: RunStore) -> None:
         parent, deadline = self._request.spec.parent, time.monotonic() + WHOLE_SECONDS
         while self._request.spec.engine and parent:
@@ -357,7 +355,7 @@ def main() -> None:
     that continues, since no engine requeues a job that fails at that moment.
     """
     for record in (Entry, Snapshot, JobSpec, LaunchRequest, Run, Outcome):  # compile them before the request arrives
-        fields(record)
+        types_of(record)
     document = read_request()
     form = json.loads(document)
     if "probe" in form:

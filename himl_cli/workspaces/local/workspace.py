@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +40,7 @@ from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe
 from himl_cli.workspaces.local.logged_values import LoggedWriter, last_numbers, read_results, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RECORD, RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore, now_ms
+from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.local.engines.queue import QueuedJobs
@@ -464,14 +464,8 @@ class LocalWorkspace(FolderWorkspace):
                     raise explain_disk_error(err, "Cannot record the run", folder.path) from err
                 raise
         if known is None:
-            self._runs.add(
-                new,
-                job=job,
-                folder=os.getcwd(),
-                status=RunStatus.running,
-                started=now_ms(),
-                reason_if_lost=LOST,
-            )
+            begun = replace(new, status=RunStatus.running, started=datetime.now(timezone.utc))
+            self._runs.add(replace(begun, folder=os.getcwd(), reason=LOST), job=job)
         return self.run(new.id)
 
     def _is_unmanaged(self, run_id: str) -> bool:
@@ -532,7 +526,7 @@ class LocalWorkspace(FolderWorkspace):
 
 
 def _with_editables(jobs: Sequence[JobSpec], notify: Notify) -> Sequence[JobSpec]:
-    from himl_cli.workspaces.local.editables import with_editables
+    from himl_cli.core.editables import with_editables
 
     found = [with_editables(job, os.environ) for job in jobs]
     for text in dict.fromkeys(remark for _, remarks in found for remark in remarks):

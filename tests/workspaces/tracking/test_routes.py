@@ -32,7 +32,7 @@ def test_routes_have_several_prefixes_and_others_are_not_found(job: TrackedJob) 
         for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
             assert job.send(method, target, b"{}").error == (404, "ENDPOINT_NOT_FOUND"), (method, target)
     for prefix in ("/api/2.0/mlflow", "/api/3.0/mlflow", "/ajax-api/2.0/mlflow", "/api/2.0/preview/mlflow"):
-        assert job.send("GET", f"{prefix}/runs/get?run_uuid={JOB}").body["run"]["info"]["run_id"] == JOB
+        assert job.send("GET", f"{prefix}/runs/get?run_id={JOB}").body["run"]["info"]["run_id"] == JOB
 
 
 def test_a_run_of_another_job_does_not_exist(job: TrackedJob) -> None:
@@ -283,12 +283,6 @@ def test_history_comes_in_pages_and_an_interval_is_thinned(job: TrackedJob) -> N
     assert job.get(f"metrics/get-history?run_id={JOB}&metric_key=none").body == {"metrics": []}
     assert job.get(f"metrics/get-history?run_id={JOB}&metric_key=m&page_token=x").error == INVALID
     assert job.get(f"metrics/get-history?run_id={JOB}&metric_key=m&max_results=0").error == INVALID
-    child = job.new_child("child")
-    for run_id in (JOB, child):
-        job.post("runs/log-batch", run_id=run_id, metrics=[{"key": "n", "value": step, "step": step, "timestamp": 1} for step in range(100)])
-    query = f"metrics/get-history-bulk-interval?run_ids={JOB}&run_ids={child}&metric_key=n&start_step=10&end_step=50&max_results=5"
-    found = job.get(query).body["metrics"]
-    assert [(point["run_id"], point["step"]) for point in found] == [(run, step) for run in (JOB, child) for step in (10, 20, 30, 40, 50)]
 
 
 def test_a_batch_has_mlflows_limits(job: TrackedJob) -> None:
@@ -501,7 +495,6 @@ def test_missing_entities_are_named_as_in_mlflow(job: TrackedJob) -> None:
     others = {
         "registered-models/alias?name=m&alias=a": "Registered model alias a not found.",
         "model-versions/get?name=m&version=x": "Parameter 'version' must be an integer, got 'x'.",
-        "metrics/get-history-bulk-interval?metric_key=m": "Missing value for required parameter 'run_ids'.",
         "runs/get": "Missing value for required parameter 'run_id'.",
     }
     for route, message in others.items():
@@ -589,8 +582,7 @@ def test_fields_of_the_wrong_form_are_refused_with_their_name(job: TrackedJob) -
     for route, message, fields in wrongs:
         reply = job.post(route, **({"run_id": JOB} if route.startswith("runs/") else {}), **fields)
         assert (reply.error, reply.body["message"]) == (INVALID, message), route
-    for route in ("metrics/get-history", "metrics/get-history-bulk-interval"):
-        assert job.get(f"{route}?run_id={JOB}").body["message"] == "Missing value for required parameter 'metric_key'."
+    assert job.get(f"metrics/get-history?run_id={JOB}").body["message"] == "Missing value for required parameter 'metric_key'."
     model = job.post("logged-models", name="model").body["model"]["info"]["model_id"]
     assert job.send("PATCH", f"{API}logged-models/{model}", b'{"status": "DONE"}').error == INVALID
     assert job.send("DELETE", f"{API}logged-models/{model}/tags/none").error == MISSING

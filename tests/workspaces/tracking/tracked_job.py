@@ -13,7 +13,7 @@ from typing import Any
 
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.workspaces.local.metric_store import MetricStore, begin_attempt
-from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
+from himl_cli.workspaces.local.run_store import Database, RunStore, as_time, now_ms
 from himl_cli.workspaces.local.tracking.tracking_server import Limits, TrackingServer
 from tests.support.folders import files_below
 
@@ -104,7 +104,7 @@ def tracked_job(folder: Path, limits: Limits = Limits()) -> Iterator[TrackedJob]
     database = Database(folder / "workspace.db", create=True)
     store = RunStore(database)
     if store.get(JOB) is None:
-        store.add(Run(JOB, "train", display_name="the job", tags={"git": "abc"}), status=RunStatus.running, started=now_ms())
+        store.add(Run(JOB, "train", RunStatus.running, display_name="the job", tags={"git": "abc"}, started=as_time(now_ms())))
     else:
         begin_attempt(database, JOB)
         store.tag(JOB, {"himl.try": str(store.attempt(JOB) + 1)})

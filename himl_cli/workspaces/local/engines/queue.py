@@ -20,6 +20,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.files import last_lines
 from himl_cli.core.jobs import EngineSpec, JobSpec
 from himl_cli.core.locks import is_held
 from himl_cli.core.records import dataclass
@@ -168,14 +169,10 @@ class QueuedJobs:
         if task := re.search(r"_(\d+)", state.handle):
             parent, _, index = folder.run_id.rpartition("_")
             path = task_log(folder.path.with_name(parent), int(index) - int(task[1]), task[1])
-        try:
-            said = (path.read_text(errors="replace").strip().splitlines() or [""])[-1][:200]
-        except FileNotFoundError:
+        if os.access(path.parent, os.X_OK) and not path.exists():
             check = f" (check: {engine.DOCTOR})" if engine.DOCTOR else ""
             return f"{state.reason}; its node wrote no log in '{path.parent}', which it may not see{check}"
-        except OSError:
-            return state.reason
-        return state.reason + (f": {said}" if said else "")
+        return ": ".join([state.reason, *last_lines(path)])
 
 
 def task_log(folder: Path, first: int, task: str) -> Path:
@@ -337,7 +334,7 @@ def _queue(
     submitted, known = dict[str, str](), dict[str, list[str]]()
     try:
         with _shared(engine, folder, notify) as store, interruptions() as interrupted:
-            store.add_all(replace(run, tags={**run.tags, tag: ""}) for run in runs)
+            store.add(*(replace(run, tags={**run.tags, tag: ""}) for run in runs))
             try:
                 for job, parts in stage(lambda: bool(interrupted))(submitted):
                     if interrupted:

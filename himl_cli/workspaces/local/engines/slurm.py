@@ -14,7 +14,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from typing import Any, NamedTuple
 
 from himl_cli.core.errors import BadUsage, HimlError, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.files import last_lines
 from himl_cli.core.jobs import EngineSpec, Entry, EntryKind, JobSpec, Snapshot
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.processes import detached
@@ -50,7 +50,7 @@ from himl_cli.workspaces.local.engines.base import (
     QueueFull,
 )
 from himl_cli.workspaces.local.launch_request import LaunchRequest, rank_variables
-from himl_cli.workspaces.local.ranks import SHIM, Ends, Rank, end_of
+from himl_cli.workspaces.local.ranks import SHIM, Ends, Rank
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.run_process import SETUP_FAILED, SETUP_LOG, SETUP_PYTHON
 from himl_cli.workspaces.local.run_store import chunks
@@ -59,6 +59,7 @@ NAME, LABEL, DOCTOR = "slurm", "Slurm", "himl doctor --slurm NAME"
 OPTIONS: Mapping[str, str] | None = None  # sbatch judges them
 
 ASK_SECONDS = 20.0
+SRUN_SECONDS = 30.0  # for srun to end after its shims
 EARLY_SECONDS = 65.0  # by which Slurm may send a signal before its time
 PAUSE_SECONDS = 5.0  # between queries for the reason of a signal
 # The fields of `Seen`, and these without the reason
@@ -308,17 +309,16 @@ class RanksOfNodes(Rank):
     """The ranks of all nodes. One `srun` starts a shim for each, copies its stdin to all of them, and merges their
     output."""
 
-    name = "$SLURM_PROCID"
+    name, how_lost = "$SLURM_PROCID", "its node or srun ended it"
 
     def __init__(self, request: LaunchRequest, log: Path, ends: Ends) -> None:
-        self._request, self._log = request, log
-        self._count, self._ends = request.rank_count or 1, ends
-        self._count_here, self.parent = request.spec.processes or 1, 0
-        self._is_started = False
+        self._request, self._log, self._ends = request, log, ends
+        self._numbers, self._here = range(request.rank_count or 1), range(request.spec.processes or 1)
+        self.parent, self._is_started = 0, False
 
     def start(self, command: Sequence[str], env: Mapping[str, str], cwd: Path, *, tty: bool = False) -> None:
         request, log = self._request, self._log
-        options = [f"--ntasks={self._count}", f"--ntasks-per-node={request.spec.processes}", f"--chdir={cwd}"]
+        options = [f"--ntasks={len(self._numbers)}", f"--ntasks-per-node={request.spec.processes}", f"--chdir={cwd}"]
         options += ["--export=ALL", "--distribution=block", "--wait=0", "--kill-on-bad-exit=0", "--open-mode=append"]
         options += [f"--error={log.parent}/std_log_process_%t.txt".replace("%", "%%").replace("%%t", "%t")]
         if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun ignores it since 22.05
@@ -335,31 +335,13 @@ class RanksOfNodes(Rank):
         own = _variables(request, env)
         self._begin(command=command, stdin="", log="", cwd="", env={}, tty=False, own=own, rank=self.name)
 
-    def close(self) -> None:
-        if not self._is_started:
-            return
-        assert self._shim.stdin is not None
-        with suppress(BrokenPipeError):
-            self._shim.stdin.close()
+    def close(self, seconds: float | None = SRUN_SECONDS) -> None:
         try:
-            self._shim.wait(SRUN_SECONDS)
+            if self._is_started:
+                super().close(seconds)
         except subprocess.TimeoutExpired:  # a node does not respond
             self._shim.kill()
             self._shim.wait()
-
-    def _listen(self) -> None:
-        assert self._shim.stdout is not None
-        left = set(range(self._count))
-        for line in self._shim.stdout:
-            with suppress(ValueError, KeyError):  # output of a node's prologue
-                facts = json.loads(line)
-                if "parent" in facts and facts["rank"] < self._count_here:
-                    self.parent = facts["parent"]
-                if (end := end_of(facts)) is not None:
-                    left.remove(facts["rank"])
-                    self._ends.put((facts["rank"], *end))
-        for number in sorted(left):
-            self._ends.put((number, 128 + int(signal.SIGTERM), "its node or srun ended it"))
 
 
 def _variables(request: LaunchRequest, env: Mapping[str, str]) -> dict[str, str]:
@@ -436,7 +418,6 @@ SUBMIT_SECONDS = 120.0
 NUMBER = r"^\s*(?:(\d+)(?:;(\S+))?|Submitted batch job (\d+)(?: on cluster (\S+))?.*?)\s*$"
 PROBE_SECONDS, CLOCK_SECONDS = 90.0, 5.0
 PROBE_NAME = "himl-doctor"
-SRUN_SECONDS = 30.0  # for srun to end after its shims
 END = "END_OF_REQUEST"
 AFTER = r"([\d_]+);([^:,?]*)"
 # Options that also apply to a controller
@@ -586,33 +567,25 @@ def submit(job: EngineJob, notify: Notify) -> str:
     }
     env |= {name: value for name, value in job.spec.env.items() if name in exported}
     words = [f"--{key}" + ("" if value is None else f"={value}") for key, value in options.items()]
-    process = subprocess.Popen(
-        ["sbatch", "--parsable", *words],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env=env,
-        **detached(),
-    )
+    given: dict[str, Any] = {"input": script, "text": True, "errors": "replace", "env": env, **detached()}
+    command = ["sbatch", "--parsable", *words]
     try:
-        output, complaint = process.communicate(script, timeout=SUBMIT_SECONDS)
+        ended = subprocess.run(command, capture_output=True, timeout=SUBMIT_SECONDS, **given)
     except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
         text = f"sbatch did not respond within {SUBMIT_SECONDS:.0f} s, so {UNSURE}."
         raise NoAnswer(text, hint=CHECK_STATUS) from None
-    found: set[str] = {";".join(filter(None, match)) for match in re.findall(NUMBER, output, re.MULTILINE)}
-    texts = [re.sub(r"^(sbatch: )?(error: )?", "", line).strip() for line in (complaint or output).splitlines()]
+    found: set[str] = {";".join(filter(None, match)) for match in re.findall(NUMBER, ended.stdout, re.MULTILINE)}
+    texts = [
+        re.sub(r"^(sbatch: )?(error: )?", "", line).strip() for line in (ended.stderr or ended.stdout).splitlines()
+    ]
     texts = [line.removeprefix("Batch job submission failed: ").rstrip(".") for line in texts if line] or ["no message"]
     said = "; ".join(dict.fromkeys(texts))
-    if process.returncode and not found:
+    if ended.returncode and not found:
         raise _refusal(said)
-    if process.returncode or len(found) != 1:
-        what = f"sbatch (exit code {process.returncode}) printed {len(found) or 'no'} numbers of jobs"
+    if ended.returncode or len(found) != 1:
+        what = f"sbatch (exit code {ended.returncode}) printed {len(found) or 'no'} numbers of jobs"
         raise NoAnswer(f"{what}, so {UNSURE}: {texts[-1]}.", hint=CHECK_STATUS)
-    if complaint.strip():
+    if ended.stderr.strip():
         notify(Notice(f"sbatch: {said}."))
     number, _, cluster = found.pop().partition(";")
     # On a site without accounting, programs do not know the name of their own cluster
@@ -672,8 +645,7 @@ def _checks_of_node(folder: Path, spec: EngineSpec) -> Iterator[Check]:
             cancel(jobs)
         lock.release()
         if not found:
-            said = log.read_text(errors="replace").strip() if log.exists() else ""
-            last = f" Its log: {said.splitlines()[-1]}." if said else ""
+            last = "".join(f" Its log: {line}." for line in last_lines(log))
             waited = f"Job {_number(handle)} wrote nothing to '{folder}' within {PROBE_SECONDS:.0f} s."
             hint = "Move the workspace and this Python to a file system that all nodes share. See also: squeue --me"
             yield Check.failed(NAME, waited + last, hint)

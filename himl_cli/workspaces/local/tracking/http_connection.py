@@ -64,7 +64,6 @@ class Routes:
             ("POST", "runs/delete-tag"): runs.delete_tag,
             ("POST", "runs/log-model"): runs.log_model,
             ("GET", "metrics/get-history"): runs.history,
-            ("GET", "metrics/get-history-bulk-interval"): runs.interval,
             ("GET", "experiments/get"): partial(runs.experiment, "get"),
             ("GET", "experiments/get-by-name"): partial(runs.experiment, "get by name"),
             ("GET", "experiments/search"): partial(runs.experiment, "search"),

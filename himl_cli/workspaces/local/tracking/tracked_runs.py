@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.logged import INT64
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import BESIDE, MLFLOW_STATUSES, Run, RunStatus
-from himl_cli.core.search import EXPERIMENT_ATTRIBUTES, Searchable, parse_order
+from himl_cli.core.search import EXPERIMENT_ATTRIBUTES, Searchable
 from himl_cli.workspaces.local.logged_values import last_points
 from himl_cli.workspaces.local.metric_store import MetricStore, ParameterFixed, Point
 from himl_cli.workspaces.local.run_folder import RunFolder
-from himl_cli.workspaces.local.run_store import Database, RunStore, now_ms
+from himl_cli.workspaces.local.run_store import Database, RunStore, as_time, now_ms
 from himl_cli.workspaces.local.tracking.protocol import (
     Fields,
     Json,
@@ -37,13 +37,7 @@ MODEL_HISTORY = "mlflow.log-model.history"
 STATUSES = {name: status for status, name in MLFLOW_STATUSES.items()}
 VIEWS = {"ACTIVE_ONLY": {False}, "DELETED_ONLY": {True}, "ALL": {False, True}}
 MOST_OF = {"metrics": 1000, "params": 100, "tags": 100, "entities": 1000}  # in one batch, as MLflow's own server allows
-INTERVAL_POINTS = 2500
 JOBS_EXPERIMENT = "0"  # the id of MLflow's default experiment, which scripts use if they name none
-
-
-def run_id_of(request: Fields) -> str:
-    """The `run_id`, which is `run_uuid` in clients before MLflow 1.0."""
-    return request.text("run_id", "") or request.text("run_uuid", "") or request.text("run_id")
 
 
 class JobRuns:
@@ -91,7 +85,7 @@ class JobRuns:
         return run
 
     def get(self, request: Fields) -> Json:
-        return {"run": self._run_json(self.record(run_id_of(request)))}
+        return {"run": self._run_json(self.record(request.text("run_id")))}
 
     def create(self, request: Fields) -> Json:
         """Create a child run of the run `mlflow.parentRunId`, by default of the job's run. The first run of a process
@@ -118,15 +112,15 @@ class JobRuns:
             run_id, parent = self._new_child_id(), tags.get(PARENT, self.job_id)
             parent = parent if self.store.job_of(parent) == self.job_id else self.job_id
             tags |= {} if PARENT in tags else {BESIDE: self.job_id}
-            child = Run(run_id, self._experiment, display_name=name, tags=tags, parent=parent)
-            self.store.add(child, job=self.job_id, status=RunStatus.running, started=started)
+            begun = Run(run_id, self._experiment, RunStatus.running, started=as_time(started))
+            self.store.add(replace(begun, display_name=name, tags=tags, parent=parent), job=self.job_id)
         self._experiment_of[run_id] = experiment_id
         return {"run": self._run_json(self.record(run_id))}
 
     def update(self, request: Fields) -> Json:
         """Rename a run, or end or resume a child run. Clients cannot change the status of the job's run, since a script
         that fails also sends FINISHED."""
-        run_id = self.require(run_id_of(request))
+        run_id = self.require(request.text("run_id"))
         name, ended = request.text("status", ""), request.moment("end_time", now_ms())
         if name and name not in STATUSES:
             raise RequestError(f"Invalid status '{name[:50]}'. Valid values are {', '.join(STATUSES)}.")
@@ -182,7 +176,7 @@ class JobRuns:
 
     def log_inputs(self, request: Fields) -> Json:
         """Add inputs to the run. A dataset with a known name and digest stays as it was first logged."""
-        run_id = self.require(run_id_of(request))
+        run_id = self.require(request.text("run_id"))
         datasets: dict[str, Json] = {}
         for item in request.items("datasets"):
             dataset = item.item("dataset")
@@ -198,7 +192,7 @@ class JobRuns:
         return {}
 
     def log_outputs(self, request: Fields) -> Json:
-        run_id = self.require(run_id_of(request))
+        run_id = self.require(request.text("run_id"))
         outputs = [
             {"model_id": item.text("model_id"), "step": item.integer("step", 0)} for item in request.items("models")
         ]
@@ -290,7 +284,7 @@ class JobRuns:
 
     def log_one(self, what: str, request: Fields) -> Json:
         """Log a metric, param or tag as a batch of one."""
-        return self.log_batch(Fields({"run_id": run_id_of(request), what: [request.values]}))
+        return self.log_batch(Fields({"run_id": request.text("run_id"), what: [request.values]}))
 
     def log_batch(self, request: Fields) -> Json:
         metrics, params, tags = request.items("metrics"), request.items("params"), request.items("tags")
@@ -352,28 +346,10 @@ class JobRuns:
 
     def history(self, request: Fields) -> Json:
         """All points of one metric by step, in pages of `max_results` if that is set."""
-        run_id, name = self.require(run_id_of(request), active=False), request.text("metric_key")
+        run_id, name = self.require(request.text("run_id"), active=False), request.text("metric_key")
         found = self._points(run_id, name)
         page, more = request.page(found, max(len(found), 1), 2**31 - 1)
         return {"metrics": [json_metric(point) for point in page], **more}
-
-    def interval(self, request: Fields) -> Json:
-        """Points of one metric of several runs between two steps, thinned evenly to `max_results` per run. The first
-        and the last point stay."""
-        name, run_ids = request.text("metric_key"), request.texts("run_ids")
-        if not run_ids:
-            raise RequestError("Missing value for required parameter 'run_ids'.")
-        first, last = request.integer("start_step", INT64.start), request.integer("end_step", INT64.stop - 1)
-        most = request.integer("max_results", INTERVAL_POINTS, allowed=range(1, INTERVAL_POINTS + 1))
-        found: list[Json] = []
-        for run_id in run_ids:
-            stored = self._points(self.require(run_id, active=False), name)
-            points = [point for point in stored if first <= point[2] <= last]
-            if len(points) > most:
-                places = [number * (len(points) - 1) // (most - 1) for number in range(most)] if most > 1 else [-1]
-                points = [points[place] for place in places]
-            found += [{**json_metric(point), "run_id": run_id} for point in points]
-        return {"metrics": found}
 
     def _points(self, run_id: str, name: str) -> list[Point]:
         series = self.metric_store.metrics([run_id], name=name)

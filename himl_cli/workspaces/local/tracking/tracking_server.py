@@ -83,8 +83,7 @@ class TrackingServer:
         self._listener = socket.create_server(("" if is_shared else LOOPBACK, 0), backlog=256)
         self.port: int = self._listener.getsockname()[1]
         self._closing = threading.Event()
-        self._lock = threading.Lock()
-        self._threads: dict[socket.socket, threading.Thread] = {}
+        self._threads: dict[socket.socket, threading.Thread] = {}  # each change of a dictionary is atomic
         self._limiter = UnauthenticatedLimiter(limits or Limits())
         self._runs: JobRuns | None = None
         facts = (database, job, artifacts_of, new_child_id)
@@ -115,8 +114,7 @@ class TrackingServer:
             self._accepting.join(CLOSE_SECONDS)
         else:
             self._listener.close()
-        with self._lock:
-            threads = dict(self._threads)
+        threads = dict(self._threads)
         for client in threads:
             with suppress(OSError):
                 client.shutdown(socket.SHUT_RD)  # ends the wait for a request, but replies are still sent
@@ -154,8 +152,7 @@ class TrackingServer:
                 context = context or self._context(*facts)
                 limiter.add(client)
                 thread = threading.Thread(target=self._talk, args=(client, context), daemon=True)
-                with self._lock:
-                    self._threads[client] = thread
+                self._threads[client] = thread
                 try:
                     thread.start()
                 except RuntimeError:  # no thread is available: the client's connection is closed, and it retries
@@ -172,8 +169,7 @@ class TrackingServer:
 
     def _forget(self, client: socket.socket) -> None:
         self._limiter.remove(client)
-        with self._lock:
-            self._threads.pop(client, None)
+        self._threads.pop(client, None)
         client.close()
 
 

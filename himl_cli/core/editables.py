@@ -23,9 +23,8 @@ from pathlib import Path
 
 from himl_cli.core.jobs import Editables, EntryKind, JobSpec
 from himl_cli.core.processes import JOB_FOLDER
-from himl_cli.workspaces.local.run_folder import RunFolder
 
-MODULES = "imports"  # the folder of such modules in the folder of a run
+MODULES = "imports"  # the folder of such modules beside that of a job
 _HOOK = re.compile(r"\b(__editable___\w+_finder|_editable_impl_\w+)\b")
 _CODE = (".py", ".so", ".pyd", ".dll", ".dylib")
 _NO_MODULES = (".pth", ".dist-info", ".egg-info", ".egg-link")
@@ -54,14 +53,14 @@ def with_editables(spec: JobSpec, env: Mapping[str, str]) -> tuple[JobSpec, list
     return replace(spec, editables=Editables(str(spec.snapshot.root), folders, search.hooks)), search.remarks
 
 
-def stage_modules(editables: Editables, folder: RunFolder) -> None:
-    """Write the modules of *editables* with the paths of the run's snapshot. Raises OSError."""
+def stage_modules(editables: Editables, code: Path) -> None:
+    """Write the modules of *editables* beside the job's folder *code*, with its paths. Raises OSError."""
     for hook in editables.hooks:
         with suppress(FileNotFoundError):  # the package was uninstalled
-            text = Path(hook).read_text(encoding="utf-8")
-            root, code = (_quoted(os.path.join(each, "")) for each in (editables.root, folder.code))
-            (folder.path / MODULES).mkdir(exist_ok=True)
-            (folder.path / MODULES / Path(hook).name).write_text(text.replace(root, code), encoding="utf-8")
+            text, modules = Path(hook).read_text(encoding="utf-8"), code.with_name(MODULES)
+            root, own = (_quoted(os.path.join(each, "")) for each in (editables.root, code))
+            modules.mkdir(exist_ok=True)
+            (modules / Path(hook).name).write_text(text.replace(root, own), encoding="utf-8")
 
 
 def with_snapshot_first(env: Mapping[str, str], editables: Editables | None) -> dict[str, str]:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from himl_cli.core.editables import stage_modules, with_editables, with_snapshot_first
 from himl_cli.core.jobs import Entry, EntryKind, JobSpec, Snapshot
 from himl_cli.core.processes import JOB_FOLDER
-from himl_cli.workspaces.local.editables import stage_modules, with_editables, with_snapshot_first
 from himl_cli.workspaces.local.run_folder import RunFolder
 from tests.support.running import Himl, write_files
 from tests.support.runs import posix
@@ -58,7 +58,7 @@ def imported(spec: JobSpec, folder: RunFolder, *names: str, env: Mapping[str, st
     for name in spec.snapshot.files:
         write_files(folder.code, {name: (spec.snapshot.root / name).read_text()})
     if spec.editables is not None:
-        stage_modules(spec.editables, folder)
+        stage_modules(spec.editables, folder.code)
     variables = with_snapshot_first({**(env or {}), JOB_FOLDER: str(folder.code)}, spec.editables)
     done = subprocess.run([spec.python, "-c", SHOW, *names], cwd="/", env=variables, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
