@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
@@ -208,6 +207,8 @@ def flush_file(path: str) -> None:
 def remove_tree(path: Path) -> None:
     """Delete a folder and its contents. Another process may delete it at the same time. Raises OSError for the first
     file that cannot be deleted."""
+    import shutil  # imports ten modules
+
     while path.exists():
         with suppress(FileNotFoundError):
             if sys.platform != "win32" and not path.is_symlink():
