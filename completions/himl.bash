@@ -211,6 +211,7 @@ _himl_table() {
             --latest_run_file=files
             --children
             --follow|-f
+            --tail=
             --file=
             --try=
             --workspace|-w=choice:local+folders+files:.json

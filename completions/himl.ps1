@@ -256,6 +256,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
                 '--follow|-f', 'Print new lines until the run ends',
+                '--tail=', 'Print the last N lines, and with --follow new ones',
                 '--file=', 'Log file to print, such as std_log_process_1.txt',
                 '--try=', 'Log of the Nth attempt',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',

@@ -411,6 +411,7 @@ def logs(
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     follow: bool = option("Print new lines until the run ends.", default=False, names=("--follow", "-f"), panel="Log"),
+    tail: int | None = option("Print the last N lines, and with --follow new ones.", "N", kind=int | None),
     file: str | None = option("Log file to print, such as std_log_process_1.txt.", "NAME"),
     attempt: int | None = option(
         "Log of the Nth attempt.  [default: the last]",
@@ -425,14 +426,15 @@ def logs(
     himl prints the bytes unchanged. Ctrl-C stops --follow, not the run.
 
     \b
-      himl runs logs --follow
+      himl runs logs --follow --tail 20
       himl runs logs latest --file std_log_process_1.txt
     """
     from himl_cli.services.runs.follow import follow_log, watching
-    from himl_cli.services.runs.logs import read_log
+    from himl_cli.services.runs.logs import read_log, tail_start
 
-    if attempt is not None and attempt < 1:
-        raise BadUsage(f"--try must be a positive integer, not {attempt}.")
+    for name, number in {"--try": attempt, "--tail": tail}.items():
+        if number is not None and number < 1:
+            raise BadUsage(f"{name} must be a positive integer, not {number}.")
     if follow and output_opts.format is Format.json:
         raise BadUsage("--follow and --json cannot be combined.", hint="Omit one of them.")
     selected = selection.selection(runs, single="--follow" if follow else "")
@@ -440,16 +442,23 @@ def logs(
         found, output = _find(session, selected), session.output
         if follow and len(found) > 1:
             raise BadUsage(f"--follow takes one run, not {len(found)}.", hint="Name one run.")
-        read = partial(follow_log if follow else read_log, session.workspace, attempt=attempt)
+
+        def read(run_id: str) -> Iterable[bytes]:
+            workspace, start = session.workspace, 0
+            if tail is not None:
+                start = tail_start(workspace, run_id, file, lines=tail, attempt=attempt)
+            read_on = follow_log if follow else read_log
+            return read_on(workspace, run_id, file, session.notify, start=start, attempt=attempt)
+
         if output.format is Format.json:
             # surrogateescape keeps bytes that are not UTF-8.
-            texts = [(run.id, b"".join(read(run.id, file, session.notify))) for run in found]
+            texts = [(run.id, b"".join(read(run.id))) for run in found]
             return output.json([{"run": run, "log": text.decode("utf-8", "surrogateescape")} for run, text in texts])
         for run in found:
             if len(found) > 1:
                 output.notice(f"==> {run.id} <==")
             with watching(run.id) if follow else nullcontext():
-                for piece in read(run.id, file, session.notify):
+                for piece in read(run.id):
                     output.write(piece, flush=True)
 
 

@@ -87,6 +87,14 @@ def test_logs_are_printed_byte_for_byte(himl: Himl, recorded: RecordedRuns) -> N
     assert himl.ok("runs", "logs", "train_3_cc").raw_stdout == b"epoch 1\n\xff\xfe raw\n"
     for name in ("std_log_process_1.txt", "user_logs/std_log_process_1.txt"):
         assert himl.ok("runs", "logs", "latest", "--file", name).raw_stdout == b"rank 1\n"
+    assert himl.ok("runs", "logs", "train_3_cc", "--tail", "1").raw_stdout == b"\xff\xfe raw\n"
+    lines = [f"{number} {'x' * 99}\n" for number in range(3000)]
+    recorded.add("long_9_aa", files={"user_logs/std_log.txt": "".join(lines)})
+    for count in (2, 700, 3000, 5000):  # within and beyond the part that himl reads first
+        for options in ((), ("--follow",)):
+            assert himl.ok("runs", "logs", "long_9_aa", "--tail", str(count), *options).stdout == "".join(lines[-count:])
+    assert himl("runs", "logs", "long_9_aa", "--tail", "0").code == 2
+    himl.ok("runs", "delete", "long_9_aa", "--yes")
     assert himl.ok("runs", "logs", "train_3_cc", "--json").json() == [{"run": "train_3_cc", "log": "epoch 1\n\udcff\udcfe raw\n"}]
     recorded.add("train_4_dd", files={"user_logs/std_log.txt": "other\n"})
     outcome = himl.ok("runs", "logs", "train_3_cc", "train_4_dd", "--file", "std_log.txt")

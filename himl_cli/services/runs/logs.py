@@ -136,9 +136,15 @@ def no_log(files: BlobStore, run: Run, name: str | None, attempt: int | None) ->
 
 
 def read_log(
-    workspace: Workspace, run_id: str, name: str | None = None, notify: Notify = ignore, *, attempt: int | None = None
+    workspace: Workspace,
+    run_id: str,
+    name: str | None = None,
+    notify: Notify = ignore,
+    *,
+    start: int = 0,
+    attempt: int | None = None,
 ) -> Iterator[bytes]:
-    """Read the log *name* (default: the main log) as it is now, in pieces.
+    """Read the log *name* (default: the main log) as it is now, in pieces, from byte *start*.
 
     *attempt* counts from 1. The default is the last attempt that has this log. While a job on Azure ML has no log,
     this is the log of its image build. *notify* receives a notice of this, and of earlier attempts. Raises NotFound,
@@ -157,7 +163,23 @@ def read_log(
                 f"{found.before}"
             )
         )
-    return files.read(found.name)
+    return files.read(found.name, start)
+
+
+def tail_start(
+    workspace: Workspace, run_id: str, name: str | None = None, *, lines: int, attempt: int | None = None
+) -> int:
+    """The position in bytes of the last *lines* lines of a log, 0 for a shorter or missing one. Raises RunNotFound."""
+    files = workspace.run_files(run_id)
+    found = find_log(files, name, attempt) or (log_called(files, name) if attempt is None else None)
+    blob, reach = files.stat(found.name) if found else None, TAIL_BYTES
+    while found is not None and blob is not None:
+        begin = max(0, blob.size - reach)
+        there = b"".join(files.read(found.name, begin)).splitlines(keepends=True)
+        if len(there) > lines or not begin:  # the first one may be the end of a line
+            return begin + sum(map(len, there[:-lines]))
+        reach *= 8
+    return 0
 
 
 def said_of_build(run_id: str, log: Log) -> Notice:
