@@ -265,7 +265,7 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_made(himl: Himl, lab: Sta
     outcome = refused(himl, project, "--sweep", "lr=0.1,0.01", "--crossval", "2", "--different_seeds", "3")
     assert outcome.stderr.splitlines() == [
         "error: --sweep and --crossval and --different_seeds cannot be combined.",
-        "hint: To run every combination, list all values: --sweep crossval_index=0,1,2 --sweep random_seed=0,1,2",
+        "hint: To run every combination, list all values: --sweep lr=0.1,0.01 --sweep crossval_index=0,1 --sweep random_seed=0,1,2",
     ]
     himl.ok("submit", "train.py", "--sweep", "token_count=1,2", "--dry_run")
 
