@@ -22,7 +22,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import walk_files
 from himl_cli.core.records import dataclass
-from himl_cli.core.text import LONGEST_GLOB, listed, read_text
+from himl_cli.core.text import LONGEST_GLOB, did_you_mean, listed, read_text
 from himl_cli.services.submission.snapshot import fits
 from himl_cli.slides.output_folder import COLUMNS, DZI, FILES, RECORD, TILED_COLUMNS, TILES, TILES_RECORD, plain
 from himl_cli.slides.slide_records import SlideEntry, SlideFolder, SlideUnreadable
@@ -41,12 +41,13 @@ MOST_COLUMNS, LONGEST_NAME = 12, 80
 HEADER_HINT = "The header must contain the columns image and slide_id, and may contain label and mask."
 
 INCLUDE, EXCLUDE = "--include_by_slide_id", "--exclude_by_slide_id"
+ID_COLUMNS = ("slide_id", "slide id", "slideid", "image_id")
 HEADERS = {
-    *("slide_id", "slide id", "slideid", "slide", "slides", "image_id", "image", "images"),
+    *(*ID_COLUMNS, "slide", "slides", "image", "images"),
     *("filename", "file_name", "file name", "file", "path", "name", "id"),
 }
 LARGEST_LIST = 64 << 20
-SHAPE = "The list must be a text with one id per line, or a CSV whose first column is slide_id."
+SHAPE = "The list must be a text with one id per line, or a CSV with a column slide_id."
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def list_slides(folder: SlideFolder, query: SlideQuery, notify: Notify) -> list[
         )
     slides = _folder_slides(folder, pattern, notify) if csv_name is None else _table_slides(folder, csv_name, notify)
     if ids is not None:
-        slides = _selected(slides, ids, f"{option}: '{path}'", notify, of_folder=csv_name is None)
+        slides = _selected(slides, ids, f"{option}: '{path}'", of_folder=csv_name is None)
     counts = Counter(slide.slide_id for slide in slides)
     repeated = [f"{_quoted(slide_id)} ({count:,} times)" for slide_id, count in counts.items() if count > 1]
     if len(repeated) == 1:
@@ -413,39 +414,31 @@ def _joined(folder: str, path: str) -> str:
     return "/".join([*above, *parts])
 
 
-def _selected(
-    slides: Sequence[SlideEntry], ids: Sequence[str], source: str, notify: Notify, *, of_folder: bool
-) -> list[SlideEntry]:
+def _selected(slides: Sequence[SlideEntry], ids: Sequence[str], source: str, *, of_folder: bool) -> list[SlideEntry]:
     """*slides* that remain, in order, after the *ids* of *source* (an option and its file).
 
     Slides of a folder also match by file name or path, and all match names as a montage's record escapes them for
-    UTF-8. Raises BadUsage if none remain.
+    UTF-8. Raises BadUsage if none remain, and for ids of no slide, since a list of other names would exclude nothing.
     """
-    option = source.partition(":")[0]
+    excludes = source.startswith(EXCLUDE)
+    if not ids and not excludes:
+        raise no_ids(source)
     wanted = set(ids)
-    known: set[str] = set()
+    known: dict[str, None] = {}
     left = []
     for slide in slides:
-        names = {slide.slide_id, slide.image, basename(slide.image)} if of_folder else {slide.slide_id}
-        keys = {each.strip() for name in names for each in (name, plain(name))}
+        names = (slide.slide_id, slide.image, basename(slide.image)) if of_folder else (slide.slide_id,)
+        keys = {each.strip(): None for name in names for each in (name, plain(name))}
         known |= keys
-        if keys.isdisjoint(wanted) == (option == EXCLUDE):
+        if wanted.isdisjoint(keys) == excludes:
             left.append(slide)
     unknown = [each for each in ids if each not in known]
-    shown = listed([_quoted(each) for each in unknown])
-    if not left and option == EXCLUDE:
-        raise BadUsage(f"{source} excludes all {len(slides):,} slides.", hint="Remove some ids from the list.")
-    if not left and not ids:
-        raise no_ids(source)
+    if unknown:
+        near = did_you_mean(unknown[0], known) or f"An id of a slide is {_quoted(slides[0].slide_id)}."
+        what = "no slide has the id" if len(unknown) == 1 else f"no slides have these {len(unknown):,} ids:"
+        raise BadUsage(f"{source}: {what} {listed([_quoted(each) for each in unknown])}.", hint=f"{near} {SHAPE}")
     if not left:
-        raise BadUsage(
-            f"{source} matches no slide. It contains {shown}.",
-            hint=f"{SHAPE} An id of a slide is {_quoted(slides[0].slide_id)}.",
-        )
-    if len(unknown) == 1:
-        notify(Notice(f"{option}: no slide has the id {shown}."))
-    elif unknown:
-        notify(Notice(f"{option}: no slides have these {len(unknown):,} ids: {shown}."))
+        raise BadUsage(f"{source} excludes all {len(slides):,} slides.", hint="Remove some ids from the list.")
     return left
 
 
@@ -476,7 +469,11 @@ def read_ids(path: Path, option: str) -> list[str]:
 
 
 def parse_ids(text: str) -> Iterator[str]:
-    """Ids of a list: its lines, or the first column below a known header. Raises csv.Error."""
+    """Ids of a list: its lines, or one column of a CSV. Raises csv.Error.
+
+    A CSV has a header with one of ID_COLUMNS, or one whose first name is in HEADERS. Row numbers, which pandas writes
+    below an empty name, may precede it.
+    """
     lines = io.StringIO(text, newline=None).read().split("\n")
     start = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
     if start == len(lines):
@@ -484,13 +481,18 @@ def parse_ids(text: str) -> Iterator[str]:
     separators = SEPARATORS if len(lines[start]) <= csv.field_size_limit() else ""
     for separator in separators:
         header = next(csv.reader([lines[start]], delimiter=separator, skipinitialspace=True), [])
-        if header and header[0].strip().casefold() in HEADERS:
+        names = [name.strip().casefold() for name in header]
+        named = next((name for name in ID_COLUMNS if name in names), next(filter(None, names), ""))
+        if named in HEADERS:
             break
     else:
         yield from lines[start:]
         return
+    column = names.index(named)
     if len(header) == 1:
         separator = "\ud800"  # decoded text never contains it
     rest = io.StringIO("\n".join(lines[start + 1 :]), newline="")
-    rows = csv.reader(rest, delimiter=separator, skipinitialspace=True, strict=True)
-    yield from (row[0] for row in rows if row)
+    for row in csv.reader(rest, delimiter=separator, skipinitialspace=True, strict=True):
+        if row and len(row) <= column:
+            raise csv.Error(f"the row '{','.join(row)}' has no column {header[column]!r}")
+        yield from row[column : column + 1]

@@ -172,7 +172,7 @@ def test_masks_and_lists_are_not_lost_either(folder: Path) -> None:
     write_files(folder, {"dataset.csv": "image,slide_id,mask\na.png,a,montage.jpg\n"})
     assert "montage.jpg' is a slide or a mask" in refused(folder, folder)
     (folder / "montage.jpg").unlink()
-    listed, record = "image,slide_id\na.png,a\n", folder / "montage.csv"
+    listed, record = "image,slide_id\na.png,a\na.png,b\n", folder / "montage.csv"
     options: list[tuple[str, Any]] = [(listed, {"csv": "montage.csv"}), ("a\n", {"include": record}), ("b\n", {"exclude": record, "csv": "dataset.csv"})]
     for content, query in options:
         write_files(folder, {"dataset.csv": listed, "montage.csv": content})
