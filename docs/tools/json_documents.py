@@ -389,6 +389,7 @@ class TiledSlide(SlideProblem):
     backend: str
     tiles: Annotated[int, Meta(description="The number of tiles.")]
     is_resumed: Annotated[bool, Meta(description="Whether an earlier call completed it.")]
+    mask_threshold: Annotated[float | None, Meta(description="The greatest value of its mask that is background.")]
     width: int | None
     height: int | None
 
@@ -397,6 +398,7 @@ class Tiles(TypedDict):
     """The tiles of all slides."""
 
     dataset: Annotated[str, Meta(description="The CSV file that lists the tiles.")]
+    foreground: Annotated[str, Meta(description="The rule for foreground.")]
     tiles: int
     slides: list[TiledSlide]
     failed: Annotated[int, Meta(description="The number of slides that failed.")]

@@ -191,14 +191,15 @@ def painted_bands(
             begun.append((cell, pool.submit(cell.prepare)))
         while begun and begun[0][0].cell.box.y < bottom:
             cell, prepared = begun.popleft()
-            pool.results([prepared])
+            prepared.result()
             active.append(cell)
         band: NDArray[np.uint8] = np.empty((bottom - top, layout.size[0], 3), np.uint8)
         band[:] = ground
         painting = [pool.submit(cell.paint, band, top) for cell in active]
         if complete is not None:
             yield complete
-        pool.results(painting)
+        for painted in painting:
+            painted.result()
         complete = band
         for cell in active:
             if cell.bottom <= bottom:
@@ -250,37 +251,44 @@ def make_montage(
         ExitStack() as opened,  # closes files and slides after the pool, when no thread uses them
         Pool(request.workers, folder.stop) as pool,  # an error ends threads that wait for files
     ):
-        check_inputs(request.output, entries, folder, lists)
-        removed = earlier_files(request.output, names)
-        folder.expect([name for entry in entries for name in (entry.image, entry.mask) if name])
-        found = find_sources(entries, folder, request.backend, pool)
-        if not folder.is_rereadable and request.layout is LayoutStyle.fit:
-            notify(Notice("Slides are read only once, so that cells are 4:3 for all shapes of slides."))
-        layout = _layout(request, found)
-        sinks: list[Sink] = []
-        for kind, name in (SINKS[each] for each in request.formats):
-            sinks.append(kind(new / name, layout.size, pool))
-            opened.callback(sinks[-1].abort)  # no effect on a complete file
-        jpg_size = JpegFile.size_for(layout.size) if ImageFormat.jpg in request.formats else None
-        pictures = layout.columns * (2 if any(mask is not None for _, mask in found) else 1)
-        setting = Setting(request, layout, folder, pool, HELD_BYTES // pictures)
-        for text in (*layout_remarks(layout, entries, jpg_size), *_growth_remarks(setting, found)):
-            notify(Notice(text))
-        progress = Progress(len(layout.cells), layout.size[1], notify)
-        cells = [CellPainter(cell, entries[cell.entry], found[cell.entry], setting, progress) for cell in layout.cells]
-        for cell in cells:
-            opened.callback(cell.close)
-        for band in painted_bands(layout, cells, pool):
+
+        def compose() -> tuple[Layout, Size | None, list[CellOutcome], Sequence[str]]:
+            check_inputs(request.output, entries, folder, lists)
+            removed = earlier_files(request.output, names)
+            folder.expect([name for entry in entries for name in (entry.image, entry.mask) if name])
+            found = find_sources(entries, folder, request.backend, pool)
+            if not folder.is_rereadable and request.layout is LayoutStyle.fit:
+                notify(Notice("Slides are read only once, so that cells are 4:3 for all shapes of slides."))
+            layout = _layout(request, found)
+            sinks: list[Sink] = []
+            for kind, name in (SINKS[each] for each in request.formats):
+                sinks.append(kind(new / name, layout.size, pool))
+                opened.callback(sinks[-1].abort)  # no effect on a complete file
+            jpg_size = JpegFile.size_for(layout.size) if ImageFormat.jpg in request.formats else None
+            pictures = layout.columns * (2 if any(mask is not None for _, mask in found) else 1)
+            setting = Setting(request, layout, folder, pool, HELD_BYTES // pictures)
+            for text in (*layout_remarks(layout, entries, jpg_size), *_growth_remarks(setting, found)):
+                notify(Notice(text))
+            progress = Progress(len(layout.cells), layout.size[1], notify)
+            cells = [
+                CellPainter(cell, entries[cell.entry], found[cell.entry], setting, progress) for cell in layout.cells
+            ]
+            for cell in cells:
+                opened.callback(cell.close)
+            for band in painted_bands(layout, cells, pool):
+                for sink in sinks:
+                    sink.write(band)
+                progress.add(rows=len(band))
             for sink in sinks:
-                sink.write(band)
-            progress.add(rows=len(band))
-        for sink in sinks:
-            sink.finish()
-        outcomes = [cell.outcome() for cell in cells]
-        write_record(new / RECORD, outcomes)
-        if ImageFormat.dzi in request.formats:
-            write_page(new / PAGE, Tiling(layout.size), outcomes, "Montage")
-        publish(request.output, names, removed)
+                sink.finish()
+            outcomes = [cell.outcome() for cell in cells]
+            write_record(new / RECORD, outcomes)
+            if ImageFormat.dzi in request.formats:
+                write_page(new / PAGE, Tiling(layout.size), outcomes, "Montage")
+            publish(request.output, names, removed)
+            return layout, jpg_size, outcomes, removed
+
+        layout, jpg_size, outcomes, removed = pool.run(compose)
     for text in _late_remarks(request, outcomes, removed):
         notify(Notice(text))
     files = [request.output / name for name in IMPORTANCE if name in names]

@@ -65,7 +65,7 @@ from himl_cli.slides.slide_records import (
     TilesRequest,
     TilesResult,
 )
-from himl_cli.slides.threads import SECONDS, Pool, map_in_order, read_ahead, reuse_freed_memory
+from himl_cli.slides.threads import Pool, map_in_order, read_ahead, reuse_freed_memory
 from himl_cli.slides.tissue import WHITE, foreground_of
 
 HELD_BYTES = 512 << 20  # maximum memory of slides that are cut at the same time. A larger slide is cut alone.
@@ -73,7 +73,8 @@ STRIP_ROWS = 768  # approximate rows held beside a row of tiles: a strip, and th
 TOLERANCE = 0.05  # relative tolerance for the magnification of a level
 OVERVIEW_SIDE, MARK = 2048, (0, 114, 178)
 LONGEST_FOLDER = 150
-VERSION = 1  # of the record
+VERSION = 2  # of the record
+LEAST_KEPT = 0.5  # share of the foreground of a slide in its tiles, below which the slide is named
 Tile = tuple[int, int, int, int, float]  # left, top, right, bottom in pixels of level 0, and the share of foreground
 
 
@@ -102,31 +103,35 @@ def cut_slides(
         output_folder(request.output, TILES_STAGING) as new,
         Pool(request.workers, folder.stop) as pool,
     ):
-        notify(Counting("slides", len(slides)))
-        todo = []
-        for number, slide in enumerate(slides):
-            record = _read_record(request.output / slide.folder)
-            if record.get("recipe") == recipes[number]:
-                slides[number] = replace(_outcome(slide, record), is_resumed=True)
+
+        def cut() -> None:
+            notify(Counting("slides", len(slides)))
+            todo = []
+            for number, slide in enumerate(slides):
+                record = _read_record(request.output / slide.folder)
+                if record.get("recipe") == recipes[number]:
+                    slides[number] = replace(_outcome(slide, record), is_resumed=True)
+                    notify(Counted())
+                else:
+                    todo.append(number)
+            images = [slides[number].image for number in todo]
+            masks = [slides[number].mask for number in todo if request.masks]
+            folder.expect([name for name in (*images, *masks) if name])
+            cutter = _Cutter(request, folder, new, pool)
+            for number, outcome in cutter.outcomes([(number, slides[number], recipes[number]) for number in todo]):
+                slides[number] = outcome
                 notify(Counted())
-            else:
-                todo.append(number)
-        images = [slides[number].image for number in todo]
-        masks = [slides[number].mask for number in todo if request.masks]
-        folder.expect([name for name in (*images, *masks) if name])
-        cutter = _Cutter(request, folder, new, pool)
-        for number, outcome in cutter.outcomes([(number, slides[number], recipes[number]) for number in todo]):
-            slides[number] = outcome
-            notify(Counted())
-        _write_table(new / TILES_SLIDES, TILED_COLUMNS, map(_slide_row, slides))
-        _write_table(new / TILES_DATASET, TILE_COLUMNS, _tile_rows(request, slides))
-        try:
-            flush(new)
-            for name in (TILES_SLIDES, TILES_DATASET):
-                os.replace(new / name, request.output / name)
-            flush(request.output, [])
-        except OSError as err:
-            raise disk_error(err, f"Cannot move the lists of tiles to '{request.output}'") from err
+            _write_table(new / TILES_SLIDES, TILED_COLUMNS, map(_slide_row, slides))
+            _write_table(new / TILES_DATASET, TILE_COLUMNS, _tile_rows(request, slides))
+            try:
+                flush(new)
+                for name in (TILES_SLIDES, TILES_DATASET):
+                    os.replace(new / name, request.output / name)
+                flush(request.output, [])
+            except OSError as err:
+                raise disk_error(err, f"Cannot move the lists of tiles to '{request.output}'") from err
+
+        pool.run(cut)
     files = {"dataset": request.output / TILES_DATASET, "record": request.output / TILES_SLIDES}
     return TilesResult(**files, slides=slides, seconds=time.monotonic() - began)
 
@@ -194,7 +199,9 @@ def _read_record(folder: Path) -> Mapping[str, Any]:
 
 def _outcome(slide: TiledSlide, record: Mapping[str, Any]) -> TiledSlide:
     level, size, backend = record["level"], tuple(record["size"]), record["backend"]
-    return replace(slide, level=level, size=size, backend=backend, tiles=len(record["tiles"]))
+    threshold, reason = record["mask_threshold"], record["reason"]
+    known = replace(slide, level=level, size=size, backend=backend, mask_threshold=threshold, reason=reason)
+    return replace(known, tiles=len(record["tiles"]))
 
 
 def _place(tile: Sequence[float]) -> str:
@@ -212,7 +219,7 @@ def _tile_rows(request: TilesRequest, slides: Sequence[TiledSlide]) -> Iterator[
 
 def _slide_row(slide: TiledSlide) -> Sequence[object]:
     texts = (slide.slide_id, slide.label, slide.image, slide.mask, slide.folder, slide.level)
-    status = "ok" if slide.is_ok else "failed"
+    status = "failed" if not slide.is_ok else "ok" if slide.tiles else "empty"
     return *texts, *(slide.size or (None, None)), slide.backend, slide.tiles, status, slide.reason
 
 
@@ -244,7 +251,7 @@ class _Cutter:
 
         def complete(most: int, most_held: int) -> Iterator[tuple[int, TiledSlide]]:
             while active and (len(active) > most or sum(size for _, size in active.values()) > most_held):
-                for future in wait(active, SECONDS, FIRST_COMPLETED).done:
+                for future in wait(active, return_when=FIRST_COMPLETED).done:
                     number, _ = active.pop(future)
                     yield number, future.result()
 
@@ -284,12 +291,15 @@ class _Cutter:
         try:
             with opened:
                 staged.mkdir()
-                tiles = list(self._tiles(source, staged))
+                tissue: list[float] = []
+                tiles = list(self._tiles(source, staged, tissue))
                 if self._request.overview:
                     write_bytes(staged / OVERVIEW, encode_jpeg([_overview(source.image, tiles)]))
             levels, backend = source.image.levels, source.image.backend
             record = {"recipe": recipe, "level": source.level, "size": levels[source.level], "backend": backend}
-            record["tiles"] = tiles
+            record["tiles"], record["reason"] = tiles, _lack(tiles, sum(tissue), self._request)
+            rule = source.mask.mask_rule if source.mask is not None else None
+            record["mask_threshold"] = None if rule is None else rule.threshold
             write_bytes(staged / TILES_RECORD, json.dumps(record).encode())
             self._publish(staged)
         except (SlideUnreadable, MemoryError) as err:
@@ -300,8 +310,9 @@ class _Cutter:
             raise disk_error(err, f"Cannot write to '{self._request.output / slide.folder}'") from err
         return _outcome(slide, record)
 
-    def _tiles(self, source: _Source, target: Path) -> Iterator[Tile]:
-        """Write the tiles with enough foreground to *target*, row by row."""
+    def _tiles(self, source: _Source, target: Path, tissue: list[float]) -> Iterator[Tile]:
+        """Write the tiles with enough foreground to *target*, row by row. Add the foreground of all tiles to
+        *tissue*."""
         request, image, pool = self._request, source.image, self._pool
         tile, step, size = request.tile_size, self._step, image.levels[source.level]
         encode = encode_png if request.format is TileFormat.png else _encode_jpeg
@@ -322,6 +333,7 @@ class _Cutter:
                 columns = next(masks).sum(axis=0, dtype=np.int64) if foreground is None else foreground.columns(band)
                 sums = np.concatenate(([0], np.cumsum(columns)))
                 shares = ((sums[lefts + tile] - sums[lefts]) / tile**2).tolist()
+                tissue.append(sum(shares))
                 top, bottom = (round(edge * downsample) for edge in (row * step, row * step + tile))
                 kept = [
                     (left, (round(left * downsample), top, round((left + tile) * downsample), bottom, round(share, 6)))
@@ -357,6 +369,15 @@ class _Source:
         """Approximate memory for its pixels. Pillow decodes a whole image."""
         width, height = self.image.levels[self.level]
         return 3 * width * (self.tile_size + (height if self.image.backend == "pillow" else STRIP_ROWS))
+
+
+def _lack(tiles: Sequence[Tile], tissue: float, request: TilesRequest) -> str:
+    """Why there are few *tiles* or none, for *tissue*, the foreground of all tiles, kept or not, in units of a tile.
+    Empty if there are enough."""
+    if not tiles:
+        return f"no tile reaches --occupancy {request.occupancy:g}" if tissue else "it has no foreground"
+    kept = sum(tile[4] for tile in tiles) / (tissue or 1)
+    return f"the tiles have {kept:.0%} of its foreground" if tissue and kept < LEAST_KEPT else ""
 
 
 def _level(levels: Sequence[Size], request: TilesRequest, path: Path) -> int:

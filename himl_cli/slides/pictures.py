@@ -169,7 +169,8 @@ def find_sources(entries: Sequence[SlideEntry], slides: SlideFolder, backend: Ba
     def sources(entry: SlideEntry) -> Sources:
         return source(entry.image, False), None if entry.mask is None else source(entry.mask, True)
 
-    return pool.results([pool.submit(sources, entry) for entry in entries])
+    found = [pool.submit(sources, entry) for entry in entries]
+    return [each.result() for each in found]
 
 
 @dataclass(frozen=True)

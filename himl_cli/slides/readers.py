@@ -62,11 +62,13 @@ class Slide(Protocol):
     """An open slide. One thread at a time may use it.
 
     `backend` is its reader: `tifffile`, `openslide`, `cucim` or `pillow`. `levels` are the sizes of the levels in
-    pixels, the finest first. Never empty.
+    pixels, the finest first. Never empty. `mask_rule` converts the values of a mask, and may be adapted to them when
+    they are read. None for an image.
     """
 
     backend: str
     levels: Sequence[Size]
+    mask_rule: MaskRule | None
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         """Yield the level from top to bottom, as arrays of shape (rows, width of the level, 3), RGB, C-contiguous,
@@ -213,6 +215,7 @@ class VendorSlide:
     """A Slide that OpenSlide reads, without the interpreter lock. Raises SlideUnreadable if OpenSlide rejects it."""
 
     backend = "openslide"
+    mask_rule: MaskRule | None = None
 
     def __init__(self, path: Path) -> None:
         import openslide
@@ -248,6 +251,7 @@ class CuSlide:
     """A Slide that cuCIM reads. Raises SlideUnreadable if cuCIM rejects it."""
 
     backend = "cucim"
+    mask_rule: MaskRule | None = None
 
     def __init__(self, path: Path) -> None:
         from cucim import CuImage
@@ -311,7 +315,7 @@ class PictureSlide:
     backend = "pillow"
 
     def __init__(self, path: Path, *, mask: MaskRule | None = None) -> None:
-        self._mask = mask
+        self.mask_rule = mask
         with library_errors("it is not an image of a known format"):
             self._image = _opened(path)
         width, height = self._image.size
@@ -334,9 +338,9 @@ class PictureSlide:
             turn = TURNS.get(self._orientation)
             image = self._image if turn is None else self._image.transpose(turn)
             width, height = image.size
-            if self._mask is not None and (image.mode == "F" or self._image.format in JPEGS):
+            if self.mask_rule is not None and (image.mode == "F" or self._image.format in JPEGS):
                 is_jpeg = self._image.format in JPEGS
-                self._mask = self._mask.of_file(np.asarray(image), is_jpeg=is_jpeg)
+                self.mask_rule = self.mask_rule.of_file(np.asarray(image), is_jpeg=is_jpeg)
             rows = max(1, STRIP_PIXELS // width)
             for top in range(0, height, rows):
                 part = image.crop((0, top, width, min(height, top + rows)))
@@ -346,10 +350,10 @@ class PictureSlide:
         self._image.close()
 
     def _rgb(self, part: Image.Image, background: Colour | None) -> NDArray[np.uint8]:
-        if self._mask is not None and part.mode not in ("CMYK", "YCbCr"):
+        if self.mask_rule is not None and part.mode not in ("CMYK", "YCbCr"):
             samples = np.atleast_3d(np.asarray(part))  # numbers of colours in a palette
             has_alpha = samples.shape[2] in (2, 4)
-            return self._mask.rgb(samples, -1 if has_alpha else None)
+            return self.mask_rule.rgb(samples, -1 if has_alpha else None)
         if part.mode in {"I", "F"} or part.mode.startswith("I;16"):
             return grey_to_rgb(eight_bits(np.asarray(part), 0, 1.0 if part.mode == "F" else 65535.0))
         if part.mode == "CMYK" and self._image.format in JPEGS and "adobe" not in self._image.info:

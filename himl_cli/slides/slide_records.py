@@ -236,7 +236,8 @@ class TiledSlide(SlideEntry):
 
     `folder` is the name of its folder of tiles. `level` is the level that was cut, `size` its size in pixels, `backend`
     the library that read it, `tiles` the number of tiles. `is_resumed` marks tiles of an earlier call. `reason` says
-    why the slide failed.
+    why the slide failed (then `level` is None), or why it has few tiles or none. `mask_threshold` is the greatest value
+    of its mask that counted as background, None without a mask.
     """
 
     folder: str
@@ -245,11 +246,12 @@ class TiledSlide(SlideEntry):
     backend: str = ""
     tiles: int = 0
     is_resumed: bool = False
+    mask_threshold: float | None = None
     reason: str = ""
 
     @property
     def is_ok(self) -> bool:
-        return not self.reason
+        return self.level is not None
 
 
 @dataclass(frozen=True)
@@ -266,14 +268,19 @@ class TilesResult:
         return [slide for slide in self.slides if not slide.is_ok]
 
     @property
+    def troubled(self) -> list[TiledSlide]:
+        """Slides that failed, or have few tiles or none."""
+        return [slide for slide in self.slides if slide.reason]
+
+    @property
     def problem(self) -> SlidesFailed | None:
         """The error of an incomplete result with --strict."""
-        count = len(self.failed)
+        count = len(self.troubled)
         if not count:
             return None
-        what = "One slide was" if count == 1 else f"{count:,} slides were"
+        what = "One slide has" if count == 1 else f"{count:,} slides have"
         return SlidesFailed(
-            f"{what} not cut into tiles, and --strict allows no failure.",
+            f"{what} few tiles or none, and --strict allows no failure.",
             hint=f"{self.record.name} lists them with the reasons. The tiles of the others are complete.",
         )
 

@@ -47,13 +47,15 @@ def print_montage(output: Output, result: MontageResult, files: Sequence[Written
             output.notice("himl could not read any slide. Paths in a CSV are relative to its folder.")
 
 
-def print_tiles(output: Output, result: TilesResult, remarks: Sequence[str]) -> None:
-    """Print the list of tiles, their number and the duration on stdout, then failed slides and *remarks* on stderr."""
-    names = ("folder", "level", "backend", "tiles", "is_resumed", "reason")
+def print_tiles(output: Output, result: TilesResult, foreground: str, remarks: Sequence[str]) -> None:
+    """Print the list of tiles, their number and the duration on stdout, then slides with few tiles or none and
+    *remarks* on stderr. *foreground* is the rule that was applied."""
+    names = ("folder", "level", "backend", "tiles", "is_resumed", "mask_threshold", "reason")
     tiles, total, failed = sum(slide.tiles for slide in result.slides), len(result.slides), len(result.failed)
     resumed = sum(slide.is_resumed for slide in result.slides)
     data = {
         "dataset": str(result.dataset),
+        "foreground": foreground,
         "tiles": tiles,
         "slides": [{**_cell(slide, *names), **_sides(slide.size)} for slide in result.slides],
         "failed": failed,
@@ -68,20 +70,23 @@ def print_tiles(output: Output, result: TilesResult, remarks: Sequence[str]) -> 
     output.result(data, human=human, quiet=[str(result.dataset)])
     if output.format is Format.human:
         output.flush()
-        for line in (*failed_lines(result.failed, result.record.name), *remarks):
+        for line in (*failed_lines(result.troubled, result.record.name, "few tiles"), *remarks):
             output.notice(line)
         if failed == total:
             output.notice("himl could not read any slide. Paths in a CSV are relative to its folder.")
 
 
-def failed_lines(slides: Sequence[CellOutcome | TiledSlide], record: str = "montage.csv") -> Iterator[str]:
-    """Each reason for unreadable slides, with their ids. *record* is the file with all of them."""
+def failed_lines(
+    slides: Sequence[CellOutcome | TiledSlide], record: str = "montage.csv", lack: str = "mask not read"
+) -> Iterator[str]:
+    """Each reason for unreadable slides, with their ids. *record* is the file with all of them. *lack* is the problem
+    of slides that were read."""
     alike: dict[tuple[bool, str], list[str]] = {}
     for slide in slides:
         reason = slide.reason.removeprefix("mask: ") if slide.is_ok else slide.reason
         alike.setdefault((slide.is_ok, reason), []).append(slide.slide_id)
     for (is_ok, reason), ids in list(alike.items())[:FAILED_SLIDES_SHOWN]:
-        yield f"{'mask not read' if is_ok else 'not read'}: {named(ids)}: {reason}"
+        yield f"{lack if is_ok else 'not read'}: {named(ids)}: {reason}"
     rest = list(alike.values())[FAILED_SLIDES_SHOWN:]
     if rest:
         yield f"... and {sum(map(len, rest)):,} more, for other reasons. {record} lists all of them."

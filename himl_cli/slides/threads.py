@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor, wait
-from threading import Event
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Parameters = ParamSpec("Parameters")
 SECONDS = 0.5  # length of one wait, because Windows handles Ctrl-C only between waits
 
 
@@ -33,37 +38,69 @@ def reuse_freed_memory() -> None:
 class Pool(ThreadPoolExecutor):
     """*workers* threads for reading, painting and encoding. A task must not wait for one that has not begun.
 
-    On an error, it calls *stop*. Tasks end at their next `check`, and those that have not begun are dropped.
+    On an error, it calls *stop*. Tasks end at their next `check`, and no others begin: their futures have
+    CancelledError. (`Future.cancel` would let `wait` wait for them forever.)
     """
 
     def __init__(self, workers: int, stop: Callable[[], None] | None = None) -> None:
         super().__init__(workers, thread_name_prefix="himl-montage")
         self.workers = workers
         self._stop = stop
-        self._ending = Event()
+        self._is_ending = False
+        self._is_running = False
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """The result of *work*, which gives tasks to the pool from a thread of its own. Raises what *work* raises.
+
+        Python raises KeyboardInterrupt between any two instructions of the main thread, also where a condition has
+        taken its lock and the block that releases it has not begun. Threads that need the lock would wait forever. So
+        the main thread only waits, and takes no locks that tasks need.
+        """
+        outcomes: SimpleQueue[Callable[[], Result]] = SimpleQueue()
+
+        def keep() -> None:
+            try:
+                result = work()
+                outcomes.put(lambda: result)
+            except BaseException as err:  # noqa: BLE001  # raised by `run`
+                outcomes.put(partial(_raise, err))
+            self._is_running = False
+
+        self._is_running = True
+        _thread.start_new_thread(keep, ())  # a `Thread` would wait for its start with a condition
+        while True:
+            with suppress(Empty):
+                return outcomes.get(timeout=SECONDS)()
+
+    def submit(
+        self, fn: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
+    ) -> Future[Result]:
+        def task() -> Result:
+            self.check()
+            return fn(*args, **kwargs)
+
+        self.check()
+        return super().submit(task)
 
     def check(self) -> None:
         """Raise CancelledError if the montage is being stopped."""
-        if self._ending.is_set():
+        if self._is_ending:
             raise CancelledError
-
-    def results(self, futures: Iterable[Future[Result]]) -> list[Result]:
-        """Wait for all *futures* and return their results in order. Raises the first failure at once."""
-        results = []
-        for future in futures:
-            while not wait((future,), SECONDS).done:
-                pass
-            results.append(future.result())
-        return results
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self._ending.set()
+            self._is_ending = True
             if self._stop is not None:
                 self._stop()
-        self.shutdown(wait=True, cancel_futures=kind is not None)
+            while self._is_running:
+                time.sleep(0.01)
+        self.shutdown(wait=True)
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
 
 
 def map_in_order(pool: Executor | None, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:

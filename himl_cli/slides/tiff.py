@@ -61,7 +61,7 @@ class TiffSlide:
     backend = "tifffile"
 
     def __init__(self, path: Path, *, mask: MaskRule | None = None) -> None:
-        self._mask = mask
+        self.mask_rule = mask
         self._pool: ThreadPoolExecutor | None = None
         with library_errors("it is not a TIFF, or is damaged"):
             # Detect the format from the content, not from the extension.
@@ -81,12 +81,13 @@ class TiffSlide:
         """Adapt the rule of a JPEG or of floats to the values of the coarsest level, which is decoded whole."""
         page, (width, height) = self._pages[-1], self.levels[-1]
         is_jpeg = int(page.compression) in JPEG
-        if self._mask is not None and (is_jpeg or int(page.sampleformat) == FLOAT) and width * height <= MOST_INSPECTED:
-            self._mask = self._mask.of_file(page.asarray(), is_jpeg=is_jpeg)
+        is_adapted = (is_jpeg or int(page.sampleformat) == FLOAT) and width * height <= MOST_INSPECTED
+        if self.mask_rule is not None and is_adapted:
+            self.mask_rule = self.mask_rule.of_file(page.asarray(), is_jpeg=is_jpeg)
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         with library_errors(f"level {level} is damaged"):
-            source = Level(self._pages[level], level, mask=self._mask, background=background)
+            source = Level(self._pages[level], level, mask=self.mask_rule, background=background)
             mapping: Mapping = map
             threads = min(THREADS, os.cpu_count() or 1)
             if source.across > MANY and threads > 1:

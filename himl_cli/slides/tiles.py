@@ -15,7 +15,7 @@ import typer
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option, parse_folder
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.text import did_you_mean, non_blank
+from himl_cli.core.text import did_you_mean, named, non_blank
 from himl_cli.slides.slide_options import (
     ClusterOptions,
     ReaderOptions,
@@ -31,7 +31,6 @@ app = group()
 
 LARGEST_TILE, MOST_LEVEL = 8192, 99
 FOREGROUNDS = ("saturation", "otsu", "mask")
-JPEGS = (".jpg", ".jpeg")
 
 
 def _parse_foreground(option: str, text: str) -> str:
@@ -108,6 +107,8 @@ def tiles(
     if masks and foreground not in (None, "mask"):
         raise BadUsage("--masks and --foreground cannot be combined.", hint="Omit one of them.")
     rule = "mask" if masks else foreground or "saturation"
+    if mask_threshold and rule != "mask":
+        raise BadUsage(f"--mask_threshold is for masks, not for the foreground '{rule}'.", hint="Add --masks.")
     if not job.is_here:
         values = {
             "tile_size": tile_size,
@@ -148,9 +149,10 @@ def tiles(
     remarks = []
     if foreground is None and not masks:
         remarks.append(f"Foreground by the rule '{rule}' (see --foreground).")
-    if request.masks and not mask_threshold and any(str(slide.mask).lower().endswith(JPEGS) for slide in result.slides):
-        remarks.append("JPEG masks: below 128 is background (--mask_threshold).")
-    print_tiles(output, result, remarks)
+    halved = [slide.slide_id for slide in result.slides if slide.mask_threshold not in (None, mask_threshold)]
+    if halved:
+        remarks.append(f"JPEG masks, below 128 is background (see --mask_threshold): {named(halved)}.")
+    print_tiles(output, result, rule, remarks)
     if reader.strict and result.problem is not None:
         raise result.problem
 

@@ -162,7 +162,7 @@ BAD: Mapping[str, tuple[Sequence[str], int, str]] = {
     "two datasets": (("slides", "--dataset", "other"), 2, "DATASET 'slides' and --dataset 'other' differ."),
     "no such folder": (("nowhere",), 3, "'nowhere'"),
     "width 0": (("slides", "--width", "0"), 2, "--width must be a number of pixels from 1 to 1,000,000, not 0"),
-    "width is a word": (("slides", "--width", "wide"), 2, "'--width': 'wide'"),
+    "width is a word": (("slides", "--width", "wide"), 2, "--width needs a number, not 'wide'"),
     "level is negative": (("slides", "--level", "-1"), 2, "--level must be an integer from 0, or 'auto', not '-1'"),
     "level without end": (("slides", "--level", "9" * 5000), 2, "--level must have at most 4 digits, not 5,000."),
     "no workers": (("slides", "--workers", "0"), 2, "--workers must be an integer from 1 to 256, not 0"),

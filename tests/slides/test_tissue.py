@@ -101,15 +101,27 @@ def test_a_threshold_is_a_mean_of_the_channels(himl: Himl, project: Path) -> Non
     write_tiff(project / "pens" / "a.tiff", slide(mark=MARKS["black pen"]), compression="deflate")
     for rule, tiles in (("threshold=180", 8), ("Threshold=50", 0), ("otsu", 8), ("saturation", 8)):
         assert himl.ok("tiles", "pens", "--tile_size", "50", "--foreground", rule, "--json").json()["tiles"] == tiles
+    for options, reason in (
+        (("--foreground", "threshold=50"), "few tiles: 'a.tiff': it has no foreground"),
+        (("--tile_size", "200", "--occupancy", "0.9"), "few tiles: 'a.tiff': no tile reaches --occupancy 0.9"),
+        (("--tile_size", "64", "--occupancy", "0.95"), "few tiles: 'a.tiff': the tiles have 41% of its foreground"),
+        (("--tile_size", "50", "--occupancy", "0.05"), ""),
+    ):
+        for _ in range(2):  # cut, and kept
+            done = himl("tiles", "pens", *options, "--strict")
+            assert (done.code, [line for line in done.stderr.splitlines() if "few" in line][:1]) == (int(bool(reason)), [reason] * bool(reason))
     told = "Foreground by the rule 'saturation' (see --foreground)."
     assert told in himl.ok("tiles", "pens", "--tile_size", "50").stderr.splitlines()
     assert told not in himl.ok("tiles", "pens", "--tile_size", "50", "--foreground", "saturation").stderr
-    (project / "masks.csv").write_text("slide_id,image,mask\na,pens/a.tiff,mask.jpg\n")
-    Image.fromarray(np.full((20, 40), 200, np.uint8)).save(project / "mask.jpg")
-    for bound, is_told in (("0", True), ("9", False)):
-        stderr = himl.ok("tiles", "masks.csv", "--masks", "--mask_threshold", bound).stderr
-        assert ("JPEG masks" in stderr) == is_told
+    (project / "masks.csv").write_text("slide_id,image,mask\na,pens/a.tiff,mask.jpg\nb,pens/a.tiff,mask.tif\nc,pens/a.tiff,mask.png\n")
+    mask = Image.fromarray(np.full((20, 40), 200, np.uint8))
+    mask.save(project / "mask.jpg")
+    mask.save(project / "mask.png")
+    mask.save(project / "mask.tif", compression="jpeg")
+    for bound, told in (("0", "JPEG masks, below 128 is background (see --mask_threshold): 'a', 'b'.\n"), ("9", "")):
+        assert himl.ok("tiles", "masks.csv", "--masks", "--mask_threshold", bound).stderr == told
     for options, said in (
+        (("--mask_threshold", "1"), "--mask_threshold is for masks, not for the foreground 'saturation'."),
         (("--foreground", "otzu"), "--foreground cannot be 'otzu'."),
         (("--foreground", "threshold=300"), "--foreground cannot be 'threshold=300'."),
         (("--foreground", "otsu", "--masks"), "--masks and --foreground cannot be combined."),
