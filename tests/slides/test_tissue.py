@@ -101,14 +101,15 @@ def test_a_threshold_is_a_mean_of_the_channels(himl: Himl, project: Path) -> Non
     write_tiff(project / "pens" / "a.tiff", slide(mark=MARKS["black pen"]), compression="deflate")
     for rule, tiles in (("threshold=180", 8), ("Threshold=50", 0), ("otsu", 8), ("saturation", 8)):
         assert himl.ok("tiles", "pens", "--tile_size", "50", "--foreground", rule, "--json").json()["tiles"] == tiles
-    for options, reason in (
+    lacks: tuple[tuple[tuple[str, ...], str], ...] = (
         (("--foreground", "threshold=50"), "few tiles: 'a.tiff': it has no foreground"),
         (("--tile_size", "200", "--occupancy", "0.9"), "few tiles: 'a.tiff': no tile reaches --occupancy 0.9"),
         (("--tile_size", "64", "--occupancy", "0.95"), "few tiles: 'a.tiff': the tiles have 41% of its foreground"),
         (("--tile_size", "50", "--occupancy", "0.05"), ""),
-    ):
-        for _ in range(2):  # cut, and kept
-            done = himl("tiles", "pens", *options, "--strict")
+    )
+    for cut, reason in lacks:
+        for _ in range(2):  # the second call keeps the tiles
+            done = himl("tiles", "pens", *cut, "--strict")
             assert (done.code, [line for line in done.stderr.splitlines() if "few" in line][:1]) == (int(bool(reason)), [reason] * bool(reason))
     told = "Foreground by the rule 'saturation' (see --foreground)."
     assert told in himl.ok("tiles", "pens", "--tile_size", "50").stderr.splitlines()
