@@ -178,6 +178,8 @@ def shown_value(name: str, value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(mask_line(each) if is_command_line else mask_arguments([each])[0] for each in map(str, value))
     # ssh_key is the name of a file, although it sounds like a secret

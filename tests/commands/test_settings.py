@@ -66,7 +66,7 @@ def test_every_option_can_be_set_in_a_file_and_by_a_variable(himl: Himl, project
     shown = himl.ok("submit", "--show_settings", "--json").json()
     options = {row["option"] for row in shown if not row["option"].startswith("azure.")} - {"json", "quiet", "module", "show_settings"}
     switches = {row["option"] for row in shown if row["value"] == "false"} | {"wait"}
-    numbers = {"num_nodes", "processes_per_node", "retries", "max_trials", "max_concurrent", "max_failures", "crossval", "different_seeds"}
+    numbers = {"num_nodes", "processes_per_node", "retries", "max_trials", "max_concurrent", "max_failures", "crossval", "different_seeds", "gpus"}
     pairs = {"tag", "env_var", "set"}
     known = {"format": "json", "workspace": None, "config_file": None}
     assert {"cluster", "identity", "conda_env", "docker_args", "private_wheel", "sdk", "dry_run", "record_in", "build_number"} <= options

@@ -40,6 +40,7 @@ PLAIN = re.compile(r"""himl (?:'[^']*'|"[^"$`\\]*"|[^|&;<>()$`*?~{}\[\]\\'"#]|(?
 """A command of himl without shell syntax."""
 PLACES = (
     (re.compile(r"\b[A-Za-z]\w*?_\d{10}_[0-9a-f]{8}"), "ID"),
+    (re.compile(r"^[0-9a-f]{5,8}(?=  )", re.MULTILINE), "ID"),  # the short form in tables
     (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d"), "TIME"),
     (re.compile(r"\b\d\d:\d\d\b"), "CLOCK"),
     (re.compile(r"\b(?:\d+m \d\ds|\d+(?:\.\d+)? ?s)(?=[.\s]|$)"), "DURATION"),
