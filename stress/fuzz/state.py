@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from himl_cli.api import submit_if_needed
 from himl_cli.core import search
-from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, RunNotFound
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, JobFailed, RunNotFound
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.services.checkpoints.names import is_whole
 from himl_cli.services.runs.mirror_state import MirrorFile
@@ -276,7 +276,7 @@ def targets() -> list[Target]:
         _stored("workspace", _workspace, _damaged_workspace),
         Target("state/rows", _row_values, _rows, (DiskFailed, RunNotFound)),
         Target("state/run_records", lambda: json_files([{"job": SPEC}, {"many": {"jobs": []}}]), _records, (DiskFailed,)),
-        Target("state/order", lambda: json_texts([ORDER]), _order, ()),
+        Target("state/order", lambda: json_texts([ORDER]), _order, (JobFailed,)),
         Target("state/note", lambda: json_files([NOTE, NOTE_PLAIN]), _note, (DiskFailed,)),
         Target("state/logged", lambda: contents(LINES, ('{"kind": "', '"values": ', '"step": ', "\n")), _logged, ()),
         Target("state/kept", lambda: json_files([{"key": "key", "expires": 4e9, "value": STORE}]), _kept, (BadUsage,)),
