@@ -51,7 +51,7 @@ GIT_FILE, OWN_FILE = ".gitignore", ".amlignore"
 # `re` as its engine.
 GitPattern = cast("Callable[[str], RegexPattern]", type(GitIgnoreSpec.from_lines(["*"]).patterns[0]))
 # A pattern ends before a trailing slash (for folders only) and before unescaped spaces, never within an escape.
-LINE = re.compile(r"(?P<sign>!?)(?P<body>(?:[^\\]|\\.)*?)(?P<slash>/?) *", re.DOTALL)
+LINE = re.compile(r"(?P<sign>!?)(?P<body>(?:[^\\]|\\.)*?)(?P<slash>/?)", re.DOTALL)
 # Follows the parts of patterns and names, which cannot contain it. Without it, pathspec would also match the
 # contents of a folder.
 END = "\0"
@@ -384,7 +384,10 @@ def verdict(rules: Sequence[Rule], path: str, *, is_folder: bool) -> bool | None
 def _rule(line: str) -> Rule | None:
     """The rule in one line, or None for a comment, a blank line or a pattern that matches nothing, such as an open
     bracket."""
-    found = LINE.fullmatch(line)
+    bare = line.rstrip(" ")
+    if (len(bare) - len(bare.rstrip("\\"))) % 2 and len(bare) < len(line):
+        bare += " "  # it is escaped
+    found = LINE.fullmatch(bare)
     if found is None or not found["body"] or line.startswith("#"):
         return None
     body, folders_only, excludes = found["body"], bool(found["slash"]), not found["sign"]
