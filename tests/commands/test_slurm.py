@@ -205,15 +205,28 @@ def test_a_failed_job_is_started_again_as_often_as_asked(himl: Himl, project: Pa
 
 def test_a_requeued_job_is_another_attempt_of_the_run(himl: Himl, slurm: Slurm, send: Callable[..., str]) -> None:
     run_id = send("sleep.py", "--", "600")
-    for attempt in range(3):
+    for attempt in range(2):
         until(lambda: (shown(himl, run_id)["status"], himl("runs", "logs", run_id).stdout) == ("Running", "asleep\n"), "it runs")
         slurm("scontrol", "requeue", job_of(shown(himl, run_id)))
         until(lambda: shown(himl, run_id)["status"] == "Queued", lambda: str(shown(himl, run_id)))
         until(lambda: slurm.start_requeued(run_id) and shown(himl, run_id)["status"] == "Running", f"attempt {attempt + 2} runs")
     assert himl("runs", "cancel", run_id).code == 0
     run = ended(himl, run_id)
-    assert (run["status"], run["started"], len(run["attempts"])) == ("Canceled", run["attempts"][0]["started"], 4)
-    assert himl("runs", "logs", run_id, "--try", "4").code == 0
+    assert (run["status"], run["started"], len(run["attempts"])) == ("Canceled", run["attempts"][0]["started"], 3)
+    assert himl("runs", "logs", run_id, "--try", "3").code == 0
+
+
+def test_a_script_may_requeue_its_own_job(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    script = """import os, subprocess
+first = 'SLURM_RESTART_COUNT' not in os.environ
+print('first' if first else 'second')
+if first:
+    subprocess.run(['scontrol', 'requeue', os.environ['SLURM_JOB_ID']], check=True)
+"""
+    write_files(project, {"again.py": script.encode()})
+    run_id = send("again.py")
+    until(lambda: slurm.start_requeued(run_id) and shown(himl, run_id)["status"] == "Completed", lambda: str(shown(himl, run_id)))
+    assert [himl("runs", "logs", run_id, "--try", str(number)).stdout for number in (1, 2)] == ["first\n", "second\n"]
 
 
 def test_a_job_whose_supervisor_is_killed_has_failed(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
