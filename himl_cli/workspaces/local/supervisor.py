@@ -189,8 +189,8 @@ class Supervisor(RunProcess):
         return f"the results may include files of {named(names)}, which ran in the same folder then" if names else ""
 
     def outcome_to_record(self, store: RunStore, outcome: Outcome) -> Outcome | None:
-        """Restart a failed job up to its number of retries. An engine with a queue restarts it itself, knows whether the
-        script requeued its job, and gives the reason of a termination at the latest once the job has ended."""
+        """Restart a failed job up to its number of retries. An engine with a queue restarts it itself, knows whether
+        the script requeued its job, and gives the reason of a termination at the latest once the job has ended."""
         engine = self._request.spec.engine
         if engine is None or (job := engine_named(engine.name).own_job()) is None:
             return self._outcome_of_attempts(store, outcome)
