@@ -15,7 +15,9 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from msgspec import Meta, Struct, ValidationError, convert
 
 from himl_cli.core.errors import BadUsage, HimlError, IntegrityFailed, NotFound, ServiceFailed, TransferIncomplete
 from himl_cli.core.events import Counted, Counting, Notify
@@ -43,6 +45,68 @@ class TileOptions(NamedTuple):
     value: str
     is_heatmap: bool
     rescale: bool
+
+
+Colour = Annotated[
+    str,
+    Meta(
+        pattern=r"^(#([0-9a-fA-F]{3,4}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8})|rgb\(\d+,\s*\d+,\s*\d+\)"
+        r"|rgba\(\d+,\s*\d+,\s*\d+,\s*(\d?\.|)\d+\))$"
+    ),
+]
+Length = Annotated[float, Meta(ge=0)]
+Coordinate = tuple[float, float, float]
+
+
+class Label(Struct, frozen=True, forbid_unknown_fields=True):
+    value: str
+    visibility: Literal["hidden", "always", "onhover"] = "hidden"
+    fontSize: Annotated[float, Meta(gt=0)] = 1  # noqa: N815  # names of large_image, here and below
+    color: Colour = ""
+
+
+class Element(Struct, tag_field="type", forbid_unknown_fields=True):
+    """An element of an annotation that himl uploads, with the rules of large_image's schema. Each subclass is a
+    type."""
+
+    user: dict[str, Any] = {}
+    label: Label = Label("")
+    group: str = ""
+
+
+class Shape(Element):
+    lineColor: Colour = ""  # noqa: N815
+    lineWidth: Length = 0  # noqa: N815
+    fillColor: Colour = ""  # noqa: N815
+
+
+class Point(Shape, tag="point", kw_only=True):
+    center: Coordinate
+
+
+class Polyline(Shape, tag="polyline", kw_only=True):
+    points: Annotated[list[Coordinate], Meta(min_length=2)]
+    closed: bool = False
+    holes: list[Annotated[list[Coordinate], Meta(min_length=3)]] = []
+
+
+class Rectangle(Shape, tag="rectangle", kw_only=True):
+    center: Coordinate
+    width: Length
+    height: Length
+    rotation: float = 0
+
+
+class Heatmap(Element, tag="heatmap", kw_only=True):
+    points: list[tuple[float, float, float, float]]
+    radius: Annotated[float, Meta(gt=0)] = 1
+    colorRange: list[Colour] = []  # noqa: N815
+    rangeValues: list[float] = []  # noqa: N815
+    normalizeRange: bool = False  # noqa: N815
+    scaleWithZoom: bool = False  # noqa: N815
+
+
+Uploaded = Point | Polyline | Rectangle | Heatmap
 
 
 class Tile(NamedTuple):
@@ -90,6 +154,7 @@ def read_documents(
     for slide_id, each in elements.items():
         if id_filter not in slide_id:
             continue
+        _check(each, slide_id, source)
         digest = hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest()
         documents[slide_id] = {
             "name": name,
@@ -101,6 +166,21 @@ def read_documents(
         what = f"'{source}' has no slide with '{id_filter}' in its id. It has {named([*elements])}."
         raise BadUsage(what, hint="Correct or omit --id_filter.")
     return documents
+
+
+def _check(elements: Sequence[Document], slide: str, source: str) -> None:
+    """Raise BadUsage if large_image's schema does not allow one of the *elements*."""
+    for number, element in enumerate(elements, 1):
+        try:
+            convert(element, Uploaded)
+        except ValidationError as err:
+            reason, _, place = str(err).partition(" - at `$.")
+            name = re.split(r"\W", place)[0]
+            value = f"{name} '{element.get(name)}': " if name else ""
+            raise BadUsage(
+                f"'{source}': the archive does not accept element {number} of '{slide}' ({value}{reason}).",
+                hint="Colours are #rrggbb, rgb(R, G, B) or rgba(R, G, B, A), and lineWidth is a number.",
+            ) from err
 
 
 def _tile_elements(text: str, source: str, options: TileOptions) -> dict[str, list[Document]]:
@@ -211,10 +291,12 @@ def _shapes(text: str, source: str, default_slide: str) -> dict[str, list[Docume
             number += 1
             try:
                 properties = each.get("properties") or {} if each["type"] == "Feature" else {}
-                geometry = each["geometry"] if each["type"] == "Feature" else each
+                outlines = [each["geometry"], each.get("nucleusGeometry")] if each["type"] == "Feature" else [each]
                 named = properties.get("slide_id")
                 slide = default_slide if named in (None, "") else str(named)
-                shapes.setdefault(slide, []).extend(_geometry_elements(geometry, _style(properties)))
+                for outline in outlines:
+                    if outline is not None:
+                        shapes.setdefault(slide, []).extend(_geometry_elements(outline, _style(properties)))
             except (AttributeError, IndexError, KeyError, TypeError, ValueError) as err:
                 what = f"'{source}': shape {number} cannot be an annotation"
                 hint = "Use points, lines and polygons with numeric coordinates."
@@ -226,18 +308,36 @@ def _shapes(text: str, source: str, default_slide: str) -> dict[str, list[Docume
 
 def _style(properties: Mapping[str, Any]) -> Document:
     names = ("lineColor", "fillColor", "lineWidth", "group")
-    style = {name: properties[name] for name in names if name in properties}
-    labels, classification = [properties.get("label"), properties.get("name")], properties.get("classification")
-    if isinstance(classification, Mapping):  # from QuPath
-        labels.append(classification.get("name"))
-        if "color" in classification:
-            red, green, blue = (int(part) for part in classification["color"])
-            style.setdefault("lineColor", _rgba((red, green, blue), 1))
-        if "name" in classification:
-            style.setdefault("group", str(classification["name"]))
+    style = {name: properties[name] for name in names if properties.get(name) is not None}
+    labels, colours = [properties.get("label"), properties.get("name")], [*_packed(properties)]
+    group, above = list[str](), properties.get("classification")
+    above = {"name": above} if isinstance(above, str) else above
+    while isinstance(above, Mapping):  # a class of QuPath, and before 0.4 the classes that it is derived from
+        group[:0] = [str(each) for each in above.get("names") or [above.get("name")] if each not in (None, "")]
+        colours += _packed(above)
+        above = above.get("parentClass")
+    if group:
+        labels.append(": ".join(group))
+        style.setdefault("group", labels[-1])
+    if colours:
+        style.setdefault("lineColor", colours[0])
     if (label := next((each for each in labels if each not in (None, "", {})), None)) is not None:
-        style["label"] = {"value": str(label["value"] if isinstance(label, Mapping) else label)}
+        label = label if isinstance(label, Mapping) else {"value": label}
+        style["label"] = {**label, "value": str(label["value"])}
     return style
+
+
+def _packed(owner: Mapping[str, Any]) -> Iterator[Any]:
+    """The colour of an object or a class of QuPath: a list of red, green, blue and perhaps alpha, or their bits in one
+    integer. Others are unchanged."""
+    for value in (owner.get("color"), owner.get("colorRGB")):
+        parts = value
+        if isinstance(value, int):
+            parts = [value >> 16 & 255, value >> 8 & 255, value & 255, (value >> 24 & 255) or 255]
+        if isinstance(parts, list) and len(parts) in (3, 4) and all(isinstance(part, int) for part in parts):
+            yield _rgba(parts, [*parts, 255][3] / 255)
+        elif value is not None:
+            yield value
 
 
 def _geometry_elements(geometry: Mapping[str, Any], style: Document) -> Iterator[Document]:

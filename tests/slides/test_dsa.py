@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from himl_cli.slides.annotations import TileOptions, read_documents
 from tests.support.dsa import CHECK, KEY, TOKEN, Archive, running_archive
 from tests.support.running import Himl, Outcome, write_files
 from tests.support.runs import RecordedRuns
@@ -29,6 +30,10 @@ GEOJSON = {
         {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "properties": {"slide_id": "slide_2"}},
     ],
 }
+
+
+def shape(properties: str) -> str:
+    return f'{{"type": "Feature", "geometry": {{"type": "Point", "coordinates": [1, 2]}}, "properties": {{{properties}}}}}'
 
 
 @pytest.fixture
@@ -84,6 +89,48 @@ def test_shapes_of_geojson_keep_their_labels_and_colours(himl: Himl, files: Path
     assert (polygon["label"], polygon["group"], polygon["lineColor"]) == ({"value": "Tumour"}, "Tumour", "rgba(200, 0, 10, 1)")
     assert (point["center"], other["center"], other["label"], other["fillColor"]) == ([1, 2, 0], [3, 4, 0], {"value": "cell"}, "#ff0000")
     assert (line["points"], line["closed"], line["label"]) == ([[1, 2, 0], [3, 4, 0]], False, {"value": "0"})
+
+
+RED = -3670016  # the bits of (200, 0, 0), opaque, as a signed integer
+POSITIVE = {"value": "Tumor: Positive"}
+
+
+@pytest.mark.parametrize(
+    ("properties", "style"),
+    [
+        (
+            {"classification": {"names": ["Tumor", "Positive"], "color": [200, 0, 0]}},
+            {"label": POSITIVE, "group": "Tumor: Positive", "lineColor": "rgba(200, 0, 0, 1)"},
+        ),
+        ({"classification": {"name": "Tumor", "color": [200, 0, 0, 51]}}, {"label": {"value": "Tumor"}, "group": "Tumor", "lineColor": "rgba(200, 0, 0, 0.2)"}),
+        ({"name": "x", "color": [0, 200, 0]}, {"label": {"value": "x"}, "lineColor": "rgba(0, 200, 0, 1)"}),
+        # The colour of an object is shown in place of that of its class.
+        (
+            {"name": "x", "color": [0, 200, 0], "classification": {"name": "Tumor", "color": [9, 9, 9]}},
+            {"label": {"value": "x"}, "group": "Tumor", "lineColor": "rgba(0, 200, 0, 1)"},
+        ),
+        # Before 0.4
+        ({"classification": {"name": "Tumor", "colorRGB": RED}}, {"label": {"value": "Tumor"}, "group": "Tumor", "lineColor": "rgba(200, 0, 0, 1)"}),
+        (
+            {"classification": {"parentClass": {"name": "Tumor", "colorRGB": RED}, "name": "Positive", "colorRGB": 200}},
+            {"label": POSITIVE, "group": "Tumor: Positive", "lineColor": "rgba(0, 0, 200, 1)"},
+        ),
+        ({"color": RED, "classification": "Tumor"}, {"label": {"value": "Tumor"}, "group": "Tumor", "lineColor": "rgba(200, 0, 0, 1)"}),
+        ({"classification": {"name": None}, "lineColor": None}, {}),
+        # Not from QuPath
+        (
+            {"label": {"value": 3, "visibility": "always"}, "lineColor": "#123", "color": [1, 2, 3]},
+            {"label": {"value": "3", "visibility": "always"}, "lineColor": "#123"},
+        ),
+    ],
+)
+def test_properties_of_qupath_become_labels_groups_and_colours(properties: dict[str, Any], style: dict[str, Any]) -> None:
+    nucleus = {"type": "Point", "coordinates": [3, 4]}
+    feature = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "nucleusGeometry": nucleus, "properties": properties}
+    options = TileOptions("bag_attn", is_heatmap=False, rescale=True)
+    document = read_documents(json.dumps(feature), "a.geojson", name="a", slide="a", options=options)["a"]
+    assert document["elements"] == [{**style, "type": "point", "center": center} for center in ([1, 2, 0], [3, 4, 0])]
+    assert [*CHECK.iter_errors(document)] == []
 
 
 def test_slides_are_found_by_id_and_sent_once(himl: Himl, files: Path, archive: Archive) -> None:
@@ -193,6 +240,12 @@ def test_list_goes_down_from_collections_to_annotations(himl: Himl, files: Path,
         ('{"type": "FeatureCollection", "features": []}', "has no shapes"),
         ('{"type": "Polygon", "coordinates": [[["x", 1]]]}', "shape 1 cannot be an annotation"),
         ('{"type": "Circle", "coordinates": [1, 2]}', "shape 1 cannot be an annotation"),
+        (shape('"lineWidth": "3"'), "does not accept element 1 of 'wrong' (lineWidth '3': Expected `float`, got `str`)"),
+        (shape('"lineWidth": -1'), "(lineWidth '-1': Expected `float` >= 0.0)"),
+        (shape('"fillColor": "red"'), "(fillColor 'red': "),
+        (shape('"classification": {"name": "x", "color": [1, 2]}'), "(lineColor '[1, 2]': Expected `str`, got `array`)"),
+        (shape('"group": 5'), "(group '5': Expected `str`, got `int`)"),
+        (shape('"label": {"value": "x", "size": 2}'), "Object contains unknown field `size`"),
     ],
 )
 def test_file_that_says_no_annotation_is_refused(himl: Himl, project: Path, archive: Archive, content: str, message: str) -> None:
