@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -118,6 +119,26 @@ def test_runs_start_in_the_order_of_submission_in_all_workspaces(runs: Queue) ->
     assert runs.names() == {"two/b": "AB", "one/c": "C", "two/e": "E"}
     runs.cancel("two/d")
     assert reasons_to_wait(folders) == {}
+
+
+def test_a_release_wakes_only_the_next_runs(runs: Queue) -> None:
+    opened, reads = list[str](), list[int]()
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" and str(claims_folder()) in str(args[0]) else None)
+
+    def count() -> int:
+        before = -1
+        while before != len(opened):
+            before = len(opened)
+            time.sleep(0.3)
+        return before
+
+    for number in range(33):
+        runs.submit(f"run_{number}", 4)
+        if number in (16, 32):
+            before = count()
+            runs.end(*runs.claims)
+            reads.append(count() - before)
+    assert 0 < reads[1] <= 2.5 * reads[0], reads
 
 
 def test_a_gpu_that_another_program_uses_is_not_given(tmp_path: Path) -> None:
