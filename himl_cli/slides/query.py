@@ -11,12 +11,13 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from fnmatch import translate
 from functools import cache
 from glob import escape
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from posixpath import basename, dirname
+from posixpath import basename, dirname, join, splitext
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.events import Notice, Notify
@@ -25,13 +26,16 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.text import LONGEST_GLOB, did_you_mean, listed, read_text
 from himl_cli.services.submission.snapshot import fits
 from himl_cli.slides.output_folder import COLUMNS, DZI, FILES, RECORD, TILED_COLUMNS, TILES, TILES_RECORD, plain
-from himl_cli.slides.slide_records import SlideEntry, SlideFolder, SlideUnreadable
+from himl_cli.slides.slide_records import HEAD_BYTES, SlideEntry, SlideFolder, SlideUnreadable
 
 DATASET_CSV = "dataset.csv"
 EXTENSIONS = (
     *("bif", "czi", "dcm", "mrxs", "ndpi", "scn", "svs", "svslide", "tif", "tiff", "vms", "vmu"),  # OpenSlide's
     *("jpeg", "jpg", "png"),
 )
+DICOM, HAMAMATSU = ".dcm", (".vms", ".vmu")
+# The UIDs of the study and the series, which are adjacent only outside the sequences of a DICOM file, near its start.
+SERIES = re.compile(rb" \0\r\0.{4}[\d.]*\0? \0\x0e\0.{4}([\d.]+)", re.DOTALL)
 TILE = re.compile(rf"(?:(?P<folder>.*)/)?{TILES}/\d+/\d+_\d+\.jpg", re.ASCII | re.DOTALL)
 SEPARATORS = ",;\t"
 REQUIRED, OPTIONAL = ("image", "slide_id"), ("label", "mask")
@@ -105,6 +109,14 @@ class LocalFolder:
             raise NotFound(f"There is no file '{path}'.") from err
         except OSError as err:
             raise DiskFailed(f"Cannot read '{path}': {err.strerror}.") from err
+
+    def head(self, name: str) -> bytes:
+        path = self.folder / name
+        with suppress(OSError):
+            if path.is_file():  # opening a pipe would block
+                with path.open("rb") as file:
+                    return file.read(HEAD_BYTES)
+        return b""
 
     def version(self, name: str) -> str:
         try:
@@ -257,9 +269,9 @@ def _folder_slides(folder: SlideFolder, pattern: Pattern | None, notify: Notify)
     """Files that match *pattern*, including hidden ones. With None, visible files that may be slides. Sorted by name,
     never empty.
 
-    Earlier montages and tiles in the folder are omitted, with a notice. Ids are file names, or relative paths if file
-    names repeat. `&` appears as `%26` in some mounted datasets. Raises BadUsage if nothing matches, NotFound if the
-    folder has no slides.
+    Earlier montages and tiles in the folder, and parts of slides, are omitted, with a notice. Ids are file names, or
+    relative paths if file names repeat. `&` appears as `%26` in some mounted datasets. Raises BadUsage if nothing
+    matches, NotFound if the folder has no slides.
     """
     every = list(folder.names())
     if pattern is None:
@@ -276,6 +288,11 @@ def _folder_slides(folder: SlideFolder, pattern: Pattern | None, notify: Notify)
         is_file = (basename(name) in FILES and dirname(name) in records) or dirname(name) in tiled
         is_made = is_file or (tile is not None and (tile["folder"] or "") in zooms)
         (made if is_made else names).append(name)
+    parts = _parts(folder, names, {*every})
+    if parts:
+        shown = listed([_quoted(name) for name in parts])
+        notify(Notice(f"Omitting files that are parts of other slides (DICOM series, .vms, .mrxs): {shown}."))
+        names = [name for name in names if name not in {*parts}]
     if made:
         notify(Notice(f"Omitting files of earlier montages and tiles: {listed([_quoted(name) for name in made])}."))
     count = f"has {len(every):,} file{'' if len(every) == 1 else 's'}" if every else "has no files"
@@ -293,6 +310,29 @@ def _folder_slides(folder: SlideFolder, pattern: Pattern | None, notify: Notify)
     bases = [basename(name) for name in names]
     ids = bases if len(set(bases)) == len(bases) else names
     return [SlideEntry(each.replace("%26", "&"), name) for each, name in zip(ids, names, strict=True)]
+
+
+def _parts(folder: SlideFolder, names: Sequence[str], every: AbstractSet[str]) -> list[str]:
+    """Those of *names* that are parts of another one: DICOM files after the first of their series, images that a `.vms`
+    or `.vmu` lists, and files in the folder of a `.mrxs`. *every* are all files of the folder."""
+    parts: set[str] = set()
+    series: set[tuple[str, bytes]] = set()
+    of_mirax = {splitext(name)[0] for name in names if name.lower().endswith(".mrxs")}
+    of_mirax = {each for each in of_mirax if f"{each}/Slidedat.ini" in every}
+    for name in names:
+        if of_mirax and not of_mirax.isdisjoint(map(str, PurePosixPath(name).parents)):
+            parts.add(name)
+        elif name.lower().endswith(HAMAMATSU):
+            values = [line.partition(b"=")[2].strip() for line in folder.head(name).splitlines()]
+            parts |= {join(dirname(name), os.fsdecode(value)) for value in values if value}
+        elif name.lower().endswith(DICOM) or not may_be_slide(name):
+            head = folder.head(name)
+            uid = SERIES.search(head) if head[128:132] == b"DICM" else None
+            if uid is not None and (dirname(name), uid[1]) in series:
+                parts.add(name)
+            elif uid is not None:
+                series.add((dirname(name), uid[1]))
+    return [name for name in names if name in parts]
 
 
 def _table_slides(slides: SlideFolder, name: str, notify: Notify) -> list[SlideEntry]:

@@ -15,6 +15,8 @@ Size = tuple[int, int]  # width and height, in pixels
 
 Colour = tuple[int, int, int]  # red, green and blue, each from 0 to 255
 
+HEAD_BYTES = 1 << 16  # minimum number of bytes of `SlideFolder.head`, if the file has them
+
 # The width of hi-ml's montages, and the default limit of others
 DEFAULT_WIDTH = 60_000
 
@@ -306,6 +308,9 @@ class SlideFolder(Protocol):
     def text(self, name: str) -> str:
         """The text of a small UTF-8 file (without a byte order mark). Raises NotFound, BadUsage if it is not UTF-8,
         DiskFailed."""
+
+    def head(self, name: str) -> bytes:
+        """At least the first HEAD_BYTES of a file, before any file is expected. Empty if it cannot be read."""
 
     def version(self, name: str) -> str:
         """A text that changes whenever the file does, or empty if there is no such file. Does not read the file."""

@@ -352,6 +352,11 @@ class StoredFolder:
             raise NotFound(f"There is no file '{name}' in {self.label}.")
         return decoded(b"".join(self._store.read(self._files[name].name)), f"'{name}' in {self.label}")
 
+    def head(self, name: str) -> bytes:
+        with suppress(SlideUnreadable, NotFound, DiskFailed):
+            return next(self._store.read(self._blob(name).name), b"")
+        return b""
+
     def version(self, name: str) -> str:
         with suppress(SlideUnreadable):
             blob = self._blob(name)

@@ -27,6 +27,7 @@ from himl_cli.slides.query import HEADERS, LocalFolder, Pattern, SlideQuery, lis
 from himl_cli.slides.slide_records import SlideEntry, SlideFolder, SlideUnreadable
 from tests.support.folders import files_below
 from tests.support.hostile_texts import SECONDS, within
+from tests.support.slides import slide_picture, write_dicom
 
 
 @dataclass
@@ -399,3 +400,22 @@ def test_a_folder_that_may_not_be_listed_is_named(folder: Folder) -> None:
     finally:
         closed.chmod(0o700)
     assert ran.stdout.strip() == "Cannot list folder 'closed': Permission denied."
+
+
+def test_parts_of_slides_are_no_slides(folder: Folder) -> None:
+    """The files of a DICOM series in one folder are one slide, with or without an extension. A `.vms` lists its images,
+    and a `.mrxs` has a folder of its name."""
+    picture = slide_picture(1, (100, 80))
+    folder.lay("x", "old/x")
+    for number in range(3):
+        write_dicom(folder.root / f"a{number}.dcm", picture[:: 2**number, :: 2**number], "1.2.4", number + 1)
+        write_dicom(folder.root / "old" / f"{number}.dcm", picture, "1.2.4", number + 1)
+    write_dicom(folder.root / "a9.DCM", picture[:20, :30], "1.2.4", 9, image_type="LABEL")
+    write_dicom(folder.root / "b1", picture, "1.2.5", 1)
+    write_dicom(folder.root / "b2", picture[::2, ::2], "1.2.5", 2)
+    folder.write("s.vms", "[Virtual Microscope Specimen]\r\nImageFile=s.jpg\r\nImageFile(1,0)=s(1,0).jpg\r\nMacroImage=s_macro.jpg\r\n")
+    folder.lay("s.jpg", "s(1,0).jpg", "s_macro.jpg", "s 2.jpg", "broken.dcm", "m.mrxs", "m/Slidedat.ini", "m/sub/label.png", "n.mrxs", "n/a.png")
+    assert [slide.image for slide in folder.slides()] == ["a0.dcm", "broken.dcm", "m.mrxs", "n.mrxs", "n/a.png", "old/0.dcm", "s 2.jpg", "s.vms"]
+    assert folder.ids(glob="b*") == ["b1", "broken.dcm"]
+    assert folder.ids(glob="s*.jpg") == ["s 2.jpg", "s(1,0).jpg", "s.jpg", "s_macro.jpg"], "without the .vms they are pictures"
+    assert folder.ids(glob="a1.dcm") == ["a1.dcm"]

@@ -119,6 +119,14 @@ def test_openslide_reads_in_strips_and_fractional_downsamples_exactly(tmp_path: 
     assert np.array_equal(np.concatenate(strips), picture)
 
 
+def test_a_dicom_series_is_a_pyramid(tmp_path: Path) -> None:
+    made = [slide_picture(1)[:: 2**number, :: 2**number] for number in range(3)]
+    for number, picture in enumerate(made):
+        slides.write_dicom(tmp_path / f"{number}.dcm", picture, "1.2.4", number + 1)
+    assert facts(tmp_path / "1.dcm") == ("openslide", sizes(made))
+    assert [mean_difference(read_slide(tmp_path / "2.dcm", level=number), picture) for number, picture in enumerate(made)] == [0, 0, 0]
+
+
 def test_an_explicit_backend_stands_alone(tmp_path: Path) -> None:
     for kind, backend, reason in (
         ("striped", Backend.openslide, "OpenSlide does not support its format"),

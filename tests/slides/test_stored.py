@@ -312,6 +312,8 @@ def test_slides_come_ahead_and_shared_files_stay_while_in_use(store: BlobStore, 
             paths = [hands.enter_context(place.local_path(name.removeprefix("slides/"))) for name in NAMES]
             assert [path.read_bytes() for path in paths] == [*BODIES.values()]
     write_files(folder, {f"slides/{name}.dcm": name.encode() * 10 for name in "abc"})
+    with open_stored(listed(folder, database), "slides", 0, ignore) as (place, _):
+        assert (place.head("a.dcm"), place.head("gone.dcm")) == (b"a" * 10, b"")
     with opened(listed(folder, database), 0, expected=["a.dcm", "b.dcm"]) as place:
         with place.local_path("a.dcm") as path:
             assert read(place, "b.dcm") == b"b" * 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +127,34 @@ def write_svs(path: Path, pixels: Pixels, *, levels: int = 3) -> Sequence[Pixels
         file.write(label, description=f"{maker}label 80x90", subfiletype=1, compression="lzw", **plain)
         file.write(thumbnail, description=f"{maker}macro 200x100", subfiletype=9, compression="jpeg", **plain)
     return made
+
+
+def _dicom_element(group: int, number: int, kind: str, value: str | int | bytes) -> bytes:
+    stored = value.encode() if isinstance(value, str) else value
+    if isinstance(stored, int):
+        stored = struct.pack("<I" if kind == "UL" else "<H", stored)
+    stored += (b"\0" if kind in ("UI", "OB") else b" ") * (len(stored) % 2)
+    length = struct.pack("<xxI", len(stored)) if kind == "OB" else struct.pack("<H", len(stored))
+    return struct.pack("<HH2s", group, number, kind.encode()) + length + stored
+
+
+def write_dicom(path: Path, pixels: Pixels, series: str, number: int, *, image_type: str = "VOLUME", tile: int = 64) -> None:
+    """Write instance *number* of a DICOM series: a level of a slide, or its label or macro picture (*image_type*)."""
+    height, width = pixels.shape[:2]
+    down, across = -(-height // tile), -(-width // tile)
+    padded = np.pad(pixels, ((0, down * tile - height), (0, across * tile - width), (0, 0)))
+    frames = padded.reshape(down, tile, across, tile, 3).swapaxes(1, 2).tobytes()
+    sop, instance = "1.2.840.10008.5.1.4.1.1.77.1.6", f"{series}.{number}"
+    meta = b"".join([_dicom_element(2, 2, "UI", sop), _dicom_element(2, 3, "UI", instance), _dicom_element(2, 16, "UI", "1.2.840.10008.1.2.1")])
+    values: list[tuple[int, int, str, str | int | bytes]] = [
+        *((8, 0x8, "CS", f"ORIGINAL\\PRIMARY\\{image_type}\\NONE"), (8, 0x16, "UI", sop), (8, 0x18, "UI", instance), (8, 0x60, "CS", "SM")),
+        *((0x20, 0xD, "UI", "1.2.3"), (0x20, 0xE, "UI", series), (0x20, 0x9311, "CS", "TILED_FULL")),
+        *((0x28, 2, "US", 3), (0x28, 4, "CS", "RGB"), (0x28, 6, "US", 0), (0x28, 8, "IS", str(down * across))),
+        *((0x28, 0x10, "US", tile), (0x28, 0x11, "US", tile), (0x28, 0x100, "US", 8), (0x28, 0x101, "US", 8), (0x28, 0x102, "US", 7)),
+        *((0x28, 0x103, "US", 0), (0x48, 6, "UL", width), (0x48, 7, "UL", height), (0x48, 0x303, "UL", 1), (0x7FE0, 0x10, "OB", frames)),
+    ]
+    head = bytes(128) + b"DICM" + _dicom_element(2, 0, "UL", len(meta)) + meta
+    path.write_bytes(head + b"".join(_dicom_element(*each) for each in values))
 
 
 def write_mask(path: Path, *, seed: int = 0, size: Size = SIZE, levels: int = 2) -> NDArray[np.uint8]:
