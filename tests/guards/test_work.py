@@ -23,6 +23,7 @@ from types import FrameType
 import pytest
 
 from tests.services.transfer.stores import MemoryStore
+from tests.support.running import write_files
 
 SMALL, BODY = 5, b"x" * 1000
 POINTS, METRICS = 10, 10
@@ -87,7 +88,28 @@ def aggregate(folder: Path, size: int) -> Callable[[], object]:
     return lambda: _command(place, "runs", "aggregate", "sweep", "--json")
 
 
+def submit(folder: Path, size: int) -> Callable[[], object]:
+    """List a project of *size* files, copy them for a run, and look for the files that its script wrote."""
+    from himl_cli.core.jobs import Entry, EntryKind, JobSpec
+    from himl_cli.services.submission.snapshot import take_snapshot
+    from himl_cli.workspaces.local.run_folder import RECORD, RunFolder
+    from himl_cli.workspaces.local.staging import stage_files
+
+    project, run = folder / f"project_{size}", RunFolder(folder / f"run_{size}")
+    write_files(project, {f"package_{number % 10}/module_{number}.py": BODY for number in range(size)})
+
+    def work() -> int:
+        run.code.mkdir(parents=True)
+        snapshot = take_snapshot(project).snapshot
+        stage_files(JobSpec("digits", Entry(EntryKind.script, "train.py"), snapshot), run.code, is_stopped=lambda: False)
+        run.write(RECORD, {"in_place": False})
+        return _expect(len(snapshot.files) + len([*run.files_elsewhere()]), size)
+
+    return work
+
+
 JOBS: Mapping[str, Job] = {
+    "submit": Job(250, submit),
     "plan": Job(2500, plan),
     "download": Job(250, download_small),
     "runs list": Job(250, runs_list),
@@ -131,7 +153,7 @@ def _command(folder: Path, *arguments: str) -> None:
 
 
 MEASURED = {
-    (3, 11): {"plan": 164_760, "download": 70_373, "runs list": 162_056, "aggregate": 115_353},
+    (3, 11): {"submit": 30_876, "plan": 164_760, "download": 70_373, "runs list": 162_056, "aggregate": 115_353},
 }
 """Calls of the larger job of each pair, by the version of Python. Lower them after a change that reduces the calls."""
 SLACK, TWICE = 1.15, 2.1

@@ -128,15 +128,20 @@ class RunFolder:
         if self.read(RECORD).get("in_place", True):
             return
         since = (self.path / RECORD).stat().st_mtime_ns  # written after the files are staged
-        for parent, folders, names in os.walk(self.code):
-            is_top = Path(parent) == self.code
-            folders[:] = [name for name in folders if name != "__pycache__" and not (is_top and name in COLLECTED)]
-            for path in (Path(parent, name) for name in names):
-                with suppress(OSError):
-                    facts, name = path.lstat(), path.relative_to(self.code).as_posix()
-                    is_new = stat.S_ISREG(facts.st_mode) and max(facts.st_mtime_ns, facts.st_ctime_ns) > since
-                    if is_new and not any(_is_same(facts, self.code / top / name) for top in COLLECTED):
-                        yield name, path
+        folders = [""]
+        while folders:
+            under = folders.pop()
+            with suppress(OSError), os.scandir(os.path.join(self.code, under)) as entries:
+                for entry in entries:
+                    name = under + entry.name
+                    if not entry.is_dir(follow_symlinks=False):
+                        with suppress(OSError):
+                            facts = os.lstat(entry.path)
+                            is_new = stat.S_ISREG(facts.st_mode) and max(facts.st_mtime_ns, facts.st_ctime_ns) > since
+                            if is_new and not any(_is_same(facts, self.code / top / name) for top in COLLECTED):
+                                yield name, Path(entry.path)
+                    elif entry.name != "__pycache__" and name not in COLLECTED:
+                        folders.append(f"{name}/")
 
     def keep_files(self, globs: Sequence[str]) -> None:
         """Add files from other folders to the results: as logs, those in Lightning's default folder and in folders with

@@ -26,6 +26,9 @@ from himl_cli.workspaces.local.run_folder import COLLECTED, PLAN, RECORD, RunFol
 
 STAGED, ATTEMPTS, RETRIES = "laid", "tries", "retries"  # keys of a run's record
 
+BLOCK = 8 << 20  # bytes that are copied between checks for a request to cancel
+_BINARY = getattr(os, "O_BINARY", 0)
+
 Stamp = tuple[int, int, int]  # inode, size in bytes, modification time in nanoseconds
 
 
@@ -169,12 +172,10 @@ def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) 
                 raise Stopped
 
     for name in (*spec.snapshot.files, *spec.brought):
-        source = Path(spec.brought.get(name, spec.snapshot.root / name))
+        source = spec.brought.get(name, os.path.join(spec.snapshot.root, name))
         if name in spec.brought:
-            source.stat()  # raises if the file is missing, which a copy would skip
-        _copy_file(source, target / name, check)
-        with suppress(FileNotFoundError):  # it was deleted since it was listed
-            facts = os.stat(target / name)
+            os.stat(source)  # raises if the file is missing, which a copy would skip
+        if (facts := _copy_file(source, os.path.join(target, name), check)) is not None:
             stamps[name] = facts.st_size, facts.st_mtime_ns
     _list_of(target).write_text(json.dumps(stamps), encoding="utf-8")
     flush(target)
@@ -236,18 +237,47 @@ def changed_files(snapshot: Snapshot, code: Path) -> list[str]:
     return changed
 
 
-def _copy_file(source: Path, target: Path, check: Callable[[], None] = lambda: None) -> None:
-    """Copy one file with its permissions. Calls *check* after each block. Raises OSError.
+def _copy_file(
+    source: str | Path, target: str | Path, check: Callable[[], None] = lambda: None
+) -> os.stat_result | None:
+    """Copy one file with its permissions, and return the state of the copy. Calls *check* after each block. Raises
+    OSError. Linux copies it in the kernel, which shares the blocks of both files where the file system can.
 
     Skips a file that was deleted since it was listed, such as an editor's temporary file.
     """
     try:
-        stream = source.open("rb")
+        original = os.open(source, os.O_RDONLY | _BINARY)
     except FileNotFoundError:
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with stream, target.open("wb") as copy:
-        while block := stream.read(8 << 20):
-            copy.write(block)
-            check()
-        os.chmod(target, os.fstat(stream.fileno()).st_mode & 0o777)
+        return None
+    copy = -1
+    try:
+        facts = os.fstat(original)
+        mode, left = facts.st_mode & 0o777, facts.st_size
+        copy = _create(target, mode)
+        with suppress(OSError, AttributeError):  # then the rest is read and written, which raises the error of a disk
+            while left > 0 and (count := os.copy_file_range(original, copy, min(left, BLOCK))):
+                left -= count
+                check()
+        if left or not facts.st_size:  # also a file of the kernel, which has no size
+            with open(original, "rb", closefd=False) as stream, open(copy, "wb", closefd=False) as rest:
+                while block := stream.read(BLOCK):
+                    rest.write(block)
+                    check()
+        found = os.fstat(copy)
+        if found.st_mode & 0o777 != mode:
+            os.chmod(target, mode)
+        return found
+    finally:
+        os.close(original)
+        if copy >= 0:
+            os.close(copy)
+
+
+def _create(target: str | Path, mode: int) -> int:
+    """The handle of the file *target*, which is new or empty. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY
+    try:
+        return os.open(target, flags, mode)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        return os.open(target, flags, mode)
