@@ -72,6 +72,15 @@ def is_event_file(name: str) -> bool:
     return "tfevents" in name.rpartition("/")[2]
 
 
+PLUGIN_FILE = re.compile(r"(?:^|/)(?:plugins/.|tfdbg_events\.|projector_config\.pbtxt$)|\.pt\.trace\.json(?:\.gz)?$")
+
+
+def is_board_file(name: str) -> bool:
+    """Whether TensorBoard or one of its plugins reads the file called *name*: an event file, a trace of PyTorch's
+    profiler, the configuration of the projector, or a file below `plugins/`."""
+    return is_event_file(name) or PLUGIN_FILE.search(name) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class FoundFile:
     """A file found in a folder: its name with `/` separators, its path, and its state at that time."""

@@ -24,7 +24,7 @@ from tests.azureml_double.seeding import StagedWorkspace, add_sweep
 from tests.support.processes import MARK, processes_marked
 from tests.support.running import Himl, until, validator, write_files
 from tests.support.runs import RecordedRuns, posix
-from tests.support.tensorboard import LONG, NAME, SHORT, WRITER, event_bytes, is_closed, scalars, serving
+from tests.support.tensorboard import LONG, NAME, PROJECTOR, SHORT, WRITER, event_bytes, is_closed, scalars, serving
 
 READERS = {
     "data server behind a proxy": ({"https_proxy": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}, "GrpcDataProvider"),
@@ -114,7 +114,7 @@ def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: St
 
 @posix
 def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, project: Path, tmp_path: Path) -> None:
-    RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG})
+    RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG} | {f"logs/{name}": text for name, text in PROJECTOR.items()})
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
@@ -124,6 +124,9 @@ def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, proje
             assert f"Port {port} is in use, so TensorBoard uses {board.port}." in board.talk
             assert f"Other machines can reach 0.0.0.0:{board.port}. The token and the runs are sent unencrypted." in board.talk
             board.shows("train_1_aa", [1.0, 0.5, 0.25, 0.125])
+            until(lambda: board.ask("data/plugin/projector/runs") == ["train_1_aa"], "the projector has the run")
+            (vectors,) = board.ask("data/plugin/projector/info", run="train_1_aa")["embeddings"]
+            assert vectors["tensorShape"] == [3, 2]
             assert board.end() == 0
 
 

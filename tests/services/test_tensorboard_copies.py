@@ -27,7 +27,7 @@ from tests.support.azure import opened
 from tests.support.folders import contents, files_below
 from tests.support.running import until
 from tests.support.runs import RecordedRuns
-from tests.support.tensorboard import LONG, NAME, SHORT, event_bytes, scalars
+from tests.support.tensorboard import LONG, NAME, PROJECTOR, SHORT, event_bytes, scalars
 
 LONGER = event_bytes([1.0, 0.5, 0.25, 0.125, 2.0])
 RUN = "train_1_aa"
@@ -162,6 +162,43 @@ def test_local_runs_are_served_where_they_lie(project: Path, tmp_path: Path) -> 
     sources[0].update()
     shown.show(sources[0].name, sources[0].files)
     assert contents(tmp_path / "shown" / first) == {f"b/{NAME}": LONG}
+
+
+PLUGINS: dict[str, str | bytes] = {
+    **{f"fold/{name}": content for name, content in PROJECTOR.items()},
+    "prof/host_7.1772366400123.pt.trace.json": "{}",
+    "prof/plugins/profile/2026_03_01/host.xplane.pb": b"x",
+    "plugins/own/data.bin": b"y",
+}
+
+
+@pytest.mark.parametrize("has_events", [True, False])
+def test_files_of_plugins_are_shown_beside_event_files(
+    azure: StagedWorkspace, workspace: AzureWorkspace, project: Path, tmp_path: Path, *, has_events: bool
+) -> None:
+    """The projector requires real files in place of links. Other files of a run, such as checkpoints, stay where they are."""
+    shown = PLUGINS | ({f"fold/{NAME}": LONG} if has_events else {})
+    files = {f"logs/{name}": content for name, content in (shown | {"fold/last.ckpt": b"c", "fold/00000/notes.txt": "n"}).items()}
+    runs = RecordedRuns(project)
+    runs.add("train_2_bb", files=files)
+    azure.put_artifacts(
+        azure.add_run(RUN, "train", status="Running"), {name: each if isinstance(each, bytes) else each.encode() for name, each in files.items()}
+    )
+    for source in (source_of(workspace, tmp_path), *sources_of(runs.workspace, ["train_2_bb"], tmp_path)):
+        source.update()
+        assert {*source.files} == {*shown}
+        board = ShownFolder(tmp_path / f"shown {source.name}")
+        for content in ("1.0\t2.0\n", "7.0\t8.0\n"):
+            vectors = "fold/00000/default/tensors.tsv"
+            if source.name == RUN:
+                put(azure, f"logs/{vectors}", content.encode())
+            else:
+                source.files[vectors].write_text(content)
+            source.update()
+            board.show("run", source.by_attempt(source.files))
+            assert (board.root / "run" / vectors).read_text() == content
+            assert not (board.root / "run" / vectors).is_symlink()
+        assert {name: each.encode() if isinstance(each, str) else each for name, each in (shown | {vectors: content}).items()} == contents(board.root / "run")
 
 
 def test_event_files_of_several_attempts_are_shown_apart(project: Path, tmp_path: Path) -> None:

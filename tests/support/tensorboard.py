@@ -168,5 +168,12 @@ def serving(
         process.communicate()
 
 
+PROJECTOR: dict[str, str | bytes] = {
+    "projector_config.pbtxt": 'embeddings {\n  tensor_path: "00000/default/tensors.tsv"\n  metadata_path: "00000/default/metadata.tsv"\n}\n',
+    "00000/default/tensors.tsv": "1.0\t2.0\n3.0\t4.0\n5.0\t6.0\n",
+    "00000/default/metadata.tsv": "a\nb\nc\n",
+}
+"""Files of TensorBoard's projector, as PyTorch's `add_embedding` writes them."""
+
 LONG = event_bytes([1.0, 0.5, 0.25, 0.125])
 SHORT = event_bytes([1.0, 0.5])

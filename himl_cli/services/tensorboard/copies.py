@@ -1,4 +1,5 @@
-"""Event files of runs, found in place on this machine or copied incrementally from a service."""
+"""Event files of runs and files of TensorBoard's plugins, found in place on this machine or copied incrementally from
+a service."""
 
 from __future__ import annotations
 
@@ -10,14 +11,14 @@ import re
 import shutil
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import cast
+from typing import TypeAlias, cast
 
 from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest
-from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError
-from himl_cli.core.files import is_event_file, walk_files
+from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, NotFound
+from himl_cli.core.files import PART_SUFFIX, is_board_file, is_event_file, walk_files
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunStatus, later_starts
 from himl_cli.services.transfer.local_files import OPEN_FLAGS, UnsafeName, disk_error, folded, safe_relative, write_all
@@ -36,6 +37,9 @@ OVERLAP = 16
 CREATED = re.compile(r"tfevents\.(\d{9,11})\.[^/]*$")
 # Suffix of a copy whose original was replaced by another file. TensorFlow uses the suffix `.v2` itself.
 LATER_VERSION = re.compile(r"\.himl\d+$")
+# The configuration of the projector, its paths of other files, and the folder of its plugin
+PROJECTOR_CONFIG, PROJECTOR_PATH = "projector_config.pbtxt", re.compile(r"""_path\s*:\s*["']([^"']+)""")
+PROJECTOR_FOLDER = "plugins/org_tensorflow_tensorboard_projector/"
 
 
 @dataclass()
@@ -47,8 +51,28 @@ class CopyStats:
     files: int = 0
 
 
+def board_files(names: Iterable[str], text_of: Callable[[str], str]) -> set[str]:
+    """Those of *names* that TensorBoard or a plugin reads. *text_of* returns the content of a file of that name, by
+    which projectors name their vectors, labels and pictures."""
+    names = [*names]
+    found = {name for name in names if is_board_file(name)}
+    for config in [name for name in found if posixpath.basename(name) == PROJECTOR_CONFIG]:
+        folder, paths = posixpath.dirname(config), list[str]()
+        with suppress(OSError, NotFound):  # it was removed meanwhile
+            paths = [posixpath.join(folder, path) for path in PROJECTOR_PATH.findall(text_of(config))]
+        starts = tuple(map(posixpath.normpath, paths))  # of names, since a checkpoint has several files
+        found.update(name for name in names if name.startswith(starts))
+    return found
+
+
+def is_of_projector(name: str) -> bool:
+    """Whether a configuration of the projector names the file. The projector rejects links out of its folder."""
+    return not is_board_file(name) or PROJECTOR_FOLDER in name
+
+
 class EventSource(ABC):
-    """The event files of one run, updated until the run has ended. Only one thread may use it at a time.
+    """The event files of one run and files of plugins, updated until the run has ended. Only one thread may use it at a
+    time.
 
     `files` are local paths by names below the run's folder in TensorBoard (with `/`). The caller updates `run`.
     `excluded` are names of event files that cannot be copied to this machine, and `reported` is the subset in notices.
@@ -128,7 +152,8 @@ class LocalSource(EventSource):
         # Files that a running job keeps at its end are not among its logs yet
         if not self.files and not is_last:
             elsewhere = self._workspace.unkept_files(self.run.id)
-            self.files = {name: path.absolute() for name, path in elsewhere.items() if is_event_file(name)}
+            shown = board_files(elsewhere, lambda name: elsewhere[name].read_text("utf-8", "replace"))
+            self.files = {name: path.absolute() for name, path in elsewhere.items() if name in shown}
         return True
 
 
@@ -151,7 +176,7 @@ class CopiedSource(EventSource):
         self._is_complete = True
         self._error: HimlError | None = None
         with suppress(OSError):  # the first update reports it
-            found = {file.name for file in walk_files(str(folder)) if is_event_file(file.name)}
+            found = {file.name for file in walk_files(str(folder)) if not file.name.endswith(PART_SUFFIX)}
             first = [
                 name for name in found if not (LATER_VERSION.search(name) and LATER_VERSION.sub("", name) in found)
             ]
@@ -186,7 +211,7 @@ class CopiedSource(EventSource):
         for name, blob in kept.items():
             if blob.name not in self._copies:
                 path = self._folder.joinpath(*safe_relative(copy_name(name, self._taken_names)))
-                self._copies[blob.name] = GrowingCopy(path)
+                self._copies[blob.name] = (GrowingCopy if is_event_file(name) else WholeCopy)(path)
         self._in_progress = [self._copies[blob.name] for blob in kept.values()]
         self._is_complete, self._error = True, None
         requests = []
@@ -247,10 +272,11 @@ def copy_name(name: str, taken: dict[str, str]) -> str:
 
 
 class EventFinder:
-    """Repeated listings of one run's event files, limited to the narrowest folder that contains them.
+    """Repeated listings of one run's event files and files of plugins, limited to the narrowest folder that contains
+    them.
 
-    Files below *log_dir* have names relative to it. If the first files are elsewhere, all files of the run are included
-    from then on with their whole names, so that names in TensorBoard never change.
+    Files below *log_dir* have names relative to it. If the first event files are elsewhere, all files of the run are
+    included from then on with their whole names, so that names in TensorBoard never change.
     """
 
     def __init__(self, store: BlobStore, log_dir: str) -> None:
@@ -261,6 +287,7 @@ class EventFinder:
         self._is_settled = False  # whether the folder contains files
         self._common = ""
         self._listings = 0
+        self._configs: dict[str, tuple[BlobInfo, str]] = {}  # of projectors, as they were read
 
     def find(self, *, is_last: bool = False) -> Mapping[str, BlobInfo]:
         """The event files by the names in TensorBoard. With *is_last*, the listing is complete."""
@@ -268,24 +295,36 @@ class EventFinder:
         found: list[BlobInfo] = []
         if self._log_dir and (self._is_settled or self._listings == 1):
             found = self._listed(self._log_dir)
-            self._is_settled = self._is_settled or bool(found)
+            self._is_settled = self._is_settled or _has_events(found)
         elif self._common and not is_last and self._listings % FULL_LISTING_EVERY:
             found = self._listed(self._common)
-        if not found and not (self._log_dir and self._is_settled):
+        if not _has_events(found) and not (self._log_dir and self._is_settled):
             found = self._listed("")
             folders = [posixpath.dirname(blob.name) for blob in found]
             is_absolute = {folder.startswith("/") for folder in folders}  # commonpath takes no mixture
             common = posixpath.commonpath(folders) if len(is_absolute) == 1 else ""
             self._common = f"{common}/" if common else ""
             below = [blob for blob in found if blob.name.startswith(self._log_dir)]
-            if below:
-                found, self._is_settled = below, True
+            if _has_events(below) or (below and not _has_events(found)):
+                found, self._is_settled = below, _has_events(below)
             elif found:
                 self._log_dir = ""
         return {blob.name[len(self._log_dir) :].lstrip("/"): blob for blob in found}
 
     def _listed(self, prefix: str) -> list[BlobInfo]:
-        return [blob for page in self._store.list(prefix) for blob in page if is_event_file(blob.name)]
+        blobs = {blob.name: blob for page in self._store.list(prefix) for blob in page}
+
+        def text_of(name: str) -> str:
+            if name not in self._configs or self._configs[name][0] != blobs[name]:
+                self._configs[name] = blobs[name], b"".join(self._store.read(name)).decode("utf-8", "replace")
+            return self._configs[name][1]
+
+        shown = board_files(blobs, text_of)
+        return [blob for name, blob in blobs.items() if name in shown]
+
+
+def _has_events(blobs: Iterable[BlobInfo]) -> bool:
+    return any(is_event_file(blob.name) for blob in blobs)
 
 
 class GrowingCopy:
@@ -314,6 +353,10 @@ class GrowingCopy:
     @property
     def path(self) -> Path:
         return self._named(self._version)
+
+    @property
+    def _written(self) -> Path:
+        return self.path
 
     def _named(self, version: int) -> Path:
         return self._first if version == 1 else self._first.with_name(f"{self._first.name}.himl{version}")
@@ -368,7 +411,7 @@ class GrowingCopy:
         try:
             if self._descriptor is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._descriptor = os.open(self.path, OPEN_FLAGS, 0o666)
+                self._descriptor = os.open(self._written, OPEN_FLAGS, 0o666)
             os.lseek(self._descriptor, offset + known, os.SEEK_SET)
             write_all(self._descriptor, new)
         except OSError as err:
@@ -392,34 +435,75 @@ class GrowingCopy:
             self._descriptor = None
 
 
+class WholeCopy(GrowingCopy):
+    """The copy of a file of a plugin, which may change anywhere. It is replaced when the new content is complete."""
+
+    @property
+    def _written(self) -> Path:
+        return self.path.with_name(f"{self.path.name}{PART_SUFFIX}")
+
+    def request(self, blob: BlobInfo) -> FetchRequest | None:
+        self._listed = 0  # a shorter file gets no second copy
+        if super().request(blob) is None:
+            return None
+        self.size, self._start, self._overlap = 0, 0, b""
+        return FetchRequest(blob, 0, blob.size, checked_each=MOST_CHECKED)
+
+    def complete(self, blob: BlobInfo) -> None:
+        self.close()
+        try:
+            os.truncate(self._written, blob.size)  # an interrupted himl may have left more
+            os.replace(self._written, self.path)
+        except OSError as err:
+            raise disk_error(err, f"Cannot write '{self.path}'") from err
+        super().complete(blob)
+
+
 def _stamp(blob: BlobInfo) -> int | None:
     """The time of the last change of *blob*, in whole seconds, which every file system stores."""
     return int(blob.modified.timestamp()) if blob.modified is not None else None
 
 
+_State: TypeAlias = tuple[int, ...] | None
+
+
+def _state(name: str, path: Path) -> _State:
+    """The state of a file of a plugin, which may change anywhere. None if it does not exist. Event files only grow."""
+    if is_event_file(name):
+        return ()
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        return None
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+
 class ShownFolder:
-    """The folder for TensorBoard, with a link below *root* for each event file, so that TensorBoard shows only the
-    selected runs, from any folder. Raises DiskFailed."""
+    """The folder for TensorBoard, with a link below *root* for each file, so that TensorBoard shows only the selected
+    runs, from any folder. Raises DiskFailed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        # By run and name: the file, the link to it, and whether the link is a copy, which himl updates
-        self._shown: dict[str, dict[str, tuple[Path, Path, bool]]] = {}
+        # By run and name: the file, its state, the link to it, and whether the link is a copy, which himl updates
+        self._shown: dict[str, dict[str, tuple[Path, _State, Path, bool]]] = {}
 
     def show(self, run: str, files: Mapping[str, Path]) -> None:
         shown = self._shown.setdefault(run, {})
         try:
-            for name, (path, link, _) in [*shown.items()]:
-                if files.get(name) != path:
+            states = {name: _state(name, path) for name, path in files.items()}
+            for name, (path, state, link, _) in [*shown.items()]:
+                if (files.get(name), states.get(name)) != (path, state):
                     del shown[name]
                     # Windows does not remove a file that TensorBoard has open
                     with suppress(PermissionError):
                         link.unlink(missing_ok=True)
             for name, path in files.items():
+                if states[name] is None:  # the script removed it
+                    continue
                 if name not in shown:
-                    shown[name] = (path, *self._link(run, name, path))
-                elif shown[name][2]:
-                    with path.open("rb") as source, shown[name][1].open("ab") as target:
+                    shown[name] = (path, states[name], *self._link(run, name, path))
+                elif shown[name][3]:
+                    with path.open("rb") as source, shown[name][2].open("ab") as target:
                         source.seek(target.tell())
                         shutil.copyfileobj(source, target)
         except OSError as err:
@@ -427,12 +511,12 @@ class ShownFolder:
 
     def _link(self, run: str, name: str, path: Path) -> tuple[Path, bool]:
         """A link to the file at *path*, and whether it is a copy. On Windows, where symlinks may need privileges, it is
-        a hard link, and on another disk a copy."""
+        a hard link, and on another disk a copy. So are files of the projector everywhere."""
         plain = self.root.joinpath(run, *name.split("/"))
         names = (plain, *(plain.with_name(f"{plain.name}.himl{number}") for number in range(2, 1000)))
         link = next((each for each in names if not os.path.lexists(each)), plain)
         link.parent.mkdir(parents=True, exist_ok=True)
-        for make in (os.symlink, os.link):
+        for make in (os.link,) if is_of_projector(name) else (os.symlink, os.link):
             with suppress(OSError, NotImplementedError):
                 make(path, link)
                 return link, False

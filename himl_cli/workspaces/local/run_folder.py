@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from himl_cli.core.errors import FULL_DISK, DiskFailed, shortage
-from himl_cli.core.files import Globs, flush_file, is_event_file, once_free, remove_tree
+from himl_cli.core.files import Globs, flush_file, is_board_file, once_free, remove_tree
 from himl_cli.core.locks import is_held, is_locked
 from himl_cli.core.text import read_json
 
@@ -145,14 +145,14 @@ class RunFolder:
 
     def keep_files(self, globs: Sequence[str]) -> None:
         """Add files from other folders to the results: as logs, those in Lightning's default folder and in folders with
-        event files, as outputs, those that match *globs*. Results that the script wrote itself stay. Uses hard links
-        if the file system has them. Raises OSError, BadUsage for an invalid glob."""
+        event files or files of TensorBoard's plugins, as outputs, those that match *globs*. Results that the script
+        wrote itself stay. Uses hard links if the file system has them. Raises OSError, BadUsage for an invalid glob."""
         found, wanted = dict(self.files_elsewhere()), Globs(globs)
         since = (self.path / RECORD).stat().st_mtime_ns
-        folders = {LIGHTNING_LOGS, *(os.path.dirname(name) for name in found if is_event_file(name))} - {""}
+        folders = {LIGHTNING_LOGS, *(os.path.dirname(name) for name in found if is_board_file(name))} - {""}
         for name, path in found.items():
             above = {parent.as_posix() for parent in PurePosixPath(name).parents}
-            top = "logs" if above & folders or is_event_file(name) else "outputs"
+            top = "logs" if above & folders or is_board_file(name) else "outputs"
             if top == "logs" or wanted.matches(name):
                 target = self.code / top / name
                 if target.exists() and target.stat().st_mtime_ns > since:
