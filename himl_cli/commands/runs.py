@@ -163,10 +163,8 @@ def show(
         if watch:
             return _watch_run(session, _find(session, selected))
         is_one = means_one_run(selected)
-        details = [
-            run_details(session.workspace, run, has_machine=is_one or machine, by_node=machine)
-            for run in _find(session, selected)
-        ]
+        ask = partial(run_details, session.workspace, has_machine=is_one or machine, by_node=machine)
+        details = session.workspace.ask_all(ask, _find(session, selected))
         for each in details:
             if machine and not machine_use(each.metrics):
                 session.output.notice(f"Run '{each.run.id}' has no metrics of its machine.")
@@ -589,7 +587,7 @@ def tag(
       himl runs tag train_1772366400_0a1b2c3d stage=
       himl runs tag --experiment train --num_runs 5 keep=yes
     """
-    from himl_cli.services.runs.changes import check_tags, tags_explained
+    from himl_cli.services.runs.changes import change_all, check_tags, tags_explained
 
     plain = [word for word in given or () if "=" not in word or "://" in word]
     tags = parse_pairs("himl runs tag RUN", [word for word in given or () if word not in plain])
@@ -598,7 +596,8 @@ def tag(
     with open_session(workspace_opts, output_opts) as session:
         with tags_explained():
             found = _find(session, selected)
-        tagged = [session.workspace.tag(run.id, {key: value or None for key, value in tags.items()}) for run in found]
+        workspace, changes = session.workspace, {key: value or None for key, value in tags.items()}
+        tagged = change_all(workspace, lambda run: workspace.tag(run.id, changes), found)
         text = ", ".join(f"{key}={value}" if value else f"{key} removed" for key, value in tags.items())
         lines = [f"Tagged run '{run.id}': {text}" for run in tagged]
         session.output.result(tagged, human="\n".join(lines), quiet=[run.id for run in tagged])
@@ -638,8 +637,11 @@ def restore(
 def _archive(
     selected: RunSelection, workspace_opts: WorkspaceOptions, output_opts: OutputOptions, *, restore: bool = False
 ) -> None:
+    from himl_cli.services.runs.changes import change_all
+
     with open_session(workspace_opts, output_opts) as session:
-        found = [session.workspace.archive(run.id, restore=restore) for run in _find(session, selected)]
+        workspace = session.workspace
+        found = change_all(workspace, lambda run: workspace.archive(run.id, restore=restore), _find(session, selected))
         lines = [f"{'Restored' if restore else 'Archived'} run '{run.id}'." for run in found]
         session.output.result(found, human="\n".join(lines), quiet=[run.id for run in found])
 

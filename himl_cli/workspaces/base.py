@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import HimlError
@@ -31,6 +31,9 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.runs import JobServices, Run, RunEnd, RunFootprint, RunQuery, RunService, SignedLink
 from himl_cli.core.webhook import Webhook
 from himl_cli.core.workspaces import Check, WorkspaceFacts
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 class FetchSink(Protocol):
@@ -232,6 +235,11 @@ class Workspace(Protocol):
         """The metrics that the workspace itself measures on the machines of *runs*, by run id, with one request per
         run. They are separate from logged metrics. With *by_node* the metrics name their nodes. Raises nothing."""
         return {}
+
+    def ask_all(self, ask: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
+        """The results of *ask*, which calls this workspace, for each of *items*, in their order. A service gets several
+        requests at once, from threads. Raises the first error."""
+        return [ask(item) for item in items]
 
     def home_of(self, run_id: str) -> Workspace:
         """The workspace that contains the run: this one, unless it joins several, which may raise RunNotFound."""

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shlex
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -33,7 +34,7 @@ from himl_cli.core.settings import is_other_users, nearest_local, owner_name
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, WorkspaceFacts
 from himl_cli.workspaces.azure import config
 from himl_cli.workspaces.azure.config import WorkspaceAddress, current_cloud
-from himl_cli.workspaces.base import BlobStore, FolderWorkspace, FoundWorkspace, Workspace
+from himl_cli.workspaces.base import Answer, BlobStore, FolderWorkspace, FoundWorkspace, Item, Workspace
 
 if TYPE_CHECKING:
     from himl_cli.core.jobs import EngineSpec
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-Answer = TypeVar("Answer")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 azure_config_text = config.config_text
@@ -429,14 +429,26 @@ class JoinedWorkspace(Workspace):
         self.local = local
         self._open_remote = open_remote
         self._remote_label = remote_label
+        self._turn = threading.RLock()  # to use the local workspace, or to open the other one
 
     @property
     def label(self) -> str:
         return f"{self.local.label} and {self._remote_label}"
 
     @cached_property
-    def _remote(self) -> Workspace:
+    def _opened(self) -> Workspace:
         return self._open_remote()
+
+    @property
+    def _remote(self) -> Workspace:
+        with self._turn:
+            return self._opened
+
+    def ask_all(self, ask: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
+        """As for the service, which may have some of the runs."""
+        from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
+
+        return ask_all(ask, items, at_once=MANY_AT_ONCE)
 
     def home_of(self, run_id: str) -> Workspace:
         """The workspace that contains the run, the local one if both do. Raises RunNotFound, naming similar ids of
@@ -451,9 +463,10 @@ class JoinedWorkspace(Workspace):
     def _ask(self, run_id: str, act: Callable[[Workspace], Answer]) -> Answer:
         """Call *act* on the workspace that contains the run: the local one if it does, else the service, which raises
         RunNotFound if it does not."""
-        here = self._missing_here(run_id)
-        if here is None:
-            return act(self.local)
+        with self._turn:
+            here = self._missing_here(run_id)
+            if here is None:
+                return act(self.local)
         # Part of an id of himl. A service could have a run with a shorter name, such as that of an experiment
         if here.abbreviated and (re.search(r"_\d{4}", run_id) or not here.abbreviated[0].startswith(run_id)):
             raise here
@@ -473,8 +486,9 @@ class JoinedWorkspace(Workspace):
         """The runs of both, newest first. Children come from their parent's workspace. A local run that is also
         recorded in the service appears once."""
         if query.parent is not None:
-            is_here = self._missing_here(query.parent) is None
-            yield from (self.local.runs(query) if is_here else self._remote_runs(query))
+            with self._turn:
+                here = [*self.local.runs(query)] if self._missing_here(query.parent) is None else None
+            yield from self._remote_runs(query) if here is None else here
             return
 
         def time(run: Run) -> datetime:
@@ -565,8 +579,8 @@ class JoinedWorkspace(Workspace):
 
     def close(self) -> None:
         self.local.close()
-        if "_remote" in vars(self):
-            self._remote.close()
+        if "_opened" in vars(self):
+            self._opened.close()
 
 
 @contextmanager

@@ -257,6 +257,29 @@ def test_cancel_asks_once_tags_are_kept_and_runs_of_both_are_deleted(himl: Himl,
     assert [himl("runs", "show", name).code for name in ("here_1_aa", "train_2_bb")] == [3, 3]
 
 
+def test_one_failure_stops_no_other_run_and_busy_services_get_time(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
+    azure = azure_environment
+    azure.write_config(project)
+    ids = [azure.add_run(f"train_{number}_aa", "train").run_id for number in range(8)]
+    azure.stage.faults.add(Status(403, code="AuthorizationFailed"), f"PATCH .*{ids[2]}", times=None)
+    azure.stage.faults.add(Status(403, code="AuthorizationFailed"), f"PATCH .*{ids[5]}", times=None)
+    failed = himl("runs", "tag", *ids, "stage=final")
+    assert (failed.code, failed.stdout, "is not allowed to do this" in failed.stderr) == (4, "", True), failed.stderr
+    assert [run_id for run_id in ids if "stage" not in azure.state.runs[run_id].tags] == [ids[2], ids[5]]
+    unknown = himl("runs", "tag", *ids, "train_97_aa", "train_98_aa", "stage=none")
+    assert (unknown.code, "No run 'train_97_aa' in workspace" in unknown.stderr) == (3, True)
+    assert azure.state.runs[ids[0]].tags["stage"] == "final", "nothing changes before all runs are known"
+
+    azure.stage.faults.only(Status(429, retry_after=1), "PATCH ", times=2)
+    azure.stage.log.clear()
+    tagged = himl.ok("runs", "tag", *ids, "stage=done", "-q")
+    assert tagged.stdout.split() == ids
+    seen = azure.stage.log.find("PATCH ")
+    first = min(one.started + one.seconds for one in seen if one.status == 429)
+    early = [one for one in seen if one.status == 200 and first + 0.5 < one.started < first + 1]
+    assert (len(seen), early) == (len(ids) + 2, []), "a request waits for the Retry-After of another one"
+
+
 @pytest.fixture
 def failing(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace:
     azure = azure_environment

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from himl_cli.core.events import ignore
 from himl_cli.core.logged import WatchedRuns
 from himl_cli.services.runs.watch import watch_runs
+from tests.azureml_double.faults import Latency
 from tests.azureml_double.log import Seen
 from tests.azureml_double.seeding import DEFAULT, StagedWorkspace, add_sweep
 from tests.support.azure import add_many, opened
@@ -129,6 +131,33 @@ def test_commands_make_no_more_requests_than_before(himl: Himl, seeded: StagedWo
             calls.append(asked(seeded.stage.log.all()))
         found[name] = (calls[0], calls[1])
     assert found == {name: (cold, warm) for name, (_, cold, warm) in COMMANDS.items()}
+
+
+GROWING: dict[str, str] = {"show": "show #", "tag": "tag # a=b", "delete": "delete # --yes"}
+"""Commands for several runs, in place of `#`."""
+
+
+def test_commands_for_several_runs_make_requests_in_proportion_and_at_once(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
+    """Twice as many runs take at most twice as many requests, many of which the service has at the same time."""
+    azure = azure_environment
+    azure.write_config(project)
+    first, second = ([azure.add_run(f"train_{size}_{number}", "train").run_id for number in range(size)] for size in (4, 8))
+    himl.ok("runs", "show", first[0])
+    azure.stage.faults.add(Latency(0.05), times=None)
+    for name, text in GROWING.items():
+        counts = []
+        for ids in (first, second):
+            azure.stage.log.clear()
+            himl.ok("runs", *(word for part in text.split() for word in (ids if part == "#" else [part])))
+            counts.append(len(azure.stage.log.all()))
+        assert 0 < counts[1] <= 2 * counts[0], (name, counts)
+        assert most_at_once(azure.stage.log.all()) > 2, name
+
+
+def most_at_once(seen: Sequence[Seen]) -> int:
+    """The largest number of requests that waited for their answers at the same time."""
+    changes = sorted(change for one in seen for change in ((one.started, 1), (one.started + one.seconds, -1)))
+    return max(accumulate(change for _, change in changes))
 
 
 @pytest.mark.parametrize("kind", ["list", "run", "sweep"])

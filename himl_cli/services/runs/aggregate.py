@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,8 @@ def choose_runs(
         return children_chosen(workspace, found[0], notify=notify)
     if selection.children:
         return in_order(_that_count(found, notify)), None
-    standing = [each for run in found for each in (children_chosen(workspace, run)[0] if MANY in run.tags else [run])]
-    return [*{run.id: run for run in standing}.values()], None
+    standing = workspace.ask_all(lambda run: children_chosen(workspace, run)[0] if MANY in run.tags else [run], found)
+    return [*{run.id: run for run in chain.from_iterable(standing)}.values()], None
 
 
 def children_chosen(workspace: Workspace, parent: Run, *, notify: Notify = ignore) -> tuple[Sequence[Run], Run | None]:

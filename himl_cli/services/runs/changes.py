@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import cast
 
-from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, RunNotFound
+from himl_cli.core.errors import BadUsage, HimlError, Interrupted, RunNotFound
 from himl_cli.core.events import Notify, ignore
 from himl_cli.core.jobs import STEP
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunFootprint, RunQuery, check_known
 from himl_cli.core.sweeps import HYPERPARAMETERS, MANY
+from himl_cli.core.text import listed
 from himl_cli.services.runs.lookup import parse_reference
-from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
+from himl_cli.workspaces.base import Answer, CloudWorkspace, FolderWorkspace, Item, Workspace
 
 CHILDREN = {"sweep": "trial", "pipeline": "step", "trial": "nested run", "step": "nested run", "": "nested run"}
 """Noun for the children of a run, by the kind of the run."""
+
+
+def change_all(workspace: Workspace, change: Callable[[Item], Answer], changes: Sequence[Item]) -> list[Answer]:
+    """The results of *change* for each of *changes*, in their order. An error does not stop the others. Raises the
+    first one at the end."""
+
+    def tried(one: Item) -> tuple[Answer | None, HimlError | None]:
+        try:
+            return change(one), None
+        except HimlError as err:
+            return None, err
+
+    results = workspace.ask_all(tried, changes)
+    for _, error in results:
+        if error is not None:
+            raise error
+    return [cast("Answer", result) for result, _ in results]
 
 
 @dataclass(frozen=True)
@@ -39,11 +58,12 @@ def cancel_runs(workspace: Workspace, runs: Sequence[Run], *, force: bool = Fals
     whether one of them is in progress, unless *force*."""
     for run in runs if not force else ():
         check_known(run, "himl runs cancel")
-    asked = [(run, workspace.cancel(run.id, force=force)) for run in {run.id: run for run in runs}.values()]
-    return [
-        CancelOutcome(run.id, was_asked, workspace.run(run.id).status.value, kind_of(run), run.parent)
-        for run, was_asked in asked
-    ]
+
+    def cancel(run: Run) -> CancelOutcome:
+        was_asked = workspace.cancel(run.id, force=force)
+        return CancelOutcome(run.id, was_asked, workspace.run(run.id).status.value, kind_of(run), run.parent)
+
+    return change_all(workspace, cancel, [*{run.id: run for run in runs}.values()])
 
 
 def kind_of(run: Run) -> str:
@@ -79,15 +99,17 @@ def footprints_of(
     their files may not be listed.
     """
     _check_ended(runs, force)
-    found = []
-    for run in runs:
+
+    def footprint(run: Run) -> RunFootprint:
         home = workspace.home_of(run.id)
         if isinstance(home, CloudWorkspace):
-            found.append(home.footprint(run, outputs=outputs))
+            found = home.footprint(run, outputs=outputs)
         else:
-            found.append(RunFootprint(run, [*workspace.runs(RunQuery(parent=run.id, archived=None))]))
-        _check_ended(found[-1].below, force)
-    return found
+            found = RunFootprint(run, [*workspace.runs(RunQuery(parent=run.id, archived=None))])
+        _check_ended(found.below, force)
+        return found
+
+    return workspace.ask_all(footprint, runs)
 
 
 def _check_ended(runs: Iterable[Run], force: bool) -> None:
@@ -117,29 +139,45 @@ def delete_runs(
 ) -> list[str]:
     """Delete runs, and skip those that have been deleted with their parent. *force* as in `footprints_of`.
 
-    Return the ids of runs that were archived instead, because their service cannot delete runs. Raises Interrupted.
+    Return the ids of runs that were archived instead, because their service cannot delete runs. An error does not stop
+    the others. Raises the first one at the end, and Interrupted.
     """
-    archived = []
-    outputs = ["--outputs"] if any(each.outputs for each in footprints) else []
-    for number, each in enumerate(footprints):
-        left = [one.run.id for one in footprints[number:]]
-        hint = f"To continue: {shlex.join(['himl', 'runs', 'delete', *left, *outputs])}"
-        with suppress(RunNotFound):
-            home = workspace.home_of(each.run.id)
-            if isinstance(home, FolderWorkspace):
-                try:
-                    home.delete(each.run.id, force=force)
-                except DiskFailed as err:
-                    err.hint = f"{err.hint} {hint}".strip()
-                    raise
-            elif isinstance(home, CloudWorkspace):
-                try:
-                    is_gone = home.erase(each, notify=notify)
-                except (HimlError, KeyboardInterrupt) as err:
-                    if isinstance(err, HimlError):
-                        err.hint = f"{err.hint} {hint}".strip()
-                        raise
-                    text = f"Stopped. Some files of run '{each.run.id}' may be deleted, but the run still exists."
-                    raise Interrupted(text, hint=hint) from err
-                archived += [] if is_gone else [each.run.id]
+    left, begun, archived = [each.run.id for each in footprints], list[str](), list[str]()
+    errors: list[HimlError | None] = []
+
+    def delete(each: RunFootprint) -> HimlError | None:
+        run_id = each.run.id
+        try:
+            with suppress(RunNotFound):
+                home = workspace.home_of(run_id)
+                if isinstance(home, FolderWorkspace):
+                    home.delete(run_id, force=force)
+                elif isinstance(home, CloudWorkspace):
+                    begun.append(run_id)
+                    archived.extend([] if home.erase(each, notify=notify) else [run_id])
+        except HimlError as err:
+            return err
+        left.remove(run_id)
+        return None
+
+    def hint() -> str:
+        outputs = ["--outputs"] if any(each.outputs for each in footprints) else []
+        return f"To continue: {shlex.join(['himl', 'runs', 'delete', *left, *outputs])}"
+
+    below = {run.id for each in footprints for run in each.below}
+    try:
+        # A run below another one comes later, because the service must not change it while it deletes the other one
+        for is_below in (False, True):
+            errors += workspace.ask_all(delete, [each for each in footprints if (each.run.id in below) is is_below])
+    except KeyboardInterrupt as err:
+        if not (stopped := [run_id for run_id in begun if run_id in left]):
+            raise
+        runs = f"run '{stopped[0]}' may be deleted, but the run still exists."
+        if len(stopped) > 1:
+            runs = f"runs {listed(stopped)} may be deleted, but the runs still exist."
+        raise Interrupted(f"Stopped. Some files of {runs}", hint=hint()) from err
+    for error in filter(None, errors):
+        if not isinstance(error, BadUsage):
+            error.hint = f"{error.hint} {hint()}".strip()
+        raise error
     return archived

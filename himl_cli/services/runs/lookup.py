@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
-from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.events import Event, Notice, Notify, ignore
 from himl_cli.core.files import LATEST_RUN_FILE, expand_home
 from himl_cli.core.logged import (
     SYSTEM,
@@ -137,8 +137,7 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notif
     """
     check_selection(selection)
     if selection.runs:
-        runs = (_named(workspace, text, selection, notify) for text in selection.runs)
-        found = [*{run.id: run for run in runs}.values()]
+        found = [*{run.id: run for run in _all_named(workspace, selection, notify)}.values()]
     elif selection.experiment is not None:
         limit, archived = selection.num_runs or 1, selection.archived
         query = RunQuery(selection.experiment, selection.statuses, selection.tags, limit=limit, archived=archived)
@@ -157,7 +156,7 @@ def find_runs(workspace: Workspace, selection: RunSelection, *, cwd: Path, notif
                 hint="It was deleted, or is in another workspace. See 'himl runs list'.",
             ) from err
     if selection.children:
-        parents, found = found, [child for parent in found for child in children_of(workspace, parent)]
+        parents, found = found, [*chain.from_iterable(workspace.ask_all(partial(children_of, workspace), found))]
         if not found:
             raise no_children(parents)
     return found
@@ -196,6 +195,19 @@ def check_selection(selection: RunSelection, *, explicit: bool = False) -> None:
 def means_one_run(selection: RunSelection) -> bool:
     """Whether *selection* can match a single run only, in any workspace."""
     return len(selection.runs) <= 1 and selection.num_runs in (None, 1) and not selection.children
+
+
+def _all_named(workspace: Workspace, selection: RunSelection, notify: Notify) -> Iterator[Run]:
+    """The named runs. *notify* receives the notices about each in this order."""
+
+    def find(text: str) -> tuple[Run, list[Event]]:
+        said: list[Event] = []
+        return _named(workspace, text, selection, ignore if notify is ignore else said.append), said
+
+    for run, said in workspace.ask_all(find, selection.runs):
+        for event in said:
+            notify(event)
+        yield run
 
 
 def _named(workspace: Workspace, text: str, selection: RunSelection, notify: Notify) -> Run:
@@ -394,7 +406,8 @@ def children_of(workspace: Workspace, run: Run) -> list[Run]:
 
 def with_steps(workspace: Workspace, runs: Sequence[Run]) -> list[Run]:
     """*runs*, with the steps of each pipeline trial behind it, because the steps have its files."""
-    return [each for run in runs for each in (run, *(children_of(workspace, run) if is_pipeline_trial(run) else ()))]
+    below = workspace.ask_all(lambda run: children_of(workspace, run) if is_pipeline_trial(run) else [], runs)
+    return [each for run, steps in zip(runs, below, strict=True) for each in (run, *steps)]
 
 
 def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> SweepView | None:
@@ -415,8 +428,8 @@ def results_of(
 def _below(workspace: Workspace, children: Sequence[Run]) -> dict[str, Sequence[Run]]:
     """Children of those *children* that are sweeps or pipelines, at every level."""
     below: dict[str, Sequence[Run]] = {}
-    for child in children:
-        if MANY in child.tags:
-            below[child.id] = children_of(workspace, child)
-            below |= _below(workspace, below[child.id])
+    while parents := [child for child in children if MANY in child.tags]:
+        found = workspace.ask_all(partial(children_of, workspace), parents)
+        below |= {parent.id: its for parent, its in zip(parents, found, strict=True)}
+        children = [*chain.from_iterable(found)]
     return below

@@ -38,8 +38,10 @@ log = logging.getLogger(__name__)
 CONNECT_SECONDS = 10.0
 # Concurrent requests: enough to hide the latency, few enough not to be throttled.
 AT_ONCE = 8
-# Concurrent requests for thousands of small responses, and the number of connections that stay open.
+# Concurrent requests for thousands of small responses, of all threads together, and the number of connections that stay
+# open.
 MANY_AT_ONCE = 32
+_thread = threading.local()  # `share`: the number of its concurrent requests
 IMPORT_LOCK = threading.Lock()
 
 Item = TypeVar("Item")
@@ -58,6 +60,7 @@ def open_transport(policy: RetryPolicy) -> Any:
     from azure.core.pipeline.transport import RequestsTransport
 
     slow: set[str] = set()
+    busy: dict[str, float] = {}  # until when a host wants no requests
 
     class Transport(RequestsTransport):  # type: ignore[misc]  # untyped, created on demand
         failing_status = 0
@@ -67,7 +70,8 @@ def open_transport(policy: RetryPolicy) -> Any:
             5xx, but not for a closed network.
 
             A host that took longer than one attempt may, and failed, has the time of one attempt from then on, until it
-            answers: otherwise a command for many runs would take minutes for each.
+            answers: otherwise a command for many runs would take minutes for each. A Retry-After applies to the
+            requests of all threads to that host.
 
             Returns the last response, or raises azure-core's last error. Raises ServiceFailed if the file of
             certificate authorities is missing, because it may be about to be replaced.
@@ -77,6 +81,8 @@ def open_transport(policy: RetryPolicy) -> Any:
             state = RetryState(replace(policy, total=policy.read_timeout) if host in slow else policy)
             for failures in count(1):
                 error: AzureError | None = None
+                while (left := busy.get(host, 0.0) - time.monotonic()) > 0:
+                    self.sleep(left)
                 try:
                     response = super().send(request, **options)
                     failure = _failure_of_answer(response, host, service)
@@ -98,6 +104,8 @@ def open_transport(policy: RetryPolicy) -> Any:
                 pause = None if failure is None else state.pause(failures, failure)
                 if pause is None:
                     break
+                if failure is not None and failure.retry_after:
+                    busy[host] = max(busy.get(host, 0.0), time.monotonic() + failure.retry_after)
                 self.sleep(pause)
             if failure is None:
                 slow.discard(host)
@@ -176,17 +184,20 @@ def read_response(method: str, url: str, answer: Any) -> Response:
 
 def ask_all(ask: Callable[[Item], Answer], items: Sequence[Item], *, at_once: int = AT_ONCE) -> list[Answer]:
     """The results of *ask* for each of the *items*, in their order, from *at_once* threads. Raises the first error, and
-    drops the items that have not started.
+    drops the items that have not started. Where *ask* calls this function, its threads share MANY_AT_ONCE requests.
 
     It waits for those in progress, except after an interruption, where a stalled service would delay the user for
     minutes.
     """
-    if len(items) < 2:
+    share: int = getattr(_thread, "share", MANY_AT_ONCE)
+    count = min(at_once, share, len(items))
+    if count < 2:
         return [ask(item) for item in items]
     waiting = deque(range(len(items)))
     outcomes: list[SimpleQueue[tuple[Answer | None, BaseException | None]]] = [SimpleQueue() for _ in items]
 
     def work() -> None:
+        _thread.share = share // count
         with suppress(IndexError):  # no items remain
             while True:
                 number = waiting.popleft()
@@ -196,7 +207,7 @@ def ask_all(ask: Callable[[Item], Answer], items: Sequence[Item], *, at_once: in
                     outcomes[number].put((None, err))
 
     # Daemons, because the interpreter waits for an executor's threads, however it ends.
-    threads = [threading.Thread(target=work, name="himl-ask", daemon=True) for _ in range(min(at_once, len(items)))]
+    threads = [threading.Thread(target=work, name="himl-ask", daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
     answers: list[Answer] = []

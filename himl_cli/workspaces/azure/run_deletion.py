@@ -33,6 +33,7 @@ from himl_cli.workspaces.transfer_engine.responses import retry_after
 log = logging.getLogger(__name__)
 
 RUNS_AT_ONCE, BLOBS_AT_ONCE = 4, 16
+STORES_AT_ONCE = 8  # of all runs
 LONGEST_WAIT = 120.0  # seconds for the service to confirm that a job is deleted
 DATA_ASSET = re.compile(r"/data/([^/]+)/versions/([^/]+)$")
 _PARAMS = {"api-version": ApiVersion.DATA}
@@ -45,6 +46,7 @@ class RunDeletion:
         self, connection: Connection, history: RunHistory, datastores: Datastores, as_run: Callable[[RawRun], Run]
     ) -> None:
         self._connection, self._history, self._datastores, self._as_run = connection, history, datastores, as_run
+        self._turn = threading.BoundedSemaphore(STORES_AT_ONCE)
 
     def footprint(self, run: Run, *, outputs: bool) -> RunFootprint:
         """As `CloudWorkspace.footprint`."""
@@ -146,7 +148,7 @@ class RunDeletion:
         """As `CloudWorkspace.erase`."""
         going = [each for each in footprint.outputs if not each.kept]
         total = footprint.files + sum(each.files for each in going)
-        tally = _Tally(notify, total)
+        tally = _Tally(notify, total, self._turn)
 
         def empty(run_id: str) -> None:
             for output in going:
@@ -212,13 +214,14 @@ class RunDeletion:
 class _Tally:
     """Deletes the contents of stores from several threads, and counts them."""
 
-    def __init__(self, notify: Notify, total: int) -> None:
+    def __init__(self, notify: Notify, total: int, turn: threading.BoundedSemaphore) -> None:
         self.deleted = 0
-        self._notify, self._lock = notify, threading.Lock()
+        self._notify, self._lock, self._turn = notify, threading.Lock(), turn
         notify(Counting("files", total))
 
     def delete(self, store: AzureBlobs) -> None:
-        store.delete(self._count, workers=BLOBS_AT_ONCE)
+        with self._turn:
+            store.delete(self._count, workers=BLOBS_AT_ONCE)
 
     def _count(self) -> None:
         with self._lock:

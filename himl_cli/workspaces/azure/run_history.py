@@ -583,9 +583,17 @@ class RunLists:
             top = min(RUNS_PAGE, max(query.limit + 5, 0 if is_plain else SIFTED))
         if query.parent is None and query.experiment is None:
             passed: set[str] = set()
-            for page in newest_ids(self._connection, query, top=top):
-                yield self._history.many([run_id for run_id in page if run_id not in passed])
+            found = newest_ids(self._connection, query, top=top)
+            page = next(found, None)
+            while page is not None:
+                new = [run_id for run_id in page if run_id not in passed]
+                asks: list[Callable[[], Any]] = [partial(self._history.many, new)]
                 passed.update(page)
+                if query.limit is None or len(passed) < query.limit:  # which requests the next ids at the same time
+                    asks.append(partial(next, found, None))
+                runs, *following = ask_all(lambda ask: ask(), asks)
+                yield runs
+                page = following[0] if following else next(found, None)
             return
 
         def filtered(filter: str, top: int) -> Iterator[Sequence[RawRun]]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from himl_cli.core.blobs import DatastoreInfo
@@ -43,18 +43,16 @@ from himl_cli.core.workspaces import Check, CheckState, WorkspaceFacts, tried
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection, DiskCache
-from himl_cli.workspaces.azure.http import ask_all
+from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.run_history import RunHistory, RunLists, can_be_id
 from himl_cli.workspaces.azure.run_outputs import DEFAULT_OUTPUT, find_output
 from himl_cli.workspaces.azure.run_records import LOCAL_TARGET, RunFacts, RunWriting, say_limits
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound
-from himl_cli.workspaces.base import BlobStore, Dataset, Exchange, ObservedWorkspace
+from himl_cli.workspaces.base import Answer, BlobStore, Dataset, Exchange, Item, ObservedWorkspace
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.azure.run_deletion import RunDeletion
     from himl_cli.workspaces.azure.storage.datastores import Datastores
-
-Answer = TypeVar("Answer")
 
 # The checks in order, with their prerequisites. himl skips a check if a prerequisite failed.
 DOCTOR_CHECKS = {
@@ -106,6 +104,9 @@ class AzureWorkspace(ObservedWorkspace):
         if "_datastores" in vars(self):
             self._datastores.close()
         self.connection.close()
+
+    def ask_all(self, ask: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
+        return ask_all(ask, items, at_once=MANY_AT_ONCE)
 
     def run(self, run_id: str) -> Run:
         return self._lists.record(self._found(run_id, self._history.get))
