@@ -52,7 +52,7 @@ from himl_cli.slides.output_folder import (
     write_error,
 )
 from himl_cli.slides.pictures import check_backend, check_shape, level_for, open_slide
-from himl_cli.slides.readers import MaskRule, Slide, objective_power
+from himl_cli.slides.readers import MaskRule, Slide, factor_between, objective_power
 from himl_cli.slides.resampling import Resampler, quick, resized
 from himl_cli.slides.slide_records import (
     Box,
@@ -399,8 +399,9 @@ def _level(levels: Sequence[Size], request: TilesRequest, path: Path) -> int:
 
 
 def _downsample(levels: Sequence[Size], level: int) -> float:
-    """Pixels of level 0 per pixel of *level*, as the mean of both directions, like OpenSlide."""
-    return float(np.mean([finest / coarse for finest, coarse in zip(levels[0], levels[level], strict=True)]))
+    """Pixels of level 0 per pixel of *level*, as the mean of both directions if they differ."""
+    mean = float(np.mean([finest / coarse for finest, coarse in zip(levels[0], levels[level], strict=True)]))
+    return factor_between(levels[0], levels[level]) or mean
 
 
 def _count(side: int, tile: int, step: int) -> int:

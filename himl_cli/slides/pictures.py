@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.records import dataclass
 from himl_cli.slides.layout import fitted, middle
-from himl_cli.slides.readers import CuSlide, MaskRule, PictureSlide, Slide, VendorSlide, message_of, vendor_of
+from himl_cli.slides.readers import (
+    APERIO,
+    GENERIC_TIFF,
+    CuSlide,
+    MaskRule,
+    PictureSlide,
+    Slide,
+    VendorSlide,
+    message_of,
+    vendor_of,
+)
 from himl_cli.slides.resampling import Bicubic, Resampler, Rows, as_pillow, quick, resized
 from himl_cli.slides.slide_records import (
     Backend,
@@ -35,8 +45,6 @@ from himl_cli.slides.slide_records import (
 from himl_cli.slides.threads import Pool, read_ahead
 from himl_cli.slides.tiff import TiffSlide
 
-GENERIC_TIFF = "generic-tiff"  # OpenSlide's name for a TIFF that is not from a scanner
-APERIO = "aperio"
 # Module of a backend, and the packages that contain it.
 PACKAGES = {Backend.cucim: ("cucim", "cucim-cu12"), Backend.openslide: ("openslide", "openslide-bin openslide-python")}
 REASONS = {

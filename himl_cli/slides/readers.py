@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
-from math import ceil
+from math import ceil, log2
 from pathlib import Path
 from typing import Protocol
 
@@ -44,7 +44,11 @@ LONGEST_SIDE = 600_000  # 75 mm at 0.125 µm per pixel. A small file can declare
 # Names of Pillow plugins. The others start programs (EPS), accept any file (TGA), or write to the terminal (TIFF).
 FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "WEBP", "GIF", "PPM", "AVIF")
 JPEGS = ("JPEG", "MPO")
+GENERIC_TIFF = "generic-tiff"  # OpenSlide's name for a TIFF that is not from a scanner
+APERIO = "aperio"
 STRIP_PIXELS = 4 << 20
+TILES: Sequence[Size] = [(side, side) for side in (64, 128, 240, 256, 512, 1024, 2048)]  # usual sizes
+MOST_PADDED = 4 / 3  # size of a padded level, compared with its pixels
 HALF = 128  # of the range of 8 bits
 # Meanings of the EXIF orientations. From 5 on, the image lies on its side.
 TURNS = {
@@ -112,6 +116,48 @@ def check_sides(size: Size) -> None:
     """Raise SlideUnreadable if a side of *size*, that of level 0, is too long."""
     if max(size) > LONGEST_SIDE:
         raise SlideUnreadable(f"it has {size[0]} x {size[1]} pixels, and the maximum is {LONGEST_SIDE:,} on a side")
+
+
+def factor_between(finest: Size, coarse: Size, tiles: Sequence[Size] = TILES) -> float | None:
+    """Pixels of level 0, of size *finest*, per pixel of a level of size *coarse*. None if it has another shape.
+
+    Factors of pyramids are powers of two or other integers, and sides are rounded. Levels of some pyramids, as in
+    CAMELYON16, extend to whole tiles of one of the sizes *tiles*. Their factors are powers of two.
+    """
+    if min(*finest, *coarse) < 1:
+        return None
+    sides = [*zip(finest, coarse, strict=True)]
+    ratios = [whole / part for whole, part in sides]
+    mean = sum(ratios) / 2
+    for factor in (2 ** round(log2(mean)), round(mean)):
+        if all(abs(part - whole / max(1, factor)) < 1 for whole, part in sides):
+            return float(max(1, factor))
+    for factor in (1 << power for power in range(1, int(max(ratios)).bit_length() + 1)):
+        for tile in tiles:
+            if all(part == ceil(whole / factor / side) * side for (whole, part), side in zip(sides, tile, strict=True)):
+                return float(factor)
+    low, high = max(whole / (part + 1) for whole, part in sides), min(whole / (part - 0.9) for whole, part in sides)
+    return mean if low < high else None
+
+
+def levels_among(sizes: Sequence[Size], tiles: Sequence[Sequence[Size]] = ()) -> list[int]:
+    """Numbers of the *sizes*, the finest first, that have the shape of the first: all but those of labels and the like.
+
+    *tiles* are the possible sizes of tiles for each. As padding fits many shapes, more than a third is accepted only if
+    a finer level is padded, and the factors continue.
+    """
+    found, factors, is_padded = [0], [1.0], False
+    for number, size in enumerate(sizes[1:], 1):
+        factor = factor_between(sizes[0], size, tiles[number] if tiles else TILES)
+        if factor is not None:
+            parts = [(part, whole / factor) for part, whole in zip(size, sizes[0], strict=True)]
+            is_whole = all(part - exact < 1 for part, exact in parts)
+            is_next = is_padded and factor * factors[-2] <= factors[-1] ** 2
+            if is_whole or is_next or all(part <= exact * MOST_PADDED for part, exact in parts):
+                found.append(number)
+                factors.append(factor)
+                is_padded |= not is_whole
+    return found
 
 
 def eight_bits(samples: NDArray[np.generic], lowest: float, highest: float) -> NDArray[np.uint8]:
@@ -227,13 +273,18 @@ class VendorSlide:
             except openslide.OpenSlideUnsupportedFormatError as err:
                 raise SlideUnreadable("OpenSlide does not support its format, or the file is damaged") from err
         self._slide.set_cache(openslide.OpenSlideCache(8 << 20))
-        self.levels: Sequence[Size] = self._slide.level_dimensions
+        sizes = self._slide.level_dimensions
+        is_tiff = self._slide.properties[openslide.PROPERTY_NAME_VENDOR] in (GENERIC_TIFF, APERIO)
+        # OpenSlide counts every tiled page that is marked as a reduction, among them labels.
+        self._numbers = levels_among(sizes) if is_tiff else [*range(len(sizes))]
+        self.levels: Sequence[Size] = [sizes[number] for number in self._numbers]
         check_sides(self.levels[0])
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
+        level, size = self._numbers[level], self.levels[level]
         text = self._slide.properties.get(f"openslide.level[{level}].tile-height", "")
         tile_rows = int(text) if text.isdecimal() and 0 < int(text) <= MOST_TILE_ROWS else TILE_ROWS
-        return _strips(self.levels[level], tile_rows, lambda box: self._rgb(level, box, background))
+        return _strips(size, tile_rows, lambda box: self._rgb(level, box, background))
 
     def close(self) -> None:
         self._slide.close()

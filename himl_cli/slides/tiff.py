@@ -23,6 +23,7 @@ from himl_cli.slides.readers import (
     eight_bits,
     grey_to_rgb,
     laid_over,
+    levels_among,
     library_errors,
 )
 from himl_cli.slides.slide_records import Colour, Size, SlideUnreadable
@@ -49,6 +50,8 @@ UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 GREYS, WHITE_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = (0, 1), 0, 2, 3, 5, 6
 SAMPLES_OF = {0: 1, 1: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 PREMULTIPLIED, STRAIGHT = 1, 2
+# The description of a picture beside the levels, which in files of Aperio scanners has a line before it.
+OTHER = re.compile(r"(Aperio[^\n]*\n)?\s*(label|macro|overview)\b", re.IGNORECASE)
 MARKER = re.compile(rb"\xff+([^\x00\xff])")
 
 Mapping = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]  # `map`, or the one of a pool of threads
@@ -105,10 +108,11 @@ class TiffSlide:
 def level_pages(file: TiffFile) -> list[TiffPage]:
     """Pages of *file* that are levels of its slide, the finest first, with the same numbers as in OpenSlide.
 
-    The first page is level 0. Of the others, tiled pages that are marked as reductions count, or all tiled pages in a
-    file of an Aperio scanner. If there are none, the reductions below the first page (SubIFDs) count, which OpenSlide
-    ignores. Pages in strips count if the first page has strips and no reduction is tiled. Beside tiles, they are labels
-    and thumbnails. Raises SlideUnreadable if there is no page.
+    The first of the largest pages is level 0, because a preview or a macro image may precede it. Of the others, tiled
+    pages that are marked as reductions count, or all tiled pages in a file of an Aperio scanner. If there are none, the
+    reductions below level 0 (SubIFDs) count, which OpenSlide ignores. Pages in strips count if level 0 has strips and
+    no reduction is tiled. Beside tiles, they are labels and thumbnails. A page with another shape than level 0, or that
+    is described as a label or macro image, is no level. Raises SlideUnreadable if there is no page.
     """
     pages: list[TiffPage] = []
     seen: set[int] = set()
@@ -120,18 +124,22 @@ def level_pages(file: TiffFile) -> list[TiffPage]:
             pages.append(page)
     if not pages:
         raise SlideUnreadable("it contains no image")
-    first = pages[0]
+    first = max(pages, key=lambda page: page.imagewidth * page.imagelength)
     is_aperio = first.is_tiled and first.description.startswith("Aperio")
-    coarser = _reductions(pages[1:], first, any_type=is_aperio)
+    coarser = _reductions([page for page in pages if page is not first], first, any_type=is_aperio)
     if not coarser and first.pages is not None:
         below = [page for page in first.pages if isinstance(page, TiffPage) and page.imagewidth < first.imagewidth]
         coarser = _reductions(below, first, any_type=True)
-    return sorted([first, *coarser], key=lambda page: -page.imagewidth)
+    levels = sorted([first, *coarser], key=lambda page: -page.imagewidth)
+    tiles = [[(page.tilewidth, page.tilelength)] if page.is_tiled else [] for page in levels]
+    sizes = [(page.imagewidth, page.imagelength) for page in levels]
+    return [levels[number] for number in levels_among(sizes, tiles)]
 
 
 def _reductions(pages: list[TiffPage], first: TiffPage, *, any_type: bool) -> list[TiffPage]:
     types = [int(page.subfiletype) for page in pages]
     found = [page for page, kind in zip(pages, types, strict=True) if not kind & MASK and (any_type or kind & REDUCED)]
+    found = [page for page in found if not OTHER.match(page.description)]
     tiled = [page for page in found if page.is_tiled]
     return tiled if tiled or first.is_tiled else found
 

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from PIL import Image
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.slides.pictures import check_backend, level_for, open_slide
-from himl_cli.slides.readers import LARGEST
+from himl_cli.slides.readers import LARGEST, factor_between, levels_among
 from himl_cli.slides.slide_records import Backend, Colour, Size, SlideUnreadable
 from himl_cli.slides.tiff import STRIP_BYTES, stored_size
 from tests.support import slides
@@ -77,6 +77,65 @@ def test_only_reductions_are_levels(tmp_path: Path) -> None:
     write_tiff(path, slide_picture(1), levels=2)
     tifffile.imwrite(path, slide_picture(2), append=True, tile=(256, 256), photometric="rgb", metadata=None)
     assert facts(path)[1] == facts(path, Backend.openslide)[1] == [SIZE, (300, 215)]
+
+
+PUBLIC: Mapping[str, Mapping[float, Size]] = {
+    "CAMELYON16, padded to whole tiles": {
+        1: (97792, 221184),
+        2: (49152, 110592),
+        4: (24576, 55296),
+        8: (12288, 27648),
+        16: (6144, 13824),
+        32: (3072, 7168),
+        64: (1536, 3584),
+        128: (1024, 2048),
+        256: (512, 1024),
+        512: (512, 512),
+    },
+    "Aperio CMU-1": {1: (46000, 32914), 4: (11500, 8228), 16: (2875, 2057)},
+    "Hamamatsu CMU-1": {1: (51200, 38144), 2: (25600, 19072), 4: (12800, 9536), 8: (6400, 4768), 64: (800, 596), 256: (200, 149)},
+    "PANDA": {1: (27648, 29440), 4: (6912, 7360), 16: (1728, 1840)},
+    "halved down to a pixel": {1: (1023, 777), 2: (511, 388), 4: (255, 194), 8: (127, 97), 16: (63, 48), 32: (31, 24), 64: (15, 12), 128: (7, 6)},
+    "thirds": {1: (1000, 700), 3: (333, 233), 9: (111, 78)},
+    "no integer": {1: (1000, 700), 2.5: (400, 280)},
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_factors_are_those_of_public_pyramids(name: str) -> None:
+    sizes = [*PUBLIC[name].values()]
+    assert [factor_between(sizes[0], size) for size in sizes] == [*PUBLIC[name]]
+    others: list[Size] = [(1280, 421), (387, 463), (160, 60)]
+    assert levels_among([*sizes, *others]) == [*range(len(sizes))]
+
+
+@pytest.mark.parametrize("backend", [Backend.auto, Backend.openslide, Backend.tifffile])
+def test_labels_that_are_marked_as_reductions_are_no_levels(tmp_path: Path, backend: Backend) -> None:
+    """Their tiles or names make no difference. Padded levels remain."""
+    path, picture = tmp_path / "slide.tiff", slide_picture(1, (768, 512))
+    padded = np.pad(picture[::2, ::2], ((0, 0), (0, 128), (0, 0)), constant_values=255)
+    levels = (picture, padded, picture[::4, ::4])
+    others: list[tuple[NDArray[Any], str]] = [(slide_picture(2, (160, 60)), "")]
+    if backend is not Backend.openslide:  # it rejects most orders of such pages
+        others += [(slide_picture(2, (90, 200)), ""), (slide_picture(2, (64, 64)), ""), (picture[::3, ::3], "Label"), (picture[::6, ::6], "macro 128x85")]
+    for maker in ("", "Aperio Image Library v11.2.1\r\n"):
+        with tifffile.TiffWriter(path) as file:
+            for number, (pixels, text) in enumerate([(picture, "768x512"), (padded, ""), (levels[2], ""), *others]):
+                side = 256 if pixels is padded else 64
+                file.write(pixels, tile=(side, side), photometric="rgb", metadata=None, description=maker + text, subfiletype=int(number > 0))
+        assert facts(path, backend)[1] == sizes(levels)
+        assert [mean_difference(read_slide(path, backend=backend, level=number), level) for number, level in enumerate(levels)] == [0, 0, 0]
+
+
+def test_a_preview_before_the_slide_is_not_level_0(tmp_path: Path) -> None:
+    path, made = tmp_path / "slide.ome.tiff", slides.pyramid(slide_picture(1), 3)
+    with tifffile.TiffWriter(path, ome=True) as file:
+        file.write(slide_picture(2, (160, 60)), photometric="rgb", metadata={"axes": "YXS", "Name": "macro"})
+        file.write(made[0], tile=(64, 64), photometric="rgb", subifds=2, metadata={"axes": "YXS", "Name": "slide"})
+        for level in made[1:]:
+            file.write(level, tile=(64, 64), photometric="rgb", subfiletype=1, metadata=None)
+    assert facts(path)[1] == sizes(made)
+    assert mean_difference(read_slide(path), made[0]) == 0
 
 
 @pytest.mark.parametrize(("compression", "below"), [(None, True), ("deflate", False)])
