@@ -15,6 +15,7 @@ import pytest
 
 import himl_cli
 from himl_cli.core.runs import Run, RunStatus
+from himl_cli.workspaces.local.engines import slurm
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.support.running import Himl, write_files
 from tests.support.runs import RecordedRuns, posix
@@ -167,6 +168,22 @@ def test_a_sweep_is_queued_as_long_as_its_tasks_are(himl: Himl, project: Path, s
     trials = [seen(project, f"{run_id}_{index}").status.value for index in range(3)]
     assert (trials, seen(project, run_id).status.value) == (["Failed", "Canceled", "Failed"], "Queued")
     assert (seen(project, run_id).status.value, seen(project, run_id).tags["himl.slurm_job"]) == ("Failed", "552[]")
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([("9", "COMPLETED", RUN), ("7", "RUNNING", RUN)], ""),  # 7 is an array and its last task
+        ([("7", "COMPLETED", RUN), ("9", "RUNNING", RUN)], None),
+        ([("7", "PENDING", "another")], ""),  # of another cluster
+        ([("7", "PENDING", RUN)], None),  # requeued
+    ],
+)
+def test_a_job_asks_for_its_own_state(site: StandIns, monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, str, str]], reason: str | None) -> None:
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": RUN}.items():
+        monkeypatch.setenv(name, value)
+    site.print(scontrol="".join(f"JobId={number} JobName={name} JobState={state} EndTime=Unknown\n" for number, state, name in rows))
+    assert slurm.own_job().reason_to_stop(0.0) == reason
 
 
 def test_only_the_job_of_the_run_is_canceled(project: Path, site: StandIns) -> None:

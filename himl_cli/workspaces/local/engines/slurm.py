@@ -279,7 +279,10 @@ class SlurmJob:
             text, _ = output_of(["scontrol", "show", "job", "--oneliner", self.number])
             if text is None and wait and (shutil.which("scontrol") is None or time.monotonic() > deadline):
                 return None  # the next query of another machine gives the reason
-            facts = (_facts(text) or [{}])[0]
+            # The number of an array's last task is that of the array, for which scontrol lists all tasks. A job with
+            # another name is one of another cluster.
+            own = {"JobId": self.number, "JobName": os.environ.get("SLURM_JOB_NAME")}
+            facts = next((each for each in _facts(text) if own.items() <= each.items()), {})
             ends, state = _as_ms(facts.get("EndTime", "")), facts.get("JobState", "RUNNING")
             if state != "RUNNING":
                 return None
