@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from himl_cli.core.files import walk_folders
 from himl_cli.core.jobs import Editables, EntryKind, JobSpec
 from himl_cli.core.processes import JOB_FOLDER
 
@@ -170,7 +171,7 @@ class _Search:
     def _missing(self, part: str) -> str:
         """A file of the project's folder *part* that its code may need, and that the snapshot lacks: code, or data in a
         folder of the snapshot."""
-        for parent, folders, names in os.walk(os.path.join(self._root, part)):
+        for parent, folders, names in walk_folders(os.path.join(self._root, part)):
             folders[:] = [each for each in folders if not each.startswith((".", "__pycache__", "__editable__."))]
             folders[:] = [each for each in folders if not each.endswith(".egg-info")]
             above = parent[len(self._root) + 1 :].replace(os.sep, "/")

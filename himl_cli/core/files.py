@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ PART_SUFFIX = ".himl-part"
 STATE_NAME, RANKS_NAME = ".himl-transfer", ".himl-ranks"
 WORKSPACE_FOLDER = ".himl"
 LATEST_RUN_FILE = "most_recent_run.txt"
+LONG_PATH = 3500  # bytes, less than what Linux and macOS allow with another name of 255 bytes (4096)
 SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
 T = TypeVar("T")
 
@@ -129,24 +131,43 @@ def walk_files(
     link), sockets, pipes and devices. Entries for which *is_omitted* is true are omitted. Memory is that of the folders
     on the path to one file. A folder that vanishes meanwhile has no files. One that cannot be read raises OSError.
     """
+    names_in = partial(_names, prefix, skip_workspaces, of_any_kind, is_omitted)
     try:
         here = os.stat(folder)
     except FileNotFoundError:
         return
-    above = frozenset({(here.st_dev, here.st_ino)})
-    yield from _walk(folder, "", prefix, above, skip_workspaces, of_any_kind, is_omitted)
+    # The folders on the path to one file, with their names that are left. There may be more than Python's stack allows
+    levels = [(folder, "", (here.st_dev, here.st_ino), names_in(folder, ""))]
+    above = {levels[0][2]}
+    while levels:
+        folder, under, identity, names = levels[-1]
+        if (name := next(names, None)) is None:
+            levels.pop()
+            above.remove(identity)
+            continue
+        path = os.path.join(folder, name.removesuffix("/"))
+        status = _status(path, of_any_kind)
+        if status is None:
+            continue
+        identity = status.st_dev, status.st_ino
+        if not name.endswith("/"):
+            yield FoundFile(under + name, path, status)
+        elif identity not in above:
+            above.add(identity)
+            levels.append((path, under + name, identity, names_in(path, under + name)))
 
 
-def _walk(
-    folder: str,
-    under: str,
+def _names(
     prefix: str,
-    above: frozenset[tuple[int, int]],
     skip_workspaces: bool,
     of_any_kind: bool,
     is_omitted: Callable[[str, os.DirEntry[str]], bool],
-) -> Iterator[FoundFile]:
-    names: list[str] = []  # of entries on the way to *prefix*, those of folders with a final slash
+    folder: str,
+    under: str,
+) -> Iterator[str]:
+    """The names in *folder* that `walk_files` wants, sorted. Those of folders end with a slash, so that their files
+    have the right place among its neighbours."""
+    names: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -163,18 +184,8 @@ def _walk(
                 if is_wanted and not is_omitted(name, entry):
                     names.append(entry.name + "/" * is_folder)
     except (FileNotFoundError, NotADirectoryError):
-        return
-    # A folder sorts as its name with the slash, so that its files have the right place among its neighbours
-    for name in sorted(names):
-        path = os.path.join(folder, name.removesuffix("/"))
-        status = _status(path, of_any_kind)
-        if status is None:
-            continue
-        here = (status.st_dev, status.st_ino)
-        if not name.endswith("/"):
-            yield FoundFile(under + name, path, status)
-        elif here not in above:
-            yield from _walk(path, under + name, prefix, above | {here}, skip_workspaces, of_any_kind, is_omitted)
+        pass
+    return iter(sorted(names))
 
 
 def _status(path: str, of_any_kind: bool) -> os.stat_result | None:
@@ -213,6 +224,33 @@ def flush_file(path: str) -> None:
         os.close(handle)
 
 
+def walk_folders(top: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each folder from *top* down, the names of its folders, of which the caller may remove some, and other names. As
+    os.walk, which needs a stack as deep as the folders before Python 3.12."""
+    waiting = [top]
+    while waiting:
+        folder, folders, names = waiting.pop(), list[str](), list[str]()
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                (folders if entry.is_dir() else names).append(entry.name)
+        yield folder, folders, names
+        paths = (os.path.join(folder, name) for name in folders)
+        waiting += [path for path in paths if not os.path.islink(path)]
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it, unless they exist, however deep it is. Raises OSError."""
+    missing = [path]
+    while missing:
+        try:
+            missing[-1].mkdir(exist_ok=True)
+            missing.pop()
+        except FileNotFoundError:
+            if missing[-1] == missing[-1].parent:
+                raise
+            missing.append(missing[-1].parent)
+
+
 def remove_tree(path: Path) -> None:
     """Delete a folder and its contents. Another process may delete it at the same time. Raises OSError for the first
     file that cannot be deleted."""
@@ -221,22 +259,44 @@ def remove_tree(path: Path) -> None:
     while path.exists():
         with suppress(FileNotFoundError):
             if sys.platform != "win32" and not path.is_symlink():
-                _unlink_files(path)
+                _remove_below(str(path))
             shutil.rmtree(path)
 
 
-def _unlink_files(folder: Path) -> None:
-    """Delete the files below *folder* in the order of their inodes, as `rm` does. In the folder's order, a disk may
-    take many times as long. Leaves folders, and files that cannot be deleted, to rmtree.
-    """
-    folders = [str(folder)]
-    while folders:
-        with suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.inode()):
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                else:
-                    os.unlink(entry.path)
+def _remove_below(top: str) -> None:
+    """Delete the files and folders below *top*, however deep. The order of files is that of their inodes, as in `rm`,
+    since a disk may take many times as long in the folder's order. Raises OSError for the first file that cannot be
+    deleted, after the others."""
+    folders, errors = [top], list[OSError]()
+
+    def noted(act: Callable[..., T], *paths: str) -> T | None:
+        try:
+            return act(*paths)
+        except FileNotFoundError:
+            return None
+        except OSError as err:
+            errors.append(err)
+            return None
+
+    for folder in folders:
+        if len(os.fsencode(folder)) > LONG_PATH:
+            folders.append(os.path.join(top, os.urandom(16).hex()))
+            noted(os.rename, folder, folders[-1])
+            continue
+        for entry in noted(_by_inode, folder) or ():
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.path)
+            else:
+                noted(os.unlink, entry.path)
+    for folder in reversed(folders[1:]):
+        noted(os.rmdir, folder)
+    if errors:
+        raise errors[0]
+
+
+def _by_inode(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.inode())
 
 
 def once_free(act: Callable[[], T], seconds: float = SECONDS_IN_USE) -> T:

@@ -5,6 +5,7 @@ job.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import shutil
 import sqlite3
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from himl_cli.core.blobs import FetchRequest, StoreRequest
-from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, NotFound
+from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, NotFound, RunNotFound
 from himl_cli.core.events import Event
 from himl_cli.core.files import is_local_folder, mount_of, mounts_of_macos, walk_files
 from himl_cli.core.jobs import (
@@ -39,17 +40,19 @@ from himl_cli.core.jobs import (
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec, fill_command
+from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.workspaces.local.file_blobs import PAGE as BLOB_PAGE
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles
 from himl_cli.workspaces.local.launch_request import LaunchRequest, job_command, resolve_folders, shown_command
 from himl_cli.workspaces.local.logged_values import read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.run_folder import RECORD, RunFolder
 from himl_cli.workspaces.local.run_store import PAGE, SCHEMA_VERSION, Database, RunStore, as_time
-from himl_cli.workspaces.local.staging import replace_files
+from himl_cli.workspaces.local.staging import replace_files, stage_files
 from himl_cli.workspaces.local.sweep_plan import plan_pipeline, plan_sweep
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.conftest import lacking
+from tests.guards.test_work import calls_of
 from tests.support.folders import SharedDisk
 from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
@@ -142,6 +145,27 @@ def test_work_of_sqlite_grows_with_the_runs_that_are_listed_or_not_at_all(databa
     assert {name for name, (few, many) in work.items() if many > 20 * few} == set()
     few, many = work["newest"]
     assert many < 2 * few
+
+
+def test_a_wrong_id_is_compared_with_a_limited_number_of_runs(database: Database) -> None:
+    """The run that it resembles may be the oldest one."""
+    workspace, calls = LocalWorkspace(database.path.parent), list[int]()
+
+    def look(run_id: str) -> RunNotFound:
+        with pytest.raises(RunNotFound) as caught:
+            workspace.run(run_id)
+        return caught.value
+
+    for start in (0, 2000):
+        names = (f"unet_{1_750_000_000 + number}_{number * 0x9E3779B1 % (1 << 32):08x}" for number in range(start, start + 2000))
+        RunStore(database).add(*(Run(name, "unet") for name in names))
+        look("unet_1750000000_x")
+        calls.append(calls_of(lambda: look("unet_1749999999_00000000")))
+    assert calls[1] <= 1.1 * calls[0]
+    assert look("unet_1750000001_9e3779b0").similar[0] == "unet_1750000001_9e3779b1"
+    assert look("inet_1750000001_9e3779b1").similar[0] == "unet_1750000001_9e3779b1"
+    assert look("9e3779b1").abbreviated == look("9e37").abbreviated == ("unet_1750000001_9e3779b1",)
+    assert [look(text).abbreviated for text in ("9e3", "1750", "3779b1_", "*")] == [()] * 4
 
 
 def test_logging_a_parameter_reads_no_others(tmp_path: Path) -> None:
@@ -697,6 +721,44 @@ def test_listing_unreadable_folder_raises_disk_failed(datastore: DatastoreFolder
         if is_root:
             os.seteuid(0)
         locked.chmod(0o755)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="paths are limited")
+def test_folders_may_be_deeper_than_pythons_stack(tmp_path: Path) -> None:
+    """A folder may also be deeper than a path is long."""
+    names = [f"data{folders}/last.txt" for folders in ("", "/d" * 300)]
+    for number, name in enumerate(names):
+        project, copy = tmp_path / f"project{number}", tmp_path / f"copy{number}"
+        write_files(project, {name: "x", "train.py": ""})
+        spec = JobSpec("e", Entry(EntryKind.script, "train.py"), Snapshot(project, [name, "train.py"], 1))
+        (folder := RunFolder(copy)).code.mkdir(parents=True)
+        far = os.open(folder.code, os.O_RDONLY)
+        for _ in range(30):
+            os.mkdir("far" * 70, dir_fd=far)
+            far, above = os.open("far" * 70, os.O_RDONLY, dir_fd=far), far
+            os.close(above)
+        os.close(far)
+        # The first round, with the usual limit, imports what is needed
+        with stack_of(1000 if number == 0 else 200):
+            assert take_snapshot(project).snapshot.files == [name, "train.py"]
+            stage_files(spec, folder.code, is_stopped=lambda: False)
+            folder.write(RECORD, {"in_place": False})
+            os.utime(folder.path / RECORD, (0, 0))
+            assert sorted(name for name, _ in folder.files_elsewhere()) == [name, "train.py"]
+            assert [found.name for found in walk_files(str(folder.code))] == [name, "train.py"]
+            folder.remove()
+        assert not folder.path.exists()
+
+
+@contextmanager
+def stack_of(frames: int) -> Iterator[None]:
+    """Allow that many frames above the present one."""
+    limit, present = sys.getrecursionlimit(), len(inspect.stack(0))
+    sys.setrecursionlimit(present + frames)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 SEGMENT = st.text(alphabet="a0.- /é", min_size=1, max_size=4)

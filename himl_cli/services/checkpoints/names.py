@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from pathlib import Path
 
+from himl_cli.core.files import walk_files
 from himl_cli.core.records import dataclass
 from himl_cli.core.text import read_json
 
@@ -174,7 +175,7 @@ def is_whole(path: Path) -> bool:
     try:
         if not path.is_dir():
             return _is_whole_file(path)
-        files = [file for file in path.rglob("*") if file.is_file()]
+        files = [Path(file.path) for file in walk_files(str(path))]
         has_bytes = any(file.stat().st_size for file in files)
         return has_bytes and all(is_mark(file) or _is_whole_file(file) for file in files)
     except OSError:

@@ -20,7 +20,7 @@ import stat
 import warnings
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -161,7 +161,12 @@ class _Walk:
                     rules.append(("".join(f"{part}/" for part in root.relative_to(folder).parts), found))
         identity = _identity(str(self._root), self._root.stat())
         fetched = {"": fetched_files(self._root) or {}} if identity in self._fetched_folders else {}
-        self._enter(_Place(str(self._root), "", rules, frozenset({identity}), fetched))
+        levels = [self._enter(_Place(str(self._root), "", rules, frozenset({identity}), fetched))]
+        while levels:  # there may be more than Python's stack allows
+            if (below := next(levels[-1], None)) is None:
+                levels.pop()
+            else:
+                levels.append(self._enter(below))
 
     @property
     def has_untracked(self) -> bool | None:
@@ -195,7 +200,8 @@ class _Walk:
         at = bisect_left(self._sorted, folder)
         return at < len(self._sorted) and self._sorted[at].startswith(folder)
 
-    def _enter(self, place: _Place) -> None:
+    def _enter(self, place: _Place) -> Iterator[_Place]:
+        """Add the files in *place*. The caller enters each folder in it that this yields."""
         with os.scandir(place.path) as found:  # first, since an error names the folder
             entries = sorted(found, key=lambda entry: entry.name)
         if own := read_rules(os.path.join(place.path, self.ignore_file)):
@@ -217,7 +223,7 @@ class _Walk:
                     raise
                 continue
             if stat.S_ISDIR(info.st_mode):
-                self._add_folder(place, entry, info)
+                yield from self._add_folder(place, entry, info)
             elif stat.S_ISREG(info.st_mode):
                 self._add_file(place, entry, info, is_data=bool(crowded) and ending_of(entry.name) in crowded)
 
@@ -237,7 +243,7 @@ class _Walk:
         self.has_excluded = self.has_excluded or is_excluded
         return is_excluded
 
-    def _add_folder(self, place: _Place, entry: os.DirEntry[str], info: os.stat_result) -> None:
+    def _add_folder(self, place: _Place, entry: os.DirEntry[str], info: os.stat_result) -> Iterator[_Place]:
         name = f"{place.name}{entry.name}/"
         if self._is_named(name.rstrip("/")):
             return
@@ -256,7 +262,7 @@ class _Walk:
         rules = [(f"{path}{entry.name}/", each) for path, each in place.rules]
         is_private = place.is_private or any(map(is_private_folder, _spellings(entry)))
         kept, left_out = len(self.files) + len(self.secrets), len(self.downloads)
-        self._enter(_Place(entry.path, name, rules, place.above | {identity}, fetched, is_private, is_ignored))
+        yield _Place(entry.path, name, rules, place.above | {identity}, fetched, is_private, is_ignored)
         if len(self.downloads) > left_out and len(self.files) + len(self.secrets) == kept:
             self.downloads[left_out:] = [name.rstrip("/")]  # it contains nothing else
 

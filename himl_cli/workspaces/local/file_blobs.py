@@ -27,6 +27,7 @@ from himl_cli.core.files import (
     flush,
     is_bookkeeping,
     is_inside,
+    make_folder,
     real_path,
     walk_files,
     warned,
@@ -257,7 +258,7 @@ class FileStore:
         path = self._target(request.name)
         # Random, because processes on other machines or in other containers have the same ids
         part = path.with_name(f".{secrets.token_hex(8)}{PART_SUFFIX}")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         digest, size = hashlib.md5(usedforsecurity=False), 0
         part.touch(exist_ok=False)  # raises before the deletion below, which is for one's own file only
         try:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from himl_cli.core.errors import FULL_DISK, DiskFailed, shortage
-from himl_cli.core.files import Globs, flush_file, is_board_file, once_free, remove_tree
+from himl_cli.core.files import Globs, flush_file, is_board_file, make_folder, once_free, remove_tree
 from himl_cli.core.locks import is_held, is_locked
 from himl_cli.core.text import read_json
 
@@ -157,7 +157,7 @@ class RunFolder:
                 target = self.code / top / name
                 if target.exists() and target.stat().st_mtime_ns > since:
                     continue
-                target.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(target.parent)
                 target.unlink(missing_ok=True)  # an earlier attempt's
                 try:
                     os.link(path, target)

@@ -348,6 +348,7 @@ def _hint_of_damage(path: Path) -> str:
 
 
 PAGE = 200
+MOST_ALIKE = 250
 # Fields of a run with the same names in the database
 AS_STORED = ("id", "experiment", "display_name", "description", "parent", "exit_code", "command", "folder")
 HOW_LOST = (
@@ -558,7 +559,8 @@ class RunStore:
         """Delete the runs, and *remove* the folder of each.
 
         An interrupted call leaves folders of runs that no longer exist. The next call removes them. If the disk is too
-        full to record the deletion, the folders are removed first. Raises what *remove* raises for these runs.
+        full to record the deletion, the folders are removed first. Raises DiskFailed from *remove* for one of these
+        runs, after the others.
         """
         try:
             self._delete_records(run_ids)
@@ -568,11 +570,15 @@ class RunStore:
             for run_id in run_ids:
                 remove(run_id)
             self._delete_records(run_ids)
+        errors, rest = {}, "SELECT run FROM folders_to_delete WHERE run NOT IN (SELECT id FROM runs)"
+        for run_id in dict.fromkeys([*run_ids, *(row["run"] for row in self.database.rows(rest))]):
+            try:
+                self._remove_folder(run_id, remove)
+            except DiskFailed as err:
+                errors[run_id] = err
         for run_id in run_ids:
-            self._remove_folder(run_id, remove)
-        for row in self.database.rows("SELECT run FROM folders_to_delete WHERE run NOT IN (SELECT id FROM runs)"):
-            with suppress(DiskFailed):
-                self._remove_folder(row["run"], remove)
+            if run_id in errors:
+                raise errors[run_id]
 
     def has_rest(self, run_id: str) -> bool:
         """Whether the run was deleted, but not its folder."""
@@ -633,6 +639,24 @@ class RunStore:
             rows = self.database.rows(f"SELECT * FROM runs WHERE id IN ({marks})", chunk)
             found |= {run.id: run for run in self._records(rows, set(lost), reasons or {})}
         return [found[run_id] for run_id in run_ids if run_id in found]
+
+    def ids_like(self, text: str) -> list[str]:
+        """The ids that *text* may abbreviate, those of the newest runs, and those with the most quarters of *text*.
+        Limits the latter two to `MOST_ALIKE`, since comparing spellings takes long."""
+        from glob import escape
+
+        size = len(text) // 4 + 1
+        parts = [text[at : at + size] for at in range(0, len(text), size)]
+        shared = "+".join("min(instr(id, ?), 1)" for _ in parts) or "NULL"
+        begins, newest = "substr(id, 1, length(?1)) = ?1", "ORDER BY created DESC, id DESC"
+        hex_begins = "instr(id, '_' || ?1) AND id GLOB ?2"
+        queries: dict[str, tuple[object, ...]] = {
+            f"WHERE {begins} OR ({hex_begins}) {newest}": (text, f"*[0-9]_{escape(text)}*"),
+            f"{newest} LIMIT {MOST_ALIKE}": (),
+            f"INDEXED BY runs_by_time ORDER BY {shared} DESC LIMIT {MOST_ALIKE}": (*parts,),
+        }
+        found = (self.database.rows(f"SELECT id FROM runs {query}", queries[query]) for query in queries)
+        return [*dict.fromkeys(each for rows in found for each in _ids(row["id"] for row in rows))]
 
     def ids(self) -> list[str]:
         return _ids(row["id"] for row in self.database.rows("SELECT id FROM runs ORDER BY created DESC"))

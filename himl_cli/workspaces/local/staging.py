@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import json
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 
 from himl_cli.core.editables import stage_modules
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.files import flush, is_inside
+from himl_cli.core.files import flush, is_inside, make_folder, remove_tree, walk_folders
 from himl_cli.core.jobs import STEP, EntryKind, JobSpec, Snapshot
 from himl_cli.core.sweeps import PLACEHOLDER
 from himl_cli.core.text import read_json
@@ -80,13 +79,12 @@ class JobFiles:
         elif known.get(STAGED):
             check_staged(folder.code, spec.parent or folder.run_id)
         else:
-            with suppress(FileNotFoundError):
-                shutil.rmtree(folder.code)  # partial files of an attempt that was killed
+            remove_tree(folder.code)  # partial files of an attempt that was killed
             folder.code.mkdir()
             stage_files(spec, folder.code, is_stopped=is_stopped)
             for key, target in linked_inputs(spec).items():
                 source, link = Path(self._request.inputs[key]), folder.code / target
-                link.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(link.parent)
                 link.symlink_to(source, target_is_directory=source.is_dir())
         if not is_attempt:
             return folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts})
@@ -149,7 +147,7 @@ class JobFiles:
     def _stamps(self) -> dict[str, Stamp]:
         found: dict[str, Stamp] = {}
         for top in COLLECTED if self._request.spec.in_place else ():
-            for folder, _, names in os.walk(self.cwd / top):
+            for folder, _, names in walk_folders(str(self.cwd / top)):
                 for path in (Path(folder, name) for name in names):
                     with suppress(OSError):  # a dangling link, or a file that was deleted in the meantime
                         facts = path.stat()
@@ -213,7 +211,7 @@ def replace_files(spec: JobSpec, target: Path, stale: Sequence[str]) -> None:
     number = next(each for each in count(1) if not target.with_name(f"{target.name}_{each}").exists())
     for name in (each for each in stale if not is_result(each) and os.path.lexists(target / each)):
         kept = target.with_name(f"{target.name}_{number}") / name
-        kept.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(kept.parent)
         os.replace(target / name, kept)
     stage_files(replace(spec, brought={}), target, is_stopped=lambda: False)
 
@@ -279,5 +277,5 @@ def _create(target: str | Path, mode: int) -> int:
     try:
         return os.open(target, flags, mode)
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        make_folder(Path(target).parent)
         return os.open(target, flags, mode)

@@ -109,7 +109,7 @@ class LocalWorkspace(FolderWorkspace):
         return found
 
     def _not_found(self, run_id: str) -> RunNotFound:
-        return run_not_found(run_id, self.label, self._runs.ids())
+        return run_not_found(run_id, self.label, self._runs.ids_like(run_id))
 
     def known_ids(self) -> Sequence[str]:
         return self._runs.ids()
