@@ -148,6 +148,7 @@ _himl_table() {
             --latest_run_file=files
             --children
             --machine
+            --environment
             --watch
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json

@@ -188,6 +188,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
                 '--machine' 'Add a table of CPU, memory and GPU use' \
+                '--environment' 'Add the interpreter, packages, machine and changes of the code' \
                 '--watch' 'Show progress, metrics and log until the run ends' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
                 '--config_file=files:.json' 'Azure ML config.json' \

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 import himl_cli
+from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.runs import Attempt, RunService, RunStatus
 from himl_cli.core.sweeps import Scalar
 from himl_cli.core.workspaces import Check, SetUp, WorkspaceFacts
@@ -116,6 +117,7 @@ class RunDetails(_RunDetails, total=False):
     primary_metric: Annotated[PrimaryMetric, Meta(description="Of a sweep.")]
     attempts: Annotated[list[Attempt], Meta(description="Of a run that was started several times, oldest first.")]
     machine: Annotated[list[MachineUse], Meta(description="With --machine.")]
+    environment: Annotated[RunEnvironment, Meta(description="With --environment, if it is on record.")]
 
 
 class Statistics(TypedDict):
@@ -243,6 +245,8 @@ class RunDiff(TypedDict):
     parameters: Differences
     metrics: Differences
     tags: Differences
+    environment: Annotated[Differences, Meta(description="The interpreter, the environment and the machine.")]
+    packages: Annotated[Differences, Meta(description="Versions by name. Is empty if those of a run are unknown.")]
     code: Annotated[list[FileChange] | None, Meta(description="Is null if there is no code to compare.")]
 
 

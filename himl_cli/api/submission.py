@@ -30,7 +30,7 @@ from himl_cli.render.progress import Watcher
 from himl_cli.services.runs.follow import watching
 from himl_cli.services.runs.outcome import await_outcome
 from himl_cli.services.submission.environment import CONDA_NAMES
-from himl_cli.services.submission.prepare import check_root, prepare_job, start_and_note
+from himl_cli.services.submission.prepare import check_root, prepare_job, start_and_note, submit_prepared
 from himl_cli.services.submission.request import SubmitRequest, job_words, shorten_tags
 from himl_cli.workspaces.base import JobRunner, Workspace
 from himl_cli.workspaces.resolve import open_for_jobs
@@ -149,7 +149,7 @@ def run_job(
     output, job = Output(), prepare_job(request)
     print_prepared(output, job.remarks, job.report)
     with Watcher(output) as notify:
-        run = start_and_note(partial(workspace.submit, job.spec), Path.cwd(), notify)
+        run = start_and_note(partial(submit_prepared, workspace, job), Path.cwd(), notify)
     with watching(run.id):
         print_sent(output, run, waits=waits, follows=follows)
         after_submission(run.id)

@@ -130,6 +130,7 @@ def show(
     *,
     selection: SelectionOptions,
     machine: bool = option("Add a table of CPU, memory and GPU use.", default=False),
+    environment: bool = option("Add the interpreter, packages, machine and changes of the code.", default=False),
     watch: bool = option("Show progress, metrics and log until the run ends.", default=False),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
@@ -144,18 +145,19 @@ def show(
       himl runs show
       himl runs show train_1772366400_0a1b2c3d --json
       himl runs show latest --machine
+      himl runs show latest --environment
       himl runs show latest --watch
     """
     from himl_cli.core.logged import machine_use
-    from himl_cli.render.forms import machine_form
+    from himl_cli.render.forms import extended_form
     from himl_cli.render.run_views import run_view
     from himl_cli.services.runs.lookup import means_one_run, run_details
 
     if watch:
         _check_watch(output_opts)
-        if machine:
+        if machine or environment:
             raise BadUsage(
-                "--machine and --watch cannot be combined.",
+                f"--{'machine' if machine else 'environment'} and --watch cannot be combined.",
                 hint="Omit one of them. --watch shows the machine in one line.",
             )
     selected = selection.selection(runs, single="--watch" if watch else "")
@@ -163,12 +165,20 @@ def show(
         if watch:
             return _watch_run(session, _find(session, selected))
         is_one = means_one_run(selected)
-        ask = partial(run_details, session.workspace, has_machine=is_one or machine, by_node=machine)
+        ask = partial(
+            run_details,
+            session.workspace,
+            has_machine=is_one or machine,
+            by_node=machine,
+            has_environment=environment,
+        )
         details = session.workspace.ask_all(ask, _find(session, selected))
         for each in details:
             if machine and not machine_use(each.metrics):
                 session.output.notice(f"Run '{each.run.id}' has no metrics of its machine.")
-        shown = [machine_form(each) for each in details] if machine else details
+            if environment and each.environment is None:
+                session.output.notice(f"Run '{each.run.id}' has no record of its environment.")
+        shown = [extended_form(each, machine=machine) for each in details]
         session.output.result(
             shown[0] if is_one else shown,
             human=lambda: "\n\n\n".join("\n".join(run_view(each, machine=machine)) for each in details),
@@ -186,9 +196,9 @@ def diff(
 ) -> None:
     """Show the differences between two runs.
 
-    himl compares arguments, parameters, last metrics, tags, facts and the code. One run is compared with the run
-    before it in its experiment. The default is the last run submitted from this folder. A dot (.) is the working
-    tree, which only has code.
+    himl compares arguments, parameters, metrics, tags, packages, machines and code. One run is compared
+    with the run before it in its experiment. The default is the last run submitted from this folder. A dot (.) is the
+    working tree, which only has code.
 
     \b
       himl runs diff

@@ -43,6 +43,7 @@ from himl_cli.services.submission.prepare import (
     resume_run,
     start_and_note,
     submit_mirrored,
+    submit_prepared,
 )
 from himl_cli.services.submission.request import (
     REQUEST_FIELDS,
@@ -147,7 +148,7 @@ def submit_script(call: Submission) -> Run | None:
     with open_session(call.workspace_opts, call.output_opts, For.clusters if request.on_azure else For.jobs) as session:
         print_prepared(session.output, job.remarks, job.report)
         job = _with_data(call, session, job)
-        start = partial(session.jobs.submit, job.spec)
+        start = partial(submit_prepared, session.jobs, job)
         if is_sent:
             return _run_on_cluster(call, session, start, waits, job.spec)
         return _run_here(session, start, waits, job.spec)

@@ -13,15 +13,14 @@ import json
 import os
 import posixpath
 import re
-import site
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from himl_cli.core.files import walk_folders
+from himl_cli.core.installed import package_folders
 from himl_cli.core.jobs import Editables, EntryKind, JobSpec
 from himl_cli.core.processes import JOB_FOLDER
 
@@ -32,8 +31,6 @@ _NO_MODULES = (".pth", ".dist-info", ".egg-info", ".egg-link")
 _SKIPPED = (".pyc", ".log", "~")
 # Names that a project may share with installed packages, since nothing imports them
 _HARMLESS = {"test", "tests", "docs", "examples", "scripts", "setup", "conftest"}
-_PACKAGES = ("lib*/{}/site-packages", "lib/{}/dist-packages", "local/lib/{}/dist-packages", "Lib/site-packages")
-SECONDS_TO_ASK = 10.0
 LACKS, REMEDY = "the snapshot lacks", ". To change that, stop ignoring it"
 
 
@@ -45,7 +42,7 @@ def with_editables(spec: JobSpec, env: Mapping[str, str]) -> tuple[JobSpec, list
     search = _Search(spec)
     for folder in filter(os.path.isabs, spec.env.get("PYTHONPATH", env.get("PYTHONPATH", "")).split(os.pathsep)):
         search.add_folder(folder)
-    for packages in _package_folders(spec.python):
+    for packages in package_folders(spec.python):
         with suppress(OSError):  # it cannot be read
             search.add_packages(packages)
     folders = [*dict.fromkeys(search.folders)]
@@ -201,32 +198,3 @@ class _Search:
 
 def _quoted(path: str) -> str:
     return repr(path)[1:-1]
-
-
-def _package_folders(python: str) -> Iterator[Path]:
-    """The folders of packages of the interpreter *python*: those of its environment, by their usual places, or else
-    those that it names."""
-    program, real = Path(python), Path(os.path.realpath(python))
-    found = _usual_folders(program, real)
-    if not found:
-        with suppress(OSError, subprocess.SubprocessError):
-            question = [python, "-c", "import sys; print(*sys.path, sep='\\n')"]
-            answer = subprocess.run(question, capture_output=True, text=True, timeout=SECONDS_TO_ASK).stdout
-            found = [Path(line) for line in answer.splitlines() if line.endswith("-packages")]
-    yield from (folder for folder in dict.fromkeys(map(Path.resolve, found)) if folder.is_dir())
-
-
-def _usual_folders(program: Path, real: Path) -> list[Path]:
-    def prefix_of(program: Path) -> Path:
-        return program.parent.parent if program.parent.name.lower() in ("bin", "scripts") else program.parent
-
-    prefixes: Sequence[Path] = [prefix_of(program)]
-    config = ""
-    with suppress(OSError, ValueError):
-        config = (prefixes[0] / "pyvenv.cfg").read_text(encoding="utf-8")
-    if not config or re.search(r"^include-system-site-packages\s*=\s*true", config, re.MULTILINE | re.IGNORECASE):
-        prefixes = [*prefixes, prefix_of(real), Path(site.getuserbase())]
-    version = re.search(r"python\d+\.\d+", real.name)
-    names = [version[0], version[0].partition(".")[0]] if version else ["python3*"]
-    patterns = dict.fromkeys(pattern.format(name) for pattern in _PACKAGES for name in names)
-    return [folder for prefix in prefixes for pattern in patterns for folder in prefix.glob(pattern)]

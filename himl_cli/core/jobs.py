@@ -190,8 +190,8 @@ class SnapshotReport:
 
     `downloads` are files and folders that were left out because himl downloaded them, `missed` the ignored folders, as
     the user named them, that do not exist, `secrets` the files that were left out because they may contain secrets.
-    `has_untracked`: the snapshot contains files that git does not track. None if himl cannot determine that. Then, if
-    an ignore file excluded anything, `git_problem` is the reason. `others` are files and folders of the root that no
+    `untracked` are the files of the snapshot that git does not track. None if himl cannot determine that. Then, if an
+    ignore file excluded anything, `git_problem` is the reason. `others` are files and folders of the root that no
     snapshot contains, such as `.git`.
     """
 
@@ -201,9 +201,13 @@ class SnapshotReport:
     downloads: Sequence[str] = ()
     missed: Sequence[str] = ()
     secrets: Sequence[str] = ()
-    has_untracked: bool | None = None
+    untracked: Sequence[str] | None = None
     git_problem: str = ""
     others: Sequence[str] = ()
+
+    @property
+    def has_untracked(self) -> bool | None:
+        return None if self.untracked is None else bool(self.untracked)
 
     @property
     def is_large(self) -> bool:

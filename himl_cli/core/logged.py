@@ -13,6 +13,7 @@ from itertools import chain, pairwise
 from typing import Any, Generic, TypeVar
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Goal, Run, RunStatus, arguments_of
 from himl_cli.core.sweeps import (
@@ -134,6 +135,7 @@ class RunDetails:
     run.
 
     `sweep` is set for a run whose children are trials. `below` has the child runs of those children, by id.
+    `environment` is None if it is not on record, or was not read.
     """
 
     run: Run
@@ -143,6 +145,7 @@ class RunDetails:
     texts: Sequence[Texts] = ()
     sweep: SweepView | None = None
     below: Mapping[str, Sequence[Run]] = field(default_factory=dict)
+    environment: RunEnvironment | None = None
 
 
 @dataclass()
@@ -448,8 +451,9 @@ Differences = Mapping[str, Sequence[Value]]
 @dataclass(frozen=True)
 class RunDiff:
     """The differences from run `first` to run `second` (`.`: the working tree), by name: the value of the first and
-    that of the second, None for a run without one. `facts` are those of the record, the environment and the machine.
-    `code` is None if a run has no copy of its code."""
+    that of the second, None for a run without one. `facts` are those of the record, `environment` those of the
+    interpreter, the environment and the machine. `packages` is empty if those of a run are unknown. `code` is None if a
+    run has no copy of its code."""
 
     first: str
     second: str
@@ -458,6 +462,8 @@ class RunDiff:
     parameters: Differences = field(default_factory=dict)
     metrics: Differences = field(default_factory=dict)
     tags: Differences = field(default_factory=dict)
+    environment: Differences = field(default_factory=dict)
+    packages: Differences = field(default_factory=dict)
     code: Sequence[FileChange] | None = None
 
 

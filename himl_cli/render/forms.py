@@ -28,9 +28,10 @@ def json_form(value: Any) -> Any:
     return value
 
 
-def machine_form(details: RunDetails) -> dict[str, Any]:
-    """Extend `details_form` by the use of the machine."""
-    return details_form(details) | {"machine": json_form(machine_use(details.metrics))}
+def extended_form(details: RunDetails, *, machine: bool) -> dict[str, Any]:
+    """Extend `details_form` by the use of the machine, and by the environment if it was read."""
+    form = details_form(details) | ({"machine": json_form(machine_use(details.metrics))} if machine else {})
+    return form | ({"environment": json_form(details.environment)} if details.environment else {})
 
 
 def details_form(details: RunDetails) -> dict[str, Any]:

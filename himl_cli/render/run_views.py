@@ -230,7 +230,7 @@ def diff_view(diff: RunDiff, *, has_text: bool) -> Iterator[str]:
     """The differences as tables with a column for each run, and the changed files or, with *has_text*, their diffs."""
     yield styled(f"{one_line(diff.first)} -> {one_line(diff.second)}", "bold")
     parts = {"Run": diff.facts, "Arguments": diff.arguments, "Parameters": diff.parameters}
-    parts |= {"Metrics": diff.metrics, "Tags": diff.tags}
+    parts |= {"Metrics": diff.metrics, "Tags": diff.tags, "Environment": diff.environment, "Packages": diff.packages}
     for title, values in parts.items():
         rows = [
             (one_line(name), *("" if value is None else one_line(value_text(value)) for value in pair))
@@ -244,10 +244,14 @@ def diff_view(diff: RunDiff, *, has_text: bool) -> Iterator[str]:
             yield f"  {change.change:<8} {one_line(change.name)}"
         for line in change.diff.split("\n") if change.diff else ():
             style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
-            text = "".join(sign if sign.isprintable() or sign == "\t" else " " for sign in line)
-            yield styled(text, style) if style else text
+            yield styled(shown_line(line), style) if style else shown_line(line)
     if not diff.code and not any(parts.values()):
         yield "No differences." if diff.code is not None else "No differences except perhaps in the code."
+
+
+def shown_line(line: str) -> str:
+    """*line* of a file with a space for each control character except tabs."""
+    return "".join(sign if sign.isprintable() or sign == "\t" else " " for sign in line)
 
 
 def cancel_text(outcome: Any) -> str:
@@ -518,6 +522,7 @@ def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
         if pairs:
             yield from ("", styled(title, "bold"))
             yield from _pairs(pairs, label_width=min(30, max(len(one_line(name)) for name in pairs)), indent="  ")
+    yield from _environment_view(details)
     yield from _attempts_view(run)
     if machine:
         yield from _machine_view(details)
@@ -571,6 +576,23 @@ def _children_view(details: RunDetails) -> Iterator[str]:
             for each in children
         ]
         yield from _table(title, titles, rows, right=(3, 4), ranks=(0, 3, 1, 2, 4), cut=(1,))
+
+
+def _environment_view(details: RunDetails) -> Iterator[str]:
+    """What the run ran on: facts, packages, and the changes of its code."""
+    found = details.environment
+    if found is None:
+        return
+    facts = {"python": " ".join(filter(None, (found.version, found.python))), "environment": found.name}
+    facts |= {"image": found.image, **found.machine, "packages": found.problem and f"unknown: {found.problem}"}
+    sections = {"Environment": {name: value for name, value in facts.items() if value}, "Packages": found.packages}
+    for title, pairs in sections.items():
+        if pairs:
+            yield from ("", styled(title, "bold"))
+            yield from _pairs(pairs, label_width=min(30, max(map(len, pairs))), indent="  ")
+    for title, text in {"Conda file": found.conda, "Changes of the code": found.changes}.items():
+        if text:
+            yield from ("", styled(title, "bold"), *map(shown_line, text.rstrip("\n").split("\n")))
 
 
 def _attempts_view(run: Run) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from himl_cli.core.errors import NotAllowed, NotFound
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import Snapshot
 from himl_cli.core.logged import SYSTEM, FileChange, RunDiff, Value, given_of
 from himl_cli.core.runs import SUBMITTED_TAGS, Run, RunQuery, own_tags
@@ -54,16 +55,30 @@ def diff_runs(
         return RunDiff(first.id, WORKING_TREE, code=code)
     results = workspace.results([first, second], wanted=lambda name: not name.startswith(SYSTEM), whole=False)
     runs = [(run, workspace.parameters(run.id)) for run in (first, second)]
+    environments = [
+        workspace.environment(run.id) or RunEnvironment(problem="they are not on record") for run in (first, second)
+    ]
+    packages = [each.packages for each in environments]
+    if problem := next((each.problem for each in environments if each.packages is None), ""):
+        notify(Notice(f"himl does not compare packages: {problem}."))
     return RunDiff(
         first.id,
         second.id,
-        _differing(*(_facts(workspace, run) for run, _ in runs)),
+        _differing(*(_facts(run) for run, _ in runs)),
         _differing(*(given_of(run) for run, _ in runs)),
         _differing(*(parameters for _, parameters in runs)),
         _differing(*(results[run.id].last for run, _ in runs)),
         _differing(*(own_tags(run) for run, _ in runs)),
+        _differing(*map(_environment_facts, environments)),
+        {} if None in packages else _differing(*(each or {} for each in packages)),
         code,
     )
+
+
+def _environment_facts(found: RunEnvironment) -> Values:
+    facts = {"python": found.python, "version": found.version, "environment": found.name, "image": found.image}
+    facts |= {**found.machine, "conda": found.conda}
+    return {name: value for name, value in facts.items() if value}
 
 
 def _differing(first: Values, second: Values) -> dict[str, Sequence[Value]]:
@@ -72,9 +87,8 @@ def _differing(first: Values, second: Values) -> dict[str, Sequence[Value]]:
     return {name: pair for name, pair in pairs.items() if repr(pair[0]) != repr(pair[1])}  # NaN equals itself
 
 
-def _facts(workspace: Workspace, run: Run) -> Values:
-    """The recorded facts of a run, its environment and its machine."""
-    home = workspace.home_of(run.id)
+def _facts(run: Run) -> Values:
+    """The recorded facts of a run."""
     facts: dict[str, Value] = {
         "experiment": run.experiment,
         "display_name": run.display_name,
@@ -85,7 +99,6 @@ def _facts(workspace: Workspace, run: Run) -> Values:
         "command": run.command,
         "workspace": run.workspace,
         "target": run.target,
-        "python": home.python_of(run.id) if isinstance(home, FolderWorkspace) else "",
     }
     submitted = {name: value for name, value in run.tags.items() if name.startswith(SUBMITTED_TAGS[0])}
     return {name: value for name, value in {**facts, **submitted}.items() if value not in ("", None)}

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from himl_cli.core.blobs import BlobInfo, DatastoreInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import HimlError
 from himl_cli.core.events import Finished, Moved, Notify, ignore
+from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import (
     ClusterSpec,
     ContainerSpec,
@@ -207,6 +208,10 @@ class Workspace(Protocol):
     def code_files(self, run_id: str) -> tuple[BlobStore, Container[str] | None] | None:
         """A store with the code that the run's job was submitted with, and the names of its files (None: all files of
         the store). None for a run without a copy of its code. Raises RunNotFound."""
+
+    def environment(self, run_id: str) -> RunEnvironment | None:
+        """What the run ran on, for a sweep what one of its trials ran on. None if that is not on record. Raises
+        RunNotFound."""
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
         """The files of the run's output called *key*, in any storage. Raises RunNotFound, and NotFound naming the

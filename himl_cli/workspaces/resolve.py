@@ -545,6 +545,7 @@ class JoinedWorkspace(Workspace):
     parameters = _in_home(Workspace.parameters)
     run_files = _in_home(Workspace.run_files)
     code_files = _in_home(Workspace.code_files)
+    environment = _in_home(Workspace.environment)
     output_files = _in_home(Workspace.output_files)
 
     def delete_rest(self, run_id: str) -> bool:

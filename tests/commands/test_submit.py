@@ -409,6 +409,33 @@ def test_local_input_at_its_target_is_a_link_in_the_folder_of_the_job(himl: Himl
     assert (project / "data/a.csv").exists()
 
 
+def test_what_ran_is_on_record_with_the_changes_of_its_code(himl: Himl, project: Path, git: Callable[..., str]) -> None:
+    """The diff contains the files of the snapshot only, and makes them of the commit."""
+    write_files(project, {"train.py": "print(1)\n", "old.py": "k = 1\n", ".env": "TOKEN=marked-old\n", "big.bin": b"\0" * 9})
+    git(project, "init", "-q")
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "First")
+    himl.ok("submit", "train.py")
+    clean = himl.ok("runs", "show", "--environment", "--json").json()
+    assert (clean["tags"]["build_source_dirty"], clean["environment"]["changes"]) == ("false", "")
+    (project / "old.py").unlink()
+    write_files(project, {"new.py": "x = 1", "empty.py": "", "train.py": "print(2)\n", ".env": "TOKEN=marked-new\n"})
+    write_files(project, {"big.bin": b"\0" * 8, "raw.bin": b"\0"})
+    himl.ok("submit", "train.py", "--sweep", "x=1,2")
+    document = himl.ok("runs", "show", "--environment", "--json").json()
+    found = document["environment"]
+    assert (found["python"], found["version"]) == (sys.executable, ".".join(map(str, sys.version_info[:3])))
+    assert (found["packages"]["pytest"], found["problem"], document["tags"]["build_source_dirty"]) == (pytest.__version__, "", "true")
+    shown = himl.ok("runs", "show", f"{document['id']}_0", "--environment").stdout
+    assert re.search(rf"^  pytest +{re.escape(pytest.__version__)}$", shown, re.MULTILINE)
+    assert found["changes"].startswith("Deleted: old.py\ndiff --git ")
+    assert "marked" not in found["changes"]
+    git(project, "stash", "-u")
+    (project / "run.diff").write_text(found["changes"])
+    git(project, "apply", "run.diff")
+    assert [(project / name).read_bytes() for name in ("train.py", "new.py", "empty.py", "big.bin")] == [b"print(2)\n", b"x = 1", b"", b"\0" * 8]
+
+
 def test_job_stays_completed_when_outputs_cannot_be_kept(himl: Himl, project: Path) -> None:
     script = "import os, pathlib\nrun = os.environ['AZUREML_RUN_ID']\n(pathlib.Path('.himl/runs') / run / 'code' / 'outputs').write_text('in the way')\n"
     write_files(project, {"train.py": script + "pathlib.Path('outputs/new').write_text('n')\n"})

@@ -42,6 +42,9 @@ def local(request: pytest.FixtureRequest, folder: Path, tags: Mapping[str, str] 
     runs.add("child_b", parent="train_1_aa", status=RunStatus.failed)
     runs.log("train_1_aa", [("loss", 1.0, 1, 1), ("loss", 0.5, 2, 2), ("acc", 0.9, 2, 3)], {"lr": "0.1"})
     runs.log("child_a", [("loss", 0.25, 1, 1)])
+    for run_id, torch in (("train_1_aa", "2.4"), ("train_2_bb", "2.5")):
+        found = {"python": "/env/python", "packages": {"numpy": "2.1", "torch": torch}, "machine": {"cpu": "fast"}}
+        (folder / ".himl" / "runs" / run_id / "environment.json").write_text(json.dumps(found))
     (folder / "model" / "sub").mkdir(parents=True)
     (folder / "model" / "sub" / "weights").write_bytes(b"w" * 7)
     (folder / ".himl" / "runs" / "train_1_aa" / "job.json").write_text(json.dumps({"outputs": {"model": str(folder / "model")}}))
@@ -62,6 +65,7 @@ def slurm(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
 def azure(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
     """The same runs in an Azure ML workspace."""
     staged: StagedWorkspace = request.getfixturevalue("azure_environment")
+    staged.add_environment("training", condaFile="dependencies: [python=3.11]")
     times = (datetime(2026, 3, 1, 12, tzinfo=timezone.utc) + timedelta(seconds=number) for number in range(5))
     trained = staged.add_run("train_1_aa", "train", created=next(times), seconds=65, tags={"team": "blue"}, parameters={"lr": "0.1"})
     staged.add_run("train_2_bb", "train", created=next(times), seconds=65, status="Failed", error="exit code 3", tags={"team": "red"})
@@ -197,10 +201,25 @@ def test_runs_are_compared(workspace: Workspace, project: Path) -> None:
     found = diff_runs(workspace, first, second, project, lambda notice: told.append(str(notice)))
     assert (found.first, found.second, found.parameters, found.tags) == ("train_1_aa", "train_2_bb", {"lr": ("0.1", None)}, {"team": ("blue", "red")})
     assert {name: found.metrics[name] for name in ("loss", "acc")} == {"loss": (0.5, None), "acc": (0.9, None)}
-    assert (found.facts["status"], found.code, len(told)) == (("Completed", "Failed"), None, 2)
+    is_here = isinstance(workspace, FolderWorkspace)
+    assert (found.facts["status"], found.code, len(told)) == (("Completed", "Failed"), None, 2 if is_here else 3)
+    assert (found.packages, found.environment) == ({"torch": ("2.4", "2.5")} if is_here else {}, {})
     assert run_before(workspace, workspace.run("child_b")).id == "child_a"
     with pytest.raises(NotFound, match="'train_1_aa' is the first one of experiment 'train'"):
         run_before(workspace, first)
+
+
+def test_what_a_run_ran_on_is_on_record(workspace: Workspace) -> None:
+    found = workspace.environment("train_1_aa")
+    assert found is not None
+    if isinstance(workspace, FolderWorkspace):
+        assert (found.python, found.packages, found.machine) == ("/env/python", {"numpy": "2.1", "torch": "2.4"}, {"cpu": "fast"})
+        assert workspace.environment("other_3_cc") is None
+    else:
+        assert (found.name, found.image, found.conda) == ("training:1", "docker.io/python:3.11", "dependencies: [python=3.11]")
+        assert (found.packages, bool(found.problem)) == (None, True)
+    with pytest.raises(RunNotFound, match="No run 'nope'"):
+        workspace.environment("nope")
 
 
 def test_metrics_parameters_files_and_outputs_of_a_run(workspace: Workspace) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli.core.editables import stage_modules, with_editables, with_snapshot_first
+from himl_cli.core.installed import environment_of
 from himl_cli.core.jobs import Entry, EntryKind, JobSpec, Snapshot
 from himl_cli.core.processes import JOB_FOLDER
 from himl_cli.workspaces.local.run_folder import RunFolder
@@ -159,3 +160,16 @@ def test_trials_import_the_snapshot_although_the_project_is_edited(himl: Himl, p
     python = environment(tmp_path / "ve", {"pkg.pth": f"{project}/src"})
     run = himl.ok("submit", "scripts/train.py", "--python", python, "--sweep", "x=1,2", "-q").stdout.strip()
     assert ["VALUE 1" in himl.ok("runs", "logs", f"{run}_{index}").stdout for index in (0, 1)] == [True, True]
+
+
+def test_installed_packages_are_read_without_their_interpreter(tmp_path: Path) -> None:
+    """Versions of each form of metadata, those of conda, and those that come first on Python's path."""
+    files = {"A_b.C-1.0.dist-info/METADATA": "", "old-2.0-py3.11.egg-info/PKG-INFO": "", "bare.egg-info/PKG-INFO": "Name: bare\nVersion: 3.1\n"}
+    python = environment(tmp_path / "env", files | {"twice-1.dist-info/METADATA": "", "no_metadata.py": ""})
+    write_files(tmp_path, {"first/twice-2.dist-info/METADATA": "", "env/conda-meta/cuda-x-12.4-h1_0.json": "{}", "env/conda-meta/history": ""})
+    found = environment_of(str(python), os.pathsep.join(["relative", str(tmp_path / "first")]))
+    assert found.packages == {"a-b-c": "1.0", "bare": "3.1", "cuda-x": "12.4", "old": "2.0", "twice": "2"}
+    assert (found.python, found.problem, found.version[:2]) == (str(python), "", "3.")
+    assert {"host", "os", "cpus"} <= {*found.machine}
+    unknown = environment_of(str(tmp_path / "nothing"))
+    assert (unknown.packages, unknown.problem) == (None, "this machine does not have the interpreter")

@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.events import Event, Notice, Notify, ignore
 from himl_cli.core.files import LATEST_RUN_FILE, expand_home
+from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.logged import (
     SYSTEM,
     RunDetails,
@@ -27,6 +28,7 @@ from himl_cli.core.logged import (
 )
 from himl_cli.core.redaction import is_address
 from himl_cli.core.runs import (
+    CHANGES,
     STUDIO,
     Run,
     RunQuery,
@@ -381,12 +383,20 @@ BEST_SO_FAR = "best_child_by_primary_metric/"
 """Prefix of the columns of a table that Azure ML adds to the metrics of a sweep."""
 
 
-def run_details(workspace: Workspace, run: Run, *, has_machine: bool = False, by_node: bool = False) -> RunDetails:
+def run_details(
+    workspace: Workspace,
+    run: Run,
+    *,
+    has_machine: bool = False,
+    by_node: bool = False,
+    has_environment: bool = False,
+) -> RunDetails:
     """Collect the metrics, parameters and texts of *run*, and its children in order of creation.
 
     *has_machine* adds the workspace's own system metrics of a run without children, and *by_node* those of each node,
-    which may take a request. Raises RunNotFound if the run has been deleted.
+    which may take a request. *has_environment* adds the environment. Raises RunNotFound if the run has been deleted.
     """
+    environment = environment_of(workspace, run.id) if has_environment else None
     children = children_of(workspace, run)
     values = workspace.values(run.id)
     sweep = sweep_view(workspace, run, children)
@@ -395,7 +405,17 @@ def run_details(workspace: Workspace, run: Run, *, has_machine: bool = False, by
     if has_machine and not children and not any(metric.name.startswith(SYSTEM) for metric in metrics):
         metrics += workspace.system_metrics([run], by_node=by_node).get(run.id, ())
     texts = [each for each in values.texts if not (sweep and each.name.startswith(BEST_SO_FAR))]
-    return RunDetails(run, workspace.parameters(run.id), metrics, children, texts, sweep, below)
+    return RunDetails(run, workspace.parameters(run.id), metrics, children, texts, sweep, below, environment)
+
+
+def environment_of(workspace: Workspace, run_id: str) -> RunEnvironment | None:
+    """What the run ran on, with the diff of its code against its commit, if that was stored. Raises RunNotFound."""
+    environment = workspace.environment(run_id)
+    files = workspace.run_files(run_id)
+    if files.stat(CHANGES) is None:
+        return environment
+    changes = b"".join(files.read(CHANGES)).decode("utf-8", "replace")
+    return replace(environment or RunEnvironment(), changes=changes)
 
 
 def children_of(workspace: Workspace, run: Run) -> list[Run]:

@@ -15,6 +15,8 @@ from himl_cli.core.settings import find_upward
 
 GIT_SECONDS = 5.0
 DIRTY = "build_source_dirty"
+LARGEST_CHANGES, LARGEST_NEW_FILE = 16 << 20, 1 << 20  # bytes of a diff, and of an untracked file in it
+MOST_NAMES = 200  # in one command line
 RESULTS_OF_EARLIER_RUNS = frozenset({"outputs", "logs"})
 # The caller may be a hook of git, whose variables name a repository and an index for every folder
 OF_CALLER = (
@@ -106,6 +108,44 @@ def with_untracked(
         return dict(tags)
     kept = {name: value for name, value in tags.items() if name != DIRTY}
     return {**kept, DIRTY: "true"} if True in found else kept
+
+
+def changes_of(report: SnapshotReport) -> bytes:
+    """The diff of the snapshot of *report* against its commit, as `git apply` takes it, with new text files. Files that
+    the snapshot leaves out are not in it. The first lines name deleted files. Empty if git does not answer, and for a
+    diff that is too large. Never fails."""
+    root, files = report.snapshot.root, {*report.snapshot.files}
+    command = ("diff", "--relative", "--no-color", "--no-ext-diff", "--no-textconv", "--ignore-submodules", "HEAD")
+    (listing,) = _ask(root, (*command, "--name-only", "-z"))
+    names = [name for name in os.fsdecode(listing.output or b"").split("\0") if name]
+    found = b"".join(
+        b"Deleted: %b\n" % os.fsencode(name).replace(b"\n", b"?")
+        for name in names
+        if name not in files and not os.path.lexists(root / name)
+    )
+    names = [name for name in names if name in files]
+    for begin in range(0, len(names), MOST_NAMES):
+        (part,) = _ask(root, (*command, "--binary", "--", *names[begin : begin + MOST_NAMES]))
+        found += part.output or b""
+    for name in report.untracked or ():
+        with suppress(OSError):
+            if len(found) < LARGEST_CHANGES and os.path.getsize(root / name) <= LARGEST_NEW_FILE:
+                found += _new_file(os.fsencode(name), (root / name).read_bytes())
+    return found if len(found) <= LARGEST_CHANGES else b""
+
+
+def _new_file(name: bytes, content: bytes) -> bytes:
+    """The diff that adds a text file. Empty for another file."""
+    if b"\0" in content:
+        return b""
+    head = b"diff --git a/%b b/%b\nnew file mode 100644\n" % (name, name)
+    if not content:
+        return head
+    lines = content.split(b"\n")
+    ending = b"" if lines[-1] == b"" else b"\\ No newline at end of file\n"
+    lines = lines if ending else lines[:-1]
+    added = b"".join(b"+%b\n" % line for line in lines)
+    return b"%b--- /dev/null\n+++ b/%b\n@@ -0,0 +1,%d @@\n%b%b" % (head, name, len(lines), added, ending)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path, PurePath
+from tempfile import TemporaryDirectory
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
@@ -20,6 +21,7 @@ from himl_cli.core.files import LATEST_RUN_FILE, home_folder, is_same_place, wri
 from himl_cli.core.jobs import Entry, EntryKind, JobSpec, NewCode, check_placeholders
 from himl_cli.core.redaction import is_masked, mask_arguments, redact
 from himl_cli.core.runs import (
+    CHANGES,
     RECORDED_FROM,
     RECORDED_IN,
     STUDIO,
@@ -37,7 +39,7 @@ from himl_cli.services.runs.logs import MAIN_LOG
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.runs.mirror_state import MirrorFile, MirrorState, SentRun
 from himl_cli.services.submission.data import parse_data
-from himl_cli.services.submission.git import DIRTY, git_facts, with_untracked
+from himl_cli.services.submission.git import DIRTY, changes_of, git_facts, with_untracked
 from himl_cli.services.submission.request import (
     PreparedJob,
     SubmitRequest,
@@ -66,7 +68,7 @@ from himl_cli.services.submission.sweeps import (
     with_seed,
     without_seed,
 )
-from himl_cli.workspaces.base import FolderWorkspace, RunRecorder, Workspace
+from himl_cli.workspaces.base import FolderWorkspace, JobRunner, RunRecorder, Workspace
 
 ENTRY_KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
 # Options that apply to a resumed run
@@ -138,7 +140,25 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
     if sweep and not request.on_azure:
         remarks += copies_remarks(sweep, report.snapshot.size)
     spec = replace(spec, snapshot=report.snapshot, tags=with_untracked(spec.tags, request.tags, [report]))
-    return PreparedJob(spec, report, remarks, request.checkpoint)
+    changes = changes_of(report) if spec.tags.get(DIRTY) == "true" else b""
+    return PreparedJob(spec, report, remarks, request.checkpoint, changes)
+
+
+def submit_prepared(workspace: JobRunner, job: PreparedJob, *, notify: Notify) -> Run:
+    """Start the job, and store the changes of its code with the run. Raises the errors of `JobRunner.submit`. A failure
+    to store them is a notice."""
+    run = workspace.submit(job.spec, notify=notify)
+    if job.changes:
+        from himl_cli.services.runs.writing import store_files
+
+        with watching(run.id), TemporaryDirectory(prefix="himl-") as folder:
+            file = Path(folder, "changes.diff")
+            try:
+                file.write_bytes(job.changes)
+                store_files(workspace.run_files(run.id), {CHANGES: file})
+            except (HimlError, OSError) as err:
+                notify(Notice(f"Cannot store the changes of the code with run '{run.id}': {err}"))
+    return run
 
 
 def _find_entry(request: SubmitRequest) -> tuple[Entry, Path, Path, Path | None]:

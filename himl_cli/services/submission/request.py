@@ -213,13 +213,15 @@ REQUEST_FIELDS = {
 class PreparedJob:
     """A job, the report on its snapshot (None for a job that runs in place), and remarks to show before it starts.
 
-    `checkpoint` is the SOURCE that the job starts from. It has not been resolved yet.
+    `checkpoint` is the SOURCE that the job starts from. It has not been resolved yet. `changes` is the diff of the
+    snapshot against its commit.
     """
 
     spec: JobSpec
     report: SnapshotReport | None
     remarks: Sequence[str] = ()
     checkpoint: str | None = None
+    changes: bytes = b""
 
 
 def refuse(where: str, *checks: tuple[bool, str, str]) -> None:

@@ -107,7 +107,7 @@ def take_snapshot(
         walk.downloads,
         missed,
         walk.secrets,
-        walk.has_untracked,
+        walk.untracked,
         walk.checkout.problem if walk.checkout and walk.has_excluded else "",
         walk.others,
     )
@@ -169,17 +169,16 @@ class _Walk:
                 levels.append(self._enter(below))
 
     @property
-    def has_untracked(self) -> bool | None:
-        """Whether git tracks all files. Those behind a tracked link count if git tracks them where they are."""
+    def untracked(self) -> list[str] | None:
+        """The files that git does not track. It tracks those behind a tracked link where they are."""
         if self._tracked is None:
             return None
-        others, root = [name for name in self.files if name not in self._tracked], os.path.realpath(self._root)
-        for name in others:
+        root, found = os.path.realpath(self._root), list[str]()
+        for name in (name for name in self.files if name not in self._tracked):
             is_linked = any(above.as_posix() in self._tracked for above in PurePosixPath(name).parents)
             place = Path(os.path.relpath(os.path.realpath(self._root / name), root)).as_posix() if is_linked else name
-            if place not in self._tracked:
-                return True
-        return False
+            found += [] if place in self._tracked else [name]
+        return found
 
     @cached_property
     def _fetched_folders(self) -> set[tuple[int, int]]:

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import HimlError, NotAllowed, RunNotFound
 from himl_cli.core.events import Notify
+from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import (
     ClusterSpec,
     ContainerSpec,
@@ -220,12 +221,23 @@ class AzureWorkspace(ObservedWorkspace):
     def link(self, run_id: str, name: str, *, days: float) -> SignedLink:
         return self._datastores.artifact_link(self._facts(run_id).container_id, f"run '{run_id}'", name, days=days)
 
-    def code_files(self, run_id: str) -> tuple[BlobStore, Container[str] | None] | None:
-        from himl_cli.workspaces.azure.jobs.assets import code_uri
+    def _job(self, run_id: str) -> Mapping[str, Any]:
+        """The stored properties of the run's job, with a request for most runs."""
+        from himl_cli.workspaces.azure.jobs.submitted import job_properties
 
         self._facts(run_id)
-        uri = code_uri(self.connection, run_id)
+        return job_properties(self.connection, run_id, lambda child: self._history.get(child).get("parentRunId"))
+
+    def code_files(self, run_id: str) -> tuple[BlobStore, Container[str] | None] | None:
+        from himl_cli.workspaces.azure.jobs.submitted import code_uri
+
+        uri = code_uri(self.connection, self._job(run_id))
         return None if uri is None else (self._datastores.at_uri(uri, f"code of run '{run_id}'", is_code=True), None)
+
+    def environment(self, run_id: str) -> RunEnvironment | None:
+        from himl_cli.workspaces.azure.jobs.submitted import environment_of
+
+        return environment_of(self.connection, self._job(run_id))
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
         label = f"output '{key}' of run '{run_id}'"

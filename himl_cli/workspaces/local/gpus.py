@@ -4,6 +4,8 @@ them, and their metrics. NVIDIA's bindings are imported for the first question o
 from __future__ import annotations
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -138,6 +140,23 @@ def variables_of(gpus: Sequence[Gpu]) -> dict[str, str]:
     uuids = ",".join(gpu.uuid for gpu in gpus)
     seen = uuids if any(gpu.is_part for gpu in gpus) else ",".join(str(gpu.number) for gpu in gpus)
     return {VISIBLE: seen, "NVIDIA_VISIBLE_DEVICES": uuids, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def driver_facts(visible: str | None) -> dict[str, str]:
+    """The GPUs of this machine and the version of their driver, by name, and *visible*, the value of
+    CUDA_VISIBLE_DEVICES of a job. Empty without a driver, which is not asked then."""
+    import ctypes
+
+    try:
+        ctypes.CDLL("nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1")
+        driver = Driver()
+    except (OSError, NotFound):
+        return {}
+    counts = Counter(gpu.name for gpu in driver.gpus())
+    found = {"gpus": ", ".join(f"{number} x {name}" for name, number in counts.items())}
+    with suppress(driver.nvml.NVMLError):
+        found["driver"] = driver.nvml.nvmlSystemGetDriverVersion()
+    return found | ({} if visible is None else {"visible_gpus": visible})
 
 
 class VisibleGpus:

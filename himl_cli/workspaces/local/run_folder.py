@@ -24,6 +24,7 @@ END = "end.json"  # how the run ended, for readers if the database could not be 
 WAITING = "waiting"  # the file of a job that waits for GPUs or a slot of this machine
 STARTING = "starting"  # the workspace's folder of locked files with the ids of runs that are being started
 PLAN = "plan.json"  # the job or the plan of the run, to resume it
+ENVIRONMENT = "environment.json"  # what the job runs on
 LIGHTNING_LOGS = "lightning_logs"  # the default folder of Lightning's loggers
 COLLECTED = ("outputs", "logs")  # the folders of results in the script's folder
 RESERVE_BYTES = 128 * 1024

@@ -14,15 +14,17 @@ import platform
 import queue
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from himl_cli.core.documents import types_of
+from himl_cli.core.documents import to_document, types_of
 from himl_cli.core.editables import with_snapshot_first
 from himl_cli.core.errors import HimlError
+from himl_cli.core.installed import RunEnvironment, environment_of, machine_facts
 from himl_cli.core.jobs import Entry, JobSpec, Snapshot
 from himl_cli.core.runs import GPUS, LAST_ATTEMPT, Run, RunStatus, new_run_id
 from himl_cli.core.text import named
@@ -39,7 +41,7 @@ from himl_cli.workspaces.local.launch_request import (
     request_from_json,
 )
 from himl_cli.workspaces.local.ranks import Ends, Rank, RankEnd
-from himl_cli.workspaces.local.run_folder import WAITING, RunFolder
+from himl_cli.workspaces.local.run_folder import ENVIRONMENT, WAITING, RunFolder
 from himl_cli.workspaces.local.run_process import (
     CANCELED,
     PASSED,
@@ -69,6 +71,7 @@ CANCEL_SIGNALS = ((0.0, "INT"), (10.0, "TERM"), (15.0, "KILL"))
 STOP_SIGNALS = ((0.0, "TERM"), (5.0, "KILL"))
 SECONDS_TO_RECORD = 15.0  # between SIGKILL and the end of an engine's job
 RANK_FAILED = "a rank failed"
+SECONDS_TO_READ = 2.0  # after the job's end, for its environment, since a driver or a disk may hang
 
 
 class Supervisor(RunProcess):
@@ -129,11 +132,14 @@ class Supervisor(RunProcess):
             for number in PASSED if spec.engine else ():
                 signal.signal(number, self.note_signal)
             report("started")
+            reading = threading.Thread(target=_record_environment, args=(self.folder, spec, env), daemon=True)
+            reading.start()
             tracking.serve()
             is_sampled = not spec.no_system_metrics and ENABLED not in env
             first = self._ranks[0]
             with sampling(self.folder.path, env, lambda: first.parent) if is_sampled else contextlib.nullcontext():
                 outcome = self._outcome_of_ranks(*self._watch())
+            reading.join(SECONDS_TO_READ)
             if self._claim is not None and not spec.retries:  # before the files are stored, which takes no GPU
                 self._claim.release()
         finally:  # a failure after the script's end cannot change its status, so it is added to the reason
@@ -332,6 +338,20 @@ class Supervisor(RunProcess):
         if self.folder.is_disk_full():
             reason += f"; the disk of '{self.folder.path}' is full"
         return Outcome(RunStatus.failed, reason, code)
+
+
+def _record_environment(folder: RunFolder, spec: JobSpec, env: Mapping[str, str]) -> None:
+    """Write what the job runs on to its folder. Failures do not affect the run."""
+    from himl_cli.workspaces.local.gpus import VISIBLE, driver_facts
+
+    if spec.engine and spec.engine.run_with:
+        found = RunEnvironment(problem=f"the job runs in '{spec.engine.run_with}'", machine=machine_facts())
+    else:
+        found = environment_of(spec.python, env.get("PYTHONPATH", ""))
+    with contextlib.suppress(OSError, HimlError):
+        folder.write(ENVIRONMENT, to_document(found))
+        if gpus := driver_facts(env.get(VISIBLE)):
+            folder.write(ENVIRONMENT, to_document(replace(found, machine={**found.machine, **gpus})))
 
 
 def _end_adopted() -> None:

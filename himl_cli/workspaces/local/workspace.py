@@ -16,6 +16,7 @@ from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import may_write, shares_locks
+from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
@@ -39,7 +40,7 @@ from himl_cli.workspaces.local.engines.base import QUEUED, RUNNING, UNKNOWN
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe_parts
 from himl_cli.workspaces.local.logged_values import LoggedWriter, last_numbers, read_results, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, RECORD, RunFolder, explain_disk_error
+from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, ENVIRONMENT, RECORD, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore
 
 if TYPE_CHECKING:
@@ -237,6 +238,15 @@ class LocalWorkspace(FolderWorkspace):
         place = f"code of run '{run_id}'"
         for path, snapshot in copies.items():
             return DatastoreFolder(path, place, self._runs.database, label=place), {*snapshot.files}
+        return None
+
+    def environment(self, run_id: str) -> RunEnvironment | None:
+        from himl_cli.core.documents import from_document
+
+        self.run(run_id)
+        for each in self._runs.descendants(run_id):  # a sweep has that of its trials
+            if found := self._folder_of(each).read(ENVIRONMENT):
+                return from_document(RunEnvironment, found)
         return None
 
     def output_files(self, run_id: str, key: str) -> BlobStore:

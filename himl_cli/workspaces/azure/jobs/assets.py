@@ -67,22 +67,6 @@ ENV LD_LIBRARY_PATH={_PREFIX}/lib:$LD_LIBRARY_PATH
 MOST_FILES_OF_IMAGE, LARGEST_IMAGE_FOLDER = 100, 1 << 20
 
 
-def code_uri(connection: Connection, run_id: str) -> str | None:
-    """The address of the code of a job, with two requests. None for a run without registered code."""
-    url = connection.arm(f"/jobs/{quote(run_id, safe='')}")
-    job = connection.find_object(url, "job", params={"api-version": ApiVersion.JOBS}) or {}
-    with understood(url, "the job"):
-        properties = job.get("properties") or {}
-        code_id = str(properties.get("codeId") or (properties.get("trial") or {}).get("codeId") or "")
-    found = re.search(r"/codes/([^/]+)/versions/([^/]+)$", code_id)
-    if found is None:
-        return None
-    url = connection.arm(f"/codes/{quote(found[1], safe='')}/versions/{quote(found[2], safe='')}")
-    answer = connection.find_object(url, "code version", params=_CODES)
-    with understood(url, "the code version"):
-        return None if answer is None else str(answer["properties"]["codeUri"])
-
-
 class JobAsset(ABC):
     """Code, an environment or a component. `id` is its resource id, or "" before himl finds or creates it. `is_cached`
     means that the id is from an earlier submission and may be lost. `step` is the first pipeline step that uses it."""
