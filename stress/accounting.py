@@ -34,6 +34,16 @@ UNKNOWN, NO_ANSWER = 2, 5  # exit codes
 LIMIT_OF_SHELL = "5:00"
 UNRELATED = "unrelated"
 MEMORY = "import time\nfull = bytearray(600 << 20)\ntime.sleep(600)\n"
+# As PyTorch Lightning does after the signal of a time limit, with or without a wait for the end that Slurm brings
+REQUEUES = """import os, signal, subprocess, sys, time
+def again(number, frame):
+    subprocess.run(['scontrol', 'requeue', os.environ['SLURM_JOB_ID']], check=True)
+    sys.exit(int(sys.argv[1])) if sys.argv[1].isdigit() else time.sleep(60)
+signal.signal(signal.SIGUSR1, again)
+if os.environ.get('SLURM_RESTART_COUNT', '0') == '0':
+    os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(60)
+"""
 STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(600)\n"
 VALUES = 25
 LOGS = f"{LOG_METRIC}\nfor number in range({VALUES}):\n    log_metric(f'value_{{number}}', number, 0)\n"
@@ -88,6 +98,7 @@ class Job(NamedTuple):
     partition: str
     account: str
     limit: str
+    reason: str
 
 
 class RefusedError(Exception):
@@ -102,7 +113,7 @@ class Lab(Project):
 
     def __init__(self, world: World, site: Site, number: int = 0, folder: str = "project") -> None:
         super().__init__(world, site, site.folder / folder)
-        write_files(self.folder, {"memory.py": MEMORY, "stubborn.py": STUBBORN, "logs.py": LOGS, "trial.py": TRIAL})
+        write_files(self.folder, {"memory.py": MEMORY, "stubborn.py": STUBBORN, "requeues.py": REQUEUES, "logs.py": LOGS, "trial.py": TRIAL})
         self.problems: list[str] = []
         self.number, self.codes = number, {0}
         self.facts: dict[str, Any] = {}
@@ -117,7 +128,7 @@ class Lab(Project):
 
     def submit(self, *options: str, script: str = "train.py", steps: str = "1") -> tuple[Ended, str]:
         """The end of `himl submit` and the id of its run. Raises RefusedError."""
-        ended = self.call("submit", script, "--cluster", "slurm:gpu", "-q", *options, *(["--", steps] if script == "train.py" else []))
+        ended = self.call("submit", script, "--cluster", "slurm:gpu", "-q", *options, *(["--", steps] if script in ("train.py", "requeues.py") else []))
         ids = named(ended) or [run["id"] for run in self.runs()]
         if ended is None or not ids:
             raise RefusedError("it hangs" if ended is None else f"there is no run: exit code {ended.code}: {ended.stderr.strip()[:300]}")
@@ -131,6 +142,8 @@ class Lab(Project):
         return shown
 
     def expect(self, run: str, status: str, when: str, reason: str = "") -> None:
+        if status == "Queued" and reason:  # Slurm gives a job its reason some time after it took it
+            until(lambda: all(job.reason == reason for job in self.jobs(run) if job.state in OPEN), lambda: f"Slurm has a reason: {self.jobs(run)}")
         for shown in (self.show(run), next(each for each in self.runs() if each["id"] == run)):
             right = shown["status"] == status and reason in shown["reason"]
             self.check(right, f"{when} the run is {shown['status']} ({shown['reason']}) in place of {status}{f' ({reason})' if reason else ''}")
@@ -151,9 +164,9 @@ class Lab(Project):
 
     def jobs(self, name: str) -> list[Job]:
         """All jobs whose names start with *name*, open ones and those that ended within minutes."""
-        ask = ("-h", "-t", "all", "-o", "%i|%j|%T|%P|%a|%l")
+        ask = ("-h", "-t", "all", "-o", "%i|%j|%T|%P|%a|%l|%r")
         lines = {cluster: self.slurm("squeue", "-M", cluster, *ask).splitlines() for cluster in self.slurm.nodes}
-        found = [Job(cluster, *line.split("|")) for cluster, told in lines.items() for line in told if "|" in line]
+        found = [Job(cluster, *line.split("|", 6)) for cluster, told in lines.items() for line in told if "|" in line]
         return [job for job in found if job.name.startswith(name)]
 
     def job_names(self) -> list[str]:
@@ -340,16 +353,30 @@ def time_limit(lab: Lab, dice: random.Random) -> Ended:
 
 
 def preempted(lab: Lab, dice: random.Random) -> Ended:
-    """A job of a partition with a higher priority ends the run's job, which goes on later or fails."""
-    partition = lab.facts["partition"] = lab.variant("low", "spare")
-    ended, run = lab.submit("--sbatch", f"partition={partition}", steps="40")
-    lab.has_taken_steps(run)
+    """A job of a partition with a higher priority ends the run's job, at once or after the time to save of its
+    partition. It goes on later or fails."""
+    partition, script = lab.variant(("low", "train.py"), ("spare", "train.py"), ("soft", "train.py"), ("soft", "stubborn.py"))
+    lab.facts |= {"partition": partition, "script": script}
+    ended, run = lab.submit("--sbatch", f"partition={partition}", script=script, steps="1000" if partition == "soft" else "40")
+    if script == "train.py":
+        lab.has_taken_steps(run)
+    else:
+        until(lambda: lab.show(run)["status"] == "Running", "it runs")
     lab.slurm("sbatch", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 3")
     if partition == "low":
         lab.expect_end(run, "Completed")
-        lab.check(len(lab.show(run)["attempts"]) == 2, f"its attempts are {lab.show(run)['attempts']}")
+        lab.check(len(lab.show(run).get("attempts", ())) == 2, f"its attempts are {lab.show(run)['attempts']}")
     else:
         lab.expect_end(run, "Failed", "preempted")
+    return ended
+
+
+def requeues_itself(lab: Lab, dice: random.Random) -> Ended:
+    """A script has its own job requeued, and ends or waits for its end. The next attempt completes."""
+    after = lab.facts["then"] = lab.variant("0", "1", "wait")
+    ended, run = lab.submit(script="requeues.py", steps=after)
+    lab.expect_end(run, "Completed")
+    lab.check(len(lab.show(run).get("attempts", ())) == 2, f"its attempts are {lab.show(run)['attempts']}")
     return ended
 
 
@@ -497,6 +524,7 @@ TRIED: Mapping[str, tuple[int, Callable[[Lab, random.Random], Ended]]] = {
     "out-of-memory": (2, out_of_memory),
     "time-limit": (2, time_limit),
     "preemption": (4, preempted),
+    "requeues-itself": (3, requeues_itself),
     "lost-node": (4, lost_node),
     "canceled-by-admin": (2, canceled_by_admin),
     "wrapper": (6, wrapper),

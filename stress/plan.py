@@ -32,6 +32,8 @@ from stress.kills import kill_cases
 from stress.load import LARGE, load_cases
 from stress.names import name_cases
 from stress.power import power_cases
+from stress.queue import LARGE as LARGE_QUEUES
+from stress.queue import queue_cases
 from stress.ranks import rank_cases
 from stress.records import Case, Outcome, Record, Result
 from stress.secrets.cases import secret_cases
@@ -77,6 +79,7 @@ PARTS = (
     Part("fuzz", "Garbage in place of what comes from outside", fuzz_cases),
     Part("endpoint", "The server of a local job", endpoint_cases, at_once=2),
     Part("slurm", "Jobs of a Slurm", lambda: [*slurm_cases(), *accounting_cases()], at_once=2),
+    Part("queue", "Runs that wait for GPUs", queue_cases, at_once=1, large=LARGE_QUEUES),
     Part("ui", "The server of himl ui", ui_cases, at_once=2),
     Part("load", "Many blobs, runs, writers and looks", load_cases, share=1.0, at_once=1, large=LARGE),
 )

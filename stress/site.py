@@ -1,8 +1,8 @@
 """A site with accounting: munge, slurmdbd with MariaDB, and the clusters `c1` and `c2`, from Debian's packages in .cache.
 
 `c1` has two nodes and `c2` has one, each with its own client of the file system in `shared` (`client.c`). Partitions:
-`gpu`, and `high`, which preempts `low` by requeue and `spare` by cancellation. Jobs run in cgroups (v1) that limit
-their memory, if this machine has them. Needs root, on Linux. `python -m stress.site` runs a site until Ctrl-C, and
+`gpu`, and `high`, which preempts `low` by requeue, `spare` by cancellation and `soft` likewise, with a time to save. Jobs
+run in cgroups (v1) that limit their memory, if this machine has them. Needs root, on Linux. `python -m stress.site` runs a site until Ctrl-C, and
 prints the PATH of its programs.
 """
 
@@ -90,6 +90,7 @@ SlurmdSpoolDir={folder}/spool-%n
 PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=5 PreemptMode=OFF
 PartitionName=low Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=spare Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL
+PartitionName=soft Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL GraceTime=20
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
 )
