@@ -609,6 +609,8 @@ _himl_table() {
             --foreground=choice:saturation,otsu,mask
             --masks
             --mask_threshold=
+            --max_tiles=
+            --seed=
             --image_format=choice:png,jpg
             --overview
             --output_path=folders
@@ -624,7 +626,7 @@ _himl_table() {
             --wait
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
-            --format=choice:human,json,quiet
+            --format=choice:human,json,quiet,files,tar
             --json
             --quiet|-q
             --verbose|-v

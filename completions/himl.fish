@@ -584,6 +584,8 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--foreground=choice:saturation,otsu,mask' 'Foreground: saturation, otsu, threshold=N or mask' \
                 '--masks' 'Short for --foreground mask' \
                 '--mask_threshold=' 'Greatest value of a mask that is background' \
+                '--max_tiles=' 'Maximum number of tiles per slide, chosen at random' \
+                '--seed=' 'Seed of that choice' \
                 '--image_format=choice:png,jpg' 'Image format: png or jpg' \
                 '--overview' 'Save a picture of each slide with its tiles marked' \
                 '--output_path=folders' 'Destination folder' \
@@ -599,7 +601,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--wait' 'Wait for the job to end' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet,files,tar' 'Tiles as files, or in one tar per slide' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \

@@ -8,10 +8,13 @@ record of its settings, so that a later call can skip it.
 from __future__ import annotations
 
 import csv
+import heapq
+import io
 import json
 import os
 import re
 import shutil
+import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +22,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -44,6 +48,7 @@ from himl_cli.slides.output_folder import (
     TILES_RECORD,
     TILES_SLIDES,
     TILES_STAGING,
+    TILES_TAR,
     disk_error,
     is_record,
     output_folder,
@@ -64,6 +69,7 @@ from himl_cli.slides.slide_records import (
     TileFormat,
     TilesRequest,
     TilesResult,
+    TileStore,
 )
 from himl_cli.slides.threads import Pool, map_in_order, read_ahead, reuse_freed_memory
 from himl_cli.slides.tissue import WHITE, foreground_of
@@ -76,6 +82,7 @@ LONGEST_FOLDER = 150
 VERSION = 2  # of the record
 LEAST_KEPT = 0.5  # share of the foreground of a slide in its tiles, below which the slide is named
 Tile = tuple[int, int, int, int, float]  # left, top, right, bottom in pixels of level 0, and the share of foreground
+Files = tuple[Tile, Mapping[str, bytes]]  # a tile and its images, by extension
 
 
 def cut_slides(
@@ -122,7 +129,9 @@ def cut_slides(
                 slides[number] = outcome
                 notify(Counted())
             _write_table(new / TILES_SLIDES, TILED_COLUMNS, map(_slide_row, slides))
-            _write_table(new / TILES_DATASET, TILE_COLUMNS, _tile_rows(request, slides))
+            columns = [*TILE_COLUMNS, *["tar"] * (request.store is TileStore.tar)]
+            rows = ([row.get(column) for column in columns] for row in _tile_rows(request, slides))
+            _write_table(new / TILES_DATASET, columns, rows)
             try:
                 flush(new)
                 for name in (TILES_SLIDES, TILES_DATASET):
@@ -182,7 +191,11 @@ def _recipe(request: TilesRequest, slide: TiledSlide, folder: SlideFolder) -> Ma
         "occupancy": request.occupancy,
         "foreground": request.foreground,
         "mask_threshold": request.mask_threshold,
+        "max_tiles": request.max_tiles,
+        "seed": request.seed,
         "format": request.format.value,
+        # A tar contains the id and the label
+        "tar": [slide.slide_id, slide.label] if request.store is TileStore.tar else None,
         "overview": request.overview,
         "backend": request.backend.value,
     }
@@ -209,12 +222,19 @@ def _place(tile: Sequence[float]) -> str:
     return f"{tile[0]:05d}x_{tile[1]:05d}y"
 
 
-def _tile_rows(request: TilesRequest, slides: Sequence[TiledSlide]) -> Iterator[Sequence[object]]:
+def _tile_row(request: TilesRequest, slide: TiledSlide, tile: Sequence[Any]) -> Mapping[str, Any]:
+    """The line of *tile* in the list of all tiles, by column."""
+    place = _place(tile)
+    image = f"{slide.folder}/{place}.{request.format.value}"
+    values = slide.slide_id, f"{slide.folder}.{place}", image, *tile[:4], slide.label, tile[4]
+    row = dict(zip(TILE_COLUMNS, values, strict=True))
+    return row | {"tar": f"{slide.folder}/{TILES_TAR}"} if request.store is TileStore.tar else row
+
+
+def _tile_rows(request: TilesRequest, slides: Sequence[TiledSlide]) -> Iterator[Mapping[str, Any]]:
     for slide in slides:
         for tile in _read_record(request.output / slide.folder)["tiles"] if slide.is_ok else ():
-            place = _place(tile)
-            image = f"{slide.folder}/{place}.{request.format.value}"
-            yield slide.slide_id, f"{slide.folder}.{place}", image, *tile[:4], slide.label, tile[4]
+            yield _tile_row(request, slide, tile)
 
 
 def _slide_row(slide: TiledSlide) -> Sequence[object]:
@@ -292,12 +312,14 @@ class _Cutter:
             with opened:
                 staged.mkdir()
                 tissue: list[float] = []
-                tiles = list(self._tiles(source, staged, tissue))
+                with closing(_TileFiles(self._request, slide, staged)) as files:
+                    found = list(self._tiles(source, files, tissue))
+                    tiles = files.complete(found)
                 if self._request.overview:
                     write_bytes(staged / OVERVIEW, encode_jpeg([_overview(source.image, tiles)]))
             levels, backend = source.image.levels, source.image.backend
             record = {"recipe": recipe, "level": source.level, "size": levels[source.level], "backend": backend}
-            record["tiles"], record["reason"] = tiles, _lack(tiles, sum(tissue), self._request)
+            record["tiles"], record["reason"] = tiles, _lack(found, sum(tissue), self._request)
             rule = source.mask.mask_rule if source.mask is not None else None
             record["mask_threshold"] = None if rule is None else rule.threshold
             write_bytes(staged / TILES_RECORD, json.dumps(record).encode())
@@ -310,9 +332,8 @@ class _Cutter:
             raise disk_error(err, f"Cannot write to '{self._request.output / slide.folder}'") from err
         return _outcome(slide, record)
 
-    def _tiles(self, source: _Source, target: Path, tissue: list[float]) -> Iterator[Tile]:
-        """Write the tiles with enough foreground to *target*, row by row. Add the foreground of all tiles to
-        *tissue*."""
+    def _tiles(self, source: _Source, target: _TileFiles, tissue: list[float]) -> Iterator[Tile]:
+        """Add the tiles with enough foreground to *target*, row by row. Add the foreground of all tiles to *tissue*."""
         request, image, pool = self._request, source.image, self._pool
         tile, step, size = request.tile_size, self._step, image.levels[source.level]
         encode = encode_png if request.format is TileFormat.png else _encode_jpeg
@@ -320,10 +341,10 @@ class _Cutter:
         foreground = None if source.mask is not None else foreground_of(image, request.foreground)
         lefts: NDArray[np.int64] = np.arange(_count(size[0], tile, step)) * step
 
-        def write(place: tuple[int, Tile]) -> None:
+        def write(place: tuple[int, Tile]) -> Files:
             pool.check()
             left, found = place
-            write_bytes(target / f"{_place(found)}.{request.format.value}", encode(band[:, left : left + tile]))
+            return target.write(found, {request.format.value: encode(band[:, left : left + tile])})
 
         with closing(read_ahead(image.strips(source.level, WHITE), pool)) as strips:
             bands = _bands(strips, size, tile, step, 255)
@@ -340,8 +361,9 @@ class _Cutter:
                     for left, share in zip(lefts.tolist(), shares, strict=True)
                     if share >= request.occupancy
                 ]
-                for _ in map_in_order(pool, write, kept):
-                    pass
+                chosen = {tile[:2] for tile in target.choose(found for _, found in kept)}
+                for files in map_in_order(pool, write, [each for each in kept if each[1][:2] in chosen]):
+                    target.add(files)
                 yield from (found for _, found in kept)
 
     def _publish(self, staged: Path) -> None:
@@ -353,6 +375,74 @@ class _Cutter:
             os.rename(final, old)
         os.rename(staged, final)
         shutil.rmtree(old, ignore_errors=True)
+
+
+class _TileFiles:
+    """The files of a slide's tiles in the folder *staged*: beside each other, or in one tar.
+
+    With `max_tiles`, each tile gets a random number, and those with the least numbers are kept. They are packed at the
+    end, because a tar cannot lose a member.
+    """
+
+    def __init__(self, request: TilesRequest, slide: TiledSlide, staged: Path) -> None:
+        self._request, self._slide, self._staged = request, slide, staged
+        self._random = Random(f"{request.seed} {slide.folder}")  # noqa: S311  # no secret
+        self._kept: list[tuple[float, Tile]] = []  # a heap, with negative numbers
+        is_tar = request.store is TileStore.tar
+        self._tar = tarfile.open(staged / TILES_TAR, "w") if is_tar else None  # noqa: SIM115  # closed by `close`
+
+    def close(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+
+    def choose(self, tiles: Iterable[Tile]) -> Sequence[Tile]:
+        """The tiles to write of the next *tiles*. Removes files of earlier ones that they replace."""
+        if self._request.max_tiles is None:
+            return [*tiles]
+        new = []
+        for tile in tiles:
+            new.append(tile)
+            heapq.heappush(self._kept, (-self._random.random(), tile))
+            if len(self._kept) > self._request.max_tiles:
+                _, dropped = heapq.heappop(self._kept)
+                if dropped in new:
+                    new.remove(dropped)
+                else:
+                    for path in self._staged.glob(f"{_place(dropped)}.*"):
+                        path.unlink()
+        return new
+
+    def write(self, tile: Tile, images: Mapping[str, bytes]) -> Files:
+        """Write the *images* of the tile, by extension, from any thread. Returns those for `add`."""
+        if self._tar is not None and self._request.max_tiles is None:
+            return tile, images
+        for extension, data in images.items():
+            write_bytes(self._staged / f"{_place(tile)}.{extension}", data)
+        return tile, {}
+
+    def add(self, files: Files) -> None:
+        """Add the files that `write` returned, in the order of the tiles, to the tar, if there is one."""
+        tile, images = files
+        if self._tar is None or not images:
+            return
+        row = json.dumps(_tile_row(self._request, self._slide, tile)).encode()
+        for extension, data in {**images, "json": row}.items():
+            member = tarfile.TarInfo(f"{self._slide.folder}/{_place(tile)}.{extension}")
+            member.size = len(data)
+            self._tar.addfile(member, io.BytesIO(data))
+
+    def complete(self, tiles: Sequence[Tile]) -> Sequence[Tile]:
+        """Those of all *tiles* that are kept, with all of their files written."""
+        if self._request.max_tiles is None:
+            return tiles
+        kept = {tile[:2] for _, tile in self._kept}
+        tiles = [tile for tile in tiles if tile[:2] in kept]
+        for tile in tiles if self._tar is not None else ():
+            paths = sorted(self._staged.glob(f"{_place(tile)}.*"))
+            self.add((tile, {path.name.partition(".")[2]: path.read_bytes() for path in paths}))
+            for path in paths:
+                path.unlink()
+        return tiles
 
 
 @dataclass(frozen=True)

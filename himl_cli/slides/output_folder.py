@@ -44,6 +44,7 @@ COLUMNS = (
 )
 # For tiles: the list of all tiles and the list of slides. Each slide's folder has its settings and an overview image.
 TILES_DATASET, TILES_SLIDES, TILES_RECORD, OVERVIEW = "dataset.csv", "slides.csv", "himl_tiles.json", "overview.jpg"
+TILES_TAR = "tiles.tar"
 TILE_COLUMNS = ("slide_id", "tile_id", "image", "left", "top", "right", "bottom", "label", "occupancy")
 TILED_COLUMNS = (
     *("slide_id", "label", "image", "mask", "folder", "level", "width", "height", "backend"),
@@ -104,13 +105,13 @@ def _sides(box: Box | None) -> Sequence[int | None]:
 
 
 def is_record(path: Path, columns: Sequence[str] = COLUMNS) -> bool:
-    """Whether *path* is a CSV with these columns. The default is a montage.csv."""
-    header = ",".join(columns) + "\n"
+    """Whether *path* is a CSV with these columns, and perhaps more after them. The default is a montage.csv."""
+    header = ",".join(columns)
     try:
         if not path.is_file():  # reading a pipe would block
             return False
         with path.open(encoding="utf-8", errors="replace") as stream:
-            return stream.readline(len(header) + 1) == header
+            return stream.readline(len(header) + 1) in (f"{header}\n", f"{header},")
     except OSError:
         return False
 

@@ -205,13 +205,21 @@ class TileFormat(str, Enum):
     jpg = "jpg"
 
 
+class TileStore(str, Enum):
+    """The form of the tiles of a slide: a file per tile, or one tar in the layout of WebDataset."""
+
+    files = "files"
+    tar = "tar"
+
+
 @dataclass(frozen=True)
 class TilesRequest:
     """The requested tiles.
 
     `tile_size` and `overlap` are in pixels of the level to cut: `level`, or the one of `magnification` unless that is
     None. `occupancy` is the minimal fraction of a tile that is `foreground`: a rule of `tissue.foreground_of`, or
-    `mask`, where the mask of the slide is above `mask_threshold`.
+    `mask`, where the mask of the slide is above `mask_threshold`. `max_tiles` is the number of tiles per slide that are
+    kept, chosen at random by `seed`.
     """
 
     output: Path
@@ -222,7 +230,10 @@ class TilesRequest:
     occupancy: float = 0.05
     foreground: str = "saturation"
     mask_threshold: float = 0.0
+    max_tiles: int | None = None
+    seed: int = 0
     format: TileFormat = TileFormat.png
+    store: TileStore = TileStore.files
     overview: bool = False
     backend: Backend = Backend.auto
     workers: int = 1

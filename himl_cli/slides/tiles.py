@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option, parse_folder
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.text import did_you_mean, named, non_blank
+from himl_cli.render.output import Format
 from himl_cli.slides.slide_options import (
     ClusterOptions,
     ReaderOptions,
@@ -25,12 +27,38 @@ from himl_cli.slides.slide_options import (
     run_on_cluster,
     slide_folder,
 )
-from himl_cli.slides.slide_records import TileFormat, TilesRequest
+from himl_cli.slides.slide_records import TileFormat, TilesRequest, TileStore
 
 app = group()
 
 LARGEST_TILE, MOST_LEVEL = 8192, 99
 FOREGROUNDS = ("saturation", "otsu", "mask")
+
+
+class TilesForm(str, Enum):
+    """The values of --format: those of every command, and the form of the tiles."""
+
+    human = "human"
+    json = "json"
+    quiet = "quiet"
+    files = "files"
+    tar = "tar"
+
+
+class TilesOutputOptions(OutputOptions):
+    format = option(
+        "Tiles as files, or in one tar per slide. Output: human, json or quiet.",
+        "FORMAT",
+        TilesForm.human,
+        show_default=False,
+        panel="Output",
+    )
+
+    def validate(self) -> None:
+        is_tar = self.format.value == TilesForm.tar.value
+        self.store = TileStore.tar if is_tar else TileStore.files
+        self.format = Format(self.format.value) if self.format.value in {*Format} else Format.human
+        super().validate()
 
 
 def _parse_foreground(option: str, text: str) -> str:
@@ -61,6 +89,8 @@ def tiles(
     ),
     masks: bool = option("Short for --foreground mask.", default=False),
     mask_threshold: float = option("Greatest value of a mask that is background.", "N", 0),
+    max_tiles: int | None = option("Maximum number of tiles per slide, chosen at random.", "N", kind=int | None),
+    seed: int | None = option("Seed of that choice.  [default: 0]", "N", kind=int | None),
     image_format: TileFormat = option(
         "Image format: png or jpg.",
         "F",
@@ -72,7 +102,7 @@ def tiles(
     reader: ReaderOptions,
     job: ClusterOptions,
     workspace_opts: WorkspaceOptions,
-    output_opts: OutputOptions,
+    output_opts: TilesOutputOptions,
     dataset: Annotated[
         str,
         typer.Argument(metavar="SLIDES", help="Folder of slides, or CSV that lists them.", show_default=False),
@@ -88,6 +118,7 @@ def tiles(
       himl tiles slides
       himl tiles slides --level 1 --overlap 32 --image_format jpg --overview
       himl tiles slides/dataset.csv --magnification 10 --foreground mask
+      himl tiles slides --format tar --max_tiles 500
       himl tiles scans --datastore lab --cluster cpu --private_wheel FILE
     """
     non_blank("SLIDES", dataset)
@@ -104,6 +135,10 @@ def tiles(
             raise BadUsage(f"{name} must be a number from {least} to {most:,}, not {value}.")
     if magnification is not None and not 0 < magnification < math.inf:
         raise BadUsage(f"--magnification must be a positive number, such as 20, not {magnification}.")
+    if max_tiles is not None and max_tiles < 1:
+        raise BadUsage(f"--max_tiles must be a positive integer, not {max_tiles}.")
+    if seed is not None and max_tiles is None:
+        raise BadUsage("--seed is for the choice of --max_tiles.", hint="Add --max_tiles N.")
     if masks and foreground not in (None, "mask"):
         raise BadUsage("--masks and --foreground cannot be combined.", hint="Omit one of them.")
     rule = "mask" if masks else foreground or "saturation"
@@ -118,7 +153,10 @@ def tiles(
             "occupancy": occupancy,
             "foreground": rule,
             "mask_threshold": mask_threshold,
+            "max_tiles": max_tiles,
+            "seed": seed,
             "image_format": image_format.value,
+            "format": output_opts.store.value,
             "overview": overview,
         }
         return run_on_cluster(
@@ -139,7 +177,10 @@ def tiles(
         occupancy=occupancy,
         foreground=rule,
         mask_threshold=mask_threshold,
+        max_tiles=max_tiles,
+        seed=seed or 0,
         format=image_format,
+        store=output_opts.store,
         overview=overview,
         backend=reader.backend,
         workers=reader.workers or cores(),
@@ -163,4 +204,5 @@ def option_kinds() -> dict[str, str]:
     return {
         "himl tiles --foreground": choice_of(FOREGROUNDS),
         "himl tiles --image_format": choice_of(TileFormat),
+        "himl tiles --format": choice_of(TilesForm),
     }

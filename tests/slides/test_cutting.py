@@ -5,8 +5,10 @@ untouched, and memory.
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Counted, Counting, Event, ignore
 from himl_cli.slides.cutting import cut_slides, folder_names
 from himl_cli.slides.query import LocalFolder, SlideQuery, list_slides
-from himl_cli.slides.slide_records import Backend, SlideEntry, TileFormat, TilesRequest, TilesResult
+from himl_cli.slides.slide_records import Backend, SlideEntry, TileFormat, TilesRequest, TilesResult, TileStore
 from tests.support.folders import contents
 from tests.support.slides import KINDS, mask_picture, mean_difference, read_slide, slide_picture, write_broken, write_giant, write_kind, write_svs, write_tiff
 
@@ -200,6 +202,52 @@ def test_what_is_complete_is_not_cut_again(slides: Path) -> None:
     assert [slide.is_resumed for slide in other.slides] == [False, False]
     assert {row["slide_id"] for row in rows_of(other)} == set(names[1:]), "those of this call"
     assert not (first.dataset.parent / names[1] / "overview.jpg").exists()
+
+
+def members(result: TilesResult, slide: str) -> dict[str, bytes]:
+    """The members of the tar of the *slide*, in order."""
+    with tarfile.open(result.dataset.parent / slide / "tiles.tar") as tar:
+        return {name: file.read() for name in tar.getnames() if (file := tar.extractfile(name))}
+
+
+def test_a_tar_has_the_tiles_of_a_slide_with_their_lines(slides: Path) -> None:
+    """Each sample of WebDataset is a group of members whose names are the same up to the first dot of the file's name."""
+    name = write_kind("jpeg-pyramid", slides, seed=1, name="a").name
+    options: dict[str, Any] = {"tile_size": 100, "overlap": 20, "occupancy": 0.3}
+    files = cut(slides, SlideEntry("Ä.1", name, "tumour"), **options)
+    out, rows = files.dataset.parent, rows_of(files)
+    tiles = {row["image"]: (out / row["image"]).read_bytes() for row in rows}
+    tar = cut(slides, SlideEntry("Ä.1", name, "tumour"), **options, store=TileStore.tar)
+    assert sorted(path.name for path in (out / "Ä.1").iterdir()) == ["himl_tiles.json", "tiles.tar"]
+    found = members(tar, "Ä.1")
+    assert {name: data for name, data in found.items() if name.endswith(".png")} == tiles
+    assert [*found] == [f"{image.removesuffix('.png')}.{extension}" for image in tiles for extension in ("png", "json")]
+    samples = [json.loads(data) for name, data in found.items() if name.endswith(".json")]
+    assert [{key: str(value) for key, value in sample.items()} for sample in samples] == rows_of(tar)
+    assert rows_of(tar) == [{**row, "tar": "Ä.1/tiles.tar"} for row in rows]
+    made = contents(out)
+    relabelled = cut(slides, SlideEntry("Ä.1", name, "normal"), **options, store=TileStore.tar)
+    assert (relabelled.slides[0].is_resumed, rows_of(relabelled)[0]["label"]) == (False, "normal"), "the tar contains the label"
+    assert json.loads(members(relabelled, "Ä.1")["Ä.1/00000x_00000y.json"])["label"] == "normal"
+    again = [cut(slides, SlideEntry("Ä.1", name, "tumour"), **options, store=TileStore.tar) for _ in range(2)]
+    assert ([each.slides[0].is_resumed for each in again], contents(out)) == ([False, True], made)
+
+
+def test_max_tiles_is_a_choice_that_the_seed_repeats(slides: Path) -> None:
+    name = write_kind("jpeg-pyramid", slides, seed=1, name="a").name
+    options: dict[str, Any] = {"tile_size": 50, "occupancy": 0.01}
+    every = {row["tile_id"]: row for row in rows_of(cut(slides, name, **options))}
+    chosen = []
+    for more in ({}, {"workers": 5, "store": TileStore.tar}, {"seed": 1}):
+        result = cut(slides, name, **options, **more, max_tiles=7)
+        rows = rows_of(result)
+        files = members(result, name) if "store" in more else contents(result.dataset.parent)
+        assert {name for name in files if name.endswith(".png")} == {row["image"] for row in rows}
+        assert (result.slides[0].tiles, result.slides[0].reason) == (len(rows), "") == (7, "")
+        assert all(row.items() >= every[row["tile_id"]].items() for row in rows)
+        chosen.append([row["tile_id"] for row in rows])
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert cut(slides, name, **options, max_tiles=1000).slides[0].tiles == len(every)
 
 
 def test_overviews_show_the_slide_with_its_tiles_marked(slides: Path) -> None:

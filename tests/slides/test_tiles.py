@@ -80,6 +80,8 @@ def write(folder: Path, name: str, text: str) -> Path:
         (("slides", "--overlap", "224"), 2, "--overlap must be a number from 0 to 223, not 224."),
         (("slides", "--occupancy", "5"), 2, "--occupancy must be a number from 0 to 1, not 5.0."),
         (("slides", "--magnification", "nan"), 2, "--magnification must be a positive number, such as 20, not nan."),
+        (("slides", "--max_tiles", "0"), 2, "--max_tiles must be a positive integer, not 0."),
+        (("slides", "--seed", "1"), 2, "--seed is for the choice of --max_tiles."),
         (("slides", "--image_format", "jpeg"), 2, "--image_format cannot be 'jpeg'."),
         (("slides", "--output_path", "taken"), 2, "'taken/a.tiff' is not a folder of tiles, and would be replaced."),
         (
@@ -99,12 +101,12 @@ def test_mistakes_are_told_and_change_nothing(himl: Himl, project: Path, options
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are other ones there")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_and_resumed_it_leaves_the_same_bytes(started_himl: Himl, project: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(("number", "form"), [(signal.SIGKILL, "tar"), (signal.SIGTERM, "files")])
+def test_killed_and_resumed_it_leaves_the_same_bytes(started_himl: Himl, project: Path, number: signal.Signals, form: str) -> None:
     himl = started_himl
     for seed in range(12):
         write_tiff(make(project / "slides") / f"{seed:02}.tiff", slide_picture(seed, (1000, 1000)), levels=2)
-    command = ("tiles", "slides", "--tile_size", "64", "--occupancy", "0")
+    command = ("tiles", "slides", "--tile_size", "64", "--occupancy", "0", "--format", form)
     himl.ok(*command, "--output_path", "whole")
     out = project / "outputs"
     with himl.start(*command, "--workers", "1") as process:
