@@ -163,6 +163,7 @@ class WatchedRuns:
     sweep: SweepView | None = None
     log: Sequence[str] = ()
     machine: Sequence[Metric] = ()
+    version: int = 0  # changes with the other fields
 
     def numbers(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
         """The points of the run without its system metrics."""

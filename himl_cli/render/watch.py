@@ -46,6 +46,8 @@ METRIC_SECONDS = 10.0
 """The shortest time between two lines for the same metric of a run, off a terminal."""
 PROMPT_LINES = 4
 """Lines of the terminal below the last frame, for an error, its hint, and the shell's prompt."""
+REDRAW_SECONDS = 10.0
+"""The longest time until the durations of unchanged runs are drawn again."""
 SIGNS, PLAIN_SIGNS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 RANKS = {"STARTED": 7, "METRICS": 3, "DURATION": 2}  # differ from those of other lists of runs
 
@@ -75,6 +77,8 @@ class Screen:
     def __init__(self, frame: Frame) -> None:
         self._frame = frame
         self._said = ""
+        self._drawn: tuple[object, ...] = ()
+        self._redraw = 0.0
         self.watched: WatchedRuns | None = None
         console = Console(highlight=False, markup=False)
         # Do not redirect the streams, since the code that makes lines reads the terminal's width from them
@@ -85,20 +89,27 @@ class Screen:
             self._said = one_line(redact(event.text))
 
     def show(self, watched: WatchedRuns, seconds: float) -> None:
-        """Draw the runs for *seconds*, each second, with current durations and in the terminal's current size."""
+        """Show the runs for *seconds*. Draw changes of runs and of the terminal's size within a second, and durations
+        less often, since a drawing takes much longer than a poll."""
         self.watched, end = watched, time.monotonic() + seconds
         while True:
-            height = shutil.get_terminal_size().lines - bool(self._said)
-            lines = [*self._frame(watched, height)]
-            if len(lines) > height:
-                lines[height - 1 :] = [styled(f"… {len(lines) - height + 1} more lines", "dim")]
-            lines += [styled(self._said, "dim")] * bool(self._said)
-            text = encoded("\n".join(lines), sys.stdout).decode(sys.stdout.encoding or "utf-8", "replace")
-            self.live.update(Text.from_ansi(text, no_wrap=True, overflow="crop"), refresh=True)
+            size = shutil.get_terminal_size()
+            if (size, watched.version, self._said) != self._drawn or time.monotonic() >= self._redraw:
+                self._drawn = size, watched.version, self._said
+                self._redraw = time.monotonic() + REDRAW_SECONDS
+                self._draw(watched, size.lines - bool(self._said))
             left = end - time.monotonic()
             if left <= 0:
                 return
             time.sleep(min(1.0, left))
+
+    def _draw(self, watched: WatchedRuns, height: int) -> None:
+        lines = [*self._frame(watched, height)]
+        if len(lines) > height:
+            lines[height - 1 :] = [styled(f"… {len(lines) - height + 1} more lines", "dim")]
+        lines += [styled(self._said, "dim")] * bool(self._said)
+        text = encoded("\n".join(lines), sys.stdout).decode(sys.stdout.encoding or "utf-8", "replace")
+        self.live.update(Text.from_ansi(text, no_wrap=True, overflow="crop"), refresh=True)
 
 
 class ChangeLines:

@@ -323,6 +323,10 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
         """The last value of the metric *name* of each run that matches, by its id, newest first. None if no run has
         that metric, or, unless *is_metric*, if one has a parameter, an argument or a tag of that name."""
 
+    def folder_changed(self, run_id: str) -> int:
+        """The time of the last change in the folder of the run, such as its start and its end, 0 without a folder.
+        Takes one call of the file system."""
+
     def prepare(self, notify: Notify) -> None:
         """Create the workspace if it does not exist. Raises DiskFailed."""
 

@@ -37,6 +37,7 @@ from himl_cli.services.runs.lookup import (
     workspace_in_url,
 )
 from himl_cli.workspaces.local.metric_store import begin_attempt
+from himl_cli.workspaces.local.run_folder import END, RunFolder
 from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.resolve import open_workspace
@@ -223,36 +224,50 @@ def read(runs: RecordedRuns, name: str | None = None, *, attempt: int | None = N
 
 
 class CountedReads(LocalWorkspace):
-    reads = 0
+    reads = looks = 0
 
     def run(self, run_id: str) -> Run:
         self.reads += 1
         return super().run(run_id)
 
+    def folder_changed(self, run_id: str) -> int:
+        self.looks += 1
+        return super().folder_changed(run_id)
 
-def test_following_a_queued_run_reads_its_record_seldom(project: Path) -> None:
+
+def test_following_reads_the_record_of_a_run_seldom_and_each_change_at_once(project: Path) -> None:
+    """Between changes, a check of the folder and of the log takes two calls of the file system."""
     runs = RecordedRuns(project)
     runs.add("waiting", status=RunStatus.queued, tags={"himl.none_job": "7"})
-    runs.add("running", status=RunStatus.running)
-    lock = ProcessLock(project / ".himl" / "runs" / "running" / "lock")
+    runs.add("running", status=RunStatus.running, files={"user_logs/std_log.txt": "epoch 0\n"})
+    folder = RunFolder(project / ".himl" / "runs" / "running")
+    lock = ProcessLock(folder.lock)
     assert lock.take()
     counted = {run_id: CountedReads(project / ".himl") for run_id in ("waiting", "running")}
+    pieces: dict[str, list[bytes]] = {run_id: [] for run_id in counted}
 
     def follow(run_id: str) -> None:
         with suppress(NotFound):  # there is no log
-            list(follow_log(counted[run_id], run_id))
+            pieces[run_id].extend(follow_log(counted[run_id], run_id))
 
     following = [Thread(target=follow, args=(run_id,), daemon=True) for run_id in counted]
-    for each in following:
-        each.start()
-    until(lambda: counted["running"].reads > 40)
-    assert counted["waiting"].reads < 10
+    for thread in following:
+        thread.start()
+    until(lambda: all(each.looks > 60 for each in counted.values()))
+    before = {run_id: (each.reads, each.looks) for run_id, each in counted.items()}
+    with (folder.user_logs / "std_log.txt").open("a") as log:
+        log.write("epoch 1\n")
+    until(lambda: all(each.looks > before[run_id][1] + 20 for run_id, each in counted.items()))
+    for run_id, each in counted.items():
+        assert 10 * (each.reads - before[run_id][0]) < each.looks - before[run_id][1] + 20, run_id
     with closing(Database(project / ".himl" / "workspace.db")) as database:
         for run_id in counted:
             RunStore(database).end(run_id, RunStatus.completed)
-    for each in following:
-        each.join()
+            (project / ".himl" / "runs" / run_id / END).touch()
+    for thread in following:
+        thread.join()
     lock.release()
+    assert b"".join(pieces["running"]) == b"epoch 0\nepoch 1\n"
 
 
 def test_error_while_following_names_run_and_cancel_command() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
+from himl_cli.core.files import is_local_folder
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.text import named
@@ -23,10 +26,13 @@ from himl_cli.services.runs.logs import (
     no_log,
     said_of_build,
 )
-from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
 
 GROWTH = 1.5
-QUEUED_PAUSE = 1.0  # for a local run in a queue, whose database may be on a file system that many jobs share
+# Seconds between checks of the folder of a local run, and between reads of its record while the folder does not change,
+# on a file system of this machine, and on one that many jobs may share
+OWN_PAUSES, SHARED_PAUSES = (0.1, 2.0), (3.0, 30.0)
+FRESH_SECONDS = 1.0  # after a change in the folder, in which the record may change
 # himl polls a run this much less often when only its end matters.
 SELDOM = 3
 
@@ -53,6 +59,34 @@ class OutageTolerance:
             self.notify(Notice(f"{error} himl keeps trying. The run continues."))
         elif self.clock() - self.failing_since > self.seconds:
             raise error
+
+
+class FolderWatch:
+    """Waits for changes of a local run, without reading its record each time."""
+
+    def __init__(self, workspace: FolderWorkspace, run_id: str) -> None:
+        self._workspace, self._run_id = workspace, run_id
+        self._longest, self._seldom = OWN_PAUSES if is_local_folder(workspace.folder) else SHARED_PAUSES
+        self._changed, self._begin = 0, 0.0
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the folder has just changed."""
+        return time.monotonic() - self._begin < FRESH_SECONDS
+
+    def pauses(self) -> Iterator[None]:
+        """Yields after each pause without a change in the run's folder. Ends when the record should be read: soon after
+        a change, else after a while. A run may end at once, so each pause is a tenth of the time since the last change,
+        up to the longest one."""
+        begin = time.monotonic()
+        while True:
+            changed = self._workspace.folder_changed(self._run_id)
+            if changed != self._changed:
+                self._changed, self._begin = changed, time.monotonic()
+            time.sleep(min(self._longest, max(0.0025, (time.monotonic() - self._begin) / 10)))
+            if self.is_fresh or time.monotonic() - begin >= self._seldom:
+                return
+            yield
 
 
 def follow_log(
@@ -85,37 +119,63 @@ class _GrowingLog:
     ) -> None:
         self._workspace, self._run_id, self._name, self._notify = workspace, run_id, name, notify
         self._start, self._attempt = start, attempt
-        self._is_local = workspace.home_of(run_id).poll_interval == Workspace.poll_interval
+        home = workspace.home_of(run_id)
+        self._pause, self._longest_pause = home.poll_interval
+        self._watch = FolderWatch(home, run_id) if isinstance(home, FolderWorkspace) else None
         self._files: BlobStore | None = None
         self._log: Log | None = None
         self._status: RunStatus | None = None
         self._is_known, self._has_grown = True, False
+        self._path: Path | None = None  # of a local log, and its file, if it is known
+        self._inode = 0
         self._begin(start)
 
     def _begin(self, done: int) -> None:
         """Read on at byte *done* of a log."""
         self._done, self._was_running, self._is_requeued = done, False, False
+        self._is_due = True  # whether the logs may have changed
 
     def pieces(self) -> Iterator[bytes]:
-        first_pause, longest_pause = self._workspace.home_of(self._run_id).poll_interval
-        # A local job may end at once. Each pause is a tenth of the time so far, up to the longest one.
-        pause, growth = (first_pause / 8, 1.1) if self._is_local else (first_pause, GROWTH)
-        outage = OutageTolerance(self._notify)
-        while self._status is None or not self._status.is_final:
+        pause, outage = self._pause, OutageTolerance(self._notify)
+        while True:
             self._has_grown = False
             try:
                 yield from self._poll()
                 outage.succeeded()
             except ServiceFailed as err:
                 outage.failed(err)
-            pause = min(first_pause if self._has_grown else longest_pause, pause * growth)
-            if self._is_local and self._status is RunStatus.queued:
-                pause = QUEUED_PAUSE
-            if self._status is None or not self._status.is_final:
+            if self._status is not None and self._status.is_final:
+                break
+            if self._watch is not None:
+                yield from self._until_change(self._watch)
+            else:
+                pause = min(self._pause if self._has_grown else self._longest_pause, pause * GROWTH)
                 time.sleep(pause)
         if self._log is None:
             run = self._workspace.run(self._run_id)
             raise no_log(self._workspace.run_files(self._run_id), run, self._name, self._attempt)
+
+    def _until_change(self, watch: FolderWatch) -> Iterator[bytes]:
+        """New bytes of the log of a local run, until its record should be read."""
+        files, log, path = self._files, self._log, self._path
+        if self._is_due:
+            path = files.path_of(log.name) if files and log and isinstance(files, LocalStore) else None
+            self._path, self._inode = path, 0
+        self._is_due = self._is_requeued
+        for _ in watch.pauses():
+            if files is None or log is None or path is None or self._is_requeued:
+                continue
+            try:
+                facts = os.stat(path)
+            except OSError:
+                facts = None
+            if facts is None or facts.st_size < self._done or facts.st_ino != (self._inode or facts.st_ino):
+                self._is_due = True  # another attempt has replaced it
+                return
+            self._inode = facts.st_ino
+            if facts.st_size > self._done:
+                yield from self._new_pieces(files, log)
+        self._is_due |= watch.is_fresh
 
     def _poll(self) -> Iterator[bytes]:
         # Read the status before the log, so that the last bytes are not missed.
@@ -126,9 +186,9 @@ class _GrowingLog:
         files = self._files = self._files or self._workspace.run_files(self._run_id)
         if self._log is None or self._log.is_build:
             yield from self._find(files, run.status)
-        if self._log is not None:
+        if self._log is not None and (self._is_due or run.status is not self._status):
             yield from self._read_on(files, self._log, run.status)
-        elif run.status is not self._status and not run.status.is_final and not self._is_local:
+        elif run.status is not self._status and not run.status.is_final and self._watch is None:
             self._notify(Notice(f"Run '{self._run_id}' is {run.status.value.lower()}, and has no log yet."))
         self._status = run.status
 
@@ -143,6 +203,7 @@ class _GrowingLog:
             self._begin(self._start)
             self._notify(Notice(f"The image is ready. The log of run '{self._run_id}': {found.name}"))
         self._log = found or build
+        self._is_due |= found is not None
         if self._log is None and self._attempt is None and (self._status is None or status.is_final):
             self._log = log_called(files, self._name)
 
@@ -211,7 +272,9 @@ def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int 
 
     An outage of the service is tolerated for ten minutes.
     """
-    pause, at_most = workspace.home_of(run_id).poll_interval
+    home = workspace.home_of(run_id)
+    pause, at_most = home.poll_interval
+    watch = FolderWatch(home, run_id) if isinstance(home, FolderWorkspace) else None
     outage, status = OutageTolerance(notify), None
     look = _sweep_progress(workspace, run_id, trials, notify) if trials else None
     while True:
@@ -228,8 +291,11 @@ def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int 
             if run.status is not status:
                 notify(Notice(f"Run '{run_id}' is {run.status.value.lower()}."))
             status = run.status
-        time.sleep(pause)
-        pause = min(at_most * SELDOM, pause * GROWTH)
+        if watch is not None:
+            deque(watch.pauses(), 0)
+        else:
+            time.sleep(pause)
+            pause = min(at_most * SELDOM, pause * GROWTH)
 
 
 def _sweep_progress(workspace: Workspace, run_id: str, trials: int, notify: Notify) -> Callable[[], None]:

@@ -99,7 +99,7 @@ def wait_for_run(
 
     def cancel_once_interrupted() -> None:
         """Run in a thread, because the reader of the output may block the main one."""
-        while not is_over.wait(0.05):
+        while not is_over.wait(0.2):
             if interrupted:
                 notify(Notice(f"Canceling run '{run_id}'. It has 10 seconds to exit."))
                 try:

@@ -15,14 +15,21 @@ from himl_cli.core.sweeps import MANY, hyperparameters_of
 from himl_cli.services.runs.follow import GROWTH, OutageTolerance
 from himl_cli.services.runs.logs import TAIL_BYTES, find_log
 from himl_cli.services.runs.lookup import BEST_SO_FAR, children_of, results_of
-from himl_cli.workspaces.base import BlobStore, Workspace
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 SECOND = 1.0
 """Interval between polls of local runs, in seconds."""
+QUIET_SECONDS = 5
+"""The same while nothing changes, unless the folder of a run does."""
+FOLDERS_PER_SECOND = 20
+"""Number of runs whose folders himl checks each second meanwhile."""
 SELDOM = 10
 """Rounds between polls of data that changes seldom: the list of runs, and the service's system metrics."""
 MANY_POINTS = 20_000
-"""Up to this number of points, himl reads every point of local runs in each poll. For other runs, it reads the last."""
+"""Up to this number of points, himl reads every point of local runs again and again. For other runs, it reads the
+last."""
+POINTS_PER_POLL = 500
+"""Points that himl reads again in each poll, on average. So it reads 20,000 points in every 40th poll."""
 SILENT = 5
 """Polls of a log without new bytes before himl searches for it again, because another attempt may have begun."""
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))")
@@ -44,18 +51,22 @@ def watch_runs(
     is_here, outage, pause = (first, longest) == Workspace.poll_interval, OutageTolerance(notify), first
     looks = _Looks(workspace, watched, newest, is_here=is_here)
     for number in _rounds(looks):
+        version = watched.version
         for look in looks.of_round(number):
             has_changed = False
             try:
                 has_changed = look()
+                watched.version += has_changed
                 outage.succeeded()
             except ServiceFailed as err:
                 outage.failed(err)
             if not is_here and not looks.is_over:
                 pause = first if has_changed else min(longest, pause * GROWTH)
                 yield max(SECOND, pause)
-        if is_here and not looks.is_over:
+        for _ in range(QUIET_SECONDS if is_here and not looks.is_over else 0):
             yield SECOND
+            if watched.version != version or looks.has_folder_changed():
+                break
     yield 0.0
 
 
@@ -96,11 +107,24 @@ class _Looks:
         # Trials that had already ended when their values were read.
         self._settled: set[str] = set()
         self._log: _LogTail | None = None
+        self._homes: dict[str, Workspace] = {}
+        self._folders: list[int] = []
         self._take(watched.runs)
 
     @property
     def is_over(self) -> bool:
         return all(run.status.is_final for run in self._watched.runs)
+
+    def has_folder_changed(self) -> bool:
+        """Whether the folder of a local run in progress, one of the newest, has changed since the last call."""
+        waiting = [run.id for run in self._watched.runs if not run.status.is_final][:FOLDERS_PER_SECOND]
+        for run_id in waiting:
+            if run_id not in self._homes:
+                self._homes[run_id] = self._workspace.home_of(run_id)
+        homes = ((run_id, self._homes[run_id]) for run_id in waiting)
+        before = self._folders
+        self._folders = [each.folder_changed(run_id) for run_id, each in homes if isinstance(each, FolderWorkspace)]
+        return before != self._folders
 
     def of_round(self, number: int) -> Iterator[Callable[[], bool]]:
         watched, run = self._watched, self._watched.runs[0] if self._watched.runs else None
@@ -109,8 +133,10 @@ class _Looks:
             yield partial(self._list, self._newest)
         yield self._refresh
         count = sum(len(points) for found in watched.points.values() for points in found.values())
-        if number == 0 or (self._is_here and count <= MANY_POINTS):
-            yield partial(self._look_back, {*open_before, *(each.id for each in watched.runs if number == 0)})
+        is_due = number % (1 + count // POINTS_PER_POLL) == 0
+        again = {each.id for each in watched.runs if each.id in open_before and (is_due or each.status.is_final)}
+        if number == 0 or (self._is_here and again and count <= MANY_POINTS):
+            yield partial(self._look_back, again if number else {each.id for each in watched.runs})
         for parent in watched.runs:
             is_shown = self._newest is None or parent.id in watched.followed
             if MANY in parent.tags and is_shown and (parent.id in open_before or parent.id not in watched.children):
@@ -142,11 +168,13 @@ class _Looks:
         """Read all earlier points. In a list, after the first poll only of the runs that had not ended."""
         runs = [run for run in self._watched.runs if self._newest is None or run.id in open_before]
         found = self._workspace.results(runs, wanted=self._is_wanted, whole=True) if runs else {}
-        for run_id, results in found.items():
-            self._watched.points[run_id] = {
-                name: list(zip(series.steps, series.values, strict=True)) for name, series in results.series.items()
-            }
-        return True
+        points = {
+            run_id: {name: list(zip(each.steps, each.values, strict=True)) for name, each in results.series.items()}
+            for run_id, results in found.items()
+        }
+        has_changed = any(self._watched.points.get(run_id) != its for run_id, its in points.items())
+        self._watched.points |= points
+        return has_changed
 
     def _is_wanted(self, name: str) -> bool:
         return not name.startswith(BEST_SO_FAR)

@@ -70,8 +70,7 @@ class RunFolder:
         (self.path / "go").touch()
 
     def ask_to_cancel(self, why: str = "") -> None:
-        """Request the supervisor, which checks several times a second, to stop the run for the reason *why*. Raises
-        DiskFailed."""
+        """Request the supervisor to stop the run for the reason *why*. Raises DiskFailed."""
         if why:
             with suppress(OSError):  # on a full disk, it stops without the reason
                 (self.path / WHY).write_text(why, encoding="utf-8")

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from himl_cli.workspaces.local.claims import JobClaim
 
 POLL_SECONDS = 0.1
+POLL_SECONDS_IF_WOKEN = 1.0  # where the kernel reports a request to cancel
 POLL_SECONDS_OF_ENGINE = 2.0  # for two calls of stat, as the workspace is on a file system that many jobs share
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # before the second local attempt, and at most; each is twice the last
 WHOLE_SECONDS = 30.0  # for another process to record the end of the parent run after its last child
@@ -172,13 +173,7 @@ class Supervisor(RunProcess):
             store.requeue(run_id)
             report("started", waits=claim.reason_to_wait())
 
-        if sys.platform == "linux" and self._handle is not None:  # a request to cancel wakes it
-            import fcntl
-
-            signal.signal(signal.SIGIO, lambda number, frame: self._ends.put(None))
-            with contextlib.suppress(OSError):
-                changes = fcntl.DN_CREATE | fcntl.DN_RENAME | fcntl.DN_MULTISHOT
-                fcntl.fcntl(self._handle, fcntl.F_NOTIFY, changes)
+        self._is_woken()
         if not claim.wait(self.is_stopped, note_waiting):
             return False
         self._claim = claim
@@ -186,6 +181,18 @@ class Supervisor(RunProcess):
         store.tag(run_id, {GPUS: claim.shown})
         (self.folder.path / WAITING).unlink(missing_ok=True)
         return True
+
+    def _is_woken(self) -> bool:
+        """Whether a request to cancel wakes this process from now on."""
+        if sys.platform == "linux" and self._handle is not None:
+            import fcntl
+
+            signal.signal(signal.SIGIO, lambda number, frame: self._ends.put(None))
+            with contextlib.suppress(OSError):
+                changes = fcntl.DN_CREATE | fcntl.DN_RENAME | fcntl.DN_MULTISHOT
+                fcntl.fcntl(self._handle, fcntl.F_NOTIFY, changes)
+                return True
+        return False
 
     def _doubt(self, store: RunStore) -> str:
         """The remark that results of this run, which is in place, may be those of others. Empty without others."""
@@ -285,13 +292,16 @@ class Supervisor(RunProcess):
         """Wait for all ranks, and stop them in steps if there is a reason. Returns their ends, and the reason."""
         ends: list[RankEnd] = []
         stopping, stop, sent, passed = 0.0, "", 0, 0
-        poll = POLL_SECONDS_OF_ENGINE if self._request.spec.engine else POLL_SECONDS
+        poll = POLL_SECONDS_IF_WOKEN if self._is_woken() else POLL_SECONDS
+        poll = POLL_SECONDS_OF_ENGINE if self._request.spec.engine else poll
         limit = self._request.spec.max_seconds
         deadline = time.monotonic() + limit if limit else None
         try:
             while len(ends) < (self._request.rank_count or 1):
+                left = poll if deadline is None else deadline - time.monotonic()
+                pause = POLL_SECONDS if stop else max(0.001, min(poll, left))
                 with contextlib.suppress(queue.Empty):
-                    ends += filter(None, [self._ends.get(timeout=poll)])
+                    ends += filter(None, [self._ends.get(timeout=pause)])
                 for word in self._signals[passed:]:
                     passed += 1
                     for rank in self._ranks:

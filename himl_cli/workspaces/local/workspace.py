@@ -414,6 +414,12 @@ class LocalWorkspace(FolderWorkspace):
             self.datastore(datastore)
         return self.folder / "datastores" / (datastore or DEFAULT_DATASTORE)
 
+    def folder_changed(self, run_id: str) -> int:
+        try:
+            return os.stat(self._folder_of(run_id).path).st_mtime_ns
+        except OSError:
+            return 0
+
     def prepare(self, notify: Notify) -> None:
         if self.folder.is_dir():
             from himl_cli.workspaces.local.launch import remove_leftovers
