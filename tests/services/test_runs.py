@@ -253,11 +253,11 @@ def test_following_reads_the_record_of_a_run_seldom_and_each_change_at_once(proj
     following = [Thread(target=follow, args=(run_id,), daemon=True) for run_id in counted]
     for thread in following:
         thread.start()
-    until(lambda: all(each.looks > 60 for each in counted.values()))
+    until(lambda: all(each.looks > 52 for each in counted.values()))
     before = {run_id: (each.reads, each.looks) for run_id, each in counted.items()}
     with (folder.user_logs / "std_log.txt").open("a") as log:
         log.write("epoch 1\n")
-    until(lambda: all(each.looks > before[run_id][1] + 20 for run_id, each in counted.items()))
+    until(lambda: all(each.looks > before[run_id][1] + 12 for run_id, each in counted.items()))
     for run_id, each in counted.items():
         assert 10 * (each.reads - before[run_id][0]) < each.looks - before[run_id][1] + 20, run_id
     with closing(Database(project / ".himl" / "workspace.db")) as database:
