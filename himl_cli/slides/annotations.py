@@ -80,7 +80,7 @@ class Shape(Element):
     fillColor: Colour = ""  # noqa: N815
 
 
-class Point(Shape, tag="point", kw_only=True):
+class Dot(Shape, tag="point", kw_only=True):
     center: Coordinate
 
 
@@ -106,7 +106,7 @@ class Heatmap(Element, tag="heatmap", kw_only=True):
     scaleWithZoom: bool = False  # noqa: N815
 
 
-Uploaded = Point | Polyline | Rectangle | Heatmap
+Uploaded = Dot | Polyline | Rectangle | Heatmap
 
 
 class Tile(NamedTuple):
