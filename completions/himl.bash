@@ -128,14 +128,15 @@ _himl_table() {
             --best
             --goal=choice:minimize,maximize
             --params
-            --workspace|-w=choice:local+folders+files:.json
-            --config_file=files:.json
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
             --yes
+            --no_pager
             --help|-h
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
         '
         ;;
     'himl runs show')
@@ -171,6 +172,7 @@ _himl_table() {
             --quiet|-q
             --verbose|-v
             --yes
+            --no_pager
             --help|-h
         '
         kinds='list+runs...'
@@ -191,14 +193,14 @@ _himl_table() {
             --output_csv=files
             --output_parquet=files
             --plot=files
-            --workspace|-w=choice:local+folders+files:.json
-            --config_file=files:.json
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
             --yes
             --help|-h
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
         '
         kinds='list+runs...'
         ;;
@@ -549,16 +551,16 @@ _himl_table() {
         rows='
             +--include=
             +--exclude=
-            --null
-            --workspace|-w=choice:local+folders+files:.json
-            --config_file=files:.json
-            --datastore=
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
             --yes
+            --null
             --help|-h
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --datastore=
         '
         kinds='text'
         ;;

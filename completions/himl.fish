@@ -170,14 +170,15 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--best' 'Use best values of metrics instead of last ones' \
                 '--goal=choice:minimize,maximize' 'Which values are best (default: by the metric\'s name)' \
                 '--params' 'Show parameters and arguments that differ, in a column each' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
-                '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
                 '--yes' 'Answer yes to all questions' \
-                '--help|-h' 'Show this message and exit'
+                '--no_pager' 'Print a long result on a terminal without $PAGER' \
+                '--help|-h' 'Show this message and exit' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json'
         case 'himl runs show'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
@@ -208,6 +209,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
                 '--yes' 'Answer yes to all questions' \
+                '--no_pager' 'Print a long result on a terminal without $PAGER' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs aggregate'
             printf '%s\t%s\n' \
@@ -225,14 +227,14 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--output_csv=files' 'Save the table as CSV' \
                 '--output_parquet=files' 'Save all points as Parquet, one per row' \
                 '--plot=files' 'Save curves over all runs as .png or .svg' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
-                '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
                 '--yes' 'Answer yes to all questions' \
-                '--help|-h' 'Show this message and exit'
+                '--help|-h' 'Show this message and exit' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json'
         case 'himl runs logs'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
@@ -530,16 +532,16 @@ function __himl_rows --description 'The options of the command $argv[1], with th
             printf '%s\t%s\n' \
                 '+--include=' 'Only matching names, such as \'*.ckpt\'' \
                 '+--exclude=' 'No matching names, such as \'tmp/**\'' \
-                '--null' 'Print null-terminated names only, for xargs -0' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
-                '--config_file=files:.json' 'Azure ML config.json' \
-                '--datastore=' 'Datastore (default: the workspace\'s default)' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
                 '--yes' 'Answer yes to all questions' \
-                '--help|-h' 'Show this message and exit'
+                '--null' 'Print null-terminated names only, for xargs -0' \
+                '--help|-h' 'Show this message and exit' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--datastore=' 'Datastore (default: the workspace\'s default)'
         case 'himl montage'
             printf '%s\t%s\n' \
                 '--dataset=folders+files:.csv' 'DATASET, as an option' \

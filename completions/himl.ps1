@@ -164,14 +164,15 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--best', 'Use best values of metrics instead of last ones',
                 '--goal=choice:minimize,maximize', 'Which values are best (default: by the metric''s name)',
                 '--params', 'Show parameters and arguments that differ, in a column each',
-                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
-                '--config_file=files:.json', 'Azure ML config.json',
-                '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
+                '--format=choice:human,json,quiet', 'Output format: table, csv, tsv, json or quiet',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--help|-h', 'Show this message and exit'
+                '--no_pager', 'Print a long result on a terminal without $PAGER',
+                '--help|-h', 'Show this message and exit',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
+                '--config_file=files:.json', 'Azure ML config.json'
             )
             Kinds = @()
         }
@@ -212,6 +213,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
+                '--no_pager', 'Print a long result on a terminal without $PAGER',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('list+runs...')
@@ -234,14 +236,14 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--output_csv=files', 'Save the table as CSV',
                 '--output_parquet=files', 'Save all points as Parquet, one per row',
                 '--plot=files', 'Save curves over all runs as .png or .svg',
-                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
-                '--config_file=files:.json', 'Azure ML config.json',
-                '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
+                '--format=choice:human,json,quiet', 'Output format: table, csv, tsv, json or quiet',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--help|-h', 'Show this message and exit'
+                '--help|-h', 'Show this message and exit',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
+                '--config_file=files:.json', 'Azure ML config.json'
             )
             Kinds = @('list+runs...')
         }
@@ -635,16 +637,16 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Rows = @(
                 '+--include=', 'Only matching names, such as ''*.ckpt''',
                 '+--exclude=', 'No matching names, such as ''tmp/**''',
-                '--null', 'Print null-terminated names only, for xargs -0',
-                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
-                '--config_file=files:.json', 'Azure ML config.json',
-                '--datastore=', 'Datastore (default: the workspace''s default)',
-                '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
+                '--format=choice:human,json,quiet', 'Output format: table, csv, tsv, json or quiet',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
-                '--help|-h', 'Show this message and exit'
+                '--null', 'Print null-terminated names only, for xargs -0',
+                '--help|-h', 'Show this message and exit',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
+                '--config_file=files:.json', 'Azure ML config.json',
+                '--datastore=', 'Datastore (default: the workspace''s default)'
             )
             Kinds = @('text')
         }

@@ -19,7 +19,7 @@ import typer
 from himl_cli.commands.groups import HimlCommand, HimlGroup, before_double_dash, usage_message
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, ServiceFailed, shortage
 from himl_cli.core.text import NEAR_OPTION, did_you_mean
-from himl_cli.render.output import ReaderGone, allows_colour, print_error
+from himl_cli.render.output import ReaderGone, print_error, wanted_colour
 
 Kinds = tuple[type[Exception], ...]
 OF_USERS: Kinds = (HimlError, typer.TyperException)
@@ -133,7 +133,7 @@ def run_at_edge(
     Exits with its code, or returns the code unless *standalone_mode*. Raises failures that are not *handled*.
     """
     tokens = list(sys.argv[1:] if args is None else args)
-    extra.setdefault("color", None if allows_colour() else False)
+    extra.setdefault("color", wanted_colour())
     with edge(tokens, handled) as ending:
         result = program(args=tokens, standalone_mode=False, windows_expand_args=False, **extra)
         # Other results are return values of a tool's function.

@@ -22,6 +22,7 @@ from himl_cli.commands.options import (
     OutputOptions,
     RunArgs,
     SelectionOptions,
+    TableOptions,
     TransferOptions,
     WorkspaceOptions,
     option,
@@ -193,7 +194,7 @@ def list_stored(
     *,
     globs: GlobOptions,
     workspace_opts: WorkspaceOptions,
-    output_opts: OutputOptions,
+    output_opts: TableOptions,
     datastore: str | None = DATASTORE,
     null: bool = option("Print null-terminated names only, for xargs -0.", default=False, panel="Options"),
     prefix: Annotated[

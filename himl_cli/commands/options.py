@@ -25,7 +25,7 @@ import typer
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import GOALS
 from himl_cli.core.text import non_blank, parse_duration, shorten
-from himl_cli.render.output import Format, Output
+from himl_cli.render.output import Format, Output, TableFormat
 
 if TYPE_CHECKING:
     from himl_cli.core.runs import Choice, Goal, RunSelection, RunStatus
@@ -272,13 +272,14 @@ class OutputOptions(Bundle):
     _keeps_logging = False
 
     def validate(self) -> None:
-        formats = {self.format, *[Format.json] * self.json, *[Format.quiet] * self.quiet} - {Format.human}
+        formats = {TableFormat(self.format).value, *["json"] * self.json, *["quiet"] * self.quiet} - {"human"}
         if len(formats) > 1:
             raise BadUsage(
-                f"Only one output format is allowed, not {' and '.join(sorted(form.value for form in formats))}.",
+                f"Only one output format is allowed, not {' and '.join(sorted(formats))}.",
                 hint="Use only one of --format, --json and --quiet.",
             )
-        self.format = formats.pop() if formats else Format.human
+        self.layout = formats.pop() if formats else "human"
+        self.format = Format(self.layout) if self.layout in ("json", "quiet") else Format.human
         import logging
 
         if self.verbose or not (self._keeps_logging and logging.getLogger().handlers):
@@ -288,6 +289,30 @@ class OutputOptions(Bundle):
 
     def output(self) -> Output:
         return self.make_output(self.format, verbose=self.verbose, yes=self.yes)
+
+
+class TableOptions(OutputOptions):
+    format: TableFormat = option(  # type: ignore[assignment]  # the parsed value is a Format
+        "Output format: table, csv, tsv, json or quiet.", "FORMAT", TableFormat.human, show_default=False
+    )
+
+    def output(self) -> Output:
+        output = super().output()
+        output.layout = self.layout
+        return output
+
+
+class PagedOptions(OutputOptions):
+    no_pager: bool = option("Print a long result on a terminal without $PAGER.", default=False)
+
+    def output(self) -> Output:
+        output = super().output()
+        output.has_pager = not self.no_pager
+        return output
+
+
+class ListOutputOptions(PagedOptions, TableOptions):
+    """Both groups of options."""
 
 
 class WorkspaceOptions(Bundle):

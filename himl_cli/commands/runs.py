@@ -23,9 +23,12 @@ from himl_cli.commands.options import (
     STATUS,
     TAGS,
     ListOptions,
+    ListOutputOptions,
     OutputOptions,
+    PagedOptions,
     RunArgs,
     SelectionOptions,
+    TableOptions,
     WorkspaceOptions,
     option,
     parse_count,
@@ -62,7 +65,7 @@ def list_runs(
     watch: bool = option("Show progress and last metrics until all runs end.", default=False),
     list_opts: ListOptions,
     workspace_opts: WorkspaceOptions,
-    output_opts: OutputOptions,
+    output_opts: ListOutputOptions,
 ) -> None:
     """List runs, newest first.
 
@@ -97,7 +100,6 @@ def _print_runs(session: Session, query: RunQuery, request: ListRequest, empty: 
     """Print the runs. Programs that get JSON or ids receive them without values that they did not request."""
     from himl_cli.core.logged import ListedRuns
     from himl_cli.core.runs import short_ids
-    from himl_cli.core.sweeps import PRIMARY_METRIC
     from himl_cli.render.run_views import listed_form, run_columns
     from himl_cli.services.runs.find import list_runs, matching_runs, primary_metrics
 
@@ -108,11 +110,10 @@ def _print_runs(session: Session, query: RunQuery, request: ListRequest, empty: 
         runs = listed.runs
     if output.format is Format.human and not listed.metrics:
         runs = [*runs]
-        if any(PRIMARY_METRIC in run.tags for run in runs):
-            found = primary_metrics(session.workspace, runs)
-            given = {run_id: each.parameters for run_id, each in listed.results.items()}
-            values = {run_id: replace(each, parameters=given.get(run_id, {})) for run_id, each in found.results.items()}
-            listed = replace(listed, results={**listed.results, **values}, metrics=found.metrics)
+        found = primary_metrics(session.workspace, runs)
+        given = {run_id: each.parameters for run_id, each in listed.results.items()}
+        values = {run_id: replace(each, parameters=given.get(run_id, {})) for run_id, each in found.results.items()}
+        listed = replace(listed, results={**listed.results, **values}, metrics=found.metrics)
     if output.format is Format.human and output.is_terminal:
         runs = [*runs]
         listed = replace(listed, short_ids=short_ids([run.id for run in runs], session.workspace.known_ids()))
@@ -191,7 +192,7 @@ def diff(
     *,
     code: bool = option("Print changed files as a unified diff.", default=False, panel="Comparison"),
     workspace_opts: WorkspaceOptions,
-    output_opts: OutputOptions,
+    output_opts: PagedOptions,
     runs: RunArgs = None,
 ) -> None:
     """Show the differences between two runs.
@@ -226,6 +227,7 @@ def diff(
             shown,
             human=lambda: "\n".join(diff_view(shown, has_text=code)),
             quiet=[each.name for each in shown.code or ()],
+            is_long=code,
         )
 
 
@@ -291,7 +293,7 @@ def aggregate(
     output_parquet: str | None = option("Save all points as Parquet, one per row.", "FILE"),
     plot: str | None = option("Save curves over all runs as .png or .svg.", "FILE"),
     workspace_opts: WorkspaceOptions,
-    output_opts: OutputOptions,
+    output_opts: TableOptions,
     runs: RunArgs = None,
 ) -> None:
     """Compare metrics of many runs, with statistics.
@@ -351,7 +353,7 @@ def _check_files(files: Mapping[str, Path]) -> None:
 
 
 def _print_metrics(output: Output, found: Aggregation, statistics: Mapping[str, Any] | None) -> None:
-    from himl_cli.render.aggregation import document, tab_lines, table_lines
+    from himl_cli.render.aggregation import cells, document, table_lines
 
     if not found.metrics:
         has_ended = all(child.run.status.is_final for child in found.children)
@@ -360,8 +362,8 @@ def _print_metrics(output: Output, found: Aggregation, statistics: Mapping[str, 
         output.json(document(found, statistics), is_form=True)
     elif output.format is Format.quiet:
         output.result(None, human="", quiet=[child.run.id for child in found.children])
-    elif not output.is_terminal:
-        output.lines(tab_lines(found, statistics))
+    elif not output.draws_tables:
+        output.cells(cells(found, statistics))
     elif found.metrics:
         output.lines(table_lines(found, statistics))
 

@@ -115,7 +115,7 @@ class Submission(NamedTuple):
 
         with open_session(self.workspace_opts, self.output_opts, For.runs) as session:
             selection = RunSelection(runs=tuple(request.after), is_exact=True)
-            runs = find_runs(session.workspace, selection, cwd=request.cwd)
+            runs = find_runs(session.workspace, selection, cwd=request.cwd, notify=session.notify)
         return self._replace(request=replace(request, sbatch=after_jobs(request.sbatch, runs)))
 
 

@@ -139,6 +139,18 @@ def spelled(text: str) -> float:
     return number if repr(number) == text or "_" in text else Spelled(text)
 
 
+def inert(text: str) -> str:
+    """*text*, after a quote if a spreadsheet would take it for a formula, such as `=cmd()`."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")  # the writer of CSV quotes only these
+    is_formula = text.startswith(("=", "+", "@", "\t", "\n"))
+    if text.startswith("-"):
+        try:
+            float(text)
+        except ValueError:
+            is_formula = True
+    return f"'{text}" if is_formula else text
+
+
 def quoted_choice(value: object, text: str) -> str:
     """*text*, that of *value*, as one value of a list for `--sweep`. A text with commas or of digits needs quotes."""
     is_plain = not isinstance(value, str) or re.fullmatch(r"[A-Za-z_][\w./-]*", text)

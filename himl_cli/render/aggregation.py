@@ -61,11 +61,9 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
     return chain(lines, ["", styled(rest, "dim")])
 
 
-def tab_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Iterator[str]:
-    """Tab-separated lines: a header, the statuses of the runs, one row per metric. Numbers are in full, and control
-    characters become spaces."""
-    rows = _by_metric(aggregation, statistics, lambda value: "" if value is None else str(json_form(value)), tabs=True)
-    return ("\t".join(map(one_line, row)) for row in rows)
+def cells(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Sequence[Row]:
+    """The rows for programs: a header, the statuses of the runs, one row per metric. Numbers are in full."""
+    return _by_metric(aggregation, statistics, lambda value: "" if value is None else str(json_form(value)), tabs=True)
 
 
 def document(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> dict[str, Any]:

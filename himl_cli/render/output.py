@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from himl_cli.core.errors import HimlError, JobFailed, NeedsYes
 from himl_cli.core.redaction import redact
-from himl_cli.core.text import shorten
+from himl_cli.core.text import inert, shorten
 
 if TYPE_CHECKING:
     from himl_cli.core.runs import Run
@@ -48,6 +48,17 @@ class Format(str, Enum):
     quiet = "quiet"
 
 
+class TableFormat(str, Enum):
+    """The content of stdout for a table: `human` is `table` on a terminal, else `tsv`."""
+
+    human = "human"
+    table = "table"
+    csv = "csv"
+    tsv = "tsv"
+    json = "json"
+    quiet = "quiet"
+
+
 class Output:
     """Prints results in the chosen format. Every write raises ReaderGone once the reader of stdout has closed it."""
 
@@ -55,22 +66,31 @@ class Output:
         self.format = format
         self.verbose = verbose
         self.yes = yes
+        self.layout = TableFormat.human.value
+        self.has_pager = False
         self._is_mid_line = False
 
     @property
     def is_terminal(self) -> bool:
         return sys.stdout.isatty()
 
-    def result(self, data: Any, *, human: str | Callable[[], str], quiet: str | Iterable[str] = ()) -> None:
-        """Print a result: *data* as a JSON document, *human* text, or *quiet* lines. Only the chosen form is
-        evaluated."""
+    def result(
+        self,
+        data: Any,
+        *,
+        human: str | Callable[[], str],
+        quiet: str | Iterable[str] = (),
+        is_long: bool = False,
+    ) -> None:
+        """Print a result: *data* as a JSON document, *human* text (see `lines`), or *quiet* lines. Only the chosen form
+        is evaluated."""
         if self.format is Format.json:
             self.json(data)
         elif self.format is Format.quiet:
             self._names([quiet] if isinstance(quiet, str) else quiet)
         else:
             text = human() if callable(human) else human
-            self.lines([text] if text else [])
+            self.lines([text] if text else [], is_long=is_long)
 
     def table(
         self,
@@ -97,10 +117,26 @@ class Output:
             shown = columns(rows) if callable(columns) else columns
             if not rows and empty:
                 self.notice(empty)
-            if not self.is_terminal:
-                self.lines(as_tabs(rows, shown))
-            elif rows:
-                self.lines([as_table(rows, shown)])
+            if self.draws_tables and rows:
+                self.lines([as_table(rows, shown)], is_long=True)
+            elif not self.draws_tables:
+                self.cells(as_cells(rows, shown))
+
+    @property
+    def draws_tables(self) -> bool:
+        """Whether tables are for people. Otherwise, programs get their cells."""
+        return self.layout == "table" or (self.is_terminal and self.layout == "human")
+
+    def cells(self, rows: Iterable[Sequence[str]]) -> None:
+        """Print a header and rows, separated by tabs or as CSV. Control characters in a cell become spaces."""
+        shown = ([one_line(cell) for cell in row] for row in rows)
+        if self.layout != "csv":
+            return self.lines(map("\t".join, shown))
+        import csv
+
+        text = StringIO()
+        csv.writer(text, lineterminator="\n").writerows([inert(cell) for cell in row] for row in shown)
+        self.write(encoded(text.getvalue(), sys.stdout), flush=True)
 
     def json(self, data: Any, *, is_form: bool = False) -> None:
         """Print *data* as one strict JSON document in UTF-8, independent of the terminal's encoding. *is_form*: it is
@@ -134,7 +170,15 @@ class Output:
         # Lone surrogates become JSON escapes
         return text.encode("utf-8", "backslashreplace")
 
-    def lines(self, lines: Iterable[str]) -> None:
+    def lines(self, lines: Iterable[str], *, is_long: bool = False) -> None:
+        """Print *lines*. Those that may be longer than the terminal (*is_long*) go through the pager."""
+        if is_long and self.has_pager and self.is_terminal and os.environ.get("PAGER", "less"):
+            text = "\n".join(lines)
+            if text.count("\n") + 1 >= shutil.get_terminal_size().lines:
+                import click
+
+                return click.echo_via_pager(encoded(text, sys.stdout).decode(sys.stdout.encoding or "utf-8", "replace"))
+            lines = [text]
         for line in lines:
             self.write(encoded(f"{line}\n", sys.stdout))
         self.flush()
@@ -272,7 +316,7 @@ def print_error(error: HimlError, *, as_json: bool, traceback_of: Exception | No
 
         typer.echo(json.dumps({"error": {"code": error.code, "message": message, "hint": hint}}), err=True)
         return
-    colour = None if allows_colour() else False
+    colour = wanted_colour()
     typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True, color=colour)
     if hint:
         typer.echo(f"{typer.style('hint:', fg='cyan', bold=True)} {hint}", err=True, color=colour)
@@ -280,20 +324,27 @@ def print_error(error: HimlError, *, as_json: bool, traceback_of: Exception | No
 
 def one_line(text: str) -> str:
     """*text* with each sequence of white space and control characters as one space."""
-    shown = (sign if sign.isprintable() or 0xDC80 <= ord(sign) <= 0xDCFF else " " for sign in text)
-    return " ".join("".join(shown).split())
+    if not text.isprintable():
+        text = "".join(sign if sign.isprintable() or 0xDC80 <= ord(sign) <= 0xDCFF else " " for sign in text)
+    return " ".join(text.split())
 
 
-def allows_colour() -> bool:
-    """Whether the user's environment allows colour (https://no-color.org)."""
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+def wanted_colour() -> bool | None:
+    """Whether the user's environment requires colour (FORCE_COLOR, CLICOLOR_FORCE) or forbids it (NO_COLOR, which has
+    priority, and a terminal without colour). None: only terminals have colour."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if any(os.environ.get(name) not in (None, "", "0") for name in ("FORCE_COLOR", "CLICOLOR_FORCE")):
+        return True
+    return False if os.environ.get("TERM") == "dumb" else None
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether *stream* is a terminal with colour, and the user wants it (https://no-color.org)."""
+    """Whether *stream* gets colour: a terminal with colour, or any stream if the user requires it."""
     # Older Windows consoles print the codes
     shows_codes = sys.platform != "win32" or not os.environ.keys().isdisjoint(("WT_SESSION", "TERM", "ANSICON"))
-    return stream.isatty() and allows_colour() and shows_codes
+    wanted = wanted_colour()
+    return stream.isatty() and shows_codes if wanted is None else wanted
 
 
 def styled(text: str, style: str) -> str:
@@ -404,12 +455,11 @@ class Column(NamedTuple):
     is_name: bool = False
 
 
-def as_tabs(rows: Sequence[Any], columns: Sequence[Column]) -> Iterator[str]:
-    """A header and one line per row. Tabs, line ends and other control characters in a cell become spaces."""
-    titles = (column.title if column.is_name else column.title.lower().replace(" ", "_") for column in columns)
-    yield "\t".join(map(one_line, titles))
+def as_cells(rows: Sequence[Any], columns: Sequence[Column]) -> Iterator[list[str]]:
+    """The titles of the columns for programs, and the cells of each row."""
+    yield [column.title if column.is_name else column.title.lower().replace(" ", "_") for column in columns]
     for row in rows:
-        yield "\t".join(one_line((column.plain or column.text)(row)) for column in columns)
+        yield [(column.plain or column.text)(row) for column in columns]
 
 
 def as_table(rows: Sequence[Any], columns: Sequence[Column]) -> str:

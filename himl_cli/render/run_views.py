@@ -130,7 +130,6 @@ RUN_COLUMNS = (
     Column(
         "TAGS",
         lambda run: _tags_text(own_tags(run)),
-        plain=lambda run: _tags_text(run.tags),
         rank=6,
         least=8,
         style=lambda run: "dim",

@@ -249,7 +249,7 @@ def check(views: Sequence[View], folders: Sequence[Path], columns: int, wish: st
 
 
 def check_in_a_pipe(views: Sequence[View], folders: Sequence[Path]) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"FORCE_COLOR": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
     done = subprocess.run(given(views, folders), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=200)
     *parts, _ = done.stdout.split(b"\0")
     assert (done.returncode, len(parts)) == (0, 2 * len(views)), done.stdout

@@ -177,10 +177,10 @@ def test_changes_take_exact_names_of_experiments_and_reading_takes_old_spellings
 @pytest.mark.usefixtures("recorded")
 def test_runs_are_listed_shown_tagged_and_deleted(himl: Himl, project: Path) -> None:
     assert himl.ok("runs", "list").stdout == (
-        "id\texperiment\tdisplay_name\tstatus\tstarted\tduration\ttags\n"
-        "train_3_cc\ttrain\t\tCompleted\t2026-03-01T12:00:03.000Z\t65.000\tteam=blue\n"
-        "train_2_bb\ttrain\t\tFailed\t2026-03-01T12:00:02.000Z\t3.250\tbuild_branch=main team=red\n"
-        "base_1_aa\tbase\tbaseline\tCompleted\t2026-03-01T12:00:01.000Z\t65.000\tteam=blue\n"
+        "id\texperiment\tdisplay_name\tstatus\tstarted\tduration\tval/loss\ttags\n"
+        "train_3_cc\ttrain\t\tCompleted\t2026-03-01T12:00:03.000Z\t65.000\t0.5\tteam=blue\n"
+        "train_2_bb\ttrain\t\tFailed\t2026-03-01T12:00:02.000Z\t3.250\t\tteam=red\n"
+        "base_1_aa\tbase\tbaseline\tCompleted\t2026-03-01T12:00:01.000Z\t65.000\t\tteam=blue\n"
     )
     text = himl.ok("runs", "show", "train_3_cc").stdout
     assert text.splitlines()[0] == "train_3_cc  Completed"
@@ -228,7 +228,7 @@ def test_list_shows_what_tells_runs_apart(himl: Himl, empty: RecordedRuns) -> No
         empty.add(f"train_{number}", command=f"python train.py --lr {lr} --depth 3")
         empty.log(f"train_{number}", [("val/loss", 1.5 / number, 1, 1), ("val/AUC", 0.5, 1, 1)], {"seed": str(number)})
     lines = [line.split("\t") for line in himl.ok("runs", "list").stdout.splitlines()]
-    assert [line[6] for line in lines] == ["arguments", "lr=0.01", "lr=0.1"]
+    assert [line[6:8] for line in lines] == [["arguments", "val/loss"], ["lr=0.01", "0.75"], ["lr=0.1", "1.5"]]
     asked = ("runs", "list", "--sort", "-val/loss", "--metrics", "val/*", "--params")
     lines = [line.split("\t") for line in himl.ok(*asked).stdout.splitlines()]
     assert [line[:1] + line[6:10] for line in lines] == [
@@ -300,6 +300,41 @@ def screen(himl: Himl, *arguments: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", terminal.screen)
 
 
+def test_lists_have_formats_colours_and_a_pager(himl: Himl, empty: RecordedRuns) -> None:
+    """Formats are the same on a terminal and in a pipe. Colour can be required, and $PAGER gets what a terminal cannot show at once."""
+    for number in range(30):
+        empty.add(f"train_{number}", tags={"note": "a,b" if number else "=1+1", "build_branch": "main"})
+    head = "id experiment display_name status started duration tags"
+    row = ["train_29", "train", "", "Completed", "2026-03-01T12:00:30.000Z", "65.000"]
+    for is_piped in (True, False):
+
+        def listed(form: str, *options: str, is_piped: bool = is_piped) -> list[str]:
+            words = ("runs", "list", "--format", form, *options)
+            return (himl.ok(*words).stdout if is_piped else screen(himl, *words)).splitlines()
+
+        assert [*csv.reader(listed("csv", "-n", "all"))][:2] == [head.split(), [*row, "note=a,b"]]
+        assert listed("tsv", "-n", "2")[:2] == [head.replace(" ", "\t"), "\t".join([*row, "note=a,b"])]
+        table = [line.split()[:3] for line in listed("table", "-n", "2")]
+        assert table == [["ID", "EXPERIMENT", "STATUS"], *([f"train_{number}", "train", "Completed"] for number in (29, 28))]
+    assert himl("runs", "list", "--format", "csv", "--json").code == 2
+    assert himl.ok("runs", "aggregate", "train_1", "--format", "csv").stdout == "metric,train_1\nstatus,Completed\n"
+    green = "\x1b[32mCompleted"
+    for variables, is_green in (
+        ({"NO_COLOR": ""}, False),
+        ({"NO_COLOR": "", "FORCE_COLOR": "1"}, True),
+        ({"NO_COLOR": "", "CLICOLOR_FORCE": "1"}, True),
+        ({"NO_COLOR": "", "CLICOLOR_FORCE": "0"}, False),
+        ({"NO_COLOR": "1", "FORCE_COLOR": "1"}, False),
+    ):
+        assert (green in himl("runs", "list", "--format", "table", env=variables).stdout) is is_green, variables
+        assert "\x1b" not in himl("runs", "list", env=variables).stdout
+        assert ("\x1b" in himl("runs", "show", "nothing", env=variables).stderr) is is_green, variables
+    pager = {"PAGER": "sed 's/^/| /'", "NO_COLOR": "1"}
+    for options, is_paged in (((), False), (("-n", "all"), True), (("-n", "all", "--no_pager"), False)):
+        terminal = Terminal([str(himl.program), "runs", "list", *options], cwd=himl.folder, env=pager)
+        assert (terminal.finish(), "| ID" in terminal.screen, "Completed" in terminal.screen) == (0, is_paged, True)
+
+
 def test_short_ids_of_tables_name_runs(himl: Himl, empty: RecordedRuns) -> None:
     """A terminal shows the shortest form that is unique, other formats the whole ids. A run represents its trials."""
     first, second, third = (f"train_177236640{number}_{digits}" for number, digits in enumerate(("0a1b2c3d", "0a1b2d00", "2a74bb10")))
@@ -312,6 +347,8 @@ def test_short_ids_of_tables_name_runs(himl: Himl, empty: RecordedRuns) -> None:
     assert himl.ok("runs", "list").stdout.splitlines()[1].startswith(f"{third}\t")
     for text, run_id in {"0a1b2c": first, "0a1b2c3d": first, "0a1b2c3d_1": f"{first}_1", "train_1772366402": third}.items():
         assert himl.ok("runs", "tag", text, "seen=yes", "-q").stdout.split() == [run_id]
+    gone = himl.ok("runs", "delete", "train_1772366402", "--yes")
+    assert gone.stderr == f"Using run '{third}', the only one like 'train_1772366402'.\n"
     several = himl("runs", "logs", "0a1b2")
     assert (several.code, f"Name one of them: {second}, {first}" in several.stderr) == (2, True)
     assert isinstance(himl.ok("runs", "show", "0a1b2c", "--json").json(), dict)

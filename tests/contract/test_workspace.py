@@ -187,6 +187,7 @@ def test_unique_abbreviations_name_runs(workspace: Workspace, project: Path) -> 
             named(text)
     if isinstance(workspace, FolderWorkspace):
         assert named("bb", is_exact=True) == ["train_2_bb"]
+        assert "Using run 'train_2_bb', the only one like 'bb'." in told[-1]
     else:
         with pytest.raises(RunNotFound) as missing:
             named("bb", is_exact=True)

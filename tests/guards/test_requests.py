@@ -64,7 +64,7 @@ def asked(seen: Sequence[Seen]) -> Asked:
 
 
 COMMANDS: dict[str, tuple[str, Asked, Asked]] = {
-    "list of runs": ("runs list --num_runs 100", Asked({"sign in": 2, "resources": 1, "services": 7}), Asked({"services": 3})),
+    "list of runs": ("runs list --num_runs 100", Asked({"sign in": 2, "resources": 1, "services": 8}), Asked({"services": 4})),
     "a run": (f"runs show {TRAINED}", Asked({"sign in": 2, "resources": 2, "services": 7}), Asked({"resources": 1, "services": 6})),
     "aggregate": (f"runs aggregate {SWEEP} --json", Asked({"sign in": 2, "resources": 1, "services": 26}), Asked({"services": 25})),
     "download": (

@@ -26,7 +26,7 @@ from himl_cli.render.aggregation import table_lines
 from himl_cli.render.bars import rate
 from himl_cli.render.file_views import FILE_COLUMNS
 from himl_cli.render.forms import json_form
-from himl_cli.render.output import GAP, Column, as_table, as_tabs, duration_text, fitted, folded, local_time, size_text
+from himl_cli.render.output import GAP, Column, as_cells, as_table, duration_text, fitted, folded, local_time, size_text
 from himl_cli.render.run_views import RUN_COLUMNS, WORKSPACE_COLUMN, best_lines, run_columns, steps_view, trials_view
 from himl_cli.services.transfer.plan import Filters, list_files
 from tests.support.runs import RecordedRuns, aggregation, posix, run
@@ -211,8 +211,8 @@ def test_least_important_column_shrinks_then_goes(monkeypatch: pytest.MonkeyPatc
     assert table(wide, 40, monkeypatch) == [f"NAME{' ' * 32}SIZE", f"{'n' * 34}   5 B"]
     lines = table([Row("n" * 100)], 40, monkeypatch)
     assert "".join(line.strip() for line in lines[1:]) == "n" * 100, "a name is never cut"
-    assert list(as_tabs([Row("a b", "tab\there\nand line", 5)], COLUMNS)) == ["name\tnote\tsize", "a b\ttab here and line\t5"]
-    assert list(as_tabs([], COLUMNS)) == ["name\tnote\tsize"]
+    assert list(as_cells([Row("a b", "note", 5)], COLUMNS)) == [["name", "note", "size"], ["a b", "note", "5"]]
+    assert list(as_cells([], COLUMNS)) == [["name", "note", "size"]]
 
 
 @given(st.lists(st.integers(0, 60), min_size=3, max_size=3), st.integers(20, 120))

@@ -242,7 +242,11 @@ def test_best_by_value_logged_for_epoch(runs: RecordedRuns) -> None:
     taken = found(runs, None, "val/loss")
     assert (taken.names, taken.epoch, taken.metric, taken.value) == ([f"{HERE}/epoch=1.ckpt"], 1, "val/loss", 0.2)
     assert taken.why == "val/loss was better (0.1) at a point without a checkpoint."
+    told = "By the name of the metric, the lowest val/loss is best. To decide it yourself: --goal minimize or --goal maximize"
+    assert (taken.guess, found(runs, None, "val/loss", "minimize").guess) == (told, "")
     assert name(runs, None, "val_loss", "maximize") == "epoch=0.ckpt"
+    runs.workspace.tag(RUN, {PRIMARY_METRIC: "val/loss", GOAL: "maximize"})
+    assert (name(runs, None, "val_loss"), found(runs, None, "val_loss").guess) == ("epoch=0.ckpt", ""), "the goal of its sweep"
     with pytest.raises(NotFound) as caught:
         found(runs, "best", "val/lss", "minimize")
     assert "val/loss" in caught.value.hint

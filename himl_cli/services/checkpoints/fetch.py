@@ -193,8 +193,8 @@ def _fetch_once(
 
     def fetch() -> TransferResult:
         found = find()
-        if found.why:
-            notify(Notice(found.why))
+        for remark in filter(None, (found.why, found.guess)):
+            notify(Notice(remark))
         is_usual = found.is_in_usual_folder
         filters = Filters(f"{CHECKPOINT_FOLDER}/" if is_usual else "")
         wanted = DownloadRequest(folder, filters, "", is_usual, request.overwrite, workers=request.workers)

@@ -65,12 +65,12 @@ def push_checkpoints(
     non_blank("--from", from_run)
     selection, home = RunSelection(runs=(from_run,), is_exact=True), workspace
     try:
-        (source,) = find_runs(workspace, selection, cwd=cwd)
+        (source,) = find_runs(workspace, selection, cwd=cwd, notify=notify)
     except NotFound:
         if elsewhere is None:
             raise
         home = elsewhere()
-        (source,) = find_runs(home, selection, cwd=cwd)
+        (source,) = find_runs(home, selection, cwd=cwd, notify=notify)
     target = workspace.home_of(source.id) if home is workspace else workspace
     if not isinstance(target, RunRecorder):
         raise HimlError(f"himl cannot create runs in {target.label}.")

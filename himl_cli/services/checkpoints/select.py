@@ -20,7 +20,7 @@ from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.logged import SYSTEM, Metric, goal_of
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import BROUGHT, FROM_RUN, PUSHED, Choice, Goal, Run
-from himl_cli.core.sweeps import GOALS
+from himl_cli.core.sweeps import GOAL, GOALS, PRIMARY_METRIC
 from himl_cli.core.text import listed, near_matches, non_blank
 from himl_cli.services.checkpoints.names import (
     CHECKPOINT_FOLDER,
@@ -84,8 +84,9 @@ class Checkpoint:
     unknown.
 
     `folder` is the prefix to remove from names, '' for a single file. `is_one` marks a folder that is one checkpoint,
-    as in DeepSpeed. `blobs` are the files in the run's store. `why` is a sentence for the user. `epoch`, `metric` and
-    `value` are the criteria of the choice, or come from the name.
+    as in DeepSpeed. `blobs` are the files in the run's store. `why` is a sentence for the user, and `guess` one about
+    a goal that follows from the name of the metric. `epoch`, `metric` and `value` are the criteria of the choice, or
+    come from the name.
     """
 
     names: Sequence[str]
@@ -98,6 +99,7 @@ class Checkpoint:
     epoch: int | None = None
     metric: str = ""
     value: float | None = None
+    guess: str = ""
 
     @property
     def inside(self) -> str:
@@ -310,7 +312,12 @@ def choose(candidates: Candidates, choice: Choice, *, of_best_trial: bool = Fals
         newest = _newest_of_each_name(_newest_attempt(fitting))
         return candidates.checkpoint(candidates.only(newest, f"of epoch {choice.epoch}"))
     try:
-        return _best(candidates, choice)
+        found = _best(candidates, choice)
+        if found.value is None or choice.goal or _recorded_goal(candidates.run, found.metric or ""):
+            return found
+        word = "lowest" if goal_of(found.metric or "", None) == "minimize" else "highest"
+        guess = f"By the name of the metric, the {word} {found.metric} is best. To decide it yourself: --goal"
+        return replace(found, guess=f"{guess} minimize or --goal maximize")
     except NotFound:
         if not of_best_trial or choice.metric is not None:
             raise
@@ -440,7 +447,8 @@ def _best_by(
     if fitting:
         best, value = _best_in_names(candidates, named, fitting, metric, goal)
         return candidates.checkpoint(best, f"Using '{fitting[0]}' from names as {metric}.", metric, value)
-    effective = goal_of(metric, goal)  # may raise, so it precedes the request for the metrics
+    # May raise, so it precedes the request for the metrics
+    effective = goal_of(metric, goal or _recorded_goal(candidates.run, metric))
     attempts = 1 + max((one.attempt for one in candidates.found), default=0)
     points = _logged_values(candidates.metrics(), metric, candidates.run, attempts)
     counted = [one for one in candidates.usable if one.parsed.epoch is not None or one.parsed.step is not None]
@@ -459,7 +467,13 @@ def _best_in_names(
 ) -> tuple[Candidate, float]:
     pairs = ((one, name, value) for one in named for name, value in one.parsed.metrics.items())
     values = [(one, value) for one, name, value in pairs if any(same_metric(name, label) for label in labels)]
-    return _best_of(candidates, values, metric, goal_of(metric, goal))
+    return _best_of(candidates, values, metric, goal_of(metric, goal or _recorded_goal(candidates.run, metric)))
+
+
+def _recorded_goal(run: Run, metric: str) -> Goal | None:
+    """The goal with which *run* was submitted, if *metric* is its primary metric."""
+    is_primary = same_metric(run.tags.get(PRIMARY_METRIC, ""), metric)
+    return cast("Goal | None", run.tags.get(GOAL)) if is_primary else None
 
 
 def _best_of(

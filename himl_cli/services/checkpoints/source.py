@@ -16,7 +16,7 @@ from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import WORKSPACE_FOLDER, FoundFile, expand_home, walk_files
 from himl_cli.core.redaction import is_address, is_botched_address
 from himl_cli.core.runs import BROUGHT, FROM_RUN, RECORDED_IN, Choice, LinkedCheckpoint, Run, RunSelection, underscored
-from himl_cli.core.sweeps import BEST_TRIAL, MANY, REPEATED
+from himl_cli.core.sweeps import BEST_TRIAL, GOAL, MANY, PRIMARY_METRIC, REPEATED
 from himl_cli.core.text import listed
 from himl_cli.services.checkpoints.names import CHECKPOINT_FOLDER, is_mark, is_whole
 from himl_cli.services.checkpoints.select import Candidates, Checkpoint, candidates_of, choose, without_brought
@@ -74,8 +74,8 @@ def find_checkpoint(
         return Checkpoint([], address=text.strip())
     run, path, why = find_source_run(text, workspace, cwd, choice)
     found = checkpoint_of(run, path, why, workspace, choice, workspace.run_files(run.id))
-    if found.why:
-        notify(Notice(found.why))
+    for remark in filter(None, (found.why, found.guess)):
+        notify(Notice(remark))
     return found
 
 
@@ -219,7 +219,7 @@ def checkpoint_of(
     if run.parent and FROM_RUN not in tags:
         with suppress(RunNotFound):  # trials on Azure ML do not have the tags of their sweep
             above = workspace.run(run.parent).tags
-            tags |= {tag: above[tag] for tag in (FROM_RUN, BROUGHT) if tag in above}
+            tags |= {tag: above[tag] for tag in (FROM_RUN, BROUGHT, PRIMARY_METRIC, GOAL) if tag in above}
     run = replace(run, tags=tags)
     candidates = without_brought(Candidates(run, files, candidates_of(blobs), lambda: workspace.metrics(run.id)))
     try:

@@ -32,6 +32,7 @@ from himl_cli.core.sweeps import (
     value_text,
     values_text,
 )
+from himl_cli.core.text import inert
 from himl_cli.services.runs.lookup import children_of, find_runs, means_one_run, results_of
 from himl_cli.workspaces.base import Workspace
 
@@ -333,28 +334,16 @@ def write_csv(aggregation: Aggregation, statistics: Mapping[str, Statistics] | N
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    labels = (_inert(child.label) for child in aggregation.children)
+    labels = (inert(child.label) for child in aggregation.children)
     writer.writerow(["metric", *(STATISTICS if statistics is not None else ()), *labels])
     for name in aggregation.metrics:
         told = [getattr(statistics[name], each) for each in STATISTICS] if statistics is not None else []
         last = (cell(child.results.last.get(name)) for child in aggregation.children)
-        writer.writerow([_inert(name), *map(cell, told), *map(_inert, last)])
+        writer.writerow([inert(name), *map(cell, told), *map(inert, last)])
     try:
         write_atomic(path.absolute(), text.getvalue())
     except OSError as err:
         raise DiskFailed(f"Cannot write '{path}': {err.strerror or err}.") from err
-
-
-def _inert(text: str) -> str:
-    """*text*, after a quote if a spreadsheet would take it for a formula, such as `=cmd()`."""
-    text = text.replace("\r\n", "\n").replace("\r", "\n")  # the writer quotes only these
-    is_formula = text.startswith(("=", "+", "@", "\t", "\n"))
-    if text.startswith("-"):
-        try:
-            float(text)
-        except ValueError:
-            is_formula = True
-    return f"'{text}" if is_formula else text
 
 
 def cell(value: Value) -> str:

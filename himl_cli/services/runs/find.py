@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -13,7 +13,7 @@ from himl_cli.core.logged import SYSTEM, ListedRuns, RunResults, given_of, goal_
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Goal, Run, RunQuery
 from himl_cli.core.search import ANY, Clause, Comparison, Searchable, parse_filter, parse_order, sort_items
-from himl_cli.core.sweeps import BEST_TRIAL, GOAL, PRIMARY_METRIC, best_of
+from himl_cli.core.sweeps import BEST_TRIAL, GOAL, PRIMARY_METRIC, SweepSpec, best_of
 from himl_cli.core.text import near_matches, with_and
 from himl_cli.services.runs.lookup import runs_of_experiment
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
@@ -72,13 +72,17 @@ def list_runs(workspace: Workspace, query: RunQuery, asked: ListRequest, notify:
 
 
 def primary_metrics(workspace: Workspace, runs: Sequence[Run]) -> ListedRuns:
-    """*runs* with the primary metrics that they have. The value of a sweep is that of its best trial."""
-    names = [*dict.fromkeys(run.tags[PRIMARY_METRIC] for run in runs if PRIMARY_METRIC in run.tags)]
-    sources = {run.id: run.tags.get(BEST_TRIAL, run.id) for run in runs if PRIMARY_METRIC in run.tags}
-    sweeps = [run for run in runs if run.id in sources]
-    # With the sweeps, since Azure ML then needs no request for the experiments of their trials
-    found = workspace.refresh([*(replace(run, id=sources[run.id]) for run in sweeps), *sweeps])
-    results = {run_id: found[source][1] for run_id, source in sources.items() if source in found}
+    """*runs* with the primary metrics that they logged: the recorded ones, and the default one of `--primary_metric`.
+    The value of a sweep is that of its best trial."""
+    names = [*dict.fromkeys([*(run.tags.get(PRIMARY_METRIC, "") for run in runs), SweepSpec.primary_metric])]
+    sources = {run.id: run.tags.get(BEST_TRIAL, run.id) for run in runs}
+    trials = [replace(run, id=sources[run.id]) for run in runs if BEST_TRIAL in run.tags]
+    found: Mapping[str, RunResults]
+    if isinstance(workspace, FolderWorkspace):
+        found = workspace.results([*trials, *runs], wanted=names.__contains__, whole=False)
+    else:  # one request. With the sweeps, Azure ML needs none for the experiments of their trials
+        found = {run_id: values for run_id, (_, values) in workspace.refresh([*trials, *runs]).items()}
+    results = {run_id: found[source] for run_id, source in sources.items() if source in found}
     return ListedRuns(runs, results, [name for name in names if any(name in each.last for each in results.values())])
 
 

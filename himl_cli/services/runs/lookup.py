@@ -263,17 +263,17 @@ def _referenced(workspace: Workspace, reference: RunReference, notify: Notify, *
 
 
 def _abbreviated(workspace: Workspace, missing: RunNotFound, notify: Notify, *, is_exact: bool) -> Run:
-    """The run of which the *missing* id is an abbreviation. If there may be others, only for reading, with a notice.
-    Raises RunNotFound, and BadUsage if several runs are known."""
+    """The run of which the *missing* id is an abbreviation. Changes of it get a notice. If there may be others, only
+    reading is possible, also with a notice. Raises RunNotFound, and BadUsage if several runs are known."""
     found, text = missing.abbreviated, missing.run
     if len(found) > 1:
         hint = f"Name one of them: {listed(found)}."
         raise BadUsage(f"'{text}' is short for {len(found)} runs.", hint=hint) from missing
     if not found or (not missing.is_complete and (is_exact or notify is ignore)):
         raise missing
-    if not missing.is_complete:
-        place = workspace.label
-        notify(Notice(f"Using run '{found[0]}', the only one like '{text}' among the newest runs of {place}."))
+    if is_exact or not missing.is_complete:  # a change, or a guess
+        place = "" if missing.is_complete else f" among the newest runs of {workspace.label}"
+        notify(Notice(f"Using run '{found[0]}', the only one like '{text}'{place}."))
     return workspace.run(found[0])
 
 

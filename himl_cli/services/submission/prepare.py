@@ -355,7 +355,7 @@ def resume_run(
     run's record. Secrets that are masked there come from the command lines and arguments *given* (`FolderWorkspace`).
     Raises RunNotFound, and BadUsage for a run that cannot be resumed or that was a different job.
     """
-    (run,) = find_runs(workspace, RunSelection(runs=(wanted,), is_exact=True), cwd=request.cwd)
+    (run,) = find_runs(workspace, RunSelection(runs=(wanted,), is_exact=True), cwd=request.cwd, notify=notify)
     home = workspace.home_of(run.id)
     if not isinstance(home, FolderWorkspace):
         raise BadUsage(
