@@ -700,7 +700,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--occupancy=', 'Minimum share of foreground in a tile, from 0 (all tiles) to 1',
                 '--foreground=choice:saturation,otsu,mask', 'Foreground: saturation, otsu, threshold=N or mask',
                 '--masks', 'Short for --foreground mask',
-                '--mask_threshold=', 'Greatest value of a mask that is background',
+                '--mask_threshold=', 'Greatest value of a mask that is background (default: 0; JPEG: 127)',
                 '--max_tiles=', 'Maximum number of tiles per slide, chosen at random',
                 '--seed=', 'Seed of that choice',
                 '--image_format=choice:png,jpg', 'Image format: png or jpg',

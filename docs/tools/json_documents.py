@@ -394,6 +394,7 @@ class TiledSlide(SlideProblem):
     tiles: Annotated[int, Meta(description="The number of tiles.")]
     is_resumed: Annotated[bool, Meta(description="Whether an earlier call completed it.")]
     mask_threshold: Annotated[float | None, Meta(description="The greatest value of its mask that is background.")]
+    remark: Annotated[str, Meta(description="How its pixels are shown where the file leaves a choice.")]
     width: int | None
     height: int | None
 

@@ -39,6 +39,7 @@ from himl_cli.slides.output_folder import (
 )
 from himl_cli.slides.pictures import Picture, Setting, Sources, check_backend, find_sources, level_for
 from himl_cli.slides.pyramid import DeepZoom, Tiling, write_page
+from himl_cli.slides.readers import PictureSlide
 from himl_cli.slides.slide_records import (
     DEFAULT_WIDTH,
     Box,
@@ -52,6 +53,7 @@ from himl_cli.slides.slide_records import (
     Size,
     SlideEntry,
     SlideFolder,
+    grouped_remarks,
 )
 from himl_cli.slides.threads import Pool, reuse_freed_memory
 
@@ -348,14 +350,15 @@ def _growth_remarks(setting: Setting, found: Sequence[Sources]) -> Iterator[str]
 
 
 def _late_remarks(request: MontageRequest, cells: Sequence[CellOutcome], removed: Sequence[str]) -> Iterator[str]:
-    """Remarks on levels other than the requested one (not for masks, which often have one level), and on files in the
-    output folder from other montages."""
-    count = sum(cell.level not in (None, request.level) for cell in cells) if request.level is not None else 0
-    if count:
+    """Remarks on levels other than the requested one (not for masks and plain images, which often have one level), on
+    pixels, and on files in the output folder from other montages."""
+    count = sum(cell.level not in (None, request.level) and cell.backend != PictureSlide.backend for cell in cells)
+    if count and request.level is not None:
         slides = "one slide" if count == 1 else f"{count:,} slides"
         yield (
             f"Level {request.level} is missing in {slides}, for which the nearest one was read. See the column "
             "'remark' of montage.csv."
         )
+    yield from grouped_remarks(cells)
     if removed:
         yield f"Removed {with_and(removed)} of an earlier montage from '{request.output}'."

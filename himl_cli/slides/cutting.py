@@ -79,7 +79,7 @@ STRIP_ROWS = 768  # approximate rows held beside a row of tiles: a strip, and th
 TOLERANCE = 0.05  # relative tolerance for the magnification of a level
 OVERVIEW_SIDE, MARK = 2048, (0, 114, 178)
 LONGEST_FOLDER = 150
-VERSION = 2  # of the record
+VERSION = 3  # of the record
 LEAST_KEPT = 0.5  # share of the foreground of a slide in its tiles, below which the slide is named
 Tile = tuple[int, int, int, int, float]  # left, top, right, bottom in pixels of level 0, and the share of foreground
 Files = tuple[Tile, Mapping[str, bytes]]  # a tile and its images, by extension
@@ -214,7 +214,7 @@ def _outcome(slide: TiledSlide, record: Mapping[str, Any]) -> TiledSlide:
     level, size, backend = record["level"], tuple(record["size"]), record["backend"]
     threshold, reason = record["mask_threshold"], record["reason"]
     known = replace(slide, level=level, size=size, backend=backend, mask_threshold=threshold, reason=reason)
-    return replace(known, tiles=len(record["tiles"]))
+    return replace(known, tiles=len(record["tiles"]), remark=record["remark"])
 
 
 def _place(tile: Sequence[float]) -> str:
@@ -321,7 +321,8 @@ class _Cutter:
             record = {"recipe": recipe, "level": source.level, "size": levels[source.level], "backend": backend}
             record["tiles"], record["reason"] = tiles, _lack(found, sum(tissue), self._request)
             rule = source.mask.mask_rule if source.mask is not None else None
-            record["mask_threshold"] = None if rule is None else rule.threshold
+            record["mask_threshold"] = None if rule is None else rule.threshold or 0.0
+            record["remark"] = "; ".join(source.image.remarks)
             write_bytes(staged / TILES_RECORD, json.dumps(record).encode())
             self._publish(staged)
         except (SlideUnreadable, MemoryError) as err:

@@ -8,6 +8,7 @@ import logging
 import stat
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from colorsys import hsv_to_rgb
 from contextlib import ExitStack, closing, suppress
 from importlib import import_module
 from itertools import chain
@@ -59,8 +60,14 @@ _COLOURS = (
     *("000000", "ffffff", "e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00"),
     *("cc79a7", "882255", "999933", "332288", "aa4499", "66ccee", "777777", "aa3c28"),
 )
-# Colours of the labels 0, 1, 2 ... A mask of zeros and ones is black and white.
-PALETTE = np.array([tuple(bytes.fromhex(colour)) for colour in _COLOURS], np.uint8)
+# More colours: each hue is far from the previous one (by the golden ratio), in three degrees of brightness.
+_MORE = [hsv_to_rgb(number * 0.618034 % 1, 0.55 + number % 2 * 0.4, 0.55 + number % 3 * 0.2) for number in range(240)]
+# Colours of the labels 0 to 255. A mask of zeros and ones is black and white.
+PALETTE = np.array([*(tuple(bytes.fromhex(each)) for each in _COLOURS), *np.rint(np.multiply(_MORE, 255))], np.uint8)
+DARK = 64  # values of a mask that are all below this are labels, because shades and colours would be black
+# More than this share of differences between adjacent pixels that are small, but not 0, means shades.
+SMOOTH, SMALL = 0.2, 8
+MOST_LABELS, LEAST_SHADES = 32, 64  # numbers of values above and below which labels and shades are a guess
 _log = logging.getLogger(__name__)
 
 
@@ -210,6 +217,7 @@ class Picture:
     def __init__(self, source: Source, area: Box, setting: Setting, *, mask_of: Picture | None = None) -> None:
         self.reason = source.reason
         self.remark = ""
+        self._remarks: list[str] = []
         self.level: int | None = None
         self.backend = ""
         self.box: Box | None = None
@@ -218,7 +226,7 @@ class Picture:
         self._rows: Rows | None = None
         self._open = ExitStack()
         self._painted = 0
-        self._has_labels = False
+        self._channel: int | None = None  # of the labels of a mask
 
     @property
     def bytes(self) -> int:
@@ -268,8 +276,8 @@ class Picture:
             return
         if self._image is not None and not self._setting.is_fit:
             np.multiply(rows, np.uint8(255), out=rows)  # as in hi-ml, which keeps the lower 8 bits
-        elif self._has_labels:
-            rows[:] = PALETTE[rows[..., 0]]
+        elif self._channel is not None:
+            rows[:] = PALETTE[rows[..., self._channel]]
         self._painted += len(rows)
         if self._painted == self.box.height:
             self.close()
@@ -293,7 +301,8 @@ class Picture:
     def _begin(self, slide: Slide) -> None:
         setting, is_mask = self._setting, self._image is not None
         self.backend = slide.backend
-        box, level, self.remark = self._placed(slide.levels)
+        box, level, remark = self._placed(slide.levels)
+        self._remarks = [] if slide.backend == PictureSlide.backend else [remark]  # plain pictures have no levels
         size = slide.levels[level]
         _log.debug(
             "'%s': %s, level %d of %d, %d x %d pixels",
@@ -307,23 +316,30 @@ class Picture:
         # Pillow resizes montages that are compared with those of hi-ml, as hi-ml did.
         bicubic: Bicubic | None = None if is_mask else quick() if setting.is_fit else as_pillow
         if min(_bytes(size), _bytes(box.size)) > setting.most_held:
-            if is_mask and setting.is_fit:  # it is too large to inspect, so inspect its coarsest level
-                self._has_labels = _is_labels(slide.strips(len(slide.levels) - 1, None))
+            self._inspect(slide, slide.strips(len(slide.levels) - 1, None))  # all of it is too large
             first = next(strips)  # detect an unreadable slide before anything is painted
             self._rows = resized(chain((first,), strips), size, box.size, bicubic)
             self.is_streamed = True
         elif _bytes(size) <= _bytes(box.size):  # hold all pixels of the slide, and resize them during painting
             held = deque(strips)
-            self._has_labels = is_mask and _is_labels(iter(held))
+            self._inspect(slide, iter(held))
             self._rows = resized(_drained(held), size, box.size, bicubic)
         else:
             resampler = Resampler(size, box.size, bicubic)
             pixels = np.concatenate([rows for strip in strips for rows in resampler.stream(strip)])
             resampler.finish()
-            self._has_labels = is_mask and _is_labels(iter((pixels,)))
+            self._inspect(slide, iter((pixels,)))
             parts = deque(pixels[top : top + ROWS].copy() for top in range(0, len(pixels), ROWS))
             self._rows = Rows(_drained(parts), box.size)
         self.box, self.level = box, level
+        self.remark = "; ".join(filter(None, [*self._remarks, *slide.remarks]))
+
+    def _inspect(self, slide: Slide, strips: Iterator[NDArray[np.uint8]]) -> None:
+        """Choose how a mask is shown, by its *strips*."""
+        is_share = slide.mask_rule is not None and slide.mask_rule.scale != 1
+        if self._image is not None and self._setting.is_fit and not is_share:
+            self._channel, remark = _label_channel(strips)
+            self._remarks.append(remark)
 
     def _checked(self, strips: Iterator[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], None, None]:
         for strip in strips:
@@ -347,10 +363,35 @@ def _drained(held: deque[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], Non
             yield strip[top : top + ROWS]
 
 
-def _is_labels(strips: Iterator[NDArray[np.uint8]]) -> bool:
-    """Whether the pixels are grey and all have a colour in PALETTE, that is, labels instead of shades. Reads no more
-    than necessary."""
-    return all(int(strip.max(initial=0)) < len(PALETTE) and bool((strip == strip[..., :1]).all()) for strip in strips)
+def _label_channel(strips: Iterator[NDArray[np.uint8]]) -> tuple[int | None, str]:
+    """Channel with the labels of a mask, by the values in its *strips*, and a remark if it is a guess. None for shades
+    and colours, which are shown as they are.
+
+    Labels are in all channels, or in the only one that varies. Labels of adjacent pixels are mostly equal, and shades
+    mostly differ a little.
+    """
+    counts: NDArray[np.int64] = np.zeros((3, 256), np.int64)
+    is_grey, pairs, close = True, 0, 0
+    for strip in strips:
+        is_grey = is_grey and bool((strip == strip[..., :1]).all())
+        counts += [np.bincount(strip[..., channel].ravel(), minlength=256) for channel in range(3)]
+        values = strip.max(axis=2).astype(np.int16)
+        steps = np.abs(np.diff(values, axis=1))[np.minimum(values[:, 1:], values[:, :-1]) > 0]
+        pairs, close = pairs + steps.size, close + int(((steps > 0) & (steps <= SMALL)).sum())
+    used = [channel for channel in range(3) if counts[channel, 1:].any()]
+    varying = [channel for channel in used if np.count_nonzero(counts[channel]) > 1]
+    channel = (varying or used or [0])[0]
+    labels = (np.flatnonzero(counts[channel, 1:]) + 1).tolist()
+    is_dark = not counts[:, DARK:].any()
+    if not is_grey and len(varying or used) > 1:
+        name = ("red", "green", "blue")[channel]
+        return (channel, f"several channels have labels ({name} is shown)") if is_dark else (None, "")
+    if labels == [255]:
+        return None, ""
+    is_smooth = close > SMOOTH * pairs and not is_dark
+    is_guess = len(labels) < LEAST_SHADES if is_smooth else len(labels) > MOST_LABELS
+    remark = f"{'shades' if is_smooth else 'labels'} are a guess ({len(labels)} values)" if is_guess else ""
+    return None if is_smooth else channel, remark
 
 
 def _bytes(size: Size) -> int:

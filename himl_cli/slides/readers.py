@@ -10,6 +10,7 @@ says. In files with several images, the first one counts.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import warnings
@@ -23,7 +24,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageChops
+from PIL import ExifTags, Image, ImageChops, ImageCms
 from PIL.ImageFile import ImageFile
 from tifffile import TiffFileError
 
@@ -67,20 +68,22 @@ class Slide(Protocol):
 
     `backend` is its reader: `tifffile`, `openslide`, `cucim` or `pillow`. `levels` are the sizes of the levels in
     pixels, the finest first. Never empty. `mask_rule` converts the values of a mask, and may be adapted to them when
-    they are read. None for an image.
+    they are read. None for an image. `remarks` say how an image is shown where the file leaves a choice, with details
+    in brackets, complete after the first strip.
     """
 
     backend: str
     levels: Sequence[Size]
     mask_rule: MaskRule | None
+    remarks: Sequence[str]
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         """Yield the level from top to bottom, as arrays of shape (rows, width of the level, 3), RGB, C-contiguous,
         whose rows add up to its height.
 
-        Other pixel formats are converted: 16 bits are scaled, and grey and CMYK become RGB. ICC profiles are ignored.
-        Transparent and missing pixels show *background*. With None, transparency is dropped, as in hi-ml, and missing
-        pixels are black. Raises SlideUnreadable, possibly in the middle.
+        Other pixel formats are converted: wide samples are scaled, and grey and CMYK become RGB. Transparent and
+        missing pixels show *background*. With None, transparency is dropped, as in hi-ml, and missing pixels are
+        black. Raises SlideUnreadable, possibly in the middle.
         """
 
     def close(self) -> None:
@@ -172,11 +175,37 @@ def eight_bits(samples: NDArray[np.generic], lowest: float, highest: float) -> N
     return scaled[samples] if has_few else scaled
 
 
+def own_range(values: NDArray[np.generic], highest: float) -> tuple[float, float] | None:
+    """Range of the *values* of an image if they use less than half of 0 to *highest*, or do not fit in it. Without the
+    thousandth part at each end. None if they use it, or are all 0."""
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, (0.1, 99.9)).tolist() if finite.size else (0.0, 0.0)
+    is_fitting = high >= highest / 2 and -highest / 100 <= low and high <= highest * 1.01
+    return None if is_fitting or low == high == 0 else (min(low, 0.0), high)
+
+
+def range_remark(low: float, high: float) -> str:
+    return f"its own range of values is shown ({low:g} to {high:g})"
+
+
+def profile_remarks(profile: Callable[[], ImageCms.ImageCmsProfile | None] | bytes | None) -> list[str]:
+    """Remark on the ICC *profile* of an image (its bytes, or a function that parses it), unless it is sRGB."""
+    if not profile:
+        return []
+    try:
+        parsed = ImageCms.ImageCmsProfile(io.BytesIO(profile)) if isinstance(profile, bytes) else profile()
+        name = ImageCms.getProfileDescription(parsed).strip() if parsed is not None else "sRGB"
+    except (ImportError, OSError, ImageCms.PyCMSError):  # Pillow may be built without the library
+        name = "unnamed"
+    return [] if "srgb" in name.lower() else [f"its colour profile is not applied ({name})"]
+
+
 @dataclass(frozen=True)
 class MaskRule:
-    """Values of a mask as labels: up to `threshold` they are background, 0. Fractions are multiplied by `scale`."""
+    """Values of a mask as labels: up to `threshold` they are background, 0. None means 0, and for a JPEG half of the
+    range. Fractions are multiplied by `scale`."""
 
-    threshold: float = 0.0
+    threshold: float | None = None
     scale: float = 1.0
 
     def labels(self, samples: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -189,7 +218,7 @@ class MaskRule:
             made = (np.maximum(np.rint(values * self.scale), 1) - 1) % 255 + 1
         else:
             made = (values.astype(np.int64) - 1) % 255 + 1
-        return np.where(values > self.threshold, made, 0).astype(np.uint8)
+        return np.where(values > (self.threshold or 0), made, 0).astype(np.uint8)
 
     def rgb(self, samples: NDArray[np.generic], alpha: int | None) -> NDArray[np.uint8]:
         """Labels of *samples*, shape (rows, columns, samples per pixel), as RGB. Labels in one channel
@@ -206,7 +235,7 @@ class MaskRule:
         threshold was requested. Floats up to 1 that are not integers are shares.
         """
         top = float(np.nan_to_num(values).max(initial=0))
-        if is_jpeg and top >= HALF and not self.threshold:
+        if is_jpeg and top >= HALF and self.threshold is None:
             return replace(self, threshold=HALF - 1)
         is_share = values.dtype.kind == "f" and top <= 1 and bool((values % 1 != 0).any())
         return replace(self, scale=255.0) if is_share else self
@@ -278,6 +307,7 @@ class VendorSlide:
         # OpenSlide counts every tiled page that is marked as a reduction, among them labels.
         self._numbers = levels_among(sizes) if is_tiff else [*range(len(sizes))]
         self.levels: Sequence[Size] = [sizes[number] for number in self._numbers]
+        self.remarks: Sequence[str] = profile_remarks(lambda: self._slide.color_profile)
         check_sides(self.levels[0])
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
@@ -303,6 +333,7 @@ class CuSlide:
 
     backend = "cucim"
     mask_rule: MaskRule | None = None
+    remarks: Sequence[str] = ()
 
     def __init__(self, path: Path) -> None:
         from cucim import CuImage
@@ -376,6 +407,8 @@ class PictureSlide:
                 f"it is an untiled image of {width} x {height} pixels, and more than {LARGEST // 1_000_000} million "
                 "need a tiled TIFF"
             )
+        self.remarks: Sequence[str] = [] if mask is not None else profile_remarks(self._image.info.get("icc_profile"))
+        self._span: tuple[float, float] | None = None  # values of black and white
         self._orientation = 1
         # For a PNG without EXIF, Pillow would decode the whole image to search for it.
         if self._image.format != "PNG" or "exif" in self._image.info:
@@ -392,6 +425,11 @@ class PictureSlide:
             if self.mask_rule is not None and (image.mode == "F" or self._image.format in JPEGS):
                 is_jpeg = self._image.format in JPEGS
                 self.mask_rule = self.mask_rule.of_file(np.asarray(image), is_jpeg=is_jpeg)
+            elif self.mask_rule is None and self._span is None and _is_wide(image):
+                highest = 1.0 if image.mode == "F" else 65535.0
+                own = own_range(np.asarray(image), highest)
+                self.remarks = [*self.remarks, *([range_remark(*own)] if own is not None else [])]
+                self._span = own or (0.0, highest)
             rows = max(1, STRIP_PIXELS // width)
             for top in range(0, height, rows):
                 part = image.crop((0, top, width, min(height, top + rows)))
@@ -405,13 +443,18 @@ class PictureSlide:
             samples = np.atleast_3d(np.asarray(part))  # numbers of colours in a palette
             has_alpha = samples.shape[2] in (2, 4)
             return self.mask_rule.rgb(samples, -1 if has_alpha else None)
-        if part.mode in {"I", "F"} or part.mode.startswith("I;16"):
-            return grey_to_rgb(eight_bits(np.asarray(part), 0, 1.0 if part.mode == "F" else 65535.0))
+        if self._span is not None:
+            return grey_to_rgb(eight_bits(np.asarray(part), *self._span))
         if part.mode == "CMYK" and self._image.format in JPEGS and "adobe" not in self._image.info:
             part = ImageChops.invert(part)  # Pillow inverts all CMYK, even without Adobe's marker
         if background is None or not part.has_transparency_data:
             return np.asarray(part.convert("RGB"))
         return _pasted(part.convert("RGBA"), background)
+
+
+def _is_wide(image: Image.Image) -> bool:
+    """Whether its samples have more than 8 bits."""
+    return image.mode in {"I", "F"} or image.mode.startswith("I;16")
 
 
 def _opened(path: Path) -> ImageFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Protocol
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.records import dataclass
+from himl_cli.core.text import named
 
 Size = tuple[int, int]  # width and height, in pixels
 
@@ -140,7 +141,8 @@ class CellOutcome(SlideEntry):
     """A slide and the outcome of its cell: a line of montage.csv.
 
     `picture` is the area of the slide's own pixels (None: nothing was readable). `level` and `backend` are those that
-    were used. `reason` says why the slide or its mask failed. `remark` reports a level other than the requested one.
+    were used. `reason` says why the slide or its mask failed. `remark` reports a level other than the requested one,
+    and how pixels are shown if the file leaves a choice.
     """
 
     column: int
@@ -218,8 +220,8 @@ class TilesRequest:
 
     `tile_size` and `overlap` are in pixels of the level to cut: `level`, or the one of `magnification` unless that is
     None. `occupancy` is the minimal fraction of a tile that is `foreground`: a rule of `tissue.foreground_of`, or
-    `mask`, where the mask of the slide is above `mask_threshold`. `max_tiles` is the number of tiles per slide that are
-    kept, chosen at random by `seed`.
+    `mask`, where the mask of the slide is above `mask_threshold` (None: 0, and half of the range of a JPEG).
+    `max_tiles` is the number of tiles per slide that are kept, chosen at random by `seed`.
     """
 
     output: Path
@@ -229,7 +231,7 @@ class TilesRequest:
     magnification: float | None = None
     occupancy: float = 0.05
     foreground: str = "saturation"
-    mask_threshold: float = 0.0
+    mask_threshold: float | None = None
     max_tiles: int | None = None
     seed: int = 0
     format: TileFormat = TileFormat.png
@@ -250,7 +252,8 @@ class TiledSlide(SlideEntry):
     `folder` is the name of its folder of tiles. `level` is the level that was cut, `size` its size in pixels, `backend`
     the library that read it, `tiles` the number of tiles. `is_resumed` marks tiles of an earlier call. `reason` says
     why the slide failed (then `level` is None), or why it has few tiles or none. `mask_threshold` is the greatest value
-    of its mask that counted as background, None without a mask.
+    of its mask that counted as background, None without a mask. `remark` says how its pixels are shown if the file
+    leaves a choice.
     """
 
     folder: str
@@ -261,6 +264,7 @@ class TiledSlide(SlideEntry):
     is_resumed: bool = False
     mask_threshold: float | None = None
     reason: str = ""
+    remark: str = ""
 
     @property
     def is_ok(self) -> bool:
@@ -296,6 +300,18 @@ class TilesResult:
             f"{what} few tiles or none, and --strict allows no failure.",
             hint=f"{self.record.name} lists them with the reasons. The tiles of the others are complete.",
         )
+
+
+def grouped_remarks(slides: Iterable[CellOutcome | TiledSlide]) -> Iterator[str]:
+    """Each remark on pixels of slides, once, with their ids, and without details in brackets."""
+    alike: dict[str, list[str]] = {}
+    for slide in slides:
+        for remark in filter(None, slide.remark.split("; ")):
+            head = remark.partition(" (")[0]
+            if not head.removeprefix("mask: ").startswith("level "):
+                alike.setdefault(head, []).append(slide.slide_id)
+    for head, ids in alike.items():
+        yield f"{named(ids)}: {head}."
 
 
 class SlideFolder(Protocol):

@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -25,6 +26,9 @@ from himl_cli.slides.readers import (
     laid_over,
     levels_among,
     library_errors,
+    own_range,
+    profile_remarks,
+    range_remark,
 )
 from himl_cli.slides.slide_records import Colour, Size, SlideUnreadable
 
@@ -45,9 +49,12 @@ REDUCED, MASK = 1, 4  # bits of the tag NewSubfileType
 JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose decoder converts YCbCr to RGB
 JPEG_2000 = frozenset({33003, 33004, 33005, 34712})
 APERIO_YCBCR = 33003
+ICC_PROFILE = 34675
+SAMPLE_STEP = 7  # of every so many values, one is used, as neighbours are alike. Reaches all of three channels.
+SAMPLED = 64  # number of tiles in which the range of values is found
 COLOUR_MAP, MAX_SAMPLE, S_MIN_SAMPLE, S_MAX_SAMPLE = 320, 281, 340, 341
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
-GREYS, WHITE_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = (0, 1), 0, 2, 3, 5, 6
+GREYS, WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = (0, 1), 0, 1, 2, 3, 5, 6
 SAMPLES_OF = {0: 1, 1: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 PREMULTIPLIED, STRAIGHT = 1, 2
 # The description of a picture beside the levels, which in files of Aperio scanners has a line before it.
@@ -66,6 +73,7 @@ class TiffSlide:
     def __init__(self, path: Path, *, mask: MaskRule | None = None) -> None:
         self.mask_rule = mask
         self._pool: ThreadPoolExecutor | None = None
+        self._span: tuple[float, float] | None = None  # values of black and white, if not those of the file
         with library_errors("it is not a TIFF, or is damaged"):
             # Detect the format from the content, not from the extension.
             self._file = TiffFile(path, mode="r", _multifile=False, is_ndpi=False)
@@ -76,21 +84,37 @@ class TiffSlide:
                 Level(self._pages[0], 0, mask=mask)
                 check_sides(self.levels[0])
                 self._read_range()
+                self.remarks: Sequence[str] = self._remarks() if mask is None else []
         except BaseException:
             self._file.close()
             raise
 
     def _read_range(self) -> None:
-        """Adapt the rule of a JPEG or of floats to the values of the coarsest level, which is decoded whole."""
+        """Adapt the rule of a mask (JPEG, floats) to the values of the coarsest level, which is decoded whole."""
         page, (width, height) = self._pages[-1], self.levels[-1]
         is_jpeg = int(page.compression) in JPEG
         is_adapted = (is_jpeg or int(page.sampleformat) == FLOAT) and width * height <= MOST_INSPECTED
         if self.mask_rule is not None and is_adapted:
             self.mask_rule = self.mask_rule.of_file(page.asarray(), is_jpeg=is_jpeg)
 
+    def _remarks(self) -> list[str]:
+        """What himl chose for the image, after choosing its range of values by a sample of the coarsest level."""
+        page = self._pages[0]
+        remarks = profile_remarks(page.tags.valueof(ICC_PROFILE))
+        if page.index != 0:
+            remarks.append("an earlier, smaller picture of the file is not shown")
+        number = len(self._pages) - 1
+        if needs_range(page):
+            with suppress(SlideUnreadable):  # reported when that level is read
+                sample = Level(self._pages[number], number).sample()
+                self._span = own_range(sample, _sample_range(page, is_mask=False)[1])
+                remarks += [range_remark(*self._span)] if self._span is not None else []
+        return remarks
+
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         with library_errors(f"level {level} is damaged"):
-            source = Level(self._pages[level], level, mask=self.mask_rule, background=background)
+            page = self._pages[level]
+            source = Level(page, level, mask=self.mask_rule, background=background, span=self._span)
             mapping: Mapping = map
             threads = min(THREADS, os.cpu_count() or 1)
             if source.across > MANY and threads > 1:
@@ -148,7 +172,7 @@ class PixelRule:
     """Conversion of the samples of a TIFF page to colours. The lowest and the highest become 0 and 255, and one may be
     alpha. Raises SlideUnreadable for unsupported pixels and compressions."""
 
-    def __init__(self, page: TiffPage, *, mask: MaskRule | None) -> None:
+    def __init__(self, page: TiffPage, *, mask: MaskRule | None, span: tuple[float, float] | None = None) -> None:
         compression, self._photometric = int(page.compression), int(page.photometric)
         if compression != 1 and compression not in TIFF.DECOMPRESSORS:
             raise SlideUnreadable(f"no decoder for its compression ({_name(page.compression)})")
@@ -165,6 +189,7 @@ class PixelRule:
         self._alpha = None if extra is None else colours + extra
         self._is_premultiplied = extra is not None and kinds[extra] == PREMULTIPLIED
         self._lowest, self._highest = _sample_range(page, is_mask=mask is not None)
+        self._span = span or (self._lowest, self._highest)
         self._mask = mask if self._photometric in (*GREYS, RGB, PALETTE) else None
         self._palette: NDArray[np.uint8] | None = None
         if self._photometric == PALETTE:  # values have 16 bits, but some writers store 8 bits
@@ -190,7 +215,7 @@ class PixelRule:
     def _colours(self, colours: NDArray[np.generic]) -> NDArray[np.uint8]:
         if self._palette is not None:
             return self._palette[np.minimum(colours[..., 0], len(self._palette) - 1)]
-        scaled = eight_bits(colours, self._lowest, self._highest)
+        scaled = eight_bits(colours, *self._span)
         if self._photometric in GREYS:
             return grey_to_rgb(255 - scaled[..., 0] if self._photometric == WHITE_IS_ZERO else scaled[..., 0])
         if self._photometric == CMYK:  # the plain formula, without a colour profile
@@ -230,6 +255,13 @@ def _sample_range(page: TiffPage, *, is_mask: bool) -> tuple[float, float]:
     return 0, declared if declared in {float((1 << width) - 1) for width in range(9, bits)} else float((1 << bits) - 1)
 
 
+def needs_range(page: TiffPage) -> bool:
+    """Whether samples may use any part of their range: they are wide, and no tag defines the values of white."""
+    is_wide = int(page.sampleformat) == FLOAT or max(np.atleast_1d(page.bitspersample)) > 8
+    is_plain = int(page.photometric) in (BLACK_IS_ZERO, RGB)
+    return is_wide and is_plain and not any(page.tags.valueof(tag) for tag in (MAX_SAMPLE, S_MAX_SAMPLE))
+
+
 def _number(page: TiffPage, tag: int) -> float | None:
     value = page.tags.valueof(tag)
     if isinstance(value, tuple):
@@ -251,9 +283,15 @@ class Level:
     """
 
     def __init__(
-        self, page: TiffPage, level: int, *, mask: MaskRule | None = None, background: Colour | None = None
+        self,
+        page: TiffPage,
+        level: int,
+        *,
+        mask: MaskRule | None = None,
+        background: Colour | None = None,
+        span: tuple[float, float] | None = None,
     ) -> None:
-        self._rule = PixelRule(page, mask=mask)
+        self._rule = PixelRule(page, mask=mask, span=span)
         self._lock = Lock()  # the file has one read position
         self._page, self._level, self._background = page, level, background
         self._buffered = (0, b"")  # offset and bytes from the file
@@ -282,6 +320,14 @@ class Level:
         """Yield strips as in `Slide.strips`, each of at most *band_bytes* or one row. *mapping* decodes the tiles of a
         row. Raises SlideUnreadable, possibly in the middle."""
         return self._of_tiles(band_bytes, mapping) if self.across > 1 else _joined(self._of_whole_rows())
+
+    def sample(self) -> NDArray[np.generic]:
+        """Values of SAMPLED segments, spread evenly, or of all, without alpha. Raises SlideUnreadable."""
+        self._check_size()
+        count = self.across * self.down
+        found = (self._samples(number, self._decoded) for number in range(0, count, -(-count // SAMPLED)))
+        colours = SAMPLES_OF[int(self._page.photometric)]
+        return np.concatenate([each[..., :colours].ravel()[::SAMPLE_STEP] for each in found if each is not None])
 
     def _of_tiles(self, band_bytes: int, mapping: Mapping) -> Iterator[NDArray[np.uint8]]:
         width, height = self._size

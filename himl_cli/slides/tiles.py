@@ -27,7 +27,7 @@ from himl_cli.slides.slide_options import (
     run_on_cluster,
     slide_folder,
 )
-from himl_cli.slides.slide_records import TileFormat, TilesRequest, TileStore
+from himl_cli.slides.slide_records import TileFormat, TilesRequest, TileStore, grouped_remarks
 
 app = group()
 
@@ -88,7 +88,9 @@ def tiles(
         "Foreground: saturation, otsu, threshold=N or mask.  [default: saturation]", "RULE", parse=_parse_foreground
     ),
     masks: bool = option("Short for --foreground mask.", default=False),
-    mask_threshold: float = option("Greatest value of a mask that is background.", "N", 0),
+    mask_threshold: float | None = option(
+        "Greatest value of a mask that is background (default: 0; JPEG: 127).", "N", kind=float | None
+    ),
     max_tiles: int | None = option("Maximum number of tiles per slide, chosen at random.", "N", kind=int | None),
     seed: int | None = option("Seed of that choice.  [default: 0]", "N", kind=int | None),
     image_format: TileFormat = option(
@@ -142,7 +144,7 @@ def tiles(
     if masks and foreground not in (None, "mask"):
         raise BadUsage("--masks and --foreground cannot be combined.", hint="Omit one of them.")
     rule = "mask" if masks else foreground or "saturation"
-    if mask_threshold and rule != "mask":
+    if mask_threshold is not None and rule != "mask":
         raise BadUsage(f"--mask_threshold is for masks, not for the foreground '{rule}'.", hint="Add --masks.")
     if not job.is_here:
         values = {
@@ -187,10 +189,10 @@ def tiles(
     )
     with slide_folder(dataset, slides.datastore, job, workspace_opts, output_opts) as (folder, csv, output, notify):
         result = cut_slides(request, list_slides(folder, slides.query(csv), notify), folder, notify)
-    remarks = []
+    remarks = [*grouped_remarks(result.slides)]
     if foreground is None and not masks:
         remarks.append(f"Foreground by the rule '{rule}' (see --foreground).")
-    halved = [slide.slide_id for slide in result.slides if slide.mask_threshold not in (None, mask_threshold)]
+    halved = [slide.slide_id for slide in result.slides if slide.mask_threshold not in (None, mask_threshold or 0)]
     if halved:
         remarks.append(f"JPEG masks, below 128 is background (see --mask_threshold): {named(halved)}.")
     print_tiles(output, result, rule, remarks)

@@ -212,6 +212,46 @@ def test_masks_are_drawn_beside_slides_in_label_colours(slides: Slides, labels: 
     assert (np.diff(middle[:, 0].astype(int)) >= 0).all()
 
 
+def test_labels_of_masks_have_colours_whatever_their_channel_and_number(slides: Slides) -> None:
+    """Of 255 labels, each has its own colour. Shades, colours, and masks of 0 and 255 are shown as they are. himl names
+    masks for which that is a guess."""
+    zero: NDArray[np.uint8] = np.zeros((60, 80), np.uint8)
+    two = zero.copy()
+    two[20:40, 10:40], two[20:40, 40:70] = 1, 2
+    many = np.repeat(np.repeat(np.random.default_rng(1).permutation(256).astype(np.uint8).reshape(16, 16), 4, 0)[:60], 5, 1)
+    soft = np.tile(np.linspace(0, 255, 80).astype(np.uint8), (60, 1))
+    painted = np.dstack([np.where(two == 1, 255, 0), np.where(two == 2, 255, 0), zero]).astype(np.uint8)
+    cases: dict[str, tuple[NDArray[Any], NDArray[np.uint8], str]] = {
+        **{f"channel {each}": (np.dstack([two if each == other else zero for other in range(3)]), PALETTE[two], "") for each in range(3)},
+        "beside full channels": (np.dstack([zero + 255, two, zero + 255]), PALETTE[two], ""),
+        "several channels": (np.dstack([two, two * 3, zero]), PALETTE[two], "mask: several channels have labels (red is shown)"),
+        "tens": (two * 100, PALETTE[two * 100], ""),
+        "many": (many, PALETTE[many], f"mask: labels are a guess ({len(np.unique(many)) - 1} values)"),
+        "numbers": (many.astype(np.int32) + 255 * (many > 0), PALETTE[many], f"mask: labels are a guess ({len(np.unique(many)) - 1} values)"),
+        "binary": (np.where(two > 0, 255, 0).astype(np.uint8), np.repeat(np.where(two > 0, 255, 0)[..., None], 3, 2), ""),
+        "share": (np.where(two > 0, 0.7, 0).astype(np.float32), np.repeat(np.where(two > 0, 178, 0)[..., None], 3, 2), ""),
+        "floats": (two.astype(np.float32), PALETTE[two], ""),
+        "shades": (soft, np.repeat(soft[..., None], 3, 2), ""),
+        "few shades": (soft // 8 * 8, np.repeat((soft // 8 * 8)[..., None], 3, 2), "mask: shades are a guess (31 values)"),
+        "painted": (painted, painted, ""),
+    }
+    assert len(np.unique(PALETTE, axis=0)) == 256
+    entries = []
+    for number, (mask, _, _) in enumerate(cases.values()):
+        write_tiff(slides.folder / f"mask{number}.tiff", mask, compression="deflate", tile=None, photometric="rgb" if mask.ndim == 3 else "minisblack")
+        Image.fromarray(slide_picture(number, mask.shape[1::-1])).save(slides.folder / f"{number}.png")
+        entries.append(SlideEntry(str(number), f"{number}.png", mask=f"mask{number}.tiff"))
+    slides.events.clear()
+    result = slides.montage(None, entries, level=0)
+    for (name, (_, expected, remark)), cell in zip(cases.items(), result.cells, strict=True):
+        box = box_of(cell)
+        assert (name, cell.remark) == (name, remark)
+        shown = cut(pixels(result), Box(cell.box.x + cell.box.width // 2, cell.box.y, cell.box.width - cell.box.width // 2, cell.box.height))
+        middle = expected[box.height // 2]
+        assert any((row[left : left + len(middle)] == middle).all() for row in shown for left in range(len(row) - len(middle))), name
+    assert slides.said == ["'4': mask: several channels have labels.", "'6', '7': mask: labels are a guess.", "'12': mask: shades are a guess."]
+
+
 def test_the_predecessors_missing_masks_are_green(slides: Slides, labels: NDArray[np.uint8]) -> None:
     """The colour is `default_mask_color` of `_make_thumbnail` in hi-ml-cpath 0.5.2."""
     entries = [replace(each, mask=mask) for each, mask in zip(slides.entries, ("mask.tiff", "gone.tiff", None), strict=False)]

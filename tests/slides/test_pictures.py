@@ -21,7 +21,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from packaging.version import Version
-from PIL import Image
+from PIL import Image, ImageCms
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.slides.pictures import check_backend, level_for, open_slide
@@ -254,7 +254,7 @@ def most(value: int) -> dict[str, Any]:
         (np.array([0, 128, 129, 32896, 65534, 65535], np.uint16), {}, [0, 0, 1, 128, 255, 255]),
         (np.array([0, 2048, 4095, 65535], np.uint16), most(4095), [0, 128, 255, 255]),
         (np.array([0, 2048, 4095, 65535], np.uint16), most(3000), [0, 8, 16, 255]),
-        (np.array([0, 0.5, 1, 2, np.nan, -1], np.float32), {}, [0, 128, 255, 255, 0, 0]),
+        (np.array([0, 0.5, 1, 1.005, np.nan, 0.1], np.float32), {}, [0, 128, 255, 255, 0, 26]),
         (np.array([0, 0.5, 1, 2, np.nan, -1], np.float32), {"extratags": [(340, "f", 1, -1.0, True), (341, "f", 1, 1.0, True)]}, [128, 191, 255, 255, 0, 0]),
         (np.array([False, True, True, False]), {}, [0, 255, 255, 0]),
         (np.array([0, 8, 250], np.uint32), most(255), [0, 8, 250]),
@@ -265,6 +265,50 @@ def test_samples_are_scaled_by_range_or_as_the_file_says(tmp_path: Path, samples
     """MaxSampleValue gives the range only if it is the maximum of a number of bits."""
     path = write_grey(tmp_path / "slide.tiff", np.repeat(samples[None], 64, axis=0), **options)
     assert (read_slide(path) == np.array(expected)[None, :, None]).all()
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        (np.array([0, 510, 1275, 2550], np.uint16), [0, 51, 128, 255]),  # as of a fluorescence scanner
+        (np.array([0, 1000, 2000, 4000], np.uint16), [0, 64, 128, 255]),  # 12 bits
+        (np.array([0, 0.01, 0.02, 0.04], np.float32), [0, 64, 128, 255]),
+        (np.array([-1, 0, 2, 3000], np.float32), [0, 0, 0, 255]),
+        (np.array([0, 0, 0, 0], np.uint16), [0, 0, 0, 0]),
+    ],
+)
+def test_samples_that_use_little_of_their_range_are_shown_with_their_own(tmp_path: Path, samples: NDArray[Any], expected: list[int]) -> None:
+    picture = np.tile(np.repeat(samples, 32), (128, 1))
+    paths = [write_grey(tmp_path / "grey.tiff", picture), tmp_path / "rgb.tiff", tmp_path / "pyramid.tiff", tmp_path / "grey.png"]
+    write_tiff(paths[1], np.dstack([picture] * 3), compression="deflate")
+    with tifffile.TiffWriter(paths[2]) as file:
+        for number in (1, 2):
+            file.write(np.repeat(np.repeat(picture, 4 // number, 0), 4 // number, 1), tile=(64, 64), subfiletype=number - 1, metadata=None)
+    if samples.dtype == np.uint16:
+        Image.fromarray(picture).save(paths[3])
+    for path in paths if samples.dtype == np.uint16 else paths[:3]:
+        with closing(open_slide(path, Backend.auto)) as slide:
+            seen = [np.concatenate([*slide.strips(level, None)]) for level in range(len(slide.levels))]
+            assert [remark.partition(" (")[0] for remark in slide.remarks] == ["its own range of values is shown"] * int(any(expected))
+        assert all((each[:, :: len(each) // 4] == np.array(expected)[None, :, None]).all() for each in seen)
+
+
+def test_colour_profiles_are_named_unless_they_are_srgb(tmp_path: Path) -> None:
+    """The pixels stay as they are."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    for profile, said in (
+        (srgb, []),
+        (lab, ["its colour profile is not applied (Lab identity built-in)"]),
+        (b"nothing", ["its colour profile is not applied (unnamed)"]),
+    ):
+        write_tiff(tmp_path / "a.tiff", slide_picture(1), compression="deflate", iccprofile=profile)
+        Image.fromarray(slide_picture(1)).save(tmp_path / "a.png", icc_profile=profile)
+        slides.write_svs(tmp_path / "a.svs", slide_picture(1), iccprofile=profile)
+        for name, tolerance in (("a.tiff", 0), ("a.png", 0), ("a.svs", 3)):
+            assert mean_difference(read_slide(tmp_path / name), slide_picture(1)) <= tolerance
+            with closing(open_slide(tmp_path / name, Backend.auto)) as slide:
+                assert slide.remarks == said
 
 
 def test_twelve_packed_bits_are_read_and_wide_integers_need_a_range(tmp_path: Path) -> None:

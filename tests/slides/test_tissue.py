@@ -119,8 +119,9 @@ def test_a_threshold_is_a_mean_of_the_channels(himl: Himl, project: Path) -> Non
     mask.save(project / "mask.jpg")
     mask.save(project / "mask.png")
     mask.save(project / "mask.tif", compression="jpeg")
-    for bound, told in (("0", "JPEG masks, below 128 is background (see --mask_threshold): 'a', 'b'.\n"), ("9", "")):
-        assert himl.ok("tiles", "masks.csv", "--masks", "--mask_threshold", bound).stderr == told
+    halved = "JPEG masks, below 128 is background (see --mask_threshold): 'a', 'b'.\n"
+    for bound, told in (((), halved), (("--mask_threshold", "0"), ""), (("--mask_threshold", "9"), "")):
+        assert himl.ok("tiles", "masks.csv", "--masks", *bound).stderr == told
     for options, said in (
         (("--mask_threshold", "1"), "--mask_threshold is for masks, not for the foreground 'saturation'."),
         (("--foreground", "otzu"), "--foreground cannot be 'otzu'."),
@@ -159,7 +160,8 @@ def test_masks_of_every_kind_select_the_same_tiles(tmp_path: Path) -> None:
     write_tiff(tmp_path / "indexed.tiff", labels, compression="deflate", photometric="palette", colormap=table)
     names = sorted(path.name for path in tmp_path.iterdir() if path.is_file() and path.name != "slide.tiff")
     entries = [SlideEntry(name, "slide.tiff", mask=name) for name in names]
-    for threshold, some in ((0.0, {}), (0.8, {"shares.tiff": 0, "halo.jpg": 32})):  # background is 1 in the JPEG
+    halo = {"halo.jpg": 32}  # its background is 1, which counts if the user sets the threshold
+    for threshold, some in ((None, {}), (0.0, halo), (0.8, {"shares.tiff": 0, **halo})):
         request = TilesRequest(tmp_path / "out", tile_size=50, foreground="mask", mask_threshold=threshold, workers=2)
         result = cut_slides(request, entries, LocalFolder(tmp_path), ignore)
         assert [slide.reason for slide in result.failed] == []
