@@ -606,7 +606,9 @@ _himl_table() {
             --tile_size=
             --overlap=
             --level=choice:auto
+            --mpp=
             --magnification=
+            --assume_mpp=
             --occupancy=
             --foreground=choice:saturation,otsu,mask
             --masks

@@ -578,10 +578,12 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--include_by_slide_id=files' 'Only slides with ids in this text or CSV file' \
                 '--exclude_by_slide_id=files' 'Only slides with ids not in this file' \
                 '--datastore=' 'Datastore of the folder or CSV' \
-                '--tile_size=' 'Width and height of a tile at the level' \
+                '--tile_size=' 'Width and height of a tile' \
                 '--overlap=' 'Overlap of adjacent tiles' \
                 '--level=choice:auto' 'Level of the slides, 0 the finest' \
-                '--magnification=' 'Magnification that selects the level (within 5 %)' \
+                '--mpp=' 'Scale of the tiles, in micrometres per pixel' \
+                '--magnification=' 'Scale of the tiles, as a magnification' \
+                '--assume_mpp=' 'Micrometres per pixel of level 0 of slides without a scale' \
                 '--occupancy=' 'Minimum share of foreground in a tile, from 0 (all tiles) to 1' \
                 '--foreground=choice:saturation,otsu,mask' 'Foreground: saturation, otsu, threshold=N or mask' \
                 '--masks' 'Short for --foreground mask' \

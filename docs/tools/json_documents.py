@@ -393,6 +393,8 @@ class TiledSlide(SlideProblem):
     backend: str
     tiles: Annotated[int, Meta(description="The number of tiles.")]
     is_resumed: Annotated[bool, Meta(description="Whether an earlier call completed it.")]
+    mpp: Annotated[float | None, Meta(description="Micrometres per pixel of the tiles, if a scale was requested.")]
+    scale_source: Annotated[str, Meta(description="Where the scale comes from.")]
     mask_threshold: Annotated[float | None, Meta(description="The greatest value of its mask that is background.")]
     remark: Annotated[str, Meta(description="How its pixels are shown where the file leaves a choice.")]
     width: int | None

@@ -34,7 +34,7 @@ from himl_cli.core.events import Counted, Counting, Notify
 from himl_cli.core.files import flush
 from himl_cli.core.records import dataclass
 from himl_cli.core.signals import terminations
-from himl_cli.core.text import NotJson, read_json, with_and
+from himl_cli.core.text import NotJson, read_json
 from himl_cli.services.transfer.local_files import folded, short_hash
 from himl_cli.slides.encoding import encode_jpeg, encode_png
 from himl_cli.slides.layout import fitted
@@ -57,8 +57,9 @@ from himl_cli.slides.output_folder import (
     write_error,
 )
 from himl_cli.slides.pictures import check_backend, check_shape, level_for, open_slide
-from himl_cli.slides.readers import MaskRule, Slide, factor_between, objective_power
-from himl_cli.slides.resampling import Resampler, quick, resized
+from himl_cli.slides.readers import MaskRule, Slide, factor_between
+from himl_cli.slides.resampling import Resampler, averaged, quick, resized
+from himl_cli.slides.scale import ONE_POWER, Grid, csv_mpp, grid_at, scale_of
 from himl_cli.slides.slide_records import (
     Box,
     Size,
@@ -76,7 +77,6 @@ from himl_cli.slides.tissue import WHITE, foreground_of
 
 HELD_BYTES = 512 << 20  # maximum memory of slides that are cut at the same time. A larger slide is cut alone.
 STRIP_ROWS = 768  # approximate rows held beside a row of tiles: a strip, and the next one, which is read ahead
-TOLERANCE = 0.05  # relative tolerance for the magnification of a level
 OVERVIEW_SIDE, MARK = 2048, (0, 114, 178)
 LONGEST_FOLDER = 150
 VERSION = 3  # of the record
@@ -100,7 +100,7 @@ def cut_slides(
     check_backend(request.backend)
     reuse_freed_memory()
     slides = [
-        TiledSlide(entry.slide_id, entry.image, entry.label, entry.mask, folder=name)
+        TiledSlide(entry.slide_id, entry.image, entry.label, entry.mask, entry.more, folder=name)
         for entry, name in zip(entries, folder_names(entries), strict=True)
     ]
     _check_output(request.output, slides)
@@ -129,7 +129,8 @@ def cut_slides(
                 slides[number] = outcome
                 notify(Counted())
             _write_table(new / TILES_SLIDES, TILED_COLUMNS, map(_slide_row, slides))
-            columns = [*TILE_COLUMNS, *["tar"] * (request.store is TileStore.tar)]
+            tar = ["tar"] * (request.store is TileStore.tar)
+            columns = list(dict.fromkeys([*TILE_COLUMNS, *tar, *(name for slide in slides for name in _more(slide))]))
             rows = ([row.get(column) for column in columns] for row in _tile_rows(request, slides))
             _write_table(new / TILES_DATASET, columns, rows)
             try:
@@ -181,21 +182,24 @@ def _check_output(output: Path, slides: Sequence[TiledSlide]) -> None:
 def _recipe(request: TilesRequest, slide: TiledSlide, folder: SlideFolder) -> Mapping[str, Any]:
     """Everything that determines the tiles of *slide*."""
     files = [slide.image, *([slide.mask] if request.masks and slide.mask else [])]
-    resolution = {"level": request.level} if request.magnification is None else {"magnification": request.magnification}
     return {
         "version": VERSION,
         "files": [[name, folder.version(name)] for name in files],
         "tile_size": request.tile_size,
         "overlap": request.overlap,
-        **resolution,
+        "level": request.level,
+        "mpp": request.mpp,
+        "magnification": request.magnification,
+        "assume_mpp": request.assume_mpp,
+        "csv_mpp": csv_mpp(slide.more),
         "occupancy": request.occupancy,
         "foreground": request.foreground,
         "mask_threshold": request.mask_threshold,
         "max_tiles": request.max_tiles,
         "seed": request.seed,
         "format": request.format.value,
-        # A tar contains the id and the label
-        "tar": [slide.slide_id, slide.label] if request.store is TileStore.tar else None,
+        # A tar contains the line of the CSV
+        "tar": [slide.slide_id, slide.label, slide.more] if request.store is TileStore.tar else None,
         "overview": request.overview,
         "backend": request.backend.value,
     }
@@ -214,6 +218,7 @@ def _outcome(slide: TiledSlide, record: Mapping[str, Any]) -> TiledSlide:
     level, size, backend = record["level"], tuple(record["size"]), record["backend"]
     threshold, reason = record["mask_threshold"], record["reason"]
     known = replace(slide, level=level, size=size, backend=backend, mask_threshold=threshold, reason=reason)
+    known = replace(known, mpp=record["mpp"], scale_source=record["scale_source"])
     return replace(known, tiles=len(record["tiles"]), remark=record["remark"])
 
 
@@ -222,12 +227,18 @@ def _place(tile: Sequence[float]) -> str:
     return f"{tile[0]:05d}x_{tile[1]:05d}y"
 
 
+def _more(slide: TiledSlide) -> Mapping[str, str]:
+    """Other columns of the slide's row in the CSV, renamed if tiles have a column of that name."""
+    taken = {*TILE_COLUMNS, "tar"}
+    return {f"slide_{name}" if name in taken else name: value for name, value in slide.more.items()}
+
+
 def _tile_row(request: TilesRequest, slide: TiledSlide, tile: Sequence[Any]) -> Mapping[str, Any]:
     """The line of *tile* in the list of all tiles, by column."""
     place = _place(tile)
     image = f"{slide.folder}/{place}.{request.format.value}"
     values = slide.slide_id, f"{slide.folder}.{place}", image, *tile[:4], slide.label, tile[4]
-    row = dict(zip(TILE_COLUMNS, values, strict=True))
+    row = {**dict(zip(TILE_COLUMNS, values, strict=True)), **_more(slide)}
     return row | {"tar": f"{slide.folder}/{TILES_TAR}"} if request.store is TileStore.tar else row
 
 
@@ -240,7 +251,9 @@ def _tile_rows(request: TilesRequest, slides: Sequence[TiledSlide]) -> Iterator[
 def _slide_row(slide: TiledSlide) -> Sequence[object]:
     texts = (slide.slide_id, slide.label, slide.image, slide.mask, slide.folder, slide.level)
     status = "failed" if not slide.is_ok else "ok" if slide.tiles else "empty"
-    return *texts, *(slide.size or (None, None)), slide.backend, slide.tiles, status, slide.reason
+    mpp = None if slide.mpp is None else f"{slide.mpp:.6g}"
+    sides = slide.size or (None, None)
+    return *texts, *sides, slide.backend, slide.tiles, status, slide.reason, mpp, slide.scale_source
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -294,9 +307,9 @@ class _Cutter:
         request = self._request
         path = opened.enter_context(self._folder.local_path(slide.image))
         image = opened.enter_context(closing(open_slide(path, request.backend)))
-        level = _level(image.levels, request, path)
+        grid = _grid(image.levels, request, path, slide.more)
         if not request.masks:
-            return _Source(image, None, level, request.tile_size)
+            return _Source(image, None, grid, request.tile_size)
         if slide.mask is None:
             raise SlideUnreadable("it has no mask")
         with _naming_mask():
@@ -304,7 +317,7 @@ class _Cutter:
             rule = MaskRule(request.mask_threshold)
             mask = opened.enter_context(closing(open_slide(path, request.backend, mask=rule)))
             check_shape(mask.levels[0], image.levels[0])
-        return _Source(image, mask, level, request.tile_size)
+        return _Source(image, mask, grid, request.tile_size)
 
     def _cut(self, slide: TiledSlide, recipe: Mapping[str, Any], source: _Source, opened: ExitStack) -> TiledSlide:
         staged = self._new / slide.folder
@@ -317,8 +330,9 @@ class _Cutter:
                     tiles = files.complete(found)
                 if self._request.overview:
                     write_bytes(staged / OVERVIEW, encode_jpeg([_overview(source.image, tiles)]))
-            levels, backend = source.image.levels, source.image.backend
-            record = {"recipe": recipe, "level": source.level, "size": levels[source.level], "backend": backend}
+            grid = source.grid
+            record = {"recipe": recipe, "level": grid.level, "size": grid.size, "backend": source.image.backend}
+            record["mpp"], record["scale_source"] = grid.mpp, grid.scale_source
             record["tiles"], record["reason"] = tiles, _lack(found, sum(tissue), self._request)
             rule = source.mask.mask_rule if source.mask is not None else None
             record["mask_threshold"] = None if rule is None else rule.threshold or 0.0
@@ -336,9 +350,9 @@ class _Cutter:
     def _tiles(self, source: _Source, target: _TileFiles, tissue: list[float]) -> Iterator[Tile]:
         """Add the tiles with enough foreground to *target*, row by row. Add the foreground of all tiles to *tissue*."""
         request, image, pool = self._request, source.image, self._pool
-        tile, step, size = request.tile_size, self._step, image.levels[source.level]
+        tile, step, grid = request.tile_size, self._step, source.grid
+        size, (across, down) = grid.size, grid.downsample
         encode = encode_png if request.format is TileFormat.png else _encode_jpeg
-        downsample = _downsample(image.levels, source.level)
         foreground = None if source.mask is not None else foreground_of(image, request.foreground)
         lefts: NDArray[np.int64] = np.arange(_count(size[0], tile, step)) * step
 
@@ -347,8 +361,10 @@ class _Cutter:
             left, found = place
             return target.write(found, {request.format.value: encode(band[:, left : left + tile])})
 
-        with closing(read_ahead(image.strips(source.level, WHITE), pool)) as strips:
-            bands = _bands(strips, size, tile, step, 255)
+        with closing(read_ahead(image.strips(grid.level, WHITE), pool)) as strips:
+            bands = _bands(
+                strips if grid.step == (1.0, 1.0) else averaged(strips, grid.step, size), size, tile, step, 255
+            )
             masks = iter(()) if source.mask is None else _bands(_nearest(source.mask, size), size, tile, step, False)
             for row, band in enumerate(bands):
                 pool.check()
@@ -356,9 +372,9 @@ class _Cutter:
                 sums = np.concatenate(([0], np.cumsum(columns)))
                 shares = ((sums[lefts + tile] - sums[lefts]) / tile**2).tolist()
                 tissue.append(sum(shares))
-                top, bottom = (round(edge * downsample) for edge in (row * step, row * step + tile))
+                top, bottom = (round(edge * down) for edge in (row * step, row * step + tile))
                 kept = [
-                    (left, (round(left * downsample), top, round((left + tile) * downsample), bottom, round(share, 6)))
+                    (left, (round(left * across), top, round((left + tile) * across), bottom, round(share, 6)))
                     for left, share in zip(lefts.tolist(), shares, strict=True)
                     if share >= request.occupancy
                 ]
@@ -448,17 +464,17 @@ class _TileFiles:
 
 @dataclass(frozen=True)
 class _Source:
-    """The level of a slide to cut, and its mask."""
+    """A slide to cut, its mask, and the pixels to cut."""
 
     image: Slide
     mask: Slide | None
-    level: int
+    grid: Grid
     tile_size: int
 
     @property
     def bytes(self) -> int:
         """Approximate memory for its pixels. Pillow decodes a whole image."""
-        width, height = self.image.levels[self.level]
+        width, height = self.image.levels[self.grid.level]
         return 3 * width * (self.tile_size + (height if self.image.backend == "pillow" else STRIP_ROWS))
 
 
@@ -471,22 +487,19 @@ def _lack(tiles: Sequence[Tile], tissue: float, request: TilesRequest) -> str:
     return f"the tiles have {kept:.0%} of its foreground" if tissue and kept < LEAST_KEPT else ""
 
 
-def _level(levels: Sequence[Size], request: TilesRequest, path: Path) -> int:
-    """Level to cut. Raises SlideUnreadable if the slide does not have it."""
-    wanted = request.magnification
-    if wanted is None:
-        if request.level >= len(levels):
-            raise SlideUnreadable(level_for(levels, request.level, levels[0])[1].partition(", and ")[0])
-        return request.level
-    power = objective_power(path)
-    if power is None:
-        raise SlideUnreadable("its magnification is unknown, so select a level with --level")
-    found = [power / _downsample(levels, level) for level in range(len(levels))]
-    off = [abs(each / wanted - 1) for each in found]
-    if min(off) > TOLERANCE:
-        there = with_and([f"{each:.3g}" for each in found])
-        raise SlideUnreadable(f"no level has magnification {wanted:g}, only {there}")
-    return off.index(min(off))
+def _grid(levels: Sequence[Size], request: TilesRequest, path: Path, row: Mapping[str, str]) -> Grid:
+    """Pixels to cut of the slide at *path*. Raises SlideUnreadable if the slide does not have the level or the
+    scale."""
+    power = request.magnification
+    mpp = request.mpp if power is None else ONE_POWER / power
+    factors = [_downsample(levels, level) for level in range(len(levels))]
+    if mpp is None:
+        level = request.level
+        if level >= len(levels):
+            raise SlideUnreadable(level_for(levels, level, levels[0])[1].partition(", and ")[0])
+        return Grid(level, levels[level], (1.0, 1.0), (factors[level], factors[level]))
+    scale = scale_of(path, levels[0], row, request.assume_mpp, by_objective=power is not None)
+    return grid_at(levels, factors, scale, mpp, is_power=power is not None)
 
 
 def _downsample(levels: Sequence[Size], level: int) -> float:

@@ -48,7 +48,7 @@ TILES_TAR = "tiles.tar"
 TILE_COLUMNS = ("slide_id", "tile_id", "image", "left", "top", "right", "bottom", "label", "occupancy")
 TILED_COLUMNS = (
     *("slide_id", "label", "image", "mask", "folder", "level", "width", "height", "backend"),
-    *("tiles", "status", "reason"),
+    *("tiles", "status", "reason", "mpp", "scale_source"),
 )
 
 

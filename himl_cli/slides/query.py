@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
 from fnmatch import translate
@@ -342,19 +342,19 @@ def _table_slides(slides: SlideFolder, name: str, notify: Notify) -> list[SlideE
     CSV, NotFound, DiskFailed.
     """
     rows = read_table(slides.text(name), name)
-    unnamed = [f"line {line}" for line, values in rows if not values[1]]
+    unnamed = [f"line {line}" for line, values, _ in rows if not values[1]]
     if unnamed:
         notify(Notice(f"'{name}': without a slide_id, and named after their images: {listed(unnamed)}."))
     entries = []
-    for _, (image, slide_id, label, mask) in rows:
+    for _, (image, slide_id, label, mask), more in rows:
         image_name, mask_name = (_located(slides, dirname(name), each) for each in (image, mask))
-        entries.append(SlideEntry(slide_id or image, image_name, label or None, mask_name or None))
+        entries.append(SlideEntry(slide_id or image, image_name, label or None, mask_name or None, more))
     return entries
 
 
-def read_table(text: str, name: str) -> list[tuple[int, Sequence[str]]]:
-    """Rows of a CSV with their line numbers: image, slide_id, label and mask, empty if missing. Blank lines are
-    skipped. Raises BadUsage."""
+def read_table(text: str, name: str) -> list[tuple[int, Sequence[str], Mapping[str, str]]]:
+    """Rows of a CSV with their line numbers: image, slide_id, label and mask, empty if missing, and the other columns
+    by name. Blank lines are skipped. Raises BadUsage."""
     if "\0" in text:
         raise BadUsage(f"'{name}' is not a CSV, because it contains NUL bytes.", hint="Save it as 'CSV UTF-8'.")
 
@@ -408,8 +408,13 @@ def read_table(text: str, name: str) -> list[tuple[int, Sequence[str]]]:
     if not slides:
         raise BadUsage(f"'{name}' has no rows below its header.", hint="Add a row for each slide.")
     places = [header.index(column) if column in header else None for column in (*REQUIRED, *OPTIONAL)]
+    others = {title.strip().strip('"'): place for place, title in enumerate(shown) if place not in places}
     return [
-        (line, ["" if place is None or not values[place].strip() else values[place] for place in places])
+        (
+            line,
+            ["" if place is None or not values[place].strip() else values[place] for place in places],
+            {title: values[place] for title, place in others.items() if title},
+        )
         for line, values in slides
     ]
 

@@ -273,19 +273,6 @@ def vendor_of(path: Path) -> str | None:
         return None
 
 
-def objective_power(path: Path) -> float | None:
-    """Magnification of level 0, such as 40, if OpenSlide finds it in the file."""
-    try:
-        import openslide
-    except (ImportError, OSError):
-        return None
-    try:
-        with openslide.OpenSlide(path) as slide:
-            return float(slide.properties[openslide.PROPERTY_NAME_OBJECTIVE_POWER])
-    except (OSError, KeyError, ValueError, openslide.OpenSlideError):
-        return None
-
-
 class VendorSlide:
     """A Slide that OpenSlide reads, without the interpreter lock. Raises SlideUnreadable if OpenSlide rejects it."""
 

@@ -3,6 +3,7 @@ or nearest neighbour for masks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor
 from functools import cache, partial
@@ -35,6 +36,7 @@ WHOLE = 4 << 20  # an image with at most this number of pixels, before and after
 # recommends, and 3 at 6. An image that shrinks less than twice this is not reduced. A block at the right or lower edge
 # with fewer pixels has the same weight as others, as with Pillow's `reducing_gap`.
 GAP = 6
+ROUNDING = 1e-6  # of a pixel, for positions that are sums
 
 
 def as_pillow(strips: Sequence[NDArray[np.uint8]], target: Size, extent: Extent | None = None) -> NDArray[np.uint8]:
@@ -304,3 +306,39 @@ def _blocks(strips: Iterator[NDArray[np.uint8]], resampler: Resampler) -> Genera
             del strip  # before the next one is created
     resampler.finish()
     raise ValueError("The resized image ended early.")
+
+
+def averaged(
+    strips: Iterator[NDArray[np.uint8]], factors: tuple[float, float], target: Size
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the rows of an image of *target* size, from the top. Each pixel is the mean of an area of *factors* pixels
+    (across, down) of the image in *strips*, in which a pixel at the edge counts with its part in the area."""
+    across, down = factors
+    top = made = 0
+    held: NDArray[np.uint8] | None = None
+    for strip in strips:
+        held = strip if held is None or not len(held) else np.concatenate((held, strip))
+        del strip
+        ready = min(target[1], int((top + len(held)) / down + ROUNDING))
+        block = max(1, int(PIECE / (held.shape[1] * max(1, down))))
+        for begin in range(made, ready, block):
+            rows = _means(held, begin * down - top, down, min(block, ready - begin), 0)
+            yield (_means(rows, 0, across, target[0], 1) + np.float32(0.5)).astype(np.uint8)
+        made, used = ready, min(len(held), int(ready * down) - top)
+        held, top = held[used:].copy(), top + used
+
+
+def _means(
+    pixels: NDArray[np.uint8] | NDArray[np.float32], begin: float, factor: float, count: int, axis: int
+) -> NDArray[np.float32]:
+    """Means of *count* consecutive areas of *factor* pixels along *axis* (0 or 1), from the position *begin* on."""
+    lefts = begin + np.arange(count) * factor
+    first = np.floor(lefts + ROUNDING).astype(np.int64)
+    total: NDArray[np.float32] = np.float32(0)
+    for tap in range(math.ceil(factor - ROUNDING) + 1):
+        places = first + tap
+        part = np.clip(np.minimum(places + 1, lefts + factor) - np.maximum(places, lefts), 0, 1) / factor
+        if part.max() > ROUNDING:
+            shares = part.astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+            total = total + shares * pixels.take(np.minimum(places, pixels.shape[axis] - 1), axis)
+    return total

@@ -55,6 +55,18 @@ def parse_member(option: str, text: str, kind: type[Kind]) -> Kind:
     return found
 
 
+LEAST_MPP, MOST_MPP = 0.01, 1000.0
+
+
+def parse_mpp(option: str, mpp: float) -> float:
+    if not LEAST_MPP <= mpp <= MOST_MPP:
+        raise BadUsage(
+            f"{option} must be a number of micrometres from {LEAST_MPP} to {MOST_MPP:,.0f}, not {mpp:g}.",
+            hint="A pixel has about 0.25 at magnification 40, and 0.5 at 20.",
+        )
+    return mpp
+
+
 class SlideOptions(Bundle):
     image_glob: str | None = option(
         "Files in the folder, such as '**/*.tiff' (default: all).", "GLOB", parse=non_blank, panel="Slides"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import field
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -62,13 +63,15 @@ class ImageFormat(str, Enum):
 class SlideEntry:
     """A slide to show. `image` and `mask` are names in the folder of slides, or absolute paths on this machine.
 
-    Ids need not be unique. `label` and `mask` are None if unknown.
+    Ids need not be unique. `label` and `mask` are None if unknown. `more` has the other columns of the slide's row in
+    the CSV.
     """
 
     slide_id: str
     image: str
     label: str | None = None
     mask: str | None = None
+    more: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -218,17 +221,20 @@ class TileStore(str, Enum):
 class TilesRequest:
     """The requested tiles.
 
-    `tile_size` and `overlap` are in pixels of the level to cut: `level`, or the one of `magnification` unless that is
-    None. `occupancy` is the minimal fraction of a tile that is `foreground`: a rule of `tissue.foreground_of`, or
-    `mask`, where the mask of the slide is above `mask_threshold` (None: 0, and half of the range of a JPEG).
-    `max_tiles` is the number of tiles per slide that are kept, chosen at random by `seed`.
+    `tile_size` and `overlap` are in pixels of `level`, or of the scale of `mpp` (micrometres per pixel) or
+    `magnification` unless that is None. `assume_mpp` is the scale of level 0 of slides without one. `occupancy` is the
+    minimal fraction of a tile that is `foreground`: a rule of `tissue.foreground_of`, or `mask`, where the mask of the
+    slide is above `mask_threshold` (None: 0, and half of the range of a JPEG). `max_tiles` is the number of tiles per
+    slide that are kept, chosen at random by `seed`.
     """
 
     output: Path
     tile_size: int = 224
     overlap: int = 0
     level: int = 0
+    mpp: float | None = None
     magnification: float | None = None
+    assume_mpp: float | None = None
     occupancy: float = 0.05
     foreground: str = "saturation"
     mask_threshold: float | None = None
@@ -249,11 +255,12 @@ class TilesRequest:
 class TiledSlide(SlideEntry):
     """A slide and its outcome: a line of slides.csv.
 
-    `folder` is the name of its folder of tiles. `level` is the level that was cut, `size` its size in pixels, `backend`
-    the library that read it, `tiles` the number of tiles. `is_resumed` marks tiles of an earlier call. `reason` says
-    why the slide failed (then `level` is None), or why it has few tiles or none. `mask_threshold` is the greatest value
-    of its mask that counted as background, None without a mask. `remark` says how its pixels are shown if the file
-    leaves a choice.
+    `folder` is the name of its folder of tiles. `level` is the level that was cut, `size` the size in pixels of what
+    was cut, and `mpp` its micrometres per pixel, which `scale_source` recorded (None and empty if no scale was
+    requested). `backend` is the library that read it, `tiles` the number of tiles. `is_resumed` marks tiles of an
+    earlier call. `reason` says why the slide failed (then `level` is None), or why it has few tiles or none.
+    `mask_threshold` is the greatest value of its mask that counted as background, None without a mask. `remark` says
+    how its pixels are shown if the file leaves a choice.
     """
 
     folder: str
@@ -262,6 +269,8 @@ class TiledSlide(SlideEntry):
     backend: str = ""
     tiles: int = 0
     is_resumed: bool = False
+    mpp: float | None = None
+    scale_source: str = ""
     mask_threshold: float | None = None
     reason: str = ""
     remark: str = ""

@@ -50,14 +50,14 @@ def print_montage(output: Output, result: MontageResult, files: Sequence[Written
 def print_tiles(output: Output, result: TilesResult, foreground: str, remarks: Sequence[str]) -> None:
     """Print the list of tiles, their number and the duration on stdout, then slides with few tiles or none and
     *remarks* on stderr. *foreground* is the rule that was applied."""
-    names = ("folder", "level", "backend", "tiles", "is_resumed", "mask_threshold", "reason", "remark")
+    names = ("folder", "level", "backend", "tiles", "is_resumed", "mpp", "scale_source", "mask_threshold")
     tiles, total, failed = sum(slide.tiles for slide in result.slides), len(result.slides), len(result.failed)
     resumed = sum(slide.is_resumed for slide in result.slides)
     data = {
         "dataset": str(result.dataset),
         "foreground": foreground,
         "tiles": tiles,
-        "slides": [{**_cell(slide, *names), **_sides(slide.size)} for slide in result.slides],
+        "slides": [{**_cell(slide, *names, "reason", "remark"), **_sides(slide.size)} for slide in result.slides],
         "failed": failed,
         "seconds": round(result.seconds, 3),
     }

@@ -16,7 +16,7 @@ import typer
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option, parse_folder
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.text import did_you_mean, named, non_blank
+from himl_cli.core.text import did_you_mean, named, non_blank, with_and
 from himl_cli.render.output import Format
 from himl_cli.slides.slide_options import (
     ClusterOptions,
@@ -24,6 +24,7 @@ from himl_cli.slides.slide_options import (
     SlideOptions,
     check_packages,
     parse_member,
+    parse_mpp,
     run_on_cluster,
     slide_folder,
 )
@@ -79,10 +80,16 @@ def _parse_foreground(option: str, text: str) -> str:
 def tiles(
     *,
     slides: SlideOptions,
-    tile_size: int = option("Width and height of a tile at the level.", "PIXELS", 224, panel="Tiles"),
+    tile_size: int = option("Width and height of a tile.", "PIXELS", 224, panel="Tiles"),
     overlap: int = option("Overlap of adjacent tiles.", "PIXELS", 0),
     level: int | None = option("Level of the slides, 0 the finest.  [default: 0]", "N", kind=int | None),
-    magnification: float | None = option("Magnification that selects the level (within 5 %).", "M", kind=float | None),
+    mpp: float | None = option(
+        "Scale of the tiles, in micrometres per pixel.", "MPP", kind=float | None, parse=parse_mpp
+    ),
+    magnification: float | None = option("Scale of the tiles, as a magnification.", "M", kind=float | None),
+    assume_mpp: float | None = option(
+        "Micrometres per pixel of level 0 of slides without a scale.", "MPP", kind=float | None, parse=parse_mpp
+    ),
     occupancy: float = option("Minimum share of foreground in a tile, from 0 (all tiles) to 1.", "SHARE", 0.05),
     foreground: str | None = option(
         "Foreground: saturation, otsu, threshold=N or mask.  [default: saturation]", "RULE", parse=_parse_foreground
@@ -119,13 +126,17 @@ def tiles(
     \b
       himl tiles slides
       himl tiles slides --level 1 --overlap 32 --image_format jpg --overview
-      himl tiles slides/dataset.csv --magnification 10 --foreground mask
+      himl tiles slides/dataset.csv --mpp 0.5 --foreground mask
       himl tiles slides --format tar --max_tiles 500
       himl tiles scans --datastore lab --cluster cpu --private_wheel FILE
     """
     non_blank("SLIDES", dataset)
-    if level is not None and magnification is not None:
-        raise BadUsage("--level and --magnification cannot be combined.", hint="Omit one of them.")
+    scales = {"--level": level, "--mpp": mpp, "--magnification": magnification}
+    given = [name for name, value in scales.items() if value is not None]
+    if len(given) > 1:
+        raise BadUsage(f"{with_and(given)} cannot be combined.", hint="Use only one of them.")
+    if assume_mpp is not None and given in ([], ["--level"]):
+        raise BadUsage("--assume_mpp has no effect without a scale.", hint="Add --mpp or --magnification.")
     ranges = {
         "--tile_size": (tile_size, 1, LARGEST_TILE),
         "--overlap": (overlap, 0, tile_size - 1),
@@ -151,7 +162,9 @@ def tiles(
             "tile_size": tile_size,
             "overlap": overlap,
             "level": level,
+            "mpp": mpp,
             "magnification": magnification,
+            "assume_mpp": assume_mpp,
             "occupancy": occupancy,
             "foreground": rule,
             "mask_threshold": mask_threshold,
@@ -175,7 +188,9 @@ def tiles(
         tile_size=tile_size,
         overlap=overlap,
         level=level or 0,
+        mpp=mpp,
         magnification=magnification,
+        assume_mpp=assume_mpp,
         occupancy=occupancy,
         foreground=rule,
         mask_threshold=mask_threshold,

@@ -164,10 +164,10 @@ def test_slides_that_fail_are_named_and_leave_nothing(slides: Path) -> None:
         "no mask": (masked[0], {"foreground": "mask"}, "it has no mask"),
         "broken mask": (masked[1], {"foreground": "mask"}, "mask: it is not an image of a known format"),
         "level": (masked[2], {"level": 3}, "level 3 is missing (it has levels 0 to 2)"),
-        "magnification": (masked[2], {"magnification": 10.0}, "its magnification is unknown, so select a level with --level"),
+        "magnification": (masked[2], {"magnification": 10.0}, "its scale is unknown (add a column mpp to the CSV, or --assume_mpp)"),
     }
     write_svs(slides / "a.svs", slide_picture(5, (640, 480)))
-    others["other"] = (SlideEntry("a", "a.svs"), {"magnification": 40.0}, "no level has magnification 40, only 20, 10 and 5")
+    others["other"] = (SlideEntry("a", "a.svs"), {"magnification": 40.0}, "its finest level has 0.5 µm per pixel (20x), coarser than 0.25 (40x)")
     for entry, options, reason in others.values():
         (slide,) = cut(slides, entry, **options).slides
         assert (slide.reason, slide.tiles) == (reason, 0)

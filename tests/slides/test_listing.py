@@ -169,7 +169,7 @@ def test_patterns_match_what_path_glob_finds(folder: Folder, parts: list[str]) -
 
 def test_the_csv_of_a_folder_is_used_or_the_one_that_is_named(folder: Folder) -> None:
     folder.lay("1.tiff", "2.tiff").write("dataset.csv", "slide_id,image,label,mask,site\n007,2.tiff,1,m/2.png,x\nnan,gone.tiff,,,y\n")
-    assert folder.slides() == [SlideEntry("007", "2.tiff", "1", "m/2.png"), SlideEntry("nan", "gone.tiff")]
+    assert folder.slides() == [SlideEntry("007", "2.tiff", "1", "m/2.png", {"site": "x"}), SlideEntry("nan", "gone.tiff", more={"site": "y"})]
     assert folder.said == [f"Using the slides in dataset.csv of folder '{folder.root}'. To use the files of the folder, add --image_glob '**/*.tiff'."]
     folder.said.clear()
     folder.write("other.csv", "image,slide_id\n2.tiff,two\n")
@@ -224,7 +224,7 @@ COLUMNS = ("image", "slide_id", "label", "mask")
 
 
 def read(text: str) -> list[tuple[str, ...]]:
-    return [tuple(values) for _, values in read_table(text, "dataset.csv")]
+    return [tuple(values) for _, values, _ in read_table(text, "dataset.csv")]
 
 
 @given(slides, st.sampled_from(",;\t"), st.sampled_from(["\n", "\r\n", "\r"]), st.permutations([*COLUMNS, "site"]), st.booleans())
