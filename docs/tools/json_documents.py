@@ -80,7 +80,7 @@ class LastValue(TypedDict):
     name: str
     value: Annotated[Number | str, Meta(description="The value of the last point.")]
     step: int
-    count: Annotated[int, Meta(description="The number of points.")]
+    count: Annotated[int | None, Meta(description="The number of points. Unknown for more than 500 runs of Azure ML.")]
     run: Annotated[str, Meta(description="The id of the run that logged it: this run, or a nested run.")]
 
 

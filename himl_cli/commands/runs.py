@@ -152,7 +152,7 @@ def show(
     from himl_cli.core.logged import machine_use
     from himl_cli.render.forms import extended_form
     from himl_cli.render.run_views import run_view
-    from himl_cli.services.runs.lookup import means_one_run, run_details
+    from himl_cli.services.runs.lookup import details_of, means_one_run, run_details
 
     if watch:
         _check_watch(output_opts)
@@ -173,7 +173,8 @@ def show(
             by_node=machine,
             has_environment=environment,
         )
-        details = session.workspace.ask_all(ask, _find(session, selected))
+        found, is_plain = _find(session, selected), not (machine or environment)
+        details = details_of(session.workspace, found, ask, session.notify if is_plain else None)
         for each in details:
             if machine and not machine_use(each.metrics):
                 session.output.notice(f"Run '{each.run.id}' has no metrics of its machine.")

@@ -44,11 +44,13 @@ class Point(Generic[LoggedValue]):
 
 @dataclass(frozen=True)
 class Points(Generic[LoggedPoint]):
-    """The points of one name in the logged order, and the run that logged them (the run itself or a child run)."""
+    """The points of one name in the logged order, and the run that logged them (the run itself or a child run). Unless
+    `is_whole`, only the last point is known."""
 
     name: str
     points: Sequence[LoggedPoint]
     run: str
+    is_whole: bool = True
 
     @property
     def last(self) -> LoggedPoint:
@@ -289,7 +291,7 @@ def machine_use(metrics: Iterable[Metric]) -> list[MachineUse]:
     found = []
     for each in metrics:
         values = [point.value for point in each.points]
-        if each.name.startswith(SYSTEM) and any(map(math.isfinite, values)):
+        if each.is_whole and each.name.startswith(SYSTEM) and any(map(math.isfinite, values)):
             node, _, name = each.name.removeprefix(SYSTEM).rpartition("/")
             mean = _mean([point.step for point in each.points], values)
             peak = max(filter(math.isfinite, values))

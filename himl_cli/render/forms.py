@@ -60,14 +60,14 @@ def _nested_form(run: Run, details: RunDetails) -> dict[str, Any]:
 
 
 def metric_form(metric: Metric | Texts) -> dict[str, Any]:
-    """A summary of a metric or of texts: the last value and its step, the number of values, and the run that logged
-    them."""
+    """A summary of a metric or of texts: the last value and its step, the number of values, if it is known, and the run
+    that logged them."""
     last = metric.last
     return {
         "name": metric.name,
         "value": json_form(last.value),
         "step": last.step,
-        "count": len(metric.points),
+        "count": len(metric.points) if metric.is_whole else None,
         "run": metric.run,
     }
 

@@ -531,7 +531,7 @@ def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
             one_line(each.name),
             number_text(each.last.value),
             str(each.last.step),
-            str(len(each.points)),
+            str(len(each.points)) if each.is_whole else "",
             nested.get(each.run, each.run),
         )
         for each in details.metrics

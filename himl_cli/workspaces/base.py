@@ -6,7 +6,7 @@ Implementations use himl's own records and raise himl's own errors, never an SDK
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import field
 from datetime import datetime
@@ -408,6 +408,10 @@ class CloudWorkspace(RunRecorder, JobRunner, Protocol):
 
         Registers nothing. Raises NotFound, naming the existing versions or datastores.
         """
+
+    def with_children(self, runs: Sequence[Run]) -> Set[str]:
+        """The ids of those of *runs* that have child runs, or are no child runs. Takes a few requests for any number of
+        runs of one sweep."""
 
     def job_services(self, run_id: str) -> JobServices | None:
         """The services with which the job was submitted, or None if unknown."""

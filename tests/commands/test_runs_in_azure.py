@@ -17,7 +17,7 @@ import pytest
 from himl_cli.core.locks import is_held
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.azureml_double.faults import Page, Status
-from tests.azureml_double.seeding import DEFAULT, StagedWorkspace
+from tests.azureml_double.seeding import DEFAULT, StagedWorkspace, add_sweep
 from tests.azureml_double.state import Right, Run
 from tests.support.azure import opened
 from tests.support.processes import processes_below
@@ -255,6 +255,24 @@ def test_cancel_asks_once_tags_are_kept_and_runs_of_both_are_deleted(himl: Himl,
     gone = "Deleted run 'here_1_aa'.\nDeleted run 'train_2_bb': 0 files, 0 B.\n"
     assert himl.ok("runs", "delete", "here_1_aa", "train_2_bb", "--yes").stdout == gone
     assert [himl("runs", "show", name).code for name in ("here_1_aa", "train_2_bb")] == [3, 3]
+
+
+def test_details_of_a_large_sweep_take_few_requests(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
+    """Trials with child runs, or that MLflow lacks, are shown in full."""
+    azure = azure_environment
+    azure.write_config(project)
+    add_sweep(azure, "sweep_1_aa", [{"lr": number} for number in range(505)], lambda number, _: {"loss": [1.0, float(number)]})
+    azure.add_metric(azure.add_run("nested", "tuning", parent="sweep_1_aa_7"), "own", [1.0])
+    himl.ok("runs", "show", "sweep_1_aa_0")
+    azure.stage.log.clear()
+    shown = himl.ok("runs", "show", "sweep_1_aa", "--children", "--json")
+    assert len(azure.stage.log.all()) < 60
+    assert shown.stderr == "Of more than 500 runs, himl shows only the last values that MLflow has. To see all values, show fewer runs.\n"
+    by_id = {run["id"]: run for run in shown.json()}
+    assert by_id["sweep_1_aa_504"]["metrics"] == [{"name": "loss", "value": 504.0, "step": 1, "count": None, "run": "sweep_1_aa_504"}]
+    assert [(each["name"], each["count"], each["run"]) for each in by_id["sweep_1_aa_7"]["metrics"]] == [("loss", 2, "sweep_1_aa_7"), ("own", 1, "nested")]
+    assert [child["id"] for child in by_id["sweep_1_aa_7"]["children"]] == ["nested"]
+    assert (len(by_id), by_id["sweep_1_aa_3"]["children"]) == (505, [])
 
 
 def test_one_failure_stops_no_other_run_and_busy_services_get_time(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:

@@ -19,6 +19,8 @@ from himl_cli.core.files import LATEST_RUN_FILE, expand_home
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.logged import (
     SYSTEM,
+    Metric,
+    MetricPoint,
     RunDetails,
     RunResults,
     SweepView,
@@ -42,7 +44,7 @@ from himl_cli.core.settings import find_upward
 from himl_cli.core.sweeps import MANY, TRIAL
 from himl_cli.core.text import listed, near_matches
 from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds, parse_workspace_id
-from himl_cli.workspaces.base import Workspace
+from himl_cli.workspaces.base import CloudWorkspace, Workspace
 
 
 class RunReference(NamedTuple):
@@ -381,6 +383,35 @@ def no_children(parents: Iterable[Run]) -> NotFound:
 
 BEST_SO_FAR = "best_child_by_primary_metric/"
 """Prefix of the columns of a table that Azure ML adds to the metrics of a sweep."""
+
+
+MANY_RUNS = 500
+"""Up to this number of runs of a service, himl reads all their points, which takes several requests per run."""
+
+
+def details_of(
+    workspace: Workspace, runs: Sequence[Run], ask: Callable[[Run], RunDetails], notify: Notify | None
+) -> list[RunDetails]:
+    """The details of *runs* from *ask* (`run_details`). With *notify*, and for more than `MANY_RUNS` runs of a service,
+    only the last values of child runs, as `Workspace.results` has them with few requests, and a notice that says so.
+    Runs with child runs, or known to have other values than numbers, come from *ask*."""
+    home = workspace.home_of(runs[0].id) if notify and len(runs) > MANY_RUNS else workspace
+    if notify is None or len(runs) <= MANY_RUNS or not isinstance(home, CloudWorkspace):
+        return workspace.ask_all(ask, runs)
+    parents, found = home.with_children(runs), home.results(runs, wanted=lambda name: True, whole=False)
+    text = f"Of more than {MANY_RUNS} runs, himl shows only the last values that MLflow has"
+    notify(Notice(f"{text}. To see all values, show fewer runs."))
+
+    def details(run: Run) -> RunDetails:
+        values = found[run.id]
+        if run.id in parents or values.last.keys() != values.steps.keys():
+            return ask(run)
+        numbers = {name: float(value) for name, value in values.last.items() if isinstance(value, (int, float))}
+        last = {name: MetricPoint(value, values.steps[name], run.created) for name, value in numbers.items()}
+        metrics = [Metric(name, [last[name]], run.id, is_whole=False) for name in sorted(last)]
+        return RunDetails(run, dict(sorted(values.parameters.items())), metrics, [])
+
+    return home.ask_all(details, runs)
 
 
 def run_details(

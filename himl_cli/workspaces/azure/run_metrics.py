@@ -24,6 +24,7 @@ from himl_cli.core.logged import INT64, LoggedValues, Metric, MetricPoint, RunRe
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import MLFLOW_STATUSES, REPEATED_BY, Run, RunStatus, later_starts
+from himl_cli.core.sweeps import MANY
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
 from himl_cli.workspaces.azure.responses import Page, object_of, pages, understood
@@ -309,6 +310,18 @@ class ManyRuns:
         for run_id, (_, root) in nested.items():
             found[root] = found[root].filled(found[run_id])
         return {run.id: found[run.id] for run in self._runs}
+
+    def parents(self) -> set[str]:
+        """The ids of the runs that have child runs, and of those whose children would take a request each."""
+        known, roots, parents = self._known(), dict[tuple[str, str], None](), set[str]()
+        for run in self._runs:
+            root = known[run.id].tags.get(ROOT, "") if run.id in known and run.parent and MANY not in run.tags else ""
+            if root and _can_be_quoted(root):
+                roots[run.experiment, root] = None
+            else:
+                parents.add(run.id)
+        below = chain.from_iterable(ask_all(lambda one: self._below(one[0], ROOT, one[1]), list(roots)))
+        return parents | {each.tags.get(PARENT, "") for each in below} & self._ids
 
     def current(self) -> dict[str, MlflowRun]:
         """The current runs in MLflow, by id, without unknown ones. Sends one request per hundred runs."""

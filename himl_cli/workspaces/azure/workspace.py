@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -175,6 +175,11 @@ class AzureWorkspace(ObservedWorkspace):
         from himl_cli.workspaces.azure.run_metrics import ManyRuns
 
         return ManyRuns(self.connection, self._history, runs).results(wanted, whole=whole) if runs else {}
+
+    def with_children(self, runs: Sequence[Run]) -> Set[str]:
+        from himl_cli.workspaces.azure.run_metrics import ManyRuns
+
+        return ManyRuns(self.connection, self._history, runs).parents()
 
     def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
         """Read current values, with one request to MLflow per hundred runs, and one for those whose status changed."""
