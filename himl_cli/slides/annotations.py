@@ -139,22 +139,34 @@ def run_file(store: BlobStore, name: str, run_id: str) -> str:
 
 
 def read_documents(
-    text: str, source: str, *, name: str, slide: str, id_filter: str = "", options: TileOptions
+    text: str,
+    source: str,
+    problems: dict[str, HimlError],
+    *,
+    name: str,
+    slide: str,
+    id_filter: str = "",
+    options: TileOptions,
 ) -> dict[str, Document]:
     """The annotation *name* for each slide whose id contains *id_filter*, by slide id, from the *text* of *source*.
 
     The text is GeoJSON if it begins with a bracket, else a CSV. Shapes of GeoJSON without a property `slide_id` belong
-    to *slide*. Raises BadUsage, with the invalid column, line or shape, or if no slide is left.
+    to *slide*. Slides with an invalid line or element are added to *problems* instead. Raises BadUsage, with the
+    invalid column, line or shape, or if no slide is left.
     """
     is_geojson = text.lstrip()[:1] in ("{", "[")
     if is_geojson and options.is_heatmap:
         raise BadUsage(f"A heat map needs a CSV, but '{source}' is GeoJSON.", hint="Omit --kind.")
-    elements = _shapes(text, source, slide) if is_geojson else _tile_elements(text, source, options)
+    elements = _shapes(text, source, slide) if is_geojson else _tile_elements(text, source, problems, options)
     documents = {}
     for slide_id, each in elements.items():
-        if id_filter not in slide_id:
+        if id_filter not in slide_id or slide_id in problems:
             continue
-        _check(each, slide_id, source)
+        try:
+            _check(each, slide_id, source)
+        except BadUsage as err:
+            problems[slide_id] = err
+            continue
         digest = hashlib.sha256(json.dumps(each, sort_keys=True).encode()).hexdigest()
         documents[slide_id] = {
             "name": name,
@@ -162,6 +174,10 @@ def read_documents(
             "attributes": {DIGEST: digest},
             "elements": each,
         }
+    for slide_id in [each for each in problems if id_filter not in each]:
+        del problems[slide_id]
+    if not documents and problems:
+        raise next(iter(problems.values()))
     if not documents:
         what = f"'{source}' has no slide with '{id_filter}' in its id. It has {named([*elements])}."
         raise BadUsage(what, hint="Correct or omit --id_filter.")
@@ -183,34 +199,41 @@ def _check(elements: Sequence[Document], slide: str, source: str) -> None:
             ) from err
 
 
-def _tile_elements(text: str, source: str, options: TileOptions) -> dict[str, list[Document]]:
+def _tile_elements(
+    text: str, source: str, problems: dict[str, HimlError], options: TileOptions
+) -> dict[str, list[Document]]:
     tiles: dict[str, list[Tile]] = {}
     first_line = text.lstrip().partition("\n")[0]
     separator = max(",;\t", key=first_line.count)
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     wanted = (*SIDES, options.value)
     try:
-        missing = [column for column in ("slide_id", *wanted) if column not in (rows.fieldnames or ())]
+        names = rows.fieldnames or ()
+        folded = {name.strip().casefold(): name for name in reversed(names)}
+        columns = {each: each if each in names else folded.get(each.casefold(), "") for each in ("slide_id", *wanted)}
+        missing = [column for column, name in columns.items() if not name]
         if missing:
-            columns = listed([f"'{column}'" for column in rows.fieldnames or ()]) or "none"
-            hint = did_you_mean(missing[0], rows.fieldnames or ())
+            shown = listed([f"'{name}'" for name in names]) or "none"
+            hint = did_you_mean(missing[0], names)
             hint = hint or "Name the column of values with --value. The others are slide_id, left, top, right, bottom."
-            raise BadUsage(f"'{source}' has no column '{missing[0]}'. It has {columns}.", hint=hint)
+            raise BadUsage(f"'{source}' has no column '{missing[0]}'. It has {shown}.", hint=hint)
         for row in rows:
-            tile = Tile(*(_number(row[column], f"'{source}', line {rows.line_num}: {column}") for column in wanted))
-            if tile.right <= tile.left or tile.bottom <= tile.top:
-                raise BadUsage(
-                    f"'{source}', line {rows.line_num}: the tile has no area.",
-                    hint="right must exceed left, and bottom must exceed top, in pixels of the highest resolution.",
-                )
-            slide = (row["slide_id"] or "").strip()
+            where = f"'{source}', line {rows.line_num}"
+            slide = (row[columns["slide_id"]] or "").strip()
             if not slide:
-                raise BadUsage(f"'{source}', line {rows.line_num}: slide_id is empty.", hint="Name the slide.")
-            tiles.setdefault(slide, []).append(tile)
+                raise BadUsage(f"{where}: slide_id is empty.", hint="Name the slide.")
+            try:
+                tile = Tile(*(_number(row[columns[each]], f"{where}: {each}") for each in wanted))
+                if tile.right <= tile.left or tile.bottom <= tile.top:
+                    hint = "right must exceed left, and bottom must exceed top, in pixels of the highest resolution."
+                    raise BadUsage(f"{where}: the tile has no area.", hint=hint)
+                tiles.setdefault(slide, []).append(tile)
+            except BadUsage as err:
+                problems.setdefault(slide, err)
     except csv.Error as err:
         hint = "Enclose a field with quotes or separators in double quotes, and double the quotes in it."
         raise BadUsage(f"'{source}', line {rows.reader.line_num}: {err}.", hint=hint) from err
-    if not tiles:
+    if not tiles and not problems:
         raise BadUsage(f"'{source}' has no lines below its header.", hint="Write one line per tile.")
     draw = _heatmap if options.is_heatmap else _rectangles
     return {slide: draw(each, options) for slide, each in tiles.items()}
@@ -526,6 +549,7 @@ def _best(items: Sequence[Document], text: str) -> list[Document]:
 def upload_documents(
     archive: SlideArchive,
     documents: Mapping[str, Document],
+    problems: Mapping[str, HimlError],
     *,
     folder: str | None,
     item: str | None,
@@ -533,7 +557,7 @@ def upload_documents(
     notify: Notify,
 ) -> tuple[list[Document], HimlError | None]:
     """Upload each slide's document to its item in *folder* or in the whole archive. *item* is the name or id of the
-    item for a single slide.
+    item for a single slide. *problems* are the errors of slides without a document.
 
     Returns the outcome for each slide, and the resulting error, if any. A slide without an item or with a different
     annotation of that name does not stop the others. Raises the errors of the server.
@@ -542,11 +566,15 @@ def upload_documents(
         hint = "Omit --item to find slides by their ids, or choose one with --id_filter."
         raise BadUsage(f"--item needs one slide, but there are {len(documents)}: {named([*documents])}.", hint=hint)
     items = archive.items(folder) if folder else None
-    rows, errors = [], list[HimlError]()
+    empty: Document = dict.fromkeys(("slide_id", "status", "item", "item_id", "annotation_id", "reason"))
+    errors = [*problems.values()]
+    rows = [
+        {**empty, "slide_id": slide, "elements": 0, "status": "failed", "reason": str(err)}
+        for slide, err in problems.items()
+    ]
     notify(Counting("slides", len(documents)))
     for slide, document in documents.items():
-        row: Document = dict.fromkeys(("slide_id", "status", "item", "item_id", "annotation_id", "reason"))
-        row |= {"slide_id": slide, "elements": len(document["elements"])}
+        row = {**empty, "slide_id": slide, "elements": len(document["elements"])}
         try:
             is_id = item is not None and OBJECT_ID.fullmatch(item)
             found = archive.item_by_id(item or "") if is_id else archive.item(item or slide, items)
@@ -559,5 +587,10 @@ def upload_documents(
         notify(Counted())
     if len(rows) == len(errors) == 1:
         return rows, errors[0]
-    what = f"{len(errors)} of {len(rows)} slides have no new annotation."
-    return rows, TransferIncomplete(what, hint=errors[0].hint) if errors else None
+    return rows, incomplete(errors, len(rows)) if errors else None
+
+
+def incomplete(errors: Sequence[HimlError], count: int) -> TransferIncomplete:
+    """The error of *errors* among *count* slides."""
+    what = f"{len(errors)} of {count} slides have no new annotation."
+    return TransferIncomplete(what, hint=errors[0].hint)

@@ -17,7 +17,7 @@ import typer
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option
 from himl_cli.commands.session import lazy_workspace, output_session
-from himl_cli.core.errors import BadUsage
+from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Notice
 from himl_cli.core.redaction import LOCAL_HOSTS
 from himl_cli.core.text import non_blank, read_text
@@ -81,7 +81,7 @@ def upload(
     """
     from himl_cli.core.runs import RunSelection
     from himl_cli.services.runs.lookup import find_runs, parse_reference
-    from himl_cli.slides.annotations import TileOptions, read_documents, run_file, upload_documents
+    from himl_cli.slides.annotations import TileOptions, incomplete, read_documents, run_file, upload_documents
     from himl_cli.slides.slide_views import print_annotations
     from himl_cli.workspaces.resolve import open_runs
 
@@ -101,19 +101,26 @@ def upload(
         else:
             raise BadUsage("FILE is missing.", hint="Name a CSV or GeoJSON file, or a run with --run.")
         source = f"{found.id}/{file or RUN_FILE}" if run is not None else file or ""
+        problems: dict[str, HimlError] = {}
         documents = read_documents(
             text,
             source,
+            problems,
             name=name or default_name,
             slide=item or PurePosixPath(file or RUN_FILE).stem,
             id_filter=id_filter,
             options=TileOptions(value, kind is Kind.heatmap, not no_rescale),
         )
         if dry_run:
-            return output.json(documents, is_form=True)
+            output.json(documents, is_form=True)
+            for slide_id, problem in problems.items():
+                output.notice(f"{slide_id}: {problem}")
+            if problems:
+                raise incomplete([*problems.values()], len(documents) + len(problems))
+            return
         with _open_archive(url, notify) as archive:
             rows, error = upload_documents(
-                archive, documents, folder=folder, item=item, overwrite=overwrite, notify=notify
+                archive, documents, problems, folder=folder, item=item, overwrite=overwrite, notify=notify
             )
     print_annotations(output, name or default_name, rows, error)
 

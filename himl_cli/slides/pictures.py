@@ -44,7 +44,7 @@ from himl_cli.slides.slide_records import (
     SlideUnreadable,
 )
 from himl_cli.slides.threads import Pool, read_ahead
-from himl_cli.slides.tiff import TiffSlide
+from himl_cli.slides.tiff import TiffSlide, check_whole
 
 # Module of a backend, and the packages that contain it.
 PACKAGES = {Backend.cucim: ("cucim", "cucim-cu12"), Backend.openslide: ("openslide", "openslide-bin openslide-python")}
@@ -87,20 +87,22 @@ def open_slide(path: Path, backend: Backend, *, mask: MaskRule | None = None) ->
     """Open a slide. The caller closes it.
 
     `auto` uses OpenSlide for formats of scanners (tifffile for an Aperio slide that it rejects), tifffile for other
-    TIFFs, and Pillow for the rest. Other backends have no fallback. With *mask*, pixels are the labels of that rule,
-    and every *backend* is `auto`, because OpenSlide and cuCIM return colours. Raises SlideUnreadable with the reason.
-    Call `check_backend` first.
+    TIFFs, and Pillow for the rest. `cucim` uses cuCIM where it is right, else `auto`. Other backends have no fallback.
+    With *mask*, pixels are the labels of that rule, and every *backend* is `auto`, because OpenSlide and cuCIM return
+    colours. Raises SlideUnreadable with the reason. Call `check_backend` first.
     """
     begins_as_tiff = _first_bytes(path) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    vendor = vendor_of(path)
+    if begins_as_tiff and vendor in (None, GENERIC_TIFF, APERIO):
+        check_whole(path)  # libraries omit pages that are missing
     if mask is not None:
         backend = Backend.auto
     if backend is Backend.cucim:
-        return CuSlide(path)
+        return _by_cucim(path, begins_as_tiff and vendor in (None, GENERIC_TIFF, APERIO))
     if backend is Backend.openslide:
         return VendorSlide(path)
     if backend is Backend.tifffile and not begins_as_tiff:
         raise SlideUnreadable("it is not a TIFF")
-    vendor = vendor_of(path)
     if backend is Backend.auto and vendor == APERIO:
         with suppress(SlideUnreadable):  # for example, for a compression that OpenSlide does not support
             return VendorSlide(path)
@@ -109,6 +111,21 @@ def open_slide(path: Path, backend: Backend, *, mask: MaskRule | None = None) ->
             return VendorSlide(path)
         raise SlideUnreadable(f"it is a slide of the format '{vendor}', which tifffile does not support")
     return TiffSlide(path, mask=mask) if begins_as_tiff else PictureSlide(path, mask=mask)
+
+
+def _by_cucim(path: Path, is_tiff: bool) -> Slide:
+    """The slide, by cuCIM if it can read it, since it ends the process or gives wrong pixels for some others."""
+    if is_tiff:
+        with closing(TiffSlide(path)) as known:
+            if known.is_common:
+                slide = CuSlide(path)
+                if [*slide.levels] == [*known.levels]:
+                    slide.remarks = known.remarks
+                    return slide
+                slide.close()
+    other = open_slide(path, Backend.auto)
+    other.remarks = [*other.remarks, "cuCIM does not read it"]
+    return other
 
 
 def check_shape(mask: Size, slide: Size) -> None:

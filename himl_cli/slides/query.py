@@ -21,7 +21,7 @@ from posixpath import basename, dirname, join, splitext
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.files import walk_files
+from himl_cli.core.files import expand_user, walk_files
 from himl_cli.core.records import dataclass
 from himl_cli.core.text import LONGEST_GLOB, did_you_mean, listed, read_text
 from himl_cli.services.submission.snapshot import fits
@@ -412,8 +412,8 @@ def read_table(text: str, name: str) -> list[tuple[int, Sequence[str], Mapping[s
     return [
         (
             line,
-            ["" if place is None or not values[place].strip() else values[place] for place in places],
-            {title: values[place] for title, place in others.items() if title},
+            ["" if place is None else values[place].strip() for place in places],
+            {title: values[place].strip() for title, place in others.items() if title},
         )
         for line, values in slides
     ]
@@ -440,11 +440,13 @@ def _rows(text: str, separator: str, is_spaced: bool) -> Iterator[tuple[int, Seq
 
 
 def _located(slides: SlideFolder, folder: str, path: str) -> str:
-    """Name in *slides* of *path*, relative to the CSV's *folder*. Backslashes are separators if only that gives a
-    file."""
+    """Name in *slides* of *path*, relative to the CSV's *folder*. Backslashes are separators, and `~` is the home
+    folder, if only that gives a file."""
     if not path or PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute():
         return path
     name = _joined(folder, path)
+    if path.startswith("~") and not slides.has(name):
+        return expand_user(path)
     if "\\" in path and not slides.has(name) and slides.has(other := _joined(folder, path.replace("\\", "/"))):
         return other
     return name

@@ -42,13 +42,14 @@ LARGEST = 512 << 20  # maximum bytes of a decoded tile or strip
 AT_ONCE = 8 << 20  # bytes of a row of consecutive tiles to read in one request
 # If a row has more tiles than this, several threads decode them. Such slides are few, so that other threads are idle.
 MANY, THREADS = 64, 4
-MOST_PAGES = 1000
+MOST_PAGES, MOST_TAGS = 1000, 1000
 MOST_INSPECTED = 1 << 26  # pixels of a mask that are decoded to find the range of its values
 REDUCED, MASK = 1, 4  # bits of the tag NewSubfileType
 
 JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose decoder converts YCbCr to RGB
 JPEG_2000 = frozenset({33003, 33004, 33005, 34712})
 APERIO_YCBCR = 33003
+COMMON = frozenset({1, 5, 7, 8, 32946, 33003, 33005})  # none, LZW, JPEG, deflate, and JPEG 2000 of Aperio
 ICC_PROFILE = 34675
 SAMPLE_STEP = 7  # of every so many values, one is used, as neighbours are alike. Reaches all of three channels.
 SAMPLED = 64  # number of tiles in which the range of values is found
@@ -111,6 +112,20 @@ class TiffSlide:
                 remarks += [range_remark(*self._span)] if self._span is not None else []
         return remarks
 
+    @property
+    def is_common(self) -> bool:
+        """Whether it has only RGB of 8 bits, in tiles that are all stored, with a common compression."""
+        return all(
+            page.is_tiled
+            and page.subifds is None
+            and (page.samplesperpixel, page.bitspersample, int(page.planarconfig)) == (3, 8, 1)
+            and int(page.compression) in COMMON
+            and (int(page.photometric) == RGB or int(page.compression) in JPEG)
+            and all(page.dataoffsets)
+            and all(page.databytecounts)
+            for page in self._pages
+        )
+
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         with library_errors(f"level {level} is damaged"):
             page = self._pages[level]
@@ -127,6 +142,29 @@ class TiffSlide:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._file.close()
+
+
+def check_whole(path: Path) -> None:
+    """Raise SlideUnreadable if a page of the TIFF *path* is beyond the end of the file, as after a partial download."""
+    with path.open("rb") as file:
+        size, header = os.fstat(file.fileno()).st_size, file.read(4)
+        order, is_big = "<" if header.startswith(b"II") else ">", b"+" in header
+        pointer, count = (struct.Struct(f"{order}{code}") for code in ("QQ" if is_big else "IH"))
+        place, entry = (8, 20) if is_big else (4, 12)
+        seen: set[int] = set()
+        with suppress(struct.error, OverflowError, OSError):  # damage that the reader reports
+            while len(seen) < MOST_PAGES:
+                file.seek(place)
+                (offset,) = pointer.unpack(file.read(pointer.size))
+                if offset in (0, *seen):
+                    return
+                seen.add(offset)
+                file.seek(offset)
+                tags = count.unpack(file.read(count.size))[0] if offset + count.size <= size else 0
+                place = offset + count.size + tags * entry
+                if tags <= MOST_TAGS and place + pointer.size > size:
+                    where = f"page {len(seen)} is at {offset:,}"
+                    raise SlideUnreadable(f"the file is truncated: it ends at byte {size:,}, but {where}")
 
 
 def level_pages(file: TiffFile) -> list[TiffPage]:

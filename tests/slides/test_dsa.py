@@ -128,7 +128,7 @@ def test_properties_of_qupath_become_labels_groups_and_colours(properties: dict[
     nucleus = {"type": "Point", "coordinates": [3, 4]}
     feature = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [1, 2]}, "nucleusGeometry": nucleus, "properties": properties}
     options = TileOptions("bag_attn", is_heatmap=False, rescale=True)
-    document = read_documents(json.dumps(feature), "a.geojson", name="a", slide="a", options=options)["a"]
+    document = read_documents(json.dumps(feature), "a.geojson", {}, name="a", slide="a", options=options)["a"]
     assert document["elements"] == [{**style, "type": "point", "center": center} for center in ([1, 2, 0], [3, 4, 0])]
     assert [*CHECK.iter_errors(document)] == []
 
@@ -210,6 +210,21 @@ def test_annotation_is_stored_once_where_the_server_fails(himl: Himl, files: Pat
         assert kept["annotation"] == documents(himl, "one.csv", *arguments[:2])["slide_2"]
 
 
+def test_an_invalid_line_stops_one_slide_only(himl: Himl, project: Path, archive: Archive) -> None:
+    """Names of columns may have any case."""
+    wanted = archive.add("Biopsies/PANDA/slide_2.ome.tiff")
+    for bad, reason in (("slide_1,b,100,0,200,100,nan", "bag_attn must be a number, not 'nan'"), ("slide_1,b,100,0,50,100,1", "the tile has no area")):
+        content = TILES.replace("slide_1,b,100,0,200,100,0.5", bad).replace("slide_id", "Slide_ID").replace("bag_attn", " BAG_attn")
+        write_files(project, {"tiles.csv": content})
+        done = himl("dsa", "upload", "tiles.csv", "--folder", "Biopsies/PANDA", "--json")
+        rows = {row["slide_id"]: (row["reason"], row["item_id"]) for row in done.json()["slides"]}
+        assert (done.code, rows) == (1, {"slide_1": (f"'tiles.csv', line 3: {reason}.", None), "slide_2": (None, wanted)})
+        dry = himl("dsa", "upload", "tiles.csv", "--dry_run")
+        assert (dry.code, [*dry.json()]) == (1, ["slide_2"])
+        assert f"slide_1: 'tiles.csv', line 3: {reason}." in dry.stderr
+        assert himl("dsa", "upload", "tiles.csv", "--folder", "Biopsies/PANDA", "--id_filter", "slide_2").code == 0
+
+
 def test_list_goes_down_from_collections_to_annotations(himl: Himl, files: Path, archive: Archive) -> None:
     himl.ok("dsa", "upload", "one.csv")
     levels = ("", "Biopsies", "Biopsies/TCGA", "Biopsies/PANDA/slide_2.ome.tiff")
@@ -231,8 +246,8 @@ def test_list_goes_down_from_collections_to_annotations(himl: Himl, files: Path,
         ("", "has no column 'slide_id'"),
         (HEADER, "has no lines below its header"),
         (TILES.replace("bag_attn", "attention"), "has no column 'bag_attn'"),
-        (TILES.replace("0.5", "nan"), "line 3: bag_attn must be a number, not 'nan'"),
-        (TILES.replace("slide_2,a,0,0,10", "slide_2,a,20,0,10"), "line 5: the tile has no area"),
+        (f"{HEADER}slide_1,a,0,0,1,1,nan\nslide_1,a,0,0,1,1,0.5\n", "line 2: bag_attn must be a number, not 'nan'"),
+        (f"{HEADER}slide_2,a,20,0,10,10,0.5\n", "line 2: the tile has no area"),
         ("left,top,right,bottom,bag_attn,slide_id\n0,0,1,1,0.5\n", "line 2: slide_id is empty"),
         (f'{HEADER}"a', "line 2: unexpected end of data"),
         ("{", "is not valid JSON (line 1)"),

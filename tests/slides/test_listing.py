@@ -204,6 +204,16 @@ def test_images_are_relative_to_the_csv(folder: Folder, tmp_path: Path) -> None:
         assert [slide.image for slide in folder.slides()] == ["a/1.tiff", "a\\2.tiff", "a\\3.tiff"]
 
 
+def test_a_tilde_is_the_home_folder(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.root.parent))
+    monkeypatch.setenv("USERPROFILE", str(folder.root.parent))
+    folder.lay("~b.tiff").write("dataset.csv", "Image, Slide_ID ,MASK\n ~/x.tiff , a , ~/m.png\n~b.tiff,b,\n")
+    assert folder.slides() == [
+        SlideEntry("a", os.path.join(folder.root.parent, "x.tiff"), mask=os.path.join(folder.root.parent, "m.png")),
+        SlideEntry("b", "~b.tiff"),
+    ]
+
+
 def test_repeated_and_missing_ids_stay_and_are_named_once(folder: Folder) -> None:
     folder.write("dataset.csv", "image,slide_id\n1.tiff,a\n2.tiff,a\n3.tiff,b\n")
     assert [slide.image for slide in folder.slides()] == ["1.tiff", "2.tiff", "3.tiff"]
@@ -235,7 +245,7 @@ def test_a_csv_that_is_written_is_read_back(rows: list[tuple[str, ...]], separat
     writer = csv.DictWriter(text, columns, restval="elsewhere", delimiter=separator, lineterminator=line_end, quoting=quoting)
     writer.writeheader()
     writer.writerows(dict(zip(COLUMNS, row, strict=True)) for row in rows)
-    assert read(text.getvalue()) == [tuple(value if value.strip() else "" for value in row) for row in rows]
+    assert read(text.getvalue()) == [tuple(value.strip() for value in row) for row in rows]
 
 
 def test_ways_to_write_the_same_csv() -> None:
@@ -251,7 +261,7 @@ def test_ways_to_write_the_same_csv() -> None:
         "n,image,,slide_id,\n1,a b.tiff,,007,\n",
     ):
         assert read(text) == [("a b.tiff", "007", "", "")], text
-    assert read("image,slide_id\n a.tiff , b \n") == [(" a.tiff ", " b ", "", "")], "blanks belong to values unless the header has them"
+    assert read("image,slide_id\n a b.tiff , b \n") == [("a b.tiff", "b", "", "")]
 
 
 WRONG = [

@@ -27,7 +27,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.slides.pictures import check_backend, level_for, open_slide
 from himl_cli.slides.readers import LARGEST, factor_between, levels_among
 from himl_cli.slides.slide_records import Backend, Colour, Size, SlideUnreadable
-from himl_cli.slides.tiff import STRIP_BYTES, stored_size
+from himl_cli.slides.tiff import STRIP_BYTES, TiffSlide, stored_size
 from tests.support import slides
 from tests.support.slides import KINDS, SIZE, change_tiles, mean_difference, move_tile, read_slide, slide_picture, write_broken, write_kind, write_tiff
 
@@ -201,6 +201,29 @@ def test_an_explicit_backend_stands_alone(tmp_path: Path) -> None:
         with pytest.raises(BadUsage, match="Backend 'cucim' needs a package that cannot be loaded") as caught:
             check_backend(Backend.cucim)
         assert "pip install cucim-cu12" in caught.value.hint
+
+
+def test_cucim_reads_common_tiffs_only(tmp_path: Path) -> None:
+    """It gives wrong colours, fewer levels or a segmentation fault for others."""
+    common = ["jpeg-pyramid", "deflate-pyramid", "lzw-predictor", "uncompressed-pyramid", "factor-4-pyramid", "ycbcr-subsampled"]
+    common += ["aperio-jpeg2000"]
+    for kind in (kind for kind in KINDS if KINDS[kind].suffix == ".tiff"):
+        with closing(TiffSlide(write_kind(kind, tmp_path))) as slide:
+            assert slide.is_common == (kind in common), kind
+    sparse = tmp_path / "deflate-pyramid.tiff"
+    move_tile(sparse, 3, b"")
+    with closing(TiffSlide(sparse)) as slide:
+        assert not slide.is_common
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cucim") is None, reason="cuCIM is not installed")
+def test_cucim_gives_the_pixels_of_the_other_readers(tmp_path: Path) -> None:
+    for kind in KINDS:
+        path = write_kind(kind, tmp_path)
+        for level in range(KINDS[kind].levels):
+            assert mean_difference(read_slide(path, backend=Backend.cucim, level=level), read_slide(path, level=level)) < 0.1, kind
+        with closing(open_slide(path, Backend.cucim)) as slide:
+            assert (slide.backend == "cucim") != ("cuCIM does not read it" in slide.remarks)
 
 
 @pytest.mark.parametrize(("kind", "ending"), [("jpeg-pyramid", ".ndpi"), ("png", ".jpg"), ("svs", ".jpg")])
@@ -409,7 +432,7 @@ REASONS = {
     "unreadable": "permission denied",
     "garbage": "it is not an image of a known format",
     "garbage-svs": "it is not an image of a known format",
-    "header-only": "it contains no image",
+    "header-only": "the file is truncated: it ends at byte 8, but page 1 is at 8",
     "garbled-png": "it is not an image of a known format: broken PNG file",
     "garbled-strips": "strip 1 of 27 of level 0 cannot be decoded",
     "garbled-tiles": "tile 1 of 6 of level 0",
@@ -417,7 +440,7 @@ REASONS = {
     "zeroed-deflate": "tile 1 of 6 of level 0 is damaged: .* bytes of zeros",
     "zeroed-some": "tile 6 of 20 of level 0 is damaged",
     "truncated": "the file is truncated: it ends at byte .*, but tile 4 of 6 of level 0 at",
-    "truncated-tags": "it contains no image",
+    "truncated-tags": "the file is truncated: it ends at byte .*, but page 1 is at",
     "truncated-png": "it is damaged: image file is truncated",
     "truncated-jpeg": "it is damaged: image file is truncated",
     "truncated-svs": "the file is truncated",
@@ -440,6 +463,19 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, kind: str, capfd: pytest.C
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("bigtiff", [False, True])
+def test_a_part_of_a_slide_is_truncated_wherever_it_ends(tmp_path: Path, bigtiff: bool) -> None:
+    """Without its last pages, it would be a slide with fewer levels. Some writers put the first tags at the end."""
+    whole, path = tmp_path / "whole.svs", tmp_path / "part.svs"
+    write_tiff(whole, slide_picture(0), levels=3, bigtiff=bigtiff, description="Aperio Image Library v11.2.1\r\n600x430")
+    content = whole.read_bytes()
+    for end in [*range(200, len(content) - 1000, len(content) // 12), len(content) - 100]:
+        path.write_bytes(content[:end])
+        for backend in (Backend.auto, Backend.tifffile, Backend.openslide):
+            with pytest.raises(SlideUnreadable, match="." if backend is Backend.openslide else "the file is truncated"):
+                [read_slide(path, None, backend, level=level) for level in range(3)]
+
+
 def in_a_process(path: Path) -> tuple[str, str]:
     """Read the slide in another process.
 
@@ -453,7 +489,8 @@ def in_a_process(path: Path) -> tuple[str, str]:
 
 def test_pages_that_form_a_ring_end_and_libraries_say_nothing(tmp_path: Path) -> None:
     """The slides are read in another process, because pytest captures log messages."""
-    assert in_a_process(write_broken("truncated-tags", tmp_path)) == ("it contains no image", "")
+    reason, errors = in_a_process(write_broken("truncated-tags", tmp_path))
+    assert (reason.partition(":")[0], errors) == ("the file is truncated", "")
     path = tmp_path / "slide.tiff"
     for levels in (1, 3):
         write_tiff(path, slide_picture(0), levels=levels)
