@@ -44,13 +44,17 @@ class Point(Generic[LoggedValue]):
 
 @dataclass(frozen=True)
 class Points(Generic[LoggedPoint]):
-    """The points of one name in the logged order, and the run that logged them (the run itself or a child run). Unless
-    `is_whole`, only the last point is known."""
+    """The points of one name in the logged order, and the run that logged them (the run itself or a child run).
+    `omitted` is the number of points before these that the caller did not request, None if it is unknown."""
 
     name: str
     points: Sequence[LoggedPoint]
     run: str
-    is_whole: bool = True
+    omitted: int | None = 0
+
+    @property
+    def count(self) -> int | None:
+        return None if self.omitted is None else self.omitted + len(self.points)
 
     @property
     def last(self) -> LoggedPoint:
@@ -291,7 +295,7 @@ def machine_use(metrics: Iterable[Metric]) -> list[MachineUse]:
     found = []
     for each in metrics:
         values = [point.value for point in each.points]
-        if each.is_whole and each.name.startswith(SYSTEM) and any(map(math.isfinite, values)):
+        if each.omitted == 0 and each.name.startswith(SYSTEM) and any(map(math.isfinite, values)):
             node, _, name = each.name.removeprefix(SYSTEM).rpartition("/")
             mean = _mean([point.step for point in each.points], values)
             peak = max(filter(math.isfinite, values))

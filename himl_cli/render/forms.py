@@ -67,7 +67,7 @@ def metric_form(metric: Metric | Texts) -> dict[str, Any]:
         "name": metric.name,
         "value": json_form(last.value),
         "step": last.step,
-        "count": len(metric.points) if metric.is_whole else None,
+        "count": metric.count,
         "run": metric.run,
     }
 

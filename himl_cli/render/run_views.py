@@ -531,7 +531,7 @@ def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
             one_line(each.name),
             number_text(each.last.value),
             str(each.last.step),
-            str(len(each.points)) if each.is_whole else "",
+            "" if each.count is None else str(each.count),
             nested.get(each.run, each.run),
         )
         for each in details.metrics
@@ -543,7 +543,7 @@ def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
         (
             one_line(each.name),
             str(each.last.step),
-            str(len(each.points)),
+            str(each.count),
             cut_end(one_line(each.last.value), 200),
             nested.get(each.run, each.run),
         )

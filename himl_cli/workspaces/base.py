@@ -196,8 +196,9 @@ class Workspace(Protocol):
         hundreds.
         """
 
-    def values(self, run_id: str) -> LoggedValues:
-        """The same metrics, and the logged texts. Raises RunNotFound."""
+    def values(self, run_id: str, *, whole: bool = True) -> LoggedValues:
+        """The same metrics, and the logged texts. Without *whole*, metrics other than those of the machine may omit all
+        points but the last. Raises RunNotFound."""
 
     def parameters(self, run_id: str) -> Mapping[str, str]:
         """The logged parameters. Raises RunNotFound."""

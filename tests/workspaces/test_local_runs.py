@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import os
 import shutil
 import sqlite3
@@ -40,12 +41,13 @@ from himl_cli.core.jobs import (
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec, fill_command
+from himl_cli.render.forms import json_form
 from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.workspaces.local.file_blobs import PAGE as BLOB_PAGE
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles
 from himl_cli.workspaces.local.launch_request import LaunchRequest, job_command, resolve_folders, shown_command
 from himl_cli.workspaces.local.logged_values import read_texts
-from himl_cli.workspaces.local.metric_store import MetricStore
+from himl_cli.workspaces.local.metric_store import MetricStore, begin_attempt
 from himl_cli.workspaces.local.run_folder import RECORD, RunFolder
 from himl_cli.workspaces.local.run_store import PAGE, SCHEMA_VERSION, Database, RunStore, as_time
 from himl_cli.workspaces.local.staging import replace_files, stage_files
@@ -166,6 +168,29 @@ def test_a_wrong_id_is_compared_with_a_limited_number_of_runs(database: Database
     assert look("inet_1750000001_9e3779b1").similar[0] == "unet_1750000001_9e3779b1"
     assert look("9e3779b1").abbreviated == look("9e37").abbreviated == ("unet_1750000001_9e3779b1",)
     assert [look(text).abbreviated for text in ("9e3", "1750", "3779b1_", "*")] == [()] * 4
+
+
+def test_a_run_is_shown_without_reading_all_its_points(tmp_path: Path) -> None:
+    """Only the points of system metrics count, of which a mean is shown. Later attempts replace values."""
+    runs, calls = RecordedRuns(tmp_path), list[int]()
+    run_id, nested = runs.add("r1"), runs.add("n1", parent="r1")
+    runs.workspace.values(run_id, whole=False)
+    for attempt in range(3):
+        for first in (0, 500):
+            for name, each in (("loss", run_id), ("loss", nested), ("system/cpu_utilization_percentage", run_id)):
+                steps = range(2) if name[0] == "s" else range(first + 100 * attempt, first + 500)
+                runs.log(each, [(name, math.nan if step == 999 else step / 7, step, 1_772_366_400_000 - step) for step in steps])
+            calls.append(calls_of(lambda: runs.workspace.values(run_id, whole=False)))
+        with closing(Database(tmp_path / ".himl" / "workspace.db")) as database:
+            begin_attempt(database, run_id)
+    assert calls[1] <= 1.1 * calls[0], "500 points, and twice as many"
+    whole, few = (runs.workspace.values(run_id, whole=whole).metrics for whole in (True, False))
+    assert json_form(few) == json_form(whole)
+    assert [(one.name, one.run, one.count, len(one.points)) for one in few] == [
+        ("loss", "r1", 800, 1),
+        ("system/cpu_utilization_percentage", "r1", 2, 2),
+        ("loss", "n1", 800, 1),
+    ]
 
 
 def test_logging_a_parameter_reads_no_others(tmp_path: Path) -> None:
@@ -314,8 +339,16 @@ def test_a_database_is_shared_only_without_other_users(tmp_path: Path) -> None:
             database.share()
         other.close()
         database.share()
-        assert database.rows("PRAGMA journal_mode")[0][0] == "delete"
         assert other.rows("PRAGMA journal_mode")[0][0] == "delete", "for good"
+        statements, questions = list[str](), list[int]()
+        with database.writing() as connection:
+            connection.set_trace_callback(statements.append)
+        for count in (10, 100):
+            statements.clear()
+            MetricStore(database).log("r", [(f"m{number}", 1.0, 0, 1) for number in range(count)])
+            questions.append(sum(not each.startswith("INSERT") for each in statements))
+        assert questions[0] == questions[1]
+    assert path.with_name("workspace.db-journal").stat().st_size == 0, "transactions create and delete no file"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS inodes that are told with the names")

@@ -408,7 +408,7 @@ def details_of(
             return ask(run)
         numbers = {name: float(value) for name, value in values.last.items() if isinstance(value, (int, float))}
         last = {name: MetricPoint(value, values.steps[name], run.created) for name, value in numbers.items()}
-        metrics = [Metric(name, [last[name]], run.id, is_whole=False) for name in sorted(last)]
+        metrics = [Metric(name, [last[name]], run.id, omitted=None) for name in sorted(last)]
         return RunDetails(run, dict(sorted(values.parameters.items())), metrics, [])
 
     return home.ask_all(details, runs)
@@ -429,7 +429,7 @@ def run_details(
     """
     environment = environment_of(workspace, run.id) if has_environment else None
     children = children_of(workspace, run)
-    values = workspace.values(run.id)
+    values = workspace.values(run.id, whole=False)
     sweep = sweep_view(workspace, run, children)
     below = {} if sweep else _below(workspace, children)
     metrics = [metric for metric in values.metrics if not (sweep and metric.name.startswith(BEST_SO_FAR))]

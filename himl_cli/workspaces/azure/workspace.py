@@ -161,7 +161,7 @@ class AzureWorkspace(ObservedWorkspace):
     def metrics(self, run_id: str) -> Sequence[Metric]:
         return self._values(run_id, texts=False).metrics
 
-    def values(self, run_id: str) -> LoggedValues:
+    def values(self, run_id: str, *, whole: bool = True) -> LoggedValues:
         return self._values(run_id, texts=True)
 
     def _values(self, run_id: str, *, texts: bool) -> LoggedValues:

@@ -23,7 +23,19 @@ from urllib.parse import quote, unquote
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import is_inside
-from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, RunResults, Series, TextPoint, Texts, Value
+from himl_cli.core.logged import (
+    SYSTEM,
+    Logged,
+    LoggedKind,
+    LoggedRow,
+    Metric,
+    MetricPoint,
+    RunResults,
+    Series,
+    TextPoint,
+    Texts,
+    Value,
+)
 from himl_cli.core.runs import RunQuery
 from himl_cli.core.sweeps import HYPERPARAMETERS
 from himl_cli.core.text import read_json
@@ -37,7 +49,7 @@ from himl_cli.workspaces.local.metric_store import (
     read_series,
 )
 from himl_cli.workspaces.local.run_folder import RunFolder, explain_disk_error
-from himl_cli.workspaces.local.run_store import Database, RunStore, chunks, taken_apart
+from himl_cli.workspaces.local.run_store import Database, RunStore, as_time, chunks, taken_apart
 
 SUFFIX = ".jsonl"
 # Errors of a single file, which would occur again, unlike those of a full or missing disk
@@ -269,6 +281,19 @@ def last_points(
             for value, step, time in next(filter(None, parts), ()):
                 found[run_id][name] = name, nan_if_null(value), step, time
     return found
+
+
+def last_metrics(store: MetricStore, run_ids: Sequence[str]) -> list[Metric]:
+    """As `MetricStore.metrics`, with the last points only, except of system metrics."""
+    found, counts = store.metrics(run_ids, prefix=SYSTEM), store.counts(run_ids)
+    last = last_points(store.database, run_ids, lambda name: not name.startswith(SYSTEM))
+    for run_id in run_ids:
+        for name, value, step, time in last[run_id].values():
+            with taken_apart(store.database.path):
+                point = MetricPoint(value, step, as_time(time))
+            found.append(Metric(name, [point], run_id, counts.get((run_id, name), 1) - 1))
+    place = {run_id: number for number, run_id in enumerate(run_ids)}
+    return sorted(found, key=lambda metric: (place[metric.run], metric.name))
 
 
 LAST = (

@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -156,10 +156,12 @@ class MetricStore:
                 connection.executemany(INSERT_METRICS, points)
             beside()
 
-    def metrics(self, run_ids: Sequence[str], *, name: str | None = None) -> list[Metric]:
+    def metrics(self, run_ids: Sequence[str], *, name: str | None = None, prefix: str = "") -> list[Metric]:
         """The metrics of *run_ids* in that order, by name, with points by step, then in the order logged, since clocks
-        may be set back. Omits points that a later attempt replaced."""
-        only, names = ("", ()) if name is None else (" AND name = ?", (name,))
+        may be set back. Omits points that a later attempt replaced. Only those with that *name* or that *prefix*."""
+        only, names = (" AND name = ?", (name,)) if name is not None else ("", ())
+        if prefix:
+            only, names = " AND name >= ? AND name < ?", (prefix, f"{prefix}\U0010ffff")
         found = []
         with taken_apart(self.database.path):
             for run_id, each, series in read_series(self.database, run_ids, only, names):
@@ -168,6 +170,17 @@ class MetricStore:
                 found.append(Metric(each, points, run_id))
         place = {run_id: number for number, run_id in enumerate(run_ids)}
         return sorted(found, key=lambda metric: (place[metric.run], metric.name))
+
+    def counts(self, run_ids: Sequence[str]) -> dict[tuple[str, str], int]:
+        """The number of points by run and metric, without those that a later attempt replaced."""
+        grouped = "SELECT run, name, COUNT(*) FROM metrics WHERE run IN ({}) GROUP BY run, name"
+        found = {(run, name): count for run, name, count in self.database.rows_among(grouped, run_ids)}
+        for (run, name), cuts in cuts_of(self.database, run_ids).items():
+            replaced = " OR ".join("rowid <= ? AND step >= ?" for _ in cuts)
+            statement = f"SELECT COUNT(*) FROM metrics WHERE run = ? AND name = ? AND NOT ({replaced})"
+            values = (run, name, *chain.from_iterable(cuts))
+            found[run, name] = self.database.rows(statement, values)[0][0]
+        return found
 
     def version(self) -> int:
         """A number that changes when another process writes to the database."""

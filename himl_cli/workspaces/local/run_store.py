@@ -48,6 +48,7 @@ OTHER_WORKSPACE = "Use a workspace on another file system (--workspace FOLDER), 
 SCHEMA_VERSION = 2
 BUSY_SECONDS = 60.0
 T = TypeVar("T")
+ROLLBACK = "TRUNCATE"  # the journal of each transaction then uses the same file
 EXCLUSIVE = "PRAGMA locking_mode=EXCLUSIVE"
 NO_ROOM_BESIDE = ("unable to open", "disk I/O error", "readonly database")  # SQLite cannot create files next to it
 
@@ -148,7 +149,7 @@ class Database:
                         raise self._in_use(err) from err
                     raise
                 if not self._is_local:
-                    connection.execute("PRAGMA journal_mode=DELETE")
+                    connection.execute(f"PRAGMA journal_mode={ROLLBACK}")
                     connection.execute("PRAGMA locking_mode=NORMAL")
                     connection.execute(f"PRAGMA busy_timeout={round(BUSY_SECONDS * 1000)}")
                     connection.execute("SELECT 1 FROM sqlite_master")  # which releases the lock
@@ -249,7 +250,7 @@ class Database:
             raise DiskFailed(f"{text}, and results of jobs would be lost.", hint=OTHER_WORKSPACE)
         with self._using() as connection:
             try:
-                _once_unlocked(connection, "PRAGMA journal_mode=DELETE", SHARE_SECONDS)
+                _once_unlocked(connection, f"PRAGMA journal_mode={ROLLBACK}", SHARE_SECONDS)
             except sqlite3.OperationalError as err:
                 raise self._in_use(err) from err
 

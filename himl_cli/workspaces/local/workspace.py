@@ -38,7 +38,7 @@ from himl_cli.workspaces.base import BlobStore, FolderWorkspace
 from himl_cli.workspaces.local.engines import here
 from himl_cli.workspaces.local.engines.base import QUEUED, RUNNING, UNKNOWN
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe_parts
-from himl_cli.workspaces.local.logged_values import LoggedWriter, last_numbers, read_results, read_texts
+from himl_cli.workspaces.local.logged_values import LoggedWriter, last_metrics, last_numbers, read_results, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, ENVIRONMENT, RECORD, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DATASTORE = "local"
 CHECK_NAME = "local workspace"
-JOURNALS = {"wal": "WAL journal (a local disk)", "delete": "rollback journal (machines may share it)"}
+WAL, ROLLBACK = "WAL journal (a local disk)", "rollback journal (machines may share it)"
 KEEPER, PROGRAM = "kept_by", "program"  # the entry of a run's record for who records it
 PARENT_CANCELED = "its parent was canceled"
 LOST = (
@@ -208,8 +208,10 @@ class LocalWorkspace(FolderWorkspace):
         self.run(run_id)
         return self._metrics.metrics(self._runs.nested(run_id))
 
-    def values(self, run_id: str) -> LoggedValues:
-        metrics, nested = self.metrics(run_id), self._runs.nested(run_id)
+    def values(self, run_id: str, *, whole: bool = True) -> LoggedValues:
+        self.run(run_id)
+        nested = self._runs.nested(run_id)
+        metrics = self._metrics.metrics(nested) if whole else last_metrics(self._metrics, nested)
         texts = [each for nested_id in nested for each in read_texts(self._folder_of(nested_id).artifacts, nested_id)]
         return LoggedValues(metrics, texts)
 
@@ -309,7 +311,7 @@ class LocalWorkspace(FolderWorkspace):
             with closing(Database(self.folder / "workspace.db")) as database:
                 mode = str(database.rows("PRAGMA journal_mode")[0][0])
                 facts["runs"] = str(database.rows("SELECT count(*) FROM runs")[0][0])
-            facts["journal"] = JOURNALS.get(mode.lower(), f"{mode} journal")
+            facts["journal"] = WAL if mode.lower() == "wal" else ROLLBACK
         return WorkspaceFacts("local", self.label, f"'{self.folder}'", facts)
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
