@@ -5,6 +5,7 @@ reads.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import sys
@@ -23,6 +24,7 @@ from himl_cli.services.doctor import installation_checks, requirements
 from himl_cli.services.project_setup import TakenSettings, read_settings
 from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_remarks, parse_rules, take_snapshot, verdict
 from himl_cli.services.transfer.state import TransferState
+from tests.guards.test_work import calls_of
 from tests.support.hostile_texts import SECONDS, within
 from tests.support.running import write_files
 from tests.support.secret_cases import HARMLESS_FILES, SECRET_FILES, files_of
@@ -63,6 +65,11 @@ def test_ignore_files_match_what_git_itself_lists(project: Path, git: Callable[.
         ({"a", "b", "ab/a", "data/ab", "data/b/x"}, "[ab]\n[!a]b\n**b\nd*a/**\n!/data/b/\n", {"data": "a**\n[]-]\n"}),
         ({"a/b/ab", "b/a", "ab", "data/x.py/a"}, "a**a?\n**/b/*\n*[!a]*/a/\n[c-a]\n a\n", {"b": "/a\t\n", "a/b": "??\n"}),
     ]
+    chance = random.Random(58)
+    pieces = ["a", "b", "ab", "x.py", "*", "**", "?", "[ab]", "[!a]", "/", "*", "a*b", "\\a", "."]
+    for _ in range(15):  # rules of every form together, of which one file may match several
+        lines = ["!" * (chance.random() < 0.3) + "".join(chance.choices(pieces, k=chance.randint(1, 5))) for _ in range(8)]
+        examples.append(({"/".join(chance.choices(["a", "b", "ab", "aab", "x.py", "data"], k=3)) for _ in range(20)}, "\n".join(lines), {"a": lines[0]}))
     for names, top, nested in examples:
         for left in project.iterdir():
             if left.name != ".git":
@@ -159,6 +166,17 @@ def test_unreadable_files_are_errors_unless_excluded(project: Path, name: str) -
 ])  # fmt: skip
 def test_marks_line_ends_and_escapes_of_rules(rules: bytes, name: str, excluded: bool | None) -> None:
     assert verdict(parse_rules(rules), name, is_folder=False) is excluded
+
+
+def test_a_name_is_compared_with_few_rules() -> None:
+    forms = ("name_{}", "*.ext{}", "dir_{}/", "/path/x_{}", "a*b_{}", "**/foo_{}/bar", "tmp_{}*", "*cache{}*", "logs_{}/*", "a/**/gen_{}.py")
+    names, calls = [f"package/{number}/module_{number}.py" for number in range(200)], list[int]()
+    for count in (25, 50):
+        rules = parse_rules("\n".join(form.format(number) for number in range(count) for form in forms).encode())
+        verdict(rules, "a", is_folder=False)
+        calls.append(calls_of(lambda: [verdict(rules, name, is_folder=False) for name in names]))  # noqa: B023
+        assert [verdict(rules, form.format(7).replace("*", "z").strip("/"), is_folder=True) for form in forms] == [True] * len(forms)
+    assert calls[1] <= 1.1 * calls[0]
 
 
 @pytest.mark.parametrize("line", ["*a" * 25 + "b/c", "/".join(["**/a"] * 25) + "/b", "**/" * 10_000 + "b", "*[!b]" * 25 + "b", "*" * 50_000 + "b"])

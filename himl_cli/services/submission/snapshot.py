@@ -20,7 +20,7 @@ import stat
 import warnings
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -56,6 +56,7 @@ LINE = re.compile(r"(?P<sign>!?)(?P<body>(?:[^\\]|\\.)*?)(?P<slash>/?)", re.DOTA
 # contents of a folder.
 END = "\0"
 STAR = "[^/]*"
+SPECIAL = re.compile(r"[]*?[\\]")
 
 
 def find_snapshot_root(start: Path) -> Path:
@@ -122,7 +123,7 @@ class _Place:
 
     path: str
     name: str
-    rules: Sequence[tuple[str, Sequence[Rule]]]
+    rules: Sequence[tuple[str, Rules]]
     above: frozenset[tuple[int, int]]
     fetched: Mapping[str, Mapping[str, tuple[int, int]]]
     is_private: bool = False
@@ -151,7 +152,7 @@ class _Walk:
         self.others: list[str] = []
 
     def start(self) -> None:
-        root, checkout, rules = self._root, self.checkout, list[tuple[str, Sequence[Rule]]]()
+        root, checkout, rules = self._root, self.checkout, list[tuple[str, Rules]]()
         # The rules of the checkout that contains the root, nearest last, beginning with those for all of it, each with
         # the path from its folder to the root. Without a checkout, files above the root do not apply
         if checkout is not None and self.ignore_file == GIT_FILE:
@@ -358,37 +359,77 @@ def _identity(path: str, info: os.stat_result) -> tuple[int, int]:
 Rule = tuple[re.Pattern[str] | None, Sequence[re.Pattern[str] | None], bool, bool]
 
 
-def read_rules(path: str | Path) -> list[Rule]:
+class Rules(list[Rule]):
+    """The *rules* of one file with the text of each, the last first.
+
+    Most rules contain plain characters, which few names have. Dictionaries find those that begin or end with some.
+    """
+
+    def __init__(self, rules: Iterable[tuple[str, Rule]]) -> None:
+        super().__init__()
+        # Numbers of rules, by the number of these characters of the last part of a path, with a slash before it
+        self._endings: defaultdict[int, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        self._beginnings: defaultdict[int, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        # The others, with characters of the whole path
+        self._rest: list[tuple[str, int]] = []
+        for number, (body, rule) in enumerate(rules):
+            self.append(rule)
+            parts = f"/{body}".split("/")
+            runs = SPECIAL.split(f"/{parts[-1]}")
+            if len(runs[-1]) >= len(runs[0]):
+                self._endings[len(runs[-1])][runs[-1]].append(number)
+            elif len(runs[0]) > 1:
+                self._beginnings[len(runs[0])][runs[0]].append(number)
+            else:  # the longest of those outside of brackets
+                outside = [text for part in parts for text in (part.partition("[")[0], part.rpartition("]")[2])]
+                plain = max((run for text in outside for run in SPECIAL.split(text)), key=len)
+                self._rest.append((plain, number))
+        self._in_rest = re.compile("|".join(re.escape(text) for text, _ in self._rest))
+
+    def possible(self, path: str) -> list[int]:
+        """The numbers of the rules that may match the path, in ascending order."""
+        name, found = f"/{path}"[path.rfind("/") + 1 :], list[int]()
+        for size, endings in self._endings.items():
+            found += endings.get(name[-size:], ())
+        for size, beginnings in self._beginnings.items():
+            found += beginnings.get(name[:size], ())
+        if self._rest and self._in_rest.search(path):
+            found += [number for text, number in self._rest if text in path]
+        return sorted(found)
+
+
+def read_rules(path: str | Path) -> Rules:
     """The rules in a file, the last first, or none if there is no such file. Raises OSError for an unreadable one."""
     try:
         with open(path, "rb") as stream:
             return parse_rules(stream.read())
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return []
+        return Rules([])
 
 
-def parse_rules(content: bytes) -> list[Rule]:
+def parse_rules(content: bytes) -> Rules:
     """The rules in the content of a file, the last first."""
     # Latin-1 makes each byte a character, because git matches bytes regardless of the encoding
     lines = content.removeprefix(codecs.BOM_UTF8).decode("latin-1").split("\n")
-    return [rule for line in reversed(lines) if (rule := _rule(line.removesuffix("\r"))) is not None]
+    return Rules(found for line in reversed(lines) if (found := _rule(line.removesuffix("\r"))) is not None)
 
 
-def verdict(rules: Sequence[Rule], path: str, *, is_folder: bool) -> bool | None:
+def verdict(rules: Rules, path: str, *, is_folder: bool) -> bool | None:
     """Whether *rules* exclude *path* (True), include it again (False), or do not match it (None). The path is relative
     to the folder of the rules' file and has `/` separators."""
-    parts = [part + END for part in os.fsencode(path).decode("latin-1").split("/")]
-    for name, wanted, folders_only, excludes in rules:
+    name = os.fsencode(path).decode("latin-1")
+    parts = [part + END for part in name.split("/")]
+    for pattern, wanted, folders_only, excludes in map(rules.__getitem__, rules.possible(name)):
         if folders_only and not is_folder:
             continue
-        if name.match(parts[-1]) is not None if name is not None else fits(wanted, parts):
+        if pattern.match(parts[-1]) is not None if pattern is not None else fits(wanted, parts):
             return excludes
     return None
 
 
-def _rule(line: str) -> Rule | None:
-    """The rule in one line, or None for a comment, a blank line or a pattern that matches nothing, such as an open
-    bracket."""
+def _rule(line: str) -> tuple[str, Rule] | None:
+    """The rule in one line and its text, or None for a comment, a blank line or a pattern that matches nothing, such as
+    an open bracket."""
     bare = line.rstrip(" ")
     if (len(bare) - len(bare.rstrip("\\"))) % 2 and len(bare) < len(line):
         bare += " "  # it is escaped
@@ -402,7 +443,7 @@ def _rule(line: str) -> Rule | None:
     wanted = [None if part == "**" and "/" in body else _part(part) for part in parts]
     if any(pattern is None and part != "**" for part, pattern in zip(parts, wanted, strict=True)):
         return None
-    return (None, wanted, folders_only, excludes) if "/" in body else (wanted[0], (), folders_only, excludes)
+    return body, (None, wanted, folders_only, excludes) if "/" in body else (wanted[0], (), folders_only, excludes)
 
 
 @lru_cache(10_000)

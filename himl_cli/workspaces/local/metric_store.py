@@ -159,8 +159,10 @@ class MetricStore:
     def metrics(self, run_ids: Sequence[str], *, name: str | None = None, prefix: str = "") -> list[Metric]:
         """The metrics of *run_ids* in that order, by name, with points by step, then in the order logged, since clocks
         may be set back. Omits points that a later attempt replaced. Only those with that *name* or that *prefix*."""
-        only, names = (" AND name = ?", (name,)) if name is not None else ("", ())
-        if prefix:
+        only, names = "", tuple[str, ...]()
+        if name is not None:
+            only, names = " AND name = ?", (name,)
+        elif prefix:
             only, names = " AND name >= ? AND name < ?", (prefix, f"{prefix}\U0010ffff")
         found = []
         with taken_apart(self.database.path):
