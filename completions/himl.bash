@@ -573,6 +573,8 @@ _himl_table() {
             --datastore=
             --width=
             --level=choice:auto
+            --mpp=
+            --assume_mpp=
             --layout=choice:fit,hi-ml
             +--image_format=list+choice:png,jpg,dzi
             --output_path=folders

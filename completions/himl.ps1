@@ -661,6 +661,8 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--datastore=', 'Datastore of the folder or CSV',
                 '--width=', 'Width without hi-ml''s lines (default: by the slides; hi-ml layout: 60000)',
                 '--level=choice:auto', 'Level of the slides, 0 the finest, or auto',
+                '--mpp=', 'Scale of all slides, in micrometres per pixel',
+                '--assume_mpp=', 'Micrometres per pixel of level 0 of slides without a scale',
                 '--layout=choice:fit,hi-ml', 'fit keeps the slides'' shapes, hi-ml stretches them',
                 '+--image_format=list+choice:png,jpg,dzi', 'png, jpg, dzi (a zoomable page)',
                 '--output_path=folders', 'Destination folder',

@@ -376,6 +376,7 @@ class Montage(TypedDict):
     files: list[Picture]
     width: int
     height: int
+    mpp: Annotated[float | None, Meta(description="Micrometres per pixel, with --mpp.")]
     columns: int
     rows: int
     slides: Annotated[int, Meta(description="The number of slides.")]

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from himl_cli.slides.layout import HIML_LETTERS, LEAST_LETTERS, letters_of, relative
 from himl_cli.slides.output_folder import escaped
-from himl_cli.slides.slide_records import Box, Cell, Colour, LayoutStyle, Size, SlideEntry
+from himl_cli.slides.slide_records import Box, Cell, Colour, Layout, LayoutStyle, Size, SlideEntry
 
 ELLIPSIS = "…"
 JOINERS = "\u200c\u200d"
@@ -213,6 +213,29 @@ class Inscription:
         part[...] = picture
         if end == box.y + box.height:
             self._stencil = None
+
+
+class ScaleBar:
+    """A bar for a round length, and the length, below the cells of *layout*, whose pixels have *mpp* micrometres.
+    `height` is what it adds to the picture."""
+
+    def __init__(self, layout: Layout, mpp: float) -> None:
+        cell = layout.cells[0]
+        letters = letters_of(cell.caption) if cell.caption is not None else LEAST_LETTERS
+        longest = cell.image.width / 2 * mpp
+        power = 10.0 ** math.floor(math.log10(longest))
+        length = next(factor * power for factor in (5, 2, 1) if factor * power <= longest)
+        text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
+        self.height = 3 * letters
+        self.bar = Box(cell.box.x, layout.size[1], max(1, round(length / mpp)), max(2, letters // 4))
+        line = Line(text, letters, self.bar.x, self.bar.y + 2 * self.bar.height)
+        left, top, right, bottom = extent(text, letters)
+        self.words = Inscription([line], Box(line.x + left, line.y + top, right - left, bottom - top), INK)
+
+    def paint(self, rows: NDArray[np.uint8], top: int) -> None:
+        """Draw the part that overlaps *rows*, which start at row *top* of the montage."""
+        fill(rows, top, self.bar, INK)
+        self.words.paint(rows, top)
 
 
 def fill(rows: NDArray[np.uint8], top: int, box: Box, colour: Colour) -> None:

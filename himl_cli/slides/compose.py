@@ -12,18 +12,20 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
+from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Counted, Counting, Notice, Notify
 from himl_cli.core.signals import terminations
 from himl_cli.core.text import with_and
-from himl_cli.slides.captions import FailureMark, Inscription, caption_for, fill, undrawable
+from himl_cli.slides.captions import FailureMark, Inscription, ScaleBar, caption_for, fill, undrawable
 from himl_cli.slides.encoding import JpegFile, PngFile
-from himl_cli.slides.layout import fit_layout, himl_layout, himl_order, relative
+from himl_cli.slides.layout import LEAST_CELL, fit_layout, himl_layout, himl_order, relative
 from himl_cli.slides.output_folder import (
     DZI,
     FILES_OF,
@@ -258,10 +260,13 @@ def make_montage(
             check_inputs(request.output, entries, folder, lists)
             removed = earlier_files(request.output, names)
             folder.expect([name for entry in entries for name in (entry.image, entry.mask) if name])
-            found = find_sources(entries, folder, request.backend, pool)
+            found = find_sources(entries, folder, request, pool)
             if not folder.is_rereadable and request.layout is LayoutStyle.fit:
                 notify(Notice("Slides are read only once, so that cells are 4:3 for all shapes of slides."))
             layout = _layout(request, found)
+            bar = None if request.mpp is None else ScaleBar(layout, request.mpp)
+            if bar is not None:
+                layout = replace(layout, size=(layout.size[0], layout.size[1] + bar.height))
             sinks: list[Sink] = []
             for kind, name in (SINKS[each] for each in request.formats):
                 sinks.append(kind(new / name, layout.size, pool))
@@ -277,7 +282,11 @@ def make_montage(
             ]
             for cell in cells:
                 opened.callback(cell.close)
+            top = 0
             for band in painted_bands(layout, cells, pool):
+                if bar is not None:
+                    bar.paint(band, top)
+                top += len(band)
                 for sink in sinks:
                     sink.write(band)
                 progress.add(rows=len(band))
@@ -295,13 +304,15 @@ def make_montage(
         notify(Notice(text))
     files = [request.output / name for name in IMPORTANCE if name in names]
     seconds = time.monotonic() - began
-    return MontageResult(files, layout.size, jpg_size, layout.columns, layout.rows, outcomes, seconds)
+    return MontageResult(files, layout.size, jpg_size, layout.columns, layout.rows, outcomes, seconds, request.mpp)
 
 
 def _layout(request: MontageRequest, found: Sequence[Sources]) -> Layout:
     has_masks = any(mask is not None for _, mask in found)
     if request.layout is LayoutStyle.himl:
         return himl_layout(len(found), has_masks=has_masks, width=request.width or DEFAULT_WIDTH)
+    if request.mpp is not None:
+        return _scaled_layout(request.mpp, found, has_masks=has_masks)
     width = request.width
     # Unopened slides may be large.
     if width is None and any(not image.levels and not image.reason for image, _ in found):
@@ -310,6 +321,25 @@ def _layout(request: MontageRequest, found: Sequence[Sources]) -> Layout:
     levels = [image.levels for image, _ in found if image.levels]
     sizes = [each[level_for(each, request.level, each[0])[0]] for each in levels]
     return fit_layout(aspects, has_masks=has_masks, width=width, sizes=sizes)
+
+
+def _scaled_layout(mpp: float, found: Sequence[Sources], *, has_masks: bool) -> Layout:
+    """Layout with cells for the largest slide at *mpp* micrometres per pixel. Raises BadUsage."""
+    if any(not image.levels and not image.reason for image, _ in found):
+        raise BadUsage(
+            "--mpp needs the sizes of all slides, which do not fit together into the cache of slides.",
+            hint="Increase HIML_SLIDE_CACHE_GB, or omit --mpp.",
+        )
+    sizes = [image.size for image, _ in found if image.size is not None]
+    wide, high = (max((size[side] for size in sizes), default=LEAST_CELL) for side in (0, 1))
+    layout = fit_layout([wide / high] * len(found), has_masks=has_masks, sizes=[(wide, high)])
+    shrunk = max(wide / layout.cells[0].image.width, high / layout.cells[0].image.height)
+    if shrunk > 1.01:
+        raise BadUsage(
+            f"At {mpp:g} µm per pixel, the montage would be wider than {DEFAULT_WIDTH:,} pixels.",
+            hint=f"Use --mpp {float(f'{mpp * shrunk * 1.05:.2g}'):g} or more.",
+        )
+    return layout
 
 
 def layout_remarks(layout: Layout, entries: Sequence[SlideEntry], jpg_size: Size | None) -> Iterator[str]:

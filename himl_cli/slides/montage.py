@@ -21,6 +21,7 @@ from himl_cli.slides.slide_options import (
     SlideOptions,
     check_packages,
     parse_member,
+    parse_mpp,
     run_on_cluster,
     slide_folder,
 )
@@ -67,6 +68,12 @@ def montage(
         panel="Picture",
     ),
     level: int | None = option("Level of the slides, 0 the finest, or auto.", "N", "1", parse=_parse_level),
+    mpp: float | None = option(
+        "Scale of all slides, in micrometres per pixel.", "MPP", kind=float | None, parse=parse_mpp
+    ),
+    assume_mpp: float | None = option(
+        "Micrometres per pixel of level 0 of slides without a scale.", "MPP", kind=float | None, parse=parse_mpp
+    ),
     layout: LayoutStyle = option(
         "fit keeps the slides' shapes, hi-ml stretches them.",
         "HOW",
@@ -96,13 +103,17 @@ def montage(
       himl montage slides
       himl montage slides --width 20000 --image_format jpg,dzi
       himl montage slides/dataset.csv --level auto --output_path overview
+      himl montage slides --mpp 8
       himl montage scans --datastore lab --cluster cpu --private_wheel FILE
     """
     name = _dataset_name(named, dataset)
+    _check_scale(mpp, assume_mpp, width, level, layout)
     if not job.is_here:
         values = {
             "width": width,
-            "level": "auto" if level is None else level,
+            "level": None if mpp is not None else "auto" if level is None else level,
+            "mpp": mpp,
+            "assume_mpp": assume_mpp,
             "layout": layout.value,
             "image_format": ",".join(each.value for each in image_format),
         }
@@ -117,7 +128,17 @@ def montage(
     from himl_cli.slides.threads import cores
 
     workers = reader.workers or cores()
-    request = MontageRequest(output_path, width, level, layout, tuple(image_format), reader.backend, workers)
+    request = MontageRequest(
+        output_path,
+        width,
+        level if mpp is None else None,
+        layout,
+        tuple(image_format),
+        reader.backend,
+        workers,
+        mpp,
+        assume_mpp,
+    )
     with slide_folder(name, slides.datastore, job, workspace_opts, output_opts) as (folder, csv, output, notify):
         query = slides.query(csv)
         entries = list_slides(folder, query, notify)
@@ -125,6 +146,18 @@ def montage(
     print_montage(output, result, written_files(result))
     if reader.strict and result.problem is not None:
         raise result.problem
+
+
+def _check_scale(
+    mpp: float | None, assume_mpp: float | None, width: int | None, level: int | None, layout: LayoutStyle
+) -> None:
+    """Raise BadUsage for options that a scale determines, and for --assume_mpp without one."""
+    if mpp is None and assume_mpp is not None:
+        raise BadUsage("--assume_mpp has no effect without a scale.", hint="Add --mpp.")
+    given = {"--width": width is not None, "--level": level != 1, "--layout hi-ml": layout is LayoutStyle.himl}
+    wrong = next((name for name, is_given in given.items() if is_given), None)
+    if mpp is not None and wrong is not None:
+        raise BadUsage(f"--mpp and {wrong} cannot be combined, because the scale sets it.", hint="Omit one of them.")
 
 
 def _dataset_name(argument: str | None, option: str | None) -> str:

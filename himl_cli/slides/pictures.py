@@ -7,7 +7,7 @@ import errno
 import logging
 import stat
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from colorsys import hsv_to_rgb
 from contextlib import ExitStack, closing, suppress
 from importlib import import_module
@@ -32,6 +32,7 @@ from himl_cli.slides.readers import (
     vendor_of,
 )
 from himl_cli.slides.resampling import Bicubic, Resampler, Rows, as_pillow, quick, resized
+from himl_cli.slides.scale import scale_of, size_at
 from himl_cli.slides.slide_records import (
     Backend,
     Box,
@@ -172,34 +173,43 @@ def level_for(levels: Sequence[Size], requested: int | None, target: Size) -> tu
 @dataclass(frozen=True)
 class Source:
     """A file of the dataset. `levels` is empty if the file was not opened or is unreadable, for which `reason` is the
-    reason."""
+    reason. `size` is its size in the montage if a scale was requested."""
 
     name: str
     levels: Sequence[Size] = ()
     reason: str = ""
+    size: Size | None = None
 
 
 Sources = tuple[Source, Source | None]  # an entry's image and mask
 
 
-def find_sources(entries: Sequence[SlideEntry], slides: SlideFolder, backend: Backend, pool: Pool) -> list[Sources]:
-    """Files of *entries*, with their levels if *slides* can open files repeatedly."""
+def find_sources(
+    entries: Sequence[SlideEntry], slides: SlideFolder, request: MontageRequest, pool: Pool
+) -> list[Sources]:
+    """Files of *entries*, with their levels and their sizes at the scale of *request* if *slides* can open files
+    repeatedly."""
 
-    def source(name: str, is_mask: bool) -> Source:
+    def source(name: str, row: Mapping[str, str] | None) -> Source:
+        """The file *name*, of an image with this *row* in the CSV, or of a mask (None)."""
         pool.check()
         if not slides.is_rereadable:
             return Source(name)
         try:
             with (
                 slides.local_path(name) as path,
-                closing(open_slide(path, backend, mask=MaskRule() if is_mask else None)) as slide,
+                closing(open_slide(path, request.backend, mask=MaskRule() if row is None else None)) as slide,
             ):
-                return Source(name, tuple(slide.levels))
+                size = None
+                if request.mpp is not None and row is not None:
+                    scale = scale_of(path, slide.levels[0], row, request.assume_mpp)
+                    size = size_at(slide.levels[0], scale, request.mpp)
+                return Source(name, tuple(slide.levels), size=size)
         except SlideUnreadable as err:
             return Source(name, reason=str(err))
 
     def sources(entry: SlideEntry) -> Sources:
-        return source(entry.image, False), None if entry.mask is None else source(entry.mask, True)
+        return source(entry.image, entry.more), None if entry.mask is None else source(entry.mask, None)
 
     found = [pool.submit(sources, entry) for entry in entries]
     return [each.result() for each in found]
@@ -306,6 +316,11 @@ class Picture:
     def _placed(self, levels: Sequence[Size]) -> tuple[Box, int, str]:
         """Box that it fills, index of the level to read, and a remark. Without a requested width, it is not enlarged. A
         mask follows its image."""
+        if self._source.size is not None:
+            box = middle(self._area, self._source.size)
+            growth = box.width / levels[0][0]
+            remark = f"it is enlarged {growth:.1f} times, because its finest level is coarser" if growth > 1.05 else ""
+            return box, level_for(levels, None, box.size)[0], remark
         box = self._setting.box(self._area, levels[0])
         level, remark = level_for(levels, self._setting.request.level, box.size)
         if self._setting.request.width is None and self._setting.is_fit:
@@ -319,7 +334,8 @@ class Picture:
         setting, is_mask = self._setting, self._image is not None
         self.backend = slide.backend
         box, level, remark = self._placed(slide.levels)
-        self._remarks = [] if slide.backend == PictureSlide.backend else [remark]  # plain pictures have no levels
+        is_plain = slide.backend == PictureSlide.backend and self._source.size is None
+        self._remarks = [] if is_plain else [remark]  # plain pictures have no levels
         size = slide.levels[level]
         _log.debug(
             "'%s': %s, level %d of %d, %d x %d pixels",

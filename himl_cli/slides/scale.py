@@ -86,6 +86,11 @@ def scale_of(
     raise SlideUnreadable(f"its scale is unknown{doubt} (add a column mpp to the CSV, or --assume_mpp)")
 
 
+def size_at(size: Size, scale: Scale, mpp: float) -> Size:
+    """Size of a slide, whose level 0 has *size* pixels, with *mpp* micrometres per pixel."""
+    return max(1, round(size[0] * scale.across / mpp)), max(1, round(size[1] * scale.down / mpp))
+
+
 def grid_at(
     levels: Sequence[Size], downsamples: Sequence[float], scale: Scale, mpp: float, *, is_power: bool = False
 ) -> Grid:

@@ -127,7 +127,9 @@ class MontageRequest:
     """The requested picture.
 
     `width` None is the width that fits all slides without enlarging one, or DEFAULT_WIDTH for hi-ml's layout. `level`
-    None is the coarsest level that fills the cell, for each slide.
+    None is the coarsest level that fills the cell, for each slide. With `mpp`, micrometres per pixel of the montage,
+    all slides have this scale, and `width` and `level` are None. `assume_mpp` is the scale of level 0 of slides without
+    one.
     """
 
     output: Path
@@ -137,6 +139,8 @@ class MontageRequest:
     formats: tuple[ImageFormat, ...] = (ImageFormat.png, ImageFormat.jpg)
     backend: Backend = Backend.auto
     workers: int = 1
+    mpp: float | None = None
+    assume_mpp: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +175,7 @@ class MontageResult:
     rows: int
     cells: Sequence[CellOutcome]
     seconds: float
+    mpp: float | None = None
 
     @property
     def failed(self) -> list[CellOutcome]:

@@ -26,6 +26,7 @@ def print_montage(output: Output, result: MontageResult, files: Sequence[Written
     data = {
         "files": [{"path": str(file.path), "bytes": file.bytes, **_sides(file.size)} for file in files],
         **_sides(result.size),
+        "mpp": result.mpp,
         "columns": result.columns,
         "rows": result.rows,
         "slides": len(result.cells),

@@ -279,7 +279,7 @@ def painted(
     request, place = MontageRequest(folder, width, level=0, layout=style, formats=(ImageFormat.png,)), LocalFolder(folder)
     has_masks = any(entry.mask for entry in entries)
     with Pool(2) as pool:
-        sources = find_sources(entries, place, request.backend, pool)
+        sources = find_sources(entries, place, request, pool)
         aspects = [size[0] / size[1] for image, _ in sources for size in image.levels[:1]]
         is_fit = style is LayoutStyle.fit
         layout = fit_layout(aspects, has_masks=has_masks, width=width) if is_fit else himl_layout(len(sources), has_masks=has_masks, width=width)

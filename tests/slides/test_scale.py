@@ -180,6 +180,41 @@ def test_the_scale_does_not_depend_on_the_backend(backend: Backend, tmp_path: Pa
     assert (slide.size, slide.scale_source, slide.backend) == ((320, 240), "ome", "openslide" if backend is Backend.openslide else "tifffile")
 
 
+def test_a_montage_shows_slides_at_one_scale_with_a_bar(himl: Himl, project: Path) -> None:
+    """The boxes of slides have their exact size in micrometres, and the bar has the length that it names."""
+    folder = project / "slides"
+    folder.mkdir()
+    for name, (mpp, levels, _) in MIXED.items():
+        write_scaled(folder / f"{name}.tiff", mpp, levels=levels)
+    write_scaled(folder / "none.tiff", 1, resolution=None, resolutionunit=None)
+    done = himl.ok("montage", "slides", "--mpp", "1", "--image_format", "png", "--json").json()
+    with (project / "outputs" / "montage.csv").open(encoding="utf-8", newline="") as file:
+        cells = {row["slide_id"].removesuffix(".tiff"): row for row in csv.DictReader(file)}
+    for name, (mpp, _, _) in MIXED.items():
+        box = [int(cells[name][f"picture_{side}"]) for side in ("width", "height")]
+        assert box == [round(side * mpp) for side in SIZE]
+    assert (cells["none"]["reason"], done["mpp"], len(done["failed"])) == (UNKNOWN, 1.0, 1)
+    with Image.open(project / "outputs" / "montage.png") as image:
+        bottom = max(int(row["y"]) + int(row["height"]) for row in cells.values())
+        below = np.asarray(image.convert("L"))[bottom:]
+    line = next(row for row in below if (row < 64).sum() > 50)
+    left = min(int(row["x"]) for row in cells.values())
+    assert np.flatnonzero(line < 64).tolist() == [*range(left, left + 100)], "100 µm"
+    assert (below[10:, : left + 100] < 128).any(), "its length"
+    enlarged = himl.ok("montage", "slides", "--mpp", "0.25", "--assume_mpp", "1", "--image_format", "png", "--json").json()
+    remarks = {each["slide_id"]: each["remark"] for each in enlarged["remarks"]}
+    assert remarks["none.tiff"] == "it is enlarged 4.0 times, because its finest level is coarser"
+    assert "quarter.tiff" not in remarks
+    for words, said in {
+        ("--mpp", "1", "--width", "300"): "--mpp and --width cannot be combined",
+        ("--mpp", "1", "--layout", "hi-ml"): "--mpp and --layout hi-ml cannot be combined",
+        ("--assume_mpp", "1"): "--assume_mpp has no effect without a scale.",
+        ("--mpp", "0.01", "--assume_mpp", "10"): "At 0.01 µm per pixel, the montage would be wider than 60,000 pixels.",
+    }.items():
+        failed = himl("montage", "slides", *words)
+        assert (failed.code, said in failed.stderr) == (2, True), failed.stderr
+
+
 def test_slides_without_a_scale_fail_unless_the_user_gives_one(himl: Himl, project: Path) -> None:
     """Columns of the CSV are those of its slides in dataset.csv."""
     folder = project / "slides"
