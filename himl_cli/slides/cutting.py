@@ -59,7 +59,7 @@ from himl_cli.slides.output_folder import (
 from himl_cli.slides.pictures import check_backend, check_shape, level_for, open_slide
 from himl_cli.slides.readers import MaskRule, Slide, factor_between
 from himl_cli.slides.resampling import Resampler, averaged, quick, resized
-from himl_cli.slides.scale import ONE_POWER, Grid, csv_mpp, grid_at, scale_of
+from himl_cli.slides.scale import ONE_POWER, PixelGrid, csv_mpp, grid_at, scale_of
 from himl_cli.slides.slide_records import (
     Box,
     Size,
@@ -468,7 +468,7 @@ class _Source:
 
     image: Slide
     mask: Slide | None
-    grid: Grid
+    grid: PixelGrid
     tile_size: int
 
     @property
@@ -487,7 +487,7 @@ def _lack(tiles: Sequence[Tile], tissue: float, request: TilesRequest) -> str:
     return f"the tiles have {kept:.0%} of its foreground" if tissue and kept < LEAST_KEPT else ""
 
 
-def _grid(levels: Sequence[Size], request: TilesRequest, path: Path, row: Mapping[str, str]) -> Grid:
+def _grid(levels: Sequence[Size], request: TilesRequest, path: Path, row: Mapping[str, str]) -> PixelGrid:
     """Pixels to cut of the slide at *path*. Raises SlideUnreadable if the slide does not have the level or the
     scale."""
     power = request.magnification
@@ -497,7 +497,7 @@ def _grid(levels: Sequence[Size], request: TilesRequest, path: Path, row: Mappin
         level = request.level
         if level >= len(levels):
             raise SlideUnreadable(level_for(levels, level, levels[0])[1].partition(", and ")[0])
-        return Grid(level, levels[level], (1.0, 1.0), (factors[level], factors[level]))
+        return PixelGrid(level, levels[level], (1.0, 1.0), (factors[level], factors[level]))
     scale = scale_of(path, levels[0], row, request.assume_mpp, by_objective=power is not None)
     return grid_at(levels, factors, scale, mpp, is_power=power is not None)
 

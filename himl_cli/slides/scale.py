@@ -43,7 +43,7 @@ class Scale(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Grid:
+class PixelGrid:
     """Pixels of a slide at a scale: `size` of the whole slide, made of `level`.
 
     `step` has the pixels of that level per pixel, across and down (1 and 1: as stored), and `downsample` those of level
@@ -93,7 +93,7 @@ def size_at(size: Size, scale: Scale, mpp: float) -> Size:
 
 def grid_at(
     levels: Sequence[Size], downsamples: Sequence[float], scale: Scale, mpp: float, *, is_power: bool = False
-) -> Grid:
+) -> PixelGrid:
     """The grid with *mpp* micrometres per pixel: of the nearest level if that has this scale, else made of the next
     finer one. A magnification (*is_power*) is nominal, so that it has a level within 5 %.
 
@@ -103,7 +103,7 @@ def grid_at(
     level = off.index(min(off))
     if off[level] <= (NEAR_POWER if is_power else NEAR):
         factor = downsamples[level]
-        return Grid(level, levels[level], (1.0, 1.0), (factor, factor), scale.across * factor, scale.source)
+        return PixelGrid(level, levels[level], (1.0, 1.0), (factor, factor), scale.across * factor, scale.source)
     if min(whole) < 1 - ENLARGED:
         here, wanted = max(scale[:2]), mpp
         powers = f" ({ONE_POWER / here:.3g}x)", f" ({ONE_POWER / wanted:.3g}x)"
@@ -114,7 +114,7 @@ def grid_at(
     factor = downsamples[level]
     step = whole[0] / factor, whole[1] / factor
     width, height = (max(1, int(side / each + TINY)) for side, each in zip(levels[level], step, strict=True))
-    return Grid(level, (width, height), step, whole, mpp, scale.source)
+    return PixelGrid(level, (width, height), step, whole, mpp, scale.source)
 
 
 def _recorded(path: Path, size: Size, *, by_objective: bool) -> Iterator[tuple[float, float, str]]:
