@@ -12,11 +12,27 @@ from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 MASK = "***"
 DEEPEST_COMMAND = 5  # nested command lines
+
+
+class _Later:
+    """A pattern that Python compiles at its first use, since most commands need few of these."""
+
+    def __init__(self, pattern: str, flags: int = 0) -> None:
+        self._parts = pattern, flags
+
+    def __getattr__(self, name: str) -> Any:
+        self.__dict__[name] = found = getattr(re.compile(*self._parts), name)
+        return found
+
+
+def _later(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    return cast("re.Pattern[str]", _Later(pattern, flags))
+
 
 # Secrets by form, under any name: how they begin, and what follows. A secret begins after no letter or digit
 _TOKENS = {
@@ -49,11 +65,11 @@ _TOKENS = {
 }
 # Telegram, Entra ID, HashiCorp
 _OTHERS = (r"\d{8,10}:AA[\w-]{33}", r"[\w~.-]{3}\dQ~[\w~.-]{31,34}", r"\w{14}\.atlasv1\.[\w-]{60,}")
-_LONG_WORD = re.compile(r"[\w.~-]{15}|-----BEGIN")  # every such secret has one
-_LONG_NAME = re.compile(r"[A-Za-z][\w.~-]{14}")  # every such secret of one word has one
+_LONG_WORD = _later(r"[\w.~-]{15}|-----BEGIN")  # every such secret has one
+_LONG_NAME = _later(r"[A-Za-z][\w.~-]{14}")  # every such secret of one word has one
 _SIGNS = bytes(ord("w" if re.match(r"[\w.~-]", chr(number)) else " ") for number in range(256))
 # Secrets by what comes before them. A value of `maybe` must also look like one
-_PREFIXED = re.compile(
+_PREFIXED = _later(
     r"""(?P<keep>
         [?&](?:sig|sv_sig|token|access_token|code|client_secret|(?:x-[a-z]+-)?(?:signature|credential))=  # a link
       | https://(?:hooks\.slack(?:-gov)?\.com|[\w-]+\.webhook\.office\.com|outlook\.office(?:365)?\.com/webhook\w*
@@ -67,10 +83,25 @@ _PREFIXED = re.compile(
     )(?P<secret>[^\s"'&;\\]+)""",
     re.VERBOSE | re.IGNORECASE,
 )
-_USER_IN_URL = re.compile(r"(https?://)([^/\s'\"]+)(?=@)", re.IGNORECASE)
-_PASSWORD_IN_URL = re.compile(r"(://[^/\s:@]*:)([^\s\"'&;@/]+)(?=@)")
+# Each of its matches has one
+_IN_PREFIXED = (
+    "?",
+    "&",
+    "https://",
+    "authorization",
+    "curl",
+    "sshpass",
+    "docker",
+    ";",
+    "bearer",
+    "basic",
+    "wandb",
+    "cookie",
+)
+_USER_IN_URL = _later(r"(https?://)([^/\s'\"]+)(?=@)", re.IGNORECASE)
+_PASSWORD_IN_URL = _later(r"(://[^/\s:@]*:)([^\s\"'&;@/]+)(?=@)")
 # The look-ahead runs once per word, since one for each `-eyJ` in it would take quadratic time
-_JWT = re.compile(r"(?<![\w-])(?=[\w-]+\.[\w-]{4,}\.)(?P<before>[\w-]*?)\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*")
+_JWT = _later(r"(?<![\w-])(?=[\w-]+\.[\w-]{4,}\.)(?P<before>[\w-]*?)\beyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*")
 
 _SERVICES = (
     r"wandb|comet|neptune|clearml|mlflow|dvc|openai|anthropic|hf|hugging_?face|aws|azure|gcp|github|gitlab|gh|git"
@@ -78,7 +109,7 @@ _SERVICES = (
     r"|slack|discord|telegram|pypi|npm|conda|docker|vault"
 )
 # Parts of all names that the patterns below match. Python compiles those when a name has one, as most commands see none
-_STEM = re.compile("pass|pw|pat|key|token|secret|credential|auth|sas|sig|connection|webhook|notify")
+_STEM = _later("pass|pw|pat|key|token|secret|credential|auth|sas|sig|connection|webhook|notify")
 # Names of values that are secrets, in lower case with `_` between words
 _EXPLICIT = rf"""(?x)passw(?:or)?d(?:s|_|$) | passphrase | passcode(?=_|$) | pwd?(?=_|$) | (?:^|_)client_?secret
       | connection_?string
@@ -88,7 +119,7 @@ _EXPLICIT = rf"""(?x)passw(?:or)?d(?:s|_|$) | passphrase | passcode(?=_|$) | pwd
       | (?:^|_)(?:api|access|account|auth|oauth|bearer|refresh|session|security|csrf|hub|bot|tracking|registry|deploy
          |personal|login|jwt|sas|app|admin|client|service|my|{_SERVICES})_?tokens?(?=_|$)
       | shared_?access_?(?:key|signature)"""
-_BARE_NAME = re.compile(r"token|pass|(?:.*_)?(?:secret|pat)")
+_BARE_NAME = _later(r"token|pass|(?:.*_)?(?:secret|pat)")
 # Names that mention secrets, but also name other things
 _MENTION = r"(?:key|token|secret|credential)s?(?=_|$)|(?:^|_)(?:auth|authorization|pass|pat|sas|sig|signature)(?=_|$)"
 # Last words of names of what is said about a secret or a key, and first words of what is none
@@ -100,21 +131,21 @@ _ABOUT = (
     r"|message|timeout|lifetime)(?:e?s)?$"
     r"|^(?:num|n|max|min|include)_|(?:^|_)(?:public|pub|publishable)_?key"
 )
-_WEBHOOK = re.compile(r"webhook|(^|_)notify$")  # names with a wholly secret address
+_WEBHOOK = _later(r"webhook|(^|_)notify$")  # names with a wholly secret address
 # Values that are no secrets: switches, placeholders, references and special tokens such as <mask> and [CLS]
-_NOTHING = re.compile(
+_NOTHING = _later(
     r"(?i:true|false|yes|no|on|off|none|null|nil)|[01]|[\W_]*|VALUE|\$[A-Z_][A-Z0-9_]*|\$env:\w+|%\w+%"
     r"|\$[({].*[)}]|[\[<{]+[^\[\]<>{}\s]*[\]>}]+|(?:~|\.{1,2}|[A-Za-z]:)?[/\\][\w./\\ -]*|[\w.-]+/[\w./-]*\.\w{1,5}",
     re.DOTALL,
 )
-_EXAMPLE = re.compile(
+_EXAMPLE = _later(
     r"(?i)(?:password|passwd|pass_?word|token|string|user(?:name)?)$|x{3}|\*{3}|\.{3}|%\(|os\.environ|env[.:]"
     r"|your|change_?me|replace|insert|example|dummy|redacted|placeholder|todo"
 )
-_LOGIN_PLACE = re.compile(r"USER:PASSWORD|PASSWORD|TOKEN|(?:[<{$][^:@]*:?){1,2}|" + re.escape(MASK))
-_PROSE = re.compile(r"[A-Za-z]+,? [A-Za-z]")
-_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://")
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_LOGIN_PLACE = _later(r"USER:PASSWORD|PASSWORD|TOKEN|(?:[<{$][^:@]*:?){1,2}|" + re.escape(MASK))
+_PROSE = _later(r"[A-Za-z]+,? [A-Za-z]")
+_ADDRESS = _later(r"[A-Za-z][\w+.-]*://")
+_UUID = _later(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 # Pairs of letters that are frequent in words and their abbreviations
 _PAIRS = (
     "th he in er an re on at en nd ti es or te of ed is it al ar st to nt ng se ha as ou io le ve co me de hi ri "
@@ -125,16 +156,16 @@ _PAIRS = (
     "pu ob mm fl sk ix ze"
 )
 _SURE, _BARE, _MENTIONED, _HOOK = "sure", "bare", "mentioned", "webhook"
-_NAMED = re.compile(
+_NAMED = _later(
     r"(?<![\w.+~-])(?P<name>[-+~\w.]+)(?P<between>\\?[\"']?[ \t]*(?::=|==?>?|:)[ \t]*"
     r"|(?P<space>[\"'],?\s+(?=[\"'])|\s+(?=\w)))"
 )
-_VALUE = re.compile(r"(?P<open>\\?[\"']?)(?P<value>(?<=\")[^\"\\]+(?=\\?\")|(?<=')[^'\\]+(?=\\?')|[^\s\"'&;\\]+)")
-_NEXT_FIELD = re.compile(r"[,}\])]+$|,(?=[\w.-]+[:=])")
-_ASSIGNMENT = re.compile(
+_VALUE = _later(r"(?P<open>\\?[\"']?)(?P<value>(?<=\")[^\"\\]+(?=\\?\")|(?<=')[^'\\]+(?=\\?')|[^\s\"'&;\\]+)")
+_NEXT_FIELD = _later(r"[,}\])]+$|,(?=[\w.-]+[:=])")
+_ASSIGNMENT = _later(
     r"(?P<before>(?:-e|--env(?:[-_]var)?=)?(?P<quote>[\"']?)(?P<name>[+~]{0,2}[\w.-]+)=)(?P<value>.*)", re.DOTALL
 )
-_WORD = re.compile(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s])+?(?=\s|$)")
+_WORD = _later(r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s])+?(?=\s|$)")
 
 
 @lru_cache(maxsize=1)
@@ -163,8 +194,13 @@ def redact(text: str) -> str:
     """*text* with `***` for the values of signatures, keys, passwords and tokens."""
     if _LONG_WORD.search(text):
         text = _shape().sub(MASK, text)
-    text = _PASSWORD_IN_URL.sub(_masked_login, _USER_IN_URL.sub(_masked_login, text))
-    text = _JWT.sub(rf"\g<before>{MASK}", _PREFIXED.sub(_masked_value, text))
+    if "://" in text:
+        text = _PASSWORD_IN_URL.sub(_masked_login, _USER_IN_URL.sub(_masked_login, text))
+    lower = text.lower()
+    if any(part in lower for part in _IN_PREFIXED):
+        text = _PREFIXED.sub(_masked_value, text)
+    if "eyJ" in text:
+        text = _JWT.sub(rf"\g<before>{MASK}", text)
     parts, end = [], 0
     for found in _NAMED.finditer(text):
         is_option = found["name"].startswith("-")
@@ -311,14 +347,14 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 # Unchanged characters in the path of a link, besides letters and digits. No URL can contain the others
 SAFE_IN_PATHS = "/%:@!$&'()*+,;=~"
 
-_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9¹²³])(\.|$)", re.IGNORECASE)
-_BOTCHED = re.compile(r"[^/]{2,}://|https?(?![\w.-])(?!:[^/\\?]*$)", re.IGNORECASE)
+_DEVICES = _later(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9¹²³])(\.|$)", re.IGNORECASE)
+_BOTCHED = _later(r"[^/]{2,}://|https?(?![\w.-])(?!:[^/\\?]*$)", re.IGNORECASE)
 # Names of a signature's parts in a query, by the part with the signature itself: Azure's, Amazon's, Google's and CDNs'
 _SIGNED_BY = {
     "sig": re.compile(r"s[vsprte]|srt|spr|sig|sip|skoid|sktid|skt|ske|sks|skv|skdutid|sdd|saoid|suoid|sduoid|scid|ses"),
     "signature": re.compile(r"signature|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid"),
 }
-_SIGNING = re.compile(r"x-(?:amz|goog)-.*|token|access_token")
+_SIGNING = _later(r"x-(?:amz|goog)-.*|token|access_token")
 
 
 def is_address(text: str) -> bool:

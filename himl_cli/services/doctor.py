@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from himl_cli.workspaces.base import FoundWorkspace
 
 # Dependencies whose versions are useful in a request for help
 NAMED = ("azure-core", "azure-identity", "azure-storage-blob", "azure-ai-ml", "pycurl", "typer")
-SETTINGS, CONFIGURATION, SIGN_IN = "settings", "configuration", "sign-in"
+SETTINGS, CONFIGURATION, SIGN_IN, COMPILED = "settings", "configuration", "sign-in", "compiled modules"
 NO_AZURE = (
     "No Azure ML workspace is configured: there is no config.json with its keys in this folder or above, and no "
     "HIML_* environment variables."
@@ -102,11 +103,16 @@ def installation_checks(lines: Sequence[str] | None = None) -> Iterator[Check]:
         versions = ", ".join(f"{name} {found[name]}" for name in NAMED if found.get(name))
         himl = _installed(PACKAGE) or "from its sources"
         yield Check.passed("packages", f"himl {himl}, {versions}." if versions else "All are installed.")
+    loaded = [module.__spec__ for name, module in [*sys.modules.items()] if name.partition(".")[0] == "himl_cli"]
+    if lacking := [spec for spec in loaded if spec and spec.cached and not Path(spec.cached).exists()]:
+        text = f"Python compiles {len(lacking)} modules of himl in each command, because they have no .pyc files."
+        hint = f"Write these: {sys.executable} -m compileall -q {shlex.quote(str(Path(__file__).parents[1]))}"
+        yield Check.note(COMPILED, text, hint)
     # The extra 'all' is the sum of the others
-    lacking = sorted({extra for one, extra in wanted if extra not in ("", "all") and found[one.name] is None})
-    if lacking:
-        hint = f"Install one: {install_command(lacking[0])}"
-        yield Check.note("extras", f"Not installed: {', '.join(lacking)}.", hint)
+    extras = sorted({extra for one, extra in wanted if extra not in ("", "all") and found[one.name] is None})
+    if extras:
+        hint = f"Install one: {install_command(extras[0])}"
+        yield Check.note("extras", f"Not installed: {', '.join(extras)}.", hint)
 
 
 def requirements(lines: Sequence[str]) -> list[tuple[Requirement, str]]:
