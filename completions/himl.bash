@@ -615,6 +615,8 @@ _himl_table() {
             --foreground=choice:saturation,otsu,mask
             --masks
             --mask_threshold=
+            --mask_tiles
+            --regions=files
             --max_tiles=
             --seed=
             --image_format=choice:png,jpg

@@ -705,6 +705,8 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--foreground=choice:saturation,otsu,mask', 'Foreground: saturation, otsu, threshold=N or mask',
                 '--masks', 'Short for --foreground mask',
                 '--mask_threshold=', 'Greatest value of a mask that is background (default: 0; JPEG: 127)',
+                '--mask_tiles', 'Save the mask of each tile beside it',
+                '--regions=files', 'Only tiles in regions of this GeoJSON or XML, or of a folder of them',
                 '--max_tiles=', 'Maximum number of tiles per slide, chosen at random',
                 '--seed=', 'Seed of that choice',
                 '--image_format=choice:png,jpg', 'Image format: png or jpg',

@@ -157,7 +157,7 @@ def read_documents(
     is_geojson = text.lstrip()[:1] in ("{", "[")
     if is_geojson and options.is_heatmap:
         raise BadUsage(f"A heat map needs a CSV, but '{source}' is GeoJSON.", hint="Omit --kind.")
-    elements = _shapes(text, source, slide) if is_geojson else _tile_elements(text, source, problems, options)
+    elements = shapes_of(text, source, slide) if is_geojson else _tile_elements(text, source, problems, options)
     documents = {}
     for slide_id, each in elements.items():
         if id_filter not in slide_id or slide_id in problems:
@@ -296,13 +296,13 @@ def _rgba(colour: Sequence[int], opacity: float) -> str:
     return f"rgba({colour[0]}, {colour[1]}, {colour[2]}, {opacity:g})"
 
 
-def _shapes(text: str, source: str, default_slide: str) -> dict[str, list[Document]]:
+def shapes_of(text: str, source: str, default_slide: str) -> dict[str, list[Document]]:
     """The elements of each slide. A shape has the label, group and colours of its properties, in the format of
     large_image and QuPath."""
     try:
         value = read_json(text)
     except NotJson as err:
-        hint = "himl reads a file that begins with a bracket as GeoJSON, and any other as CSV."
+        hint = "himl reads a file that begins with '{' or '[' as GeoJSON."
         raise BadUsage(f"'{source}' is not valid JSON (line {err.line}): {err}.", hint=hint) from err
     shapes: dict[str, list[Document]] = {}
     number = 0

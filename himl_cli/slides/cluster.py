@@ -35,8 +35,8 @@ class SlideJob:
     """A *command* on slides, montage or tiles, to run in *job*, whose cluster, environment and names are set.
 
     `dataset` is the name of a registered dataset, or a folder or CSV of the datastore. `image_glob` selects its files.
-    `options` are the other options of the command. `lists` are local files, by the option that takes them. Paths are
-    relative to `job.cwd`.
+    `options` are the other options of the command. `lists` are local files with ids, by the option that takes them, and
+    `files` other local files and folders. Paths are relative to `job.cwd`.
     """
 
     command: str
@@ -45,6 +45,7 @@ class SlideJob:
     image_glob: str | None = None
     options: Sequence[str] = ()
     lists: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, Path] = field(default_factory=dict)
     datastore: str | None = None
 
 
@@ -164,14 +165,15 @@ def _check_is_no_path(request: SlideJob) -> None:
 
 
 def _snapshot(request: SlideJob, snapshot: Path, arguments: Sequence[str]) -> Sequence[str]:
-    """Create the snapshot: the lists, or the command if there are none, since an empty one is rejected. Return the
-    options with the paths of the lists in it."""
+    """Create the snapshot: the lists and files, or the command if there are none, since an empty one is rejected.
+    Return the options with the paths in it."""
     snapshot.mkdir()
     options = []
-    for option, path in request.lists.items():
+    for option, path in {**request.lists, **request.files}.items():
         name = f"{option.lstrip('-')}{path.suffix.lower() if re.fullmatch(r'[.][A-Za-z0-9]+', path.suffix) else ''}"
         try:
-            shutil.copyfile(request.job.cwd / path, snapshot / name)
+            copy = shutil.copytree if (request.job.cwd / path).is_dir() else shutil.copyfile
+            copy(request.job.cwd / path, snapshot / name)
         except OSError as err:
             raise disk_error(err, f"{option}: cannot read '{path}'") from err
         options.append(f"{option}={name}")

@@ -58,10 +58,12 @@ from himl_cli.slides.output_folder import (
 )
 from himl_cli.slides.pictures import check_backend, check_shape, level_for, open_slide
 from himl_cli.slides.readers import MaskRule, Slide, factor_between
+from himl_cli.slides.regions import RegionRaster
 from himl_cli.slides.resampling import Resampler, averaged, quick, resized
 from himl_cli.slides.scale import ONE_POWER, PixelGrid, csv_mpp, grid_at, scale_of
 from himl_cli.slides.slide_records import (
     Box,
+    Region,
     Size,
     SlideEntry,
     SlideFolder,
@@ -77,11 +79,17 @@ from himl_cli.slides.tissue import WHITE, foreground_of
 
 HELD_BYTES = 512 << 20  # maximum memory of slides that are cut at the same time. A larger slide is cut alone.
 STRIP_ROWS = 768  # approximate rows held beside a row of tiles: a strip, and the next one, which is read ahead
+MASK_TILE = "mask.png"  # extension
 OVERVIEW_SIDE, MARK = 2048, (0, 114, 178)
 LONGEST_FOLDER = 150
 VERSION = 3  # of the record
 LEAST_KEPT = 0.5  # share of the foreground of a slide in its tiles, below which the slide is named
-Tile = tuple[int, int, int, int, float]  # left, top, right, bottom in pixels of level 0, and the share of foreground
+LEAST_INSIDE = 0.5  # share of a tile in the regions of its slide
+LARGE_IN_TAR = "mask: the shares of labels above 255 are unknown, so a tar cannot have them; use --format files"
+LABEL = "label_"  # of columns with the share of a label of the mask
+# Left, top, right and bottom in pixels of level 0, the share of foreground, and additional columns
+Tile = tuple[int, int, int, int, float, Mapping[str, Any]]
+NONE: NDArray[np.uint8] = np.empty((0, 0), np.uint8)  # labels of a slide without a mask
 Files = tuple[Tile, Mapping[str, bytes]]  # a tile and its images, by extension
 
 
@@ -130,6 +138,8 @@ def cut_slides(
                 notify(Counted())
             _write_table(new / TILES_SLIDES, TILED_COLUMNS, map(_slide_row, slides))
             tar = ["tar"] * (request.store is TileStore.tar)
+            found = {column for slide in slides for column in slide.columns}
+            tar += sorted(found, key=lambda column: (len(column), column))  # label_2 before label_10
             columns = list(dict.fromkeys([*TILE_COLUMNS, *tar, *(name for slide in slides for name in _more(slide))]))
             rows = ([row.get(column) for column in columns] for row in _tile_rows(request, slides))
             _write_table(new / TILES_DATASET, columns, rows)
@@ -195,6 +205,8 @@ def _recipe(request: TilesRequest, slide: TiledSlide, folder: SlideFolder) -> Ma
         "occupancy": request.occupancy,
         "foreground": request.foreground,
         "mask_threshold": request.mask_threshold,
+        "mask_tiles": request.mask_tiles,
+        "regions": short_hash(repr(request.regions[slide.slide_id])) if request.regions is not None else None,
         "max_tiles": request.max_tiles,
         "seed": request.seed,
         "format": request.format.value,
@@ -219,17 +231,18 @@ def _outcome(slide: TiledSlide, record: Mapping[str, Any]) -> TiledSlide:
     threshold, reason = record["mask_threshold"], record["reason"]
     known = replace(slide, level=level, size=size, backend=backend, mask_threshold=threshold, reason=reason)
     known = replace(known, mpp=record["mpp"], scale_source=record["scale_source"])
+    known = replace(known, columns=tuple(record["columns"]), has_large_labels=record["has_large_labels"])
     return replace(known, tiles=len(record["tiles"]), remark=record["remark"])
 
 
-def _place(tile: Sequence[float]) -> str:
+def _place(tile: Sequence[Any]) -> str:
     """Name of a tile within its slide."""
     return f"{tile[0]:05d}x_{tile[1]:05d}y"
 
 
 def _more(slide: TiledSlide) -> Mapping[str, str]:
     """Other columns of the slide's row in the CSV, renamed if tiles have a column of that name."""
-    taken = {*TILE_COLUMNS, "tar"}
+    taken = {*TILE_COLUMNS, "tar", "mask", "inside", "region", *slide.columns}
     return {f"slide_{name}" if name in taken else name: value for name, value in slide.more.items()}
 
 
@@ -238,14 +251,16 @@ def _tile_row(request: TilesRequest, slide: TiledSlide, tile: Sequence[Any]) -> 
     place = _place(tile)
     image = f"{slide.folder}/{place}.{request.format.value}"
     values = slide.slide_id, f"{slide.folder}.{place}", image, *tile[:4], slide.label, tile[4]
-    row = {**dict(zip(TILE_COLUMNS, values, strict=True)), **_more(slide)}
+    row = {**dict(zip(TILE_COLUMNS, values, strict=True)), **_more(slide), **tile[5]}
+    row |= {"mask": f"{slide.folder}/{place}.{MASK_TILE}"} if request.mask_tiles else {}
     return row | {"tar": f"{slide.folder}/{TILES_TAR}"} if request.store is TileStore.tar else row
 
 
 def _tile_rows(request: TilesRequest, slides: Sequence[TiledSlide]) -> Iterator[Mapping[str, Any]]:
     for slide in slides:
         for tile in _read_record(request.output / slide.folder)["tiles"] if slide.is_ok else ():
-            yield _tile_row(request, slide, tile)
+            labels = (each for each in slide.columns if each.startswith(LABEL))
+            yield {**dict.fromkeys(labels, 0), **_tile_row(request, slide, tile)}
 
 
 def _slide_row(slide: TiledSlide) -> Sequence[object]:
@@ -308,8 +323,11 @@ class _Cutter:
         path = opened.enter_context(self._folder.local_path(slide.image))
         image = opened.enter_context(closing(open_slide(path, request.backend)))
         grid = _grid(image.levels, request, path, slide.more)
+        regions = request.regions[slide.slide_id] if request.regions is not None else None
+        if regions == []:
+            raise SlideUnreadable("it has no regions")
         if not request.masks:
-            return _Source(image, None, grid, request.tile_size)
+            return _Source(image, None, grid, request.tile_size, regions)
         if slide.mask is None:
             raise SlideUnreadable("it has no mask")
         with _naming_mask():
@@ -317,7 +335,7 @@ class _Cutter:
             rule = MaskRule(request.mask_threshold)
             mask = opened.enter_context(closing(open_slide(path, request.backend, mask=rule)))
             check_shape(mask.levels[0], image.levels[0])
-        return _Source(image, mask, grid, request.tile_size)
+        return _Source(image, mask, grid, request.tile_size, regions)
 
     def _cut(self, slide: TiledSlide, recipe: Mapping[str, Any], source: _Source, opened: ExitStack) -> TiledSlide:
         staged = self._new / slide.folder
@@ -328,15 +346,22 @@ class _Cutter:
                 with closing(_TileFiles(self._request, slide, staged)) as files:
                     found = list(self._tiles(source, files, tissue))
                     tiles = files.complete(found)
+                if source.mask is not None and source.mask.mask_rule is not None and source.mask.mask_rule.large:
+                    if self._request.store is TileStore.tar:
+                        raise SlideUnreadable(LARGE_IN_TAR)
+                    tiles = [(*tile[:5], _without_labels(tile[5])) for tile in tiles]
                 if self._request.overview:
                     write_bytes(staged / OVERVIEW, encode_jpeg([_overview(source.image, tiles)]))
             grid = source.grid
             record = {"recipe": recipe, "level": grid.level, "size": grid.size, "backend": source.image.backend}
             record["mpp"], record["scale_source"] = grid.mpp, grid.scale_source
-            record["tiles"], record["reason"] = tiles, _lack(found, sum(tissue), self._request)
+            record["tiles"], record["reason"] = tiles, _lack(found, tissue, self._request)
             rule = source.mask.mask_rule if source.mask is not None else None
             record["mask_threshold"] = None if rule is None else rule.threshold or 0.0
             record["remark"] = "; ".join(source.image.remarks)
+            record["has_large_labels"] = rule is not None and bool(rule.large)
+            more = dict.fromkeys(name for tile in tiles for name in tile[5])
+            record["columns"] = [*more, *["mask"] * self._request.mask_tiles]
             write_bytes(staged / TILES_RECORD, json.dumps(record).encode())
             self._publish(staged)
         except (SlideUnreadable, MemoryError) as err:
@@ -348,35 +373,41 @@ class _Cutter:
         return _outcome(slide, record)
 
     def _tiles(self, source: _Source, target: _TileFiles, tissue: list[float]) -> Iterator[Tile]:
-        """Add the tiles with enough foreground to *target*, row by row. Add the foreground of all tiles to *tissue*."""
+        """Add the tiles with enough foreground to *target*, row by row. Add the foreground of each tile in the regions
+        to *tissue*."""
         request, image, pool = self._request, source.image, self._pool
         tile, step, grid = request.tile_size, self._step, source.grid
         size, (across, down) = grid.size, grid.downsample
         encode = encode_png if request.format is TileFormat.png else _encode_jpeg
-        foreground = None if source.mask is not None else foreground_of(image, request.foreground)
+        foreground = None if request.foreground == "mask" else foreground_of(image, request.foreground)
         lefts: NDArray[np.int64] = np.arange(_count(size[0], tile, step)) * step
+        facts = _Facts(source, request, lefts)
 
         def write(place: tuple[int, Tile]) -> Files:
             pool.check()
             left, found = place
-            return target.write(found, {request.format.value: encode(band[:, left : left + tile])})
+            images = {request.format.value: encode(band[:, left : left + tile])}
+            if request.mask_tiles:
+                images[MASK_TILE] = _encode_grey(labels[:, left : left + tile])
+            return target.write(found, images)
 
         with closing(read_ahead(image.strips(grid.level, WHITE), pool)) as strips:
             bands = _bands(
                 strips if grid.step == (1.0, 1.0) else averaged(strips, grid.step, size), size, tile, step, 255
             )
-            masks = iter(()) if source.mask is None else _bands(_nearest(source.mask, size), size, tile, step, False)
+            masks = iter(()) if source.mask is None else _bands(_nearest(source.mask, size), size, tile, step, 0)
             for row, band in enumerate(bands):
                 pool.check()
-                columns = next(masks).sum(axis=0, dtype=np.int64) if foreground is None else foreground.columns(band)
-                sums = np.concatenate(([0], np.cumsum(columns)))
-                shares = ((sums[lefts + tile] - sums[lefts]) / tile**2).tolist()
-                tissue.append(sum(shares))
+                labels = next(masks, NONE)
+                columns = np.count_nonzero(labels, axis=0) if foreground is None else foreground.columns(band)
+                shares, more = facts.share(columns), facts.of_row(row * step, labels)
+                inside = [facts.regions is None or each["inside"] >= LEAST_INSIDE for each in more]
+                tissue += [share for share, is_inside in zip(shares, inside, strict=True) if is_inside]
                 top, bottom = (round(edge * down) for edge in (row * step, row * step + tile))
-                kept = [
-                    (left, (round(left * across), top, round((left + tile) * across), bottom, round(share, 6)))
-                    for left, share in zip(lefts.tolist(), shares, strict=True)
-                    if share >= request.occupancy
+                kept: list[tuple[int, Tile]] = [
+                    (left, (round(left * across), top, round((left + tile) * across), bottom, round(share, 6), each))
+                    for left, share, each, is_inside in zip(lefts.tolist(), shares, more, inside, strict=True)
+                    if share >= request.occupancy and is_inside
                 ]
                 chosen = {tile[:2] for tile in target.choose(found for _, found in kept)}
                 for files in map_in_order(pool, write, [each for each in kept if each[1][:2] in chosen]):
@@ -392,6 +423,42 @@ class _Cutter:
             os.rename(final, old)
         os.rename(staged, final)
         shutil.rmtree(old, ignore_errors=True)
+
+
+class _Facts:
+    """Additional columns of the tiles of a row, whose left columns in the level are *lefts*: `inside`, the share of a
+    tile in the regions, `region`, the label of most of it, and the share of each label of the mask."""
+
+    def __init__(self, source: _Source, request: TilesRequest, lefts: NDArray[np.int64]) -> None:
+        self._source, self._request, self._lefts, self._tile = source, request, lefts, request.tile_size
+        width = int(lefts[-1]) + request.tile_size
+        self.regions = None if source.regions is None else RegionRaster(source.regions, width, source.grid.downsample)
+
+    def share(self, columns: NDArray[np.int64]) -> list[float]:
+        """The share of each tile that *columns*, the counts of pixels per column, are."""
+        sums = np.concatenate(([0], np.cumsum(columns)))
+        shares: list[float] = ((sums[self._lefts + self._tile] - sums[self._lefts]) / self._tile**2).tolist()
+        return shares
+
+    def of_row(self, top: int, labels: NDArray[np.uint8]) -> list[dict[str, Any]]:
+        """The columns of each tile of the row from *top*, with *labels* of the mask."""
+        rows: list[dict[str, Any]] = [{} for _ in self._lefts]
+        covered = self.regions.columns(top, self._tile) if self.regions is not None else {}
+        parts = {label: self.share(columns) for label, columns in covered.items()}
+        for number, row in enumerate(rows if parts else ()):
+            best = max(self.regions.labels if self.regions else (), key=lambda each: parts[each][number], default="")
+            row |= {"inside": round(parts[""][number], 6), "region": best if parts.get(best, parts[""])[number] else ""}
+        rule = self._source.mask.mask_rule if self._source.mask is not None else None
+        if rule is None or rule.large:
+            return rows
+        # Values of JPEG and shares are no labels
+        is_area = rule.scale != 1 or rule.threshold != self._request.mask_threshold
+        for label in [1] if is_area else np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist():
+            found = labels != 0 if is_area else labels == label
+            for row, share in zip(rows, self.share(found.sum(axis=0, dtype=np.int64)), strict=True):
+                if label and share:
+                    row[f"{LABEL}{label}"] = round(share, 6)
+        return rows
 
 
 class _TileFiles:
@@ -470,6 +537,7 @@ class _Source:
     mask: Slide | None
     grid: PixelGrid
     tile_size: int
+    regions: Sequence[Region] | None
 
     @property
     def bytes(self) -> int:
@@ -478,9 +546,16 @@ class _Source:
         return 3 * width * (self.tile_size + (height if self.image.backend == "pillow" else STRIP_ROWS))
 
 
-def _lack(tiles: Sequence[Tile], tissue: float, request: TilesRequest) -> str:
-    """Why there are few *tiles* or none, for *tissue*, the foreground of all tiles, kept or not, in units of a tile.
-    Empty if there are enough."""
+def _without_labels(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in columns.items() if not name.startswith(LABEL)}
+
+
+def _lack(tiles: Sequence[Tile], shares: Sequence[float], request: TilesRequest) -> str:
+    """Why there are few *tiles* or none, for *shares*, the foreground of each tile in the regions, kept or not. Empty
+    if there are enough."""
+    tissue = sum(shares)
+    if not shares:
+        return f"no tile has {LEAST_INSIDE:.0%} of its area in a region"
     if not tiles:
         return f"no tile reaches --occupancy {request.occupancy:g}" if tissue else "it has no foreground"
     kept = sum(tile[4] for tile in tiles) / (tissue or 1)
@@ -535,14 +610,14 @@ def _bands(strips: Iterator[NDArray[Any]], size: Size, tile: int, step: int, fil
         del strip
 
 
-def _nearest(mask: Slide, size: Size) -> Iterator[NDArray[np.bool_]]:
-    """Yield where *mask* is not zero, scaled to *size*."""
+def _nearest(mask: Slide, size: Size) -> Iterator[NDArray[np.uint8]]:
+    """Yield the labels of *mask*, scaled to *size*."""
     level, _ = level_for(mask.levels, None, size)
     resampler = Resampler(mask.levels[level], size, None)
     with _naming_mask():
         for strip in mask.strips(level, None):
             for rows in resampler.stream(strip):
-                yield rows.any(axis=2)
+                yield np.maximum(np.maximum(rows[..., 0], rows[..., 1]), rows[..., 2])
 
 
 @contextmanager
@@ -557,6 +632,12 @@ def _encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
     return encode_jpeg([pixels])
 
 
+def _encode_grey(labels: NDArray[np.uint8]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(labels).save(stream, "PNG")
+    return stream.getvalue()
+
+
 def _overview(slide: Slide, tiles: Sequence[Tile]) -> NDArray[np.uint8]:
     """The slide, at most OVERVIEW_SIDE pixels wide and high, with the outlines of *tiles*."""
     width, height = slide.levels[0]
@@ -567,7 +648,7 @@ def _overview(slide: Slide, tiles: Sequence[Tile]) -> NDArray[np.uint8]:
     picture = Image.fromarray(pixels)
     draw = ImageDraw.Draw(picture)
     across, down = size[0] / width, size[1] / height
-    for left, top, right, bottom, _ in tiles:
+    for left, top, right, bottom, *_ in tiles:
         x, y = left * across, top * down
         draw.rectangle((x, y, max(x, right * across - 1), max(y, bottom * down - 1)), outline=MARK)
     return np.asarray(picture)

@@ -16,7 +16,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import field, replace
 from itertools import pairwise
 from math import ceil, log2
 from pathlib import Path
@@ -203,10 +203,11 @@ def profile_remarks(profile: Callable[[], ImageCms.ImageCmsProfile | None] | byt
 @dataclass(frozen=True)
 class MaskRule:
     """Values of a mask as labels: up to `threshold` they are background, 0. None means 0, and for a JPEG half of the
-    range. Fractions are multiplied by `scale`."""
+    range. Fractions are multiplied by `scale`. `large` gets an entry when a label is above 255."""
 
     threshold: float | None = None
     scale: float = 1.0
+    large: list[bool] = field(default_factory=list, compare=False)
 
     def labels(self, samples: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Labels from 0 to 255, where greater ones start again at 1. Same shape."""
@@ -214,6 +215,8 @@ class MaskRule:
         if samples.dtype == np.uint8 and not self.threshold:
             return samples
         values = np.nan_to_num(samples) if samples.dtype.kind == "f" else samples
+        if values.max(initial=0) > 255:
+            self.large.append(True)
         if samples.dtype.kind == "f":
             made = (np.maximum(np.rint(values * self.scale), 1) - 1) % 255 + 1
         else:

@@ -147,9 +147,10 @@ class ClusterOptions(Bundle):
         reader: ReaderOptions,
         output_path: Path,
         values: Mapping[str, object],
+        files: Mapping[str, Path] | None = None,
     ) -> SlideJob:
-        """The *command* as a job, with all *values* written out, as the defaults of the job's himl may differ. Raises
-        BadUsage for an *output_path* other than the default."""
+        """The *command* as a job, with all *values* written out, as the defaults of the job's himl may differ, and with
+        local *files* or folders, by option. Raises BadUsage for an *output_path* other than the default."""
         from himl_cli.services.submission.request import SubmitRequest
         from himl_cli.slides.cluster import OUTPUT, SlideJob
 
@@ -171,6 +172,7 @@ class ClusterOptions(Bundle):
                 if value is not None and value is not False
             ],
             lists=slides.lists,
+            files=files or {},
             datastore=slides.datastore,
         )
 

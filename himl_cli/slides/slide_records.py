@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import field
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from himl_cli.core.errors import HimlError
 from himl_cli.core.records import dataclass
@@ -222,6 +222,15 @@ class TileStore(str, Enum):
     tar = "tar"
 
 
+class Region(NamedTuple):
+    """An area of a slide with the `label` of its class, which may be empty. `rings` are its outline and its holes, as
+    points in pixels of level 0. `is_cut_out` removes the area from all regions."""
+
+    label: str
+    rings: Sequence[Sequence[tuple[float, float]]]
+    is_cut_out: bool = False
+
+
 @dataclass(frozen=True)
 class TilesRequest:
     """The requested tiles.
@@ -229,7 +238,8 @@ class TilesRequest:
     `tile_size` and `overlap` are in pixels of `level`, or of the scale of `mpp` (micrometres per pixel) or
     `magnification` unless that is None. `assume_mpp` is the scale of level 0 of slides without one. `occupancy` is the
     minimal fraction of a tile that is `foreground`: a rule of `tissue.foreground_of`, or `mask`, where the mask of the
-    slide is above `mask_threshold` (None: 0, and half of the range of a JPEG). `max_tiles` is the number of tiles per
+    slide is above `mask_threshold` (None: 0, and half of the range of a JPEG). `mask_tiles` adds the same area of the
+    mask to each tile. `regions`, by slide id, are the only areas with tiles. `max_tiles` is the number of tiles per
     slide that are kept, chosen at random by `seed`.
     """
 
@@ -243,6 +253,8 @@ class TilesRequest:
     occupancy: float = 0.05
     foreground: str = "saturation"
     mask_threshold: float | None = None
+    mask_tiles: bool = False
+    regions: Mapping[str, Sequence[Region]] | None = None
     max_tiles: int | None = None
     seed: int = 0
     format: TileFormat = TileFormat.png
@@ -253,7 +265,8 @@ class TilesRequest:
 
     @property
     def masks(self) -> bool:
-        return self.foreground == "mask"
+        """Whether himl reads the masks of the slides."""
+        return self.foreground == "mask" or self.mask_tiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +279,8 @@ class TiledSlide(SlideEntry):
     earlier call. `reason` says why the slide failed (then `level` is None), or why it has few tiles or none.
     `mask_threshold` is the greatest value of its mask that counted as background, None without a mask. `remark` says
     how its pixels are shown if the file leaves a choice.
+    `columns` are the additional columns of its tiles. `has_large_labels` says that labels of its mask are above 255, so
+    that their shares are unknown.
     """
 
     folder: str
@@ -277,6 +292,8 @@ class TiledSlide(SlideEntry):
     mpp: float | None = None
     scale_source: str = ""
     mask_threshold: float | None = None
+    columns: Sequence[str] = ()
+    has_large_labels: bool = False
     reason: str = ""
     remark: str = ""
 

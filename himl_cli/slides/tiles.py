@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,7 @@ from himl_cli.slides.slide_options import (
     check_packages,
     parse_member,
     parse_mpp,
+    parse_path,
     run_on_cluster,
     slide_folder,
 )
@@ -98,6 +100,10 @@ def tiles(
     mask_threshold: float | None = option(
         "Greatest value of a mask that is background (default: 0; JPEG: 127).", "N", kind=float | None
     ),
+    mask_tiles: bool = option("Save the mask of each tile beside it.", default=False),
+    regions: Path | None = option(
+        "Only tiles in regions of this GeoJSON or XML, or of a folder of them.", "PATH", parse=parse_path
+    ),
     max_tiles: int | None = option("Maximum number of tiles per slide, chosen at random.", "N", kind=int | None),
     seed: int | None = option("Seed of that choice.  [default: 0]", "N", kind=int | None),
     image_format: TileFormat = option(
@@ -155,8 +161,10 @@ def tiles(
     if masks and foreground not in (None, "mask"):
         raise BadUsage("--masks and --foreground cannot be combined.", hint="Omit one of them.")
     rule = "mask" if masks else foreground or "saturation"
-    if mask_threshold is not None and rule != "mask":
+    if mask_threshold is not None and rule != "mask" and not mask_tiles:
         raise BadUsage(f"--mask_threshold is for masks, not for the foreground '{rule}'.", hint="Add --masks.")
+    if regions is not None and not regions.exists():
+        raise BadUsage(f"--regions: there is no file or folder '{regions}'.", hint="Check the path.")
     if not job.is_here:
         values = {
             "tile_size": tile_size,
@@ -168,6 +176,7 @@ def tiles(
             "occupancy": occupancy,
             "foreground": rule,
             "mask_threshold": mask_threshold,
+            "mask_tiles": mask_tiles,
             "max_tiles": max_tiles,
             "seed": seed,
             "image_format": image_format.value,
@@ -175,11 +184,15 @@ def tiles(
             "overview": overview,
         }
         return run_on_cluster(
-            workspace_opts, output_opts, job.job("tiles", dataset, slides, reader, output_path, values), job.wait
+            workspace_opts,
+            output_opts,
+            job.job("tiles", dataset, slides, reader, output_path, values, {"--regions": regions} if regions else {}),
+            job.wait,
         )
     check_packages("Cutting tiles needs")
     from himl_cli.slides.cutting import cut_slides
     from himl_cli.slides.query import list_slides
+    from himl_cli.slides.regions import read_regions
     from himl_cli.slides.slide_views import print_tiles
     from himl_cli.slides.threads import cores
 
@@ -194,6 +207,7 @@ def tiles(
         occupancy=occupancy,
         foreground=rule,
         mask_threshold=mask_threshold,
+        mask_tiles=mask_tiles,
         max_tiles=max_tiles,
         seed=seed or 0,
         format=image_format,
@@ -203,13 +217,18 @@ def tiles(
         workers=reader.workers or cores(),
     )
     with slide_folder(dataset, slides.datastore, job, workspace_opts, output_opts) as (folder, csv, output, notify):
-        result = cut_slides(request, list_slides(folder, slides.query(csv), notify), folder, notify)
+        entries = list_slides(folder, slides.query(csv), notify)
+        if regions is not None:
+            request = replace(request, regions=read_regions(regions, entries, notify))
+        result = cut_slides(request, entries, folder, notify)
     remarks = [*grouped_remarks(result.slides)]
     if foreground is None and not masks:
         remarks.append(f"Foreground by the rule '{rule}' (see --foreground).")
     halved = [slide.slide_id for slide in result.slides if slide.mask_threshold not in (None, mask_threshold or 0)]
     if halved:
         remarks.append(f"JPEG masks, below 128 is background (see --mask_threshold): {named(halved)}.")
+    if large := [slide.slide_id for slide in result.slides if slide.has_large_labels]:
+        remarks.append(f"Masks with labels above 255, whose shares are unknown: {named(large)}.")
     print_tiles(output, result, rule, remarks)
     if reader.strict and result.problem is not None:
         raise result.problem

@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 import openslide
 import pytest
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.events import Counted, Counting, Event, ignore
+from himl_cli.core.events import Counted, Counting, Event, Notice, ignore
 from himl_cli.slides.cutting import cut_slides, folder_names
 from himl_cli.slides.query import LocalFolder, SlideQuery, list_slides
-from himl_cli.slides.slide_records import Backend, SlideEntry, TileFormat, TilesRequest, TilesResult, TileStore
+from himl_cli.slides.regions import RegionRaster, read_regions
+from himl_cli.slides.slide_records import Backend, Region, SlideEntry, TileFormat, TilesRequest, TilesResult, TileStore
 from tests.support.folders import contents
 from tests.support.slides import KINDS, mask_picture, mean_difference, read_slide, slide_picture, write_broken, write_giant, write_kind, write_svs, write_tiff
 
@@ -248,6 +250,108 @@ def test_max_tiles_is_a_choice_that_the_seed_repeats(slides: Path) -> None:
         chosen.append([row["tile_id"] for row in rows])
     assert chosen[0] == chosen[1] != chosen[2]
     assert cut(slides, name, **options, max_tiles=1000).slides[0].tiles == len(every)
+
+
+CORNERS = [(50, 50), (250, 50), (250, 150), (50, 150)]
+HOLE = [(100, 50), (150, 50), (150, 150), (100, 150)]
+
+
+def geojson(corners: list[tuple[int, int]], hole: list[tuple[int, int]], **properties: Any) -> str:
+    rings = [[*ring, ring[0]] for ring in (corners, hole)]
+    area = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": rings}, "properties": {"classification": {"name": "Tumor"}, **properties}}
+    return json.dumps({"type": "FeatureCollection", "features": [area, area | {"geometry": {"type": "Point", "coordinates": [1, 2]}}]})
+
+
+def asap(kind: str, group: str, points: list[tuple[int, int]]) -> str:
+    places = "".join(f'<Coordinate Order="{order}" X="{x},0" Y="{y}.0"/>' for order, (x, y) in reversed([*enumerate(points)]))
+    return f'<Annotation Name="a" Type="{kind}" PartOfGroup="{group}"><Coordinates>{places}</Coordinates></Annotation>'
+
+
+def aperio(kind: int, negative: int, points: list[tuple[int, int]]) -> str:
+    places = "".join(f'<Vertex X="{x}" Y="{y}" Z="0"/>' for x, y in points)
+    return f'<Region Id="1" Type="{kind}" NegativeROA="{negative}"><Vertices>{places}</Vertices></Region>'
+
+
+REGIONS = {
+    "a.geojson": geojson(CORNERS, HOLE),
+    "many.geojson": geojson(CORNERS, HOLE, slide_id="a"),
+    "a.xml": "<ASAP_Annotations><Annotations>"
+    + asap("Polygon", "Tumor", CORNERS)
+    + asap("Spline", "Exclusion", HOLE)
+    + asap("Dot", "None", [(1, 2)])
+    + "</Annotations></ASAP_Annotations>",
+    "a.ome.xml": '<Annotations MicronsPerPixel="0.25"><Annotation Id="1" Name="Tumor"><Regions>'
+    + aperio(1, 0, CORNERS[::2])
+    + aperio(0, 1, HOLE)
+    + aperio(4, 0, CORNERS[:2])
+    + "</Regions></Annotation></Annotations>",
+}
+
+
+@pytest.mark.parametrize("name", [*REGIONS, "folder"])
+def test_only_regions_have_tiles(slides: Path, name: str) -> None:
+    """The regions have the same area in each format: two rectangles of 50 x 100 and 100 x 100 pixels."""
+    write_tiff(slides / "a.ome.tiff", np.full((200, 300, 3), (150, 60, 120), np.uint8), levels=2, tile=64)
+    write_tiff(slides / "b.tiff", np.full((200, 300, 3), 240, np.uint8))
+    entries = [SlideEntry("a", "a.ome.tiff"), SlideEntry("b", "b.tiff")]
+    path = slides.parent / "regions" / name
+    path.parent.mkdir()
+    for file in [name] if name in REGIONS else ["a.xml"]:
+        (path.parent / file).write_text(REGIONS[file])
+    said: list[Event] = []
+    regions = read_regions(path if name in REGIONS else path.parent, entries, said.append)
+    assert said == [Notice("--regions: omitting annotations without an area (points, lines): 1.")]
+    result = cut(slides, *entries, tile_size=50, regions=regions)
+    assert [slide.reason for slide in result.slides] == ["", "it has no regions"]
+    inside = [(row["left"], row["top"], row["inside"], row["region"]) for row in rows_of(result)]
+    assert inside == [(str(left), str(top), "1.0", "Tumor") for top in (50, 100) for left in (50, 150, 200)]
+    coarse = rows_of(cut(slides, entries[0], tile_size=50, level=1, overlap=25, regions=regions))
+    assert {row["left"]: row["inside"] for row in coarse if row["top"] == "50"} == {"0": "0.5", "50": "0.5", "100": "0.5", "150": "1.0", "200": "0.5"}
+    assert cut(slides, entries[0], tile_size=200, regions=regions).slides[0].reason == "no tile has 50% of its area in a region"
+
+
+def test_pixels_are_in_a_region_with_their_centres() -> None:
+    """The outline may cross itself, leave the level and have edges along pixels."""
+    outline = [(-20.0, 3.0), (37.3, -8.0), (90.0, 44.5), (12.0, 44.5), (70.5, 5.25), (70.5, 60.0), (3.3, 50.1)]
+    for scale, top, rows, width in ((1.0, 0, 50, 64), (1.7, 7, 20, 30), (1.0, 61, 10, 64), (1.0, 0, 50, 5)):
+        found = RegionRaster([Region("", [outline])], width, (scale, scale)).columns(top, rows)[""]
+        expected: NDArray[np.int64] = np.zeros((rows, width), np.int64)
+        for row in range(rows):
+            for column in range(width):
+                x, y = (column + 0.5) * scale, (top + row + 0.5) * scale
+                ends = zip(outline, [*outline[1:], outline[0]], strict=True)
+                expected[row, column] = sum((b > y) != (d > y) and x >= a + (y - b) * (c - a) / (d - b) for (a, b), (c, d) in ends) % 2
+        assert found.tolist() == expected.sum(axis=0).tolist()
+
+
+def test_masks_give_the_share_of_each_label_and_tiles_of_their_own(slides: Path) -> None:
+    write_tiff(slides / "a.tiff", slide_picture(1, (300, 200)), levels=2)
+    labels: NDArray[np.uint8] = np.zeros((200, 300), np.uint8)
+    labels[:50, :100], labels[:, 100:110], labels[120:, 210:] = 1, 2, 12
+    masks = {"labels": labels, "int32": labels.astype(np.int32), "floats": labels.astype(np.float32) / 50, "large": labels.astype(np.int32) * 100}
+    for name, mask in masks.items():
+        tifffile.imwrite(slides / f"{name}.tiff", mask)
+    entries = [SlideEntry(name, "a.tiff", mask=f"{name}.tiff") for name in masks]
+    options: dict[str, Any] = {"tile_size": 100, "mask_tiles": True}
+    result = cut(slides, *entries, SlideEntry("none", "a.tiff"), **options)
+    rows = rows_of(result)
+    assert [*rows[0]][9:] == ["mask", "label_1", "label_2", "label_12"]
+    assert [(slide.has_large_labels, slide.reason) for slide in result.slides] == [(False, "")] * 3 + [(True, ""), (False, "it has no mask")]
+    for row in rows:
+        left, top, right, bottom = places(row)
+        part = labels[top:bottom, left:right]
+        shares = {f"label_{label}": float((part == label).mean()) for label in (1, 2, 12)}
+        if row["slide_id"] == "floats":
+            shares = {"label_1": float((part > 0).mean())}
+        found = {} if row["slide_id"] == "large" else shares
+        assert {name: float(row[name]) for name in ("label_1", "label_2", "label_12") if row[name]} == found
+        with Image.open(result.dataset.parent / row["mask"]) as image:
+            assert (image.mode, image.size) == ("L", (100, 100))
+            assert row["slide_id"] not in ("labels", "int32") or (np.asarray(image) == part).all()
+    tar = cut(slides, entries[0], entries[3], **options, store=TileStore.tar)
+    assert [*members(tar, "labels")][:3] == [f"labels/00000x_00000y.{extension}" for extension in ("png", "mask.png", "json")]
+    assert json.loads(members(tar, "labels")["labels/00000x_00000y.json"])["label_1"] == 0.5
+    assert "use --format files" in tar.slides[1].reason
 
 
 def test_overviews_show_the_slide_with_its_tiles_marked(slides: Path) -> None:

@@ -81,6 +81,11 @@ def write(folder: Path, name: str, text: str) -> Path:
         (("slides", "--occupancy", "5"), 2, "--occupancy must be a number from 0 to 1, not 5.0."),
         (("slides", "--magnification", "nan"), 2, "--magnification must be a positive number, such as 20, not nan."),
         (("slides", "--max_tiles", "0"), 2, "--max_tiles must be a positive integer, not 0."),
+        (("slides", "--regions", "nowhere"), 2, "--regions: there is no file or folder 'nowhere'."),
+        (("slides", "--regions", "taken"), 2, "--regions 'taken' has no regions."),
+        (("slides", "--regions", "taken/a.tiff/mine.txt"), 2, "--regions: 'taken/a.tiff/mine.txt' is neither GeoJSON nor XML."),
+        (("slides", "--regions", "e.xml"), 2, "--regions: 'e.xml' has neither ASAP's nor Aperio's annotations."),
+        (("slides", "--regions", "e.geojson"), 2, "--regions 'e.geojson': none of the slides has a region. There are regions of 'e'."),
         (("slides", "--seed", "1"), 2, "--seed is for the choice of --max_tiles."),
         (("slides", "--image_format", "jpeg"), 2, "--image_format cannot be 'jpeg'."),
         (("slides", "--output_path", "taken"), 2, "'taken/a.tiff' is not a folder of tiles, and would be replaced."),
@@ -93,7 +98,8 @@ def write(folder: Path, name: str, text: str) -> Path:
 )
 def test_mistakes_are_told_and_change_nothing(himl: Himl, project: Path, options: tuple[str, ...], code: int, said: str) -> None:
     four_slides(project / "slides")
-    write_files(project, {"taken/a.tiff/mine.txt": "mine"})
+    area = '{"type": "Polygon", "coordinates": [[[0, 0], [9, 0], [9, 9], [0, 0]]]}'
+    write_files(project, {"taken/a.tiff/mine.txt": "mine", "e.xml": "<a/>", "e.geojson": area})
     before = contents(project)
     done = himl("tiles", *options)
     assert (done.code, done.stdout, done.stderr.splitlines()[0]) == (code, "", f"error: {said}".replace("/", os.sep if "taken/" in said else "/"))
