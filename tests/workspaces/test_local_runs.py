@@ -207,6 +207,25 @@ def test_logging_a_parameter_reads_no_others(tmp_path: Path) -> None:
         runs.workspace.log_parameters(run_id, {"p17": "2"})
 
 
+def test_deleting_a_run_makes_the_database_smaller(database: Database) -> None:
+    """An earlier himl made databases that keep their size."""
+    for name in ("kept", "large"):
+        RunStore(database).add(Run(name, "e"))
+        MetricStore(database).log(name, [("loss", step / 7, step, step) for step in range(100 if name == "kept" else 20_000)])
+    pages = [database.rows("PRAGMA page_count")[0][0]]
+    RunStore(database).delete(["large"], lambda name: None)
+    assert database.rows("PRAGMA page_count")[0][0] < pages[0] / 5
+    assert len(MetricStore(database).metrics(["kept"])[0].points) == 100
+    database.close()
+    assert database.path.stat().st_size < 4096 * pages[0] / 5
+    with closing(Database(database.path.with_name("earlier.db"), create=True)) as earlier:
+        earlier.rows("PRAGMA auto_vacuum=NONE")
+        earlier.rows("VACUUM")
+        MetricStore(earlier).log("large", [("loss", step / 7, step, step) for step in range(20_000)])
+        RunStore(earlier).delete(["large"], lambda name: None)
+        assert [row[0] for row in earlier.rows("PRAGMA integrity_check")] == ["ok"]
+
+
 def test_the_first_end_stays_and_a_run_is_added_once(database: Database) -> None:
     store = RunStore(database)
     store.add(Run("a", "e"))

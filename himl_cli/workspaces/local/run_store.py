@@ -166,6 +166,8 @@ class Database:
         if version > SCHEMA_VERSION:
             connection.close()
             raise DiskFailed(f"'{self.path}' was written by a newer himl.", hint=update_hint())
+        if version == 0:  # later, this would require a VACUUM, which may change the numbers of rows
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         if version == 0 and self._is_local:  # WAL needs shared memory, which network file systems lack
             # (sqlite.org/wal.html). A change of the journal ignores the busy timeout
             _once_unlocked(connection, "PRAGMA journal_mode=WAL", BUSY_SECONDS)
@@ -349,6 +351,8 @@ def _hint_of_damage(path: Path) -> str:
 
 
 PAGE = 200
+MOST_FREE, PAGES_AT_ONCE = 250, 5000  # pages of the database, of 4 KiB each
+INCREMENTAL = 2
 MOST_ALIKE = 250
 # Fields of a run with the same names in the database
 AS_STORED = ("id", "experiment", "display_name", "description", "parent", "exit_code", "command", "folder")
@@ -593,6 +597,16 @@ class RunStore:
             connection.executemany("DELETE FROM runs WHERE id = ?", ids)
             for table in OF_RUNS:
                 connection.executemany(f"DELETE FROM {table} WHERE run = ?", ids)
+        with suppress(DiskFailed):
+            self._free_pages()
+
+    def _free_pages(self) -> None:
+        """Return free pages to the file system, in short transactions. Databases of earlier versions keep them."""
+        mode, free = (self.database.rows(f"PRAGMA {name}")[0][0] for name in ("auto_vacuum", "freelist_count"))
+        for _ in range(0, free if mode == INCREMENTAL and free > MOST_FREE else 0, PAGES_AT_ONCE):
+            with self.database.writing() as connection:
+                for _ in range(PAGES_AT_ONCE):  # the module sqlite3 stops after one page
+                    connection.execute("PRAGMA incremental_vacuum(1)")
 
     def _remove_folder(self, run_id: str, remove: Callable[[str], None]) -> None:
         remove(run_id)
