@@ -29,7 +29,7 @@ from PIL.ImageFile import ImageFile
 from tifffile import TiffFileError
 
 from himl_cli.core.records import dataclass
-from himl_cli.slides.slide_records import Box, Colour, Size, SlideUnreadable
+from himl_cli.slides.slide_records import RANGE_REMARK, Box, Colour, Size, SlideUnreadable
 
 # Errors of libraries for damaged files. SyntaxError comes from Pillow, for a damaged PNG. ImportError comes from
 # imagecodecs, for a codec that it was built without.
@@ -185,7 +185,7 @@ def own_range(values: NDArray[np.generic], highest: float) -> tuple[float, float
 
 
 def range_remark(low: float, high: float) -> str:
-    return f"its own range of values is shown ({low:g} to {high:g})"
+    return f"{RANGE_REMARK} ({low:g} to {high:g})"
 
 
 def profile_remarks(profile: Callable[[], ImageCms.ImageCmsProfile | None] | bytes | None) -> list[str]:

@@ -333,6 +333,9 @@ class TilesResult:
         )
 
 
+RANGE_REMARK = "its own range of values is shown"
+
+
 def grouped_remarks(slides: Iterable[CellOutcome | TiledSlide]) -> Iterator[str]:
     """Each remark on pixels of slides, once, with their ids, and without details in brackets."""
     alike: dict[str, list[str]] = {}

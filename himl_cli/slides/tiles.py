@@ -30,7 +30,7 @@ from himl_cli.slides.slide_options import (
     run_on_cluster,
     slide_folder,
 )
-from himl_cli.slides.slide_records import TileFormat, TilesRequest, TileStore, grouped_remarks
+from himl_cli.slides.slide_records import RANGE_REMARK, TileFormat, TilesRequest, TileStore, grouped_remarks
 
 app = group()
 
@@ -224,6 +224,9 @@ def tiles(
     remarks = [*grouped_remarks(result.slides)]
     if foreground is None and not masks:
         remarks.append(f"Foreground by the rule '{rule}' (see --foreground).")
+    dark = [slide.slide_id for slide in result.slides if RANGE_REMARK in slide.remark and rule != "mask"]
+    if dark:
+        remarks.append(f"The foreground '{rule}' is wrong if the background is dark (see --foreground): {named(dark)}.")
     halved = [slide.slide_id for slide in result.slides if slide.mask_threshold not in (None, mask_threshold or 0)]
     if halved:
         remarks.append(f"JPEG masks, below 128 is background (see --mask_threshold): {named(halved)}.")
