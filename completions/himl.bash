@@ -91,6 +91,9 @@ _himl_table() {
             --crossval_count_arg=
             --different_seeds=
             --seed_arg=
+            --from=runs
+            --only_args
+            --same_environment
             --new_code
             --notify=
             --notify_format=choice:json,slack,teams
@@ -108,7 +111,7 @@ _himl_table() {
         kinds='files:.py,.sh,.yml,.yaml,.json'
         ;;
     'himl runs')
-        verbs='list show diff aggregate logs attach cancel tag archive restore delete'
+        verbs='list show diff aggregate logs attach cancel tag archive restore export import delete'
         rows='
             --help|-h
         '
@@ -333,6 +336,40 @@ _himl_table() {
             --help|-h
         '
         kinds='list+runs...'
+        ;;
+    'himl runs export')
+        rows='
+            +--run=list+runs
+            --experiment=experiments
+            --num_runs=choice:all
+            +--tags|-t=
+            +--status=list+choice:Queued,Running,Completed,Failed,Canceled
+            --latest_run_file=files
+            --children
+            --to=files:.zip
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --help|-h
+        '
+        kinds='list+runs...'
+        ;;
+    'himl runs import')
+        rows='
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --help|-h
+        '
+        kinds='files:.zip'
         ;;
     'himl runs delete')
         rows='

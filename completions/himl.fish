@@ -33,6 +33,8 @@ function __himl_verbs --description 'The commands below the command $argv[1], wi
                 'tag' 'Set tags on runs' \
                 'archive' 'Hide runs from lists, and keep their files' \
                 'restore' 'Show archived runs in lists again' \
+                'export' 'Write runs to an archive that himl can import elsewhere' \
+                'import' 'Record the runs of an archive in the local workspace' \
                 'delete' 'Delete runs with all files and child runs, after a confirmation'
         case 'himl checkpoint'
             printf '%s\t%s\n' \
@@ -139,6 +141,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--crossval_count_arg=' 'Argument for the number of splits' \
                 '--different_seeds=' 'Run N seeds, with --random_seed 0 to N-1' \
                 '--seed_arg=' 'Argument for the seed' \
+                '--from=runs' 'Submit a run\'s job again (no TARGET)' \
+                '--only_args' 'With --from, replace all arguments of the script' \
+                '--same_environment' 'With --from, require the packages of the run' \
                 '--new_code' 'With --resume, run the project\'s present code' \
                 '--notify=' 'Webhook to notify at the end (better set in himl.private.toml)' \
                 '--notify_format=choice:json,slack,teams' 'json, slack or teams (default: by the URL\'s host, else json)' \
@@ -339,6 +344,34 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--help|-h' 'Show this message and exit'
+        case 'himl runs export'
+            printf '%s\t%s\n' \
+                '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
+                '--experiment=experiments' 'Runs of this experiment, newest first' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags|-t=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
+                '--to=files:.zip' 'New .zip file or folder' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--help|-h' 'Show this message and exit'
+        case 'himl runs import'
+            printf '%s\t%s\n' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
@@ -752,6 +785,12 @@ function __himl_kinds --description 'What the plain arguments of the command $ar
         case 'himl runs restore'
             printf '%s\n' \
                 'list+runs...'
+        case 'himl runs export'
+            printf '%s\n' \
+                'list+runs...'
+        case 'himl runs import'
+            printf '%s\n' \
+                'files:.zip'
         case 'himl runs delete'
             printf '%s\n' \
                 'list+runs...'

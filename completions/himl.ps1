@@ -112,6 +112,9 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--crossval_count_arg=', 'Argument for the number of splits',
                 '--different_seeds=', 'Run N seeds, with --random_seed 0 to N-1',
                 '--seed_arg=', 'Argument for the seed',
+                '--from=runs', 'Submit a run''s job again (no TARGET)',
+                '--only_args', 'With --from, replace all arguments of the script',
+                '--same_environment', 'With --from, require the packages of the run',
                 '--new_code', 'With --resume, run the project''s present code',
                 '--notify=', 'Webhook to notify at the end (better set in himl.private.toml)',
                 '--notify_format=choice:json,slack,teams', 'json, slack or teams (default: by the URL''s host, else json)',
@@ -140,6 +143,8 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 'tag', 'Set tags on runs',
                 'archive', 'Hide runs from lists, and keep their files',
                 'restore', 'Show archived runs in lists again',
+                'export', 'Write runs to an archive that himl can import elsewhere',
+                'import', 'Record the runs of an archive in the local workspace',
                 'delete', 'Delete runs with all files and child runs, after a confirmation'
             )
             Rows = @(
@@ -388,6 +393,44 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('list+runs...')
+        }
+        'himl runs export' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
+                '--num_runs=choice:all', 'Number of runs, or all',
+                '+--tags|-t=', 'Only runs with these tags',
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
+                '--latest_run_file=files', 'File with a run id',
+                '--children', 'Select their child runs instead',
+                '--to=files:.zip', 'New .zip file or folder',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
+                '--config_file=files:.json', 'Azure ML config.json',
+                '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
+                '--json', 'Print one JSON document on stdout',
+                '--quiet|-q', 'Print only ids or paths on stdout',
+                '--verbose|-v', 'Print a debug log and tracebacks on stderr',
+                '--yes', 'Answer yes to all questions',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @('list+runs...')
+        }
+        'himl runs import' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
+                '--config_file=files:.json', 'Azure ML config.json',
+                '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
+                '--json', 'Print one JSON document on stdout',
+                '--quiet|-q', 'Print only ids or paths on stdout',
+                '--verbose|-v', 'Print a debug log and tracebacks on stderr',
+                '--yes', 'Answer yes to all questions',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @('files:.zip')
         }
         'himl runs delete' = @{
             Verbs = @(

@@ -20,6 +20,8 @@ WRITTEN = "<!-- `scripts/generate` makes this page from the commands. Manual cha
 GUIDES = {
     "submit": "submit.md",
     "runs diff": "many-runs.md",
+    "runs export": "many-runs.md",
+    "runs import": "many-runs.md",
     "runs aggregate": "many-runs.md",
     "tb": "tensorboard.md",
     "ui": "ui.md",
@@ -41,6 +43,7 @@ WORLDS = {
     "runs attach": "azure not=ssh",
     "runs cancel": "here prelude=running",
     "runs delete": "here answer=y",
+    "runs import": "here prelude=exported",
     "checkpoint": "azure",
     "datastore": "azure",
     "montage": "slides",

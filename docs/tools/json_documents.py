@@ -497,6 +497,8 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "runs list": (list[ListedRun],),
     "runs show": (RunDetails, list[RunDetails]),
     "runs diff": (RunDiff,),
+    "runs export": (list[Run],),
+    "runs import": (list[Run],),
     "runs aggregate": (Aggregation,),
     "runs logs": (list[Log],),
     "runs attach": (list[RunService],),

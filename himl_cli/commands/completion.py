@@ -44,6 +44,7 @@ METAVARS: Mapping[str, str] = {
     "FILE": "files",
     "FILE,...": "list+files",
     "FILE...": "files",
+    "FILE.zip|DIR": "files:.zip",
     "LOCAL": "files",
     "LOCAL_DIR": "folders",
     "PATH": "files",

@@ -35,7 +35,7 @@ from himl_cli.commands.options import (
     parse_list,
     parse_pairs,
 )
-from himl_cli.commands.session import Session, open_session
+from himl_cli.commands.session import For, Session, open_session
 from himl_cli.core.errors import BadUsage, Interrupted, NotFound
 from himl_cli.core.text import non_blank
 from himl_cli.render.output import Declined, Format, Output
@@ -49,7 +49,7 @@ SSH_ARGUMENTS = "himl.ssh_arguments"
 """The key of a context's `meta` for the words after `--`."""
 CSV, PARQUET, PLOT = "--output_csv", "--output_parquet", "--plot"
 
-app = group("List, show, compare, follow, cancel, tag, archive and delete runs.")
+app = group("List, show, compare, follow, cancel, tag, archive, export and delete runs.")
 
 
 @command(app, "list")
@@ -656,6 +656,61 @@ def _archive(
         workspace = session.workspace
         found = change_all(workspace, lambda run: workspace.archive(run.id, restore=restore), _find(session, selected))
         lines = [f"{'Restored' if restore else 'Archived'} run '{run.id}'." for run in found]
+        session.output.result(found, human="\n".join(lines), quiet=[run.id for run in found])
+
+
+@command(app, "export")
+def export(
+    *,
+    selection: SelectionOptions,
+    to: str | None = option("New .zip file or folder.", "FILE.zip|DIR", panel="Archive"),
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    runs: RunArgs = None,
+) -> None:
+    """Write runs to an archive that himl can import elsewhere.
+
+    The archive contains the records, metrics, code and files of runs. It includes child runs and environments. It has
+    checksums, and metadata as an RO-Crate. Secrets in arguments are masked.
+
+    \b
+      himl runs export latest --to run.zip
+      himl runs export --experiment train --num_runs 5 --to runs/
+    """
+    from himl_cli.services.runs.archive import export_runs
+
+    if to is None:
+        raise BadUsage("export needs a target.", hint="For example: himl runs export latest --to run.zip")
+    with open_session(workspace_opts, output_opts) as session:
+        found = _find(session, selection.selection(runs))
+        written = export_runs(session.workspace, found, Path(to), session.notify)
+        line = f"Wrote {len(written)} run{'s' * (len(written) != 1)} to '{to}'."
+        session.output.result(written, human=line, quiet=[to])
+
+
+@command(app, "import")
+def import_archive(
+    archive: Annotated[str, typer.Argument(metavar="FILE.zip|DIR", help="Archive of 'himl runs export'.")],
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+) -> None:
+    """Record the runs of an archive in the local workspace.
+
+    himl checks all files before it records a run. The runs keep their ids.
+
+    \b
+      himl runs import run.zip
+    """
+    from himl_cli.services.runs.archive import import_runs
+    from himl_cli.workspaces.base import FolderWorkspace
+
+    with open_session(workspace_opts, output_opts, For.jobs) as session:
+        workspace = session.workspace
+        if not isinstance(workspace, FolderWorkspace):
+            raise BadUsage("Runs can be imported to local workspaces only.", hint="Add --workspace local")
+        workspace.prepare(session.notify)
+        found = import_runs(workspace, Path(archive))
+        lines = [f"Imported run '{run.id}'." for run in found]
         session.output.result(found, human="\n".join(lines), quiet=[run.id for run in found])
 
 

@@ -157,7 +157,7 @@ class ScriptCommand(HimlCommand):
         typed = sort_words(self, ctx, args)
         given = {_name_of(word) for word in typed.options}
         target = typed.target
-        if not target and not {"--resume", "--command"} & given:
+        if not target and not {"--resume", "--from", "--command"} & given:
             scripts = sorted(path.name for path in Path().glob("*.py"))
             target = ["train.py" if "train.py" in scripts else scripts[0] if len(scripts) == 1 else "SCRIPT.py"]
         words = [*ctx.command_path.split(), *names, *target, *typed.options]
@@ -188,7 +188,7 @@ class ScriptCommand(HimlCommand):
     def _check_form(self, ctx: Any, args: Sequence[str]) -> None:
         """Check the form of the target. Raises BadUsage with the likely command."""
         target, module, line = (ctx.params.get(name) or "" for name in ("target", "module", "command"))
-        has_target = any(map(ctx.params.get, ("target", "module", "resume", "command")))
+        has_target = any(map(ctx.params.get, ("target", "module", "resume", "from_run", "command")))
         after, own = script_arguments(ctx), [word.partition("=")[0] for word in before_double_dash(args)]
         problems = {
             f"-m must be a module, not the file '{module}'.": module.endswith(".py") or "/" in module,

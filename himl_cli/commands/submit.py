@@ -167,6 +167,9 @@ OPTIONS: Mapping[str, Option] = {
     "crossval_count_arg": option("Argument for the number of splits.", "NAME"),
     "different_seeds": option("Run N seeds, with --random_seed 0 to N-1.", "N", kind=int | None),
     "seed_arg": option("Argument for the seed.", "NAME", "random_seed"),
+    "from_run": option("Submit a run's job again (no TARGET).", "RUN", names=("--from",)),
+    "only_args": option("With --from, replace all arguments of the script.", default=False),
+    "same_environment": option("With --from, require the packages of the run.", default=False),
     "new_code": option("With --resume, run the project's present code.", default=False),
     "notify": option("Webhook to notify at the end (better set in himl.private.toml).", "URL", panel="Progress"),
     "notify_format": option("json, slack or teams (default: by the URL's host, else json).", "FORM"),
@@ -184,6 +187,9 @@ class SubmitOptions(Bundle):
     create_cluster: bool
     resume: str | None
     new_code: bool
+    from_run: str | None
+    only_args: bool
+    same_environment: bool
     wait: bool | None
     follow: bool
     dry_run: bool
@@ -240,6 +246,7 @@ def submit(
       himl submit train.py --crossval 5 --cluster gpu
       himl submit --command "python -V && python train.py"
       himl submit --resume latest
+      himl submit --from latest -- --lr 0.2
     """
     sources = value_sources(ctx)
     print_outside(output_opts)
@@ -255,7 +262,7 @@ def submit(
 
     is_elsewhere = request.engine != THIS_MACHINE
     is_many = request.sweep or request.crossval or request.different_seeds
-    is_other = options.resume is not None or options.dry_run or is_job_file(target)
+    is_other = options.resume is not None or options.from_run is not None or options.dry_run or is_job_file(target)
     with nullcontext() if is_elsewhere or is_many or is_other else standby(SUPERVISOR):
         from himl_cli.commands import submit_job
 
@@ -263,6 +270,11 @@ def submit(
         call = submit_job.Submission(workspace_opts, output_opts, request, sources, *flags).after_runs()
         if options.resume is not None:
             return submit_job.resume(call, options.resume, takes_new_code=options.new_code)
+        if options.from_run is not None:
+            how = {"only_args": options.only_args, "same_environment": options.same_environment}
+            return submit_job.repeat(call, options.from_run, **how)
+        if name := next((name for name in ("only_args", "same_environment") if sources[name] == TYPED), ""):
+            raise BadUsage(f"--{name} has no effect without --from RUN.", hint=f"Add --from RUN, or omit --{name}.")
         if sources["new_code"] == TYPED:
             raise BadUsage(
                 "--new_code has no effect without --resume RUN.", hint="Add --resume RUN, or omit --new_code."

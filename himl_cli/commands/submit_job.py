@@ -3,12 +3,14 @@ a cluster."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from himl_cli.commands.mirror_process import start_mirror
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions, options_of
@@ -66,6 +68,9 @@ from himl_cli.workspaces.resolve import (
     open_runs,
 )
 
+if TYPE_CHECKING:
+    from himl_cli.services.submission.repeat import Repeat
+
 
 class Submission(NamedTuple):
     """A call of `himl submit`: the request, the source of each value, and the options outside the request."""
@@ -78,6 +83,12 @@ class Submission(NamedTuple):
     wait: bool | None
     follow: bool
     dry_run: bool
+    repeat: Repeat | None = None
+
+    def prepared(self) -> PreparedJob:
+        """The job of the request. Raises BadUsage, NotFound."""
+        job = prepare_job(self.request)
+        return job if self.repeat is None else self.repeat.applied(job)
 
     def waits(self, *, is_sent: bool) -> bool:
         """Whether to wait for the end. The default is to wait for local jobs. Typed options win over settings. Raises
@@ -144,7 +155,7 @@ def submit_script(call: Submission) -> Run | None:
             sdk_v1()  # raises
         azure_for_jobs(*call.workspace_opts.names, start=request.cwd)  # raises
         call.check_notification(waits)
-    job = prepare_job(request)
+    job = call.prepared()
     with open_session(call.workspace_opts, call.output_opts, For.clusters if request.on_azure else For.jobs) as session:
         print_prepared(session.output, job.remarks, job.report)
         job = _with_data(call, session, job)
@@ -307,6 +318,20 @@ def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
         return run
 
 
+def repeat(call: Submission, reference: str, *, only_args: bool, same_environment: bool) -> Run | None:
+    """Submit the job of the run *reference* again, as `read_repeat`. Returns and raises like `submit_script`."""
+    from himl_cli.services.submission.repeat import check_same_environment, read_repeat
+
+    with TemporaryDirectory(prefix="himl-", ignore_cleanup_errors=True) as folder:
+        with open_session(call.workspace_opts, call.output_opts, For.runs) as session:
+            place = Path(os.path.realpath(folder))
+            found = read_repeat(session.workspace, reference, call.request, place, session.notify, only_args=only_args)
+            call = call._replace(request=found.request, repeat=found)
+            if same_environment:
+                check_same_environment(session.workspace, found.run, call.prepared().spec)
+        return submit_script(call)
+
+
 def _given_again(request: SubmitRequest) -> Mapping[str, tuple[str, Sequence[str]]]:
     """The command lines and the arguments of *request* by the keys of steps, as `FolderWorkspace.resume` takes them.
     Raises BadUsage for an invalid file."""
@@ -343,7 +368,7 @@ def show_settings(
 
 def _print_script(call: Submission) -> None:
     cloud_setting(call.request.cwd)
-    job = prepare_job(call.request)
+    job = call.prepared()
     if job.checkpoint is not None:
         raise BadUsage(
             "--checkpoint cannot be used with --dry_run, which sends no requests.",
@@ -443,7 +468,7 @@ def _run_mirrored(call: Submission, waits: bool) -> Run:
 
     named, cwd = call.workspace_opts, call.request.cwd
     address = azure_for_mirror(*named.names, start=cwd)
-    job = prepare_job(call.request)
+    job = call.prepared()
     # An Azure ML workspace in the options is the target of the mirror, and does not store the local run.
     names_azure = named.config_file or (named.workspace or "").endswith(".json")
     with open_session(WorkspaceOptions() if names_azure else named, call.output_opts, For.jobs) as session:

@@ -18,6 +18,7 @@ from himl_cli.core.records import dataclass
 
 _PACKAGES = ("lib*/{}/site-packages", "lib/{}/dist-packages", "local/lib/{}/dist-packages", "Lib/site-packages")
 SECONDS_TO_ASK = 10.0
+NOT_LISTED = "Azure ML stores the files of an environment, not its packages"
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,16 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class StoredJob:
+    """A job as its workspace stores it, to be submitted again. Its snapshot has no files, which `Workspace.code_files`
+    has. Secrets in its command line and arguments may be masked. `missing` are variables whose values are not stored.
+    """
+
+    spec: JobSpec
+    missing: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class NewCode:
     """New snapshots for a run that is resumed, by their roots, and a `note` for its record."""
 

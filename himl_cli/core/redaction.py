@@ -238,6 +238,12 @@ def mask_arguments(arguments: Sequence[str], depth: int = DEEPEST_COMMAND) -> li
     return masked
 
 
+def masked_names(arguments: Sequence[str]) -> list[str]:
+    """The options with masked values in the masked *arguments*, or a masked argument itself if it has no option."""
+    pairs = [(before, word) for before, word in zip(["", *arguments], arguments, strict=False) if MASK in word]
+    return [before if word == MASK and before.startswith("-") else word.partition("=")[0] for before, word in pairs]
+
+
 def mask_line(line: str, depth: int = DEEPEST_COMMAND) -> str:
     """A command line as one text, masked as by `mask_arguments`. Spaces and quotes stay."""
     words = mask_arguments(_WORD.findall(line), depth)

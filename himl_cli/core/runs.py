@@ -29,6 +29,7 @@ FAILED_RANK = re.compile(r"rank (\d+): ")
 SUBMITTED_TAGS = ("build_", "command_line", "commandline_args", "run_recovery_id")
 AUTOMATIC_TAGS = (*SUBMITTED_TAGS, "mlflow.", "himl.")
 
+REPEATS = "himl.repeats"  # the tag of a run with the id of the run that it repeats
 CHANGES = "himl/changes.diff"  # the file of a run with the diff of its code against its commit
 NOTE = "mlflow.note.content"  # the tag with a description from MLflow: start_run(description=), a page's editor
 # The tag of a local run that was started again: a JSON list with the number of the last row of metrics before each

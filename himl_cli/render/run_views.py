@@ -40,6 +40,7 @@ from himl_cli.core.runs import (
     PUSHED,
     RECORDED_IN,
     REPEATED_BY,
+    REPEATS,
     STOPPED,
     STUDIO,
     SUBMITTED_TAGS,
@@ -490,7 +491,7 @@ SHOWN_ELSEWHERE = (
         PUSHED,
     ),
     *(SWEPT, MANY, PRIMARY_METRIC, GOAL, BEST_TRIAL, HYPERPARAMETERS, TRIAL, STOPPED_EARLY, STEP, STEP_AFTER),
-    *(TRIALS, ATTEMPT_ENDS, LAST_ATTEMPT, ATTEMPTS, REPEATED_BY, BESIDE, NOTE, NEW_CODE),
+    *(TRIALS, ATTEMPT_ENDS, LAST_ATTEMPT, ATTEMPTS, REPEATED_BY, BESIDE, NOTE, NEW_CODE, REPEATS),
 )
 
 
@@ -681,6 +682,7 @@ def _facts(run: Run) -> dict[str, str]:
         if LAST_ATTEMPT in tags
         else "",
         "New code": tags.get(NEW_CODE, ""),
+        "Repeats": tags.get(REPEATS, ""),
         "Command": run.command,
         "Changed from" if PUSHED in tags else "Started from": tags.get(FROM_RUN, ""),
         **({queue[0].capitalize(): f"job {queue[1]}"} if queue and queue[1] else {}),

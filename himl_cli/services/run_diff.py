@@ -13,7 +13,7 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import Snapshot
 from himl_cli.core.logged import SYSTEM, FileChange, RunDiff, Value, given_of
-from himl_cli.core.runs import SUBMITTED_TAGS, Run, RunQuery, own_tags
+from himl_cli.core.runs import REPEATS, SUBMITTED_TAGS, Run, RunQuery, own_tags
 from himl_cli.core.text import utc_text
 from himl_cli.services.submission.snapshot import find_snapshot_root, take_snapshot
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
@@ -99,6 +99,7 @@ def _facts(run: Run) -> Values:
         "command": run.command,
         "workspace": run.workspace,
         "target": run.target,
+        "repeats": run.tags.get(REPEATS, ""),
     }
     submitted = {name: value for name, value in run.tags.items() if name.startswith(SUBMITTED_TAGS[0])}
     return {name: value for name, value in {**facts, **submitted}.items() if value not in ("", None)}

@@ -26,6 +26,7 @@ from himl_cli.core.jobs import (
     NewCode,
     PipelineSpec,
     Snapshot,
+    StoredJob,
 )
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.records import dataclass
@@ -214,6 +215,10 @@ class Workspace(Protocol):
         """What the run ran on, for a sweep what one of its trials ran on. None if that is not on record. Raises
         RunNotFound."""
 
+    def stored_job(self, run_id: str) -> StoredJob | None:
+        """The job of the run, of a trial or of a step, for another submission. None for a run without one of its own: a
+        pipeline, and a run that a program recorded. Raises RunNotFound."""
+
     def output_files(self, run_id: str, key: str) -> BlobStore:
         """The files of the run's output called *key*, in any storage. Raises RunNotFound, and NotFound naming the
         existing keys."""
@@ -344,6 +349,10 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
 
         None if there is no such folder. Raises BadUsage for a name that leaves the datastore.
         """
+
+    def adopt(self, run: Run, job: StoredJob | None, code: Path | None, environment: RunEnvironment | None) -> Run:
+        """Record a run that has ended in another workspace, with its *job*, the folder with its *code*, and its
+        *environment*, and return it. Raises BadUsage if there is a run of this id, and for an invalid id."""
 
     def batch_script(self, spec: JobSpec, notify: Notify) -> str:
         """The script for the engine of the job, with secrets masked. Creates nothing. Raises the errors of `submit`."""

@@ -546,6 +546,7 @@ class JoinedWorkspace(Workspace):
     run_files = _in_home(Workspace.run_files)
     code_files = _in_home(Workspace.code_files)
     environment = _in_home(Workspace.environment)
+    stored_job = _in_home(Workspace.stored_job)
     output_files = _in_home(Workspace.output_files)
 
     def delete_rest(self, run_id: str) -> bool:

@@ -19,10 +19,11 @@ from typing import Any
 import pytest
 
 from himl_cli.commands.submit_job import naming_once_made
-from himl_cli.core.errors import Interrupted
+from himl_cli.core.errors import BadUsage, Interrupted
 from himl_cli.core.jobs import LARGE_SNAPSHOT_BYTES
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.services.submission.prepare import start_and_note
+from himl_cli.services.submission.repeat import merged_arguments
 from himl_cli.workspaces.azure.jobs.job_submission import created_job
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage
@@ -434,6 +435,110 @@ def test_what_ran_is_on_record_with_the_changes_of_its_code(himl: Himl, project:
     (project / "run.diff").write_text(found["changes"])
     git(project, "apply", "run.diff")
     assert [(project / name).read_bytes() for name in ("train.py", "new.py", "empty.py", "big.bin")] == [b"print(2)\n", b"x = 1", b"", b"\0" * 8]
+
+
+REPEATED = """
+import argparse, os
+parser = argparse.ArgumentParser()
+for name in ("--lr", "--epochs", "--api_key", "--random_seed"):
+    parser.add_argument(name)
+print(*(f"{name}={value}" for name, value in vars(parser.parse_args()).items() if value), os.environ.get("TOKEN", "-"), os.environ["AZUREML_RUN_ID"])
+"""
+
+
+def test_a_run_is_submitted_again_with_changed_arguments(himl: Himl, project: Path, git: Callable[..., str]) -> None:
+    """The code, options and arguments of the run, although the project has changed, and the record of its origin."""
+    write_files(project, {"train.py": REPEATED, "data.txt": "old"})
+    git(project, "init", "-q")
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "First")
+    options = ("--tag", "team=blue", "--display_name", "base", "--env_var", "TOKEN=marked-secret", "--retries", "1")
+    himl.ok("submit", "train.py", *options, "--", "--lr", "0.1", "--api_key", "marked-key", "--epochs", "3")
+    first = latest(himl)
+    write_files(project, {"train.py": "raise SystemExit('new code')"})
+    lacking = himl("submit", "--from", first["id"], "--", "--lr", "0.2")
+    assert (lacking.code, "look like secrets: --api_key." in lacking.stderr) == (2, True)
+    assert f"hint: Give them again: himl submit --from {first['id']} -- --api_key VALUE" in lacking.stderr
+    lacking = himl("submit", "--from", first["id"], "--", "--api_key", "marked-key")
+    assert (lacking.code, "Set them again: --env_var TOKEN=" in lacking.stderr) == (2, True)
+    given = ("--env_var", "TOKEN=marked-other", "--tag", "kind=b")
+    again = himl.ok("submit", "--from", first["id"], *given, "--", "--lr=0.2", "--api_key=marked-key", "--random_seed", "7")
+    second = latest(himl)
+    assert again.stdout == f"lr=0.2 epochs=3 api_key=marked-key random_seed=7 marked-other {second['id']}\n"
+    tags = {**first["tags"], "kind": "b", "himl.repeats": first["id"], "run_recovery_id": second["recovery_id"]}
+    assert second["tags"] == {**tags, "command_line": "train.py --lr=0.2 '--api_key=***' --epochs 3 --random_seed 7"}
+    assert (second["display_name"], himl.ok("runs", "diff", "--json").json()["code"]) == ("base", [])
+    assert f"\nRepeats       {first['id']}\n" in himl.ok("runs", "show").stdout
+    only = himl.ok("submit", "--from", "latest", *given, "--only_args", "--", "--epochs", "1")
+    assert only.stdout.startswith("epochs=1 marked-other ")
+    assert {path.name for path in files_with(project, "marked-key")} == {"std_log.txt"}, "what the script prints"
+
+
+def test_a_trial_a_seed_and_a_step_are_repeated_alone(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": REPEATED})
+    himl.ok("submit", "train.py", "--sweep", "lr=0.1,0.2", "--", "--epochs", "3")
+    sweep = latest(himl)["id"]
+    again = himl.ok("submit", "--from", f"{sweep}_1", "--", "--epochs", "4")
+    assert again.stdout.startswith("lr=0.2 epochs=4 - ")
+    assert {"himl.trial", "himl.hyperparameters"} & {*latest(himl)["tags"]} == set()
+    himl.ok("submit", "--from", sweep, "--max_concurrent", "2", "--", "--epochs", "5")
+    whole = himl.ok("runs", "show", "--json").json()
+    assert [each["hyperparameters"] for each in whole["children"]] == [{"lr": 0.1}, {"lr": 0.2}]
+    assert himl.ok("runs", "logs", whole["children"][0]["id"]).stdout.startswith("lr=0.1 epochs=5 - ")
+    himl.ok("submit", "train.py", "--different_seeds", "2", "-q")
+    assert himl.ok("submit", "--from", f"{latest(himl)['id']}_1").stdout.startswith("random_seed=1 - ")
+    steps = {"step1": {"type": "PythonScriptStep", "name": "a", "script": "train.py", "arguments": ["--lr", "9"], "source_directory": "."}}
+    write_files(project, {"pipe.json": json.dumps(steps)})
+    himl.ok("submit", "pipe.json")
+    pipeline = latest(himl)["id"]
+    write_files(project, {"train.py": "raise SystemExit('new code')"})
+    assert himl.ok("submit", "--from", f"{pipeline}_step1").stdout.startswith("lr=9 ")
+    refused = himl("submit", "--from", pipeline)
+    assert (refused.code, "it is a pipeline" in refused.stderr) == (2, True)
+    for words, problem in {
+        ("train.py", "--from", "latest"): "--from takes the script of the run",
+        ("--from", "latest", "--in_place"): "--in_place cannot be used with --from",
+        ("--from", "latest", "--", "word"): "The argument 'word' has no name",
+        ("train.py", "--only_args"): "--only_args has no effect without --from RUN.",
+    }.items():
+        refused = himl("submit", *words)
+        assert (refused.code, problem in refused.stderr) == (2, True), words
+
+
+def test_a_run_is_repeated_only_with_the_same_packages(himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": REPEATED})
+    himl.ok("submit", "train.py")
+    himl.ok("submit", "--from", "latest", "--same_environment")
+    run = latest(himl)["id"]
+    place = project / ".himl" / "runs" / run / "environment.json"
+    found = json.loads(place.read_text())
+    found["packages"] |= {"pytest": "1.0", "torch": "2.4"}
+    place.write_text(json.dumps(found))
+    refused = himl("submit", "--from", run, "--same_environment")
+    assert refused.code == 2
+    assert f"packages differ from those of run '{run}': pytest 1.0 -> {pytest.__version__}, torch 2.4 -> missing." in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("--lr 0.1 data.csv --amp", "--lr 0.2", "--lr 0.2 data.csv --amp"),
+        ("--layers 64 32 --lr 1", "--layers 128", "--layers 128 --lr 1"),
+        ("--amp data.csv", "--no-amp", "--no-amp data.csv"),
+        ("--x=1 -v", "--x 2 -w", "--x 2 -v -w"),
+        ("model=a lr=1", "lr=2 +new=3", "model=a lr=2 +new=3"),
+        ("--shift -1 --shift -2", "--shift -3", "--shift -3"),
+        ("--lr 1", "", "--lr 1"),
+        ("--flag pos", "--flag", "how many values --flag has"),
+    ],
+)
+def test_given_arguments_replace_those_of_the_same_name(old: str, new: str, expected: str) -> None:
+    forms = {"lr": "", "layers": "words", "amp": "negatable"}
+    try:
+        found = " ".join(merged_arguments(old.split(), new.split(), forms))
+    except BadUsage as err:
+        found = str(err)
+    assert expected in found if "how" in expected else found == expected
 
 
 def test_job_stays_completed_when_outputs_cannot_be_kept(himl: Himl, project: Path) -> None:

@@ -93,6 +93,42 @@ def test_runs_of_both_workspaces_are_compared_with_their_code(himl: Himl, azure_
     assert himl("runs", "diff", ".", here).code == 2
 
 
+def test_a_run_is_repeated_here_and_there(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    """From a cluster to this machine and back: its code, arguments, variables and environment."""
+    show = "import os, sys; print(*sys.argv[1:], os.environ['TOKEN'])\n"
+    write_files(project, {"train.py": show, "more/x.txt": "x"})
+    there = himl.ok(
+        *SUBMIT, "-q", "--env_var", "TOKEN=t", "--tag", "team=blue", "--max_run_duration", "90m", "--", "--lr", "0.1", "--key", "a b"
+    ).stdout.strip()
+    write_files(project, {"train.py": "raise SystemExit('new code')\n", "environment.yml": "dependencies: [other]\n"})
+    here = himl.ok("submit", "--from", there, "--cluster", "local", "--", "--lr", "0.2")
+    assert here.stdout == "--lr 0.2 --key a b t\n"
+    other = ("--env_var", "TOKEN=u", "--env_var", "COLOUR=red")
+    back = himl.ok("submit", "--from", "latest", "--cluster", "cpu-cluster", *other, "-q").stdout.strip()
+    again = himl.ok("submit", "--from", there, "-q", "--", "--lr", "0.3").stdout.strip()
+    jobs = {run_id: azure_project.state.runs[run_id].job or {} for run_id in (there, back, again)}
+    assert [job["command"] for job in jobs.values()] == [f"python train.py --lr {lr} --key 'a b'" for lr in ("0.1", "0.2", "0.3")]
+    assert len({job["codeId"] for job in jobs.values()}) == 1
+    assert [job["environmentVariables"]["TOKEN"] for job in jobs.values()] == ["t", "u", "t"]
+    assert (jobs[again]["environmentId"], jobs[again]["limits"]) == (jobs[there]["environmentId"], jobs[there]["limits"])
+    tags = azure_project.state.runs[again].tags
+    assert (tags["team"], tags["himl.repeats"], tags["command_line"]) == ("blue", there, "train.py --lr 0.3 --key 'a b'")
+    refused = himl("submit", "--from", there, "--cluster", "local", "--same_environment")
+    assert (refused.code, "the packages are unknown: Azure ML stores the files" in refused.stderr) == (2, True)
+    himl.ok("submit", "--from", there, "--same_environment", "-q")
+
+
+def test_trials_and_whole_sweeps_of_a_cluster_are_repeated(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:
+    write_files(project, {"train.py": "import sys; print(*sys.argv[1:])\n"})
+    sweep = himl.ok(*SUBMIT, "-q", "--sweep", "lr=0.1,0.2", "--primary_metric", "acc", "--goal", "maximize", "--", "--epochs", "2").stdout.strip()
+    again = himl.ok("submit", "--from", sweep, "-q").stdout.strip()
+    old, new = (azure_project.state.runs[run_id].job or {} for run_id in (sweep, again))
+    parts = ("searchSpace", "objective", "samplingAlgorithm", "trial")
+    assert [new[name] for name in parts] == [old[name] for name in parts]
+    azure_project.add_run(f"{sweep}_1", "train", parent=sweep, tags={"hyperparameters": '{"lr": 0.2}'})
+    assert himl.ok("submit", "--from", f"{sweep}_1", "--cluster", "local").stdout == "--epochs 2 --lr 0.2\n"
+
+
 def test_dry_run_shows_the_job_and_asks_nobody(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": TRAIN, "environment.yml": CONDA})
     with ZipFile(project / "own-1.0-py3-none-any.whl", "w") as wheel:

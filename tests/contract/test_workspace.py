@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -17,6 +18,7 @@ from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
 from himl_cli.core.logged import given_of
 from himl_cli.core.runs import RunQuery, RunSelection, RunStatus, job_tag, own_tags
 from himl_cli.services.run_diff import diff_runs, run_before
+from himl_cli.services.runs.archive import export_runs, import_runs
 from himl_cli.services.runs.changes import children_text, delete_runs, footprints_of
 from himl_cli.services.runs.find import ListRequest, list_runs
 from himl_cli.services.runs.lookup import find_runs
@@ -221,6 +223,42 @@ def test_what_a_run_ran_on_is_on_record(workspace: Workspace) -> None:
         assert (found.packages, bool(found.problem)) == (None, True)
     with pytest.raises(RunNotFound, match="No run 'nope'"):
         workspace.environment("nope")
+
+
+def test_runs_are_exported_and_imported(workspace: Workspace, tmp_path: Path) -> None:
+    """With their children, values, files, times and checksums, as a zip and as a folder."""
+    run = workspace.run("train_1_aa")
+    for name in ("runs.zip", "folder"):
+        archive = tmp_path / name
+        assert [each.id for each in export_runs(workspace, [run, run], archive, lambda _: None)] == ["train_1_aa", "child_b", "child_a"]
+        far = RecordedRuns(tmp_path / f"far {name}").workspace
+        assert isinstance(far, FolderWorkspace)
+        import_runs(far, archive)
+        found = far.run("train_1_aa")
+        assert (found.status, found.duration, found.parent) == (run.status, run.duration, None)
+        assert (own_tags(found), found.tags["himl.imported_from"]) == ({"team": "blue"}, run.workspace)
+        assert (far.run("child_a").parent, far.parameters("train_1_aa")) == ("train_1_aa", {"lr": "0.1"})
+        for run_id in ("train_1_aa", "child_a"):
+            old, new = (
+                {each.name: [(point.step, point.value, point.time) for point in each.points] for each in place.metrics(run_id) if each.run == run_id}
+                for place in (workspace, far)
+            )
+            assert old == new
+        files = far.run_files("train_1_aa")
+        assert [(blob.name, b"".join(files.read(blob.name))) for blob in listed(files)] == [
+            ("outputs/model.bin", b"m" * 10),
+            ("user_logs/std_log.txt", b"hello"),
+        ]
+        assert far.environment("train_1_aa") == workspace.environment("train_1_aa")
+        with pytest.raises(BadUsage, match="Run 'train_1_aa' exists already"):
+            import_runs(far, archive)
+    crate = json.loads((tmp_path / "folder" / "ro-crate-metadata.json").read_text())
+    entities = {each["@id"]: each for each in crate["@graph"]}
+    assert entities["ro-crate-metadata.json"]["conformsTo"] == {"@id": "https://w3id.org/ro/crate/1.1"}
+    for part in entities["./"]["hasPart"]:
+        content = (tmp_path / "folder" / part["@id"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entities[part["@id"]]["sha256"]
+    assert entities["#train_1_aa"]["actionStatus"] == "http://schema.org/CompletedActionStatus"
 
 
 def test_metrics_parameters_files_and_outputs_of_a_run(workspace: Workspace) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from azure.core.exceptions import ClientAuthenticationError
@@ -19,7 +20,7 @@ from azure.core.exceptions import ClientAuthenticationError
 from himl_cli.api import submit_if_needed
 from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core import redaction
-from himl_cli.core.errors import BadUsage, DiskFailed, NotFound, ServiceFailed
+from himl_cli.core.errors import BadUsage, DiskFailed, IntegrityFailed, NotFound, ServiceFailed
 from himl_cli.core.files import expand_home, mount_of
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.search import BadSearch, parse_filter
@@ -29,6 +30,7 @@ from himl_cli.core.text import as_found, parse_duration
 from himl_cli.services.checkpoints.names import is_whole, parse_name
 from himl_cli.services.checkpoints.source import kind_of
 from himl_cli.services.project_setup import read_deepseismic, read_innereye
+from himl_cli.services.runs.archive import export_runs, import_runs
 from himl_cli.services.runs.lookup import is_run_address
 from himl_cli.services.submission.data import parse_data
 from himl_cli.services.submission.environment import parse_conda_package, read_conda_file, requirements_as_conda
@@ -343,3 +345,43 @@ def test_patterns_and_names_of_stored_files_on_both_systems() -> None:
         assert safe_parts("outputs/../a", windows=windows) is safe_parts("a\0", windows=windows) is None
     table = "/dev/sdc / ext4 rw 0 0\nC:\\134 /mnt/c 9p rw,aname=drvfs;path=C:\\134 0 0\n"
     assert (mount_of(Path("/mnt/c/lab/.himl"), table)[0], mount_of(Path("/home/ada/.himl"), table)[0]) == ("9p", "ext4")
+
+
+def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Path) -> None:
+    """Names that lead out, in every form, links, changed and missing files, and texts that are no archive."""
+    near, good = RecordedRuns(tmp_path / "near"), tmp_path / "good"
+    near.add("train_1_aa", files={"outputs/a.txt": "good"})
+    export_runs(near.workspace, [near.workspace.run("train_1_aa")], good, lambda _: None)
+    manifest = json.loads((good / "himl-runs.json").read_text())
+    file = "train_1_aa/files/outputs/a.txt"
+    facts, (record,) = manifest["files"][file], manifest["runs"]
+    bad: dict[str, Any] = {
+        name: {"files": {name: facts}} for name in ("../evil", "/tmp/evil", "a/../../evil", "a\\..\\evil", "C:evil", "a//b", "", "a/./b", "a\0b")
+    }
+    bad |= {f"id {name}": {"runs": [{**record, "run": {**record["run"], "id": name}}]} for name in ("../evil", "..", "a/b", "")}
+    bad |= {
+        "format": {"format": 9},
+        "files": {"files": [1]},
+        "runs": {"runs": 1},
+        "record": {"runs": [{}]},
+        "open": {"runs": [{**record, "run": {**record["run"], "status": "Running"}}]},
+    }
+    bad |= {"size": {"files": {file: {**facts, "size": 10**15}}}, "hash": {"files": {file: {**facts, "sha256": "0" * 64}}}, "missing": {"files": {"b": facts}}}
+    for number, (name, changes) in enumerate(bad.items()):
+        archive = tmp_path / f"{number}.zip"
+        with ZipFile(archive, "w") as made:
+            made.writestr("himl-runs.json", json.dumps({**manifest, **changes}))
+            listed = changes.get("files", {}) if name != "missing" else {}
+            for each in {file, *(listed if isinstance(listed, dict) else ())}:
+                made.writestr(each or "empty", "good")
+        far = RecordedRuns(tmp_path / f"far{number}").workspace
+        with pytest.raises((BadUsage, IntegrityFailed)):
+            import_runs(far, archive)
+        assert [*far.runs(RunQuery())] == [], name
+    (good / file).unlink()
+    (good / file).symlink_to(tmp_path / "near" / ".himl" / "runs" / "train_1_aa" / "code" / "outputs" / "a.txt")
+    (tmp_path / "text.zip").write_text("text")
+    for archive in (good, tmp_path / "text.zip", tmp_path / "nothing"):
+        with pytest.raises((BadUsage, IntegrityFailed, NotFound)):
+            import_runs(far, archive)
+    assert not [*tmp_path.rglob("*evil*")]

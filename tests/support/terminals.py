@@ -118,6 +118,8 @@ VIEWS = {
     "tagged": View(["runs", "tag", RUN, "team=blue"], "Tagged", is_laid_out=False),
     "not canceled": View(["runs", "cancel", RUN], "had already ended", is_laid_out=False, said=("had already ended",)),
     "archived": View(["runs", "archive", RUN], "Archived", is_laid_out=False),
+    "exported": View(["runs", "export", RUN, "--to", "run.zip"], "Wrote", is_laid_out=False),
+    "imported": View(["runs", "import", "none.zip"], "There is no file", 3, is_laid_out=False),
     "restored": View(["runs", "restore", RUN], "Restored", is_laid_out=False),
     "deleted": View(["runs", "delete", OLD, "--yes"], "Deleted", is_laid_out=False),
     "files": View(["download", RUN, "--list"], "last.ckpt"),

@@ -17,8 +17,8 @@ from tempfile import TemporaryDirectory
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, NotAllowed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.files import LATEST_RUN_FILE, home_folder, is_same_place, write_atomic
-from himl_cli.core.jobs import Entry, EntryKind, JobSpec, NewCode, check_placeholders
+from himl_cli.core.files import LATEST_RUN_FILE, home_folder, is_same_place, remove_tree, write_atomic
+from himl_cli.core.jobs import Entry, EntryKind, JobSpec, NewCode, SnapshotReport, check_placeholders
 from himl_cli.core.redaction import is_masked, mask_arguments, redact
 from himl_cli.core.runs import (
     CHANGES,
@@ -125,6 +125,9 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
     if request.in_place:
         return PreparedJob(spec, None, remarks, request.checkpoint)
     # A local input at its own target becomes a link, also if git tracks a file in it
+    if request.ready_snapshot is not None:
+        spec = replace(spec, snapshot=request.ready_snapshot)
+        return PreparedJob(spec, SnapshotReport(spec.snapshot, {}, ""), remarks, request.checkpoint)
     linked = [item for item in spec.inputs if item.local and item.target and not request.on_azure]
     linked = [item for item in linked if is_same_place(root / str(item.target), request.cwd / str(item.local))]
     at_target = [str(root / str(item.target)) for item in linked]
@@ -148,6 +151,9 @@ def submit_prepared(workspace: JobRunner, job: PreparedJob, *, notify: Notify) -
     """Start the job, and store the changes of its code with the run. Raises the errors of `JobRunner.submit`. A failure
     to store them is a notice."""
     run = workspace.submit(job.spec, notify=notify)
+    if job.temporary is not None:
+        with suppress(OSError):
+            remove_tree(job.temporary)
     if job.changes:
         from himl_cli.services.runs.writing import store_files
 

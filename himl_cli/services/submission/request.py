@@ -88,9 +88,10 @@ class SubmitRequest(JobOptions):
     `cwd` is the user's current folder, and `build` the `--build_*` options by tag name. `typed` names the options from
     the command line. An option that does not apply to a job is ignored if it comes from a settings file, and an error
     if it was typed. With None, every option that differs from its default counts as typed. At most one of `sweep`,
-    `crossval` and `different_seeds` is set. Without them, the job is a single run. `ready_sweep` is a sweep that does
-    not come from options. `python_executable` (the words before the script on a cluster), `resource_properties` and
-    `tensorboard_logs` are arguments of `submit_to_azure_if_needed` only.
+    `crossval` and `different_seeds` is set. Without them, the job is a single run. `ready_sweep` and
+    `ready_snapshot` are a sweep and a snapshot that do not come from options. `python_executable` (the words before
+    the script on a cluster), `resource_properties` and `tensorboard_logs` are arguments of `submit_to_azure_if_needed`
+    only.
     """
 
     cwd: Path
@@ -100,6 +101,7 @@ class SubmitRequest(JobOptions):
     python_executable: str = "python"
     tensorboard_logs: str | None = None
     ready_sweep: SweepSpec | None = None
+    ready_snapshot: Snapshot | None = None
     typed: frozenset[str] | None = None
 
     command: str | None = option()
@@ -214,7 +216,7 @@ class PreparedJob:
     """A job, the report on its snapshot (None for a job that runs in place), and remarks to show before it starts.
 
     `checkpoint` is the SOURCE that the job starts from. It has not been resolved yet. `changes` is the diff of the
-    snapshot against its commit.
+    snapshot against its commit. `temporary` is a folder with the snapshot, which is deleted once the job has started.
     """
 
     spec: JobSpec
@@ -222,6 +224,7 @@ class PreparedJob:
     remarks: Sequence[str] = ()
     checkpoint: str | None = None
     changes: bytes = b""
+    temporary: Path | None = None
 
 
 def refuse(where: str, *checks: tuple[bool, str, str]) -> None:
@@ -278,7 +281,7 @@ def check_values(request: SubmitRequest) -> None:
     if request.queue is not None and not re.fullmatch(r"\S*", request.queue[1]):
         name = request.queue[0]
         raise BadUsage(f"--cluster '{request.cluster}' has no valid place.", hint=f"Example: --cluster {name}:gpu")
-    for name in filter(request.is_typed, _untaken(request.engine)):
+    for name in filter(request.is_typed, untaken_options(request.engine)):
         _refuse_untaken(request, name, getattr(request, name))
 
 
@@ -329,8 +332,8 @@ def without_idle_options(request: SubmitRequest) -> tuple[SubmitRequest, list[st
         dropped = [name for group in ENVIRONMENT_SOURCES if typed and group not in typed for name in group]
         if any(map(request.is_typed, PACKAGE_FILES)):
             dropped += [name for name in PACKAGE_FILES if not request.is_typed(name)]
-        return request.without(*_untaken(AZURE), *dropped), remarks_of_azure(request)
-    untaken = _untaken(request.engine)
+        return request.without(*untaken_options(AZURE), *dropped), remarks_of_azure(request)
+    untaken = untaken_options(request.engine)
     of_azure = [name for name in untaken if _OPTIONS[name]["engines"] == AZURE]
     idle = [f"--{name}" for name in of_azure if request.is_typed(name)]
     idle += [f"num_nodes = {request.num_nodes}"] if request.num_nodes != 1 and "num_nodes" in untaken else []
@@ -370,7 +373,7 @@ def remarks_of_azure(request: SubmitRequest) -> list[str]:
     return [*remarks, *([f"Ignored: gpus = {request.gpus:g}. {NO_GPUS}"] if request.gpus is not None else [])]
 
 
-def _untaken(engine: str) -> list[str]:
+def untaken_options(engine: str) -> list[str]:
     """The options that jobs of *engine* (see `SubmitRequest.engine`) do not take."""
     words = {engine} if engine in (AZURE, THIS_MACHINE) else {engine, QUEUE}
     takers = {name: str(metadata.get("engines", "")).split() for name, metadata in _OPTIONS.items()}
@@ -465,7 +468,7 @@ def job_of_options(
     *name* is the default name of the experiment. *tags* are added to the automatic tags, and the user's tags replace
     both. *has_snapshot*: himl lists the files of the job. Raises BadUsage.
     """
-    git = git_facts(folder, has_snapshot=has_snapshot)
+    git = git_facts(folder, has_snapshot=has_snapshot) if request.ready_snapshot is None else {}
     experiment, remarks = choose_experiment(
         request.experiment, name, from_branch=request.experiment_from_branch, git=git
     )

@@ -25,6 +25,7 @@ from himl_cli.core.jobs import (
     JobSpec,
     ListFiles,
     PipelineSpec,
+    StoredJob,
 )
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.runs import (
@@ -243,6 +244,11 @@ class AzureWorkspace(ObservedWorkspace):
         from himl_cli.workspaces.azure.jobs.submitted import environment_of
 
         return environment_of(self.connection, self._job(run_id))
+
+    def stored_job(self, run_id: str) -> StoredJob | None:
+        from himl_cli.workspaces.azure.jobs.submitted import job_again
+
+        return job_again(self._job(run_id), self.run(run_id))
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
         label = f"output '{key}' of run '{run_id}'"

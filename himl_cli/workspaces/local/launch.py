@@ -23,7 +23,7 @@ from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import last_lines
 from himl_cli.core.jobs import STEP, EntryKind, JobSpec, NewCode, Snapshot, is_job_file
 from himl_cli.core.locks import ProcessLock, is_held
-from himl_cli.core.redaction import MASK
+from himl_cli.core.redaction import MASK, masked_names
 from himl_cli.core.runs import NEW_CODE, Run, RunStatus, check_known
 from himl_cli.core.signals import interruptions
 from himl_cli.core.sweeps import TRIAL
@@ -240,9 +240,7 @@ def _check_stored(run: Run, forms: list[dict[str, Any]], env: Mapping[str, str])
     masked: dict[str, None] = {}
     for form in forms:
         if form["has_secrets"]:
-            words = form["arguments"]
-            pairs = [(before, word) for before, word in zip(["", *words], words, strict=False) if MASK in word]
-            names = [before if word == MASK and before.startswith("-") else word for before, word in pairs]
+            names = masked_names(form["arguments"])
             masked |= dict.fromkeys(names or ["the command line"] * (MASK in form["entry"]["target"]))
     if masked:
         target, arguments = forms[0]["entry"]["target"], forms[0]["arguments"]

@@ -412,6 +412,13 @@ class RunStore:
                 if job not in ("", run.id):
                     _note_attempt(connection, run.id)
 
+    def adopt(self, run: Run) -> None:
+        """Record a run that has ended elsewhere, with its times and its end."""
+        self.add(run)
+        times = [None if time is None else round(time.timestamp() * 1000) for time in (run.created, run.ended)]
+        what = "created = ?, ended = COALESCE(?, created), exit_code = ?"
+        self._update(run.id, what, (*times, run.exit_code))
+
     def start(self, run_id: str) -> None:
         """Record the start of an attempt. A run has started with its first one."""
         attempts, now = self._attempts(run_id), now_ms()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from himl_cli.core.jobs import (
     EntryKind,
     JobSpec,
     PipelineSpec,
+    StoredJob,
     check_placeholders,
     step_of_trial,
 )
@@ -29,6 +30,7 @@ from himl_cli.core.sweeps import (
     Scalar,
     fill_command,
     filled_in,
+    hyperparameters_of,
     trial_tags,
     value_text,
     values_text,
@@ -42,7 +44,9 @@ from himl_cli.workspaces.local.launch_request import (
     PlannedJob,
     check_shell,
     job_command,
+    job_from_stored_form,
     output_folder,
+    plan_from_stored,
     resolve_folders,
     shown_command,
 )
@@ -189,6 +193,34 @@ def stage_plan(plan: Plan, folder: RunFolder, is_stopped: Callable[[], bool]) ->
     outputs = {name: made[step][key] for name, (step, key) in plan.outputs.items()}
     folder.write(RECORD, {"outputs": outputs})
     return plan
+
+
+def stored_job(folder: RunFolder, above: Sequence[Run]) -> StoredJob | None:
+    """The job of the first run of *above*, which are that run and those above it, up to the one with the stored plan in
+    *folder*. None for a pipeline, and for a run that a script or a program recorded. Raises DiskFailed."""
+    stored = folder.read(PLAN)
+    if "many" not in stored:
+        form = stored.get("job") if len(above) == 1 else None
+        return StoredJob(job_from_stored_form(form, {}), form["env_names"]) if form else None
+    plan, spec, key = plan_from_stored(stored["many"], folder.path, {}), None, ""
+    for run in reversed(above[:-1]):
+        if STEP in run.tags:
+            key = run.tags[STEP]
+            request = step_request(plan, next(job for job in plan.jobs if job.key == key))
+            inputs = [replace(item, local=request.inputs.get(item.key, item.local)) for item in request.spec.inputs]
+            spec = replace(request.spec, inputs=inputs)
+        elif values := hyperparameters_of(run.tags):
+            index = int(run.tags[TRIAL])
+            if plan.has_steps:
+                plan = pipeline_trial(plan, index, values)
+            else:
+                spec = trial_request(plan, index, values).spec
+        else:
+            return None
+    if len(above) == 1 and not plan.has_steps:
+        spec = plan.jobs[0].spec
+    names = next((job["spec"]["env_names"] for job in stored["many"]["jobs"] if job["key"] == key), ())
+    return None if spec is None else StoredJob(spec, names)
 
 
 def job_outputs(job: PlannedJob, run_id: str) -> dict[str, str]:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.files import may_write, shares_locks
+from himl_cli.core.files import may_write, shares_locks, walk_files
 from himl_cli.core.installed import RunEnvironment
-from himl_cli.core.jobs import DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot
+from himl_cli.core.jobs import STEP, DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot, StoredJob
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.runs import (
@@ -40,7 +40,14 @@ from himl_cli.workspaces.local.engines.base import QUEUED, RUNNING, UNKNOWN
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe_parts
 from himl_cli.workspaces.local.logged_values import LoggedWriter, last_metrics, last_numbers, read_results, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
-from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, ENVIRONMENT, RECORD, RunFolder, explain_disk_error
+from himl_cli.workspaces.local.run_folder import (
+    CHECK_PERMISSIONS,
+    ENVIRONMENT,
+    PLAN,
+    RECORD,
+    RunFolder,
+    explain_disk_error,
+)
 from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore
 
 if TYPE_CHECKING:
@@ -236,7 +243,12 @@ class LocalWorkspace(FolderWorkspace):
     def code_files(self, run_id: str) -> tuple[BlobStore, Container[str] | None] | None:
         from himl_cli.workspaces.local.launch import copied_code
 
-        copies = copied_code(self._folder_of(self.run(run_id).id))
+        run = self.run(run_id)
+        while run.parent and not self._folder_of(run.id).read(PLAN):  # a child has the code of its parent's job
+            run = self.run(run.parent)
+        copies, step = copied_code(self._folder_of(run.id)), self.run(run_id).tags.get(STEP)
+        jobs = [job for job in self._folder_of(run.id).read(PLAN).get("many", {}).get("jobs", ()) if job["key"] == step]
+        copies = {path: each for path, each in copies.items() if not jobs or path.match(jobs[0]["place"])}
         place = f"code of run '{run_id}'"
         for path, snapshot in copies.items():
             return DatastoreFolder(path, place, self._runs.database, label=place), {*snapshot.files}
@@ -250,6 +262,14 @@ class LocalWorkspace(FolderWorkspace):
             if found := self._folder_of(each).read(ENVIRONMENT):
                 return from_document(RunEnvironment, found)
         return None
+
+    def stored_job(self, run_id: str) -> StoredJob | None:
+        from himl_cli.workspaces.local.sweep_plan import stored_job
+
+        above = [self.run(run_id)]
+        while above[-1].parent and not self._folder_of(above[-1].id).read(PLAN):
+            above.append(self.run(above[-1].parent))
+        return stored_job(self._folder_of(above[-1].id), above)
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
         self.run(run_id)
@@ -328,6 +348,30 @@ class LocalWorkspace(FolderWorkspace):
         run_id = spec.run_id or new_run_id(spec.experiment)
         folders = resolve_folders(spec, datastore, run_id, notify)
         return LaunchRequest(str(self._folder_of(run_id).path), spec, shown_command(spec), *folders)
+
+    def adopt(self, run: Run, job: StoredJob | None, code: Path | None, environment: RunEnvironment | None) -> Run:
+        from himl_cli.core.documents import to_document
+        from himl_cli.workspaces.local.launch_request import stored_form
+        from himl_cli.workspaces.local.staging import stage_files
+
+        if len(safe_parts(run.id) or ()) != 1 or self._runs.job_of(run.id) is not None:
+            problem = "exists already" if len(safe_parts(run.id) or ()) == 1 else "has an invalid id"
+            raise BadUsage(f"Run '{run.id}' {problem} in {self.label}.", hint=f"See it: himl runs show {run.id}")
+        folder = self._folder_of(run.id)
+        try:
+            folder.path.mkdir(parents=True)
+            if environment is not None:
+                folder.write(ENVIRONMENT, to_document(environment))
+            if job is not None and code is not None:
+                files = [found.name for found in walk_files(str(code))]
+                spec = replace(job.spec, snapshot=Snapshot(code, files, 0), brought={}, python="", in_place=False)
+                folder.code.mkdir()
+                stage_files(spec, folder.code, is_stopped=lambda: False)
+                folder.write(PLAN, {"job": {**stored_form(spec, files), "env_names": [*job.missing]}})
+            self._runs.adopt(run)
+        except OSError as err:
+            raise explain_disk_error(err, f"Cannot import run '{run.id}'", folder.path) from err
+        return self.run(run.id)
 
     def batch_script(self, spec: JobSpec, notify: Notify) -> str:
         from himl_cli.workspaces.local.engines import engine_of, queue

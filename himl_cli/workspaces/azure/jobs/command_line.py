@@ -24,7 +24,7 @@ from himl_cli.core.sweeps import (
 
 # Prefixes of the variables of a job's inputs, and of a trial's values.
 INPUT_VARIABLE, SWEEP_VARIABLE = "AZURE_ML_INPUT_", "AZUREML_SWEEP_"
-_STARTS = {EntryKind.script: ("python",), EntryKind.module: ("python", "-m"), EntryKind.shell: ("bash",)}
+STARTS = {EntryKind.script: ("python",), EntryKind.module: ("python", "-m"), EntryKind.shell: ("bash",)}
 _RANK = "${LOCAL_RANK:-${OMPI_COMM_WORLD_LOCAL_RANK:-0}}"
 
 
@@ -38,7 +38,7 @@ def command_line(spec: JobSpec) -> str:
         line = _keeping(spec.keep, line)
     if spec.brought:
         line = copy_commands(spec.brought) + line
-    return _link_commands(spec) + line if spec.inputs else line
+    return link_commands(spec) + line if spec.inputs else line
 
 
 def _keeping(globs: Sequence[str], line: str) -> str:
@@ -113,7 +113,7 @@ def shell_line(spec: JobSpec, fill: Callable[[str, str], str]) -> str:
     words = [_word(argument, fill) for argument in spec.arguments]
     if spec.entry.kind is EntryKind.command:
         return " ".join([spec.entry.target, *words])
-    start = [spec.python or "python" if word == "python" else word for word in _STARTS[spec.entry.kind]]
+    start = [spec.python or "python" if word == "python" else word for word in STARTS[spec.entry.kind]]
     return " ".join([*start, shlex.quote(script_name(spec)), *words])
 
 
@@ -121,7 +121,7 @@ def script_name(spec: JobSpec) -> str:
     return f"./{spec.entry.target}" if spec.entry.target.startswith("-") else spec.entry.target
 
 
-def _link_commands(spec: JobSpec) -> str:
+def link_commands(spec: JobSpec) -> str:
     """Commands that make each input's target a link to the input, and set the input's variable.
 
     All ranks of a node run them, maybe at once. Creating a link either works or finds one (`-n` keeps it from going
