@@ -658,6 +658,7 @@ _himl_table() {
             --seed=
             --image_format=choice:png,jpg
             --overview
+            --dry_run
             --output_path=folders
             --backend=choice:auto,tifffile,openslide,cucim
             --workers=

@@ -629,6 +629,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--seed=' 'Seed of that choice' \
                 '--image_format=choice:png,jpg' 'Image format: png or jpg' \
                 '--overview' 'Save a picture of each slide with its tiles marked' \
+                '--dry_run' 'Only count the tiles and their bytes' \
                 '--output_path=folders' 'Destination folder' \
                 '--backend=choice:auto,tifffile,openslide,cucim' 'Slide reader: auto, tifffile, openslide or cucim' \
                 '--workers=' 'Threads, 1 to 256 (default: one per core)' \

@@ -754,6 +754,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--seed=', 'Seed of that choice',
                 '--image_format=choice:png,jpg', 'Image format: png or jpg',
                 '--overview', 'Save a picture of each slide with its tiles marked',
+                '--dry_run', 'Only count the tiles and their bytes',
                 '--output_path=folders', 'Destination folder',
                 '--backend=choice:auto,tifffile,openslide,cucim', 'Slide reader: auto, tifffile, openslide or cucim',
                 '--workers=', 'Threads, 1 to 256 (default: one per core)',

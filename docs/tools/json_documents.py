@@ -393,6 +393,7 @@ class TiledSlide(SlideProblem):
     level: int | None
     backend: str
     tiles: Annotated[int, Meta(description="The number of tiles.")]
+    bytes: Annotated[int, Meta(description="The size of their images.")]
     is_resumed: Annotated[bool, Meta(description="Whether an earlier call completed it.")]
     mpp: Annotated[float | None, Meta(description="Micrometres per pixel of the tiles, if a scale was requested.")]
     scale_source: Annotated[str, Meta(description="Where the scale comes from.")]
@@ -405,7 +406,7 @@ class TiledSlide(SlideProblem):
 class Tiles(TypedDict):
     """The tiles of all slides."""
 
-    dataset: Annotated[str, Meta(description="The CSV file that lists the tiles.")]
+    dataset: Annotated[str | None, Meta(description="The CSV file that lists the tiles. Null for a dry run.")]
     foreground: Annotated[str, Meta(description="The rule for foreground.")]
     tiles: int
     slides: list[TiledSlide]

@@ -82,7 +82,7 @@ STRIP_ROWS = 768  # approximate rows held beside a row of tiles: a strip, and th
 MASK_TILE = "mask.png"  # extension
 OVERVIEW_SIDE, MARK = 2048, (0, 114, 178)
 LONGEST_FOLDER = 150
-VERSION = 3  # of the record
+VERSION = 4  # of the record
 LEAST_KEPT = 0.5  # share of the foreground of a slide in its tiles, below which the slide is named
 LEAST_INSIDE = 0.5  # share of a tile in the regions of its slide
 LARGE_IN_TAR = "mask: the shares of labels above 255 are unknown, so a tar cannot have them; use --format files"
@@ -230,7 +230,7 @@ def _outcome(slide: TiledSlide, record: Mapping[str, Any]) -> TiledSlide:
     level, size, backend = record["level"], tuple(record["size"]), record["backend"]
     threshold, reason = record["mask_threshold"], record["reason"]
     known = replace(slide, level=level, size=size, backend=backend, mask_threshold=threshold, reason=reason)
-    known = replace(known, mpp=record["mpp"], scale_source=record["scale_source"])
+    known = replace(known, bytes=record["bytes"], mpp=record["mpp"], scale_source=record["scale_source"])
     known = replace(known, columns=tuple(record["columns"]), has_large_labels=record["has_large_labels"])
     return replace(known, tiles=len(record["tiles"]), remark=record["remark"])
 
@@ -350,11 +350,12 @@ class _Cutter:
                     if self._request.store is TileStore.tar:
                         raise SlideUnreadable(LARGE_IN_TAR)
                     tiles = [(*tile[:5], _without_labels(tile[5])) for tile in tiles]
-                if self._request.overview:
+                if self._request.overview and not self._request.is_dry_run:
                     write_bytes(staged / OVERVIEW, encode_jpeg([_overview(source.image, tiles)]))
             grid = source.grid
             record = {"recipe": recipe, "level": grid.level, "size": grid.size, "backend": source.image.backend}
             record["mpp"], record["scale_source"] = grid.mpp, grid.scale_source
+            record["bytes"] = files.bytes(tiles)
             record["tiles"], record["reason"] = tiles, _lack(found, tissue, self._request)
             rule = source.mask.mask_rule if source.mask is not None else None
             record["mask_threshold"] = None if rule is None else rule.threshold or 0.0
@@ -472,6 +473,7 @@ class _TileFiles:
         self._request, self._slide, self._staged = request, slide, staged
         self._random = Random(f"{request.seed} {slide.folder}")  # noqa: S311  # no secret
         self._kept: list[tuple[float, Tile]] = []  # a heap, with negative numbers
+        self._bytes: dict[tuple[int, int], int] = {}
         is_tar = request.store is TileStore.tar
         self._tar = tarfile.open(staged / TILES_TAR, "w") if is_tar else None  # noqa: SIM115  # closed by `close`
 
@@ -498,6 +500,9 @@ class _TileFiles:
 
     def write(self, tile: Tile, images: Mapping[str, bytes]) -> Files:
         """Write the *images* of the tile, by extension, from any thread. Returns those for `add`."""
+        self._bytes[tile[:2]] = sum(map(len, images.values()))
+        if self._request.is_dry_run:
+            return tile, {}
         if self._tar is not None and self._request.max_tiles is None:
             return tile, images
         for extension, data in images.items():
@@ -515,13 +520,17 @@ class _TileFiles:
             member.size = len(data)
             self._tar.addfile(member, io.BytesIO(data))
 
+    def bytes(self, tiles: Sequence[Tile]) -> int:
+        """Size of the images of *tiles*."""
+        return sum(self._bytes[tile[:2]] for tile in tiles)
+
     def complete(self, tiles: Sequence[Tile]) -> Sequence[Tile]:
         """Those of all *tiles* that are kept, with all of their files written."""
         if self._request.max_tiles is None:
             return tiles
         kept = {tile[:2] for _, tile in self._kept}
         tiles = [tile for tile in tiles if tile[:2] in kept]
-        for tile in tiles if self._tar is not None else ():
+        for tile in tiles if self._tar is not None and not self._request.is_dry_run else ():
             paths = sorted(self._staged.glob(f"{_place(tile)}.*"))
             self.add((tile, {path.name.partition(".")[2]: path.read_bytes() for path in paths}))
             for path in paths:

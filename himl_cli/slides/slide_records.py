@@ -241,6 +241,7 @@ class TilesRequest:
     slide is above `mask_threshold` (None: 0, and half of the range of a JPEG). `mask_tiles` adds the same area of the
     mask to each tile. `regions`, by slide id, are the only areas with tiles. `max_tiles` is the number of tiles per
     slide that are kept, chosen at random by `seed`.
+    With `is_dry_run`, himl encodes tiles, but writes none.
     """
 
     output: Path
@@ -262,6 +263,7 @@ class TilesRequest:
     overview: bool = False
     backend: Backend = Backend.auto
     workers: int = 1
+    is_dry_run: bool = False
 
     @property
     def masks(self) -> bool:
@@ -275,12 +277,12 @@ class TiledSlide(SlideEntry):
 
     `folder` is the name of its folder of tiles. `level` is the level that was cut, `size` the size in pixels of what
     was cut, and `mpp` its micrometres per pixel, which `scale_source` recorded (None and empty if no scale was
-    requested). `backend` is the library that read it, `tiles` the number of tiles. `is_resumed` marks tiles of an
-    earlier call. `reason` says why the slide failed (then `level` is None), or why it has few tiles or none.
-    `mask_threshold` is the greatest value of its mask that counted as background, None without a mask. `remark` says
-    how its pixels are shown if the file leaves a choice.
-    `columns` are the additional columns of its tiles. `has_large_labels` says that labels of its mask are above 255, so
-    that their shares are unknown.
+    requested). `backend` is the library that read it, `tiles` the number of tiles, and `bytes` the size of their
+    images. `is_resumed` marks tiles of an earlier call. `reason` says why the slide failed (then `level` is None), or
+    why it has few tiles or none. `mask_threshold` is the greatest value of its mask that counted as background, None
+    without a mask. `remark` says how its pixels are shown if the file leaves a choice. `columns` are the additional
+    columns of its tiles. `has_large_labels` says that labels of its mask are above 255, so that their shares are
+    unknown.
     """
 
     folder: str
@@ -288,6 +290,7 @@ class TiledSlide(SlideEntry):
     size: Size | None = None
     backend: str = ""
     tiles: int = 0
+    bytes: int = 0
     is_resumed: bool = False
     mpp: float | None = None
     scale_source: str = ""

@@ -12,6 +12,7 @@ from himl_cli.render.output import (
     Column,
     Format,
     Output,
+    as_table,
     duration_text,
     one_line,
     size_text,
@@ -48,14 +49,23 @@ def print_montage(output: Output, result: MontageResult, files: Sequence[Written
             output.notice("himl could not read any slide. Paths in a CSV are relative to its folder.")
 
 
-def print_tiles(output: Output, result: TilesResult, foreground: str, remarks: Sequence[str]) -> None:
-    """Print the list of tiles, their number and the duration on stdout, then slides with few tiles or none and
-    *remarks* on stderr. *foreground* is the rule that was applied."""
-    names = ("folder", "level", "backend", "tiles", "is_resumed", "mpp", "scale_source", "mask_threshold")
+DRY_RUN_COLUMNS = (
+    Column("SLIDE", lambda slide: slide.slide_id),
+    Column("TILES", lambda slide: f"{slide.tiles:,}", right=True),
+    Column("SIZE", lambda slide: size_text(slide.bytes), right=True),
+)
+
+
+def print_tiles(
+    output: Output, result: TilesResult, foreground: str, remarks: Sequence[str], *, is_dry_run: bool = False
+) -> None:
+    """Print the list of tiles (of a dry run: a table of the slides), their number and the duration on stdout, then
+    slides with few tiles or none and *remarks* on stderr. *foreground* is the rule that was applied."""
+    names = ("folder", "level", "backend", "tiles", "bytes", "is_resumed", "mpp", "scale_source", "mask_threshold")
     tiles, total, failed = sum(slide.tiles for slide in result.slides), len(result.slides), len(result.failed)
     resumed = sum(slide.is_resumed for slide in result.slides)
     data = {
-        "dataset": str(result.dataset),
+        "dataset": None if is_dry_run else str(result.dataset),
         "foreground": foreground,
         "tiles": tiles,
         "slides": [{**_cell(slide, *names, "reason", "remark"), **_sides(slide.size)} for slide in result.slides],
@@ -67,8 +77,12 @@ def print_tiles(output: Output, result: TilesResult, foreground: str, remarks: S
         f"{resumed:,} of them already complete": resumed,
         f"{failed:,} not read": failed,
     }
-    human = f"{one_line(str(result.dataset))}  {', '.join(filter(parts.get, parts))}; {duration_text(result.seconds)}."
-    output.result(data, human=human, quiet=[str(result.dataset)])
+    summary = f"{', '.join(filter(parts.get, parts))}; {duration_text(result.seconds)}."
+    human = f"{one_line(str(result.dataset))}  {summary}"
+    if is_dry_run:
+        size = size_text(sum(slide.bytes for slide in result.slides))
+        human = f"{as_table(result.slides, DRY_RUN_COLUMNS)}\n{size} for {summary} Nothing was written."
+    output.result(data, human=human, quiet=[str(tiles) if is_dry_run else str(result.dataset)])
     if output.format is Format.human:
         output.flush()
         for line in (*failed_lines(result.troubled, result.record.name, "few tiles"), *remarks):

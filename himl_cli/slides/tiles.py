@@ -113,6 +113,7 @@ def tiles(
         parse=lambda name, text: parse_member(name, text, TileFormat),
     ),
     overview: bool = option("Save a picture of each slide with its tiles marked.", default=False),
+    dry_run: bool = option("Only count the tiles and their bytes.", default=False),
     output_path: Path = option("Destination folder.", "DIR", "outputs", parse=parse_folder),
     reader: ReaderOptions,
     job: ClusterOptions,
@@ -134,6 +135,7 @@ def tiles(
       himl tiles slides --level 1 --overlap 32 --image_format jpg --overview
       himl tiles slides/dataset.csv --mpp 0.5 --foreground mask
       himl tiles slides --format tar --max_tiles 500
+      himl tiles slides --mpp 0.5 --dry_run
       himl tiles scans --datastore lab --cluster cpu --private_wheel FILE
     """
     non_blank("SLIDES", dataset)
@@ -165,6 +167,8 @@ def tiles(
         raise BadUsage(f"--mask_threshold is for masks, not for the foreground '{rule}'.", hint="Add --masks.")
     if regions is not None and not regions.exists():
         raise BadUsage(f"--regions: there is no file or folder '{regions}'.", hint="Check the path.")
+    if dry_run and not job.is_here:
+        raise BadUsage("--dry_run counts tiles on this machine.", hint="Omit --cluster or --dry_run.")
     if not job.is_here:
         values = {
             "tile_size": tile_size,
@@ -190,6 +194,8 @@ def tiles(
             job.wait,
         )
     check_packages("Cutting tiles needs")
+    from tempfile import TemporaryDirectory
+
     from himl_cli.slides.cutting import cut_slides
     from himl_cli.slides.query import list_slides
     from himl_cli.slides.regions import read_regions
@@ -215,8 +221,13 @@ def tiles(
         overview=overview,
         backend=reader.backend,
         workers=reader.workers or cores(),
+        is_dry_run=dry_run,
     )
-    with slide_folder(dataset, slides.datastore, job, workspace_opts, output_opts) as (folder, csv, output, notify):
+    with (
+        TemporaryDirectory(prefix="himl-tiles-") as elsewhere,
+        slide_folder(dataset, slides.datastore, job, workspace_opts, output_opts) as (folder, csv, output, notify),
+    ):
+        request = replace(request, output=Path(elsewhere)) if dry_run else request
         entries = list_slides(folder, slides.query(csv), notify)
         if regions is not None:
             request = replace(request, regions=read_regions(regions, entries, notify))
@@ -232,7 +243,7 @@ def tiles(
         remarks.append(f"JPEG masks, below 128 is background (see --mask_threshold): {named(halved)}.")
     if large := [slide.slide_id for slide in result.slides if slide.has_large_labels]:
         remarks.append(f"Masks with labels above 255, whose shares are unknown: {named(large)}.")
-    print_tiles(output, result, rule, remarks)
+    print_tiles(output, result, rule, remarks, is_dry_run=dry_run)
     if reader.strict and result.problem is not None:
         raise result.problem
 

@@ -71,6 +71,27 @@ def write(folder: Path, name: str, text: str) -> Path:
     return folder / name
 
 
+@pytest.mark.parametrize("options", [(), ("--image_format", "jpg", "--max_tiles", "7"), ("--format", "tar")])
+def test_a_dry_run_counts_tiles_and_bytes_and_writes_nothing(options: tuple[str, ...], himl: Himl, project: Path, slides: Path) -> None:
+    write_broken("empty", slides)
+    before = contents(project)
+    options = (*SIZE, "--image_glob", "*.tiff", *options)
+    said = himl.ok("tiles", slides, *options, "--dry_run")
+    assert ["a.tiff", "7" if "--max_tiles" in options else "30"] in [line.split()[:2] for line in said.stdout.splitlines()]
+    assert "Nothing was written." in said.stdout
+    assert "not read: 'empty.tiff': it is empty" in said.stderr
+    if "--format" in options:
+        assert contents(project) == before
+        return
+    counted = himl.ok("tiles", slides, *options, "--dry_run", "--json").json()
+    assert (counted["dataset"], contents(project)) == (None, before)
+    made = himl.ok("tiles", slides, *options, "--json").json()
+    assert made["slides"] == counted["slides"]
+    assert (made["tiles"], made["failed"]) == (counted["tiles"], 1)
+    sizes = {slide["slide_id"]: sum(path.stat().st_size for path in (project / "outputs" / slide["folder"]).glob("*x_*")) for slide in made["slides"]}
+    assert {slide["slide_id"]: slide["bytes"] for slide in counted["slides"]} == sizes
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
