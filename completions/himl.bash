@@ -653,6 +653,7 @@ _himl_table() {
             --masks
             --mask_threshold=
             --mask_tiles
+            --quality
             --regions=files
             --max_tiles=
             --seed=

@@ -624,6 +624,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--masks' 'Short for --foreground mask' \
                 '--mask_threshold=' 'Greatest value of a mask that is background (default: 0; JPEG: 127)' \
                 '--mask_tiles' 'Save the mask of each tile beside it' \
+                '--quality' 'Add the quality of each tile to dataset.csv' \
                 '--regions=files' 'Only tiles in regions of this GeoJSON or XML, or of a folder of them' \
                 '--max_tiles=' 'Maximum number of tiles per slide, chosen at random' \
                 '--seed=' 'Seed of that choice' \

@@ -749,6 +749,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--masks', 'Short for --foreground mask',
                 '--mask_threshold=', 'Greatest value of a mask that is background (default: 0; JPEG: 127)',
                 '--mask_tiles', 'Save the mask of each tile beside it',
+                '--quality', 'Add the quality of each tile to dataset.csv',
                 '--regions=files', 'Only tiles in regions of this GeoJSON or XML, or of a folder of them',
                 '--max_tiles=', 'Maximum number of tiles per slide, chosen at random',
                 '--seed=', 'Seed of that choice',

@@ -75,7 +75,7 @@ from himl_cli.slides.slide_records import (
     TileStore,
 )
 from himl_cli.slides.threads import Pool, map_in_order, read_ahead, reuse_freed_memory
-from himl_cli.slides.tissue import WHITE, foreground_of
+from himl_cli.slides.tissue import WHITE, foreground_of, quality_of
 
 HELD_BYTES = 512 << 20  # maximum memory of slides that are cut at the same time. A larger slide is cut alone.
 STRIP_ROWS = 768  # approximate rows held beside a row of tiles: a strip, and the next one, which is read ahead
@@ -88,7 +88,7 @@ LEAST_INSIDE = 0.5  # share of a tile in the regions of its slide
 LARGE_IN_TAR = "mask: the shares of labels above 255 are unknown, so a tar cannot have them; use --format files"
 LABEL = "label_"  # of columns with the share of a label of the mask
 # Left, top, right and bottom in pixels of level 0, the share of foreground, and additional columns
-Tile = tuple[int, int, int, int, float, Mapping[str, Any]]
+Tile = tuple[int, int, int, int, float, dict[str, Any]]
 NONE: NDArray[np.uint8] = np.empty((0, 0), np.uint8)  # labels of a slide without a mask
 Files = tuple[Tile, Mapping[str, bytes]]  # a tile and its images, by extension
 
@@ -206,6 +206,7 @@ def _recipe(request: TilesRequest, slide: TiledSlide, folder: SlideFolder) -> Ma
         "foreground": request.foreground,
         "mask_threshold": request.mask_threshold,
         "mask_tiles": request.mask_tiles,
+        "quality": request.quality,
         "regions": short_hash(repr(request.regions[slide.slide_id])) if request.regions is not None else None,
         "max_tiles": request.max_tiles,
         "seed": request.seed,
@@ -388,6 +389,8 @@ class _Cutter:
             pool.check()
             left, found = place
             images = {request.format.value: encode(band[:, left : left + tile])}
+            if request.quality:
+                found[5].update(quality_of(band[:, left : left + tile]))
             if request.mask_tiles:
                 images[MASK_TILE] = _encode_grey(labels[:, left : left + tile])
             return target.write(found, images)
@@ -555,7 +558,7 @@ class _Source:
         return 3 * width * (self.tile_size + (height if self.image.backend == "pillow" else STRIP_ROWS))
 
 
-def _without_labels(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+def _without_labels(columns: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in columns.items() if not name.startswith(LABEL)}
 
 

@@ -241,7 +241,7 @@ class TilesRequest:
     slide is above `mask_threshold` (None: 0, and half of the range of a JPEG). `mask_tiles` adds the same area of the
     mask to each tile. `regions`, by slide id, are the only areas with tiles. `max_tiles` is the number of tiles per
     slide that are kept, chosen at random by `seed`.
-    With `is_dry_run`, himl encodes tiles, but writes none.
+    `quality` adds the values of `tissue.quality_of`. With `is_dry_run`, himl encodes tiles, but writes none.
     """
 
     output: Path
@@ -255,6 +255,7 @@ class TilesRequest:
     foreground: str = "saturation"
     mask_threshold: float | None = None
     mask_tiles: bool = False
+    quality: bool = False
     regions: Mapping[str, Sequence[Region]] | None = None
     max_tiles: int | None = None
     seed: int = 0

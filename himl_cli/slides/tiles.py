@@ -101,6 +101,7 @@ def tiles(
         "Greatest value of a mask that is background (default: 0; JPEG: 127).", "N", kind=float | None
     ),
     mask_tiles: bool = option("Save the mask of each tile beside it.", default=False),
+    quality: bool = option("Add the quality of each tile to dataset.csv.", default=False),
     regions: Path | None = option(
         "Only tiles in regions of this GeoJSON or XML, or of a folder of them.", "PATH", parse=parse_path
     ),
@@ -181,6 +182,7 @@ def tiles(
             "foreground": rule,
             "mask_threshold": mask_threshold,
             "mask_tiles": mask_tiles,
+            "quality": quality,
             "max_tiles": max_tiles,
             "seed": seed,
             "image_format": image_format.value,
@@ -214,6 +216,7 @@ def tiles(
         foreground=rule,
         mask_threshold=mask_threshold,
         mask_tiles=mask_tiles,
+        quality=quality,
         max_tiles=max_tiles,
         seed=seed or 0,
         format=image_format,

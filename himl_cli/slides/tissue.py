@@ -155,6 +155,25 @@ def _colour(planes: Planes, white: Colour) -> NDArray[np.uint8]:
     return _greatest(*losses) - _least(*losses)
 
 
+def quality_of(pixels: NDArray[np.uint8]) -> dict[str, float]:
+    """Quality of a tile, shape (rows, columns, 3): the mean of all channels (0 to 255), the mean saturation (0 to 1),
+    the sharpness (variance of the Laplacian of the mean of the channels), and the shares of pixels of pens and of black
+    pixels."""
+    planes = _planes(pixels)
+    greatest, grey = _greatest(*planes), pixels.mean(axis=2, dtype=np.float32)
+    around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+    laplacian = around - 4 * grey[1:-1, 1:-1]
+    black = greatest < BLACK
+    values = {
+        "mean": grey.mean(dtype=np.float64),
+        "saturation": ((greatest - _least(*planes)) / np.maximum(greatest, 1)).mean(),
+        "sharpness": laplacian.var(dtype=np.float64) if laplacian.size else 0.0,
+        "pen": (~_may_be_tissue(planes) & ~black).mean(),
+        "black": black.mean(),
+    }
+    return {name: round(float(value), 4) for name, value in values.items()}
+
+
 def _may_be_tissue(planes: Planes) -> NDArray[np.bool_]:
     """Whether a pixel is neither black nor of a pen."""
     red, green, blue = planes

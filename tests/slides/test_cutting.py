@@ -438,3 +438,24 @@ def test_memory_is_that_of_a_few_rows_of_tiles(tmp_path: Path) -> None:
     ran = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True)
     of_small, of_giant, of_many = map(int, ran.stdout.split())
     assert (of_giant - of_small < 130, of_many - of_giant < 30) == (True, True), ran.stdout
+
+
+@pytest.mark.parametrize("tile_format", TileFormat)
+def test_the_quality_of_tiles_is_that_of_their_pixels(tile_format: TileFormat, slides: Path) -> None:
+    """Grey, noise, half a green pen, and a quarter of black, a tile each."""
+    picture: NDArray[np.uint8] = np.full((40, 160, 3), 200, np.uint8)
+    picture[:, 40:80] = np.random.default_rng(1).integers(100, 200, (40, 40, 1))
+    picture[:, 80:100], picture[:20, 120:140] = (40, 160, 60), 0
+    write_tiff(slides / "a.tiff", picture, compression="deflate", tile=64)
+    grey, noise, pen, black = rows_of(cut(slides, "a.tiff", tile_size=40, quality=True, format=tile_format))
+    assert [*grey][9:] == ["pen", "mean", "black", "sharpness", "saturation"]
+    found = [[float(row[name]) for name in ("mean", "saturation", "pen", "black")] for row in (grey, noise, pen, black)]
+    assert found[0] == [200, 0, 0, 0]
+    assert found[1] == [round(float(picture[:, 40:80].mean()), 4), 0, 0, 0]
+    assert found[2] == [round((200 + 260 / 3) / 2, 4), 0.375, 0.5, 0]
+    assert found[3] == [150, 0, 0, 0.25]
+    grid = picture[:, 40:80, 0].astype(float)
+    laplacian = grid[:-2, 1:-1] + grid[2:, 1:-1] + grid[1:-1, :-2] + grid[1:-1, 2:] - 4 * grid[1:-1, 1:-1]
+    assert abs(float(noise["sharpness"]) - laplacian.var()) < 0.01
+    assert float(grey["sharpness"]) == 0
+    assert "mean" not in rows_of(cut(slides, "a.tiff", tile_size=40))[0]
