@@ -155,7 +155,9 @@ def make(folder: Path) -> Path:
 
 
 def test_datastores_and_jobs_give_the_same_tiles(himl: Himl, running: StagedWorkspace, project: Path, slides: Path) -> None:
-    options = (*SIZE, "--overlap", "20", "--image_glob", "**/*.[ts]*")
+    area = '{"type": "Polygon", "coordinates": [[[0, 0], [450, 0], [450, 450], [0, 450], [0, 0]]]}'
+    write_files(project, {f"regions/{path.stem}.json": area for path in slides.rglob("*.*")})
+    options = (*SIZE, "--overlap", "20", "--image_glob", "**/*.[ts]*", "--regions", "regions")
     himl.ok("tiles", slides, *options, "--output_path", "here")
     himl.ok("tiles", "scans", "--datastore", DEFAULT, *options, "--output_path", "there")
     run_id = himl.ok("tiles", "scans", "--datastore", DEFAULT, *options, *CLUSTER, "--wait", "-q").stdout.strip()
@@ -163,6 +165,7 @@ def test_datastores_and_jobs_give_the_same_tiles(himl: Himl, running: StagedWork
     made = [contents(folder) for folder in (project / "here", project / "there", project / "outputs" / run_id / "outputs")]
     tiles = [{name: content for name, content in each.items() if not name.endswith(".json")} for each in made]
     assert tiles[0] == tiles[1] == tiles[2]
+    assert {row["inside"] for row in rows_of(project / "here")} >= {"1.0"}
     with Image.open(project / "here" / "a.tiff" / "00000x_00000y.png") as image:
         assert np.asarray(image).shape == (100, 100, 3)
     assert himl.ok("runs", "show", run_id, "--json").json()["experiment"] == "tiles"
