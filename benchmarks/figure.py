@@ -16,6 +16,7 @@ FIGURES = {
 TITLES = {
     "blobs": "Find 1 of many blobs",
     "runs": "List runs",
+    "points": "Show a run with many points",
     "trials": "Aggregate trials",
     "Slurm runs": "List open Slurm runs",
     "slides": "Montage of slides",

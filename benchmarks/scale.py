@@ -1,4 +1,4 @@
-"""Measure wall time and peak memory by size, with himl and its peers: blobs, runs, trials, Slurm runs and slides, each tenfold up to a large number.
+"""Measure wall time and peak memory by size, with himl and its peers: each size is ten times as large as the one before.
 
 A peer stops before the size at which its time or its memory would exceed `MOST`, if it continues to grow as between its last two sizes.
 """
@@ -49,6 +49,7 @@ from tests.support.slurm import running_cluster
 SIZES: Mapping[str, Sequence[int]] = {
     "blobs": (1_000, 10_000, 100_000, 1_000_000),
     "runs": (100, 1_000, 10_000, 100_000),
+    "points": (1_000, 10_000, 100_000, 1_000_000),
     "trials": (10, 100, 1_000, 10_000),
     "Slurm runs": (5, 50, 500),
     "slides": (50, 500, 5_000),
@@ -143,7 +144,7 @@ def measure_blobs(course: Course) -> None:
 
 
 def measure_runs(course: Course) -> None:
-    """List runs of one experiment, the newest 100 and all of them."""
+    """List runs of one experiment, the newest 100 and all of them, and look for a run by a wrong id."""
     subject = "runs"
     course.record.name_peers(mlflow=version("mlflow"))
     for size in course.sizes(subject):
@@ -153,11 +154,21 @@ def measure_runs(course: Course) -> None:
         commands = {
             "himl, newest 100": [HIML, "runs", "list", "--num_runs", "100"],
             "himl, all as JSON": [HIML, "runs", "list", "--num_runs", "all", "--json"],
+            "himl, a wrong id": ["sh", "-c", '"$0" runs show digits_1750000000_x; test $? -eq 3', HIML],
             "MLflow, newest 100": [sys.executable, PROGRAMS, "search_runs", f"sqlite:///{folder}/mlflow.db", "100"],
             "MLflow, all as JSON": [sys.executable, PROGRAMS, "search_runs", f"sqlite:///{folder}/mlflow.db", "all"],
         }
         environment = {**clean_environment(), "MLFLOW_DISABLE_TELEMETRY": "true"}
         course.measure(subject, size, {name: partial(spend, command, environment, folder) for name, command in commands.items()})
+
+
+def measure_points(course: Course) -> None:
+    """Show a run with ten metrics."""
+    for size in course.sizes("points"):
+        folder = course.folder / f"points_{size}"
+        aggregate.record_sweep(folder, 1, 10, size // 10)
+        command = [HIML, "runs", "show", f"{aggregate.SWEEP}_0"]
+        course.measure("points", size, {"himl": partial(spend, command, clean_environment(), folder)})
 
 
 def record_mlflow(folder: Path, count: int) -> None:
@@ -259,6 +270,7 @@ def make_slides(folder: Path) -> None:
 SUBJECTS: Mapping[str, Callable[[Course], None]] = {
     "blobs": measure_blobs,
     "runs": measure_runs,
+    "points": measure_points,
     "trials": measure_trials,
     "Slurm runs": measure_slurm,
     "slides": measure_slides,
