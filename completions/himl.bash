@@ -154,6 +154,8 @@ _himl_table() {
             --machine
             --environment
             --watch
+            --primary_metric=
+            --goal=choice:minimize,maximize
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -192,7 +194,7 @@ _himl_table() {
             --child_arg=
             +--metrics=
             --system
-            --no_stats
+            --stats|--no_stats
             --output_csv=files
             --output_parquet=files
             --plot=files

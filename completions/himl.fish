@@ -196,6 +196,8 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--machine' 'Add a table of CPU, memory and GPU use' \
                 '--environment' 'Add the interpreter, packages, machine and changes of the code' \
                 '--watch' 'Show progress, metrics and log until the run ends' \
+                '--primary_metric=' 'Rank the trials of a sweep by this metric' \
+                '--goal=choice:minimize,maximize' 'Which values are best (default: by the metric\'s name)' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
@@ -228,7 +230,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--child_arg=' 'Tag or argument that names the columns' \
                 '+--metrics=' 'Only metrics with these names' \
                 '--system' 'Metrics of the machine (system/...), alone or with --metrics' \
-                '--no_stats' 'Omit mean, std, min, max and median' \
+                '--stats|--no_stats' 'Show mean, std, min, max and median' \
                 '--output_csv=files' 'Save the table as CSV' \
                 '--output_parquet=files' 'Save all points as Parquet, one per row' \
                 '--plot=files' 'Save curves over all runs as .png or .svg' \

@@ -161,12 +161,16 @@ class AggregatedRun(Run):
     images: Annotated[dict[str, list[str]], Meta(description="Names of files of the run.")]
 
 
-class Aggregation(TypedDict):
-    """Many runs side by side."""
-
+class _Aggregation(TypedDict):
     metrics: Annotated[list[str], Meta(description="The names of all metrics.")]
     statistics: Annotated[dict[str, Statistics] | None, Meta(description="By metric. Is null with --no_stats.")]
     children: list[AggregatedRun]
+
+
+class Aggregation(_Aggregation, total=False):
+    """Many runs side by side."""
+
+    primary_metric: Annotated[PrimaryMetric, Meta(description="Of a sweep.")]
 
 
 class Log(TypedDict):

@@ -352,6 +352,11 @@ STATUS = option(
 )
 
 
+GOAL_OPTION = option(
+    "Which values are best (default: by the metric's name).", "minimize|maximize", kind=str | None, parse=parse_goal
+)
+
+
 class ListOptions(Bundle):
     since: datetime | None = option(
         "Only runs of the last 30m, 2h or 7d, or since a date.", "TIME", kind=str | None, parse=parse_since
@@ -362,9 +367,7 @@ class ListOptions(Bundle):
     )
     metrics: Sequence[str] = option("Show the last values of these metrics.", "GLOB,...", many=True, parse=parse_list)
     best: bool = option("Use best values of metrics instead of last ones.", default=False)
-    goal: Goal | None = option(
-        "Which values are best (default: by the metric's name).", "minimize|maximize", kind=str | None, parse=parse_goal
-    )
+    goal: Goal | None = GOAL_OPTION
     params: bool = option("Show parameters and arguments that differ, in a column each.", default=False)
 
     def validate(self) -> None:

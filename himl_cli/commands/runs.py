@@ -20,6 +20,7 @@ from himl_cli.commands.groups import HimlCommand, before_double_dash, command, g
 from himl_cli.commands.options import (
     ALL_RUNS,
     EXPERIMENT_OPTION,
+    GOAL_OPTION,
     STATUS,
     TAGS,
     ListOptions,
@@ -133,6 +134,8 @@ def show(
     machine: bool = option("Add a table of CPU, memory and GPU use.", default=False),
     environment: bool = option("Add the interpreter, packages, machine and changes of the code.", default=False),
     watch: bool = option("Show progress, metrics and log until the run ends.", default=False),
+    primary_metric: str | None = option("Rank the trials of a sweep by this metric.", "NAME", parse=non_blank),
+    goal: Any = GOAL_OPTION,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
@@ -148,33 +151,40 @@ def show(
       himl runs show latest --machine
       himl runs show latest --environment
       himl runs show latest --watch
+      himl runs show SWEEP --primary_metric val/loss --goal minimize
     """
     from himl_cli.core.logged import machine_use
     from himl_cli.render.forms import extended_form
     from himl_cli.render.run_views import run_view
-    from himl_cli.services.runs.lookup import details_of, means_one_run, run_details
+    from himl_cli.services.runs.lookup import details_of, means_one_run, ranked_anew, run_details
+    from himl_cli.services.runs.outcome import log_of_failure
 
+    is_ranked = primary_metric is not None or goal is not None
     if watch:
         _check_watch(output_opts)
-        if machine or environment:
+        given = {"--machine": machine, "--environment": environment, "--primary_metric or --goal": is_ranked}
+        if any(given.values()):
             raise BadUsage(
-                f"--{'machine' if machine else 'environment'} and --watch cannot be combined.",
+                f"{next(filter(given.get, given))} and --watch cannot be combined.",
                 hint="Omit one of them. --watch shows the machine in one line.",
             )
     selected = selection.selection(runs, single="--watch" if watch else "")
     with open_session(workspace_opts, output_opts) as session:
         if watch:
             return _watch_run(session, _find(session, selected))
-        is_one = means_one_run(selected)
+        is_one, workspace = means_one_run(selected), session.workspace
         ask = partial(
             run_details,
-            session.workspace,
+            workspace,
             has_machine=is_one or machine,
             by_node=machine,
             has_environment=environment,
+            rank=partial(ranked_anew, workspace, primary_metric, goal, session.notify) if is_ranked else None,
         )
-        found, is_plain = _find(session, selected), not (machine or environment)
-        details = details_of(session.workspace, found, ask, session.notify if is_plain else None)
+        found, is_plain = _find(session, selected), not (machine or environment or is_ranked)
+        details = details_of(workspace, found, ask, session.notify if is_plain else None)
+        if is_one and output_opts.format is Format.human:
+            details = [replace(each, log=log_of_failure(workspace, each.run, session.cwd)) for each in details]
         for each in details:
             if machine and not machine_use(each.metrics):
                 session.output.notice(f"Run '{each.run.id}' has no metrics of its machine.")
@@ -289,7 +299,11 @@ def aggregate(
     ),
     metrics: Sequence[str] = option("Only metrics with these names.", "GLOB,...", many=True, parse=parse_list),
     system: bool = option("Metrics of the machine (system/...), alone or with --metrics.", default=False),
-    no_stats: bool = option("Omit mean, std, min, max and median.", default=False),
+    stats: bool | None = option(
+        "Show mean, std, min, max and median.  [default: for runs that are no search]",
+        kind=bool | None,
+        names=("--stats/--no_stats",),
+    ),
     output_csv: str | None = option("Save the table as CSV.", "FILE"),
     output_parquet: str | None = option("Save all points as Parquet, one per row.", "FILE"),
     plot: str | None = option("Save curves over all runs as .png or .svg.", "FILE"),
@@ -299,7 +313,8 @@ def aggregate(
 ) -> None:
     """Compare metrics of many runs, with statistics.
 
-    For a sweep, cross-validation or pipeline, himl compares its child runs. Runs may be in progress.
+    For a sweep, cross-validation or pipeline, himl compares its child runs. Trials of a search are sorted by the
+    primary metric, the best one (*) first. Runs may be in progress.
 
     \b
       himl runs aggregate
@@ -319,17 +334,18 @@ def aggregate(
         output, workspace = session.output, session.workspace
         chosen, parent = choose_runs(workspace, selected, cwd=session.cwd, notify=session.notify)
         whole = output.format is Format.json or PARQUET in files or PLOT in files
-        found = aggregated(workspace, chosen, child_arg=child_arg, globs=metrics, whole=whole)
+        found = aggregated(workspace, chosen, child_arg=child_arg, globs=metrics, whole=whole, parent=parent)
         others = aggregated(workspace, chosen).metrics if metrics and not found.metrics else ()
         if others:
             raise NotFound(
                 f"None of {len(found.children)} runs logged a metric like {' or '.join(metrics)}.",
                 hint=f"Metrics: {_listed(others)}.",
             )
-        has_statistics = not no_stats and (len(found.children) > 1 or output.format is Format.json)
+        is_repeated = found.search is None and len(found.children) > 1
+        has_statistics = (is_repeated or output.format is Format.json) if stats is None else stats
         statistics = statistics_of(found) if has_statistics else None
         _print_metrics(output, found, statistics)
-        _write_files(output, found, statistics, files, parent.tags if parent else {})
+        _write_files(output, found, statistics, files)
         if len(found.children) == 1 and parent is None:
             output.notice(f"Run '{found.children[0].run.id}' has no child runs.")
         _print_incomplete(output, found)
@@ -364,9 +380,9 @@ def _print_metrics(output: Output, found: Aggregation, statistics: Mapping[str, 
     elif output.format is Format.quiet:
         output.result(None, human="", quiet=[child.run.id for child in found.children])
     elif not output.draws_tables:
-        output.cells(cells(found, statistics))
+        output.cells(cells(found.ranked, statistics))
     elif found.metrics:
-        output.lines(table_lines(found, statistics))
+        output.lines(table_lines(found.ranked, statistics))
 
 
 def _write_files(
@@ -374,20 +390,18 @@ def _write_files(
     found: Aggregation,
     statistics: Mapping[str, Any] | None,
     files: Mapping[str, Path],
-    tags: Mapping[str, str],
 ) -> None:
-    from himl_cli.core.sweeps import GOAL, PRIMARY_METRIC
     from himl_cli.render.aggregation import save_plots
     from himl_cli.services.runs.aggregate import write_csv, write_parquet
 
     for name, path in files.items():
         said = f"Wrote {path}."
         if name == CSV:
-            write_csv(found, statistics, path)
+            write_csv(found.ranked, statistics, path)
         elif name == PARQUET:
             write_parquet(found, path)
         else:
-            paths = save_plots(found, path, primary=tags.get(PRIMARY_METRIC), goal=tags.get(GOAL) or "minimize")
+            paths = save_plots(found, path)
             said = f"Wrote {', '.join(map(str, paths))}." if paths else "No values to draw."
         output.notice(said)
 

@@ -22,6 +22,7 @@ from himl_cli.core.jobs import HERE, JobSpec, is_job_file
 from himl_cli.core.redaction import is_address, shown
 from himl_cli.core.runs import Run, RunSelection, queued_in
 from himl_cli.core.signals import interruptions, unbuffered_terminal
+from himl_cli.core.sweeps import MANY, REPEATED
 from himl_cli.core.text import non_blank
 from himl_cli.core.webhook import Webhook
 from himl_cli.render.job_views import (
@@ -33,10 +34,11 @@ from himl_cli.render.job_views import (
     print_sent,
     print_settings,
 )
+from himl_cli.render.output import Format
 from himl_cli.render.progress import Watcher
 from himl_cli.services.runs.follow import naming, watching
 from himl_cli.services.runs.lookup import find_runs, parse_reference
-from himl_cli.services.runs.outcome import await_outcome
+from himl_cli.services.runs.outcome import await_outcome, wait_for_run
 from himl_cli.services.submission.data import bring_inputs
 from himl_cli.services.submission.prepare import (
     OF_RECORD,
@@ -507,18 +509,48 @@ def _wait_here(
     With *spec*, the hint for a failure is more exact. Raises JobFailed, Interrupted.
     """
     keys = unbuffered_terminal() if spec is not None and spec.tty else nullcontext()
+    watch = _watch_sweep(session, run, interrupted)
     with naming(run.id), session.output.job_output(run) as write, keys:
         return await_outcome(
             session.workspace,
             run,
             session.notify,
-            partial(print_ended, session.output),
-            write=write,
+            partial(print_ended, session.output, is_watched=watch is not None),
+            write=None if watch else write,
+            watch=watch,
             start=start,
             spec=spec,
             interrupted=interrupted,
             cwd=session.cwd,
         )
+
+
+def _watch_sweep(session: Session, run: Run, interrupted: list[int] | None = None) -> Callable[[], Run] | None:
+    """A function that shows the trials of a sweep on the terminal until it ends. None for other runs and without a
+    terminal. A signal in *interrupted* cancels the run."""
+    output = session.output
+    is_sweep = run.tags.get(MANY) == "sweep" or run.tags.get(MANY) in REPEATED
+    if not is_sweep or output.format is not Format.human or not output.has_screen:
+        return None
+
+    def watch() -> Run:
+        from himl_cli.core.logged import WatchedRuns
+        from himl_cli.render.watch import run_frame, view
+        from himl_cli.services.runs.watch import watch_runs
+
+        watched = WatchedRuns([run])
+        with view(output, run_frame) as shown:
+
+            def follow() -> Run:
+                for pause in watch_runs(session.workspace, watched, shown.notify):
+                    shown.show(watched, pause)
+                return watched.runs[0]
+
+            if interrupted is None:
+                return follow()
+            return wait_for_run(session.workspace, run.id, follow, shown.notify, interrupted)
+
+    return watch
 
 
 def wait_or_leave(
@@ -543,13 +575,15 @@ def wait_or_leave(
             output.notice(f"To connect to {', '.join(spec.services)}: himl runs attach {run.id}")
         if not waits:
             return run
+        watch = None if follows else _watch_sweep(session, run)
         with output.job_output(run) as write:
             return await_outcome(
                 session.workspace,
                 run,
                 session.notify,
-                partial(print_ended, output),
+                partial(print_ended, output, is_watched=watch is not None),
                 write=write if follows else None,
+                watch=watch,
                 start=start,
                 spec=spec,
                 webhook=webhook,

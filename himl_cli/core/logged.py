@@ -100,7 +100,8 @@ class SweepView:
 
     `best` is the run that the workspace recorded as the best, by its best value at any step. Until then, it is the one
     with the best finite last value, or empty. `missing` is a recorded best run that is archived or deleted, so that it
-    is not among the trials. `is_repeated` marks folds and seeds, none of which is the best.
+    is not among the trials. `is_repeated` marks folds and seeds, none of which is the best. `logged` are the names of
+    other metrics, if no trial logged the primary one.
     """
 
     metric: str
@@ -109,6 +110,13 @@ class SweepView:
     best: str = ""
     is_repeated: bool = False
     missing: str = ""
+    logged: Sequence[str] = ()
+
+    @property
+    def complaint(self) -> str:
+        """A sentence if trials logged other metrics, but none of them logged the primary one. Else empty."""
+        others = ", ".join(self.logged[:8]) + ", …" * (len(self.logged) > 8)
+        return f"No trial logged the primary metric '{self.metric}'. Logged: {others}." if others else ""
 
     @property
     def ranked(self) -> Sequence[TrialView]:
@@ -141,7 +149,8 @@ class RunDetails:
     run.
 
     `sweep` is set for a run whose children are trials. `below` has the child runs of those children, by id.
-    `environment` is None if it is not on record, or was not read.
+    `environment` is None if it is not on record, or was not read. `log` is the name and the last lines of the log of a
+    failed run, if they were read.
     """
 
     run: Run
@@ -152,6 +161,7 @@ class RunDetails:
     sweep: SweepView | None = None
     below: Mapping[str, Sequence[Run]] = field(default_factory=dict)
     environment: RunEnvironment | None = None
+    log: tuple[str, Sequence[str]] = ("", ())
 
 
 @dataclass()
@@ -378,9 +388,16 @@ def sweep_of(run: Run, children: Sequence[Run], results: Callable[..., Mapping[s
         if isinstance(last, bool) or not isinstance(last, (int, float)):
             last = None
         views.append(TrialView(child, values[child.id], None if last is None else float(last)))
+    logged: set[str] = set()
+    if metric and all(view.value is None for view in views) and any(child.started for child in trials):
+        found = results(trials, wanted=lambda name: not name.startswith(SYSTEM), whole=False)
+        logged = {
+            name for each in found.values() for name, value in each.last.items() if isinstance(value, (int, float))
+        }
+    names = sorted(name for name in logged if name != metric and not name.startswith(SYSTEM))
     if run.tags.get(MANY) in REPEATED:
-        return SweepView(metric, goal, views, is_repeated=True)
-    view = SweepView(metric, goal, views)
+        return SweepView(metric, goal, views, is_repeated=True, logged=names)
+    view = SweepView(metric, goal, views, logged=names)
     recorded = run.tags.get(BEST_TRIAL, "")
     if recorded in values:
         return replace(view, best=recorded)
@@ -486,7 +503,21 @@ class Child:
 
 @dataclass(frozen=True)
 class Aggregation:
-    """A comparison of many runs: all metrics that any of them has, sorted, and the runs in their order."""
+    """A comparison of many runs: all metrics that any of them has, sorted, and the runs in their order. `sweep` is set
+    if they are the children of a sweep."""
 
     metrics: Sequence[str]
     children: Sequence[Child]
+    sweep: SweepView | None = None
+
+    @property
+    def search(self) -> SweepView | None:
+        """The trials, if they are those of one search, which has a best trial."""
+        return None if self.sweep is None or self.sweep.is_repeated else self.sweep
+
+    @property
+    def ranked(self) -> Aggregation:
+        """This comparison with the trials of a search in the order of their values, the best one first."""
+        places = {trial.run.id: place for place, trial in enumerate(self.search.ranked if self.search else ())}
+        children = sorted(self.children, key=lambda child: places.get(child.run.id, len(places)))
+        return replace(self, children=children)

@@ -32,6 +32,8 @@ def table_lines(aggregation: Aggregation, statistics: Mapping[str, Any] | None) 
     *statistics* are records by metric with a field for each of `STATISTICS`. None omits them.
     """
     children = _with_short_labels(aggregation.children)
+    best = aggregation.search.best if aggregation.search else ""
+    children = [replace(one, label=f"*{one.label}") if one.run.id == best else one for one in children]
     aggregation, count = replace(aggregation, children=children), len(children)
     upright = _by_metric(aggregation, statistics, _short)
     if _width_of(upright) <= width():
@@ -68,12 +70,14 @@ def cells(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> Seq
 
 def document(aggregation: Aggregation, statistics: Mapping[str, Any] | None) -> dict[str, Any]:
     """The JSON document: `metrics`, `statistics` by metric, and `children`, with the label, hyperparameters and all
-    logged values of each run."""
+    logged values of each run, and `primary_metric` for a sweep."""
+    sweep = aggregation.sweep
+    primary = {"name": sweep.metric, "goal": sweep.goal, "best": sweep.best or None} if sweep else None
     return {
         "metrics": list(aggregation.metrics),
         "statistics": None if statistics is None else json_form(dict(statistics)),
         "children": [_child_form(child) for child in aggregation.children],
-    }
+    } | ({"primary_metric": primary} if primary else {})
 
 
 def _child_form(child: Child) -> dict[str, Any]:
@@ -129,6 +133,8 @@ def _by_metric(
     rows: list[Row] = [[*titles, *(one_line(child.label) for child in children)]]
     if tabs or not _all_completed(children):
         rows.append([STATUS, *("" for _ in told), *(child.run.status.value for child in children)])
+    if tabs and (search := aggregation.search):
+        rows.append(["best", *("" for _ in told), *("best" * (child.run.id == search.best) for child in children)])
     for name in aggregation.metrics:
         numbers = [text(getattr(statistics[name], each)) for each in told] if statistics is not None else []
         rows.append([one_line(name), *numbers, *(text(child.results.last.get(name)) for child in children)])
@@ -202,16 +208,14 @@ def check_plots(path: Path) -> None:
         )
 
 
-def save_plots(
-    aggregation: Aggregation, path: Path, *, primary: str | None = None, goal: str = "minimize"
-) -> Sequence[Path]:
+def save_plots(aggregation: Aggregation, path: Path) -> Sequence[Path]:
     """Draw the metrics of the runs, and return the written files. Without numbers there are none.
 
     A family is all metrics with the same last part: `train/loss` and `val/loss` are two panels of one figure. A single
-    figure is *path*. Several are `NAME-<family>.png` beside it. *primary* (default: `val/loss`, if a run has it) and
-    *goal* determine the best runs. Raises BadUsage like `check_plots`, DiskFailed.
+    figure is *path*. Several are `NAME-<family>.png` beside it. The primary metric of the sweep, else `val/loss`,
+    determines the best runs. Raises BadUsage like `check_plots`, DiskFailed.
     """
     check_plots(path)
     from himl_cli.render.plots import save_figures
 
-    return save_figures(aggregation, path, primary, goal)
+    return save_figures(aggregation, path)

@@ -116,14 +116,18 @@ def print_ended(
     rest: tuple[str, bytes] | None,
     sweep: SweepView | None = None,
     unkept: Sequence[tuple[str, Path]] = (),
+    *,
+    is_watched: bool = False,
 ) -> None:
     """Print the result of a submit that waited. *rest* is the name and the end of a log that was not shown yet, *sweep*
-    the trials of the run, *unkept* the names and paths of files that are not part of its results."""
+    the trials of the run, *unkept* the names and paths of files that are not part of its results. *is_watched*: a
+    screen showed the table of trials."""
     output.end_line()
     if rest is not None and rest[1].strip():
         output.notice(f"The last lines of {rest[0]}:")
         output.talk(rest[1])
-    output.result(run, human=lambda: "\n".join(best_lines(sweep)) if sweep else "", quiet=run.id)
+    has_table = sweep is not None and not is_watched
+    output.result(run, human=lambda: "\n".join(best_lines(sweep)) if sweep and has_table else "", quiet=run.id)
     if run.status is RunStatus.completed:
         output.notice(f"{run.status.value} in {duration_text(run.duration)}. Details: himl runs show {run.id}")
         if run.reason:

@@ -74,6 +74,11 @@ class Output:
     def is_terminal(self) -> bool:
         return sys.stdout.isatty()
 
+    @property
+    def has_screen(self) -> bool:
+        """Whether stdout is a terminal that can be redrawn."""
+        return self.is_terminal and os.environ.get("TERM") != "dumb"
+
     def result(
         self,
         data: Any,

@@ -13,7 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any
 
 import numpy as np
@@ -332,19 +332,29 @@ class Scheme:
     categories: Mapping[str, Any] = field(default_factory=dict)
 
 
-def scheme_of(children: Sequence[Child], families: Sequence[Family], primary: str | None, goal: str) -> Scheme:
-    """The looks of the runs that are shown. *families* are all figures."""
+def scheme_of(
+    children: Sequence[Child], families: Sequence[Family], primary: str | None, goal: str, best_run: str = ""
+) -> Scheme:
+    """The looks of the runs that are shown. *families* are all figures. *best_run* is the id of the best trial of a
+    search."""
     shown = [place for place, child in enumerate(children) if is_shown(child)]
     names = names_of(children)
     if len(shown) <= FEW_POINTS:
         styles = [(colour, style) for style in STYLES for colour in COLOURS]
-        return Scheme(
-            {place: Look(*style, 1.5, 0.95, names[place]) for place, style in zip(shown, styles, strict=False)}
-        )
+        looks = {place: Look(*style, 1.5, 0.95, names[place]) for place, style in zip(shown, styles, strict=False)}
+        for place in shown:
+            if children[place].run.id == best_run:
+                looks[place] = replace(looks[place], width=2.2, name=f"best: {names[place]}", is_best=True)
+        return Scheme(looks)
     primary = primary or "val/loss"
     curves = [curve for family in families for curve in family.panels.get(primary, ())]
     finals = {curve.child: curve.last for curve in curves if np.isfinite(curve.last)}
-    best = sorted(finals, key=lambda place: (finals[place] if goal == "minimize" else -finals[place], place))[:3]
+
+    def order(place: int) -> tuple[bool, float, int]:
+        is_best = children[place].run.id == best_run
+        return not is_best, finals[place] if goal == "minimize" else -finals[place], place
+
+    best = sorted(finals, key=order)[:3]
     alpha = 0.75 if len(shown) <= 40 else 0.5 if len(shown) <= 120 else 0.35
     varying = varying_hyperparameters([children[place] for place in shown])
     name, values = _most_telling(children, shown, varying, finals)

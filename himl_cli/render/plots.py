@@ -317,12 +317,14 @@ def _add_colour_bar(figure: Figure, panels: Any, name: str, norm: Any, colours: 
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def save_figures(aggregation: Aggregation, path: Path, primary: str | None, goal: str) -> Sequence[Path]:
+def save_figures(aggregation: Aggregation, path: Path) -> Sequence[Path]:
     """Implementation of `save_plots`, once matplotlib is available."""
     families, children = families_of(aggregation), aggregation.children
     names, paths = names_of(children), file_names(path, families)
     with _own_settings(), np.errstate(all="ignore"):
-        scheme = scheme_of(children, families, primary, goal)
+        search = aggregation.search
+        facts = (search.metric, search.goal, search.best) if search else (None, "minimize", "")
+        scheme = scheme_of(children, families, *facts)
         for family, target in zip(families, paths, strict=True):
             _save(figure_of(family, children, scheme, names), target)
     return paths

@@ -386,10 +386,11 @@ def trials_view(sweep: SweepView) -> Iterator[str]:
 
 
 def best_lines(sweep: SweepView, most: int = 5) -> Iterator[str]:
-    """A table of the *most* best trials, or of all folds or seeds. Empty if no trial has a value."""
+    """A table of the *most* best trials, or of all folds or seeds. Without values, the complaint of *sweep*."""
     with_value = [trial for trial in sweep.ranked if trial.value is not None]
     shown = with_value if sweep.is_repeated else with_value[:most]
     if not shown:
+        yield from [sweep.complaint] * bool(sweep.complaint)
         return
     is_part = len(shown) < len(sweep.trials)
     if sweep.is_repeated:
@@ -412,6 +413,8 @@ def _trial_rows(sweep: SweepView, ranked: Sequence[TrialView]) -> Iterator[str]:
         rows = [[(column.plain or column.text)(trial) for column in named] for trial in ranked]
         right = [place for place, column in enumerate(named) if column.right and place]
         yield from aligned([[column.title for column in named], *rows], right=right)
+    if sweep.complaint:
+        yield styled(f"{sweep.complaint} To rank by another one: --primary_metric NAME", "dim")
     if sweep.missing:
         yield styled(f"The recorded best trial, {sweep.missing}, is archived or deleted.", "dim")
     elif sweep.best and sweep.best != sweep.best_at_the_end:
@@ -558,6 +561,9 @@ def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:
         yield from steps_view(details.children, details.below)
     else:
         yield from _children_view(details)
+    name, lines = details.log
+    if lines:
+        yield from ("", styled(f"The last lines of {one_line(name)}", "bold"), *(f"  {line}" for line in lines))
 
 
 def _children_view(details: RunDetails) -> Iterator[str]:

@@ -4,7 +4,6 @@ module only to watch runs."""
 from __future__ import annotations
 
 import math
-import os
 import re
 import shutil
 import sys
@@ -59,7 +58,7 @@ Frame = Callable[[WatchedRuns, int], Iterable[str]]
 def view(output: Output, frame: Frame) -> Iterator[Screen | ChangeLines]:
     """Show *frame* on a separate screen of the terminal, and print the last frame below the command at the end. Off a
     terminal, print one line per change."""
-    if not output.is_terminal or os.environ.get("TERM") == "dumb":
+    if not output.has_screen:
         yield ChangeLines(output)
         return
     screen = Screen(frame)

@@ -102,6 +102,30 @@ def test_logs_are_printed_byte_for_byte(himl: Himl, recorded: RecordedRuns) -> N
     assert outcome.stderr == "==> train_3_cc <==\n==> train_4_dd <==\n"
 
 
+def test_failure_names_the_users_own_line(himl: Himl, project: Path) -> None:
+    """Of the files of a traceback, the last one of the user's code, below the folder of a copy or in the current folder."""
+    runs = RecordedRuns(project)
+    for number, (path, line) in enumerate(
+        {
+            "/lab/.himl/runs/other_1/code/src/train.py": "src/train.py, line 12 in your project",
+            "C:\\lab\\.himl\\runs\\other_1\\code\\train.py": "train.py, line 12 in your project",
+            "/mnt/azureml/cr/j/0123/exe/wd/train.py": "train.py, line 12 in your project",
+            f"{project}/train.py": "train.py, line 12 in your project",
+            "/usr/lib/python3/site-packages/pack/train.py": "",
+        }.items()
+    ):
+        run_id = f"train_{number}"
+        frames = f'  File "{path}", line 12, in f\n  File "/usr/lib/site-packages/torch/a.py", line 3\n'
+        log = f"epoch 1\nTraceback (most recent call last):\n{frames}ValueError: bad\n"
+        runs.add(run_id, status=RunStatus.failed, exit_code=1, reason="exit code 1", files={"user_logs/std_log.txt": log})
+        place = f" ({line})" if line else ""
+        shown = himl.ok("runs", "show", run_id).stdout
+        assert f"The last lines of user_logs/std_log.txt{place}\n  epoch 1\n" in shown
+        assert shown.endswith("  ValueError: bad\n")
+        failed = himl("runs", "show", run_id, "--watch")
+        assert failed.stderr.startswith(f"error: Run '{run_id}' failed: exit code 1{place}.\n"), failed.stderr
+
+
 def test_second_deletion_finds_what_the_first_could_not_delete(himl: Himl, project: Path) -> None:
     runs = RecordedRuns(project)
     for name in ("first", "second", "third"):
@@ -392,6 +416,42 @@ def test_trials_are_rows_in_the_order_of_their_values(himl: Himl, empty: Recorde
 
 
 @posix
+def test_trials_are_ranked_again_and_aggregated_in_their_order(himl: Himl, empty: RecordedRuns) -> None:
+    """A sweep whose primary metric no trial logged is ranked by another one. Searches have no mean, unless it is requested."""
+    add_sweep_here(empty, 4, tags={PRIMARY_METRIC: "val/lss"})
+    complaint = "No trial logged the primary metric 'val/lss'. Logged: other, val/loss."
+    assert complaint in himl.ok("runs", "show", SHOWN).stdout
+    ranking = ("runs", "show", SHOWN, "--primary_metric", "val/loss")
+    found = himl.ok(*ranking, "--json")
+    assert found.json()["primary_metric"] == {"name": "val/loss", "goal": "minimize", "best": f"{SHOWN}_2"}
+    assert "By the name of the metric, the lowest val/loss is best. To decide it yourself: --goal minimize" in found.stderr
+    rows = table(himl.ok(*ranking, "--goal", "maximize").stdout)
+    assert [row[0] for row in rows[1:5]] == [f"{SHOWN}_{number}" for number in (0, 1, 3, 2)], "9.0 was the best value of all"
+    assert rows[1][4] == "best"
+    for wrong, code, words in (
+        ((SHOWN, "--primary_metric", "val"), 3, "Logged: other, val/loss."),
+        ((f"{SHOWN}_0", "--primary_metric", "val/loss"), 2, "has no trials to rank."),
+        ((SHOWN, "--primary_metric", "other"), 2, "--goal minimize"),
+        ((SHOWN, "--goal", "minimize", "--watch"), 2, "cannot be combined"),
+    ):
+        refused = himl("runs", "show", *wrong)
+        assert (refused.code, words in refused.stderr) == (code, True), refused.stderr
+    himl.ok("runs", "tag", SHOWN, f"{PRIMARY_METRIC}=val/loss", f"{BEST_TRIAL}={SHOWN}_2")
+    done = himl.ok("runs", "aggregate", SHOWN, "--metrics", "other")
+    order = [f"lr={lr}, opt={opt}" for lr, opt in (("0.003", "sgd"), ("0.004", "adam"), ("0.002", "adam"), ("0.001", "sgd"))]
+    assert [line.split("\t") for line in done.stdout.splitlines()] == [
+        ["metric", *order],
+        ["status", *["Completed"] * 4],
+        ["best", "best", "", "", ""],
+        ["other", *["1.0"] * 4],
+    ]
+    assert himl.ok("runs", "aggregate", SHOWN, "--stats").stdout.split("\t")[:2] == ["metric", "mean"]
+    document = himl.ok("runs", "aggregate", SHOWN, "--json").json()
+    assert (document["primary_metric"]["best"], document["children"][0]["id"]) == (f"{SHOWN}_2", f"{SHOWN}_0")
+    shown = screen(himl, "runs", "aggregate", SHOWN)
+    assert ("*lr=0.003, opt=sgd" in shown, "MEAN" in shown) == (True, False)
+
+
 def test_tables_fit_80_columns_and_count_what_is_omitted(himl: Himl, empty: RecordedRuns) -> None:
     add_sweep_here(empty, 300, failed=(1,))
     shown = screen(himl, "runs", "show", SHOWN)
@@ -402,8 +462,8 @@ def test_tables_fit_80_columns_and_count_what_is_omitted(himl: Himl, empty: Reco
     assert trials[0].split() == ["2", "0.003", "sgd", "0.25", "*", "Completed", "3.0s"]
     assert part[-1] == f"Trial 2 is run {SHOWN}_2."
     assert "… 265 more (265 Completed). A pipe gets all of them …" in part
-    turned = screen(himl, "runs", "aggregate", SHOWN, "--metrics", "val/*").splitlines()
-    assert (turned[0].split(), turned[1].split()[-2:]) == (["RUN", "STATUS", "val/loss"], ["Completed", "2.25"])
+    turned = screen(himl, "runs", "aggregate", SHOWN, "--metrics", "val/*", "--stats").splitlines()
+    assert (turned[0].split(), turned[1].split()) == (["RUN", "STATUS", "val/loss"], ["*lr=0.003,", "opt=sgd", "Completed", "0.25"])
     assert {"mean", "std", "min", "max", "median"} <= {line.partition(" ")[0] for line in turned}
     for number in range(9):
         empty.log(f"{SHOWN}_0", [(f"metric number {number}", 1.0, 1, 2)])

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX, /proc")
 # argument times the step's number.
 TWO_TRIES = """
 import os, sys
+from datetime import datetime
 from pathlib import Path
 from himl_cli import RUN_CONTEXT
 begun = Path("outputs/begun")
@@ -184,6 +186,7 @@ def test_log_tells_the_course_and_best_trial_is_noted(himl: Himl, project: Path)
     assert {name: run["tags"][f"himl.{name}"] for name in wanted} == wanted
     told = [line.split(" ", 1)[1] for line in log_of(project, parent).splitlines()]
     assert told[:2] == ["3 trials, 1 at once", f"trial 0, lr=0.5: started, {parent}_0"]
+    assert all(datetime.fromisoformat(line.split(" ")[0]).tzinfo for line in log_of(project, parent).splitlines()), "with the zone"
     assert told[2].startswith("trial 0, lr=0.5: completed after ")
     assert told[2].endswith("s, val/loss 0.5 (1 of 3 ended)")
     assert re.search(r"exit code 3.*; last line of its log: boom \(2 of 3 ended\)", log_of(project, parent))
@@ -192,6 +195,9 @@ def test_log_tells_the_course_and_best_trial_is_noted(himl: Himl, project: Path)
     assert show(himl, broken)["reason"] == "the first 3 trials to end failed; 3 of 6 were not started"
     assert show(himl, broken)["tags"]["himl.best_trial"] == f"{broken}_1"
     assert "best (no trial completed, this one is failed): trial 1, lr=0.25" in log_of(project, broken)
+    misnamed = sweep(himl, "--sweep", "lr=0.5,0.25", "--primary_metric", "val/lss", FAILS_BELOW="0")
+    complaints = [line for line in log_of(project, misnamed).splitlines() if "without the primary metric 'val/lss'" in line]
+    assert [[*line.split(" ")[1:3], line.endswith(", logged: val/loss (1 of 2 ended)")] for line in complaints] == [["trial", "0,", True]]
 
 
 def test_sweep_whose_first_trials_fail_can_be_finished(himl: Himl, project: Path) -> None:

@@ -122,6 +122,22 @@ def test_sweep_shows_progress_and_ctrl_c_stops_watching_only(himl: Himl, go: Pat
     assert (outcome.code, "3/3" in outcome.stdout) == (0, True)
 
 
+@posix
+def test_submit_shows_trials_on_a_terminal_and_ctrl_c_cancels_them(himl: Himl, go: Path) -> None:
+    for is_interrupted in (True, False):
+        command = [str(himl.program), "submit", "train.py", "--sweep", "lr=0.1,0.2", "--max_concurrent", "2", "--", str(go), "0"]
+        terminal = Terminal(command, cwd=himl.folder, columns=100, env={"PYTHONIOENCODING": "utf-8"})
+        terminal.wait_for("0/2 ended: 2 Running")
+        if is_interrupted:
+            terminal.interrupt()
+        else:
+            go.touch()
+        code, text = terminal.finish(), plain(terminal.screen.rpartition(FINAL)[2])
+        status = "2 Canceled" if is_interrupted else "2 Completed"
+        assert (code, f"2/2 ended: {status}" in text, "was canceled." in text) == (130 * is_interrupted, True, is_interrupted), text
+        assert is_interrupted or text.count("val/loss") == 1, text
+
+
 def test_runs_of_azure_are_watched_to_their_end(himl: Himl, azure_environment: StagedWorkspace, project: Path) -> None:
     azure = azure_environment
     azure.write_config(project)

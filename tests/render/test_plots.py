@@ -89,6 +89,10 @@ def test_few_runs_have_names_by_differences_and_distinct_looks() -> None:
     assert names[:3] == ["lr=1", "lr=0.1", "lr=0.01"]
     assert not any("batch" in words for words in names)
     assert len({(look.colour, look.style) for look in scheme(runs).looks.values()}) == 12
+    for count, goal in ((3, "minimize"), (30, "maximize")):
+        runs = sweep(count)
+        looks = scheme_of(runs.children, families_of(runs), "val/loss", goal, "wine_1_1").looks
+        assert [place for place, look in looks.items() if look.name.startswith(f"best: {names_of(runs.children)[1]}")] == [1]
     runs = together(*(child(i, {"loss": decaying(0.1)}, {"model": "vit" if i else "unet"}) for i in range(3)))
     assert names_of(runs.children) == ["model=unet", "model=vit (wine_1_1)", "model=vit (wine_1_2)"]
 

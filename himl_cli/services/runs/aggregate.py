@@ -21,11 +21,22 @@ from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.files import atomic_replacement, write_atomic
 from himl_cli.core.installation import install_command
 from himl_cli.core.jobs import STEP
-from himl_cli.core.logged import STATISTICS, SYSTEM, Aggregation, Child, RunResults, Series, Value, system_summary
+from himl_cli.core.logged import (
+    STATISTICS,
+    SYSTEM,
+    Aggregation,
+    Child,
+    RunResults,
+    Series,
+    Value,
+    sweep_of,
+    system_summary,
+)
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import REPEATED_BY, Run, RunSelection, arguments_of, attempt_of, beside, own_name, own_tags
 from himl_cli.core.sweeps import (
     MANY,
+    PRIMARY_METRIC,
     TRIAL,
     Scalar,
     hyperparameters_of,
@@ -193,8 +204,10 @@ def aggregate(
     child_arg: str | None = None,
     globs: Sequence[str] = (),
     whole: bool = False,
+    parent: Run | None = None,
 ) -> Aggregation:
-    """Collect the metrics of *runs* that match one of *globs* (see `matching`), and all their points if *whole*.
+    """Collect the metrics of *runs* that match one of *globs* (see `matching`), and all their points if *whole*. Trials
+    are those of *parent*.
 
     For system metrics, `last` is the `system_summary`, because the last sample says little about a run. Folds are
     sorted by number, and other runs keep their order. Raises BadUsage if no run has *child_arg*, HimlError for a
@@ -219,7 +232,11 @@ def aggregate(
         Child(run, label, hyperparameters_of(run.tags), results[run.id])
         for run, label in zip(ordered, labels, strict=True)
     ]
-    return Aggregation(sorted({name for child in children for name in child.results.last}), children)
+    primary, sweep = parent.tags.get(PRIMARY_METRIC) if parent is not None else None, None
+    if parent is not None and primary:
+        others = {} if wanted(primary) else results_of(workspace, runs, wanted=primary.__eq__, whole=False)
+        sweep = sweep_of(parent, runs, lambda *_, **__: others or results)
+    return Aggregation(sorted({name for child in children for name in child.results.last}), children, sweep)
 
 
 def _system_metrics(

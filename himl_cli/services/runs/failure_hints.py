@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections.abc import Container
 from pathlib import Path
 
 from himl_cli.core.files import home_folder
@@ -18,6 +19,24 @@ MISSING_MODULE = re.compile(
 MISSING_FILE = re.compile(rb"(?:No such file or directory: |unable to open file: name = )'([^'\n]+)'")
 MADE_BEFORE = re.compile(rb"^FileExistsError: .*'(?:\./|[^'\n]*/code/)?(outputs|logs)/?'\s*\Z", re.MULTILINE)
 _IN_PLACE = "add --in_place to run the job in its folder"
+
+
+FRAME = re.compile(r'File "([^"\n]+)", line (\d+)')
+# The folder of the code of a local run, and that of a job on Azure ML
+COPY = re.compile(r".*(?:/runs/[^/]+/code|/exe/wd)/(.+)")
+
+
+def failing_line(log: bytes, cwd: Path, changed: Container[str] = ()) -> str:
+    """The last line of the user's code in the traceback at the end of *log*: `train.py, line 12 in your project`. Empty
+    without one. The files *changed* have other lines in the project now."""
+    for path, number in reversed(FRAME.findall(log.decode("utf-8", "replace"))):
+        path = path.replace("\\", "/")
+        copied, folder = COPY.fullmatch(path), f"{cwd.as_posix()}/"
+        if "/site-packages/" in path or not (copied or path.startswith(folder)):
+            continue
+        name = copied[1] if copied else path.removeprefix(folder)
+        return f"{name}, line {number} {'of the submitted code' if name in changed else 'in your project'}"
+    return ""
 
 
 def failure_hint(log: bytes, python: str, spec: JobSpec | None, cwd: Path) -> str:

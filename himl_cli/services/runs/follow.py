@@ -26,6 +26,7 @@ from himl_cli.services.runs.logs import (
     no_log,
     said_of_build,
 )
+from himl_cli.services.runs.lookup import sweep_view
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
 
 GROWTH = 1.5
@@ -299,21 +300,28 @@ def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int 
 
 
 def _sweep_progress(workspace: Workspace, run_id: str, trials: int, notify: Notify) -> Callable[[], None]:
-    """Return a function that reports to *notify* how many of *trials* have ended, if the count has changed.
+    """Return a function that reports to *notify* how many of *trials* have ended, if the count has changed, and whether
+    the first ones that logged lack the primary metric.
 
     Each call costs more with more trials, so a call soon after another one does nothing. The function raises what the
     workspace raises.
     """
-    told, next_look = "", -math.inf
+    told, next_look, is_judged = "", -math.inf, False
 
     def look() -> None:
-        nonlocal told, next_look
+        nonlocal told, next_look, is_judged
         now = time.monotonic()
         if now < next_look:
             return
         next_look = now + trials / 50  # 50 trials a second
-        states = Counter(run.status for run in workspace.runs(RunQuery(parent=run_id)))
+        children = [*workspace.runs(RunQuery(parent=run_id))]
+        states = Counter(run.status for run in children)
         ended = sum(count for status, count in states.items() if status.is_final)
+        if ended and not is_judged:
+            sweep = sweep_view(workspace, workspace.run(run_id), [run for run in children if run.status.is_final])
+            is_judged = sweep is None or bool(sweep.logged) or any(trial.value is not None for trial in sweep.trials)
+            if sweep is not None and sweep.complaint:
+                notify(Notice(sweep.complaint))
         text = f"{ended} of {trials} trial{'s' * (trials != 1)} ended"
         for status in (RunStatus.failed, RunStatus.canceled):
             text += f", {states[status]} {status.value.lower()}" if states[status] else ""

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
@@ -24,6 +24,7 @@ from himl_cli.core.logged import (
     RunDetails,
     RunResults,
     SweepView,
+    goal_of,
     is_pipeline_trial,
     results_with_steps,
     sweep_of,
@@ -32,16 +33,27 @@ from himl_cli.core.redaction import is_address
 from himl_cli.core.runs import (
     CHANGES,
     STUDIO,
+    Goal,
     Run,
     RunQuery,
     RunSelection,
+    RunStatus,
     friendly_experiment,
     hi_ml_experiment,
     implied_experiment,
     underscored,
 )
 from himl_cli.core.settings import find_upward
-from himl_cli.core.sweeps import MANY, TRIAL
+from himl_cli.core.sweeps import (
+    BEST_TRIAL,
+    GOAL,
+    MANY,
+    PRIMARY_METRIC,
+    REPEATED,
+    TRIAL,
+    best_of,
+    hyperparameters_of,
+)
 from himl_cli.core.text import listed, near_matches
 from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds, parse_workspace_id
 from himl_cli.workspaces.base import CloudWorkspace, Workspace
@@ -421,8 +433,10 @@ def run_details(
     has_machine: bool = False,
     by_node: bool = False,
     has_environment: bool = False,
+    rank: Callable[[Run, Sequence[Run]], SweepView] | None = None,
 ) -> RunDetails:
-    """Collect the metrics, parameters and texts of *run*, and its children in order of creation.
+    """Collect the metrics, parameters and texts of *run*, and its children in order of creation. *rank* ranks trials
+    instead of the recorded primary metric.
 
     *has_machine* adds the workspace's own system metrics of a run without children, and *by_node* those of each node,
     which may take a request. *has_environment* adds the environment. Raises RunNotFound if the run has been deleted.
@@ -430,7 +444,7 @@ def run_details(
     environment = environment_of(workspace, run.id) if has_environment else None
     children = children_of(workspace, run)
     values = workspace.values(run.id, whole=False)
-    sweep = sweep_view(workspace, run, children)
+    sweep = rank(run, children) if rank is not None else sweep_view(workspace, run, children)
     below = {} if sweep else _below(workspace, children)
     metrics = [metric for metric in values.metrics if not (sweep and metric.name.startswith(BEST_SO_FAR))]
     if has_machine and not children and not any(metric.name.startswith(SYSTEM) for metric in metrics):
@@ -467,6 +481,40 @@ def sweep_view(workspace: Workspace, run: Run, children: Sequence[Run]) -> Sweep
     This takes one or two requests, or that many per trial if trials are pipelines.
     """
     return sweep_of(run, children, partial(results_of, workspace, whole=False))
+
+
+def ranked_anew(
+    workspace: Workspace, metric: str | None, goal: Goal | None, notify: Notify, run: Run, children: Sequence[Run]
+) -> SweepView:
+    """The trials of *run* by another *metric* or *goal*. The best one has the best value at any step, among completed
+    trials if any has one. *notify* receives a goal that follows from the name of the metric. Raises BadUsage for a run
+    without trials, NotFound if no trial logged the metric."""
+    name = metric or run.tags.get(PRIMARY_METRIC, "")
+    if not name or not any(hyperparameters_of(child.tags) for child in children):
+        raise BadUsage(f"Run '{run.id}' has no trials to rank.", hint=f"Show it: himl runs show {run.id}")
+    found = results_of(workspace, children, wanted=name.__eq__, whole=True)
+    series = {run_id: each.series[name].values for run_id, each in found.items() if name in each.series}
+    if not series:
+        tags = {**run.tags, PRIMARY_METRIC: name}
+        others = sweep_view(workspace, replace(run, tags=tags), children)
+        names = ", ".join(others.logged[:8]) if others else ""
+        text = f"No trial of run '{run.id}' logged the metric '{name}'."
+        raise NotFound(text, hint=f"Logged: {names}." if names else "They logged no metrics.")
+    recorded = run.tags.get(GOAL) if name == run.tags.get(PRIMARY_METRIC) else None
+    aim = goal_of(name, goal or cast("Goal | None", recorded))
+    if not (goal or recorded or run.tags.get(MANY) in REPEATED):
+        word = "lowest" if aim == "minimize" else "highest"
+        text = f"By the name of the metric, the {word} {name} is best. To decide it yourself:"
+        notify(Notice(f"{text} --goal minimize or --goal maximize"))
+    scores = {run_id: score for run_id, values in series.items() if (score := best_of(aim, values)) is not None}
+    completed = {child.id for child in children if child.status is RunStatus.completed}
+    scores = {run_id: score for run_id, score in scores.items() if run_id in completed} or scores
+    top = best_of(aim, scores.values())
+    best = next((run_id for run_id, score in scores.items() if score == top), "")
+    tags = {**run.tags, PRIMARY_METRIC: name, GOAL: aim, BEST_TRIAL: best}
+    view = sweep_of(replace(run, tags=tags), children, lambda *_, **__: found)
+    assert view is not None, run.id  # it has trials
+    return view
 
 
 def results_of(

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed
@@ -19,10 +20,11 @@ from himl_cli.core.runs import FAILED_RANK, LAST_ATTEMPT, Run, RunStatus
 from himl_cli.core.sweeps import MANY, SWEPT
 from himl_cli.core.text import named
 from himl_cli.core.webhook import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Webhook
-from himl_cli.services.runs.failure_hints import failure_hint
+from himl_cli.services.runs.failure_hints import failing_line, failure_hint
 from himl_cli.services.runs.follow import code_that_lacks, follow_to_end, wait_for_end
 from himl_cli.services.runs.logs import USER_LOGS, last_lines
 from himl_cli.services.runs.lookup import children_of, sweep_view, with_steps
+from himl_cli.services.runs.watch import plain_line
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ def await_outcome(
     show: ShowOutcome,
     *,
     write: Callable[[bytes], None] | None = None,
+    watch: Callable[[], Run] | None = None,
     start: int = 0,
     spec: JobSpec | None = None,
     webhook: Webhook | None = None,
@@ -53,13 +56,19 @@ def await_outcome(
 ) -> Run:
     """Wait for the end of *run*, *show* its outcome, and return the ended run.
 
-    *write* gets the log from byte *start*. Without it, *notify* gets occasional status lines, for a sweep about its
-    trials. A signal in *interrupted* cancels a local run (`wait_for_run`). With None, Ctrl-C only stops the waiting.
-    Notifies the *webhook* of the end of an Azure ML run. With *spec*, the job that was submitted from *cwd*, the hint
-    for a failure is more exact. Raises JobFailed, Interrupted, and what the workspace raises.
+    *watch* shows the run until its end, or *write* gets the log from byte *start*. Without both, *notify* gets
+    occasional status lines, for a sweep about its trials. A signal in *interrupted* cancels a local run
+    (`wait_for_run`). With None, Ctrl-C only stops the waiting. Notifies the *webhook* of the end of an Azure ML run.
+    With *spec*, the job that was submitted from *cwd*, the hint for a failure is more exact. Raises JobFailed,
+    Interrupted, and what the workspace raises.
     """
-    if interrupted is not None and write is not None:
-        ended = wait_for_run(workspace, run.id, write, notify, interrupted, start=start)
+    if watch is not None:
+        ended = watch()
+    elif interrupted is not None and write is not None:
+        follow = partial(follow_to_end, workspace, run.id, write, notify, start=start)
+        ended = wait_for_run(workspace, run.id, follow, notify, interrupted)
+        if not start:
+            _tell_lacking_code(workspace, ended, notify)
     elif write is not None:
         ended = follow_to_end(workspace, run.id, write, notify, start=start)
     else:
@@ -69,7 +78,9 @@ def await_outcome(
     unkept = unkept_files(workspace, ended) if interrupted is not None else ()
     is_done = ended.status is RunStatus.completed
     show(ended, None if is_done else last_lines_of_failure(workspace, ended, is_shown=write is not None), sweep, unkept)
-    if interrupted is None and sweep and sweep.metric and all(trial.value is None for trial in sweep.trials):
+    if sweep and sweep.complaint:
+        notify(Notice(f"{sweep.complaint} To rank by another one: himl runs show {run.id} --primary_metric NAME"))
+    elif interrupted is None and sweep and sweep.metric and all(trial.value is None for trial in sweep.trials):
         notify(
             Notice(f"No trial logged the primary metric '{sweep.metric}'. To use another one, set --primary_metric.")
         )
@@ -82,15 +93,9 @@ def await_outcome(
 
 
 def wait_for_run(
-    workspace: Workspace,
-    run_id: str,
-    write: Callable[[bytes], None],
-    notify: Notify,
-    interrupted: Sequence[int],
-    *,
-    start: int = 0,
+    workspace: Workspace, run_id: str, follow: Callable[[], Run], notify: Notify, interrupted: Sequence[int]
 ) -> Run:
-    """Pass the run's output from byte *start* to *write* until the run has ended. Return the ended run.
+    """Call *follow*, which shows the run until it has ended. Return the ended run.
 
     A signal in *interrupted* cancels the run, and Interrupted is raised after its end. The list comes from
     `core.signals.interruptions`, which must begin before the job starts, so that no signal is lost.
@@ -112,7 +117,7 @@ def wait_for_run(
     try:
         watcher.start()
         try:
-            run = follow_to_end(workspace, run_id, write, notify, start=start)
+            run = follow()
         finally:
             is_over.set()
             watcher.join()
@@ -122,11 +127,16 @@ def wait_for_run(
         ) from err
     if interrupted and run.status is RunStatus.canceled:
         raise Interrupted(f"Run '{run_id}' was canceled.", hint=f"List its files: himl download {run_id} --list")
-    if not start and MANY in run.tags:  # a user who resumes a run learns it at the start
-        again = [each.id for each in with_steps(workspace, children_of(workspace, run)) if LAST_ATTEMPT in each.tags]
-        if again and (lacking := code_that_lacks(workspace, run_id)):
-            notify(Notice(f"Further attempts of {named(again)} ran {lacking}"))
     return run
+
+
+def _tell_lacking_code(workspace: Workspace, run: Run, notify: Notify) -> None:
+    """Tell *notify* which children of *run* had further attempts without changes in the project. A user who resumes a
+    run learns it at the start."""
+    if MANY in run.tags:
+        again = [each.id for each in with_steps(workspace, children_of(workspace, run)) if LAST_ATTEMPT in each.tags]
+        if again and (lacking := code_that_lacks(workspace, run.id)):
+            notify(Notice(f"Further attempts of {named(again)} ran {lacking}"))
 
 
 def raise_unless_completed(
@@ -152,14 +162,14 @@ def raise_unless_completed(
             hint = f"Show the cause: himl runs logs {child}"
         elif name := _log_of_failed_rank(run):
             hint += f" --file {name}"
-        remedy = _remedy(workspace, run, child, spec, cwd)
+        remedy, place = _remedy(workspace, run, child, spec, cwd)
         hint += f"; {remedy}" if remedy else ""
         resume = f"himl submit --resume {run.id}"
         failed_alike = not remedy and sweep and all(one.run.status is RunStatus.failed for one in sweep.trials)
         if MANY in run.tags and run.folder and resume not in run.reason and not failed_alike:
             hint += f"; run the missing parts: {resume}"
         reason = NAMED_LOG.sub("", run.reason) or "the reason is unknown"
-        raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}.", hint=hint)
+        raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}{place}.", hint=hint)
     trials = sweep.trials if sweep is not None else ()
     failed = [trial.run.id for trial in trials if trial.run.status is RunStatus.failed]
     if failed:
@@ -169,15 +179,35 @@ def raise_unless_completed(
         )
 
 
-def _remedy(workspace: Workspace, run: Run, child: str, spec: JobSpec | None, cwd: Path | None) -> str:
-    """The remedy that the log of *run*, or of its failed *child*, shows. Empty if none is known."""
-    home = workspace.home_of(run.id)
+def _remedy(workspace: Workspace, run: Run, child: str, spec: JobSpec | None, cwd: Path | None) -> tuple[str, str]:
+    """The remedy that the log of *run*, or of its failed *child*, shows, and the failing line of the user's code in
+    brackets. Empty texts if they are unknown."""
+    home, folder = workspace.home_of(run.id), cwd or Path.cwd()
     with suppress(HimlError):  # the run's own failure matters more
         python = home.python_of(child or run.id) if isinstance(home, FolderWorkspace) else ""
-        if spec is not None or python:
-            _, log = last_lines_of_failure(workspace, workspace.run(child) if child else run) or ("", b"")
-            return failure_hint(log, python, spec, cwd or Path.cwd())
-    return ""
+        _, log = last_lines_of_failure(workspace, workspace.run(child) if child else run) or ("", b"")
+        return failure_hint(log, python, spec, folder), _place(home, child or run.id, log, folder)
+    return "", ""
+
+
+def _place(home: Workspace, run_id: str, log: bytes, folder: Path) -> str:
+    """The failing line of the user's code in brackets. Empty if *log* has no traceback."""
+    line = failing_line(log, folder)
+    if line and isinstance(home, FolderWorkspace):
+        line = failing_line(log, folder, {name for _, names in home.code_of(run_id) for name in names})
+    return f" ({line})" if line else ""
+
+
+def log_of_failure(workspace: Workspace, run: Run, cwd: Path) -> tuple[str, Sequence[str]]:
+    """The name and the last lines of the log of a failed *run*, or of the first of its children that failed, with the
+    failing line of the user's code. Empty for other runs, and if the log cannot be read."""
+    with suppress(HimlError):
+        child = failed_child(workspace, run)
+        name, log = last_lines_of_failure(workspace, workspace.run(child) if child else run) or ("", b"")
+        lines = [plain_line(line) for line in log.decode("utf-8", "replace").splitlines()]
+        place = _place(workspace.home_of(run.id), child or run.id, log, cwd)
+        return f"{name}{f' of run {child}' if child else ''}{place}", lines
+    return "", ()
 
 
 def last_lines_of_failure(workspace: Workspace, run: Run, *, is_shown: bool = False) -> tuple[str, bytes] | None:

@@ -260,11 +260,11 @@ class _LogTail:
         self._silent = 0 if piece else self._silent + 1
         if piece:
             self._tail = (self._tail + piece)[-TAIL_BYTES:]
-            self._watched.log = [_plain(line) for line in self._tail.decode("utf-8", "replace").split("\n")[-200:]]
+            self._watched.log = [plain_line(line) for line in self._tail.decode("utf-8", "replace").split("\n")[-200:]]
         return bool(piece)
 
 
-def _plain(line: str) -> str:
+def plain_line(line: str) -> str:
     """*line* as a terminal finally shows it if it handles carriage returns only, since progress bars overwrite
     themselves. Other control characters become spaces."""
     shown = ESCAPES.sub("", line).rstrip("\r").rpartition("\r")[2].expandtabs()

@@ -58,7 +58,7 @@ class Children:
     def log(self, line: str) -> None:
         path = Path(self.plan.run_folder) / "user_logs" / "std_log.txt"
         with suppress(OSError), path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.write(f"{datetime.now():%Y-%m-%dT%H:%M:%S} {line}\n")
+            stream.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
 
     @contextmanager
     def logging_errors(self) -> Iterator[None]:

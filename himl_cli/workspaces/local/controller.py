@@ -18,6 +18,7 @@ from statistics import fmean, stdev
 from himl_cli.core.errors import HimlError
 from himl_cli.core.jobs import STEP, STEP_AFTER, EngineSpec
 from himl_cli.core.locks import ProcessLock
+from himl_cli.core.logged import SYSTEM
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import ATTEMPT_ENDS, Run, RunQuery, RunStatus, end_of_trials
 from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
@@ -44,6 +45,7 @@ from himl_cli.workspaces.local.launch_request import (
     plan_from_json,
     plan_from_stored,
 )
+from himl_cli.workspaces.local.logged_values import last_points
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import PLAN, RunFolder
 from himl_cli.workspaces.local.run_process import TERMINATED, RunProcess, read_request, report, setup_outcome
@@ -253,6 +255,7 @@ class Sweep:
         self._is_to_judge = False
         self._ends: list[RunStatus] = []  # of trials that ended under this controller
         self._trouble = ""  # of the first trial that could not be started
+        self._is_known = False  # whether any trial logged metrics
         self._total = self._spec.max_trials
         if self._spec.sampling == "grid":
             self._total = min(self._total, prod(len(found.values) for found in self._spec.space.values()))
@@ -375,6 +378,7 @@ class Sweep:
             started.note_end(run.status, _is_stopped_early(run))
             is_judged = started.verdict and started.is_stopped_early
             text = (replace(run, reason="") if is_judged else run).end_text + self._metric_text(started)
+            text += self._complaint(started)
             if run.status is RunStatus.failed and (lines := self._children.last_lines(run, 1)):
                 text += f"; last line of its log: {lines[0].strip()}"
         self._ends.append(started.status or RunStatus.failed)
@@ -396,6 +400,19 @@ class Sweep:
                 started.metric = values if started.is_again else started.metric + values
                 started.place, is_any = told[-1][0], True
         return is_any
+
+    def _complaint(self, trial: StartedTrial) -> str:
+        """The names that the first trial that logged metrics logged, if the primary metric is not among them."""
+        if self._is_known:
+            return ""
+        points = last_points(self._children.store.database, trial.sources)
+        names = sorted({name for found in points.values() for name in found if not name.startswith(SYSTEM)})
+        self._is_known = bool(names)
+        if not names or self._spec.primary_metric in names:
+            return ""
+        return (
+            f", without the primary metric '{self._spec.primary_metric}' (--primary_metric), logged: {', '.join(names)}"
+        )
 
     def _stop_early(self, policy: EarlyStop) -> None:
         at_work, begin = self._children.at_work, time.monotonic()
