@@ -756,7 +756,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--max_tiles=', 'Maximum number of tiles per slide, chosen at random',
                 '--seed=', 'Seed of that choice',
                 '--image_format=choice:png,jpg', 'Image format: png or jpg',
-                '--overview', 'Save a picture of each slide with its tiles marked',
+                '--overview', 'Save pictures of the slides with tiles marked, and a page of all',
                 '--dry_run', 'Only count the tiles and their bytes',
                 '--output_path=folders', 'Destination folder',
                 '--backend=choice:auto,tifffile,openslide,cucim', 'Slide reader: auto, tifffile, openslide or cucim',

@@ -42,6 +42,7 @@ from himl_cli.slides.output_folder import (
     HINT,
     OLD,
     OVERVIEW,
+    OVERVIEW_PAGE,
     TILE_COLUMNS,
     TILED_COLUMNS,
     TILES_DATASET,
@@ -159,7 +160,7 @@ def cut_slides(
 def folder_names(entries: Sequence[SlideEntry]) -> list[str]:
     """A folder name per slide that is valid in every file system: its id, with `_` for characters other than letters,
     digits and `.+=@-`, and a number if other slides have the same name."""
-    taken = {TILES_DATASET, TILES_SLIDES}
+    taken = {TILES_DATASET, TILES_SLIDES, OVERVIEW_PAGE}
     numbers: Counter[str] = Counter()
     names = []
     for entry in entries:

@@ -45,6 +45,7 @@ COLUMNS = (
 # For tiles: the list of all tiles and the list of slides. Each slide's folder has its settings and an overview image.
 TILES_DATASET, TILES_SLIDES, TILES_RECORD, OVERVIEW = "dataset.csv", "slides.csv", "himl_tiles.json", "overview.jpg"
 TILES_TAR = "tiles.tar"
+OVERVIEW_PAGE = "overview"  # folder with the montage of all overview images
 TILE_COLUMNS = ("slide_id", "tile_id", "image", "left", "top", "right", "bottom", "label", "occupancy")
 TILED_COLUMNS = (
     *("slide_id", "label", "image", "mask", "folder", "level", "width", "height", "backend"),

@@ -6,7 +6,8 @@ Functions import the services that they use, to keep help fast.
 from __future__ import annotations
 
 import math
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -30,7 +31,18 @@ from himl_cli.slides.slide_options import (
     run_on_cluster,
     slide_folder,
 )
-from himl_cli.slides.slide_records import RANGE_REMARK, TileFormat, TilesRequest, TileStore, grouped_remarks
+from himl_cli.slides.slide_records import (
+    RANGE_REMARK,
+    ImageFormat,
+    MontageRequest,
+    SlideEntry,
+    SlideUnreadable,
+    TileFormat,
+    TilesRequest,
+    TilesResult,
+    TileStore,
+    grouped_remarks,
+)
 
 app = group()
 
@@ -113,7 +125,7 @@ def tiles(
         TileFormat.png.value,
         parse=lambda name, text: parse_member(name, text, TileFormat),
     ),
-    overview: bool = option("Save a picture of each slide with its tiles marked.", default=False),
+    overview: bool = option("Save pictures of the slides with tiles marked, and a page of all.", default=False),
     dry_run: bool = option("Only count the tiles and their bytes.", default=False),
     output_path: Path = option("Destination folder.", "DIR", "outputs", parse=parse_folder),
     reader: ReaderOptions,
@@ -235,6 +247,8 @@ def tiles(
         if regions is not None:
             request = replace(request, regions=read_regions(regions, entries, notify))
         result = cut_slides(request, entries, folder, notify)
+        if overview and not dry_run:
+            _write_overview_page(result, output_path, request.workers)
     remarks = [*grouped_remarks(result.slides)]
     if foreground is None and not masks:
         remarks.append(f"Foreground by the rule '{rule}' (see --foreground).")
@@ -249,6 +263,28 @@ def tiles(
     print_tiles(output, result, rule, remarks, is_dry_run=dry_run)
     if reader.strict and result.problem is not None:
         raise result.problem
+
+
+def _write_overview_page(result: TilesResult, output_path: Path, workers: int) -> None:
+    """Combine the overviews of all slides in one page to zoom in. A slide that failed shows its reason."""
+    from himl_cli.core.events import ignore
+    from himl_cli.slides.compose import make_montage
+    from himl_cli.slides.output_folder import OVERVIEW, OVERVIEW_PAGE
+    from himl_cli.slides.query import LocalFolder
+
+    names = [f"{slide.folder}/{OVERVIEW}" for slide in result.slides]
+    reasons = {name: slide.reason for name, slide in zip(names, result.slides, strict=True) if not slide.is_ok}
+
+    class Overviews(LocalFolder):
+        @contextmanager
+        def local_path(self, name: str) -> Iterator[Path]:
+            if name in reasons:
+                raise SlideUnreadable(reasons[name])
+            yield self.folder / name
+
+    entries = [SlideEntry(slide.slide_id, name, slide.label) for slide, name in zip(result.slides, names, strict=True)]
+    request = MontageRequest(output_path / OVERVIEW_PAGE, level=0, formats=(ImageFormat.dzi,), workers=workers)
+    make_montage(request, entries, Overviews(output_path), ignore)
 
 
 def option_kinds() -> dict[str, str]:

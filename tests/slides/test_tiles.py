@@ -49,7 +49,14 @@ def test_slides_become_folders_of_tiles_and_two_lists(himl: Himl, project: Path,
         ["one", "one.00500x_00400y", "one/00500x_00400y.jpg", "500", "400", "600", "500", ""],
     ]
     assert [(row["slide_id"], row["tiles"], row["status"]) for row in rows_of(out, "slides.csv")] == [("four", "30", "ok"), ("one", "30", "ok")]
-    assert {path.relative_to(out).as_posix() for path in out.rglob("*.jpg")} == {row["image"] for row in rows} | {"four/overview.jpg", "one/overview.jpg"}
+    assert [(row["slide_id"], row["image"], row["status"]) for row in rows_of(out / "overview", "montage.csv")] == [
+        ("four", "four/overview.jpg", "ok"),
+        ("one", "one/overview.jpg", "ok"),
+    ]
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*.jpg") if "montage_files" not in path.parts} == {row["image"] for row in rows} | {
+        "four/overview.jpg",
+        "one/overview.jpg",
+    }
     before = contents(out)
     assert "60 tiles of 2 slides, 2 of them already complete" in himl.ok("tiles", slides, *SIZE, "--overview", "--image_format", "JPG").stdout
     assert contents(out) == before
@@ -62,8 +69,11 @@ def test_slides_become_folders_of_tiles_and_two_lists(himl: Himl, project: Path,
     assert [(slide["slide_id"], slide["reason"]) for slide in document["slides"] if slide["reason"]] == [("one", "it has no mask")]
     assert document["tiles"] == len(rows := rows_of(out)) < 30
     assert all(float(row["occupancy"]) >= 0.9 for row in rows)
-    said = himl("tiles", slides, "--image_glob", "*.tiff", *SIZE).stderr
+    said = himl("tiles", slides, "--image_glob", "*.tiff", *SIZE, "--overview").stderr
     assert "not read: 'empty.tiff': it is empty" in said
+    (failed,) = (row for row in rows_of(out / "overview", "montage.csv") if row["status"] == "failed")
+    assert (failed["slide_id"], failed["reason"]) == ("empty.tiff", "it is empty")
+    assert (out / "overview" / "index.html").is_file()
 
 
 def write(folder: Path, name: str, text: str) -> Path:
