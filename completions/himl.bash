@@ -6,7 +6,7 @@ _himl_table() {
     verbs='' rows='' kinds=''
     case $1 in
     'himl')
-        verbs='submit runs ui tb download checkpoint datastore montage tiles dsa init workspace doctor completion skill schema'
+        verbs='submit runs ui tb download checkpoint datastore montage tiles dsa init workspace doctor gc completion skill schema'
         rows='
             --version
             --help|-h
@@ -111,7 +111,7 @@ _himl_table() {
         kinds='files:.py,.sh,.yml,.yaml,.json'
         ;;
     'himl runs')
-        verbs='list show diff aggregate logs attach cancel tag archive restore export import delete'
+        verbs='list show diff code aggregate logs attach cancel tag archive restore export import delete'
         rows='
             --help|-h
         '
@@ -178,6 +178,20 @@ _himl_table() {
             --verbose|-v
             --yes
             --no_pager
+            --help|-h
+        '
+        kinds='list+runs...'
+        ;;
+    'himl runs code')
+        rows='
+            --output_dir|-o=folders
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
             --help|-h
         '
         kinds='list+runs...'
@@ -768,6 +782,19 @@ _himl_table() {
             --environment=
             --keep
             --slurm=
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --format=choice:human,json,quiet
+            --json
+            --quiet|-q
+            --verbose|-v
+            --yes
+            --help|-h
+        '
+        ;;
+    'himl gc')
+        rows='
+            --older_than=
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet

@@ -18,6 +18,7 @@ function __himl_verbs --description 'The commands below the command $argv[1], wi
                 'init' 'Set up this folder for a local or Azure ML workspace' \
                 'workspace' 'Show the workspaces that himl uses' \
                 'doctor' 'Check the installation, settings and access' \
+                'gc' 'Delete files of the local workspace that no run needs' \
                 'completion' 'Set up tab completion in bash, zsh, fish and PowerShell' \
                 'skill' 'Print or install a skill file for coding agents' \
                 'schema' 'Print the JSON Schema of --json documents'
@@ -26,6 +27,7 @@ function __himl_verbs --description 'The commands below the command $argv[1], wi
                 'list' 'List runs, newest first' \
                 'show' 'Show the details of runs' \
                 'diff' 'Show the differences between two runs' \
+                'code' 'List the code that a run was submitted with, or save it' \
                 'aggregate' 'Compare metrics of many runs, with statistics' \
                 'logs' 'Print the log of a run, even of one in progress' \
                 'attach' 'Show the addresses of a running job\'s services' \
@@ -217,6 +219,17 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
                 '--yes' 'Answer yes to all questions' \
                 '--no_pager' 'Print a long result on a terminal without $PAGER' \
+                '--help|-h' 'Show this message and exit'
+        case 'himl runs code'
+            printf '%s\t%s\n' \
+                '--output_dir|-o=folders' 'Save the files in a new or empty folder' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
         case 'himl runs aggregate'
             printf '%s\t%s\n' \
@@ -728,6 +741,17 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
                 '--yes' 'Answer yes to all questions' \
                 '--help|-h' 'Show this message and exit'
+        case 'himl gc'
+            printf '%s\t%s\n' \
+                '--older_than=' 'Also artifacts of runs that ended before 30d, or a date' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder or an Azure ML config.json' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--json' 'Print one JSON document on stdout' \
+                '--quiet|-q' 'Print only ids or paths on stdout' \
+                '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
+                '--yes' 'Answer yes to all questions' \
+                '--help|-h' 'Show this message and exit'
         case 'himl completion'
             printf '%s\t%s\n' \
                 '--install' 'Install the script for the shell' \
@@ -766,6 +790,9 @@ function __himl_kinds --description 'What the plain arguments of the command $ar
             printf '%s\n' \
                 'list+runs...'
         case 'himl runs diff'
+            printf '%s\n' \
+                'list+runs...'
+        case 'himl runs code'
             printf '%s\n' \
                 'list+runs...'
         case 'himl runs aggregate'

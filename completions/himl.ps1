@@ -21,6 +21,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 'init', 'Set up this folder for a local or Azure ML workspace',
                 'workspace', 'Show the workspaces that himl uses',
                 'doctor', 'Check the installation, settings and access',
+                'gc', 'Delete files of the local workspace that no run needs',
                 'completion', 'Set up tab completion in bash, zsh, fish and PowerShell',
                 'skill', 'Print or install a skill file for coding agents',
                 'schema', 'Print the JSON Schema of --json documents'
@@ -136,6 +137,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 'list', 'List runs, newest first',
                 'show', 'Show the details of runs',
                 'diff', 'Show the differences between two runs',
+                'code', 'List the code that a run was submitted with, or save it',
                 'aggregate', 'Compare metrics of many runs, with statistics',
                 'logs', 'Print the log of a run, even of one in progress',
                 'attach', 'Show the addresses of a running job''s services',
@@ -221,6 +223,22 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
                 '--yes', 'Answer yes to all questions',
                 '--no_pager', 'Print a long result on a terminal without $PAGER',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @('list+runs...')
+        }
+        'himl runs code' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '--output_dir|-o=folders', 'Save the files in a new or empty folder',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
+                '--config_file=files:.json', 'Azure ML config.json',
+                '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
+                '--json', 'Print one JSON document on stdout',
+                '--quiet|-q', 'Print only ids or paths on stdout',
+                '--verbose|-v', 'Print a debug log and tracebacks on stderr',
+                '--yes', 'Answer yes to all questions',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('list+runs...')
@@ -883,6 +901,22 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--environment=', 'Registered environment of the jobs',
                 '--keep', 'Keep the jobs, for further checks',
                 '--slurm=', 'Also submit a short test job to --cluster slurm:NAME',
+                '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
+                '--config_file=files:.json', 'Azure ML config.json',
+                '--format=choice:human,json,quiet', 'Output format: human, json or quiet',
+                '--json', 'Print one JSON document on stdout',
+                '--quiet|-q', 'Print only ids or paths on stdout',
+                '--verbose|-v', 'Print a debug log and tracebacks on stderr',
+                '--yes', 'Answer yes to all questions',
+                '--help|-h', 'Show this message and exit'
+            )
+            Kinds = @()
+        }
+        'himl gc' = @{
+            Verbs = @(
+            )
+            Rows = @(
+                '--older_than=', 'Also artifacts of runs that ended before 30d, or a date',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder or an Azure ML config.json',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet',

@@ -20,10 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from himl_cli.workspaces.local.code_store import CodeStore
 from stress.faults import Attempt, Download, Stock, Submit, Upload
 from stress.killed import ALL, GROUP, HIML, NEXT_LIMIT, SHIM, SUPERVISOR, Killed, count_temporary
 from stress.records import Case, Result
-from stress.runs import AtOnce, Attached, Deleted
+from stress.runs import AtOnce, Attached, Collected, Deleted
 from stress.slides import Tiles
 from stress.world import LOG_METRIC, Ended, Verdict, World, differences, drawn_until_met, judge, judge_again
 from tests.support.folders import files_with
@@ -235,6 +236,9 @@ def wrong_run(workspace: Path, run: Mapping[str, Any]) -> list[str]:
         wrong.append("a run failed, and its record does not say why")
     if is_whole and (run["exit_code"], run["ended"] is None) != (0, False):
         wrong.append("a run is completed without an end or with an exit code")
+    if is_whole and (folder / "code.json").exists():
+        code = CodeStore(workspace).paths(folder / "code", None, run["id"])
+        wrong += differences({"train.py": SCRIPT.encode()}, {name: path.read_bytes() for name, path in code.items()}, is_done=True)
     files = folder / "code" / "outputs"
     outputs = {path.relative_to(files).as_posix(): path.read_bytes() for path in files.rglob("*") if path.is_file()}
     wrong += differences(OUTPUTS, {name: content for name, content in outputs.items() if is_whole or not name.endswith(".new")}, is_done=is_whole)
@@ -276,7 +280,7 @@ GONE, JOB_GONE = 5.0, 30.0  # seconds after which nothing of a command may be th
 _OURS = re.compile(r"himl_cli/(?!__main__\.py|__init__\.py)")
 
 
-ON_RUNS: Mapping[str, Callable[[World, random.Random], Killed]] = {"attach": Attached, "delete": Deleted, "at_once": AtOnce}
+ON_RUNS: Mapping[str, Callable[[World, random.Random], Killed]] = {"attach": Attached, "delete": Deleted, "gc": Collected, "at_once": AtOnce}
 COMMANDS: Mapping[str, Callable[[World, random.Random], Killed]] = {
     "local": Here,
     "notify": Notified,

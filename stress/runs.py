@@ -1,4 +1,4 @@
-"""Commands on recorded runs, for `kills`: deletion, several commands at once on the same run, and `himl runs attach`."""
+"""Commands on recorded runs, for `kills`: deletion, several commands at once on the same run, `himl gc`, and `himl runs attach`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from himl_cli.core.errors import DiskFailed
 from himl_cli.core.runs import ARCHIVED
+from himl_cli.workspaces.local.code_store import CodeStore
 from stress.killed import NEXT_LIMIT, Killed
-from stress.world import Ended, World
+from stress.world import Ended, World, differences
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.folders import contents
 from tests.support.processes import is_sound
-from tests.support.running import PROGRAM, write_files
+from tests.support.running import PROGRAM, until, write_files
 from tests.support.runs import RecordedRuns
 
 DOOMED, KEPT, CHILDREN, FILES, VALUES = 8, 4, 2, 200, 50
+STORED, LEFT = 3, 2  # runs with stored code, and how many of them have copies again
 NOT_FOUND = 3
 ROWS = "SELECT run, count(*) FROM {} GROUP BY run"
 TABLES = ("tags", "parameters", "metrics")
@@ -114,6 +117,54 @@ class Deleted(OnRuns):
 
     def facts(self) -> Mapping[str, Any]:
         return {"deleted": DOOMED - self._remaining}
+
+
+class Collected(Killed):
+    """`himl gc` that stores the code of runs whose copies were left, and deletes code of a deleted run. No run may lose a file."""
+
+    arguments = ("gc", "--yes")
+
+    def __init__(self, world: World, dice: random.Random) -> None:
+        super().__init__(world, dice)
+        shutil.copytree(world.lasting("stored code", _store), world.project)
+        self._store = CodeStore(world.project / ".himl")
+        self._codes = {path.parent.name: path for path in (world.project / ".himl" / "runs").glob("*/code")}
+        self._wanted = {run: self._found(run) for run in self._codes}
+        for run in dice.sample(sorted(self._codes), LEFT):
+            self._store.restore(self._codes[run], None, run)
+
+    def _found(self, run: str) -> dict[str, bytes]:
+        return {name: path.read_bytes() for name, path in self._store.paths(self._codes[run], None, run).items()}
+
+    def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
+        wrong = []
+        for run, wanted in self._wanted.items():
+            try:
+                found = self._found(run)
+            except DiskFailed as err:
+                wrong.append(str(err))
+            else:
+                wrong += differences(wanted, found, is_done=True)
+        if ended.code == 0:
+            wrong += [f"'{run}' still has copies" for run, code in self._codes.items() if contents(code)]
+            with self._store.locked() as is_held:
+                wrong += [f"'{path.name}' is left" for path in self._store.unused()] if is_held else ["the store is locked"]
+        return wrong
+
+    then = first
+
+
+def _store(world: World) -> Path:
+    """A project with STORED runs of other code each, whose code is stored, after another one was deleted."""
+    folder = world.place / "stored code"
+    for number in range(STORED + 1):
+        write_files(folder, {f"part_{part:03d}.py": f"VALUE = {part * (number if part % 10 == 0 else 1)}\n" * 500 for part in range(FILES)})
+        write_files(folder, {"train.py": f"print({number})\n"})
+        done = world.himl("submit", "train.py", "-q", cwd=folder, env=world.environment(), limit=NEXT_LIMIT)
+        assert done.code == 0, done.stderr
+    until(lambda: not any(contents(path) for path in (folder / ".himl" / "runs").glob("*/code")))
+    assert world.himl("runs", "delete", done.stdout.splitlines()[0], "--yes", cwd=folder, env=world.environment(), limit=NEXT_LIMIT).code == 0
+    return folder
 
 
 class AtOnce(OnRuns):

@@ -22,6 +22,7 @@ GUIDES = {
     "runs diff": "many-runs.md",
     "runs export": "many-runs.md",
     "runs import": "many-runs.md",
+    "runs code": "many-runs.md",
     "runs aggregate": "many-runs.md",
     "tb": "tensorboard.md",
     "ui": "ui.md",
@@ -33,6 +34,7 @@ GUIDES = {
     "init": "azure-set-up.md",
     "workspace": "azure.md",
     "doctor": "doctor.md",
+    "gc": "submit.md",
     "completion": "completion.md",
 }
 """The guide of a command, or of all commands of a group."""
@@ -42,6 +44,7 @@ WORLDS = {
     "ui": "here until=http://",
     "runs attach": "azure not=ssh",
     "runs cancel": "here prelude=running",
+    "runs code": "here prelude=submitted",
     "runs delete": "here answer=y",
     "runs import": "here prelude=exported",
     "checkpoint": "azure",

@@ -17,7 +17,7 @@ import himl_cli
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.runs import Attempt, RunService, RunStatus
 from himl_cli.core.sweeps import Scalar
-from himl_cli.core.workspaces import Check, SetUp, WorkspaceFacts
+from himl_cli.core.workspaces import Check, Garbage, SetUp, WorkspaceFacts
 from himl_cli.services.runs.changes import CancelOutcome
 from himl_cli.services.tensorboard.server import SyncedRun
 
@@ -471,6 +471,13 @@ class InstalledCompletion(TypedDict):
     line: Annotated[str, Meta(description="The line that the start-up file of the shell still needs.")]
 
 
+class SavedCode(TypedDict):
+    """The folder in which himl saved the code of a run."""
+
+    folder: str
+    files: Annotated[int, Meta(description="The number of files.")]
+
+
 class Skill(TypedDict):
     """The skill file."""
 
@@ -504,6 +511,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "runs diff": (RunDiff,),
     "runs export": (list[Run],),
     "runs import": (list[Run],),
+    "runs code": (list[StoredFile], SavedCode),
     "runs aggregate": (Aggregation,),
     "runs logs": (list[Log],),
     "runs attach": (list[RunService],),
@@ -528,6 +536,7 @@ DOCUMENTS: dict[str, tuple[Any, ...]] = {
     "init": (SetUp,),
     "workspace show": (list[WorkspaceFacts],),
     "doctor": (list[Check],),
+    "gc": (list[Garbage],),
     "completion": (CompletionScript, InstalledCompletion),
     "skill": (Skill, InstalledSkill),
     "schema": (list[str], dict[str, Any]),

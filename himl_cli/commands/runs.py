@@ -33,6 +33,7 @@ from himl_cli.commands.options import (
     WorkspaceOptions,
     option,
     parse_count,
+    parse_folder,
     parse_list,
     parse_pairs,
 )
@@ -240,6 +241,47 @@ def diff(
             quiet=[each.name for each in shown.code or ()],
             is_long=code,
         )
+
+
+@command(app, "code")
+def code(
+    *,
+    output_dir: Path | None = option(
+        "Save the files in a new or empty folder.",
+        "DIR",
+        names=("--output_dir", "-o"),
+        kind=str | None,
+        parse=parse_folder,
+        panel="Destination",
+    ),
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+    runs: RunArgs = None,
+) -> None:
+    """List the code that a run was submitted with, or save it.
+
+    The default is the last run submitted from this folder. On Azure ML, himl downloads the code asset of the job.
+
+    \b
+      himl runs code
+      himl runs code latest --output_dir code_of_latest
+    """
+    from himl_cli.core.runs import RunSelection
+    from himl_cli.render.file_views import FILE_COLUMNS
+    from himl_cli.services.run_diff import code_of, save_code
+    from himl_cli.services.transfer.plan import Filters, list_files
+
+    if len(runs or ()) > 1:
+        raise BadUsage(f"code takes one run, not {len(runs or ())}.")
+    with open_session(workspace_opts, output_opts) as session:
+        (run,) = _find(session, RunSelection(runs=runs or ()))
+        store = code_of(session.workspace, run)
+        if output_dir is None:
+            files = list_files(store, Filters())
+            return session.output.table(files, FILE_COLUMNS, quiet=lambda file: str(file["name"]), empty="No files.")
+        saved = save_code(store, output_dir)
+        text = f"Saved {saved} file{'s' * (saved != 1)} of the code of run '{run.id}' in '{output_dir}'."
+        session.output.result({"folder": str(output_dir), "files": saved}, human=lambda: text, quiet=[str(output_dir)])
 
 
 def _check_watch(output_opts: OutputOptions) -> None:

@@ -1,9 +1,10 @@
-"""`himl init`, `himl workspace` and `himl doctor`: set up, show and check the workspace of a project."""
+"""`himl init`, `himl workspace`, `himl doctor` and `himl gc`: set up, show, check and clean workspaces."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -12,9 +13,17 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from himl_cli.commands.groups import command, group
-from himl_cli.commands.options import VARIABLE_PREFIX, Bundle, OutputOptions, WorkspaceOptions, option, parse_list
-from himl_cli.commands.session import For, open_session
-from himl_cli.core.errors import BadUsage, HimlError, Interrupted
+from himl_cli.commands.options import (
+    VARIABLE_PREFIX,
+    Bundle,
+    OutputOptions,
+    WorkspaceOptions,
+    option,
+    parse_list,
+    parse_since,
+)
+from himl_cli.commands.session import For, open_session, output_session
+from himl_cli.core.errors import BadUsage, HimlError, Interrupted, WorkspaceNotFound
 from himl_cli.core.text import non_blank
 from himl_cli.render.output import Format
 
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
 init_app = group()
 workspace_app = group("Show the workspaces that himl uses, and their sources.")
 doctor_app = group()
+gc_app = group()
 
 
 @command(init_app, "init")
@@ -252,3 +262,36 @@ def _settings(here: Path) -> list[str]:
             engine_spec(engine, name, here)
     names = sorted(name for name in os.environ if name.startswith(VARIABLE_PREFIX) and os.environ[name])
     return [*(f"'{file.path}'" for file in find_settings(here)), *names]
+
+
+@command(gc_app, "gc")
+def gc(
+    *,
+    older_than: datetime | None = option(
+        "Also artifacts of runs that ended before 30d, or a date.", "TIME", kind=str | None, parse=parse_since
+    ),
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
+) -> None:
+    """Delete files of the local workspace that no run needs.
+
+    himl counts the files, and deletes them with --yes. They are code of deleted runs, and copies that killed jobs left.
+    With --older_than, they include artifacts. Records, metrics, logs and code of runs stay. Files of runs in progress
+    stay.
+
+    \b
+      himl gc
+      himl gc --yes
+      himl gc --older_than 30d
+    """
+    from himl_cli.render.setup_views import print_garbage
+    from himl_cli.workspaces.base import FolderWorkspace
+    from himl_cli.workspaces.resolve import open_each
+
+    with output_session(output_opts) as (output, _):
+        found = [each for each in open_each(*workspace_opts.names, start=Path.cwd()) if each.facts.kind == "local"]
+        workspace = found[0].open() if found else None
+        if not isinstance(workspace, FolderWorkspace):
+            raise WorkspaceNotFound("There is no local workspace here.", hint="See where himl looks: himl doctor")
+        print_garbage(output, workspace.garbage(older_than, delete=output.yes), workspace.label)
+        workspace.close()

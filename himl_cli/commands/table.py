@@ -68,6 +68,9 @@ COMMANDS = {
     "doctor": ListedCommand(
         "himl_cli.commands.setup:doctor_app", "Check the installation, settings and access.", "Set-up"
     ),
+    "gc": ListedCommand(
+        "himl_cli.commands.setup:gc_app", "Delete files of the local workspace that no run needs.", "Set-up"
+    ),
     "completion": ListedCommand(
         "himl_cli.commands.completion", "Set up tab completion in bash, zsh, fish and PowerShell.", "Set-up"
     ),

@@ -24,6 +24,8 @@ WORKSPACE_FOLDER = ".himl"
 LATEST_RUN_FILE = "most_recent_run.txt"
 LONG_PATH = 3500  # bytes, less than what Linux and macOS allow with another name of 255 bytes (4096)
 SECONDS_IN_USE = 1.0 if sys.platform == "win32" else 0.0
+COPIED_AT_ONCE = 8 << 20  # bytes that are copied between checks for a request to stop
+_BINARY = getattr(os, "O_BINARY", 0)
 T = TypeVar("T")
 
 
@@ -249,6 +251,53 @@ def make_folder(path: Path) -> None:
             if missing[-1] == missing[-1].parent:
                 raise
             missing.append(missing[-1].parent)
+
+
+def copy_file(
+    source: str | Path, target: str | Path, check: Callable[[], None] = lambda: None
+) -> tuple[os.stat_result, os.stat_result] | None:
+    """Copy one file with its permissions. Returns the states of the source, before himl read it, and of the copy. Calls
+    *check* after each block. Raises OSError. Linux copies in the kernel, which shares blocks if the file system can.
+
+    Skips a file that was deleted since it was listed, such as an editor's temporary file.
+    """
+    try:
+        original = os.open(source, os.O_RDONLY | _BINARY)
+    except FileNotFoundError:
+        return None
+    copy = -1
+    try:
+        facts = os.fstat(original)
+        mode, left = facts.st_mode & 0o777, facts.st_size
+        copy = _create(target, mode)
+        with suppress(OSError, AttributeError):  # then the rest is read and written, which raises the error of a disk
+            while left > 0 and (count := os.copy_file_range(original, copy, min(left, COPIED_AT_ONCE))):
+                left -= count
+                check()
+        if left or not facts.st_size:  # also a file of the kernel, which has no size
+            with open(original, "rb", closefd=False) as stream, open(copy, "wb", closefd=False) as rest:
+                while block := stream.read(COPIED_AT_ONCE):
+                    rest.write(block)
+                    check()
+    finally:
+        os.close(original)
+        if copy >= 0:
+            os.close(copy)
+    found = os.stat(target)  # on network file systems, closing a file changes its times
+    if found.st_mode & 0o777 != mode:
+        os.chmod(target, mode)
+        found = os.stat(target)
+    return facts, found
+
+
+def _create(target: str | Path, mode: int) -> int:
+    """The handle of the file *target*, which is new or empty. Raises OSError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY
+    try:
+        return os.open(target, flags, mode)
+    except FileNotFoundError:
+        make_folder(Path(target).parent)
+        return os.open(target, flags, mode)
 
 
 def remove_tree(path: Path) -> None:

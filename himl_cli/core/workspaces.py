@@ -32,6 +32,16 @@ class PreparedFile:
 
 
 @dataclass(frozen=True)
+class Garbage:
+    """Files that no run needs: `copies` of code in the folders of ended runs, `code` in the store that no run lists, or
+    `artifacts` of old runs, their number and their size in bytes."""
+
+    kind: str
+    files: int
+    size: int
+
+
+@dataclass(frozen=True)
 class SetUp:
     """The outcome of a setup: the files, the files that were read, and the settings that were omitted."""
 

@@ -1,4 +1,4 @@
-"""The output of `himl init`, `himl workspace` and `himl doctor`."""
+"""The output of `himl init`, `himl workspace`, `himl doctor` and `himl gc`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from himl_cli.core.redaction import redact
-from himl_cli.core.workspaces import Check, CheckState, SetUp, WorkspaceFacts
+from himl_cli.core.workspaces import Check, CheckState, Garbage, SetUp, WorkspaceFacts
 from himl_cli.render.output import (
+    Column,
     Format,
     Output,
     folded,
     one_line,
+    size_text,
     styled,
     width,
 )
@@ -98,3 +100,25 @@ def workspace_view(facts: WorkspaceFacts) -> Iterator[str]:
         title = " ".join([first.capitalize(), *(word.upper() if word in ("id", "url") else word for word in rest)])
         if value:
             yield f"  {styled(title.ljust(17), 'dim')}  {one_line(value)}"
+
+
+GARBAGE = {
+    "copies": "copies of code in the folders of ended runs",
+    "code": "stored code that no run has",
+    "artifacts": "artifacts of old runs",
+}
+
+
+def print_garbage(output: Output, found: Sequence[Garbage], label: str) -> None:
+    """Print the files that can be deleted, or with `--yes` those that himl has deleted."""
+    columns = (
+        Column("FILES", lambda each: f"{each.files:,}", plain=lambda each: str(each.files), right=True),
+        Column("SIZE", lambda each: size_text(each.size), plain=lambda each: str(each.size), right=True),
+        Column("WHAT", lambda each: GARBAGE[each.kind], plain=lambda each: each.kind, rank=1, least=12),
+    )
+    output.table(found, columns, quiet=lambda each: each.kind, empty="")
+    total = size_text(sum(each.size for each in found))
+    if output.yes:
+        output.notice(f"Deleted {total} of {label}.")
+    elif any(each.files for each in found):
+        output.notice(f"himl can delete {total} of {label}. To delete the files, add --yes.")

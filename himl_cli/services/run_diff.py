@@ -1,22 +1,25 @@
-"""Compare two runs, or a run and the working tree: their arguments, values, tags and machines, and their code."""
+"""Compare two runs, or a run and the working tree: their arguments, values, tags and machines, and their code. Save
+the code of a run."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from difflib import unified_diff
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from himl_cli.core.errors import NotAllowed, NotFound
+from himl_cli.core.errors import BadUsage, DiskFailed, NotAllowed, NotFound
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.files import is_inside, make_folder
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import Snapshot
 from himl_cli.core.logged import SYSTEM, FileChange, RunDiff, Value, given_of
 from himl_cli.core.runs import REPEATS, SUBMITTED_TAGS, Run, RunQuery, own_tags
 from himl_cli.core.text import utc_text
 from himl_cli.services.submission.snapshot import find_snapshot_root, take_snapshot
-from himl_cli.workspaces.base import FolderWorkspace, Workspace
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
 
 WORKING_TREE = "."
 LARGEST_TEXT = 1 << 20  # bytes of a file whose lines himl compares
@@ -103,6 +106,38 @@ def _facts(run: Run) -> Values:
     }
     submitted = {name: value for name, value in run.tags.items() if name.startswith(SUBMITTED_TAGS[0])}
     return {name: value for name, value in {**facts, **submitted}.items() if value not in ("", None)}
+
+
+def code_of(workspace: Workspace, run: Run) -> BlobStore:
+    """The code of *run*. Raises NotFound if there is no copy of it."""
+    found = workspace.code_files(run.id)
+    if found is None:
+        hint = "himl copies the code of jobs that it submits, except with --in_place."
+        raise NotFound(f"Run '{run.id}' has no copy of its code.", hint=hint)
+    return found[0]
+
+
+def save_code(store: BlobStore, folder: Path) -> int:
+    """Write the files of *store* into *folder*, which must be new or empty, and return their number. Raises BadUsage
+    for another folder and a file outside of it, DiskFailed."""
+    saved, root = 0, os.path.realpath(folder)
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise BadUsage(f"The folder '{folder}' is not empty.", hint="Name a new folder: --output_dir DIR")
+        for blob in (blob for page in store.list() for blob in page):
+            target = folder / blob.name
+            if not is_inside(target, root):
+                raise BadUsage(f"The code has a file outside of its folder: '{blob.name}'.")
+            make_folder(target.parent)
+            with target.open("wb") as stream:
+                for piece in store.read(blob.name):
+                    stream.write(piece)
+            if isinstance(store, LocalStore) and (path := store.path_of(blob.name)) is not None:
+                target.chmod(path.stat().st_mode & 0o777 | 0o200)  # stored files are read-only
+            saved += 1
+    except OSError as err:
+        raise DiskFailed(f"Cannot save the code in '{folder}': {err.strerror}.", hint="Choose another folder.") from err
+    return saved
 
 
 def _code(workspace: Workspace, run: Run, notify: Notify) -> dict[str, _File] | None:

@@ -32,7 +32,7 @@ from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import JobServices, Run, RunEnd, RunFootprint, RunQuery, RunService, SignedLink
 from himl_cli.core.webhook import Webhook
-from himl_cli.core.workspaces import Check, WorkspaceFacts
+from himl_cli.core.workspaces import Check, Garbage, WorkspaceFacts
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -385,6 +385,10 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
     def code_of(self, run_id: str) -> Sequence[tuple[Snapshot, Sequence[str]]]:
         """The snapshots of the run's jobs, each with those of its files that have changed in the project since. Empty
         for a job without a copy of its code. Raises DiskFailed."""
+
+    def garbage(self, before: datetime | None = None, *, delete: bool = False) -> Sequence[Garbage]:
+        """Count files that no run needs, and artifacts of runs that ended *before* a time, or *delete* them. Files of
+        runs in progress stay. Raises BadUsage if another process is deleting or storing files, DiskFailed."""
 
     def python_of(self, run_id: str) -> str:
         """The path of the interpreter that runs the job, or an empty text if unknown. Raises DiskFailed."""

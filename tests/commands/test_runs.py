@@ -35,9 +35,11 @@ from himl_cli.core.sweeps import (
     values_text,
 )
 from himl_cli.services.runs import writing
+from himl_cli.workspaces.local.code_store import CodeStore
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.azureml_double.faults import Status
 from tests.azureml_double.seeding import StagedWorkspace, add_sweep
+from tests.support.folders import contents
 from tests.support.running import Himl, Outcome, until, write_files
 from tests.support.runs import RecordedRuns, posix
 from tests.support.runs import recorded as recorded
@@ -735,3 +737,40 @@ def test_job_outlives_what_its_supervisor_cannot_see(himl: Himl, project: Path, 
     until(lambda: begun.exists() and begun.read_text() != "")
     shutil.rmtree(away / ".himl")
     until(lambda: not Path(f"/proc/{begun.read_text()}").exists())
+
+
+def test_code_is_stored_once_listed_saved_and_freed(himl: Himl, project: Path, tmp_path: Path) -> None:
+    script = "from pathlib import Path\nPath('outputs/model').write_text('weights')\nprint('trained')\n"
+    write_files(project, {"train.py": script, "lib/part.py": "VALUE = 7\n", "pyproject.toml": ""})
+    (project / "lib" / "part.py").chmod(0o755)
+    runs = [himl.ok("submit", "train.py", "-q").stdout.splitlines()[0] for _ in range(2)]
+    folder = project / ".himl"
+    codes = [folder / "runs" / run / "code" for run in runs]
+    until(lambda: [sorted(contents(code)) for code in codes] == [["outputs/model"], ["outputs/model"]])
+    assert len(list((folder / "store").glob("??/*"))) == 3
+    assert himl.ok("runs", "code", runs[0], "-q").stdout.split() == ["lib/part.py", "pyproject.toml", "train.py"]
+    saved = tmp_path / "saved"
+    assert himl.ok("runs", "code", "--output_dir", saved, "--json").json() == {"folder": str(saved), "files": 3}
+    assert contents(saved) == {"lib/part.py": b"VALUE = 7\n", "pyproject.toml": b"", "train.py": script.encode()}
+    assert os.access(saved / "lib" / "part.py", os.X_OK)
+    again, two = himl("runs", "code", "-o", saved), himl("runs", "code", *runs)
+    assert (again.code, "is not empty" in again.stderr, two.code, two.stderr) == (2, True, 2, "error: code takes one run, not 2.\n")
+
+    def garbage(*words: str) -> dict[str, tuple[int, int]]:
+        return {each["kind"]: (each["files"], each["size"]) for each in himl.ok("gc", "--json", *words).json()}
+
+    assert garbage("--older_than", "1d") == {"copies": (0, 0), "code": (0, 0), "artifacts": (0, 0)}
+    CodeStore(folder).restore(codes[0], None, runs[0])  # as if its supervisor had been killed
+    assert garbage() == {"copies": (3, len(script) + 10), "code": (0, 0)}
+    assert "No run needs 3 files" in himl("doctor").stdout
+    assert garbage("--yes")["copies"] == (3, len(script) + 10)
+    assert sorted(contents(codes[0])) == ["outputs/model"]
+    himl.ok("runs", "delete", runs[0], "--yes")
+    assert garbage()["code"] == (0, 0)
+    assert garbage("--older_than", "2999-01-01", "--yes")["artifacts"] == (1, 7)
+    assert (contents(codes[1]), himl.ok("runs", "logs", runs[1]).stdout) == ({}, "trained\n")
+    himl.ok("runs", "delete", runs[1], "--yes")
+    human = himl.ok("gc")
+    assert human.stderr == f"himl can delete {len(script) + 10} B of local workspace '.himl'. To delete the files, add --yes.\n"
+    assert garbage("--yes")["code"] == (3, len(script) + 10)
+    assert not list((folder / "store").glob("??/*"))

@@ -91,6 +91,8 @@ def test_runs_of_both_workspaces_are_compared_with_their_code(himl: Himl, azure_
     assert himl.ok("runs", "diff", here, ".", "--code").stdout.splitlines()[-2:] == ["-x = 1", "+x = 2"]
     assert himl.ok("runs", "diff", there, ".", "-q").stdout.split() == ["data.bin", "new.py", "old.py", "train.py"]
     assert himl("runs", "diff", ".", here).code == 2
+    himl.ok("runs", "code", there, "-o", "saved")
+    assert ((project / "saved" / "old.py").read_text(), (project / "saved" / "data.bin").read_bytes()) == ("gone\n", b"\0one")
 
 
 def test_a_run_is_repeated_here_and_there(himl: Himl, azure_project: StagedWorkspace, project: Path) -> None:

@@ -200,6 +200,41 @@ def test_log_tells_the_course_and_best_trial_is_noted(himl: Himl, project: Path)
     assert [[*line.split(" ")[1:3], line.endswith(", logged: val/loss (1 of 2 ended)")] for line in complaints] == [["trial", "0,", True]]
 
 
+def test_trials_keep_only_files_that_differ_from_those_of_the_sweep(himl: Himl, project: Path, tmp_path: Path) -> None:
+    """The unchanged copies go when a trial ends, and come back when it runs again, except where a result is a link to one."""
+    script = f"""
+import os, sys, lib.part
+from pathlib import Path
+
+x = sys.argv[-1]
+print(lib.part.VALUE, Path("state").read_text(), Path("data/a.bin").stat().st_size, sorted(os.listdir()))
+Path("state").write_text(f"of {{x}}")
+Path("added").touch()
+Path("outputs/model").write_text(x)
+if x == "3":
+    os.symlink(os.path.abspath("data/a.bin"), "outputs/data")
+sys.exit(x == "2" and not Path({str(tmp_path / "again")!r}).exists())
+"""
+    write_files(project, {"train.py": script, "lib/part.py": "VALUE = 7", "data/a.bin": bytes(1000), "state": "first"})
+    run = himl("submit", "train.py", "--sweep", "x=1,2,3", "--max_concurrent", "1", "-q").stdout.strip()
+
+    def files(name: str) -> list[str]:
+        code = project / ".himl" / "runs" / name / "code"
+        return sorted(path.relative_to(code).as_posix() for path in code.rglob("*") if not path.is_dir())
+
+    own = ["added", "outputs/model", "state"]
+    assert [files(f"{run}_{index}") for index in (0, 1)] == [own, own]
+    assert {*own, "data/a.bin", "lib/part.py", "outputs/data", "train.py"} <= {*files(f"{run}_2")}
+    until(lambda: files(run) == [])  # they are in the store
+    assert himl.ok("runs", "diff", f"{run}_1", run, "-q").stdout == ""
+    (tmp_path / "again").touch()
+    himl.ok("submit", "--resume", run)
+    until(lambda: files(run) == [])
+    expected = "7 {} 1000 ['added', 'data', 'lib', 'logs', 'outputs', 'state', 'train.py']\n"
+    assert himl.ok("runs", "logs", f"{run}_1").stdout == expected.format("of 2")
+    assert (files(f"{run}_1"), show(himl, run)["status"]) == (own, "Completed")
+
+
 def test_sweep_whose_first_trials_fail_can_be_finished(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import sys\nsys.exit(float(sys.argv[2]) > 2)\n", "himl.toml": "[submit]\nmax_failures = 1\n"})
     given_up = himl("submit", "train.py", "--sweep", "size=4,3,1")

@@ -114,6 +114,8 @@ VIEWS = {
     "metrics side by side": View(["runs", "aggregate", SWEEP], "val/accuracy", said=("runs did not complete:",)),
     "metrics of two runs": View(["runs", "aggregate", "--run", f"{RUN},{FAILED}"], "median", said=("runs do not fit.", "runs did not complete:")),
     "two runs": View(["runs", "diff", RUN, FAILED], "FIRST", said=("has no copy of its code",)),
+    "code": View(["runs", "code"], "train.py", after=("submit", "train.py")),
+    "garbage": View(["gc"], "stored code that no run has"),
     "a log": View(["runs", "logs", RUN], LONG_LINE, is_folded=False, is_laid_out=False),
     "tagged": View(["runs", "tag", RUN, "team=blue"], "Tagged", is_laid_out=False),
     "not canceled": View(["runs", "cancel", RUN], "had already ended", is_laid_out=False, said=("had already ended",)),

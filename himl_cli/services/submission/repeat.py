@@ -107,7 +107,8 @@ def read_repeat(
     if isinstance(store, LocalStore):
         for blob in blobs:
             (folder / blob.name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(store.path_of(blob.name) or "", folder / blob.name)
+            copy = shutil.copy2(store.path_of(blob.name) or "", folder / blob.name)
+            os.chmod(copy, os.stat(copy).st_mode | 0o200)  # stored files are read-only
     elif failed := download(store, DownloadRequest(folder), notify, blobs=blobs).failed:
         raise ServiceFailed(f"Cannot read the code of run '{run.id}': {failed[0].message}", hint=failed[0].hint)
     stored = found.spec

@@ -35,6 +35,7 @@ from himl_cli.core.sweeps import (
     short_text,
 )
 from himl_cli.workspaces.local.children import Children
+from himl_cli.workspaces.local.code_store import CodeStore
 from himl_cli.workspaces.local.engines import engine_of
 from himl_cli.workspaces.local.engines.base import STEP_BEFORE_FAILED
 from himl_cli.workspaces.local.engines.queue import QueuedJobs
@@ -71,6 +72,8 @@ class Controller(RunProcess):
         else:
             is_staged = self._plan.again and not self._plan.staged_in
             plan = self._plan if is_staged else stage_plan(self._plan, self.folder, self.is_stopped)
+        for place in {*plan.places} if self._again and not plan.staged_in else ():
+            CodeStore(self.folder.workspace).restore(place, None, self.folder.run_id)
         store.start(plan.run.id)
         report("started")
         engine = plan.spec.engine

@@ -11,7 +11,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from heapq import merge
@@ -383,6 +383,28 @@ class RunFiles(FileStore):
         root = self._roots.get(f"{parts[0]}/")
         own = root.joinpath(*parts[1:]) if root is not None and len(parts) > 1 else None
         return own if own is not None and os.path.isfile(own) and self._has(own) else super()._path(parts)
+
+
+class CodeFiles(FileStore):
+    """The code of a run below *folder*: the files that *find* returns, by name, wherever they are at the moment."""
+
+    def __init__(self, folder: Path, find: Callable[[], Mapping[str, Path]], label: str) -> None:
+        self.label, self.origin, self.folder = label, str(folder.resolve()), folder
+        self._find, self._paths = find, find()
+
+    def _files(self, prefix: str, omitted: list[str]) -> Iterator[FoundFile]:
+        for name in sorted(self._paths):
+            if name.startswith(prefix):
+                with suppress(FileNotFoundError):  # the script has deleted it
+                    path = self._path(name.split("/"))
+                    yield FoundFile(name, str(path), path.stat())
+
+    def _path(self, parts: Sequence[str]) -> Path:
+        name = "/".join(parts)
+        path = self._paths.get(name)
+        if path is not None and not path.exists():  # it has moved to the store
+            self._paths = self._find()
+        return self._paths.get(name, self.folder / name)
 
 
 class DatastoreFolder(FileStore):

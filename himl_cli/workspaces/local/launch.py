@@ -21,7 +21,7 @@ from himl_cli.core.editables import with_editables
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, JobFailed, shortage
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import last_lines
-from himl_cli.core.jobs import STEP, EntryKind, JobSpec, NewCode, Snapshot, is_job_file
+from himl_cli.core.jobs import STEP, EntryKind, JobSpec, NewCode, is_job_file
 from himl_cli.core.locks import ProcessLock, is_held
 from himl_cli.core.redaction import MASK, masked_names
 from himl_cli.core.runs import NEW_CODE, Run, RunStatus, check_known
@@ -29,6 +29,7 @@ from himl_cli.core.signals import interruptions
 from himl_cli.core.sweeps import TRIAL
 from himl_cli.core.webhook import Webhook
 from himl_cli.workspaces.local import SUPERVISOR
+from himl_cli.workspaces.local.code_store import CodeStore, is_result
 from himl_cli.workspaces.local.engines import here
 from himl_cli.workspaces.local.engines.base import LOG
 from himl_cli.workspaces.local.launch_request import (
@@ -42,7 +43,7 @@ from himl_cli.workspaces.local.launch_request import (
 )
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, STARTING, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_process import BUSY, DONE
-from himl_cli.workspaces.local.staging import STAGED, check_staged, is_result, replace_files
+from himl_cli.workspaces.local.staging import STAGED, check_staged, copied_code, replace_files, stored_jobs
 
 log = logging.getLogger(__name__)
 
@@ -101,19 +102,6 @@ def begin(request: Request, start: Callable[[Any, RunFolder], HimlError | None])
             mark.unlink()
 
 
-def copied_code(folder: RunFolder) -> dict[Path, Snapshot]:
-    """The snapshots of the run by the folders with their copies, none for a job in place. Raises DiskFailed."""
-    copies = {job["place"]: job["spec"] for job in _stored_jobs(folder) if not job["spec"]["in_place"]}
-    return {folder.path / place: job_from_stored_form(form, {}).snapshot for place, form in copies.items()}
-
-
-def _stored_jobs(folder: RunFolder) -> list[dict[str, Any]]:
-    """The stored forms of the jobs of a run, as in a plan."""
-    stored = folder.read(PLAN)
-    single = [{"spec": form, "key": "", "place": folder.code.name} for form in (stored.get("job"),) if form]
-    return stored["many"]["jobs"] if "many" in stored else single
-
-
 def _renewed(
     specs: Sequence[JobSpec], places: Sequence[Path], code: NewCode, children: Mapping[Path, int]
 ) -> list[JobSpec]:
@@ -157,7 +145,7 @@ def resume(
     stored, record = folder.read(PLAN), folder.read(RECORD)
     request: Request
     try:
-        jobs = [{**job, "spec": with_secrets(job["spec"], given.get(job["key"]))} for job in _stored_jobs(folder)]
+        jobs = [{**job, "spec": with_secrets(job["spec"], given.get(job["key"]))} for job in stored_jobs(folder)]
         if "many" not in stored and not (jobs and record.get(STAGED)):
             raise BadUsage(
                 f"Run '{run.id}' cannot be resumed: the job or its files were not stored.",
@@ -183,12 +171,17 @@ def resume(
 
     for spec in specs:
         check_shell(spec)
-    for place in copied_code(folder) if code is None else ():
+    places, store = copied_code(folder), CodeStore(workspace)
+    for place in places if code is None else ():
         check_staged(place, run.id)
+        store.paths(place, None, run.id)
     try:
         lock = ProcessLock(folder.lock)
         if code is not None and lock.take():  # else the start reports that another process has the run
             try:
+                with suppress(DiskFailed):  # the new code replaces what is damaged
+                    for place in places:
+                        store.restore(place, None, run.id)
                 if isinstance(request, Plan):
                     others = _unfinished(request, folder, children)
                     request = request.with_specs(_renewed(specs, request.places, code, others)).staged()

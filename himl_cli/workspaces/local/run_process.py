@@ -26,10 +26,11 @@ from himl_cli.core.logged import RunResults, results_with_steps, sweep_of
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import MANY
 from himl_cli.core.webhook import DUE, NOT_SENT, NOTIFICATION, SENDING, SENT, Webhook
+from himl_cli.workspaces.local.code_store import CodeStore
 from himl_cli.workspaces.local.logged_values import read_results
 from himl_cli.workspaces.local.run_folder import END, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore, now_ms
-from himl_cli.workspaces.local.staging import Stopped
+from himl_cli.workspaces.local.staging import Stopped, copied_code
 
 # Signals that a script may get from its engine
 PASSED = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
@@ -101,6 +102,17 @@ def notify_of_end(store: RunStore, folder: RunFolder, webhook: Webhook) -> None:
     if store.replace_tag(run_id, NOTIFICATION, tags[DUE], tags[SENDING]):
         problem = post(webhook, run, document)
         store.replace_tag(run_id, NOTIFICATION, tags[SENDING], f"{NOT_SENT}: {problem}" if problem else tags[SENT])
+
+
+def keep_code(store: RunStore, folder: RunFolder) -> None:
+    """Move the unchanged code of an ended run to the store, unless one of its children goes on. Raises OSError,
+    ValueError and HimlError for records that cannot be read."""
+    places = {place: snapshot.source for place, snapshot in copied_code(folder).items()}
+
+    def is_ended() -> bool:
+        return all(run.status.is_final for run in store.many(store.descendants(folder.run_id)))
+
+    CodeStore(folder.workspace).keep(places, folder.lock, is_ended)
 
 
 def _children(store: RunStore, run: Run) -> list[Run]:
@@ -182,6 +194,9 @@ class RunProcess(ABC):
                 notify_of_end(store, RunFolder(self.folder.path.with_name(spec.parent or run_id)), spec.webhook)
             except Exception:  # a failed notification does not change the status
                 traceback.print_exc()
+        if outcome is not None and not self._new.parent:
+            with contextlib.suppress(OSError, HimlError, ValueError):  # the copies stay
+                keep_code(store, self.folder)
         return None if outcome is None else outcome.status
 
     def note_signal(self, number: int, frame: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import json
 import os
 import stat
 import time
@@ -16,17 +15,22 @@ from typing import Any
 
 from himl_cli.core.editables import stage_modules
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.files import flush, is_inside, make_folder, remove_tree, walk_folders
+from himl_cli.core.files import copy_file, flush, is_inside, make_folder, remove_tree, walk_files, walk_folders
 from himl_cli.core.jobs import STEP, EntryKind, JobSpec, Snapshot
 from himl_cli.core.sweeps import PLACEHOLDER
-from himl_cli.core.text import read_json
-from himl_cli.workspaces.local.launch_request import LaunchRequest, linked_inputs, stored_form
+from himl_cli.workspaces.local.code_store import (
+    CodeStore,
+    Staged,
+    damaged,
+    is_result,
+    stage_file,
+    staged_files,
+    write_list,
+)
+from himl_cli.workspaces.local.launch_request import LaunchRequest, job_from_stored_form, linked_inputs, stored_form
 from himl_cli.workspaces.local.run_folder import COLLECTED, PLAN, RECORD, RunFolder
 
 STAGED, ATTEMPTS, RETRIES = "laid", "tries", "retries"  # keys of a run's record
-
-BLOCK = 8 << 20  # bytes that are copied between checks for a request to cancel
-_BINARY = getattr(os, "O_BINARY", 0)
 
 Stamp = tuple[int, int, int]  # inode, size in bytes, modification time in nanoseconds
 
@@ -78,6 +82,7 @@ class JobFiles:
             folder.code.mkdir(exist_ok=again)
         elif known.get(STAGED):
             check_staged(folder.code, spec.parent or folder.run_id)
+            CodeStore(folder.workspace).restore(folder.code, self._source, spec.parent or folder.run_id)
         else:
             remove_tree(folder.code)  # partial files of an attempt that was killed
             folder.code.mkdir()
@@ -95,6 +100,18 @@ class JobFiles:
             made.mkdir(exist_ok=True)
         self._before = self._stamps()
         folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts + 1})
+
+    @property
+    def _source(self) -> Path | None:
+        """The folder of the parent run from which the files of a trial or a step are copied."""
+        spec, runs = self._request.spec, self._folder.path.parent
+        is_shared = spec.parent and not spec.in_place and spec.snapshot.root.is_relative_to(runs)
+        return spec.snapshot.root if is_shared else None
+
+    def drop_shared(self) -> None:
+        """Apply `CodeStore.drop_shared` to the files of a trial or a step that has ended. Raises OSError."""
+        if (source := self._source) is not None:
+            CodeStore(self._folder.workspace).drop_shared(self._folder.code, source)
 
     @property
     def attempt(self) -> int:
@@ -120,7 +137,7 @@ class JobFiles:
         self.omitted = [name for name in links if not any(is_inside(self.cwd / name, root) for root in roots)]
         new = [name for name in new if name not in self.omitted]
         for name in new:
-            _copy_file(self.cwd / name, self._folder.code / name)
+            copy_file(self.cwd / name, self._folder.code / name)
         for folder in self._made if self._request.spec.in_place else ():
             with suppress(OSError):
                 folder.rmdir()  # succeeds only if the folder is empty
@@ -142,7 +159,7 @@ class JobFiles:
         files = RunFiles(folder.path, folder.code, f"run '{folder.run_id}'")
         for blob in (blob for page in files.list() for blob in page):
             if (path := files.path_of(blob.name)) is not None:
-                _copy_file(path, Path(target, blob.name))
+                copy_file(path, Path(target, blob.name))
 
     def _stamps(self) -> dict[str, Stamp]:
         found: dict[str, Stamp] = {}
@@ -160,7 +177,7 @@ class JobFiles:
 def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) -> None:
     """Copy the snapshot's files, with their permissions, and the job's other files below *target*. Then they are on the
     disk, with a list for `check_staged`. Raises OSError, and Stopped once *is_stopped* is true."""
-    looked, stamps = 0.0, dict[str, Sequence[int]]()
+    looked, staged = 0.0, dict[str, Staged]()
 
     def check() -> None:
         nonlocal looked
@@ -173,31 +190,20 @@ def stage_files(spec: JobSpec, target: Path, *, is_stopped: Callable[[], bool]) 
         source = spec.brought.get(name, os.path.join(spec.snapshot.root, name))
         if name in spec.brought:
             os.stat(source)  # raises if the file is missing, which a copy would skip
-        if (facts := _copy_file(source, os.path.join(target, name), check)) is not None:
-            stamps[name] = facts.st_size, facts.st_mtime_ns
-    _list_of(target).write_text(json.dumps(stamps), encoding="utf-8")
+        if (copy := stage_file(source, os.path.join(target, name), check)) is not None:
+            staged[name] = copy
+    write_list(target, staged)
     flush(target)
 
 
 def check_staged(target: Path, run_id: str) -> None:
     """Raise DiskFailed if a file of the run *run_id* that was staged below *target* lost its content, as after a
     power cut. A file that a script has changed is newer."""
-    try:
-        stamps = read_json(_list_of(target).read_bytes())
-    except FileNotFoundError:  # staged by an earlier himl
-        return
-    for name, (size, mtime_ns) in stamps.items():
+    for name, copy in staged_files(target).items():
         with suppress(FileNotFoundError):  # the script deleted it
             facts = os.stat(target / name)
-            if facts.st_size < size and facts.st_mtime_ns <= mtime_ns:
-                raise DiskFailed(
-                    f"The run's copy of '{name}' is damaged: it has {facts.st_size} of {size} bytes.",
-                    hint=f"Run the project's present code: himl submit --resume {run_id} --new_code",
-                )
-
-
-def _list_of(target: Path) -> Path:
-    return target.with_name(f"{target.name}.json")
+            if facts.st_size < copy.size and facts.st_mtime_ns <= copy.modified:
+                raise damaged(name, f"it has {facts.st_size} of {copy.size} bytes", run_id)
 
 
 def replace_files(spec: JobSpec, target: Path, stale: Sequence[str]) -> None:
@@ -216,66 +222,54 @@ def replace_files(spec: JobSpec, target: Path, stale: Sequence[str]) -> None:
     stage_files(replace(spec, brought={}), target, is_stopped=lambda: False)
 
 
-def is_result(name: str) -> bool:
-    """Whether a staged file belongs to the job's results, as a checkpoint does, and not to its code."""
-    return name.partition("/")[0] in COLLECTED
+def stored_jobs(folder: RunFolder) -> list[dict[str, Any]]:
+    """The stored forms of the jobs of a run, as in a plan."""
+    stored = folder.read(PLAN)
+    single = [{"spec": form, "key": "", "place": folder.code.name} for form in (stored.get("job"),) if form]
+    return stored["many"]["jobs"] if "many" in stored else single
 
 
-def changed_files(snapshot: Snapshot, code: Path) -> list[str]:
+def copied_code(folder: RunFolder) -> dict[Path, Snapshot]:
+    """The snapshots of the run by the folders with their copies, none for a job in place. Raises DiskFailed."""
+    copies = {job["place"]: job["spec"] for job in stored_jobs(folder) if not job["spec"]["in_place"]}
+    return {folder.path / place: job_from_stored_form(form, {}).snapshot for place, form in copies.items()}
+
+
+def place_of_code(folders: Sequence[RunFolder], step: str) -> tuple[Path, Path | None] | None:
+    """The folder of a run's code, and for a child run the one of its parent run from which it was copied. *folders*
+    are those of the run and of the runs above it, of which it may be the *step*. None for a run without a copy of its
+    code. Raises DiskFailed."""
+    own = folders[0]
+    for folder in folders:
+        for job in stored_jobs(folder):
+            if not job["spec"]["in_place"] and (folder is own or not step or job["key"] == step):
+                return (folder.path / job["place"], None) if folder is own else (own.code, folder.path / job["place"])
+    return None
+
+
+def code_paths(folders: Sequence[RunFolder], step: str) -> dict[str, Path] | None:
+    """The files of a run's code, by name: of a child run, those of its parent run. None for a run without a copy of its
+    code. Raises OSError, DiskFailed."""
+    if (found := place_of_code(folders, step)) is None:
+        return None
+    code = found[1] or found[0]
+    if paths := CodeStore(folders[0].workspace).paths(code, None, folders[0].run_id):
+        return paths
+    return {each.name: Path(each.path) for each in walk_files(str(code)) if not is_result(each.name)}
+
+
+def changed_files(folder: RunFolder, snapshot: Snapshot, code: Path) -> list[str]:
     """The files of the snapshot in the folder *code* that have changed in the project since they were copied. Raises
     OSError. Reads only files that are newer than their copy."""
-    changed = []
+    changed, staged, store = list[str](), staged_files(code), CodeStore(folder.workspace).folder
     for name in (each for each in snapshot.files if not is_result(each)):
-        copy, now = code / name, Path(snapshot.source, name)
+        copy, now, listed = code / name, Path(snapshot.source, name), staged.get(name)
+        is_stored = listed is not None and listed.stored and not os.path.lexists(copy)
+        copy = store / listed.stored if listed is not None and is_stored else copy
         with suppress(FileNotFoundError):  # the script deleted the copy
-            facts, found = copy.stat(), now.stat() if now.exists() else None
-            is_newer = found is not None and max(found.st_mtime_ns, found.st_ctime_ns) > facts.st_mtime_ns
+            copied, found = copy.stat().st_mtime_ns, now.stat() if now.exists() else None
+            copied = listed.modified if listed is not None and is_stored else copied
+            is_newer = found is not None and max(found.st_mtime_ns, found.st_ctime_ns) > copied
             if found is None or (is_newer and not filecmp.cmp(copy, now, shallow=False)):
                 changed.append(name)
     return changed
-
-
-def _copy_file(
-    source: str | Path, target: str | Path, check: Callable[[], None] = lambda: None
-) -> os.stat_result | None:
-    """Copy one file with its permissions, and return the state of the copy. Calls *check* after each block. Raises
-    OSError. Linux copies it in the kernel, which shares the blocks of both files where the file system can.
-
-    Skips a file that was deleted since it was listed, such as an editor's temporary file.
-    """
-    try:
-        original = os.open(source, os.O_RDONLY | _BINARY)
-    except FileNotFoundError:
-        return None
-    copy = -1
-    try:
-        facts = os.fstat(original)
-        mode, left = facts.st_mode & 0o777, facts.st_size
-        copy = _create(target, mode)
-        with suppress(OSError, AttributeError):  # then the rest is read and written, which raises the error of a disk
-            while left > 0 and (count := os.copy_file_range(original, copy, min(left, BLOCK))):
-                left -= count
-                check()
-        if left or not facts.st_size:  # also a file of the kernel, which has no size
-            with open(original, "rb", closefd=False) as stream, open(copy, "wb", closefd=False) as rest:
-                while block := stream.read(BLOCK):
-                    rest.write(block)
-                    check()
-        found = os.fstat(copy)
-        if found.st_mode & 0o777 != mode:
-            os.chmod(target, mode)
-        return found
-    finally:
-        os.close(original)
-        if copy >= 0:
-            os.close(copy)
-
-
-def _create(target: str | Path, mode: int) -> int:
-    """The handle of the file *target*, which is new or empty. Raises OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _BINARY
-    try:
-        return os.open(target, flags, mode)
-    except FileNotFoundError:
-        make_folder(Path(target).parent)
-        return os.open(target, flags, mode)

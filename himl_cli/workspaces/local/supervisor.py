@@ -244,6 +244,8 @@ class Supervisor(RunProcess):
         self._ends.put(None)
 
     def after_the_end(self, store: RunStore) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the copies stay
+            self._files.drop_shared()
         parent, deadline = self._request.spec.parent, time.monotonic() + WHOLE_SECONDS
         while self._request.spec.engine and parent:
             from himl_cli.workspaces.local.controller import end_if_last

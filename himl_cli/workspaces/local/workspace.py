@@ -33,11 +33,11 @@ from himl_cli.core.runs import (
     run_not_found,
 )
 from himl_cli.core.webhook import Webhook
-from himl_cli.core.workspaces import Check, WorkspaceFacts
+from himl_cli.core.workspaces import Check, Garbage, WorkspaceFacts
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace
 from himl_cli.workspaces.local.engines import here
 from himl_cli.workspaces.local.engines.base import QUEUED, RUNNING, UNKNOWN
-from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles, safe_parts
+from himl_cli.workspaces.local.file_blobs import CodeFiles, DatastoreFolder, RunFiles, safe_parts
 from himl_cli.workspaces.local.logged_values import LoggedWriter, last_metrics, last_numbers, read_results, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_folder import (
@@ -241,18 +241,17 @@ class LocalWorkspace(FolderWorkspace):
         return RunFiles(folder.path, folder.code, label=f"run '{run_id}'")
 
     def code_files(self, run_id: str) -> tuple[BlobStore, Container[str] | None] | None:
-        from himl_cli.workspaces.local.launch import copied_code
+        from himl_cli.workspaces.local.staging import code_paths
 
         run = self.run(run_id)
-        while run.parent and not self._folder_of(run.id).read(PLAN):  # a child has the code of its parent's job
+        above = [self._folder_of(run.id)]
+        while run.parent:
             run = self.run(run.parent)
-        copies, step = copied_code(self._folder_of(run.id)), self.run(run_id).tags.get(STEP)
-        jobs = [job for job in self._folder_of(run.id).read(PLAN).get("many", {}).get("jobs", ()) if job["key"] == step]
-        copies = {path: each for path, each in copies.items() if not jobs or path.match(jobs[0]["place"])}
-        place = f"code of run '{run_id}'"
-        for path, snapshot in copies.items():
-            return DatastoreFolder(path, place, self._runs.database, label=place), {*snapshot.files}
-        return None
+            above.append(self._folder_of(run.id))
+        step = self.run(run_id).tags.get(STEP, "")
+        if code_paths(above, step) is None:
+            return None
+        return CodeFiles(above[0].path, lambda: code_paths(above, step) or {}, f"code of run '{run_id}'"), None
 
     def environment(self, run_id: str) -> RunEnvironment | None:
         from himl_cli.core.documents import from_document
@@ -321,6 +320,11 @@ class LocalWorkspace(FolderWorkspace):
         if not may_write(self.folder):
             text = f"'{self.folder}' is read-only, so himl cannot record jobs in it."
             yield Check.note(CHECK_NAME, text, CHECK_PERMISSIONS)
+        with suppress(HimlError):
+            found = self.garbage()
+            if count := sum(each.files for each in found):
+                text = f"No run needs {count:,} files ({sum(each.size for each in found) / 1e6:,.1f} MB)."
+                yield Check.note(CHECK_NAME, text, "Delete them: himl gc --yes")
         yield from here.checks()
 
     def describe(self) -> WorkspaceFacts:
@@ -443,11 +447,16 @@ class LocalWorkspace(FolderWorkspace):
         return self.run(run_id)
 
     def code_of(self, run_id: str) -> Sequence[tuple[Snapshot, Sequence[str]]]:
-        from himl_cli.workspaces.local.launch import copied_code
-        from himl_cli.workspaces.local.staging import changed_files
+        from himl_cli.workspaces.local.staging import changed_files, copied_code
 
-        copies = copied_code(self._folder_of(run_id)).items()
-        return [(snapshot, changed_files(snapshot, copy)) for copy, snapshot in copies]
+        folder = self._folder_of(run_id)
+        return [(snapshot, changed_files(folder, snapshot, copy)) for copy, snapshot in copied_code(folder).items()]
+
+    def garbage(self, before: datetime | None = None, *, delete: bool = False) -> Sequence[Garbage]:
+        from himl_cli.workspaces.local.garbage import GarbageCollector
+
+        known = self.many(self._runs.ids())
+        return [*GarbageCollector(self.folder, self._runs, known).collect(before, delete=delete)]
 
     def python_of(self, run_id: str) -> str:
         return str(self._folder_of(run_id).read(RECORD).get("python") or "")
