@@ -81,6 +81,29 @@ def _grown(subject: str, candidate: str, few: int, many: int, limit: float, figu
     return Aim("scale", text, _of(f"{many:,} {subject}", candidate), limit, figure, _of(f"{few:,} {subject}", candidate))
 
 
+COST_SIZES = {"show": (100, 200), "tag": (100, 200), "delete": (10, 20), "list": (2_500, 5_000), "show --children": (1_000, 2_000)}
+WAITING, FOLLOW, WATCH = "while the run continues", "himl runs logs --follow", "himl runs list --watch, 19,000 points"
+
+
+def cost_scenario(command: str, size: int) -> str:
+    return f"{size:,} runs at 200 ms: {command}"
+
+
+def _seconds(command: str, seconds: float) -> Aim:
+    size = COST_SIZES[command][-1]
+    return Aim("cost", f"`runs {command}` of {size:,} at 200 ms: at most {seconds:g} s", _of(cost_scenario(command, size), "himl"), seconds, cause=BUSY)
+
+
+def _slope(command: str) -> Aim:
+    """Require at most twice the requests for twice as many runs."""
+    few, many = (_of(cost_scenario(command, size), "himl") for size in COST_SIZES[command])
+    return Aim("cost", f"`runs {command}`, twice as many: at most twice the requests", many, 2.0, "requests", few)
+
+
+def _per_hour(name: str, seconds: float) -> Aim:
+    return Aim("cost", f"{name}, waiting: at most {seconds:g} s of processor time per hour", _of(WAITING, name), seconds, "cpu", cause=BUSY)
+
+
 def _of(scenario: str, *candidates: str) -> Of:
     return Of((scenario,), candidates)
 
@@ -92,6 +115,7 @@ def _times(bench: str, text: str, scenario: str, above: str, limit: float, below
 
 TYPER = 'python -c "import typer"'
 HELPS = [f"himl{name} --help" for name in ("", " submit", " runs", " download", " runs list", " montage")]
+BUSY = "Tests of other changes ran on the two cores of the machine at the same time. Counts of requests and calls do not depend on that."
 ENGINE, COMMAND, RCLONE, AZCOPY, SDK = "himl engine", "himl command", "rclone", "azcopy", "azure-storage-blob"
 DOWN, UP, LARGE_DOWN, LARGE_UP = "small down", "small up", "large down", "large up"
 LARGE_AZURITE = f"{LARGE_DOWN} from Azurite"
@@ -230,4 +254,9 @@ AIMS = (
     *_within("500 Slurm runs", "himl", 0.5, 50),
     *_within("5,000 slides", "himl", 60, 300),
     _grown("slides", "himl", 50, 5_000, 3, "memory"),
+    *(_seconds(command, seconds) for command, seconds in (("show", 16.0), ("tag", 6.0), ("delete", 8.0), ("list", 13.0))),
+    *map(_slope, COST_SIZES),
+    Aim("cost", "`runs show SWEEP --children` of 2,000 trials: at most 200 requests", _of(cost_scenario("show --children", 2_000), "himl"), 200, "requests"),
+    *(_per_hour(command, seconds) for command, seconds in (("himl submit", 5.0), (FOLLOW, 5.0), ("its supervisor", 2.0), (WATCH, 10.0))),
+    *(Aim("cost", f"{name}, waiting: at most 30 calls per second", _of(WAITING, name), 30, "operations") for name in ("himl submit", FOLLOW, WATCH)),
 )

@@ -29,6 +29,7 @@ BENCHES = (
         "montage",
         "tiles",
         "scale",
+        "cost",
     ),
     # Compares libraries, not himl, so it has a separate page and no aims.
 )

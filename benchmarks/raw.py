@@ -2,7 +2,7 @@
 
 The first line is `{"kind": "meta", "bench", "started", "seconds", "command", "commit", "dirty", "machine", "versions", "peers", "missing"}`:
 `peers` has the versions of the tools that himl is compared with, `missing` the reasons for omitted candidates. The other lines are rounds,
-`{"kind": "round", "bench", "scenario", "candidate", "round", "wall", "cpu", "memory", "requests", "bytes"}`, in seconds and bytes, and facts,
+`{"kind": "round", "bench", "scenario", "candidate", "round", "wall", "cpu", "memory", "requests", "bytes", "operations"}`, in seconds and bytes, and facts,
 `{"kind": "fact", "bench", "scenario", "candidate", "value"}`. Figures that were not measured are omitted.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FIGURES = ("wall", "cpu", "memory", "requests", "bytes")
+FIGURES = ("wall", "cpu", "memory", "requests", "bytes", "operations")
 
 
 @dataclass

@@ -21,7 +21,14 @@ PAGE = DOCS / "performance.md"
 PLACEHOLDER = re.compile(r"\{\{(\w+)([^{}]*)\}\}")
 NO_CAUSE = "The cause is unknown."
 NOT_MEASURED, NOTHING = "not measured", "–"
-TITLES = {"wall": ["wall", "minimum to maximum"], "cpu": ["CPU"], "memory": ["peak memory"], "requests": ["requests"], "bytes": ["bytes"]}
+TITLES = {
+    "wall": ["wall", "minimum to maximum"],
+    "cpu": ["CPU"],
+    "memory": ["peak memory"],
+    "requests": ["requests"],
+    "bytes": ["bytes"],
+    "operations": ["calls of the file system per second"],
+}
 
 
 def shown(figure: str, value: float | None, lacking: str = NOTHING) -> str:
@@ -224,5 +231,5 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
     "count": _count_aims,
     "missed": _missed,
     "ratio": _ratio,
-    **{figure: _figure(figure) for figure in ("wall", "cpu", "memory", "requests", "bytes")},
+    **{figure: _figure(figure) for figure in FIGURES},
 }

@@ -19,7 +19,7 @@ from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 
 SECOND = 1.0
 """Interval between polls of local runs, in seconds."""
-QUIET_SECONDS = 5
+QUIET_SECONDS = 8
 """The same while nothing changes, unless the folder of a run does."""
 FOLDERS_PER_SECOND = 20
 """Number of runs whose folders himl checks each second meanwhile."""
