@@ -115,7 +115,10 @@ def _times(bench: str, text: str, scenario: str, above: str, limit: float, below
 
 TYPER = 'python -c "import typer"'
 HELPS = [f"himl{name} --help" for name in ("", " submit", " runs", " download", " runs list", " montage")]
-BUSY = "Tests of other changes ran on the two cores of the machine at the same time. Counts of requests and calls do not depend on that."
+BUSY = (
+    "Tests of other changes ran on the two cores of the machine at the same time. "
+    "Counts of requests and calls do not depend on that. The times need another run, alone on the machine."
+)
 ENGINE, COMMAND, RCLONE, AZCOPY, SDK = "himl engine", "himl command", "rclone", "azcopy", "azure-storage-blob"
 DOWN, UP, LARGE_DOWN, LARGE_UP = "small down", "small up", "large down", "large up"
 LARGE_AZURITE = f"{LARGE_DOWN} from Azurite"
