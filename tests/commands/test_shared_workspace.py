@@ -33,7 +33,7 @@ sys.exit("fail" in sys.argv and os.environ["HIML_TRY"] == "1")
 """
 
 STRANGER = """
-import sys, urllib.error, urllib.request
+import os, sys, urllib.error, urllib.request
 from pathlib import Path
 
 def status(path):
@@ -44,14 +44,13 @@ def status(path):
 
 print(status(""), status("ajax-api/2.0/mlflow/experiments/search?max_results=9"))
 token = sys.stdin.read().encode()
-for path in Path("/proc").glob("[0-9]*/*"):
-    if path.name in ("cmdline", "environ"):
-        try:
-            content = path.read_bytes()
-        except OSError:
-            continue
-        if token in content:
-            print(path, content)
+for path in [Path("/proc", pid, name) for pid in os.listdir("/proc") if pid.isdigit() for name in ("cmdline", "environ")]:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        continue
+    if token in content:
+        print(path, content)
 """
 
 

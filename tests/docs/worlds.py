@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from himl_cli.core.runs import RunStatus
+from himl_cli.core.sweeps import HYPERPARAMETERS
 from tests.docs.blocks import ROOT
 from tests.support.clients import WHEEL, write_wheel
 from tests.support.dsa import KEY
@@ -97,7 +98,7 @@ def here(folder: Path) -> World:
     runs.add(DIGITS, experiment="digits", tags={"team": "blue"}, files={**CHECKPOINTS, **LOG, **_curves()})
     runs.add("sweep_1", tags={"team": "blue"})
     for number, rate in enumerate(("0.1", "0.01")):
-        runs.log(runs.add(f"sweep_1_{number}", parent="sweep_1", tags={"lr": rate}, files=LOG), _points(rate))
+        runs.log(runs.add(f"sweep_1_{number}", parent="sweep_1", tags={"lr": rate, HYPERPARAMETERS: json.dumps({"lr": float(rate)})}, files=LOG), _points(rate))
     for run in ("abc", "train_1_failed", f"{HERE}_3", HERE):
         status = RunStatus.failed if "failed" in run else RunStatus.completed
         runs.log(runs.add(run, status=status, files={**CHECKPOINTS, **LOG, **_curves()}), _points("0.1"))
@@ -191,6 +192,8 @@ def slides(folder: Path, staged: StagedWorkspace, az: Path) -> World:
     staged.put_blobs("lab", {f"scans/{name}": content for name, content in contents(found).items()})
     write_wheel(folder)
     narrower = {"himl montage": "himl montage --width 600", "--width 20000": "--width 2000"}
+    at_scale = "himl montage slides --mpp 8"
+    narrower[at_scale] = at_scale
     return replace(world, names={**world.names, **narrower, "FILE": WHEEL})
 
 

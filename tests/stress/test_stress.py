@@ -554,7 +554,7 @@ def test_wrong_lists_answers_and_growth_of_many_are_seen(tmp_path: Path) -> None
 
 
 def test_other_states_and_lost_jobs_on_a_site_are_seen(world: World, tmp_path: Path) -> None:
-    line = f"7|{UNRELATED}|PENDING|gpu|lab|1:00"
+    line = f"7|{UNRELATED}|PENDING|gpu|lab|1:00|BeginTime"
     write_files(tmp_path, {"bin/squeue": f"#!/bin/sh\necho 'CLUSTER: c1'\necho '{line}'\n"})
     (tmp_path / "bin" / "squeue").chmod(0o755)
     with world.fresh():
