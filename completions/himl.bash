@@ -671,6 +671,8 @@ _himl_table() {
             --mask_tiles
             --quality
             --regions=files
+            --labels=files
+            --on=
             --max_tiles=
             --seed=
             --image_format=choice:png,jpg

@@ -641,6 +641,8 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--mask_tiles' 'Save the mask of each tile beside it' \
                 '--quality' 'Add the quality of each tile to dataset.csv' \
                 '--regions=files' 'Only tiles in regions of this GeoJSON or XML, or of a folder of them' \
+                '--labels=files' 'CSV with labels and other columns of the slides, for dataset.csv' \
+                '--on=' 'Its column with the ids of slides (default: slide_id, image_id or slide)' \
                 '--max_tiles=' 'Maximum number of tiles per slide, chosen at random' \
                 '--seed=' 'Seed of that choice' \
                 '--image_format=choice:png,jpg' 'Image format: png or jpg' \

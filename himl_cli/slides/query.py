@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from fnmatch import translate
 from functools import cache
 from glob import escape
@@ -45,7 +46,10 @@ MOST_COLUMNS, LONGEST_NAME = 12, 80
 HEADER_HINT = "The header must contain the columns image and slide_id, and may contain label and mask."
 
 INCLUDE, EXCLUDE = "--include_by_slide_id", "--exclude_by_slide_id"
+LABELS, ON = "--labels", "--on"
 ID_COLUMNS = ("slide_id", "slide id", "slideid", "image_id")
+LABEL_IDS = (*ID_COLUMNS, "slide")
+LABEL_COLUMNS = ("label", "isup_grade", "category")  # the last ones are those of PANDA and slideflow
 HEADERS = {
     *(*ID_COLUMNS, "slide", "slides", "image", "images"),
     *("filename", "file_name", "file name", "file", "path", "name", "id"),
@@ -355,6 +359,43 @@ def _table_slides(slides: SlideFolder, name: str, notify: Notify) -> list[SlideE
 def read_table(text: str, name: str) -> list[tuple[int, Sequence[str], Mapping[str, str]]]:
     """Rows of a CSV with their line numbers: image, slide_id, label and mask, empty if missing, and the other columns
     by name. Blank lines are skipped. Raises BadUsage."""
+    shown, slides = _read_csv(text, name, REQUIRED, HEADER_HINT)
+    header = [_column_name(value) for value in shown]
+    if tuple(header) in (COLUMNS, TILED_COLUMNS):
+        raise BadUsage(
+            f"'{name}' describes {'a montage' if tuple(header) == COLUMNS else 'tiles'}, and is not a list of slides.",
+            hint="Use the folder of the slides, and this file with --include_by_slide_id.",
+        )
+    for column in (*REQUIRED, *OPTIONAL):
+        if column in REQUIRED and column not in header:
+            raise _no_column(name, column, shown, HEADER_HINT)
+        if header.count(column) > 1:
+            what = f"'{name}' has {header.count(column)} columns '{column}'."
+            raise BadUsage(what, hint="Rename or remove all but one.")
+    _check_rows(name, header, slides)
+    places = [header.index(column) if column in header else None for column in (*REQUIRED, *OPTIONAL)]
+    others = {title: place for place, title in enumerate(shown) if place not in places}
+    return [
+        (
+            line,
+            ["" if place is None else values[place].strip() for place in places],
+            {title: values[place].strip() for title, place in others.items() if title},
+        )
+        for line, values in slides
+    ]
+
+
+def _no_column(name: str, column: str, shown: Sequence[str], hint: str) -> BadUsage:
+    more = f" and {len(shown) - MOST_COLUMNS:,} more" if len(shown) > MOST_COLUMNS else ""
+    columns = ", ".join(_quoted(each) for each in shown[:MOST_COLUMNS]) + more
+    return BadUsage(f"'{name}' has no column '{column}', only {columns}.", hint=hint)
+
+
+def _read_csv(
+    text: str, name: str, wanted: Sequence[str], hint: str
+) -> tuple[Sequence[str], list[tuple[int, Sequence[str]]]]:
+    """The header of a CSV with some of the *wanted* columns, and the rows below with their line numbers. Raises
+    BadUsage, with *hint* for an empty file."""
     if "\0" in text:
         raise BadUsage(f"'{name}' is not a CSV, because it contains NUL bytes.", hint="Save it as 'CSV UTF-8'.")
 
@@ -365,9 +406,9 @@ def read_table(text: str, name: str) -> list[tuple[int, Sequence[str], Mapping[s
         return ()
 
     def rank(separator: str) -> tuple[int, int]:
-        """Order of separators: the number of required columns in the header, then the number of its fields."""
+        """Order of separators: the number of wanted columns in the header, then the number of its fields."""
         fields = [_column_name(field) for field in header_of(separator)]
-        return len({*fields} & {*REQUIRED}), len(fields)
+        return len({*fields} & {*wanted}), len(fields)
 
     if declared := DECLARED.match(text):
         text = text[declared.end() :]
@@ -383,40 +424,69 @@ def read_table(text: str, name: str) -> list[tuple[int, Sequence[str], Mapping[s
             hint="Enclose fields with quotes or separators in double quotes, and double the quotes in them.",
         ) from err
     if not rows:
-        raise BadUsage(f"'{name}' is empty.", hint=HEADER_HINT)
-    shown, slides = rows[0][1], rows[1:]
-    header = [_column_name(value) for value in shown]
-    if tuple(header) in (COLUMNS, TILED_COLUMNS):
-        raise BadUsage(
-            f"'{name}' describes {'a montage' if tuple(header) == COLUMNS else 'tiles'}, and is not a list of slides.",
-            hint="Use the folder of the slides, and this file with --include_by_slide_id.",
-        )
-    for column in (*REQUIRED, *OPTIONAL):
-        if column in REQUIRED and column not in header:
-            more = f" and {len(shown) - MOST_COLUMNS:,} more" if len(shown) > MOST_COLUMNS else ""
-            columns = ", ".join(_quoted(each.strip()) for each in shown[:MOST_COLUMNS]) + more
-            raise BadUsage(f"'{name}' has no column '{column}', only {columns}.", hint=HEADER_HINT)
-        if header.count(column) > 1:
-            what = f"'{name}' has {header.count(column)} columns '{column}'."
-            raise BadUsage(what, hint="Rename or remove all but one.")
-    wrong = [f"line {line} has {len(values)}" for line, values in slides if len(values) != len(header)]
+        raise BadUsage(f"'{name}' is empty.", hint=hint)
+    (_, header), *below = rows
+    return [value.strip().strip('"') for value in header], below
+
+
+def _check_rows(name: str, header: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]]) -> None:
+    """Raise BadUsage if there are no *rows*, or one is not as wide as the *header*."""
+    wrong = [f"line {line} has {len(values)}" for line, values in rows if len(values) != len(header)]
     if wrong:
         raise BadUsage(
             f"'{name}': the header has {len(header)} field{'' if len(header) == 1 else 's'}, but {listed(wrong)}.",
             hint="Each line must have as many fields as the header.",
         )
-    if not slides:
+    if not rows:
         raise BadUsage(f"'{name}' has no rows below its header.", hint="Add a row for each slide.")
-    places = [header.index(column) if column in header else None for column in (*REQUIRED, *OPTIONAL)]
-    others = {title.strip().strip('"'): place for place, title in enumerate(shown) if place not in places}
-    return [
-        (
-            line,
-            ["" if place is None else values[place].strip() for place in places],
-            {title: values[place].strip() for title, place in others.items() if title},
-        )
-        for line, values in slides
-    ]
+
+
+def with_labels(slides: Sequence[SlideEntry], path: Path, on: str | None, notify: Notify) -> list[SlideEntry]:
+    """*slides* with the columns of the CSV *path*, whose column *on* has their ids, with or without the extension of a
+    file. The first of LABEL_COLUMNS is the label.
+
+    Without *on*, the first of LABEL_IDS is used. *notify* receives the columns unless they are `slide_id` and `label`,
+    and the slides without a row. Raises BadUsage for an invalid CSV, a missing column, different rows for one id, or a
+    CSV without any of the slides.
+    """
+    name, hint = str(path), f"Name the column with the ids of slides: {ON} NAME"
+    shown, rows = _read_csv(read_text(path, LABELS), name, [_column_name(on)] if on else LABEL_IDS, hint)
+    header = [_column_name(value) for value in shown]
+    column = next((each for each in ([_column_name(on)] if on else LABEL_IDS) if each in header), None)
+    if column is None:
+        raise _no_column(name, on or LABEL_IDS[0], shown, hint)
+    _check_rows(name, header, rows)
+    label = next((each for each in LABEL_COLUMNS if each in header and each != column), None)
+    by_id: dict[str, tuple[int, Sequence[str]]] = {}
+    for line, values in rows:
+        row = [value.strip() for value in values]
+        key = row[header.index(column)]
+        first, known = by_id.setdefault(key, (line, row))
+        if known != row:
+            what = f"'{name}', lines {first} and {line}: different rows for {_quoted(key)}."
+            raise BadUsage(what, hint="Keep one of them.")
+    found, lacking = list[SlideEntry](), list[SlideEntry]()
+    for slide in slides:
+        keys = [slide.slide_id, plain(slide.slide_id), basename(slide.image)]
+        keys += [splitext(key)[0] for key in keys if may_be_slide(key)]
+        own = next((by_id[each][1] for each in keys if each in by_id), None)
+        if own is None:
+            lacking.append(slide)
+            found.append(slide)
+        else:
+            titled = zip(shown, own, strict=True)
+            more = {title: value for title, value in titled if title and _column_name(title) not in (column, label)}
+            given = own[header.index(label)] if label else slide.label
+            found.append(replace(slide, label=given or None, more={**slide.more, **more}))
+    if len(lacking) == len(slides):
+        near = did_you_mean(slides[0].slide_id, by_id) or f"An id of a slide is {_quoted(slides[0].slide_id)}."
+        raise BadUsage(f"{LABELS}: '{name}' has no row for any of the {len(slides):,} slides.", hint=f"{near} {hint}")
+    if (column, label) != ("slide_id", "label"):
+        what = f"labels are in column '{label}'" if label else f"no column is named {' or '.join(LABEL_COLUMNS)}"
+        notify(Notice(f"'{name}': ids of slides are in column '{column}' (see {ON}), {what}."))
+    if lacking:
+        notify(Notice(f"'{name}' has no row for: {listed([_quoted(each.slide_id) for each in lacking])}."))
+    return found
 
 
 def _column_name(field: str) -> str:

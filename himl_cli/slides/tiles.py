@@ -117,6 +117,12 @@ def tiles(
     regions: Path | None = option(
         "Only tiles in regions of this GeoJSON or XML, or of a folder of them.", "PATH", parse=parse_path
     ),
+    labels: Path | None = option(
+        "CSV with labels and other columns of the slides, for dataset.csv.", "FILE", parse=parse_path
+    ),
+    on: str | None = option(
+        "Its column with the ids of slides (default: slide_id, image_id or slide).", "NAME", parse=non_blank
+    ),
     max_tiles: int | None = option("Maximum number of tiles per slide, chosen at random.", "N", kind=int | None),
     seed: int | None = option("Seed of that choice.  [default: 0]", "N", kind=int | None),
     image_format: TileFormat = option(
@@ -148,6 +154,7 @@ def tiles(
       himl tiles slides --level 1 --overlap 32 --image_format jpg --overview
       himl tiles slides/dataset.csv --mpp 0.5 --foreground mask
       himl tiles slides --format tar --max_tiles 500
+      himl tiles slides --labels labels.csv --on slide_id
       himl tiles slides --mpp 0.5 --dry_run
       himl tiles scans --datastore lab --cluster cpu --private_wheel FILE
     """
@@ -178,8 +185,12 @@ def tiles(
     rule = "mask" if masks else foreground or "saturation"
     if mask_threshold is not None and rule != "mask" and not mask_tiles:
         raise BadUsage(f"--mask_threshold is for masks, not for the foreground '{rule}'.", hint="Add --masks.")
-    if regions is not None and not regions.exists():
-        raise BadUsage(f"--regions: there is no file or folder '{regions}'.", hint="Check the path.")
+    if on is not None and labels is None:
+        raise BadUsage("--on is a column of --labels.", hint="Add --labels FILE.")
+    files = {name: path for name, path in {"--regions": regions, "--labels": labels}.items() if path is not None}
+    for name, path in files.items():
+        if not path.exists():
+            raise BadUsage(f"{name}: there is no file or folder '{path}'.", hint="Check the path.")
     if dry_run and not job.is_here:
         raise BadUsage("--dry_run counts tiles on this machine.", hint="Omit --cluster or --dry_run.")
     if not job.is_here:
@@ -195,6 +206,7 @@ def tiles(
             "mask_threshold": mask_threshold,
             "mask_tiles": mask_tiles,
             "quality": quality,
+            "on": on,
             "max_tiles": max_tiles,
             "seed": seed,
             "image_format": image_format.value,
@@ -204,14 +216,14 @@ def tiles(
         return run_on_cluster(
             workspace_opts,
             output_opts,
-            job.job("tiles", dataset, slides, reader, output_path, values, {"--regions": regions} if regions else {}),
+            job.job("tiles", dataset, slides, reader, output_path, values, files),
             job.wait,
         )
     check_packages("Cutting tiles needs")
     from tempfile import TemporaryDirectory
 
     from himl_cli.slides.cutting import cut_slides
-    from himl_cli.slides.query import list_slides
+    from himl_cli.slides.query import list_slides, with_labels
     from himl_cli.slides.regions import read_regions
     from himl_cli.slides.slide_views import print_tiles
     from himl_cli.slides.threads import cores
@@ -244,6 +256,8 @@ def tiles(
     ):
         request = replace(request, output=Path(elsewhere)) if dry_run else request
         entries = list_slides(folder, slides.query(csv), notify)
+        if labels is not None:
+            entries = with_labels(entries, labels, on, notify)
         if regions is not None:
             request = replace(request, regions=read_regions(regions, entries, notify))
         result = cut_slides(request, entries, folder, notify)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound
 from himl_cli.core.events import Event, Notice
 from himl_cli.slides import output_folder
-from himl_cli.slides.query import HEADERS, LocalFolder, Pattern, SlideQuery, list_slides, local_dataset, parse_ids, read_ids, read_table
+from himl_cli.slides.query import HEADERS, LocalFolder, Pattern, SlideQuery, list_slides, local_dataset, parse_ids, read_ids, read_table, with_labels
 from himl_cli.slides.slide_records import SlideEntry, SlideFolder, SlideUnreadable
 from tests.support.folders import files_below
 from tests.support.hostile_texts import SECONDS, within
@@ -310,6 +310,58 @@ def test_included_are_shown_in_the_order_of_the_folder(folder: Folder, lists: Fo
         assert folder.ids(exclude=lists.write("list.txt", content)) == ["two", "two"]
     path = lists.write("list.txt", "one\na/2.tiff\n")
     assert str(refused(folder, exclude=path)) == f"--exclude_by_slide_id: '{path}': no slide has the id 'a/2.tiff'."
+
+
+@pytest.mark.parametrize(
+    ("text", "on", "label", "more", "said"),
+    [
+        ("slide_id,label,patient\n1.tiff,tumor,P1\n", None, "tumor", {"patient": "P1"}, ""),
+        # CLAM, PANDA and slideflow
+        ("case_id,slide_id,label\nP1,1,tumor\n", None, "tumor", {"case_id": "P1"}, ""),
+        (
+            "image_id,data_provider,isup_grade\n1,karolinska,3\n",
+            None,
+            "3",
+            {"data_provider": "karolinska"},
+            "column 'image_id' (see --on), labels are in column 'isup_grade'",
+        ),
+        ("patient;slide;category\nP1;1;LUAD\n", None, "LUAD", {"patient": "P1"}, "column 'slide' (see --on), labels are in column 'category'"),
+        (",Slide_ID, Stage \n0,1,II\n", None, None, {"Stage": "II"}, "no column is named label or isup_grade or category"),
+        ("slide_id,scan,label\nx,1.tiff,tumor\n", "Scan", "tumor", {"slide_id": "x"}, "column 'scan'"),
+    ],
+)
+def test_labels_of_another_csv_are_joined(folder: Folder, lists: Folder, text: str, on: str | None, label: str | None, more: dict[str, str], said: str) -> None:
+    slides, told = folder.slides(), list[str]()
+
+    def note(event: Event) -> None:
+        assert isinstance(event, Notice)
+        told.append(event.text)
+
+    path = lists.write("labels.csv", text)
+    found = {slide.slide_id: slide for slide in with_labels(slides, path, on, note)}
+    assert (found["1.tiff"].label, found["1.tiff"].more) == (label, more)
+    assert (found["2.tiff"].label, found["2.tiff"].more) == (None, {})
+    assert told.pop() == f"'{path}' has no row for: 'H&E.tiff', '2.tiff', '3.tiff'."
+    assert [said in each for each in told] == ([True] if said else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "on", "problem", "hint"),
+    [
+        ("case,label\n1,a\n", None, "has no column 'slide_id', only 'case', 'label'.", "Name the column with the ids of slides: --on NAME"),
+        ("slide_id,label\n1,a\n", "scan", "has no column 'scan', only 'slide_id', 'label'.", "Name the column"),
+        ("slide_id,label\n1,a\n1,b\n", None, "lines 2 and 3: different rows for '1'.", "Keep one of them."),
+        ("slide_id,label\n7,a\n", None, "has no row for any of the 4 slides.", "An id of a slide is 'H&E.tiff'. Name the column"),
+        ("slide_id,label\n1\n", None, "the header has 2 fields, but line 2 has 1.", "Each line"),
+        ("slide_id,label\n", None, "has no rows below its header.", "Add a row"),
+        ("", None, "is empty.", "Name the column"),
+    ],
+)
+def test_labels_that_cannot_be_joined_are_refused(folder: Folder, lists: Folder, text: str, on: str | None, problem: str, hint: str) -> None:
+    with pytest.raises(BadUsage) as caught:
+        with_labels(folder.slides(), lists.write("labels.csv", text), on, lambda event: None)
+    assert problem in str(caught.value)
+    assert caught.value.hint.startswith(hint)
 
 
 def test_empty_lists_and_unknown_ids_are_named(folder: Folder, lists: Folder) -> None:
