@@ -735,10 +735,11 @@ def export(
     """
     from himl_cli.services.runs.archive import export_runs
 
+    selected = selection.selection(runs)
     if to is None:
         raise BadUsage("export needs a target.", hint="For example: himl runs export latest --to run.zip")
     with open_session(workspace_opts, output_opts) as session:
-        found = _find(session, selection.selection(runs))
+        found = _find(session, selected)
         written = export_runs(session.workspace, found, Path(to), session.notify)
         line = f"Wrote {len(written)} run{'s' * (len(written) != 1)} to '{to}'."
         session.output.result(written, human=line, quiet=[to])

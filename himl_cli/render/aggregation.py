@@ -133,7 +133,7 @@ def _by_metric(
     rows: list[Row] = [[*titles, *(one_line(child.label) for child in children)]]
     if tabs or not _all_completed(children):
         rows.append([STATUS, *("" for _ in told), *(child.run.status.value for child in children)])
-    if tabs and (search := aggregation.search):
+    if tabs and (search := aggregation.search) and search.best:
         rows.append(["best", *("" for _ in told), *("best" * (child.run.id == search.best) for child in children)])
     for name in aggregation.metrics:
         numbers = [text(getattr(statistics[name], each)) for each in told] if statistics is not None else []

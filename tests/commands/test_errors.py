@@ -145,7 +145,7 @@ NO_EQUIVALENTS = {
 """Hints without a command to paste, or with one for another machine."""
 IN_HIMLS_WORDS = {
     "submit train.py --crossval five": "--crossval needs a number, not 'five'.",
-    "runs list --format csv": "--format must be human, json or quiet, not 'csv'.",
+    "runs list --format yaml": "--format must be human, table, csv, tsv, json or quiet, not 'yaml'.",
     "submit train.py --resume": "--resume needs a value: --resume RUN.",
     "completion": "SHELL is missing.",
     "ui latest": "Unexpected argument 'latest'.",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from himl_cli.core.installation import install_command
@@ -150,9 +151,15 @@ def test_reader_logs_and_slide_levels_show_only_if_verbose(himl: Himl, project: 
     (project / "two").mkdir()
     write_broken("header-only", project / "two")
     write_tiff(project / "two" / "a.tiff", slide_picture(1, (60, 40)), levels=2)
-    assert himl.ok("montage", "two", "--image_format", "png").stderr == "not read: 'header-only.tiff': it contains no image\n"
+    with tifffile.TiffFile(project / "two" / "a.tiff", mode="r+") as file:
+        file.filehandle.seek(file.pages[0].tags["Software"].offset + 2)
+        file.filehandle.write(b"\x63\x00")  # a type of values that does not exist
+    assert (
+        himl.ok("montage", "two", "--image_format", "png").stderr
+        == "not read: 'header-only.tiff': the file is truncated: it ends at byte 8, but page 1 is at 8\n"
+    )
     verbose = himl.ok("montage", "two", "--image_format", "png", "-v").stderr
-    assert "tifffile: <tifffile.TiffPages" in verbose
+    assert "tifffile: <TiffTag.fromfile> raised" in verbose
     assert "'a.tiff': tifffile, level 1 of 2, 30 x 20 pixels" in verbose
 
 
