@@ -325,9 +325,9 @@ def test_colour_profiles_are_named_unless_they_are_srgb(tmp_path: Path) -> None:
         (lab, ["its colour profile is not applied (Lab identity built-in)"]),
         (b"nothing", ["its colour profile is not applied (unnamed)"]),
     ):
-        write_tiff(tmp_path / "a.tiff", slide_picture(1), compression="deflate", iccprofile=profile)
+        write_tiff(tmp_path / "a.tiff", slide_picture(1), compression="deflate", extratags=[slides.colour_profile(profile)])
         Image.fromarray(slide_picture(1)).save(tmp_path / "a.png", icc_profile=profile)
-        slides.write_svs(tmp_path / "a.svs", slide_picture(1), iccprofile=profile)
+        slides.write_svs(tmp_path / "a.svs", slide_picture(1), profile=profile)
         for name, tolerance in (("a.tiff", 0), ("a.png", 0), ("a.svs", 3)):
             assert mean_difference(read_slide(tmp_path / name), slide_picture(1)) <= tolerance
             with closing(open_slide(tmp_path / name, Backend.auto)) as slide:

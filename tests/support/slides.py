@@ -109,7 +109,12 @@ def write_giant(path: Path, size: Size, *, tile: int = 256, compression: str = "
         tags["TileOffsets"].overwrite((offsets[0],) * number, dtype="I")
 
 
-def write_svs(path: Path, pixels: Pixels, *, levels: int = 3, iccprofile: bytes | None = None) -> Sequence[Pixels]:
+def colour_profile(profile: bytes) -> tuple[int, int, int, bytes, bool]:
+    """The tag of a TIFF with an ICC *profile*, for `TiffWriter.write(extratags=)`."""
+    return 34675, 7, len(profile), profile, True
+
+
+def write_svs(path: Path, pixels: Pixels, *, levels: int = 3, profile: bytes = b"") -> Sequence[Pixels]:
     """Write a file like an Aperio scanner: the finest level, a thumbnail, the other levels, a label and a macro picture."""
     made = pyramid(pixels, levels)
     height, width = pixels.shape[:2]
@@ -120,7 +125,7 @@ def write_svs(path: Path, pixels: Pixels, *, levels: int = 3, iccprofile: bytes 
     tiled: dict[str, Any] = {"tile": (240, 240), "photometric": "rgb", "compression": "jpeg", "compressionargs": {"level": 90}, "metadata": None}
     plain: dict[str, Any] = {"photometric": "rgb", "metadata": None, "rowsperstrip": 16}
     with tifffile.TiffWriter(path) as file:
-        file.write(made[0], description=text, iccprofile=iccprofile, **tiled)
+        file.write(made[0], description=text, extratags=[colour_profile(profile)] if profile else [], **tiled)
         file.write(thumbnail, description=text, compression="jpeg", **plain)
         for level in made[1:]:
             file.write(level, description=f"{text}|{level.shape[1]}x{level.shape[0]}", **tiled)
