@@ -83,6 +83,7 @@ class Supervisor(RunProcess):
         super().__init__(request.run, request.run_folder, self._files.cwd, request.spec, again=request.again)
         self._request = request
         self._ends: Ends = queue.SimpleQueue()
+        self._reading: threading.Thread | None = None  # what the job runs on
         self._signals: list[str] = []  # that the engine sent for the ranks
         self._claim: JobClaim | None = None
         self._ranks = self._new_ranks()  # their shims load while the run is recorded and its files are staged
@@ -133,14 +134,13 @@ class Supervisor(RunProcess):
             for number in PASSED if spec.engine else ():
                 signal.signal(number, self.note_signal)
             report("started")
-            reading = threading.Thread(target=_record_environment, args=(self.folder, spec, env), daemon=True)
-            reading.start()
+            self._reading = threading.Thread(target=_record_environment, args=(self.folder, spec, env), daemon=True)
+            self._reading.start()
             tracking.serve()
             is_sampled = not spec.no_system_metrics and ENABLED not in env
             first = self._ranks[0]
             with sampling(self.folder.path, env, lambda: first.parent) if is_sampled else contextlib.nullcontext():
                 outcome = self._outcome_of_ranks(*self._watch())
-            reading.join(SECONDS_TO_READ)
             if self._claim is not None and not spec.retries:  # before the files are stored, which takes no GPU
                 self._claim.release()
         finally:  # a failure after the script's end cannot change its status, so it is added to the reason
@@ -322,6 +322,8 @@ class Supervisor(RunProcess):
         finally:
             for rank in self._ranks:
                 rank.close()
+            if self._reading is not None:  # it may ask an interpreter, which is no adopted process
+                self._reading.join(SECONDS_TO_READ)
             _end_adopted()
         return ends, stop
 
@@ -374,9 +376,11 @@ def _end_adopted() -> None:
     deadline = time.monotonic() + 2.0
     while (adopted := children_of(os.getpid())) and time.monotonic() < deadline:
         for pid in adopted:
-            os.kill(pid, signal.SIGKILL)  # its own children are adopted in turn
+            with contextlib.suppress(ProcessLookupError):  # a thread of this process waited for it
+                os.kill(pid, signal.SIGKILL)  # its own children are adopted in turn
         for pid in adopted:
-            os.waitpid(pid, 0)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
 
 
 def main() -> None:
