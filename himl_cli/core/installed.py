@@ -49,7 +49,7 @@ def environment_of(python: str, path: str = "") -> RunEnvironment:
         return RunEnvironment(python, problem="this machine does not have the interpreter", machine=machine)
     installed = [*package_folders(python)]
     if not installed:
-        return RunEnvironment(python, problem="the interpreter has no folder of packages", machine=machine)
+        return RunEnvironment(python, problem="the folders of the interpreter's packages are unknown", machine=machine)
     folders = [*map(Path, filter(os.path.isabs, path.split(os.pathsep))), *installed]
     return RunEnvironment(python, _version_of(python, installed), packages_in(folders), machine=machine)
 
