@@ -108,8 +108,12 @@ def made_read_only(folder: Path) -> Iterator[bool]:
         for path, mode in modes.items():
             path.chmod(mode)
     elif sys.platform == "linux" and _works(["mount", "--bind", str(folder), str(folder)]):
-        yield _works(["mount", "-o", "remount,ro,bind", str(folder)])
-        _unmount(folder)
+        try:
+            read_only = ["mount", "-o", "remount,ro,bind", str(folder)]
+            until(lambda: _works(read_only), "the processes that still write below the folder end")
+            yield True
+        finally:
+            _unmount(folder)
     else:
         yield False
 
