@@ -46,8 +46,10 @@ from himl_cli.services.submission.prepare import (
     prepare_job,
     resume_run,
     start_and_note,
+    store_changes,
     submit_mirrored,
     submit_prepared,
+    submit_with_changes,
 )
 from himl_cli.services.submission.request import (
     REQUEST_FIELDS,
@@ -206,13 +208,14 @@ def submit_file(call: Submission) -> Run | None:
         if prepared.pipeline is None:
             assert prepared.job is not None
             job = _with_data(call, session, PreparedJob(prepared.job, None))
-            start: Callable[..., Run] = partial(session.jobs.submit, job.spec)
+            begin: Callable[..., Run] = partial(session.jobs.submit, job.spec)
         else:
             pipeline = prepared.pipeline
             if isinstance(workspace, FolderWorkspace):
                 with _data_sources(session) as (azure, notify):
                     pipeline = bring_to_steps(pipeline, workspace, azure, notify, open_address)
-            start = partial(session.jobs.submit_pipeline, pipeline)
+            begin = partial(session.jobs.submit_pipeline, pipeline)
+        start = partial(submit_with_changes, workspace, begin, prepared.changes)
         if is_sent:
             return _run_on_cluster(call, session, start, waits)
         return _run_here(session, start, waits)
@@ -260,14 +263,16 @@ def _submit_pipeline(call: Submission) -> Run | None:
             if isinstance(workspace, FolderWorkspace):
                 with _data_sources(session) as (azure, notify):
                     spec = resolve_locally(prepared, workspace, azure, notify)
-            begin = partial(session.jobs.submit_pipeline, spec)
+            submit = partial(session.jobs.submit_pipeline, spec)
+            begin = partial(submit_with_changes, workspace, submit, prepared.changes)
             return _run_on_cluster(call, session, begin, waits) if is_queued else _run_here(session, begin, waits)
 
         def start(notify: Notify) -> Run:
             with naming_pipeline_file(prepared):
                 check_cluster(prepared, workspace)
                 there = replace(resolve_on_cluster(prepared, workspace, notify), new_cluster=prepared.cluster)
-                return session.jobs.submit_pipeline(there, notify=notify)
+                submit = partial(session.jobs.submit_pipeline, there)
+                return submit_with_changes(workspace, submit, prepared.changes, notify=notify)
 
         return _run_on_cluster(call, session, start, waits)
 
@@ -481,6 +486,7 @@ def _run_mirrored(call: Submission, waits: bool) -> Run:
         with interruptions() as interrupted:
             with closing(open_azure(address, cwd)) as target:
                 run, mirrored = submit_mirrored(source, target, job.spec, cwd, place, start_mirror, session.notify)
+                store_changes(source, run, job.changes, session.notify)
             print_run(session.output, run, mirrored=mirrored, url=mirrored.url)
             if not waits:
                 print_sent(session.output, replace(run, url=mirrored.url), waits=False, follows=False)

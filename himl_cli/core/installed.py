@@ -28,7 +28,7 @@ class RunEnvironment:
     `python` is the path of the interpreter, `version` that of Python, `packages` the versions of the installed packages
     by their normalized names (None if they are unknown, for the reason in `problem`), and `machine` has facts such as
     `cpu` by name. On Azure ML, `name` is the registered environment, `image` its Docker image, and `conda` the text of
-    its Conda file. `changes` is the diff of the code against its commit.
+    its Conda file. `changes` is the diff of the code against its commit, or `Unknown: ` and the reason.
     """
 
     python: str = ""
@@ -96,7 +96,7 @@ def package_folders(python: str) -> Iterator[Path]:
     if not found:
         with suppress(OSError, subprocess.SubprocessError):
             question = [python, "-c", "import sys; print(*sys.path, sep='\\n')"]
-            answer = subprocess.run(question, capture_output=True, text=True, timeout=SECONDS_TO_ASK).stdout
+            answer = subprocess.run(question, capture_output=True, text=True, timeout=SECONDS_TO_ASK, check=True).stdout
             found = [Path(line) for line in answer.splitlines() if line.endswith("-packages")]
     yield from (folder for folder in dict.fromkeys(map(Path.resolve, found)) if folder.is_dir())
 

@@ -411,7 +411,7 @@ def test_local_input_at_its_target_is_a_link_in_the_folder_of_the_job(himl: Himl
 
 
 def test_what_ran_is_on_record_with_the_changes_of_its_code(himl: Himl, project: Path, git: Callable[..., str]) -> None:
-    """The diff contains the files of the snapshot only, and makes them of the commit."""
+    """The diff contains the files of the snapshot only, and makes them of the commit. Runs that start from a trial have it."""
     write_files(project, {"train.py": "print(1)\n", "old.py": "k = 1\n", ".env": "TOKEN=marked-old\n", "big.bin": b"\0" * 9})
     git(project, "init", "-q")
     git(project, "add", ".")
@@ -429,12 +429,47 @@ def test_what_ran_is_on_record_with_the_changes_of_its_code(himl: Himl, project:
     assert (found["packages"]["pytest"], found["problem"], document["tags"]["build_source_dirty"]) == (pytest.__version__, "", "true")
     shown = himl.ok("runs", "show", f"{document['id']}_0", "--environment").stdout
     assert re.search(rf"^  pytest +{re.escape(pytest.__version__)}$", shown, re.MULTILINE)
-    assert found["changes"].startswith("Deleted: old.py\ndiff --git ")
+    assert found["changes"].startswith("Deleted: old.py\nNot in this diff: raw.bin\ndiff --git ")
     assert "marked" not in found["changes"]
+    himl.ok("submit", "--from", f"{document['id']}_0")
+    assert himl.ok("runs", "show", "--environment", "--json").json()["environment"]["changes"] == found["changes"]
     git(project, "stash", "-u")
     (project / "run.diff").write_text(found["changes"])
     git(project, "apply", "run.diff")
     assert [(project / name).read_bytes() for name in ("train.py", "new.py", "empty.py", "big.bin")] == [b"print(2)\n", b"x = 1", b"", b"\0" * 8]
+
+
+PIPELINE_OF_TWO = """type: pipeline
+jobs:
+  one: {type: command, code: one, command: python train.py}
+  two: {type: command, code: two, command: python train.py}
+"""
+
+
+def test_changes_of_all_steps_are_on_record_and_unknown_ones_are_told(himl: Himl, project: Path, git: Callable[..., str]) -> None:
+    step = {"name": "one", "type": "PythonScriptStep", "script": "train.py", "source_directory": "one"}
+    write_files(project, {"one/train.py": "print(1)\n", "two/train.py": "print(1)\n", "big.txt": f"{'k' * 1023}\n" * (9 << 10)})
+    write_files(project, {"flow.yml": PIPELINE_OF_TWO, "flow.json": json.dumps({"step1": step})})
+    git(project, "init", "-q")
+    git(project, "add", ".")
+    git(project, "commit", "-qm", "First")
+    write_files(project, {"one/train.py": "print(2)\n", "two/train.py": "print(3)\n", "big.txt": f"{'z' * 1023}\n" * (9 << 10)})
+
+    def changes(run: str) -> str:
+        return str(himl.ok("runs", "show", run, "--environment", "--json").json()["environment"]["changes"])
+
+    himl.ok("submit", "flow.yml")
+    pipeline = himl.ok("runs", "show", "--json").json()
+    of_both = changes(pipeline["id"])
+    assert re.findall(r"^[-+].*", of_both, re.MULTILINE) == [
+        line for name, number in (("one", 2), ("two", 3)) for line in (f"--- a/{name}/train.py", f"+++ b/{name}/train.py", "-print(1)", f"+print({number})")
+    ]
+    assert changes(pipeline["children"][0]["id"]) == of_both
+    himl.ok("submit", "flow.json")
+    assert "+print(2)" in changes("latest")
+    told = himl.ok("submit", "one/train.py", "--snapshot_root", ".")
+    assert "himl does not record the changes of the code: they have more than 16 MiB." in told.stderr
+    assert changes("latest") == "Unknown: they have more than 16 MiB\n"
 
 
 REPEATED = """

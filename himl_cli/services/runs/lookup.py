@@ -441,7 +441,7 @@ def run_details(
     *has_machine* adds the workspace's own system metrics of a run without children, and *by_node* those of each node,
     which may take a request. *has_environment* adds the environment. Raises RunNotFound if the run has been deleted.
     """
-    environment = environment_of(workspace, run.id) if has_environment else None
+    environment = environment_of(workspace, run) if has_environment else None
     children = children_of(workspace, run)
     values = workspace.values(run.id, whole=False)
     sweep = rank(run, children) if rank is not None else sweep_view(workspace, run, children)
@@ -453,14 +453,21 @@ def run_details(
     return RunDetails(run, workspace.parameters(run.id), metrics, children, texts, sweep, below, environment)
 
 
-def environment_of(workspace: Workspace, run_id: str) -> RunEnvironment | None:
+def environment_of(workspace: Workspace, run: Run) -> RunEnvironment | None:
     """What the run ran on, with the diff of its code against its commit, if that was stored. Raises RunNotFound."""
-    environment = workspace.environment(run_id)
-    files = workspace.run_files(run_id)
-    if files.stat(CHANGES) is None:
+    environment = workspace.environment(run.id)
+    if not (changes := code_changes(workspace, run)):
         return environment
-    changes = b"".join(files.read(CHANGES)).decode("utf-8", "replace")
-    return replace(environment or RunEnvironment(), changes=changes)
+    return replace(environment or RunEnvironment(), changes=changes.decode("utf-8", "replace"))
+
+
+def code_changes(workspace: Workspace, run: Run) -> bytes:
+    """The diff of the run's code against its commit, which a trial or a step shares with its parent run. Empty if none
+    was stored. Raises RunNotFound."""
+    files = workspace.run_files(run.id)
+    if files.stat(CHANGES) is not None:
+        return b"".join(files.read(CHANGES))
+    return b"" if run.parent is None else code_changes(workspace, workspace.run(run.parent))
 
 
 def children_of(workspace: Workspace, run: Run) -> list[Run]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from himl_cli.core.files import LATEST_RUN_FILE, expand_user, home_folder
@@ -110,34 +111,68 @@ def with_untracked(
     return {**kept, DIRTY: "true"} if True in found else kept
 
 
-def changes_of(report: SnapshotReport) -> bytes:
-    """The diff of the snapshot of *report* against its commit, as `git apply` takes it, with new text files. Files that
-    the snapshot leaves out are not in it. The first lines name deleted files. Empty if git does not answer, and for a
-    diff that is too large. Never fails."""
+@dataclass(frozen=True)
+class CodeChanges:
+    """The diff of code against its commit. `text` begins with `Unknown: ` and the reason in `problem` if himl does not
+    have the diff, and is empty for code without changes."""
+
+    text: bytes = b""
+    problem: str = ""
+
+    @property
+    def remarks(self) -> list[str]:
+        return [f"himl does not record the changes of the code: {self.problem}."] if self.problem else []
+
+
+def changes_of(tags: Mapping[str, str], reports: Sequence[SnapshotReport]) -> CodeChanges:
+    """The diff of the snapshots of *reports*, of a job with *tags*, as `git apply` takes it in their common folder. New
+    text files are in it, and files that the snapshots leave out are not. The first lines name deleted files, and new
+    ones that are not in the diff. Never fails."""
+    if tags.get(DIRTY) != "true" or not reports:
+        return CodeChanges()
+    top = Path(os.path.commonpath([report.snapshot.root for report in reports]))
+    notes, found = b"", b""
+    for report in reports:
+        beneath = report.snapshot.root.relative_to(top).as_posix()
+        more, part, problem = _changes_in(report, "" if beneath == "." else f"{beneath}/")
+        notes, found = notes + more, found + part
+        if len(found) > LARGEST_CHANGES:
+            problem = f"they have more than {LARGEST_CHANGES >> 20} MiB"
+        if problem:
+            return CodeChanges(f"Unknown: {problem}\n".encode(), problem)
+    return CodeChanges(notes + found)
+
+
+def _changes_in(report: SnapshotReport, prefix: str) -> tuple[bytes, bytes, str]:
+    """Lines about files that are not in the diff, the diff with *prefix* before the names, and why it is not known."""
     root, files = report.snapshot.root, {*report.snapshot.files}
-    command = ("diff", "--relative", "--no-color", "--no-ext-diff", "--no-textconv", "--ignore-submodules", "HEAD")
+    options = ("--no-color", "--no-ext-diff", "--no-textconv", "--ignore-submodules", "HEAD")
+    command = ("diff", "--relative", f"--src-prefix=a/{prefix}", f"--dst-prefix=b/{prefix}", *options)
     (listing,) = _ask(root, (*command, "--name-only", "-z"))
     names = [name for name in os.fsdecode(listing.output or b"").split("\0") if name]
-    found = b"".join(
-        b"Deleted: %b\n" % os.fsencode(name).replace(b"\n", b"?")
-        for name in names
-        if name not in files and not os.path.lexists(root / name)
-    )
-    names = [name for name in names if name in files]
+    gone = [name for name in names if name not in files and not os.path.lexists(root / name)]
+    notes = b"".join(map(partial(_note, b"Deleted", prefix), gone))
+    names, found, problem = [name for name in names if name in files], b"", listing.problem
     for begin in range(0, len(names), MOST_NAMES):
         (part,) = _ask(root, (*command, "--binary", "--", *names[begin : begin + MOST_NAMES]))
-        found += part.output or b""
+        found, problem = found + (part.output or b""), problem or part.problem
     for name in report.untracked or ():
         with suppress(OSError):
-            if len(found) < LARGEST_CHANGES and os.path.getsize(root / name) <= LARGEST_NEW_FILE:
-                found += _new_file(os.fsencode(name), (root / name).read_bytes())
-    return found if len(found) <= LARGEST_CHANGES else b""
+            is_small = os.path.getsize(root / name) <= LARGEST_NEW_FILE
+            content = (root / name).read_bytes() if is_small else b"\0"
+            if b"\0" in content:
+                notes += _note(b"Not in this diff", prefix, name)
+            else:
+                found += _new_file(os.fsencode(prefix + name), content)
+    return notes, found, problem
+
+
+def _note(what: bytes, prefix: str, name: str) -> bytes:
+    return b"%b: %b\n" % (what, os.fsencode(prefix + name).replace(b"\n", b"?"))
 
 
 def _new_file(name: bytes, content: bytes) -> bytes:
-    """The diff that adds a text file. Empty for another file."""
-    if b"\0" in content:
-        return b""
+    """The diff that adds a text file."""
     head = b"diff --git a/%b b/%b\nnew file mode 100644\n" % (name, name)
     if not content:
         return head

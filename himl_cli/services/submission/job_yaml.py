@@ -31,7 +31,7 @@ from himl_cli.core.jobs import (
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec, argument_names
-from himl_cli.services.submission.git import with_untracked
+from himl_cli.services.submission.git import changes_of, with_untracked
 from himl_cli.services.submission.job_yaml_file import (
     AROUND,
     COMMAND_JOB,
@@ -119,7 +119,7 @@ _BINDING = re.compile(
 @dataclass(frozen=True)
 class PreparedDocument:
     """A checked job's YAML. `content` is that of the file with absolute paths and the options of the job. A local job
-    is `job` or `pipeline`, one on Azure ML is `sent`."""
+    is `job` or `pipeline`, one on Azure ML is `sent`. `changes` is the diff of local code against its commit."""
 
     content: Mapping[str, Any]
     sent: DocumentSpec
@@ -128,6 +128,7 @@ class PreparedDocument:
     reports: Sequence[SnapshotReport] = ()
     remarks: Sequence[str] = ()
     is_queued: bool = False
+    changes: bytes = b""
 
     @property
     def goes_to_azure(self) -> bool:
@@ -187,12 +188,14 @@ def prepare_document(request: SubmitRequest, env: Mapping[str, str] = os.environ
         remarks.append(f"Ignored, because the job runs on this machine: {', '.join(reader.idle)}.")
     reports = list(reader.snapshots.values())
     tags = with_untracked(common.tags, {**own_tags, **request.tags}, reports)
+    changes_of_code = changes_of(tags, reports)
     return replace(
         prepared,
         job=prepared.job and replace(prepared.job, tags=tags),
         pipeline=prepared.pipeline and prepared.pipeline.with_tags(tags),
         reports=reports,
-        remarks=[*remarks, *ignored_remarks(reports)],
+        remarks=[*remarks, *ignored_remarks(reports), *changes_of_code.remarks],
+        changes=changes_of_code.text,
     )
 
 

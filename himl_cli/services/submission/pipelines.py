@@ -33,7 +33,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.sweeps import PLACEHOLDER, SEARCH_SPACE, SWEPT, SweepSpec, with_search_space
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.data import bring_inputs
-from himl_cli.services.submission.git import with_untracked
+from himl_cli.services.submission.git import changes_of, with_untracked
 from himl_cli.services.submission.pipeline_file import (
     CLUSTER,
     MPI_STEP,
@@ -95,7 +95,7 @@ class PreparedPipeline:
 
     `data` are the unresolved inputs by the keys of their steps. Their folders are in `container`, if it is known.
     `cluster` is the cluster to create if it does not exist. With None, it must exist. `shown` is the file's name in
-    messages.
+    messages. `changes` is the diff of the code against its commit.
     """
 
     shown: str
@@ -105,6 +105,7 @@ class PreparedPipeline:
     data: Mapping[str, DataInput] = field(default_factory=dict)
     container: ContainerSpec | None = None
     cluster: ClusterSpec | None = None
+    changes: bytes = b""
 
     @property
     def folders(self) -> dict[str, DataInput]:
@@ -153,6 +154,8 @@ def prepare_pipeline(
     ]
     remarks += maker.remarks
     remarks += [f"{', '.join(keys)}: {text}" for text, keys in maker.shared_remarks.items()]
+    tags = with_untracked(common.tags, request.tags, reports)
+    changes = changes_of(tags, reports)
     prepared = PreparedPipeline(
         str(request.target),
         PipelineSpec(
@@ -163,10 +166,11 @@ def prepare_pipeline(
             cluster=request.on_azure,
             default_datastore=request.default_datastore,
             command=command_line(request),
-        ).with_tags(with_untracked(common.tags, request.tags, reports)),
+        ).with_tags(tags),
         reports,
-        [*remarks, *ignored_remarks(reports)],
+        [*remarks, *ignored_remarks(reports), *changes.remarks],
         maker.data,
+        changes=changes.text,
     )
     if request.on_azure and prepared.folders:
         readers = [step for step in file.steps if step.key in prepared.folders]

@@ -143,8 +143,8 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
     if sweep and not request.on_azure:
         remarks += copies_remarks(sweep, report.snapshot.size)
     spec = replace(spec, snapshot=report.snapshot, tags=with_untracked(spec.tags, request.tags, [report]))
-    changes = changes_of(report) if spec.tags.get(DIRTY) == "true" else b""
-    return PreparedJob(spec, report, remarks, request.checkpoint, changes)
+    changes = changes_of(spec.tags, [report])
+    return PreparedJob(spec, report, [*remarks, *changes.remarks], request.checkpoint, changes.text)
 
 
 def submit_prepared(workspace: JobRunner, job: PreparedJob, *, notify: Notify) -> Run:
@@ -154,16 +154,29 @@ def submit_prepared(workspace: JobRunner, job: PreparedJob, *, notify: Notify) -
     if job.temporary is not None:
         with suppress(OSError):
             remove_tree(job.temporary)
-    if job.changes:
-        from himl_cli.services.runs.writing import store_files
+    store_changes(workspace, run, job.changes, notify)
+    return run
 
-        with watching(run.id), TemporaryDirectory(prefix="himl-") as folder:
-            file = Path(folder, "changes.diff")
-            try:
-                file.write_bytes(job.changes)
-                store_files(workspace.run_files(run.id), {CHANGES: file})
-            except (HimlError, OSError) as err:
-                notify(Notice(f"Cannot store the changes of the code with run '{run.id}': {err}"))
+
+def store_changes(workspace: Workspace, run: Run, changes: bytes, notify: Notify) -> None:
+    """Store the *changes* of the code of a job that has started, if there are any. A failure is a notice."""
+    if not changes:
+        return
+    from himl_cli.services.runs.writing import store_files
+
+    with watching(run.id), TemporaryDirectory(prefix="himl-") as folder:
+        file = Path(folder, "changes.diff")
+        try:
+            file.write_bytes(changes)
+            store_files(workspace.run_files(run.id), {CHANGES: file})
+        except (HimlError, OSError) as err:
+            notify(Notice(f"Cannot store the changes of the code with run '{run.id}': {err}"))
+
+
+def submit_with_changes(workspace: Workspace, submit: Callable[..., Run], changes: bytes, *, notify: Notify) -> Run:
+    """Call *submit*, and store the *changes* of the code with its run."""
+    run = submit(notify=notify)
+    store_changes(workspace, run, changes, notify)
     return run
 
 

@@ -19,9 +19,9 @@ from himl_cli.core.installed import NOT_LISTED, RunEnvironment, environment_of
 from himl_cli.core.jobs import HERE, EntryKind, JobOptions, JobSpec, Snapshot, StoredJob
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import MASK, mask_arguments, masked_names
-from himl_cli.core.runs import BROUGHT, CHANGES, FROM_RUN, REPEATS, SUBMITTED_TAGS, Run, RunSelection, own_tags
+from himl_cli.core.runs import BROUGHT, FROM_RUN, REPEATS, SUBMITTED_TAGS, Run, RunSelection, own_tags
 from himl_cli.core.sweeps import MANY, NEGATABLE, SWITCHES
-from himl_cli.services.runs.lookup import find_runs
+from himl_cli.services.runs.lookup import code_changes, find_runs
 from himl_cli.services.submission.request import (
     AZURE,
     ENVIRONMENT_SOURCES,
@@ -124,9 +124,7 @@ def read_repeat(
     _check_secrets(run, found, merged)
     build = {**merged.build, "command_line": _command_line(merged, stored), **request.build}
     merged = replace(merged, build=build)
-    files = workspace.run_files(run.id)
-    changes = b"" if files.stat(CHANGES) is None else b"".join(files.read(CHANGES))
-    return Repeat(run, merged, stored, folder, changes)
+    return Repeat(run, merged, stored, folder, code_changes(workspace, run))
 
 
 def _reason(run: Run, found: StoredJob | None) -> str:
