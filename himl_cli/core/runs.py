@@ -323,6 +323,18 @@ def run_not_found(run_id: str, where: str, known: Sequence[str], *, is_complete:
     return RunNotFound(run_id, where, similar=similar, abbreviated=found, is_complete=is_complete)
 
 
+def with_digits(text: str, known: Iterable[str]) -> list[str]:
+    """Those of the *known* ids whose hex digits *text* abbreviates, which may have the suffix of a child run."""
+    digits, sign, number = text.partition("_")
+    whole, is_long = (digits, f"{sign}{number}"), len(digits) >= SHORTEST_ID
+    parts = _hex_parts(known).items()
+    return [
+        each
+        for each, part in parts
+        if part == whole or (is_long and part[0].startswith(digits) and part[1] == whole[1])
+    ]
+
+
 def short_ids(run_ids: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     """The shortest abbreviation of each of *run_ids* that is among the *known* ids, with five hex digits or more."""
     parts = _hex_parts(known)

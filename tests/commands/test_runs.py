@@ -371,10 +371,13 @@ def test_short_ids_of_tables_name_runs(himl: Himl, empty: RecordedRuns) -> None:
     assert [row.split()[0] for row in rows] == ["2a74b", "0a1b2d", "0a1b2c"]
     assert himl.ok("runs", "list", "-q").stdout.split() == [third, second, first]
     assert himl.ok("runs", "list").stdout.splitlines()[1].startswith(f"{third}\t")
-    for text, run_id in {"0a1b2c": first, "0a1b2c3d": first, "0a1b2c3d_1": f"{first}_1", "train_1772366402": third}.items():
+    for text, run_id in {"0a1b2c": first, "0a1b2c3d": first, "0a1b2c3d_1": f"{first}_1", "2a74": third}.items():
         assert himl.ok("runs", "tag", text, "seen=yes", "-q").stdout.split() == [run_id]
-    gone = himl.ok("runs", "delete", "train_1772366402", "--yes")
-    assert gone.stderr == f"Using run '{third}', the only one like 'train_1772366402'.\n"
+    missing = himl("runs", "delete", f"{third[:-1]}", "--yes")
+    assert (missing.code, missing.stderr.splitlines()[-1]) == (3, f"hint: Did you mean {third}?")
+    gone = himl.ok("runs", "delete", "2a74b", "--yes")
+    assert gone.stderr == f"Using run '{third}', the only one like '2a74b'.\n"
+    assert himl("runs", "delete", f"{first}_", "--yes").code == 3, "the id of a child run that is gone"
     several = himl("runs", "logs", "0a1b2")
     assert (several.code, f"Name one of them: {second}, {first}" in several.stderr) == (2, True)
     assert isinstance(himl.ok("runs", "show", "0a1b2c", "--json").json(), dict)

@@ -42,6 +42,7 @@ from himl_cli.core.runs import (
     hi_ml_experiment,
     implied_experiment,
     underscored,
+    with_digits,
 )
 from himl_cli.core.settings import find_upward
 from himl_cli.core.sweeps import (
@@ -56,7 +57,7 @@ from himl_cli.core.sweeps import (
 )
 from himl_cli.core.text import listed, near_matches
 from himl_cli.core.workspaces import WORKSPACE_ID, WorkspaceIds, parse_workspace_id
-from himl_cli.workspaces.base import CloudWorkspace, Workspace
+from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
 
 
 class RunReference(NamedTuple):
@@ -277,18 +278,28 @@ def _referenced(workspace: Workspace, reference: RunReference, notify: Notify, *
 
 
 def _abbreviated(workspace: Workspace, missing: RunNotFound, notify: Notify, *, is_exact: bool) -> Run:
-    """The run of which the *missing* id is an abbreviation. Changes of it get a notice. If there may be others, only
-    reading is possible, also with a notice. Raises RunNotFound, and BadUsage if several runs are known."""
-    found, text = missing.abbreviated, missing.run
+    """The run of which the *missing* id is an abbreviation. A change takes hex digits only, since another beginning may
+    be the id of a run that was deleted. It gets a notice, as do such a beginning and a choice among the newest runs.
+    Raises RunNotFound, and BadUsage if several runs are known."""
+    found, text, place = [*missing.abbreviated], missing.run, ""
+    if is_exact:
+        known = workspace.known_ids() if isinstance(workspace, FolderWorkspace) else _all_ids(workspace, text)
+        found = with_digits(text, known)
+    elif not missing.is_complete:
+        found, place = [] if notify is ignore else found, f" among the newest runs of {workspace.label}"
     if len(found) > 1:
         hint = f"Name one of them: {listed(found)}."
         raise BadUsage(f"'{text}' is short for {len(found)} runs.", hint=hint) from missing
-    if not found or (not missing.is_complete and (is_exact or notify is ignore)):
+    if not found:
         raise missing
-    if is_exact or not missing.is_complete:  # a change, or a guess
-        place = "" if missing.is_complete else f" among the newest runs of {workspace.label}"
+    if is_exact or place or not with_digits(text, found):
         notify(Notice(f"Using run '{found[0]}', the only one like '{text}'{place}."))
     return workspace.run(found[0])
+
+
+def _all_ids(workspace: Workspace, text: str) -> Iterator[str]:
+    """The ids of all runs, with those of child runs if *text* may be one."""
+    return (run.id for run in workspace.runs(RunQuery(archived=None, children="_" in text)))
 
 
 def runs_of_experiment(
