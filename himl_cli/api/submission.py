@@ -30,8 +30,9 @@ from himl_cli.render.progress import Watcher
 from himl_cli.services.runs.follow import watching
 from himl_cli.services.runs.outcome import await_outcome
 from himl_cli.services.submission.environment import CONDA_NAMES
-from himl_cli.services.submission.prepare import check_root, prepare_job, start_and_note, submit_prepared
+from himl_cli.services.submission.prepare import check_root, prepare_job
 from himl_cli.services.submission.request import SubmitRequest, job_words, shorten_tags
+from himl_cli.services.submission.start import start_and_note, submit_prepared
 from himl_cli.workspaces.base import JobRunner, Workspace
 from himl_cli.workspaces.resolve import open_for_jobs
 

@@ -21,11 +21,11 @@ from himl_cli.api.open_workspace import job_folder, resolve_workspace
 from himl_cli.api.transfer import PathLike, log_notice
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.jobs import DataSpec
+from himl_cli.core.json_text import read_json
 from himl_cli.core.ranks import local_rank
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import hi_ml_experiment
 from himl_cli.core.settings import nearest_local
-from himl_cli.core.text import read_json
 from himl_cli.services.submission.data import KEY, bring_dataset, split_reference
 from himl_cli.workspaces.base import CloudWorkspace, Workspace
 

@@ -794,7 +794,8 @@ def delete(
       himl runs delete --experiment scratch --num_runs all --yes
     """
     from himl_cli.render.run_views import deletion_form, deletion_list, deletion_question, deletion_text
-    from himl_cli.services.runs.changes import children_text, delete_rests, delete_runs, footprints_of
+    from himl_cli.services.runs.changes import children_text
+    from himl_cli.services.runs.deletion import delete_rests, delete_runs, footprints_of
 
     selected = selection.selection(runs, explicit=True)
     with open_session(workspace_opts, output_opts) as session:

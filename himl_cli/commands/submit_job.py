@@ -40,17 +40,7 @@ from himl_cli.services.runs.follow import naming, watching
 from himl_cli.services.runs.lookup import find_runs, parse_reference
 from himl_cli.services.runs.outcome import await_outcome, wait_for_run
 from himl_cli.services.submission.data import bring_inputs
-from himl_cli.services.submission.prepare import (
-    OF_RECORD,
-    RESUME_OPTIONS,
-    prepare_job,
-    resume_run,
-    start_and_note,
-    store_changes,
-    submit_mirrored,
-    submit_prepared,
-    submit_with_changes,
-)
+from himl_cli.services.submission.prepare import prepare_job
 from himl_cli.services.submission.request import (
     REQUEST_FIELDS,
     THIS_MACHINE,
@@ -59,6 +49,16 @@ from himl_cli.services.submission.request import (
     webhook_of,
     with_terminal,
 )
+from himl_cli.services.submission.start import (
+    RESUME_OPTIONS,
+    resume_run,
+    start_and_note,
+    store_changes,
+    submit_mirrored,
+    submit_prepared,
+    submit_with_changes,
+)
+from himl_cli.services.submission.sweeps import OF_RECORD
 from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
 from himl_cli.workspaces.resolve import (
     azure_facts,

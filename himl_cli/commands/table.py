@@ -49,12 +49,10 @@ COMMANDS = {
     "tb": ListedCommand(
         "himl_cli.commands.web:tb_app", "Show runs in TensorBoard, including runs in progress.", "Jobs and runs"
     ),
-    "download": ListedCommand(
-        "himl_cli.commands.files:download_app", "Download the files of runs, with MD5 checks.", "Files"
-    ),
+    "download": ListedCommand("himl_cli.commands.download", "Download the files of runs, with MD5 checks.", "Files"),
     "checkpoint": ListedCommand("himl_cli.commands.checkpoint", "Fetch, push and share checkpoints of runs.", "Files"),
     "datastore": ListedCommand(
-        "himl_cli.commands.files:datastore_app", "Upload, download and list files in a datastore.", "Files"
+        "himl_cli.commands.datastore", "Upload, download and list files in a datastore.", "Files"
     ),
     "montage": ListedCommand("himl_cli.slides.montage", "Combine slides into one picture.", "Files"),
     "tiles": ListedCommand("himl_cli.slides.tiles", "Cut slides into tiles, with a CSV list.", "Files"),
@@ -65,9 +63,7 @@ COMMANDS = {
     "workspace": ListedCommand(
         "himl_cli.commands.setup:workspace_app", "Show the workspaces that himl uses.", "Set-up"
     ),
-    "doctor": ListedCommand(
-        "himl_cli.commands.setup:doctor_app", "Check the installation, settings and access.", "Set-up"
-    ),
+    "doctor": ListedCommand("himl_cli.commands.doctor", "Check the installation, settings and access.", "Set-up"),
     "gc": ListedCommand(
         "himl_cli.commands.setup:gc_app", "Delete files of the local workspace that no run needs.", "Set-up"
     ),

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from himl_cli.core.text import Spelled
+from himl_cli.core.json_text import Spelled
 
 Document = dict[str, Any]
 Made = TypeVar("Made")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.json_text import NotJson, read_json
 from himl_cli.core.redaction import parts_of, shown
-from himl_cli.core.text import NotJson, read_json
 
 PACKAGE = "himl-cli"
 

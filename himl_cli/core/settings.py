@@ -22,17 +22,10 @@ from typing import Any
 
 from himl_cli.core.engines import OWN, is_engine
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.files import (
-    WORKSPACE_FOLDER,
-    expand_user,
-    home_folder,
-    may_write,
-    mount_of,
-    mount_table,
-    warned,
-)
+from himl_cli.core.files import WORKSPACE_FOLDER, expand_user, home_folder, may_write, warned
+from himl_cli.core.json_text import DEEPEST, is_too_deep, spelled
+from himl_cli.core.mounts import mount_of, mount_table
 from himl_cli.core.records import dataclass
-from himl_cli.core.text import DEEPEST, is_too_deep, spelled
 
 log = logging.getLogger(__name__)
 PRIVATE_FILE, SETTINGS_FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.json_text import Spelled, read_json, spelled
 from himl_cli.core.records import dataclass
-from himl_cli.core.text import Spelled, read_json, spelled
 
 SEARCH_SPACE = "search_space"
 # Group 1 is `inputs`, `outputs` or `search_space`, group 2 the key. It accepts any characters, so that himl can reject

@@ -1,16 +1,15 @@
-"""Text and JSON from outside: near matches, blank options, shortened texts and lists, times, nesting limits, text files
-in UTF-8 or in UTF-16 (which Windows shells write), files of environment variables, and paths with backslashes."""
+"""Text that people read or write: near matches, blank options, shortened texts and lists, times and durations, text
+files in UTF-8 or in UTF-16 (which Windows shells write), and files of environment variables. The functions share
+little code."""
 
 from __future__ import annotations
 
 import codecs
-import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
-from pathlib import Path, PureWindowsPath
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 from himl_cli.core.errors import BadUsage
 
@@ -70,7 +69,6 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-LONGEST_GLOB = 1000  # characters, since the time to parse one is quadratic
 NAMED = 3  # names that a sentence lists
 
 
@@ -90,55 +88,6 @@ def listed(texts: Sequence[str]) -> str:
     return ", ".join(texts[:NAMED]) + more
 
 
-# Levels of nested lists and mappings. Settings, jobs and answers have ten at most. The limit protects recursive code
-DEEPEST = 100
-
-
-def is_too_deep(value: Any) -> bool:
-    """Whether *value* has more than DEEPEST levels of nested lists and dictionaries."""
-    level = [value]
-    for _ in range(DEEPEST + 1):
-        level = [each for each in level if isinstance(each, (dict, list))]
-        if not level:
-            return False
-        level = [child for each in level for child in (each.values() if isinstance(each, dict) else each)]
-    return True
-
-
-class NotJson(ValueError):
-    """Why a text is not JSON, without a full stop. `line` and `column` count from 1, and are 0 for the whole text."""
-
-    def __init__(self, complaint: str, line: int = 0, column: int = 0) -> None:
-        super().__init__(complaint)
-        self.line = line
-        self.column = column
-
-
-class Spelled(float):
-    """A number in the spelling of its source, such as `1e5` or `3.10`, which is also its text."""
-
-    def __new__(cls, text: str) -> Spelled:
-        number = super().__new__(cls, text)
-        number.text = text
-        return number
-
-    text: str
-
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return (self.text,)
-
-    def __repr__(self) -> str:
-        return self.text
-
-    __str__ = __repr__
-
-
-def spelled(text: str) -> float:
-    """The number in *text*, with its spelling if Python spells it differently."""
-    number = float(text)
-    return number if repr(number) == text or "_" in text else Spelled(text)
-
-
 def inert(text: str) -> str:
     """*text*, after a quote if a spreadsheet would take it for a formula, such as `=cmd()`."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")  # the writer of CSV quotes only these
@@ -155,44 +104,6 @@ def quoted_choice(value: object, text: str) -> str:
     """*text*, that of *value*, as one value of a list for `--sweep`. A text with commas or of digits needs quotes."""
     is_plain = not isinstance(value, str) or re.fullmatch(r"[A-Za-z_][\w./-]*", text)
     return text if is_plain else '"' + text.replace('"', '""') + '"'
-
-
-def read_json(
-    text: str | bytes,
-    *,
-    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
-    number: Callable[[str], float] = float,
-) -> Any:
-    """The JSON value in *text*. *pairs* converts the keys and values of an object, which is a dictionary otherwise, and
-    *number* the text of a decimal number. Raises NotJson."""
-    import json
-
-    try:
-        value = json.loads(text, object_pairs_hook=pairs, parse_float=number)
-    except json.JSONDecodeError as err:
-        raise NotJson(err.msg, err.lineno, err.colno) from err
-    except RecursionError as err:
-        raise NotJson("it is nested too deeply") from err
-    except UnicodeDecodeError as err:
-        raise NotJson(f"byte {err.start} is not {err.encoding.upper()}") from err
-    except ValueError as err:  # Python limits the digits of a number
-        raise NotJson("it contains a number that is too long") from err
-    if is_too_deep(value):
-        raise NotJson("it is nested too deeply")
-    return value
-
-
-def read_valid_json(content: bytes) -> Any:
-    """As `read_json`. Also raises NotJson for texts with lone surrogates, which no address and no file can contain."""
-    import json
-
-    value = read_json(content)
-    if re.search(rb"\\u[dD][89a-fA-F]", content):
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError as err:
-            raise NotJson("it contains half a character") from err
-    return value
 
 
 YAML_ENDINGS = (".yml", ".yaml")
@@ -232,18 +143,6 @@ def parse_dotenv(text: str, path: Path) -> dict[str, str]:
                 hint="Close quotes, and write comments after '#'.",
             )
     return {name: value for name, value in dotenv_values(stream=StringIO(text)).items() if value is not None}
-
-
-def with_slashes(text: str) -> str:
-    """*text* with `/` for `\\`. Unchanged if it begins with a drive, a slash or a backslash, since it is then valid on
-    one machine only."""
-    return text if PureWindowsPath(text).anchor else text.replace("\\", "/")
-
-
-def as_found(folder: Path, text: str, *, windows: bool = sys.platform == "win32") -> str:
-    """*text*, a path relative to *folder*, with `/` for `\\`, unless a file or folder has exactly this name, which is
-    impossible on Windows."""
-    return text if not windows and os.path.lexists(folder / text) else with_slashes(text)
 
 
 def parse_duration(text: str, option_name: str = "") -> float:

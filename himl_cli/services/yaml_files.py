@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.text import DEEPEST, shorten
+from himl_cli.core.json_text import DEEPEST
+from himl_cli.core.text import shorten
 
 LARGEST_YAML = 512 << 10  # characters of a file, which the library parses in a second
 # Values of a file, including keys, with aliases (`*name`) expanded, because code that walks, merges or writes the

@@ -21,7 +21,8 @@ from msgspec import Meta, Struct, ValidationError, convert
 
 from himl_cli.core.errors import BadUsage, HimlError, IntegrityFailed, NotFound, ServiceFailed, TransferIncomplete
 from himl_cli.core.events import Counted, Counting, Notify
-from himl_cli.core.text import NotJson, did_you_mean, listed, named, near_matches, read_json
+from himl_cli.core.json_text import NotJson, read_json
+from himl_cli.core.text import did_you_mean, listed, named, near_matches
 from himl_cli.workspaces.base import BlobStore
 
 SIDES = ("left", "top", "right", "bottom")

@@ -32,10 +32,11 @@ from PIL import Image, ImageDraw
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.events import Counted, Counting, Notify
 from himl_cli.core.files import flush
+from himl_cli.core.json_text import NotJson, read_json
 from himl_cli.core.records import dataclass
 from himl_cli.core.signals import terminations
-from himl_cli.core.text import NotJson, read_json
-from himl_cli.services.transfer.local_files import folded, short_hash
+from himl_cli.services.transfer.digests import short_hash
+from himl_cli.services.transfer.local_files import folded
 from himl_cli.slides.encoding import encode_jpeg, encode_png
 from himl_cli.slides.layout import fitted
 from himl_cli.slides.output_folder import (

@@ -14,11 +14,11 @@ from urllib.parse import urlencode
 
 from himl_cli import __version__
 from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, ServiceFailed
+from himl_cli.core.json_text import NotJson, read_valid_json
 from himl_cli.core.redaction import is_address, parts_of, shown
-from himl_cli.core.text import NotJson, read_valid_json
 from himl_cli.workspaces.azure.http import load_azure_core, open_transport
+from himl_cli.workspaces.azure.network_errors import network_error
 from himl_cli.workspaces.azure.responses import one_line
-from himl_cli.workspaces.azure.service_errors import network_error
 from himl_cli.workspaces.retry import CONTROL_PLANE
 
 log = logging.getLogger(__name__)

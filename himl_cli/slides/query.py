@@ -22,9 +22,9 @@ from posixpath import basename, dirname, join, splitext
 
 from himl_cli.core.errors import BadUsage, DiskFailed, NotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.files import expand_user, walk_files
+from himl_cli.core.files import LONGEST_GLOB, expand_user, walk_files
 from himl_cli.core.records import dataclass
-from himl_cli.core.text import LONGEST_GLOB, did_you_mean, listed, read_text
+from himl_cli.core.text import did_you_mean, listed, read_text
 from himl_cli.services.submission.snapshot import fits
 from himl_cli.slides.output_folder import COLUMNS, DZI, FILES, RECORD, TILED_COLUMNS, TILES, TILES_RECORD, plain
 from himl_cli.slides.slide_records import HEAD_BYTES, SlideEntry, SlideFolder, SlideUnreadable

@@ -254,7 +254,7 @@ def run_on_cluster(
     from himl_cli.render.job_views import print_prepared
     from himl_cli.render.progress import Watcher
     from himl_cli.services.runs.follow import watching
-    from himl_cli.services.submission.prepare import start_and_note
+    from himl_cli.services.submission.start import start_and_note
     from himl_cli.slides.cluster import check_data, prepare_slide_job
     from himl_cli.workspaces.resolve import azure_for_jobs
 

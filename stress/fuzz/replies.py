@@ -25,9 +25,9 @@ from urllib.parse import unquote, urlsplit
 from hypothesis import strategies as st
 
 from himl_cli.core.errors import HimlError, ServiceFailed
+from himl_cli.core.json_text import NotJson, read_json, read_valid_json
 from himl_cli.core.redaction import parts_of
 from himl_cli.core.runs import RunQuery
-from himl_cli.core.text import NotJson, read_json, read_valid_json
 from himl_cli.workspaces.azure import config, responses, service_errors
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.workspace import AzureWorkspace

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from himl_cli.commands import options
 from himl_cli.core import redaction
 from himl_cli.core.errors import BadUsage, HimlError, ServiceFailed
+from himl_cli.core.json_text import NotJson, read_json
 from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
-from himl_cli.core.text import NotJson, parse_duration, read_json
+from himl_cli.core.text import parse_duration
 from himl_cli.core.workspaces import parse_workspace_id
 from himl_cli.services.checkpoints import names as checkpoint_names
 from himl_cli.services.checkpoints.names import parse_name

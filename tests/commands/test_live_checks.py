@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from himl_cli.services.live_checks.masking import Mask
 from himl_cli.services.live_checks.plan import ALL_CHECKS
-from himl_cli.services.live_checks.report import Mask
 from tests.azureml_double.faults import Page, Rewrite, Status
 from tests.azureml_double.log import listening
 from tests.azureml_double.seeding import StagedWorkspace

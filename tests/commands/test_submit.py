@@ -22,8 +22,8 @@ from himl_cli.commands.submit_job import naming_once_made
 from himl_cli.core.errors import BadUsage, Interrupted
 from himl_cli.core.jobs import LARGE_SNAPSHOT_BYTES
 from himl_cli.core.runs import Run, RunStatus
-from himl_cli.services.submission.prepare import start_and_note
 from himl_cli.services.submission.repeat import merged_arguments
+from himl_cli.services.submission.start import start_and_note
 from himl_cli.workspaces.azure.jobs.job_submission import created_job
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage

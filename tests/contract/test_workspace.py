@@ -19,7 +19,8 @@ from himl_cli.core.logged import given_of
 from himl_cli.core.runs import RunQuery, RunSelection, RunStatus, job_tag, own_tags
 from himl_cli.services.run_diff import diff_runs, run_before
 from himl_cli.services.runs.archive import export_runs, import_runs
-from himl_cli.services.runs.changes import children_text, delete_runs, footprints_of
+from himl_cli.services.runs.changes import children_text
+from himl_cli.services.runs.deletion import delete_runs, footprints_of
 from himl_cli.services.runs.find import ListRequest, list_runs
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.workspaces.base import FolderWorkspace, Workspace

@@ -11,9 +11,9 @@ import pytest
 
 from himl_cli.core.documents import from_document, to_document
 from himl_cli.core.jobs import Editables, EngineSpec, Entry, EntryKind, JobSpec, Snapshot
+from himl_cli.core.json_text import Spelled
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
-from himl_cli.core.text import Spelled
 
 SPACE = {"lr": SearchRange(Draw.choice, [Spelled("1e5"), "a", 3, True, 0.5], "words")}
 SPEC = JobSpec(

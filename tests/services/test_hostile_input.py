@@ -21,12 +21,13 @@ from himl_cli.api import submit_if_needed
 from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core import redaction
 from himl_cli.core.errors import BadUsage, DiskFailed, IntegrityFailed, NotFound, ServiceFailed
-from himl_cli.core.files import expand_home, mount_of
+from himl_cli.core.files import as_found, expand_home
+from himl_cli.core.mounts import mount_of
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.search import BadSearch, parse_filter
 from himl_cli.core.settings import section_settings
 from himl_cli.core.sweeps import HYPERPARAMETERS, hyperparameters_of
-from himl_cli.core.text import as_found, parse_duration
+from himl_cli.core.text import parse_duration
 from himl_cli.services.checkpoints.names import is_whole, parse_name
 from himl_cli.services.checkpoints.source import kind_of
 from himl_cli.services.project_setup import read_deepseismic, read_innereye

@@ -12,8 +12,8 @@ import pytest
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import ClusterSpec, DataSpec, Entry, EntryKind, StepOutput
+from himl_cli.core.json_text import Spelled
 from himl_cli.core.sweeps import Draw, EarlyStop, SearchRange, SweepSpec
-from himl_cli.core.text import Spelled
 from himl_cli.services.submission.pipeline_file import read_pipeline
 from himl_cli.services.submission.pipelines import PreparedPipeline, prepare_pipeline, with_named_datastores
 from himl_cli.services.submission.request import SubmitRequest

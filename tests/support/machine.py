@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.files import mount_of
+from himl_cli.core.mounts import mount_of
 
 ROOT = Path(__file__).parents[2]
 NO_CHANGES = (":(exclude)stress/results", ":(exclude)benchmarks/results")

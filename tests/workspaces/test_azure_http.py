@@ -22,8 +22,8 @@ import pytest
 
 from himl_cli.core.errors import HimlError, NotAllowed, NotAllowedNow, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.events import Event, Notice
+from himl_cli.core.json_text import NotJson, read_json
 from himl_cli.core.runs import RunQuery
-from himl_cli.core.text import NotJson, read_json
 from himl_cli.services.runs.follow import OutageTolerance
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from himl_cli.core.blobs import FetchRequest, StoreRequest
 from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, NotFound, RunNotFound
 from himl_cli.core.events import Event
-from himl_cli.core.files import is_local_folder, mount_of, mounts_of_macos, walk_files
+from himl_cli.core.files import walk_files
 from himl_cli.core.jobs import (
     DataSpec,
     Entry,
@@ -39,6 +39,7 @@ from himl_cli.core.jobs import (
     StepSpec,
 )
 from himl_cli.core.locks import ProcessLock
+from himl_cli.core.mounts import is_local_folder, mount_of, mounts_of_macos
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.sweeps import Draw, SearchRange, SweepSpec, fill_command
 from himl_cli.render.forms import json_form

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.files import once_free
+from himl_cli.core.json_text import Spelled
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sampling import Trial, make_sampler, trials_to_stop
 from himl_cli.core.sweeps import (
@@ -34,7 +35,6 @@ from himl_cli.core.sweeps import (
     trial_tags,
     value_text,
 )
-from himl_cli.core.text import Spelled
 from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.launch import events_of
 from himl_cli.workspaces.local.launch_request import Plan

@@ -12,7 +12,7 @@ import pytest
 from himl_cli.core.errors import BadUsage, NotAllowed, NotFound, RunNotFound, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.runs import RECORDED_FROM, RunQuery, RunStatus
 from himl_cli.core.workspaces import parse_workspace_id
-from himl_cli.services.runs.changes import delete_runs, footprints_of
+from himl_cli.services.runs.deletion import delete_runs, footprints_of
 from himl_cli.workspaces.azure.config import (
     CHINA,
     JOB_SOURCE,

@@ -46,8 +46,9 @@ from himl_cli.services.checkpoints.source import (
 )
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.services.submission.request import LONGEST_TAG_VALUE, shorten_tags
+from himl_cli.services.transfer.digests import md5_of
 from himl_cli.services.transfer.download import download
-from himl_cli.services.transfer.local_files import disk_error, md5_of, safe_relative
+from himl_cli.services.transfer.local_files import disk_error, safe_relative
 from himl_cli.services.transfer.plan import WORKERS, DownloadRequest, Filters, literal
 from himl_cli.services.transfer.ranks import rank_zero_only
 from himl_cli.services.transfer.upload import upload_named

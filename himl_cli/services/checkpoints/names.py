@@ -9,8 +9,8 @@ from enum import IntEnum
 from pathlib import Path
 
 from himl_cli.core.files import walk_files
+from himl_cli.core.json_text import read_json
 from himl_cli.core.records import dataclass
-from himl_cli.core.text import read_json
 
 log = logging.getLogger(__name__)
 

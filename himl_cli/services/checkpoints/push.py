@@ -30,7 +30,8 @@ from himl_cli.core.text import non_blank
 from himl_cli.services.checkpoints.names import CHECKPOINT_FOLDER, best_first
 from himl_cli.services.checkpoints.source import check_whole, files_in
 from himl_cli.services.runs.lookup import find_runs
-from himl_cli.services.transfer.local_files import disk_error, md5_of
+from himl_cli.services.transfer.digests import md5_of
+from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.services.transfer.upload import upload_named
 from himl_cli.workspaces.base import BlobStore, RunRecorder, Workspace
 

@@ -16,7 +16,8 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.text import did_you_mean
 from himl_cli.core.workspaces import Check
 from himl_cli.services.live_checks import jobs, probe, reading, storing
-from himl_cli.services.live_checks.report import JSON_FILE, REPORT_PAGE, Mask, Report, Verdict, read_report
+from himl_cli.services.live_checks.masking import Mask
+from himl_cli.services.live_checks.report import JSON_FILE, REPORT_PAGE, Report, Verdict, read_report
 from himl_cli.services.live_checks.session import (
     CODE,
     LIVE_EXPERIMENT,

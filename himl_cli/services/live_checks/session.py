@@ -21,7 +21,8 @@ from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunQuery, RunStatus, new_run_id
 from himl_cli.core.workspaces import Check, CheckState
-from himl_cli.services.live_checks.report import CheckRecord, Finding, Mask, Report, Verdict, request_lines
+from himl_cli.services.live_checks.masking import Mask, request_lines
+from himl_cli.services.live_checks.report import CheckRecord, Finding, Report, Verdict
 from himl_cli.services.runs.follow import wait_for_end
 from himl_cli.services.submission.environment import DEFAULT_IMAGE
 from himl_cli.services.submission.prepare import prepare_job

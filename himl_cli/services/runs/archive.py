@@ -24,11 +24,12 @@ from himl_cli.core.events import Notify
 from himl_cli.core.files import is_bookkeeping, walk_files
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import EntryKind, StoredJob
+from himl_cli.core.json_text import read_json
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Metric, Texts
 from himl_cli.core.redaction import mask_arguments, mask_document, mask_line
 from himl_cli.core.runs import Run, RunQuery, RunStatus, check_known
 from himl_cli.core.sweeps import TRIAL
-from himl_cli.core.text import read_json, utc_text
+from himl_cli.core.text import utc_text
 from himl_cli.services.runs.writing import store_files
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest

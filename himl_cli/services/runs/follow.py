@@ -12,7 +12,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify, ignore
-from himl_cli.core.files import is_local_folder
+from himl_cli.core.mounts import is_local_folder
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.text import named

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, TypeVar
 from himl_cli.core.errors import DiskFailed, HimlError
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import write_atomic
+from himl_cli.core.json_text import read_json
 from himl_cli.core.locks import ProcessLock, is_held
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import STOPPED, Run
-from himl_cli.core.text import read_json
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.base import FolderWorkspace

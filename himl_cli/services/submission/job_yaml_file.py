@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.files import expand_user
+from himl_cli.core.files import as_found, expand_user
 from himl_cli.core.jobs import HERE, USUAL_DATASTORE, DataSpec
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.core.sweeps import PLACEHOLDER
-from himl_cli.core.text import MOST_SECONDS, as_found, did_you_mean, read_text, shorten
+from himl_cli.core.text import MOST_SECONDS, did_you_mean, read_text, shorten
 from himl_cli.services.submission.data import KEY, REFERENCE, split_reference
 from himl_cli.services.submission.request import count_problem
 from himl_cli.services.yaml_files import parse_mapping, written_as

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.files import as_found, with_slashes
 from himl_cli.core.jobs import ClusterSpec, ContainerSpec
+from himl_cli.core.json_text import NotJson, read_json
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.core.settings import find_upward
-from himl_cli.core.text import NotJson, as_found, did_you_mean, parse_dotenv, read_json, read_text, with_slashes
+from himl_cli.core.text import did_you_mean, parse_dotenv, read_text
 from himl_cli.services.submission.request import LONGEST_SHOWN, MOST, MOST_NODES, count_problem, refuse
 
 MPI_STEP = "MpiStep"

@@ -22,7 +22,7 @@ from typing import Any
 
 from himl_cli.core.engines import engine_address, label_of
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.files import Globs, expand_user
+from himl_cli.core.files import Globs, expand_user, with_slashes
 from himl_cli.core.jobs import (
     DISTRIBUTIONS,
     HERE,
@@ -40,7 +40,7 @@ from himl_cli.core.redaction import is_address, mask_arguments, mask_document, m
 from himl_cli.core.runs import experiment_remarks, friendly_experiment
 from himl_cli.core.settings import section_settings
 from himl_cli.core.sweeps import SweepSpec
-from himl_cli.core.text import non_blank, parse_duration, shorten, with_slashes
+from himl_cli.core.text import non_blank, parse_duration, shorten
 from himl_cli.core.webhook import WEBHOOK_FORMATS, Webhook
 from himl_cli.services.submission.git import git_facts
 

@@ -30,11 +30,11 @@ from typing import cast
 from pathspec import GitIgnoreSpec, RegexPattern
 
 from himl_cli.core.errors import BadUsage, DiskFailed
-from himl_cli.core.files import LATEST_RUN_FILE, WORKSPACE_FOLDER, Globs, is_bookkeeping
+from himl_cli.core.files import LATEST_RUN_FILE, WORKSPACE_FOLDER, Globs, as_found, is_bookkeeping
 from himl_cli.core.jobs import Snapshot, SnapshotReport
 from himl_cli.core.records import dataclass
 from himl_cli.core.settings import find_upward
-from himl_cli.core.text import as_found, named
+from himl_cli.core.text import named
 from himl_cli.services.submission.git import RESULTS_OF_EARLIER_RUNS, checkout_of
 from himl_cli.services.submission.secret_files import MOST_ALIKE, ending_of, is_private_folder, is_secret_file
 from himl_cli.services.transfer.state import fetched_files, targets

@@ -14,6 +14,7 @@ from random import SystemRandom
 
 from himl_cli.core.engines import engine_module
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.json_text import Spelled
 from himl_cli.core.redaction import MASK, mask_arguments
 from himl_cli.core.sweeps import (
     GOALS,
@@ -32,7 +33,7 @@ from himl_cli.core.sweeps import (
     value_text,
     value_words,
 )
-from himl_cli.core.text import Spelled, did_you_mean
+from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.request import SubmitRequest, refuse
 
 SWEEP_KINDS = ("sweep", "crossval", "different_seeds")
@@ -44,6 +45,8 @@ KINDS_OF_OPTION: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("sampling", "max_trials", "early_stop"), ("sweep",)),
     **dict.fromkeys(("max_concurrent", "max_failures", "primary_metric", "goal"), SWEEP_KINDS),
 }
+# Options that may be repeated for a resumed run, if they agree with its record
+OF_RECORD = (*SWEEP_KINDS, *KINDS_OF_OPTION)
 ARGUMENTS = {
     **dict.fromkeys((Draw.uniform, Draw.loguniform), ("low", "high")),
     **dict.fromkeys((Draw.normal, Draw.lognormal), ("mu", "sigma")),

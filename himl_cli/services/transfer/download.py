@@ -17,14 +17,12 @@ from himl_cli.core.errors import BadUsage, BlobChanged, DiskFailed, HimlError, I
 from himl_cli.core.events import Finished, Moved, Notice, Notify, ignore
 from himl_cli.core.files import flush
 from himl_cli.core.runs import Run
+from himl_cli.services.transfer.digests import DigestThread, FileDigest, md5_of
 from himl_cli.services.transfer.local_files import (
     OPEN_FLAGS,
     BackgroundFlush,
-    DigestThread,
     DiskFull,
-    FileDigest,
     disk_error,
-    md5_of,
     open_new,
     write_all,
 )

@@ -19,7 +19,8 @@ from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound
 from himl_cli.core.events import Notify, Planned
 from himl_cli.core.files import STATE_NAME, Globs
 from himl_cli.core.records import dataclass
-from himl_cli.services.transfer.local_files import UnsafeName, disk_error, folded, md5_of, safe_relative
+from himl_cli.services.transfer.digests import md5_of
+from himl_cli.services.transfer.local_files import UnsafeName, disk_error, folded, safe_relative
 from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.base import BlobStore
 

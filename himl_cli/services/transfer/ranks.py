@@ -29,7 +29,8 @@ from himl_cli.core.files import cache_of
 from himl_cli.core.locks import is_held
 from himl_cli.core.processes import machine_time, process_exists
 from himl_cli.core.ranks import LocalRank, local_rank
-from himl_cli.services.transfer.local_files import disk_error, short_hash
+from himl_cli.services.transfer.digests import short_hash
+from himl_cli.services.transfer.local_files import disk_error
 
 WAIT_SECONDS = 600.0
 SILENT_SECONDS = 3.0

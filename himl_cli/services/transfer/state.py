@@ -22,7 +22,8 @@ from himl_cli.core.files import cache_of
 from himl_cli.core.locks import is_held
 from himl_cli.core.processes import boot_id
 from himl_cli.core.records import dataclass
-from himl_cli.services.transfer.local_files import folded, part_name, short_hash
+from himl_cli.services.transfer.digests import short_hash
+from himl_cli.services.transfer.local_files import folded, part_name
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock

@@ -14,7 +14,8 @@ from himl_cli.core.errors import BadUsage, BlobChanged, HimlError, NotFound, Ser
 from himl_cli.core.events import Finished, Moved, Notify, Planned, ignore
 from himl_cli.core.files import WORKSPACE_FOLDER, FoundFile, walk_files
 from himl_cli.core.records import dataclass
-from himl_cli.services.transfer.local_files import UnsafeName, disk_error, md5_of, safe_relative
+from himl_cli.services.transfer.digests import md5_of
+from himl_cli.services.transfer.local_files import UnsafeName, disk_error, safe_relative
 from himl_cli.services.transfer.plan import Filters, TransferStats, UploadRequest
 from himl_cli.workspaces.base import BlobStore, LocalStore
 

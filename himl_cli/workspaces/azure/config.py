@@ -17,10 +17,11 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
+from himl_cli.core.json_text import NotJson, read_json
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import MASK
 from himl_cli.core.settings import PRIVATE_FILE, find_upward, section_settings
-from himl_cli.core.text import NotJson, did_you_mean, read_json, with_and
+from himl_cli.core.text import did_you_mean, with_and
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, WorkspaceIds, parse_workspace_id
 
 log = logging.getLogger(__name__)

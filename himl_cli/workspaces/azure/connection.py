@@ -22,23 +22,17 @@ from urllib.parse import quote, urlencode, urlsplit
 from himl_cli import __version__
 from himl_cli.core.errors import HimlError, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.files import atomic_replacement
+from himl_cli.core.json_text import read_json
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import parts_of, redact
-from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure import responses
 from himl_cli.workspaces.azure.config import JOB_SOURCE, ApiVersion, AzureSettings, WorkspaceAddress
 from himl_cli.workspaces.azure.credentials import RUN_TOKEN, Chain, JobIdentity, Token, user_sources
 from himl_cli.workspaces.azure.http import load_azure_core, open_transport, read_response
+from himl_cli.workspaces.azure.network_errors import is_unknown_host, network_error
 from himl_cli.workspaces.azure.responses import Page, Response, pages
-from himl_cli.workspaces.azure.service_errors import (
-    ServiceNotFound,
-    claims_of,
-    is_unknown_host,
-    network_error,
-    refusal,
-    says_closed,
-)
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, claims_of, refusal, says_closed
 from himl_cli.workspaces.retry import CONTROL_PLANE, RetryPolicy
 
 log = logging.getLogger(__name__)

@@ -30,14 +30,15 @@ from urllib.parse import urlencode, urlsplit
 
 from himl_cli.core.errors import HimlError, NotAllowed, NotAllowedNow, ServiceFailed
 from himl_cli.core.files import home_folder
+from himl_cli.core.json_text import read_json
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.records import dataclass
 from himl_cli.core.settings import PRIVATE_FILE
-from himl_cli.core.text import read_json
 from himl_cli.workspaces.azure.config import CLOUDS, SIGN_IN_VARIABLES, AzureSettings, Cloud
 from himl_cli.workspaces.azure.http import load_azure_core, open_transport
+from himl_cli.workspaces.azure.network_errors import is_network_error, network_error
 from himl_cli.workspaces.azure.responses import as_time
-from himl_cli.workspaces.azure.service_errors import STRONGER, Reason, is_network_error, network_error, reason_of
+from himl_cli.workspaces.azure.service_errors import STRONGER, Reason, reason_of
 from himl_cli.workspaces.retry import RetryPolicy
 from himl_cli.workspaces.transfer_engine.curl import get_locally
 

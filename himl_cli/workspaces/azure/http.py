@@ -22,14 +22,11 @@ from urllib.parse import urlsplit
 
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.installation import ca_bundle, ca_source
+from himl_cli.core.json_text import NotJson, read_json, read_valid_json
 from himl_cli.core.redaction import parts_of
-from himl_cli.core.text import NotJson, read_json, read_valid_json
+from himl_cli.workspaces.azure.network_errors import is_disconnect, is_permanent
 from himl_cli.workspaces.azure.responses import Response
-from himl_cli.workspaces.azure.service_errors import (
-    is_disconnect,
-    is_permanent,
-    says_closed,
-)
+from himl_cli.workspaces.azure.service_errors import says_closed
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState, attempts_after
 from himl_cli.workspaces.transfer_engine.responses import retry_after
 

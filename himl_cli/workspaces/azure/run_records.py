@@ -15,12 +15,13 @@ from urllib.parse import quote
 
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.json_text import read_json
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Value
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_document, redact
 from himl_cli.core.runs import NOTE, Run, RunEnd, RunStatus
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, HYPERPARAMETERS, MANY, PRIMARY_METRIC, TRIAL, TRIALS
-from himl_cli.core.text import read_json, shorten
+from himl_cli.core.text import shorten
 from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.responses import as_time, one_line, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused

@@ -23,16 +23,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.files import (
-    PART_SUFFIX,
-    copy_file,
-    flush,
-    remove_tree,
-    shares_locks,
-    write_atomic,
-)
+from himl_cli.core.files import PART_SUFFIX, copy_file, flush, remove_tree, write_atomic
+from himl_cli.core.json_text import read_json
 from himl_cli.core.locks import ProcessLock
-from himl_cli.core.text import read_json
+from himl_cli.core.mounts import shares_locks
 from himl_cli.workspaces.local.run_folder import COLLECTED
 
 STORE, LATEST = "store", "latest"

@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, HimlError
-from himl_cli.core.files import remove_tree, shares_locks, walk_folders
+from himl_cli.core.files import remove_tree, walk_folders
 from himl_cli.core.jobs import STEP
 from himl_cli.core.locks import ProcessLock
+from himl_cli.core.mounts import shares_locks
 from himl_cli.core.runs import Run
 from himl_cli.core.workspaces import Garbage
 from himl_cli.workspaces.local.code_store import CodeStore, is_result, staged_files

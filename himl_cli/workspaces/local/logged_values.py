@@ -23,6 +23,7 @@ from urllib.parse import quote, unquote
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import is_inside
+from himl_cli.core.json_text import read_json
 from himl_cli.core.logged import (
     SYSTEM,
     Logged,
@@ -38,7 +39,6 @@ from himl_cli.core.logged import (
 )
 from himl_cli.core.runs import RunQuery
 from himl_cli.core.sweeps import HYPERPARAMETERS
-from himl_cli.core.text import read_json
 from himl_cli.workspaces.local.metric_store import (
     JSON_WORDS,
     MetricStore,

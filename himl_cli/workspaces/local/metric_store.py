@@ -19,10 +19,11 @@ from operator import itemgetter
 from typing import Any, TypeVar
 
 from himl_cli.core.errors import BadUsage
+from himl_cli.core.json_text import read_json
 from himl_cli.core.logged import Logged, LoggedKind, LoggedRow, Metric, MetricPoint, Series
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.runs import ATTEMPT_ENDS, RunStatus
-from himl_cli.core.text import read_json, storable
+from himl_cli.core.text import storable
 from himl_cli.workspaces.local.run_store import Database, RunStore, as_time, chunks, put_pairs, taken_apart
 
 PAIRS_AT_ONCE = 400  # SQLite before 3.32 allows 999 variables

@@ -13,8 +13,8 @@ from typing import Any
 
 from himl_cli.core.errors import FULL_DISK, DiskFailed, shortage
 from himl_cli.core.files import Globs, flush_file, is_board_file, make_folder, once_free, remove_tree
+from himl_cli.core.json_text import read_json
 from himl_cli.core.locks import is_held, is_locked
-from himl_cli.core.text import read_json
 
 FREE_SPACE = "Free some disk space. To delete runs with their files: himl runs delete"
 CHECK_PERMISSIONS = "Check the folder's permissions, or choose another one with --workspace."

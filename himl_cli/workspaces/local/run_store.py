@@ -18,10 +18,11 @@ from urllib.parse import quote
 
 from himl_cli.core.documents import from_document
 from himl_cli.core.errors import DiskFailed
-from himl_cli.core.files import is_local_folder, may_write, shares_locks
+from himl_cli.core.files import may_write
 from himl_cli.core.installation import update_hint
 from himl_cli.core.jobs import STEP
 from himl_cli.core.locks import is_locked, unseen_holder
+from himl_cli.core.mounts import is_local_folder, shares_locks
 from himl_cli.core.processes import register_after_fork
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_document

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.files import may_write, shares_locks, walk_files
+from himl_cli.core.files import may_write, walk_files
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import STEP, DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot, StoredJob
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.logged import Logged, LoggedValues, Metric, RunResults
+from himl_cli.core.mounts import shares_locks
 from himl_cli.core.runs import (
     ARCHIVED,
     DOUBT,

@@ -25,8 +25,8 @@ import pytest
 from himl_cli.core.blobs import FileFailure, Refused, TransferResult
 from himl_cli.core.errors import HimlError, NotFound, ServiceFailed
 from himl_cli.core.events import Event, Notice
+from himl_cli.services.transfer.digests import FileDigest
 from himl_cli.services.transfer.download import LARGE, PIECE, SMALL, download
-from himl_cli.services.transfer.local_files import FileDigest
 from himl_cli.services.transfer.plan import DownloadRequest
 from himl_cli.services.transfer.ranks import IDLE_SECONDS, rank_zero_only
 from himl_cli.services.transfer.state import KEPT_DAYS

@@ -26,6 +26,7 @@ from himl_cli.core.jobs import (
     StepSpec,
     is_compute_name,
 )
+from himl_cli.core.json_text import Spelled
 from himl_cli.core.records import dataclass
 from himl_cli.core.sweeps import (
     HYPERPARAMETER_NAME,
@@ -38,7 +39,6 @@ from himl_cli.core.sweeps import (
     value_text,
     variable_name,
 )
-from himl_cli.core.text import Spelled
 from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.jobs.command_line import command_line

@@ -31,9 +31,9 @@ from himl_cli.core.jobs import (
     Snapshot,
     secrets_text,
 )
+from himl_cli.core.json_text import is_too_deep
 from himl_cli.core.redaction import redact
 from himl_cli.core.runs import Run
-from himl_cli.core.text import is_too_deep
 from himl_cli.workspaces.azure.config import CLOUD_VARIABLE
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import load_azure_core
@@ -47,14 +47,9 @@ from himl_cli.workspaces.azure.jobs.job_submission import (
     before_creation,
     submit_request,
 )
+from himl_cli.workspaces.azure.network_errors import causes_of, is_network_error, network_error
 from himl_cli.workspaces.azure.responses import Response, one_line
-from himl_cli.workspaces.azure.service_errors import (
-    ServiceRefused,
-    causes_of,
-    is_network_error,
-    network_error,
-    refusal,
-)
+from himl_cli.workspaces.azure.service_errors import ServiceRefused, refusal
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient

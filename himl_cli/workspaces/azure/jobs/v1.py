@@ -61,16 +61,11 @@ from himl_cli.workspaces.azure.jobs.job_submission import (
     note_nothing_runs,
 )
 from himl_cli.workspaces.azure.jobs.sdk import response_of, restored_variables, silenced
+from himl_cli.workspaces.azure.network_errors import causes_of, is_network_error, network_error
 from himl_cli.workspaces.azure.responses import understood
 from himl_cli.workspaces.azure.run_history import RunHistory
 from himl_cli.workspaces.azure.run_records import limit_of, limit_properties, studio_url
-from himl_cli.workspaces.azure.service_errors import (
-    ServiceNotFound,
-    causes_of,
-    is_network_error,
-    network_error,
-    refusal,
-)
+from himl_cli.workspaces.azure.service_errors import ServiceNotFound, refusal
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 
 log = logging.getLogger(__name__)

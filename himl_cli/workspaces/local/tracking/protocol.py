@@ -9,11 +9,11 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TypeVar
 
+from himl_cli.core.json_text import NotJson, read_json
 from himl_cli.core.logged import INT64
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import mask_document
 from himl_cli.core.search import RUN_ATTRIBUTES, Clause, Searchable, parse_filter, parse_order, sort_items
-from himl_cli.core.text import NotJson, read_json
 from himl_cli.workspaces.local.metric_store import Point, json_number
 
 Json = dict[str, object]
