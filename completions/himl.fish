@@ -135,7 +135,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--sampling=choice:grid,random,bayesian' 'grid, random, random(seed=7) or bayesian (default: grid for lists, else random)' \
                 '--max_trials=' 'Number of trials (default: the whole grid)' \
                 '--max_failures=' 'Start no more trials if the first N to end all fail (default: 3). 0: never stop' \
-                '--primary_metric=' 'Metric that ranks trials' \
+                '--primary_metric=' 'Metric that ranks trials, or runs in a list' \
                 '--goal=choice:minimize,maximize' 'minimize or maximize the primary metric' \
                 '--early_stop=choice:median' 'Stop poor trials' \
                 '--crossval=' 'Run N splits, with --crossval_index 0 to N-1' \

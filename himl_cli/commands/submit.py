@@ -156,7 +156,7 @@ OPTIONS: Mapping[str, Option] = {
     "max_failures": option(
         "Start no more trials if the first N to end all fail (default: 3). 0: never stop.", "N", kind=int | None
     ),
-    "primary_metric": option("Metric that ranks trials.", "NAME", "val/loss"),
+    "primary_metric": option("Metric that ranks trials, or runs in a list.", "NAME", "val/loss"),
     "goal": option("minimize or maximize the primary metric.", "GOAL", "minimize"),
     "early_stop": option(
         "Stop poor trials. Use median, bandit(slack_factor=0.1) or truncation(truncation_percentage=20).",

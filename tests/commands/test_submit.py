@@ -487,9 +487,11 @@ def test_a_run_is_submitted_again_with_changed_arguments(himl: Himl, project: Pa
     git(project, "init", "-q")
     git(project, "add", ".")
     git(project, "commit", "-qm", "First")
-    options = ("--tag", "team=blue", "--display_name", "base", "--env_var", "TOKEN=marked-secret", "--retries", "1")
+    options = ["--tag", "team=blue", "--display_name", "base", "--env_var", "TOKEN=marked-secret", "--retries", "1"]
+    options += ["--primary_metric", "acc", "--goal", "maximize"]
     himl.ok("submit", "train.py", *options, "--", "--lr", "0.1", "--api_key", "marked-key", "--epochs", "3")
     first = latest(himl)
+    assert (first["tags"]["himl.primary_metric"], first["tags"]["himl.goal"]) == ("acc", "maximize")
     write_files(project, {"train.py": "raise SystemExit('new code')"})
     lacking = himl("submit", "--from", first["id"], "--", "--lr", "0.2")
     assert (lacking.code, "look like secrets: --api_key." in lacking.stderr) == (2, True)
@@ -504,8 +506,9 @@ def test_a_run_is_submitted_again_with_changed_arguments(himl: Himl, project: Pa
     assert second["tags"] == {**tags, "command_line": "train.py --lr=0.2 '--api_key=***' --epochs 3 --random_seed 7"}
     assert (second["display_name"], himl.ok("runs", "diff", "--json").json()["code"]) == ("base", [])
     assert f"\nRepeats       {first['id']}\n" in himl.ok("runs", "show").stdout
-    only = himl.ok("submit", "--from", "latest", *given, "--only_args", "--", "--epochs", "1")
+    only = himl.ok("submit", "--from", "latest", *given, "--primary_metric", "loss", "--only_args", "--", "--epochs", "1")
     assert only.stdout.startswith("epochs=1 marked-other ")
+    assert {name: value for name, value in latest(himl)["tags"].items() if name in ("himl.primary_metric", "himl.goal")} == {"himl.primary_metric": "loss"}
     assert {path.name for path in files_with(project, "marked-key")} == {"std_log.txt"}, "what the script prints"
 
 

@@ -59,6 +59,7 @@ from himl_cli.services.submission.sweeps import (
     MOST_TRIALS_ON_AZURE,
     SWEEP_KINDS,
     copies_remarks,
+    primary_tags,
     requested_sweep,
     single_sweep_option,
     sweep_arguments,
@@ -131,7 +132,7 @@ def prepare_pipeline(
     request, idle_remarks = without_idle_options(request)
     sweep = pipeline_sweep(request)
     file = read_pipeline(path, str(request.target))
-    swept = {SWEPT: sweep_text(sweep)} if sweep else {}
+    swept = {SWEPT: sweep_text(sweep)} if sweep else primary_tags(request)
     common, naming_remarks = job_of_options(request, path.with_suffix(".py").name, path.parent, env, swept)
     common = replace(common, sweep=sweep)
     if request.on_azure:

@@ -29,6 +29,7 @@ from himl_cli.services.submission.snapshot import find_snapshot_root, ignored_re
 from himl_cli.services.submission.sweeps import (
     OF_RECORD,
     copies_remarks,
+    primary_tags,
     requested_sweep,
     single_sweep_option,
     sweep_arguments,
@@ -56,6 +57,8 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
             arguments = with_search_space([request.command, *arguments], sweep.space)[1:]
         remarks += sweep_remarks(sweep, arguments)
         tags[SWEPT] = sweep_text(sweep)
+    else:
+        tags |= primary_tags(request)
     entry, start, root, file = _find_entry(request)
     if sweep is not None:
         from himl_cli.services.submission.script_options import with_forms  # needs a parser of Python

@@ -20,7 +20,7 @@ from himl_cli.core.jobs import HERE, EntryKind, JobOptions, JobSpec, Snapshot, S
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import MASK, mask_arguments, masked_names
 from himl_cli.core.runs import BROUGHT, FROM_RUN, REPEATS, SUBMITTED_TAGS, Run, RunSelection, own_tags
-from himl_cli.core.sweeps import MANY, NEGATABLE, SWITCHES
+from himl_cli.core.sweeps import GOAL, MANY, NEGATABLE, PRIMARY_METRIC, SWITCHES
 from himl_cli.services.runs.lookup import code_changes, find_runs
 from himl_cli.services.submission.request import (
     AZURE,
@@ -66,11 +66,13 @@ class Repeat:
     def applied(self, job: PreparedJob) -> PreparedJob:
         """The prepared *job* with those parts of the stored one that no option sets."""
         spec, stored, typed = job.spec, self.stored, self.request.is_typed
-        kept = {name: self.run.tags[name] for name in (FROM_RUN, BROUGHT) if name in self.run.tags}
+        names = [] if self.request.checkpoint else [FROM_RUN, BROUGHT]
+        names += [] if spec.sweep or PRIMARY_METRIC in spec.tags else [PRIMARY_METRIC, GOAL]
+        kept = {name: self.run.tags[name] for name in names if name in self.run.tags}
         project = Path(stored.snapshot.source)
         if stored.cluster or not project.is_dir():
             project = find_snapshot_root(self.request.cwd)
-        tags = {**({} if self.request.checkpoint else kept), **spec.tags, REPEATS: self.run.id}
+        tags = {**kept, **spec.tags, REPEATS: self.run.id}
         spec = replace(spec, tags=tags, snapshot=replace(spec.snapshot, project=str(project)))
         if spec.engine and stored.engine and not typed("cluster"):
             given = spec.engine.options if typed("sbatch") or typed("grace") else {}

@@ -17,9 +17,11 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.json_text import Spelled
 from himl_cli.core.redaction import MASK, mask_arguments
 from himl_cli.core.sweeps import (
+    GOAL,
     GOALS,
     HYPERPARAMETER_NAME,
     PLACEHOLDER,
+    PRIMARY_METRIC,
     REPEATED,
     SEARCH_SPACE,
     SWITCH,
@@ -43,10 +45,10 @@ KINDS_OF_OPTION: Mapping[str, Sequence[str]] = {
     **dict.fromkeys(("crossval_arg", "crossval_count_arg"), ("crossval",)),
     "seed_arg": ("different_seeds",),
     **dict.fromkeys(("sampling", "max_trials", "early_stop"), ("sweep",)),
-    **dict.fromkeys(("max_concurrent", "max_failures", "primary_metric", "goal"), SWEEP_KINDS),
+    **dict.fromkeys(("max_concurrent", "max_failures"), SWEEP_KINDS),
 }
 # Options that may be repeated for a resumed run, if they agree with its record
-OF_RECORD = (*SWEEP_KINDS, *KINDS_OF_OPTION)
+OF_RECORD = (*SWEEP_KINDS, *KINDS_OF_OPTION, "primary_metric", "goal")
 ARGUMENTS = {
     **dict.fromkeys((Draw.uniform, Draw.loguniform), ("low", "high")),
     **dict.fromkeys((Draw.normal, Draw.lognormal), ("mu", "sigma")),
@@ -103,6 +105,22 @@ def single_sweep_option(request: SubmitRequest) -> SubmitRequest:
             hint="Omit one of them." if single else hint,
         )
     return request.without("in_place")
+
+
+def primary_tags(request: SubmitRequest) -> dict[str, str]:
+    """The tags of a single job with the primary metric and the goal that the user named. Raises BadUsage."""
+    refuse("", *_metric_checks(request.primary_metric, request.goal))
+    named = [name for name in ("primary_metric", "goal") if request.is_set(name) or name in (request.typed or ())]
+    goal = {GOAL: request.goal} if "goal" in named else {}
+    return {PRIMARY_METRIC: request.primary_metric, **goal} if named else {}
+
+
+def _metric_checks(metric: str, goal: str) -> list[tuple[bool, str, str]]:
+    name = "Name the metric that the script logs: --primary_metric val/loss"
+    return [
+        (goal not in GOALS, f"--goal cannot be '{goal}'.", f"Use one of: {', '.join(GOALS)}."),
+        (not metric.strip(), "--primary_metric is empty.", name),
+    ]
 
 
 def requested_sweep(request: SubmitRequest) -> SweepSpec | None:
@@ -536,12 +554,7 @@ def check_sweep(spec: SweepSpec, *, on_azure: bool) -> None:
             f"--sampling cannot be '{spec.sampling}'.",
             f"Use one of: {', '.join(SAMPLINGS)}.",
         ),
-        (spec.goal not in GOALS, f"--goal cannot be '{spec.goal}'.", f"Use one of: {', '.join(GOALS)}."),
-        (
-            not spec.primary_metric.strip(),
-            "--primary_metric is empty.",
-            "Name the metric that the script logs: --primary_metric val/loss",
-        ),
+        *_metric_checks(spec.primary_metric, spec.goal),
         (spec.max_trials < 1, f"--max_trials must be at least 1, not {spec.max_trials}.", ""),
         (at_once is not None and at_once < 1, f"--max_concurrent must be at least 1, not {at_once}.", ""),
         (
