@@ -11,6 +11,7 @@ import shlex
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from itertools import takewhile
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -103,9 +104,9 @@ def usage_message(failure: Any) -> str:
     message, parameter = failure.format_message(), getattr(failure, "param", None)
     if parameter is not None:
         names = sorted(parameter.opts, key=len)
-        name = names[-1] if names[-1].startswith("-") else parameter.make_metavar(ctx=failure.ctx)
+        name = names[-1] if names[-1].startswith("-") else parameter.metavar or parameter.name
         if hasattr(failure, "param_type"):
-            return f"{name.strip('{}')} is missing."
+            return f"{name} is missing: {parameter.help}" if parameter.help else f"{name} is missing."
         wrong = failure.message.rstrip(".")
         if found := re.fullmatch(r"(.*) is not a valid (?:int|integer|float)( range)?", wrong):
             return f"{name} needs a number, not {found[1]}."
@@ -292,17 +293,16 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
             return "", NO_COMMANDS[key]
         meant = ""
         for words in self._equivalents(ctx, below, name, rest):
-            command, line = root.command, words
-            while isinstance(command, HimlGroup) and line:
-                command, line = _command_of(command, root, line[0]), line[1:]
-            if isinstance(command, HimlCommand):
-                parts = shlex.join(words[: len(words) - len(line)])
-                if command.accepts(SimpleNamespace(info_name=words[-len(line) - 1], parent=root), line):
-                    return "", mask_line(f"In himl: {root.command_path} {shlex.join(words)}")
-                meant = meant or f"{root.command_path} {parts}"
+            command, line = _parsed(root, words)
+            if command and line is not None:
+                return "", mask_line(f"In himl: {line}")
+            meant = meant or command
         if meant:
             return f"Did you mean '{meant}'?", f"See '{meant} --help'."
-        return did_you_mean(name, self.list_commands(ctx)), f"See '{ctx.command_path} --help'."
+        near = get_close_matches(name, self.list_commands(ctx), n=2)
+        _, line = _parsed(root, [*below, *near, *rest]) if len(near) == 1 else ("", None)
+        hint = mask_line(f"Try: {line}") if line and rest else f"See '{ctx.command_path} --help'."
+        return did_you_mean(name, self.list_commands(ctx)), hint
 
     def _equivalents(self, ctx: Any, below: Sequence[str], name: str, rest: list[str]) -> Iterator[list[str]]:
         """The commands of himl that *name* with *rest*, in the group *below*, may mean, the likeliest first."""
@@ -332,6 +332,18 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_sections(formatter, self.command_sections(ctx) | parameter_sections(self, ctx))
+
+
+def _parsed(root: Any, words: list[str]) -> tuple[str, str | None]:
+    """The command that *words* name, and the whole line if its parser accepts it. An empty text if it is none."""
+    command, rest = root.command, words
+    while isinstance(command, HimlGroup) and rest:
+        command, rest = _command_of(command, root, rest[0]), rest[1:]
+    if not isinstance(command, HimlCommand):
+        return "", None
+    name = f"{root.command_path} {shlex.join(words[: len(words) - len(rest)])}"
+    is_accepted = command.accepts(SimpleNamespace(info_name=words[-len(rest) - 1], parent=root), rest)
+    return name, f"{root.command_path} {shlex.join(words)}" if is_accepted else None
 
 
 def _command_of(group: HimlGroup, ctx: Any, name: str) -> Any:

@@ -66,6 +66,12 @@ NO_COMMANDS = {
 OTHER_OPTIONS: Mapping[str, Sequence[str]] = {
     "-f": ("--follow",),
     "-n": ("--tail", "--num_runs"),
+    "--head": ("--num_runs", "--tail"),
+    "--tail": ("--num_runs",),
+    "--max_results": ("--num_runs",),
+    "--csv": ("--format csv",),
+    "--tsv": ("--format tsv",),
+    "--table": ("--format table",),
     "--lines": ("--tail",),
     "--limit": ("--num_runs",),
     "-a": ("--num_runs all",),

@@ -38,7 +38,7 @@ from himl_cli.commands.options import (
     parse_pairs,
 )
 from himl_cli.commands.session import For, Session, open_session
-from himl_cli.core.errors import BadUsage, Interrupted, NotFound
+from himl_cli.core.errors import BadUsage, NotFound, StoppedWatching
 from himl_cli.core.text import non_blank
 from himl_cli.render.output import Declined, Format, Output
 
@@ -104,6 +104,7 @@ def _print_runs(session: Session, query: RunQuery, request: ListRequest, empty: 
     from himl_cli.core.runs import short_ids
     from himl_cli.render.run_views import listed_form, run_columns
     from himl_cli.services.runs.find import list_runs, matching_runs, primary_metrics
+    from himl_cli.services.runs.lookup import near_experiment
 
     listed, output = ListedRuns([]), session.output
     runs: Iterable[Run] = matching_runs(session.workspace, query, session.notify) if request.is_empty else ()
@@ -112,6 +113,8 @@ def _print_runs(session: Session, query: RunQuery, request: ListRequest, empty: 
         runs = listed.runs
     if output.format is Format.human and not listed.metrics:
         runs = [*runs]
+        if not runs and query.experiment:
+            empty = f"{empty} {near_experiment(session.workspace, query.experiment)}".strip()
         found = primary_metrics(session.workspace, runs)
         given = {run_id: each.parameters for run_id, each in listed.results.items()}
         values = {run_id: replace(each, parameters=given.get(run_id, {})) for run_id, each in found.results.items()}
@@ -294,7 +297,7 @@ def _check_watch(output_opts: OutputOptions) -> None:
 
 
 def _watch_list(session: Session, runs: Sequence[Run], newest: Callable[[], Sequence[Run]]) -> None:
-    """Show the runs until all end. Raises JobFailed if runs did not complete, Interrupted."""
+    """Show the runs until all end. Raises JobFailed if runs did not complete, StoppedWatching."""
     from himl_cli.core.logged import WatchedRuns
     from himl_cli.render.watch import list_frame, view
     from himl_cli.services.runs.watch import raise_for_failed, watch_runs
@@ -306,7 +309,7 @@ def _watch_list(session: Session, runs: Sequence[Run], newest: Callable[[], Sequ
                 shown.show(watched, pause)
     except KeyboardInterrupt as err:
         running = [run.id for run in watched.runs if not run.status.is_final]
-        raise Interrupted(
+        raise StoppedWatching(
             f"Stopped watching. {len(running)} run{'s continue' if len(running) != 1 else ' continues'}.",
             hint=f"To cancel one: himl runs cancel {running[0]}" if running else "",
         ) from err
@@ -314,7 +317,7 @@ def _watch_list(session: Session, runs: Sequence[Run], newest: Callable[[], Sequ
 
 
 def _watch_run(session: Session, found: Sequence[Run]) -> None:
-    """Show a run until it ends. Raises JobFailed like `submit --wait`, Interrupted."""
+    """Show a run until it ends. Raises JobFailed like `submit --wait`, StoppedWatching."""
     from himl_cli.core.logged import WatchedRuns
     from himl_cli.render.watch import run_frame, view
     from himl_cli.services.runs.follow import watching

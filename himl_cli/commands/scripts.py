@@ -172,7 +172,8 @@ class ScriptCommand(HimlCommand):
         if arguments and script.is_file() and LIGHTNING_CLI in script.read_text("utf-8", "replace"):
             arguments = lightning_cli_arguments(arguments)
         words += ["--", *arguments] if arguments else []
-        return Suggestion(mask_line(shlex.join(words)), target, is_translated=bool(typed.switches))
+        has_scripts = bool(arguments) and all(map(starts_script, arguments))
+        return Suggestion(mask_line(shlex.join(words)), target, bool(typed.switches), has_scripts)
 
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
         return ""  # `_misplaced` sorts all words
@@ -263,11 +264,13 @@ class Typed(NamedTuple):
 
 
 class Suggestion(NamedTuple):
-    """A command line, with secrets masked. `is_translated` says that it replaces words of other tools."""
+    """A command line, with secrets masked. `is_translated` says that it replaces words of other tools, `has_scripts`
+    that all arguments of the script are scripts, too."""
 
     line: str
     target: Sequence[str]
     is_translated: bool
+    has_scripts: bool
 
     @property
     def hint(self) -> str:
@@ -283,6 +286,8 @@ class Suggestion(NamedTuple):
     def for_argument(self, option: str = "", known: Sequence[str] = ()) -> str:
         """The hint for an unknown *option*, or for another argument of the script."""
         script = self.target[0] if self.target else ""
+        if not option and self.has_scripts:
+            return f"One job runs one script. If the others are its arguments: {self.line}"
         if not option or script_has(Path(script), option):
             return f"Write arguments of the script after --: {self.line}"
         other = NO_OPTIONS.get(spelled(option)) or did_you_mean(option, known, cutoff=NEAR_OPTION)
@@ -305,6 +310,10 @@ def sort_words(command: ScriptCommand, ctx: Any, args: Sequence[str]) -> Typed:
             typed.switches.append(token)
             continue
         words.popleft()
+        if re.match(r"-[A-Za-z]\w", token) and name not in known and script_has(script, f"-{name}"):
+            typed.switches.append(name)  # -lr for --lr
+            typed.script.append(f"-{token}")
+            continue
         other = OF_RUNNER.get(name) or ("" if script_has(script, name) else command.words_for(ctx, name))
         if name in ("--azureml", *HIML_INPUTS, *HIML_MOUNTS):
             typed.switches.append(name)

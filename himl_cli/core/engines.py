@@ -46,10 +46,17 @@ def label_of(name: str) -> str:
 
 def engine_address(cluster: str | None) -> tuple[str, str] | None:
     """NAME and PLACE (which may be empty) of `--cluster NAME:PLACE`, None for another compute target. Raises BadUsage
-    for the name of an engine alone."""
+    for the name of an engine alone, and for an unknown NAME."""
     name, colon, place = str(cluster or "").strip().partition(":")
-    if name.lower() in ("", "azureml", "local") or not is_engine(name.lower()) or place.startswith("/"):
+    if name.lower() in ("", "azureml", "local") or "/" in f"{name}{place[:1]}":
         return None
+    if not is_engine(name.lower()):
+        if not colon:
+            return None
+        raise BadUsage(
+            f"--cluster {name}:{place}: there is no engine '{name}', and the name of an Azure ML compute has no colon.",
+            hint=f"Write --cluster {name} (its nodes decide the number of GPUs), or --cluster slurm:PARTITION",
+        )
     if not colon:
         where = f"{name}:{'PARTITION' if name.lower() in OWN else 'PLACE'}"
         hint = f"Write {where}, or for the compute of Azure ML with this name, azureml:{name}"

@@ -196,3 +196,7 @@ class Interrupted(HimlError):
 
     code = "interrupted"
     exit_code = 130
+
+
+class StoppedWatching(Interrupted):
+    """The user stopped watching runs, which continue. himl prints it like a notice, not like a failure."""

@@ -17,7 +17,7 @@ from enum import Enum
 from io import StringIO
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from himl_cli.core.errors import HimlError, JobFailed, NeedsYes
+from himl_cli.core.errors import HimlError, JobFailed, NeedsYes, StoppedWatching
 from himl_cli.core.redaction import redact
 from himl_cli.core.text import inert, shorten
 
@@ -320,6 +320,9 @@ def print_error(error: HimlError, *, as_json: bool, traceback_of: Exception | No
         import json
 
         typer.echo(json.dumps({"error": {"code": error.code, "message": message, "hint": hint}}), err=True)
+        return
+    if isinstance(error, StoppedWatching):
+        typer.echo(f"{message} {hint}".strip(), err=True)
         return
     colour = wanted_colour()
     typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True, color=colour)

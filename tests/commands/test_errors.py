@@ -118,6 +118,10 @@ OF_COMMANDS = {
     "runs list --sort_by started --limit 3": "himl runs list --sort started --num_runs 3",
     "download latest --dry-run": "himl download latest --list",
     "runs delete latest -y": "himl runs delete latest --yes",
+    "runs list --csv": "himl runs list --format csv",
+    "runs list --tail 3": "himl runs list --num_runs 3",
+    "sumbit train.py": "himl submit train.py",
+    "rums list -q": "himl runs list -q",
 }
 NO_EQUIVALENTS = {
     "login": "az login, then himl doctor",
@@ -130,12 +134,18 @@ NO_EQUIVALENTS = {
     "submit TRAIN.PY": "Did you mean 'train.py'?",
     "submit 'lab\\train.py'": "Did you mean 'lab/train.py'?",
     "submit https://example.com/train.py": "Download it, or clone its repository, first.",
+    "submit deep.py": "Did you mean 'lab/deep.py'?",
+    "submit lab.train": "Did you mean -m lab.train?",
+    "submit train.py lab/train.py": "One job runs one script. If the others are its arguments: himl submit train.py -- lab/train.py",
+    "submit train.py --cluster gpu:4": "Write --cluster gpu (its nodes decide the number of GPUs), or --cluster slurm:PARTITION",
+    "submit train.py --sweep a=1:5": "or write --sweep 'a=uniform(1,5)' --max_trials 10. For the text '1:5': --sweep 'a=\"1:5\"'",
+    "runs show @latest": "Did you mean latest?",
+    "runs show 'train_*'": "For the runs of an experiment: --experiment NAME --num_runs all",
     "submit '*.py'": "One job runs one script. For values of its arguments, use --sweep.",
     "submit train.py --env_var FOO": "For example --env_var OMP_NUM_THREADS=1",
     "submit train.py --no_such 3": "If it is an option of the script, write it after --: himl submit train.py -- --no_such 3",
     "submit train.py --num_node 2": "Did you mean '--num_nodes'?",
     "runs list --time 3": "See 'himl runs list --help'.",
-    "runs list --csv": "For CSV: himl runs aggregate --output_csv FILE",
     "runs cancel --all": "For all runs of an experiment: himl runs cancel --experiment NAME --num_runs all",
     "runs logs -n": "See 'himl runs logs --help'.",
     "ui latest": "Omit it: himl ui",
@@ -147,7 +157,7 @@ IN_HIMLS_WORDS = {
     "submit train.py --crossval five": "--crossval needs a number, not 'five'.",
     "runs list --format yaml": "--format must be human, table, csv, tsv, json or quiet, not 'yaml'.",
     "submit train.py --resume": "--resume needs a value: --resume RUN.",
-    "completion": "SHELL is missing.",
+    "completion": "SHELL is missing: bash, zsh, fish or powershell.",
     "ui latest": "Unexpected argument 'latest'.",
     "runs list --watch=3": "--watch takes no value, but got '3'.",
 }
@@ -292,7 +302,7 @@ def test_user_without_home_runs_jobs_but_installs_no_completion(himl: Himl, requ
 
 @pytest.fixture
 def code(project: Path) -> RecordedRuns:
-    write_files(project, {"train.py": SCRIPT, "lab/train.py": SCRIPT, "lab/__init__.py": "", "train.sh": "echo args $*\n", "other.py": ""})
+    write_files(project, {"train.py": SCRIPT, "lab/train.py": SCRIPT, "lab/__init__.py": "", "lab/deep.py": "", "train.sh": "echo args $*\n", "other.py": ""})
     runs = RecordedRuns(project)
     runs.add("train_1_aa", tags={"a": "b", "c": "d"}, files={"outputs/model.txt": "weights", "user_logs/std_log.txt": "hello\n"})
     write_files(project, {f".himl/datastores/local/{name}/1.txt": "smile" for name in ("faces", "hands")})
@@ -365,6 +375,7 @@ def test_words_of_other_tools_become_those_of_himl(himl: Himl, project: Path, mo
     for mistake, said in IN_HIMLS_WORDS.items():
         assert himl(*shlex.split(mistake)).stderr.splitlines()[0] == f"error: {said}"
     assert himl.ok("runs", "list", "-q").stdout == "train_1_aa\n", "nothing has run so far"
+    assert himl.ok("runs", "list", "--experiment", "trian").stderr.endswith("match. Did you mean train?\n")
     for meant in dict.fromkeys((OF_LAUNCHERS | OF_COMMANDS).values()):
         outcome = typed(himl, meant)
         assert outcome.stdout != "", meant

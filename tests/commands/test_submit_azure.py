@@ -331,6 +331,7 @@ def test_ctrl_c_leaves_job_running_and_says_how_to_cancel(himl: Himl, held: JobR
     (run_id,) = azure_project.state.runs
     assert (waiting.returncode, printed.decode().partition("\n")[0]) == (130, "" if "--follow" in options else run_id), said
     assert f"Stopped following run '{run_id}'. The run continues." in said.decode()
+    assert "error: " not in said.decode(), "the user wanted it"
     assert f"himl runs cancel {run_id}" in said.decode()
     held.release(run_id)
     azure_project.wait_for(run_id, "Completed")

@@ -66,12 +66,18 @@ def test_bad_input_is_one_line_a_hint_and_nothing_made(himl: Himl, project: Path
 def test_failed_job_is_explained_by_a_hint(himl: Himl, project: Path) -> None:
     write_files(project, {"lacks.py": "import pathlib\npathlib.Path('../job.json').write_text('{')\n" + LACKS})
     outcome = himl("submit", "lacks.py")
-    assert outcome.stderr.splitlines()[-1] == f"hint: Show the log: himl runs logs {latest(himl)['id']}"
+    assert outcome.stderr.splitlines()[-1].startswith("error: "), "there is no more to say"
     write_files(project, {"lacks.py": LACKS, "raises.py": "raise ValueError('ModuleNotFoundError: no')"})
     hint = himl("submit", "lacks.py", "--different_seeds", "2", env={"VIRTUAL_ENV": sys.prefix}).stderr.splitlines()[-1]
     assert "; it ran with '" in hint
     assert "use --python for another one; run the missing parts: himl submit --resume" in hint
-    assert hint_of(himl, "raises.py") == f"hint: Show the log: himl runs logs {latest(himl)['id']}"
+    assert hint_of(himl, "raises.py").startswith("error: "), "the log, just above, shows the cause"
+    perl, python = '#!/usr/bin/env -S perl -w\nprint "@ARGV"\n', "#!/usr/bin/python3\nimport sys; print(sys.executable, *sys.argv[1:])"
+    write_files(project, {"train.sh": "nothing_like_it 3", "perl.sh": perl, "python.sh": python, "e.sh": "#!/bin/bash -e\nfalse\necho no"})
+    assert himl.ok("submit", "perl.sh", "--", "a", "b c").stdout == "a b c"
+    assert himl.ok("submit", "python.sh", "--python", sys.executable, "--", "b c").stdout == f"{sys.executable} b c\n"
+    assert himl("submit", "e.sh").stdout == ""
+    assert hint_of(himl, "train.sh").startswith("hint: 'nothing_like_it' is no program on PATH: install it for '")
     script = f"import os, time\nif os.environ['RANK'] == '1':\n    print('boom', flush=True)\n    {LACKS}\ntime.sleep(600)\n"
     write_files(project, {"lacks.py": script})
     outcome = himl("submit", "lacks.py", "--processes_per_node", "2", "--python", sys.executable)
@@ -80,7 +86,7 @@ def test_failed_job_is_explained_by_a_hint(himl: Himl, project: Path) -> None:
     assert "boom" in outcome.stderr
     assert outcome.stderr.splitlines()[-1].endswith(f" --file std_log_process_1.txt; it ran with '{sys.executable}', use --python for another one")
     write_files(project, {"train.py": "import os; os.mkdir('outputs')"})
-    assert hint_of(himl, "train.py").endswith("; himl creates 'outputs' before the job starts: use os.makedirs(..., exist_ok=True)")
+    assert hint_of(himl, "train.py").endswith("hint: himl creates 'outputs' before the job starts: use os.makedirs(..., exist_ok=True)")
     write_files(project, {"träin.py": "import sys; sys.exit(3)"})
     outcome = himl("submit", "träin.py", "--different_seeds", "2")
     assert "The experiment is called 'tr_in'" in outcome.stderr
@@ -129,7 +135,7 @@ def test_file_or_folder_that_is_not_sent_gets_hint_that_works(himl: Himl, projec
     assert himl.ok("submit", "train.py", "--in_place").stdout == "there\n"
     write_files(project, {"train.py": READS.format("'none.txt'"), "moved.py": "import os; os.chdir('..'); open('a.txt')", "a.txt": ""})
     for words in (["train.py"], ["moved.py", "--in_place"]):
-        assert hint_of(himl, *words) == f"hint: Show the log: himl runs logs {latest(himl)['id']}"
+        assert hint_of(himl, *words).startswith("error: ")
     write_files(project, {"train.py": "import os; print(os.listdir(os.environ['AZURE_ML_INPUT_images']))", "faces/a.txt": ""})
     for path in ("./faces", f"{project}/faces"):
         hint = hint_of(himl, "train.py", "--input", f"images={path}")
@@ -174,7 +180,7 @@ def test_module_that_is_not_there_or_not_sent_is_explained(himl: Himl, project: 
     assert himl.ok("submit", "-m", "2_app.t").stdout == "__main__\n"
     write_files(project, {"jobs/train.py": "from tools import net", "tools/net.py": "", "jobs/pyproject.toml": ""})
     hint = hint_of(himl, "jobs/train.py")
-    assert f"; 'tools' is in '{project}', outside the snapshot: add --snapshot_root . --env_var PYTHONPATH=." in hint
+    assert f"hint: 'tools' is in '{project}', outside the snapshot: add --snapshot_root . --env_var PYTHONPATH=." in hint
     himl.ok("submit", "jobs/train.py", "--snapshot_root", ".", "--env_var", "PYTHONPATH=.")
     assert "the snapshot" not in hint_of(himl, "jobs/train.py", "--in_place")
     hint = hint_of(himl, "jobs/train.py", "--snapshot_root", ".")

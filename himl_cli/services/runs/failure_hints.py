@@ -17,6 +17,7 @@ MISSING_MODULE = re.compile(
     re.MULTILINE,
 )
 MISSING_FILE = re.compile(rb"(?:No such file or directory: |unable to open file: name = )'([^'\n]+)'")
+MISSING_PROGRAM = re.compile(rb"^(?:.*: )?([\w.+-]+): (?:command )?not found$", re.MULTILINE)
 MADE_BEFORE = re.compile(rb"^FileExistsError: .*'(?:\./|[^'\n]*/code/)?(outputs|logs)/?'\s*\Z", re.MULTILINE)
 _IN_PLACE = "add --in_place to run the job in its folder"
 
@@ -47,6 +48,9 @@ def failure_hint(log: bytes, python: str, spec: JobSpec | None, cwd: Path) -> st
     hint = ""
     if made := MADE_BEFORE.search(log):
         return f"himl creates '{made[1].decode()}' before the job starts: use os.makedirs(..., exist_ok=True)"
+    if programs := MISSING_PROGRAM.findall(log):
+        where = f"for '{python}'" if python else "in the job's environment"
+        return f"'{programs[-1].decode()}' is no program on PATH: install it {where}, or write its path"
     if spec is not None and not spec.in_place:
         modules, files = MISSING_MODULE.findall(log), MISSING_FILE.findall(log)
         if modules:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed
+from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed, StoppedWatching
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.mounts import is_local_folder
 from himl_cli.core.records import dataclass
@@ -344,13 +344,13 @@ def follow_to_end(
 
 @contextmanager
 def watching(run_id: str) -> Iterator[None]:
-    """Context in which Ctrl-C stops following the run, not the run. Raises Interrupted, which says so. Every other
+    """Context in which Ctrl-C stops following the run, not the run. Raises StoppedWatching, which says so. Every other
     failure says so in its hint."""
     with naming(run_id):
         try:
             yield
         except KeyboardInterrupt as err:
-            raise Interrupted(
+            raise StoppedWatching(
                 f"Stopped following run '{run_id}'. The run continues.",
                 hint=f"To cancel it: himl runs cancel {run_id}",
             ) from err

@@ -141,6 +141,7 @@ def _url_parts(text: str) -> SplitResult:
 
 
 LATEST_RUN = "latest"
+LIKE_LATEST = ("last", "newest", "lastest", "latst", "head")
 LONGEST_REFERENCE = 2000
 LOOKED_THROUGH = 200
 """Number of recent runs to search for similar experiments or runs."""
@@ -236,7 +237,10 @@ def _named(workspace: Workspace, text: str, selection: RunSelection, notify: Not
     except RunNotFound as err:
         if named and f" {named.label} ".casefold() not in f" {workspace.label} ".casefold():
             raise _in_another(named, workspace.label) from err
-        similar = [LATEST_RUN] if reference.run_id.lower() in ("last", "newest", "lastest", "latst", "head") else []
+        similar = [LATEST_RUN] if reference.run_id.lower().lstrip("@") in (LATEST_RUN, *LIKE_LATEST) else []
+        if {"*", "?"} & {*reference.run_id}:
+            hint = "Ids have no wildcards. For the runs of an experiment: --experiment NAME --num_runs all"
+            raise NotFound(f"No run '{reference.run_id}' in {workspace.label}.", hint=hint) from err
         if reference.experiment is not None:
             known = [run.id for run in workspace.runs(RunQuery(reference.experiment, limit=LOOKED_THROUGH))]
             similar = near_matches(reference.run_id, known)
@@ -351,9 +355,16 @@ def _nothing_in_experiment(workspace: Workspace, selection: RunSelection, experi
     hint = f"Experiments: {', '.join(list(known)[:5])}." if known else "Submit the first run: himl submit SCRIPT"
     if other := next(filter(None, (_known_as(workspace, name) for name in _spellings(experiment))), ""):
         hint = f"There is an experiment '{other}'. Name it exactly: --experiment {other}"
-    elif near := get_close_matches(experiment, known, n=2, cutoff=0.5):
-        hint = f"Did you mean {' or '.join(near)}?"
+    else:
+        hint = near_experiment(workspace, experiment) or hint
     return NotFound(f"Experiment '{experiment}' has no runs in {workspace.label}.", hint=hint)
+
+
+def near_experiment(workspace: Workspace, experiment: str) -> str:
+    """`Did you mean x?` for an experiment without runs, or an empty text."""
+    known = dict.fromkeys(run.experiment for run in workspace.runs(RunQuery(limit=LOOKED_THROUGH)))
+    near = get_close_matches(experiment, known, n=2, cutoff=0.5) if experiment not in known else ()
+    return f"Did you mean {' or '.join(near)}?" if near else ""
 
 
 def nearest_latest_run_file(start: Path) -> Path:

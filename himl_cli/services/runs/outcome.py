@@ -88,7 +88,7 @@ def await_outcome(
         _notify_of_end(workspace, ended, sweep, webhook, notify)
     elif NOTIFICATION in ended.tags:
         _await_notification(workspace, ended, notify, interrupted or ())
-    raise_unless_completed(workspace, ended, sweep, spec=spec, cwd=cwd)
+    raise_unless_completed(workspace, ended, sweep, spec=spec, cwd=cwd, is_shown=write is not None)
     return ended
 
 
@@ -146,30 +146,33 @@ def raise_unless_completed(
     *,
     spec: JobSpec | None = None,
     cwd: Path | None = None,
+    is_shown: bool = False,
 ) -> None:
     """Raise JobFailed with the run, its reason and, if one is known, a remedy, if *run* did not complete.
 
     Failed trials of *sweep* count as a failure, because Azure ML may report such a sweep as completed. *spec* is the
-    job that was submitted from *cwd*, if it is known.
+    job that was submitted from *cwd*, if it is known. *is_shown* says that its log was printed.
     """
     if run.status is RunStatus.canceled:
         because = f": {run.reason.rstrip('.')}" if run.reason else ""
         raise JobFailed(f"Run '{run.id}' was canceled{because}.", hint=f"See himl runs show {run.id}")
     if run.status is not RunStatus.completed:
-        hint = f"Show the log: himl runs logs {run.id}" if run.started else f"See himl runs show {run.id}"
-        child = failed_child(workspace, run)
-        if child:
-            hint = f"Show the cause: himl runs logs {child}"
-        elif name := _log_of_failed_rank(run):
-            hint += f" --file {name}"
+        child, name = failed_child(workspace, run), _log_of_failed_rank(run)
         remedy, place = _remedy(workspace, run, child, spec, cwd)
-        hint += f"; {remedy}" if remedy else ""
+        hints = [f"Show the log: himl runs logs {run.id}{f' --file {name}' if name else ''}"]
+        if child:
+            hints = [f"Show the cause: himl runs logs {child}"]
+        elif not run.started:
+            hints = [f"See himl runs show {run.id}"]
+        elif is_shown and not name:
+            hints = []
+        hints += filter(None, [remedy])
         resume = f"himl submit --resume {run.id}"
         failed_alike = not remedy and sweep and all(one.run.status is RunStatus.failed for one in sweep.trials)
         if MANY in run.tags and run.folder and resume not in run.reason and not failed_alike:
-            hint += f"; run the missing parts: {resume}"
+            hints.append(f"run the missing parts: {resume}")
         reason = NAMED_LOG.sub("", run.reason) or "the reason is unknown"
-        raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}{place}.", hint=hint)
+        raise JobFailed(f"Run '{run.id}' failed: {reason.rstrip('.')}{place}.", hint="; ".join(hints))
     trials = sweep.trials if sweep is not None else ()
     failed = [trial.run.id for trial in trials if trial.run.status is RunStatus.failed]
     if failed:

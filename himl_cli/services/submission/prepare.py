@@ -7,7 +7,7 @@ import re
 import shlex
 from dataclasses import replace
 from difflib import get_close_matches
-from pathlib import Path, PurePath
+from pathlib import Path, PurePath, PurePosixPath
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import home_folder, is_same_place
@@ -39,6 +39,9 @@ from himl_cli.services.submission.sweeps import (
 )
 
 ENTRY_KINDS = {".py": EntryKind.script, ".sh": EntryKind.shell}
+SHEBANG = re.compile(r"#!\s*(?:\S*/env\s+(?:-S\s*)?)?(?P<program>\S+)\s*(?P<options>.*)")
+SHELLS = ("bash", "sh", "dash", "ash", "ksh")
+LONGEST_FIRST_LINE = 256  # bytes, as in Linux
 _PUBLIC_KEYS = re.compile(r"((ssh|ecdsa|sk)-\S+[ \t]+[A-Za-z0-9+/]+=*([ \t][^\r\n]*)?[\r\n]*)+")
 
 
@@ -140,8 +143,25 @@ def _find_entry(request: SubmitRequest) -> tuple[Entry, Path, Path, Path | None]
             f"'{request.target}' is outside the snapshot root '{root}'.",
             hint="Use a --snapshot_root that contains the script.",
         )
-    entry = Entry(ENTRY_KINDS[start.suffix], start.relative_to(root).as_posix())
+    entry = _entry_of(start, start.relative_to(root).as_posix())
     return entry, start, root, root / entry.target if entry.kind is EntryKind.script else None
+
+
+def _entry_of(script: Path, name: str) -> Entry:
+    """The entry point of *script*. himl obeys the first line of a shell script that names another program than a plain
+    `bash` or `sh`: `#!/usr/bin/env python3`, `#!/bin/zsh`, `#!/bin/bash -e`."""
+    kind = ENTRY_KINDS[script.suffix]
+    with script.open("rb") as file:
+        first = file.readline(LONGEST_FIRST_LINE).decode("utf-8", "replace").rstrip()
+    if kind is not EntryKind.shell or not (found := SHEBANG.fullmatch(first)):
+        return Entry(kind, name)
+    program = PurePosixPath(found["program"]).name
+    if re.fullmatch(r"python[\d.]*", program):
+        return Entry(EntryKind.script, name)
+    if program in SHELLS and not found["options"]:
+        return Entry(kind, name)
+    words = [found["program"], *found["options"].split(), f"./{name}" if name.startswith("-") else name]
+    return Entry(EntryKind.command, shlex.join(words))
 
 
 def _refuse_script(path: Path, shown: str) -> None:

@@ -7,6 +7,7 @@ interpreter that every kind of job has.
 from __future__ import annotations
 
 import getpass
+import glob
 import json
 import logging
 import os
@@ -163,7 +164,7 @@ class SubmitRequest(JobOptions):
     def on_azure(self) -> str:
         """The Azure ML cluster of the job, or an empty string for a local job."""
         name = str(self.cluster or HERE).strip().removeprefix("azureml:")
-        return "" if name == HERE or self.queue is not None else name
+        return "" if name.lower() == HERE or self.queue is not None else name
 
     @property
     def queue(self) -> tuple[str, str] | None:
@@ -400,12 +401,28 @@ def near_path(shown: str, names: Iterable[str]) -> str:
         return "A job runs a file of this machine. Download it, or clone its repository, first."
     if set("*?") & set(shown):
         return "One job runs one script. For values of its arguments, use --sweep."
+    if Path(f"{shown.replace('.', '/')}.py").is_file():
+        return f"Did you mean -m {shown}?"
     others = [text for text in (expand_user(shown), with_slashes(shown)) if text != shown and Path(text).is_file()]
     in_lower, wanted = {name.lower(): name for name in names}, Path(shown).name.lower()
     alike = [wanted] if wanted in in_lower else get_close_matches(wanted, [*in_lower], n=2)
+    if wanted not in in_lower:
+        others = others or _same_name_elsewhere(Path(shown).name)
     near = [in_lower[name] for name in alike]
     found = " or ".join(f"'{text}'" for text in others or [Path(shown).with_name(name).as_posix() for name in near])
     return f"Did you mean {found}?" if found else "Check the path. It is relative to the current folder."
+
+
+def _same_name_elsewhere(name: str) -> list[str]:
+    """The nearest file *name* in a folder above the current one, up to the project's, or in folders of the current
+    one."""
+    from himl_cli.services.submission.snapshot import find_snapshot_root
+
+    cwd = Path.cwd()
+    root = find_snapshot_root(cwd)
+    above = [each for each in cwd.parents if each.is_relative_to(root) and (each / name).is_file()][:1]
+    below = sorted(each.as_posix() for each in Path().glob(f"*/{glob.escape(name)}") if each.is_file())
+    return [os.path.relpath(each / name).replace(os.sep, "/") for each in above] or below[:2]
 
 
 def beside_file(request: SubmitRequest, kinds: Sequence[str], name: str) -> tuple[SubmitRequest, list[str]]:

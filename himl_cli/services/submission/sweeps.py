@@ -71,6 +71,9 @@ LONGEST_LIST = 12
 MOST_TRIALS_HERE = 100_000
 MOST_TRIALS_ON_AZURE, MOST_AT_ONCE_ON_AZURE, MOST_STEPS_ON_AZURE = 1000, 100, 100_000
 
+_NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
+RANGE = re.compile(rf"(?P<low>{_NUMBER})(?:\.\.+|:|-|\s+to\s+)(?P<high>{_NUMBER})(?::{_NUMBER})?")
+"""A range as in Python, bash and Slurm: `1:5`, `1..5`, `1-5`."""
 DECIMAL = re.compile(r"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
 
 
@@ -353,10 +356,19 @@ def search_range(name: str, spec: str) -> SearchRange:
         bare = [part for part in parts if part not in bracketed and _unquoted(part) is None]
         usual = f"Write --sweep {name}=0.1,0.01 or --sweep '{name}=uniform(0,1)'"
         form = f"Write --sweep '{name}={_form(Draw(text))}'" if text in ARGUMENTS else ""
+        span = RANGE.fullmatch(text)
         refuse(
             f"{where}: ",
             (bool(set("()") & set("".join(bare))), "this is neither a list nor a distribution.", usual),
             (bool(form), f"{text} needs arguments.", form),
+            (
+                span is not None,
+                "this is one value, not a range.",
+                f"List the values, or write --sweep '{name}=uniform({span['low']},{span['high']})' --max_trials 10. "
+                f"For the text '{text}': --sweep '{name}=\"{text}\"'"
+                if span
+                else "",
+            ),
             (
                 bracketed == parts and len(parts) == 1,
                 "a list must not have brackets.",
