@@ -1,4 +1,5 @@
-"""himl's options, formats, errors and exit codes for your own command-line tools.
+"""himl's options, formats, errors and exit codes for your own command-line tools. What tools import is in this module,
+although the bundles of options and the functions that start a tool share no code.
 
 With Typer::
 

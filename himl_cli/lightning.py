@@ -5,6 +5,8 @@ progress bar for log files, times of data loading, and short forms of `Lightning
 
     trainer = Trainer(logger=[AzureMLLogger()], callbacks=[AzureMLProgressBar()])
 
+The classes share no code. They stay together because scripts import them from one module, as from hi-ml's.
+
 It uses the script's Lightning, `lightning` or `pytorch_lightning`: the imported one, or else the installed one.
 Importing this module raises ModuleNotFoundError without either.
 """

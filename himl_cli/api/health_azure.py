@@ -1,4 +1,5 @@
-"""Functions of hi-ml's `health_azure`: submission in three steps, objects as YAML, and logging levels."""
+"""Functions of hi-ml's `health_azure`: submission in three steps, objects as YAML, and logging levels. They stay
+together because scripts of hi-ml import them from one module of this name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Folders of data inside a job, and the checkpoint of an earlier attempt."""
+"""Folders of data inside a job, and the checkpoint of an earlier attempt. A script in a job asks for both, and gets
+them from variables of its environment and from its disk, so they stay together."""
 
 from __future__ import annotations
 

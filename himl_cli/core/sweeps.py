@@ -1,4 +1,5 @@
-"""Sweeps: search spaces, the values and tags of trials, and placeholders of hyperparameters in arguments."""
+"""Sweeps: search spaces, the values and tags of trials, and placeholders of hyperparameters in arguments.
+The last functions read and write the tags of sweeps, whose names are above."""
 
 from __future__ import annotations
 

@@ -30,15 +30,8 @@ from himl_cli.workspaces.azure.storage.signing import VERSION_HEADER, sas_expiry
 from himl_cli.workspaces.base import FetchSink, StoreSink
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 from himl_cli.workspaces.transfer_engine.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.transfer_engine.responses import (
-    BlobNotFound,
-    connection_failure,
-    error_code,
-    http_time,
-    size_from,
-    transient_failure,
-    whole_md5,
-)
+from himl_cli.workspaces.transfer_engine.failures import BlobNotFound, connection_failure, error_code, transient_failure
+from himl_cli.workspaces.transfer_engine.headers import http_time, size_from, whole_md5
 from himl_cli.workspaces.transfer_engine.scheduler import (
     Attempt,
     AttemptFailed,

@@ -26,7 +26,7 @@ from himl_cli.core.text import shorten
 from himl_cli.core.webhook import Webhook
 from himl_cli.workspaces.retry import Failure, RetryPolicy, attempts_after
 from himl_cli.workspaces.transfer_engine.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.transfer_engine.responses import BAD_CERTIFICATE, TIMED_OUT
+from himl_cli.workspaces.transfer_engine.failures import BAD_CERTIFICATE, TIMED_OUT
 from himl_cli.workspaces.transfer_engine.scheduler import Endpoint, Query, Signed, ask
 
 POLICY = RetryPolicy(attempts=3, first=1.0, longest=4.0, longest_asked=10.0, total=30.0, read_timeout=10.0)

@@ -32,8 +32,9 @@ from himl_cli.workspaces.azure import connection, credentials, responses, run_me
 from himl_cli.workspaces.azure.responses import Response, as_time
 from himl_cli.workspaces.azure.storage import blob_responses, container, datastores, signing
 from himl_cli.workspaces.transfer_engine import curl
-from himl_cli.workspaces.transfer_engine import responses as engine_responses
-from himl_cli.workspaces.transfer_engine.responses import http_time, md5_from, retry_after, size_from
+from himl_cli.workspaces.transfer_engine import failures as engine_failures
+from himl_cli.workspaces.transfer_engine import headers as engine_headers
+from himl_cli.workspaces.transfer_engine.headers import http_time, md5_from, retry_after, size_from
 from stress.fuzz.strategies import ADDRESS, Target, contents, damaged, documents, json_files, text_target, texts, values
 
 SUB = "/subscriptions/0f0f0f0f-0000-4000-8000-000000000000/resourceGroups/group/providers/Microsoft.MachineLearningServices/workspaces/ws"
@@ -201,7 +202,7 @@ def _head(given: tuple[int, dict[str, str], str]) -> None:
     with suppress(HimlError):
         web.WebFile(address).parse(line)
     assert "/" not in web.file_name(line, address), "a name that leads elsewhere"
-    for read in (web.total_size, web.validator_of, engine_responses.whole_md5):
+    for read in (web.total_size, web.validator_of, engine_headers.whole_md5):
         read(line)
     blob_responses.properties_of(line, "a")
 
@@ -291,7 +292,7 @@ def targets() -> list[Target]:
         Target("wire/head", _heads, _head, (ServiceFailed,)),
         Target("wire/listing", lambda: xml, _page, (ServiceFailed,)),
         Target("wire/level", lambda: xml, lambda content: container.listed_level(content, "r/"), (ServiceFailed,)),
-        Target("wire/storage_error", lambda: damaged([STORAGE_ERROR.encode()]), engine_responses.error_code, ()),
+        Target("wire/storage_error", lambda: damaged([STORAGE_ERROR.encode()]), engine_failures.error_code, ()),
         Target("wire/failure", lambda: failures, _failure, (HimlError,), takes_some=False),
         Target("wire/token", _tokens, lambda text: credentials.Token(text, 1.0, "c").claims(), ()),
         Target("wire/json", lambda: json_files([*ERRORS, WORKSPACE, TAGS]), read_json, (NotJson,)),

@@ -36,7 +36,7 @@ from himl_cli.workspaces.azure.storage.blob_responses import properties_of
 from himl_cli.workspaces.azure.storage.container import listed_level, listed_page
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from himl_cli.workspaces.transfer_engine.curl import CurlResponse
-from himl_cli.workspaces.transfer_engine.responses import http_time, md5_from, retry_after, size_from
+from himl_cli.workspaces.transfer_engine.headers import http_time, md5_from, retry_after, size_from
 from tests.azureml_double.faults import Action, Page, Reset, Stall, Status, Truncate, WrongDate
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.stage import Stage

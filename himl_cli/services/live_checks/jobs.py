@@ -1,4 +1,5 @@
-"""Checks of jobs: submission, failure, cancelation, sweeps, pipelines and nodes."""
+"""Checks of jobs: submission, failure, cancelation, sweeps, pipelines and nodes. Each check stands alone, and
+`plan` lists them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Checks of what himl reads: the workspace, secrets, lists of runs, metrics and files."""
+"""Checks of what himl reads: the workspace, secrets, lists of runs, metrics and files. Each check stands alone, and
+`plan` lists them."""
 
 from __future__ import annotations
 

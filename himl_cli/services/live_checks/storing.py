@@ -1,4 +1,5 @@
-"""Checks of what himl stores: outputs, logged values at the limits, environments, data, and deletion."""
+"""Checks of what himl stores: outputs, logged values at the limits, environments, data, and deletion. Each check stands
+alone, and `plan` lists them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """The transport of requests to Azure's control plane and the workspace's services: azure-core with himl's limits,
-certificates and retries. `connection` sends the requests, and several may run at once.
+certificates and retries. `connection` sends the requests, and several may run at once, by `ask_all`. Both
+limit the same connections (MANY_AT_ONCE).
 
 Importing azure-core and requests takes 0.13 s of CPU, so it happens at the first request.
 """
@@ -28,7 +29,7 @@ from himl_cli.workspaces.azure.network_errors import is_disconnect, is_permanent
 from himl_cli.workspaces.azure.responses import Response
 from himl_cli.workspaces.azure.service_errors import says_closed
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState, attempts_after
-from himl_cli.workspaces.transfer_engine.responses import retry_after
+from himl_cli.workspaces.transfer_engine.headers import retry_after
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from himl_cli.core.errors import (
 )
 from himl_cli.core.installation import ca_source
 from himl_cli.core.redaction import redact
-from himl_cli.workspaces.transfer_engine.responses import NO_CONNECTION_IN_TIME, not_connected, proxy_failed
+from himl_cli.workspaces.transfer_engine.failures import NO_CONNECTION_IN_TIME, not_connected, proxy_failed
 
 # OpenSSL's reasons for a file without certificates.
 NO_CERTIFICATES = {"NO_CERTIFICATE_OR_CRL_FOUND", "NO_START_LINE", "BAD_END_LINE", "BAD_BASE64_DECODE"}

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
-from himl_cli.workspaces.transfer_engine.responses import http_time, in_utc
+from himl_cli.workspaces.transfer_engine.headers import http_time, in_utc
 
 LONGEST_MESSAGE = 200  # characters of the service's message that are shown
 MOST_MESSAGES = 4  # that are shown of one error: its own, and those of its details

@@ -28,7 +28,7 @@ from himl_cli.workspaces.azure.run_records import RawRun
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.datastores import ARTIFACT_STORE, Datastores, parse_data_uri
-from himl_cli.workspaces.transfer_engine.responses import retry_after
+from himl_cli.workspaces.transfer_engine.headers import retry_after
 
 log = logging.getLogger(__name__)
 

@@ -40,7 +40,7 @@ from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRef
 from himl_cli.workspaces.azure.storage.datastore_records import BLOB
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 from himl_cli.workspaces.base import BlobStore, StoreOutcome
-from himl_cli.workspaces.transfer_engine.responses import http_time
+from himl_cli.workspaces.transfer_engine.headers import http_time
 
 log = logging.getLogger(__name__)
 

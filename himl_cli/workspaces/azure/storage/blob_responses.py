@@ -16,16 +16,8 @@ from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.responses import TOLERABLE_SECONDS, clock_skew, describe_skew
 from himl_cli.workspaces.retry import Failure
 from himl_cli.workspaces.transfer_engine.curl import CurlResponse
-from himl_cli.workspaces.transfer_engine.responses import (
-    BlobNotFound,
-    connection_failure,
-    error_code,
-    etag_of,
-    http_time,
-    md5_from,
-    size_from,
-    transient_failure,
-)
+from himl_cli.workspaces.transfer_engine.failures import BlobNotFound, connection_failure, error_code, transient_failure
+from himl_cli.workspaces.transfer_engine.headers import etag_of, http_time, md5_from, size_from
 from himl_cli.workspaces.transfer_engine.scheduler import Endpoint
 
 log = logging.getLogger(__name__)

@@ -34,15 +34,8 @@ from himl_cli.workspaces.azure.storage.signing import ContainerEndpoint, Signer,
 from himl_cli.workspaces.base import FetchSink, StoreSink
 from himl_cli.workspaces.retry import Failure, RetryPolicy, RetryState
 from himl_cli.workspaces.transfer_engine.curl import CurlPool, CurlResponse
-from himl_cli.workspaces.transfer_engine.responses import (
-    FEW,
-    BlobNotFound,
-    etag_of,
-    http_time,
-    md5_from,
-    size_from,
-    whole_md5,
-)
+from himl_cli.workspaces.transfer_engine.failures import FEW, BlobNotFound
+from himl_cli.workspaces.transfer_engine.headers import etag_of, http_time, md5_from, size_from, whole_md5
 from himl_cli.workspaces.transfer_engine.scheduler import (
     Attempt,
     AttemptFailed,

@@ -58,7 +58,7 @@ from himl_cli.workspaces.azure.storage.signing import (
 from himl_cli.workspaces.base import BlobStore, FetchSink, StoreSink
 from himl_cli.workspaces.retry import RetryPolicy
 from himl_cli.workspaces.transfer_engine.curl import CurlPool
-from himl_cli.workspaces.transfer_engine.responses import BlobNotFound
+from himl_cli.workspaces.transfer_engine.failures import BlobNotFound
 from himl_cli.workspaces.transfer_engine.scheduler import Signed, run_tasks
 
 ARTIFACT_STORE = "workspaceartifactstore"
