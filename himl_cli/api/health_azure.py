@@ -108,9 +108,9 @@ def create_run_configuration(
             docker_build_context,
             conda_environment_file,
             docker_base_image,
-            has_default_image=False,
-            pip_extra_index_url=pip_extra_index_url or None,
-            private_wheel=str(private_pip_wheel_path) if private_pip_wheel_path else None,
+            False,
+            pip_extra_index_url,
+            private_pip_wheel_path,
         )
         seconds = parse_duration(max_run_duration, "--max_run_duration") if max_run_duration else None
     own = {key: str(value) for key, value in (environment_variables or {}).items()}
@@ -160,7 +160,7 @@ def create_script_run(
         return ScriptRunConfig(str(root), command=[str(entry_command), *words])
     script = entry_script
     if script is None:
-        running = submission.entry_of(None, None, root, Path.cwd(), is_root_given=True)
+        running = submission.entry_of(None, None, root, Path.cwd(), checks_root=False)
         script = Path.cwd() / running["target"] if running["target"] else f"-m {running['module']}"
     name = Path(script)
     if name.is_absolute() and not name.is_relative_to(root):
@@ -234,7 +234,7 @@ def _program(script: Any) -> dict[str, Any]:
             raise WrongArgument(
                 f"An argument must be text, not {kind}.", hint="For data, use create_run_configuration."
             )
-    found = submission.entry_of(entry, command or None, root, cwd, is_root_given=True)
+    found = submission.entry_of(entry, command or None, root, cwd, checks_root=False)
     return {**found, "arguments": [str(word) for word in arguments], "python_executable": interpreter}
 
 

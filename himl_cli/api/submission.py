@@ -18,6 +18,7 @@ from himl_cli.api.hyperdrive import sweep_of_args, sweep_of_config, trial_second
 from himl_cli.api.transfer import PathLike
 from himl_cli.core.errors import BadUsage, Interrupted
 from himl_cli.core.jobs import HERE
+from himl_cli.core.ranks import local_rank
 from himl_cli.core.redaction import mask_arguments
 from himl_cli.core.runs import Run
 from himl_cli.core.settings import find_upward
@@ -51,6 +52,20 @@ def sweep_of(config: Any, arguments: Mapping[str, Any] | None) -> SweepSpec | No
     return None if config is None else sweep_of_config(config)
 
 
+def trial_arguments(sweep: SweepSpec | None, prefix: str) -> list[str]:
+    """The arguments with a trial's values, if they differ from himl's `--NAME`."""
+    if sweep is None or prefix == "--":
+        return []
+    return [f"{prefix}{name}=${{{{search_space.{name}}}}}" for name in sweep.space]
+
+
+def end_other_ranks() -> None:
+    """End this process if a launcher started it as another rank than the first, as only that one submits."""
+    me = local_rank(os.environ)
+    if me is not None and me.rank > 0:
+        sys.exit(0)
+
+
 def duration_of(longest: str, sweep_arguments: Mapping[str, Any] | None) -> str | None:
     """The maximum duration of the job, or of each trial. Raises BadUsage for two limits that differ."""
     seconds = None if sweep_arguments is None else trial_seconds_of(sweep_arguments)
@@ -65,7 +80,7 @@ def duration_of(longest: str, sweep_arguments: Mapping[str, Any] | None) -> str 
 
 
 def entry_of(
-    script: PathLike | None, command: PathLike | None, root: Path, cwd: Path, *, is_root_given: bool
+    script: PathLike | None, command: PathLike | None, root: Path, cwd: Path, *, checks_root: bool
 ) -> dict[str, Any]:
     """The command, the script, or the module of a job (`-m NAME`, or the one that `python -m` runs from *root*)."""
     path, module = None, None
@@ -88,17 +103,24 @@ def entry_of(
                 path, module = None, name
     # The relative path becomes a tag of the run.
     target = None if path is None else str(path.relative_to(cwd) if path.is_relative_to(cwd) else path)
-    if not is_root_given:
+    if checks_root:
         check_root(root, cwd / target if target else None)
     return {"target": target, "module": module, "command": None if command is None else str(command)}
 
 
 def environment_of(
-    name: str, build_context: Any, conda_file: PathLike | None, image: str, *, has_default_image: bool, **more: Any
+    name: str,
+    build_context: Any,
+    conda_file: PathLike | None,
+    image: str,
+    has_default_image: bool,
+    index_url: str,
+    wheel: PathLike | None,
 ) -> dict[str, Any]:
     """The options for the job's environment: a registered one, or else files, which define it, such as the nearest
-    Conda file in the current folder and above, wherever the script is. *more* are `pip_extra_index_url` and
-    `private_wheel`. Raises BadUsage, and NoFile for a missing file."""
+    Conda file in the current folder and above, wherever the script is. Raises BadUsage, and NoFile for a
+    missing file."""
+    more = {"pip_extra_index_url": index_url or None, "private_wheel": str(wheel) if wheel else None}
     cwd, whole = Path.cwd(), "aml_environment_name" if name else "build_context"
     unused = [argument for argument, value in more.items() if value] if name or build_context is not None else []
     if unused:

@@ -515,36 +515,26 @@ def submit_to_azure_if_needed(
         from himl_cli.api import submission
         from himl_cli.services.submission.request import SubmitRequest
 
-        me = local_rank(os.environ)
-        if me is not None and me.rank > 0:  # only the first rank of a launcher submits
-            sys.exit(0)
+        submission.end_other_ranks()
         cwd = Path.cwd()
         root = cwd / (snapshot_root_directory or "")
         sweep = submission.sweep_of(hyperdrive_config, hyperparam_args)
-        # The arguments with a trial's values, if they differ from himl's `--NAME`.
-        trial_arguments: list[str] = []
-        if sweep is not None and hyperparam_args and hyperdrive_argument_prefix != "--":
-            trial_arguments = [
-                f"{hyperdrive_argument_prefix}{name}=${{{{search_space.{name}}}}}" for name in sweep.space
-            ]
         name = os.environ.get("HIML_EXPERIMENT_NAME") or experiment_name
         request = SubmitRequest(
             cwd=cwd,
-            **submission.entry_of(
-                entry_script, entry_command, root, cwd, is_root_given=snapshot_root_directory is not None
-            ),
+            **submission.entry_of(entry_script, entry_command, root, cwd, checks_root=snapshot_root_directory is None),
             **submission.environment_of(
                 aml_environment_name,
                 build_context,
                 conda_environment_file,
                 docker_base_image,
-                has_default_image=docker_base_image == DEFAULT_DOCKER_IMAGE,
-                pip_extra_index_url=pip_extra_index_url or None,
-                private_wheel=str(private_pip_wheel_path) if private_pip_wheel_path else None,
+                docker_base_image == DEFAULT_DOCKER_IMAGE,
+                pip_extra_index_url,
+                private_pip_wheel_path,
             ),
             arguments=[
                 *(arguments if script_params is None else map(str, script_params)),
-                *trial_arguments,
+                *submission.trial_arguments(sweep if hyperparam_args else None, hyperdrive_argument_prefix),
             ],
             cluster=compute_cluster_name,
             python_executable=python_executable,

@@ -157,9 +157,7 @@ def show(
       himl runs show latest --watch
       himl runs show SWEEP --primary_metric val/loss --goal minimize
     """
-    from himl_cli.core.logged import machine_use
-    from himl_cli.render.forms import extended_form
-    from himl_cli.render.run_views import run_view
+    from himl_cli.render.run_views import print_runs
     from himl_cli.services.runs.lookup import details_of, means_one_run, ranked_anew, run_details
     from himl_cli.services.runs.outcome import log_of_failure
 
@@ -189,17 +187,7 @@ def show(
         details = details_of(workspace, found, ask, session.notify if is_plain else None)
         if is_one and output_opts.format is Format.human:
             details = [replace(each, log=log_of_failure(workspace, each.run, session.cwd)) for each in details]
-        for each in details:
-            if machine and not machine_use(each.metrics):
-                session.output.notice(f"Run '{each.run.id}' has no metrics of its machine.")
-            if environment and each.environment is None:
-                session.output.notice(f"Run '{each.run.id}' has no record of its environment.")
-        shown = [extended_form(each, machine=machine) for each in details]
-        session.output.result(
-            shown[0] if is_one else shown,
-            human=lambda: "\n\n\n".join("\n".join(run_view(each, machine=machine)) for each in details),
-            quiet=[each.run.id for each in details],
-        )
+        print_runs(session.output, details, is_one=is_one, machine=machine, environment=environment)
 
 
 @command(app, "diff")

@@ -165,7 +165,7 @@ def submit_script(call: Submission) -> Run | None:
         job = _with_data(call, session, job)
         start = partial(submit_prepared, session.jobs, job)
         if is_sent:
-            return _run_on_cluster(call, session, start, waits, job.spec)
+            return _run_sent(call, session, start, waits, job.spec)
         return _run_here(session, start, waits, job.spec)
 
 
@@ -204,7 +204,7 @@ def submit_file(call: Submission) -> Run | None:
             if not isinstance(workspace, CloudWorkspace):
                 raise HimlError(f"{workspace.label} cannot run YAML jobs.")
             send = partial(workspace.submit_document, prepared.sent)
-            return _run_on_cluster(call, session, send, waits)
+            return _run_sent(call, session, send, waits)
         if prepared.pipeline is None:
             assert prepared.job is not None
             job = _with_data(call, session, PreparedJob(prepared.job, None))
@@ -217,7 +217,7 @@ def submit_file(call: Submission) -> Run | None:
             begin = partial(session.jobs.submit_pipeline, pipeline)
         start = partial(submit_with_changes, workspace, begin, prepared.changes)
         if is_sent:
-            return _run_on_cluster(call, session, start, waits)
+            return _run_sent(call, session, start, waits)
         return _run_here(session, start, waits)
 
 
@@ -227,7 +227,7 @@ def _submit_pipeline(call: Submission) -> Run | None:
         naming_pipeline_file,
         prepare_pipeline,
         resolve_locally,
-        resolve_on_cluster,
+        resolve_on_azure,
         with_named_datastores,
     )
 
@@ -265,16 +265,16 @@ def _submit_pipeline(call: Submission) -> Run | None:
                     spec = resolve_locally(prepared, workspace, azure, notify)
             submit = partial(session.jobs.submit_pipeline, spec)
             begin = partial(submit_with_changes, workspace, submit, prepared.changes)
-            return _run_on_cluster(call, session, begin, waits) if is_queued else _run_here(session, begin, waits)
+            return _run_sent(call, session, begin, waits) if is_queued else _run_here(session, begin, waits)
 
         def start(notify: Notify) -> Run:
             with naming_pipeline_file(prepared):
                 check_cluster(prepared, workspace)
-                there = replace(resolve_on_cluster(prepared, workspace, notify), new_cluster=prepared.cluster)
+                there = replace(resolve_on_azure(prepared, workspace, notify), new_cluster=prepared.cluster)
                 submit = partial(session.jobs.submit_pipeline, there)
                 return submit_with_changes(workspace, submit, prepared.changes, notify=notify)
 
-        return _run_on_cluster(call, session, start, waits)
+        return _run_sent(call, session, start, waits)
 
 
 def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
@@ -458,7 +458,7 @@ def _run_here(session: Session, start: Callable[..., Run], waits: bool, spec: Jo
         return run
 
 
-def _run_on_cluster(
+def _run_sent(
     call: Submission, session: Session, start: Callable[..., Run], waits: bool, spec: JobSpec | None = None
 ) -> Run:
     with naming_once_made() as made:

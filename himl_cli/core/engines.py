@@ -6,16 +6,13 @@ engine (`workspaces.local.engines.base.Engine`).
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
-
-from himl_cli.core.errors import BadUsage, NotFound
+from himl_cli.core.errors import BadUsage
 
 GROUP = "himl.engines"
-OWN = {"slurm": "himl_cli.workspaces.local.engines.slurm"}
+OWN = ("slurm",)  # the modules of these names in himl_cli/workspaces/local/engines/
 
 
-def _installed() -> dict[str, str]:
+def installed_engines() -> dict[str, str]:
     """The modules of engines of other packages, by name."""
     from himl_cli.core.installation import entry_points_of  # imported late, since completion does not need it
 
@@ -23,25 +20,11 @@ def _installed() -> dict[str, str]:
 
 
 def is_engine(name: str) -> bool:
-    return name in OWN or name in _installed()
+    return name in OWN or name in installed_engines()
 
 
 def engines() -> list[str]:
-    return sorted({*OWN, *_installed()})
-
-
-def engine_module(name: str) -> ModuleType:
-    """The engine *name* (`workspaces.local.engines.base.Engine`). Raises NotFound if no installed package has it."""
-    module = OWN.get(name) or _installed().get(name)
-    if module is None:
-        text = f"There is no engine '{name}'; there are: {', '.join(engines())}."
-        raise NotFound(text, hint="Install the package that has it.")
-    return importlib.import_module(module)
-
-
-def label_of(name: str) -> str:
-    """The engine in a sentence, such as `Slurm`."""
-    return str(engine_module(name).LABEL)
+    return sorted({*OWN, *installed_engines()})
 
 
 def engine_address(cluster: str | None) -> tuple[str, str] | None:

@@ -73,10 +73,11 @@ from himl_cli.core.sweeps import (
 )
 from himl_cli.core.text import utc_text
 from himl_cli.core.webhook import NOTIFICATION
-from himl_cli.render.forms import json_form, number_text
+from himl_cli.render.forms import extended_form, json_form, number_text
 from himl_cli.render.output import (
     STATUS_STYLES,
     Column,
+    Output,
     aligned,
     as_table,
     cut_end,
@@ -499,6 +500,24 @@ SHOWN_ELSEWHERE = (
 
 
 _MACHINE = re.compile(SYSTEM + r"(cpu|system|gpu_\d+)_(utilization_percentage|memory_usage_megabytes)")
+
+
+def print_runs(
+    output: Output, details: Sequence[RunDetails], *, is_one: bool, machine: bool, environment: bool
+) -> None:
+    """Print runs in full, as one document if it *is_one*, and notices on what they lack of the *machine* and the
+    *environment* that the user asked for."""
+    for each in details:
+        if machine and not machine_use(each.metrics):
+            output.notice(f"Run '{each.run.id}' has no metrics of its machine.")
+        if environment and each.environment is None:
+            output.notice(f"Run '{each.run.id}' has no record of its environment.")
+    forms = [extended_form(each, machine=machine) for each in details]
+    output.result(
+        forms[0] if is_one else forms,
+        human=lambda: "\n\n\n".join("\n".join(run_view(each, machine=machine)) for each in details),
+        quiet=[each.run.id for each in details],
+    )
 
 
 def run_view(details: RunDetails, *, machine: bool = False) -> Iterator[str]:

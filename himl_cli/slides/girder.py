@@ -19,7 +19,7 @@ from himl_cli.core.redaction import is_address, parts_of, shown
 from himl_cli.workspaces.azure.http import load_azure_core, open_transport
 from himl_cli.workspaces.azure.network_errors import network_error
 from himl_cli.workspaces.azure.responses import one_line
-from himl_cli.workspaces.retry import CONTROL_PLANE
+from himl_cli.workspaces.retry import CONTROL_PLANE, is_transient
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class GirderClient:
             )
         failed = "failed at" if status >= 500 else "refused"
         error = ServiceFailed(f"{self.host} {failed} {method} /{route}: {status}{details}.")
-        error.is_lasting = 400 <= status < 500 and status not in (408, 429)
+        error.is_lasting = not is_transient(status)
         error.hint = "" if error.is_lasting else "Try again later."
         raise error
 

@@ -22,7 +22,7 @@ from himl_cli.slides.slide_options import (
     check_packages,
     parse_member,
     parse_mpp,
-    run_on_cluster,
+    run_on_azure,
     slide_folder,
 )
 from himl_cli.slides.slide_records import Backend, ImageFormat, LayoutStyle, MontageRequest
@@ -117,7 +117,7 @@ def montage(
             "layout": layout.value,
             "image_format": ",".join(each.value for each in image_format),
         }
-        return run_on_cluster(
+        return run_on_azure(
             workspace_opts, output_opts, job.job("montage", name, slides, reader, output_path, values), job.wait
         )
     check_packages("A montage needs")

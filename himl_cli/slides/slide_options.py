@@ -239,9 +239,7 @@ def slide_folder(
                 yield folder, csv, session.output, session.notify
 
 
-def run_on_cluster(
-    workspace_opts: WorkspaceOptions, output_opts: OutputOptions, request: SlideJob, waits: bool
-) -> None:
+def run_on_azure(workspace_opts: WorkspaceOptions, output_opts: OutputOptions, request: SlideJob, waits: bool) -> None:
     """Submit the same command as a job. After the submission, Ctrl-C only stops the waiting.
 
     Prints remarks after the submission, so that an error stands alone. Raises BadUsage, JobFailed, Interrupted, and the

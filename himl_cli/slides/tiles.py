@@ -28,7 +28,7 @@ from himl_cli.slides.slide_options import (
     parse_member,
     parse_mpp,
     parse_path,
-    run_on_cluster,
+    run_on_azure,
     slide_folder,
 )
 from himl_cli.slides.slide_records import (
@@ -213,7 +213,7 @@ def tiles(
             "format": output_opts.store.value,
             "overview": overview,
         }
-        return run_on_cluster(
+        return run_on_azure(
             workspace_opts,
             output_opts,
             job.job("tiles", dataset, slides, reader, output_path, values, files),

@@ -49,7 +49,29 @@ def attempts_after(service: str, status: int) -> int:
     return TRANSIENT.get(service, TRANSIENT["control plane"]).get(status, 0)
 
 
+def is_transient(status: int, service: str = "control plane") -> bool:
+    """Whether an error status is a failure of *service* that may pass, and does not concern the request."""
+    return status >= 500 or attempts_after(service, status) > 0
+
+
 CONTROL_PLANE = RetryPolicy(attempts=5, first=0.5, total=180.0)
+
+
+@dataclass()
+class Pauses:
+    """The pauses of a loop that asks until something has happened, in seconds: from `first` to `longest`, each `growth`
+    times the last."""
+
+    first: float
+    longest: float
+    growth: float = 1.5
+    coming: float = 0.0
+
+    def next(self, *, has_changed: bool = False) -> float:
+        """The next pause: the first one after a change."""
+        pause = min(self.longest, self.first if has_changed or not self.coming else self.coming)
+        self.coming = pause * self.growth
+        return pause
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from himl_cli.services.runs.writing import RunWriter
 from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress, azure_settings
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.retry import RetryPolicy
+from himl_cli.workspaces.retry import Pauses, RetryPolicy
 from tests.azureml_double.faults import Status
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.running import Himl, until
@@ -104,7 +104,7 @@ def workspace(azure_environment: StagedWorkspace, project: Path) -> Iterator[Azu
 
 @pytest.fixture
 def writer(workspace: AzureWorkspace) -> RunWriter:
-    return RunWriter(workspace, RUN, pauses=(0.05, 0.1))
+    return RunWriter(workspace, RUN, pauses=Pauses(0.05, 0.1))
 
 
 def logged(azure: StagedWorkspace, name: str = "loss") -> list[object]:

@@ -12,13 +12,15 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from himl_cli.core.engines import engine_module, is_engine
+from himl_cli.core.engines import is_engine
 from himl_cli.core.errors import BadUsage, HimlError, JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import home_folder
 from himl_cli.core.runs import JobServices, Run, RunService, RunStatus, queued_in
-from himl_cli.services.runs.follow import GROWTH, OutageTolerance
+from himl_cli.services.runs.follow import OutageTolerance
 from himl_cli.workspaces.base import CloudWorkspace, Workspace
+from himl_cli.workspaces.engine_modules import engine_module
+from himl_cli.workspaces.retry import Pauses
 
 USER = "azureuser"  # in the vendor's images
 WITH_VALUE = "BbcDEeFIiJLlmOoPpQRSWw"  # ssh options that take a value
@@ -36,7 +38,7 @@ def await_services(
     asked = home.job_services(run.id)
     if asked is not None and asked.types:
         _check_node(run, asked, node)
-    pause, longest = home.poll_interval
+    pauses = Pauses(*home.poll_interval)
     outage, told = OutageTolerance(notify), ""
     while True:
         try:
@@ -64,8 +66,7 @@ def await_services(
             if text != told:
                 notify(Notice(text))
             told = text
-        time.sleep(pause)
-        pause = min(longest, pause * GROWTH)
+        time.sleep(pauses.next())
 
 
 def cloud_of(workspace: Workspace, run: Run) -> CloudWorkspace:

@@ -28,8 +28,8 @@ from himl_cli.services.runs.logs import (
 )
 from himl_cli.services.runs.lookup import sweep_view
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
+from himl_cli.workspaces.retry import Pauses
 
-GROWTH = 1.5
 # Seconds between checks of the folder of a local run, and between reads of its record while the folder does not change,
 # on a file system of this machine, and on one that many jobs may share
 OWN_PAUSES, SHARED_PAUSES = (0.1, 2.0), (3.0, 30.0)
@@ -121,7 +121,7 @@ class _GrowingLog:
         self._workspace, self._run_id, self._name, self._notify = workspace, run_id, name, notify
         self._start, self._attempt = start, attempt
         home = workspace.home_of(run_id)
-        self._pause, self._longest_pause = home.poll_interval
+        self._pauses = Pauses(*home.poll_interval)
         self._watch = FolderWatch(home, run_id) if isinstance(home, FolderWorkspace) else None
         self._files: BlobStore | None = None
         self._log: Log | None = None
@@ -137,7 +137,7 @@ class _GrowingLog:
         self._is_due = True  # whether the logs may have changed
 
     def pieces(self) -> Iterator[bytes]:
-        pause, outage = self._pause, OutageTolerance(self._notify)
+        outage = OutageTolerance(self._notify)
         while True:
             self._has_grown = False
             try:
@@ -150,8 +150,7 @@ class _GrowingLog:
             if self._watch is not None:
                 yield from self._until_change(self._watch)
             else:
-                pause = min(self._pause if self._has_grown else self._longest_pause, pause * GROWTH)
-                time.sleep(pause)
+                time.sleep(self._pauses.next(has_changed=self._has_grown))
         if self._log is None:
             run = self._workspace.run(self._run_id)
             raise no_log(self._workspace.run_files(self._run_id), run, self._name, self._attempt)
@@ -274,7 +273,8 @@ def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int 
     An outage of the service is tolerated for ten minutes.
     """
     home = workspace.home_of(run_id)
-    pause, at_most = home.poll_interval
+    first, longest = home.poll_interval
+    pauses = Pauses(first, longest * SELDOM)
     watch = FolderWatch(home, run_id) if isinstance(home, FolderWorkspace) else None
     outage, status = OutageTolerance(notify), None
     look = _sweep_progress(workspace, run_id, trials, notify) if trials else None
@@ -295,8 +295,7 @@ def wait_for_end(workspace: Workspace, run_id: str, notify: Notify, trials: int 
         if watch is not None:
             deque(watch.pauses(), 0)
         else:
-            time.sleep(pause)
-            pause = min(at_most * SELDOM, pause * GROWTH)
+            time.sleep(pauses.next())
 
 
 def _sweep_progress(workspace: Workspace, run_id: str, trials: int, notify: Notify) -> Callable[[], None]:

@@ -23,6 +23,7 @@ from himl_cli.core.webhook import NOTIFICATION
 from himl_cli.services.runs.mirror_state import RETRY_SECONDS, MirrorFile, MirrorState, SentRun
 from himl_cli.services.runs.writing import is_refusal, may_pass, send_apart
 from himl_cli.workspaces.base import FolderWorkspace, LocalStore, RunRecorder, Workspace
+from himl_cli.workspaces.retry import Pauses
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class Mirror:
         """
         begun = failing_since = time.monotonic()
         failures = refusals = 0
+        pauses = Pauses(self._timing.look, self._timing.longest_pause, 2.0)
         with ThreadPoolExecutor(1, thread_name_prefix="himl-files") as threads:
             while True:
                 try:
@@ -107,7 +109,7 @@ class Mirror:
                         later = " after a pause" if is_refused else ""
                         log.warning("The next himl command in this workspace sends the rest%s.", later)
                         return self._file.release()
-                    pause = min(self._timing.longest_pause, self._timing.look * 2.0 ** min(failures - 1, 10))
+                    pause = pauses.next(has_changed=failures == 1)
                     self._pause(self._timing.refused if is_refused else pause)
                 else:
                     failures = refusals = 0

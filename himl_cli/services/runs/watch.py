@@ -12,10 +12,11 @@ from himl_cli.core.events import Notify
 from himl_cli.core.logged import SYSTEM, RunResults, WatchedRuns, is_pipeline_trial, sweep_of
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import MANY, hyperparameters_of
-from himl_cli.services.runs.follow import GROWTH, OutageTolerance
+from himl_cli.services.runs.follow import OutageTolerance
 from himl_cli.services.runs.logs import TAIL_BYTES, find_log
 from himl_cli.services.runs.lookup import BEST_SO_FAR, children_of, results_of
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
+from himl_cli.workspaces.retry import Pauses
 
 SECOND = 1.0
 """Interval between polls of local runs, in seconds."""
@@ -48,7 +49,8 @@ def watch_runs(
     homes = {run.workspace: run.id for run in watched.runs if not run.status.is_final}
     intervals = [workspace.home_of(run_id).poll_interval for run_id in homes.values()]
     first, longest = max(intervals, default=Workspace.poll_interval)
-    is_here, outage, pause = (first, longest) == Workspace.poll_interval, OutageTolerance(notify), first
+    is_here, outage = (first, longest) == Workspace.poll_interval, OutageTolerance(notify)
+    pauses = Pauses(first, longest)
     looks = _Looks(workspace, watched, newest, is_here=is_here)
     for number in _rounds(looks):
         version = watched.version
@@ -61,8 +63,7 @@ def watch_runs(
             except ServiceFailed as err:
                 outage.failed(err)
             if not is_here and not looks.is_over:
-                pause = first if has_changed else min(longest, pause * GROWTH)
-                yield max(SECOND, pause)
+                yield max(SECOND, pauses.next(has_changed=has_changed))
         for _ in range(QUIET_SECONDS if is_here and not looks.is_over else 0):
             yield SECOND
             if watched.version != version or looks.has_folder_changed():

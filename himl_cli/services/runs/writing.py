@@ -33,6 +33,7 @@ from himl_cli.workspaces.base import (
     RunRecorder,
     StoreOutcome,
 )
+from himl_cli.workspaces.retry import Pauses
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +56,10 @@ class RunWriter:
 
     _is_working: bool
 
-    def __init__(self, workspace: RunRecorder, run_id: str, *, pauses: tuple[float, float] = (5.0, 60.0)) -> None:
-        """Create a writer. *pauses* are the first and the longest pause before a retry, in seconds."""
+    def __init__(self, workspace: RunRecorder, run_id: str, *, pauses: Pauses | None = None) -> None:
+        """Create a writer. *pauses* are those before a retry (default: 5 s to 60 s)."""
         self._workspace = workspace
-        self._pauses = pauses
+        self._pauses = pauses or Pauses(5.0, 60.0, 2.0)
         self._run_id = run_id
         self._waiting: deque[Logged] = deque()
         self._dropped = 0
@@ -178,8 +179,7 @@ class RunWriter:
         failures = 0
         while True:
             if failures:  # new entries must not cause more requests to a service that is down
-                first, longest = self._pauses
-                self._quit.wait(min(longest, first * 2.0 ** min(failures - 1, 20)))
+                self._quit.wait(self._pauses.next(has_changed=failures == 1))
             else:
                 self._full.wait(1.0)  # collect entries for this long
             self._full.clear()

@@ -11,12 +11,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from himl_cli.core.engines import engine_module
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.jobs import EngineSpec
 from himl_cli.core.runs import Run, RunStatus, queued_in
 from himl_cli.core.settings import FileSetting, section_settings
 from himl_cli.core.text import did_you_mean
+from himl_cli.workspaces.engine_modules import engine_module
 
 SECTION = "slurm"
 KEYS = ("partition", "sbatch", "setup", "run_with", "python", "controller", "poll")

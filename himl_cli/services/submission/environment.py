@@ -78,40 +78,12 @@ def choose_environment(
     invalid, for options that contradict each other, and, naming the options, if nothing specifies the environment.
     """
 
-    def given(*names: str) -> str:
-        return next((f"--{name}" for name in names if getattr(request, name)), "")
-
-    registered = "--environment" if request.environment is not None else ""
-    recipe, source = given("build_context", "dockerfile"), given(*MADE_FROM_FILES)
-    for one, other, hint in (
-        (registered, source, "himl does not change a registered environment. Omit one of them."),
-        (recipe, registered or source, "The Dockerfile defines the whole image. Omit one of them."),
-        (given("conda_env"), given("requirements"), "List the requirements in the conda file, below '- pip:'."),
-        (given("lock"), given("conda_env", "requirements"), "A lock file lists all packages. Omit one of them."),
-    ):
-        if one and other:
-            raise BadUsage(f"{one} and {other} cannot be combined.", hint=hint)
+    _check_agreement(request)
     if request.environment is not None:
-        name = request.environment.strip()
-        elsewhere, found = _ELSEWHERE.fullmatch(name), _REGISTERED.fullmatch(name)
-        if elsewhere is not None:
-            return EnvironmentSpec(name=elsewhere["id"]), []
-        if found is None:
-            raise BadUsage(
-                f"--environment '{request.environment}' is not a valid name of an environment.",
-                hint="Write NAME or NAME:VERSION of an environment in the workspace, or "
-                "azureml://registries/REGISTRY/environments/NAME/versions/VERSION",
-            )
-        version = None if found["version"] == "latest" else found["version"]
-        return EnvironmentSpec(name=found["name"], version=version), []
-    if recipe:
+        return _registered(request.environment), []
+    if request.build_context or request.dockerfile:
         return _from_dockerfile(request)
-    image = DEFAULT_IMAGE if request.docker_image is None else request.docker_image.strip()
-    if not _IMAGE.fullmatch(image):
-        raise BadUsage(
-            f"--docker_image '{redact(str(request.docker_image))}' is not a valid name of an image.",
-            hint=f"Example: {DEFAULT_IMAGE}",
-        )
+    image = _image_of(request)
     folders = folders_up_to(script_folder, root)
     files = [folder / name for folder in folders for name in (*CONDA_NAMES, *LOCK_NAMES) if (folder / name).is_file()]
     usable = [path for path in files if path.name in CONDA_NAMES or request.docker_image is None]
@@ -156,6 +128,50 @@ def choose_environment(
         pip = [Requirement(f"-c {LIMITS_FILE}", is_option=True), *pip]
     conda = conda_text(replace(described, pip=pip))
     return EnvironmentSpec(image=image, conda=conda, wheels=tuple(wheels), limits=limits), [*remarks, *more]
+
+
+def _check_agreement(request: SubmitRequest) -> None:
+    """Raise BadUsage for options that contradict each other."""
+
+    def given(*names: str) -> str:
+        return next((f"--{name}" for name in names if getattr(request, name)), "")
+
+    registered = "--environment" if request.environment is not None else ""
+    recipe, source = given("build_context", "dockerfile"), given(*MADE_FROM_FILES)
+    for one, other, hint in (
+        (registered, source, "himl does not change a registered environment. Omit one of them."),
+        (recipe, registered or source, "The Dockerfile defines the whole image. Omit one of them."),
+        (given("conda_env"), given("requirements"), "List the requirements in the conda file, below '- pip:'."),
+        (given("lock"), given("conda_env", "requirements"), "A lock file lists all packages. Omit one of them."),
+    ):
+        if one and other:
+            raise BadUsage(f"{one} and {other} cannot be combined.", hint=hint)
+
+
+def _registered(asked: str) -> EnvironmentSpec:
+    """The environment of the workspace or of a registry that `--environment` names. Raises BadUsage."""
+    name = asked.strip()
+    elsewhere, found = _ELSEWHERE.fullmatch(name), _REGISTERED.fullmatch(name)
+    if elsewhere is not None:
+        return EnvironmentSpec(name=elsewhere["id"])
+    if found is None:
+        raise BadUsage(
+            f"--environment '{asked}' is not a valid name of an environment.",
+            hint="Write NAME or NAME:VERSION of an environment in the workspace, or "
+            "azureml://registries/REGISTRY/environments/NAME/versions/VERSION",
+        )
+    return EnvironmentSpec(name=found["name"], version=None if found["version"] == "latest" else found["version"])
+
+
+def _image_of(request: SubmitRequest) -> str:
+    """The image below the packages. Raises BadUsage for an invalid name."""
+    image = DEFAULT_IMAGE if request.docker_image is None else request.docker_image.strip()
+    if not _IMAGE.fullmatch(image):
+        raise BadUsage(
+            f"--docker_image '{redact(str(request.docker_image))}' is not a valid name of an image.",
+            hint=f"Example: {DEFAULT_IMAGE}",
+        )
+    return image
 
 
 def _from_dockerfile(request: SubmitRequest) -> tuple[EnvironmentSpec, list[str]]:

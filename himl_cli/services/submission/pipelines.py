@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import field, replace
 from pathlib import Path
 
-from himl_cli.core.engines import label_of
 from himl_cli.core.errors import BadUsage, NotFound
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import WORKSPACE_FOLDER
@@ -69,6 +68,7 @@ from himl_cli.services.submission.sweeps import (
 )
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.base import BlobStore, CloudWorkspace, FolderWorkspace, Workspace
+from himl_cli.workspaces.engine_modules import label_of
 
 INPUT = "input_data"  # the key of a step's input, and the script's argument without dashes
 # The argument in DeepSeismic's documents, and the one that its program passes
@@ -427,7 +427,7 @@ def _in_order(file: PipelineFile, reads: Mapping[str, StepOutput]) -> Sequence[S
 # Data of the pipeline in its workspace
 
 
-def resolve_on_cluster(prepared: PreparedPipeline, workspace: Workspace, notify: Notify) -> PipelineSpec:
+def resolve_on_azure(prepared: PreparedPipeline, workspace: Workspace, notify: Notify) -> PipelineSpec:
     """The pipeline with a datastore for each folder that a step reads, in a workspace with clusters. Datasets are
     resolved at submission.
 

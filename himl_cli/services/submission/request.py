@@ -21,7 +21,7 @@ from dataclasses import field, fields, replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from himl_cli.core.engines import engine_address, label_of
+from himl_cli.core.engines import engine_address
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.files import Globs, expand_user, with_slashes
 from himl_cli.core.jobs import (
@@ -44,6 +44,7 @@ from himl_cli.core.sweeps import SweepSpec
 from himl_cli.core.text import non_blank, parse_duration, shorten
 from himl_cli.core.webhook import WEBHOOK_FORMATS, Webhook
 from himl_cli.services.submission.git import git_facts
+from himl_cli.workspaces.engine_modules import label_of
 
 log = logging.getLogger(__name__)
 

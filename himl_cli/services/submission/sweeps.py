@@ -12,7 +12,6 @@ from dataclasses import replace
 from difflib import get_close_matches
 from random import SystemRandom
 
-from himl_cli.core.engines import engine_module
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.json_text import Spelled
 from himl_cli.core.redaction import MASK, mask_arguments
@@ -37,6 +36,7 @@ from himl_cli.core.sweeps import (
 )
 from himl_cli.core.text import did_you_mean
 from himl_cli.services.submission.request import SubmitRequest, refuse
+from himl_cli.workspaces.engine_modules import engine_module
 
 SWEEP_KINDS = ("sweep", "crossval", "different_seeds")
 # The kinds that an option applies to. Early stopping does not apply to folds and seeds, because their mean would be

@@ -31,6 +31,7 @@ from himl_cli.core.processes import machine_time, process_exists
 from himl_cli.core.ranks import LocalRank, local_rank
 from himl_cli.services.transfer.digests import short_hash
 from himl_cli.services.transfer.local_files import disk_error
+from himl_cli.workspaces.retry import Pauses
 
 WAIT_SECONDS = 600.0
 SILENT_SECONDS = 3.0
@@ -200,16 +201,15 @@ class RankBarrier:
     def _pauses(self) -> Iterator[float]:
         """Pause for growing times, and yield the seconds waited. After SILENT_SECONDS, report once what it waits
         for."""
-        begun, pause, is_reported = time.monotonic(), 0.02, False
+        begun, pauses, is_reported = time.monotonic(), Pauses(0.02, 0.5), False
         while True:
-            time.sleep(pause)
+            time.sleep(pauses.next())
             waited = time.monotonic() - begun
             if not is_reported and waited > SILENT_SECONDS:
                 is_reported = True
                 self._notify(
                     Notice(f"Local rank {self._me.rank} of this launch waits for local rank 0 to download the files.")
                 )
-            pause = min(pause * 1.5, 0.5)
             yield waited
 
     def enter(self, rank: int, number: int) -> bool:

@@ -28,6 +28,7 @@ from himl_cli.workspaces.azure.run_records import RawRun
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
 from himl_cli.workspaces.azure.storage.container import AzureBlobs
 from himl_cli.workspaces.azure.storage.datastores import ARTIFACT_STORE, Datastores, parse_data_uri
+from himl_cli.workspaces.retry import is_transient
 from himl_cli.workspaces.transfer_engine.headers import retry_after
 
 log = logging.getLogger(__name__)
@@ -181,7 +182,7 @@ class RunDeletion:
             try:
                 self._wait(self._connection.request("DELETE", url, params={"api-version": ApiVersion.JOBS}))
             except (ServiceNotFound, ServiceRefused) as err:
-                if err.status >= 500 or err.status == 429:
+                if is_transient(err.status):
                     raise
                 log.debug("archived run '%s', because the service did not delete it: %s", run_id, err)
             else:

@@ -45,6 +45,7 @@ from himl_cli.workspaces.azure.run_records import (
     status_of,
 )
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.retry import is_transient
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +244,7 @@ class RunHistory:
                     "POST", self._connection.arm(f"/jobs/{path}"), params={"api-version": ApiVersion.JOBS}
                 )
             except (ServiceNotFound, ServiceRefused) as err:
-                if err.status >= 500 or err.status == 429:  # a failure of the service, not of the run
+                if is_transient(err.status):  # a failure of the service, not of the run
                     raise
             else:
                 return reply.status == 202 or status_of(self.get(run_id).get("status") or "") not in _BY_ITSELF
@@ -254,7 +255,7 @@ class RunHistory:
         try:
             self._connection.request("POST", url)
         except ServiceRefused as err:
-            if err.status >= 500 or err.status == 429 or (is_stopped := _is_stopped(self.get(run_id))) is None:
+            if is_transient(err.status) or (is_stopped := _is_stopped(self.get(run_id))) is None:
                 raise
             return is_stopped
         return True
@@ -375,7 +376,7 @@ def newest_ids(connection: Connection, query: RunQuery, *, top: int) -> Iterator
     try:
         newest = next(everything)
     except (ServiceNotFound, ServiceRefused) as err:
-        if connection.in_job or err.status >= 500 or err.status == 429:
+        if connection.in_job or is_transient(err.status):
             raise
         log.debug("unexpected response of the index, listing jobs instead: %s", err)
     if newest is None or not (newest.items or newest.has_more or connection.in_job):

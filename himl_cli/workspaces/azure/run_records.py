@@ -25,6 +25,7 @@ from himl_cli.core.text import shorten
 from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.responses import as_time, one_line, understood
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRefused
+from himl_cli.workspaces.retry import is_transient
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.azure.connection import Connection
@@ -408,7 +409,7 @@ class RunWriting:
             try:
                 answer = self._connection.post(url, json={"values": batch, "reportErrors": True}).body
             except ServiceRefused as err:
-                if err.status < 500 and err.status not in (408, 429):
+                if not is_transient(err.status):
                     raise HimlError(f"Azure ML rejected metrics of run '{run_id}': {err}", hint=err.hint) from err
                 raise
             for error in answer.get("errors") or [] if isinstance(answer, Mapping) else []:

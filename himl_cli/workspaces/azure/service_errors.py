@@ -25,6 +25,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
 from himl_cli.workspaces.azure.config import WorkspaceAddress
 from himl_cli.workspaces.azure.responses import Response, clock_complaint
+from himl_cli.workspaces.retry import is_transient
 
 _CLOSED = re.compile(
     r"\b(PublicNetworkAccessDisabled|AccessDeniedByNetwork|IpAuthorizationFailed"
@@ -85,7 +86,7 @@ class ServiceRefused(ServiceFailed):
     def __init__(self, message: str, *, hint: str = "", status: int) -> None:
         super().__init__(message, hint=hint)
         self.status = status
-        self.is_lasting = 400 <= status < 500 and status not in (408, 409, 429)
+        self.is_lasting = status != 409 and not is_transient(status)
 
 
 def says_closed(text: str) -> bool:

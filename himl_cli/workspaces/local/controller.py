@@ -38,7 +38,7 @@ from himl_cli.workspaces.local.children import Children
 from himl_cli.workspaces.local.code_store import CodeStore
 from himl_cli.workspaces.local.engines import engine_of
 from himl_cli.workspaces.local.engines.base import STEP_BEFORE_FAILED
-from himl_cli.workspaces.local.engines.queue import QueuedJobs
+from himl_cli.workspaces.local.engines.queue import QueuedJobs, query_pauses
 from himl_cli.workspaces.local.launch_request import (
     PIPELINE,
     Plan,
@@ -77,7 +77,7 @@ class Controller(RunProcess):
         store.start(plan.run.id)
         report("started")
         engine = plan.spec.engine
-        queued = QueuedJobs(self.folder.workspace, end_if_last, longest_pause=engine.poll) if engine else None
+        queued = QueuedJobs(self.folder.workspace, end_if_last, pauses=query_pauses(engine.poll)) if engine else None
         children = Children(plan, store, self._why_stopped, queued)
         outcome = _run_steps(children) if plan.kind == PIPELINE else Sweep(children).run()
         children.log(outcome.text)

@@ -410,7 +410,7 @@ class LocalWorkspace(FolderWorkspace):
             check_gpus(request.specs)
         self.prepare(notify)
         if request.spec.engine is not None:
-            self._queued.longest_pause = request.spec.engine.poll
+            self._queued.pauses.longest = request.spec.engine.poll
         launch(request, notify)
         return self._runs.get(request.run.id) or self.run(request.run.id)
 

@@ -40,6 +40,7 @@ from himl_cli.workspaces.azure.service_errors import ServiceNotFound, ServiceRef
 from himl_cli.workspaces.azure.storage.datastore_records import BLOB
 from himl_cli.workspaces.azure.storage.datastores import Datastores
 from himl_cli.workspaces.base import BlobStore, StoreOutcome
+from himl_cli.workspaces.retry import is_transient
 from himl_cli.workspaces.transfer_engine.headers import http_time
 
 log = logging.getLogger(__name__)
@@ -176,7 +177,7 @@ class JobCode(JobAsset):
         try:
             answer = self._connection.request("PUT", url, params=_CODES, json=body).body
         except ServiceRefused as err:  # includes a retry of a request whose first response was lost
-            if err.status >= 500:
+            if is_transient(err.status):
                 raise
             try:
                 answer = self._connection.get(url, params=_CODES).body

@@ -17,6 +17,7 @@ from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.responses import one_line, understood
 from himl_cli.workspaces.azure.service_errors import ServiceRefused
+from himl_cli.workspaces.retry import Pauses
 
 # Kinds of compute targets that run no command jobs, with their names for messages.
 NO_JOBS = {
@@ -121,15 +122,15 @@ def create_cluster(connection: Connection, spec: ClusterSpec, notify: Notify) ->
     try:
         with terminations():
             operation = _request_cluster(connection, spec)
-            deadline, pause = time.monotonic() + CLUSTER_SECONDS, 1.0
+            # The service gives no interval
+            deadline, pauses = time.monotonic() + CLUSTER_SECONDS, Pauses(1.0, 5.0)
             while not _is_ready(connection, spec, operation):
                 if time.monotonic() > deadline:
                     raise ServiceFailed(
                         f"Cluster '{name}' is not ready after {CLUSTER_SECONDS / 60:.0f} minutes.",
                         hint="See its status in Studio.",
                     )
-                time.sleep(pause)
-                pause = min(5.0, pause * 1.5)  # the service gives no interval
+                time.sleep(pauses.next())
     except KeyboardInterrupt as err:
         raise Interrupted(
             f"Interrupted during the creation of cluster '{name}', which may exist.",

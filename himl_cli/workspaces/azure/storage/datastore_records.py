@@ -39,7 +39,7 @@ from himl_cli.workspaces.azure.storage.signing import (
     is_narrow,
     sas_expiry,
 )
-from himl_cli.workspaces.retry import RetryPolicy
+from himl_cli.workspaces.retry import RetryPolicy, is_transient
 from himl_cli.workspaces.transfer_engine.curl import CurlPool, CurlResponse
 from himl_cli.workspaces.transfer_engine.scheduler import Query, ask
 
@@ -232,7 +232,7 @@ def readable_secret(connection: Connection, record: DatastoreRecord) -> Mapping[
     try:
         return read_secret(connection, record)
     except (NotAllowed, ServiceRefused, ServiceNotFound) as err:
-        if isinstance(err, ServiceRefused) and (err.status >= 500 or err.status in (408, 429)):
+        if isinstance(err, ServiceRefused) and is_transient(err.status):
             raise  # such an error is not about permissions
         log.debug("no permission to read the secret of %s (%s); using %s", record.label, err, OWN_SIGN_IN)
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from himl_cli.core.engines import engine_module
+from himl_cli.workspaces.engine_modules import engine_module
 
 if TYPE_CHECKING:
     from himl_cli.core.jobs import JobSpec

@@ -47,6 +47,7 @@ from himl_cli.workspaces.local.run_process import with_recovery_id
 from himl_cli.workspaces.local.run_store import Database, RunStore
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
 from himl_cli.workspaces.local.sweep_plan import stage_plan, step_request, trial_request
+from himl_cli.workspaces.retry import Pauses
 
 # Between queries to an engine while himl waits for a run: at first, and at most while nothing changes
 ASK_AGAIN_SECONDS, LONGEST_PAUSE = 5.0, EngineSpec("").poll
@@ -56,6 +57,11 @@ SITE = "cluster"  # the file in the folder of a run with the engine's cluster
 # handles of earlier ones, by name
 Job = tuple[EngineJob, dict[str, str]]
 Jobs = Callable[[Mapping[str, str]], Iterator[Job]]
+
+
+def query_pauses(longest: float = LONGEST_PAUSE) -> Pauses:
+    """The pauses between queries to an engine."""
+    return Pauses(ASK_AGAIN_SECONDS, longest, 2.0)
 
 
 @dataclass()
@@ -69,7 +75,7 @@ class QueuedJobs:
     lock: threading.Lock = field(default_factory=threading.Lock)
     asked_at: float = -ASK_AGAIN_SECONDS
     pause: float = ASK_AGAIN_SECONDS
-    longest_pause: float = LONGEST_PAUSE
+    pauses: Pauses = field(default_factory=query_pauses)
     waiting: dict[str, str] = field(default_factory=dict)
 
     def refresh(self, store: RunStore, jobs: Mapping[str, tuple[str, str]], *, now: bool = False) -> Mapping[str, str]:
@@ -80,7 +86,7 @@ class QueuedJobs:
             is_due = now or time.monotonic() - self.asked_at > self.pause or set(jobs) - set(self.waiting)
             if jobs and is_due:
                 waiting = self._refreshed(store, jobs)
-                self.pause = min(self.longest_pause, 2 * self.pause if waiting == self.waiting else ASK_AGAIN_SECONDS)
+                self.pause = self.pauses.next(has_changed=waiting != self.waiting)
                 self.waiting, self.asked_at = waiting, time.monotonic()
             return self.waiting
 
