@@ -132,15 +132,19 @@ def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
 def gc(
     *,
     older_than: datetime | None = option(
-        "Also artifacts of runs that ended before 30d, or a date.", "TIME", kind=str | None, parse=parse_since
+        "Also artifacts of runs that ended before 30d, or a date. Also for downloads.",
+        "TIME",
+        kind=str | None,
+        parse=parse_since,
     ),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
 ) -> None:
-    """Delete files of the local workspace that no run needs.
+    """Delete files of the local workspace that no run needs, and unused downloads.
 
     himl counts the files, and deletes them with --yes. They are code of deleted runs, and copies that killed jobs left.
-    With --older_than, they include artifacts. Records, metrics, logs and code of runs stay. Files of runs in progress
+    Downloads are datasets, checkpoints and event files in himl's cache that nothing used for 30 days. With
+    --older_than, the files include artifacts. Records, metrics, logs and code of runs stay. Files of runs in progress
     stay.
 
     \b
@@ -149,6 +153,7 @@ def gc(
       himl gc --older_than 30d
     """
     from himl_cli.render.setup_views import print_garbage
+    from himl_cli.services.transfer.unused import unused_downloads
     from himl_cli.workspaces.base import FolderWorkspace
     from himl_cli.workspaces.resolve import open_each
 
@@ -157,5 +162,6 @@ def gc(
         workspace = found[0].open() if found else None
         if not isinstance(workspace, FolderWorkspace):
             raise WorkspaceNotFound("There is no local workspace here.", hint="See where himl looks: himl doctor")
-        print_garbage(output, workspace.garbage(older_than, delete=output.yes), workspace.label)
+        garbage = workspace.garbage(older_than, delete=output.yes)
+        print_garbage(output, [*garbage, unused_downloads(older_than, delete=output.yes)])
         workspace.close()

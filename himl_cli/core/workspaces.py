@@ -34,7 +34,7 @@ class PreparedFile:
 @dataclass(frozen=True)
 class Garbage:
     """Files that no run needs: `copies` of code in the folders of ended runs, `code` in the store that no run lists, or
-    `artifacts` of old runs, their number and their size in bytes."""
+    `artifacts` of old runs, or `downloads` in himl's cache that nothing used, their number and their size in bytes."""
 
     kind: str
     files: int

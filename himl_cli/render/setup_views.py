@@ -106,10 +106,11 @@ GARBAGE = {
     "copies": "copies of code in the folders of ended runs",
     "code": "stored code that no run has",
     "artifacts": "artifacts of old runs",
+    "downloads": "unused downloads in himl's cache",
 }
 
 
-def print_garbage(output: Output, found: Sequence[Garbage], label: str) -> None:
+def print_garbage(output: Output, found: Sequence[Garbage]) -> None:
     """Print the files that can be deleted, or with `--yes` those that himl has deleted."""
     columns = (
         Column("FILES", lambda each: f"{each.files:,}", plain=lambda each: str(each.files), right=True),
@@ -119,6 +120,6 @@ def print_garbage(output: Output, found: Sequence[Garbage], label: str) -> None:
     output.table(found, columns, quiet=lambda each: each.kind, empty="")
     total = size_text(sum(each.size for each in found))
     if output.yes:
-        output.notice(f"Deleted {total} of {label}.")
+        output.notice(f"Deleted {total}.")
     elif any(each.files for each in found):
-        output.notice(f"himl can delete {total} of {label}. To delete the files, add --yes.")
+        output.notice(f"himl can delete {total}. To delete the files, add --yes.")

@@ -16,11 +16,13 @@ from packaging.requirements import Requirement
 from himl_cli.core.errors import ChecksFailed, HimlError, NotAllowed, WorkspaceNotFound
 from himl_cli.core.installation import PACKAGE, install_command
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE, Check, CheckState, WorkspaceFacts, tried
+from himl_cli.services.transfer.state import KEPT_DAYS
+from himl_cli.services.transfer.unused import unused_downloads
 from himl_cli.workspaces.base import FoundWorkspace
 
 # Dependencies whose versions are useful in a request for help
 NAMED = ("azure-core", "azure-identity", "azure-storage-blob", "azure-ai-ml", "pycurl", "typer")
-SETTINGS, CONFIGURATION, SIGN_IN, COMPILED = "settings", "configuration", "sign-in", "compiled modules"
+SETTINGS, CONFIGURATION, SIGN_IN, COMPILED, CACHE = "settings", "configuration", "sign-in", "compiled modules", "cache"
 NO_AZURE = (
     "No Azure ML workspace is configured: there is no config.json with its keys in this folder or above, and no "
     "HIML_* environment variables."
@@ -44,6 +46,9 @@ def checkup(
         "See the options: himl submit --help",
     )
     yield set_well
+    if (unused := unused_downloads()).files:
+        text = f"himl's cache has {unused.files:,} files that nothing used for {KEPT_DAYS} days"
+        yield Check.note(CACHE, f"{text} ({unused.size / 1e6:,.1f} MB).", "Delete them: himl gc --yes")
     try:
         found = find()
     except HimlError as err:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import platformdirs
 import pytest
 
 from himl_cli.core.jobs import STEP, STEP_AFTER
@@ -762,9 +763,17 @@ def test_code_is_stored_once_listed_saved_and_freed(himl: Himl, project: Path, t
     def garbage(*words: str) -> dict[str, tuple[int, int]]:
         return {each["kind"]: (each["files"], each["size"]) for each in himl.ok("gc", "--json", *words).json()}
 
-    assert garbage("--older_than", "1d") == {"copies": (0, 0), "code": (0, 0), "artifacts": (0, 0)}
+    assert garbage("--older_than", "1d") == {"copies": (0, 0), "code": (0, 0), "artifacts": (0, 0), "downloads": (0, 0)}
+    cache = platformdirs.user_cache_path("himl", appauthor=False)
+    write_files(cache, {"datasets/old-1/files/a/b.csv": "12345", "datasets/new-1/files/b.csv": "123", "tensorboard/x/old/events": "1", "azure/facts": "1"})
+    for path in (cache / "datasets" / "old-1", cache / "tensorboard" / "x" / "old"):
+        for each in (*path.rglob("*"), path):
+            os.utime(each, (1e9, 1e9))
+    assert "himl's cache has 2 files that nothing used for 30 days (0.0 MB)" in himl("doctor").stdout
+    assert [garbage(*words)["downloads"] for words in ((), ("--yes",), ())] == [(2, 6), (2, 6), (0, 0)]
+    assert {*contents(cache)} == {"datasets/new-1/files/b.csv", "azure/facts"}
     CodeStore(folder).restore(codes[0], None, runs[0])  # as if its supervisor had been killed
-    assert garbage() == {"copies": (3, len(script) + 10), "code": (0, 0)}
+    assert garbage() == {"copies": (3, len(script) + 10), "code": (0, 0), "downloads": (0, 0)}
     assert "No run needs 3 files" in himl("doctor").stdout
     assert garbage("--yes")["copies"] == (3, len(script) + 10)
     assert sorted(contents(codes[0])) == ["outputs/model"]
@@ -774,6 +783,6 @@ def test_code_is_stored_once_listed_saved_and_freed(himl: Himl, project: Path, t
     assert (contents(codes[1]), himl.ok("runs", "logs", runs[1]).stdout) == ({}, "trained\n")
     himl.ok("runs", "delete", runs[1], "--yes")
     human = himl.ok("gc")
-    assert human.stderr == f"himl can delete {len(script) + 10} B of local workspace '.himl'. To delete the files, add --yes.\n"
+    assert human.stderr == f"himl can delete {len(script) + 10} B. To delete the files, add --yes.\n"
     assert garbage("--yes")["code"] == (3, len(script) + 10)
     assert not list((folder / "store").glob("??/*"))
