@@ -120,7 +120,7 @@ def record(folder: Path, processes: int, arguments: list[str]) -> int:
     try:
         with tempfile.TemporaryDirectory() as traces:
             variables = os.environ | {"HIML_TEST_REACH": traces, "HIML_TEST_REACH_SOURCE": str(ROOT / PACKAGE)}
-            options = ["-p", "himl_reach", "-n", str(processes), "--dist", "worksteal", f"--junitxml={folder / 'suite.xml'}"]
+            options = ["--all", "-p", "himl_reach", "-n", str(processes), "--dist", "worksteal", f"--junitxml={folder / 'suite.xml'}"]
             code = subprocess.run([*PYTEST, *options, *arguments], env=variables).returncode
             tests: dict[str, int] = {}
             reach: Reach = defaultdict(lambda: defaultdict(set))

@@ -23,6 +23,7 @@ from tests.support import fork_server
 from tests.support.folders import SharedDisk, SmallDisk, built_shared_disk, made_read_only, mounted_small_disk
 from tests.support.processes import MARK, processes_marked, stop
 from tests.support.running import PROGRAM, Himl
+from tests.support.selection import SMALL, is_left_out, mark
 from tests.support.spreading import group_of, spread
 from tests.support.users import shared_folder
 
@@ -38,10 +39,6 @@ settings.register_profile("himl", deadline=None)
 settings.load_profile("himl")
 
 NEEDS = "NEEDS "
-SLOW_FOLDERS = ("api", "azure", "azureml_double/tests", "completions", "docs", "guards", "project", "slides", "stress", "workspaces/tracking")
-SLOW_COMMANDS = ("help", "live_checks", "montage", "pipeline", "runs_in_azure", "submit", "sweep", "tb", "ui")
-SLOW = (*(f"tests/{name}/" for name in SLOW_FOLDERS), *(f"tests/commands/test_{name}" for name in SLOW_COMMANDS))
-"""The tests that `--quick` omits, in addition to browser tests and those that may build a client's environment."""
 FOREIGN_PREFIXES = ("HIML_", "AZURE", "AZUREML_", "MLFLOW_", "SLURM_", "OMPI_", "PMI", "TORCHELASTIC_", "TORCH_", "DATABRICKS_", "DSA_")
 FOREIGN_NAMES = RANK_NAMES | {"PYTHONPATH", "FORCE_COLOR", "CLICOLOR_FORCE", "TERM", "VIRTUAL_ENV", "CONDA_PREFIX", "SSH_CONNECTION"}
 
@@ -277,8 +274,13 @@ def git(require_program: Callable[[str], str]) -> Callable[..., str]:
     return run
 
 
-def pytest_configure() -> None:
-    """Restore the handling of signals that tests send, which `nohup` and background scripts ignore."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Select the small set if neither tests nor markers were named. Restore the handling of signals that tests send, which
+    `nohup` and background scripts ignore.
+    """
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
+    if is_whole and not (config.option.everything or config.option.markexpr):
+        config.option.markexpr = SMALL
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
@@ -292,23 +294,21 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--quick", action="store_true", help="leave out the tests of jobs, scripts, pictures, real clients, a browser, MLflow, shells, documents and projects"
-    )
+    parser.addoption("--all", action="store_true", dest="everything", help="run the tests marked large too (default: only if files or tests are named)")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Ignore excluded test files, since their imports take long."""
-    return True if config.getoption("--quick") and collection_path.relative_to(config.rootpath).as_posix().startswith(SLOW) else None
+    """Ignore files of which the small set has no test, since their imports take long."""
+    return True if is_left_out(collection_path, config) else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    mark(item)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Start the slow tests first on each xdist process, so that none runs alone at the end."""
-    if config.getoption("--quick"):
-        slow = {item for item in items if group_of(item) or "browser" in getattr(item, "fixturenames", ())}
-        config.hook.pytest_deselected(items=list(slow))
-        items[:] = [item for item in items if item not in slow]
     processes = getattr(config, "workerinput", {}).get("workercount", 1)
     if processes > 1:
         # Mix files that wait with files that compute.
@@ -322,8 +322,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List the requirements that were missing, so that a green result does not hide skipped tests."""
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say if this was the small set, and list the requirements that were missing, so that a green result does not hide
+    tests that were left out.
+    """
+    if config.option.markexpr == SMALL:
+        terminalreporter.write_line("The small set, without the tests that are marked large. With --all, they run too.")
     counts: dict[str, int] = {}
     for report in terminalreporter.stats.get("skipped", []):
         reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)

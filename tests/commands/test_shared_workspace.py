@@ -54,6 +54,7 @@ for path in [Path("/proc", pid, name) for pid in os.listdir("/proc") if pid.isdi
 """
 
 
+@pytest.mark.large("starts himl many times as other users")
 def test_members_of_a_group_share_a_workspace_and_readers_leave_nothing(started_himl: Himl, shared: Path) -> None:
     project = shared / "project"
     project.mkdir()

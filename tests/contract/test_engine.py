@@ -23,6 +23,7 @@ from himl_cli.workspaces.local.engines.base import ENDED, QUEUED, RUNNING, UNKNO
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from tests.support.processes import processes_below
 from tests.support.running import Himl, until, write_files
+from tests.support.spreading import STARTS_SLURM
 from tests.support.toy_engine import toy_engine
 
 CHECKED: tuple[Engine, ...] = (slurm, toy_engine)
@@ -85,7 +86,7 @@ class Place:
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.fixture(params=["here", "slurm", "toy"])
+@pytest.fixture(params=["here", pytest.param("slurm", marks=pytest.mark.large(STARTS_SLURM)), "toy"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     workspace = LocalWorkspace(tmp_path / ".himl")
     if request.param == "here":

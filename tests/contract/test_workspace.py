@@ -29,6 +29,7 @@ from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.azure import opened
 from tests.support.runs import RecordedRuns
 from tests.support.slurm import Slurm
+from tests.support.spreading import STARTS_SLURM
 from tests.support.stores import listed
 
 Seed = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Workspace]]
@@ -91,7 +92,7 @@ def joined(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
         yield JoinedWorkspace(RecordedRuns(folder / "near").workspace, lambda: far, far.label)
 
 
-@pytest.fixture(params=[local, slurm, azure, joined], ids=["local", "slurm", "azure", "joined"])
+@pytest.fixture(params=[local, pytest.param(slurm, marks=pytest.mark.large(STARTS_SLURM)), azure, joined], ids=["local", "slurm", "azure", "joined"])
 def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Workspace]:
     seed: Seed = request.param
     with seed(request, project) as opened_workspace:

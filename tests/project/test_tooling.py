@@ -28,6 +28,7 @@ from scripts.archives import IN_SOURCES, LEFT_OUT, METADATA, source_problems, wh
 from scripts.generate import RUNS, stale, texts, write
 from scripts.release_tag import CHANGELOG, newest_entry
 from tests.support.running import write_files
+from tests.support.selection import PLACES
 from tests.support.spreading import group_of, spread
 
 PROJECT = Path(__file__).parents[2]
@@ -111,6 +112,8 @@ def test_smoke_selection_exists_and_patient_tests_come_first(request: pytest.Fix
     groups = ["", "", "a", "a", *[""] * 8, "b", "b", "b", *[""] * 7, "c", "a"]
     assert spread(list(range(24)), groups, 4) == [2, 3, 23, 0, 1, 4, 12, 13, 14, 5, 6, 7, 22, 8, 9, 10, 11, 15, 16, 17, 18, 19, 20, 21]
     assert group_of(request.node) == str(request.node.path)
+    assert {marker.args for marker in request.node.iter_markers("large")} == {("may install a client",), (PLACES["tests/project/"],)}
+    assert [place for place in PLACES if not (PROJECT / place).exists()] == []
 
 
 def test_public_names_have_one_meaning() -> None:

@@ -121,7 +121,10 @@ FILES: dict[str, tuple[Parser, str, tuple[str, ...]]] = {
 SLOW = ("YAML", "prepared jobs", "environments", "InnerEye")
 
 
-@pytest.mark.parametrize("name", [*TEXTS, *FILES])
+LONG = pytest.mark.large("reads long texts for seconds")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[LONG] * (name in ("samplings", ".env"))) for name in (*TEXTS, *FILES)])
 def test_hostile_input_is_read_or_refused(tmp_path: Path, name: str) -> None:
     parse, file, frames = FILES[name] if name in FILES else (TEXTS[name][0], "", TEXTS[name][1])
     texts = framed(*frames, takes_long=name not in SLOW)

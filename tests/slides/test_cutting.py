@@ -397,6 +397,7 @@ def test_folders_have_names_that_every_file_system_takes() -> None:
     assert all(len(name.encode()) < 200 and not set(name) & set('/\\:*?"<>|') and name[0] != "." for name in names)
 
 
+@pytest.mark.large("cuts 5,000 slides")
 def test_five_thousand_slides_are_cut_in_their_order(slides: Path) -> None:
     write_tiff(slides / "a.tiff", slide_picture(1, (32, 32)), compression="deflate", tile=32)
     write_broken("empty", slides)
@@ -428,6 +429,7 @@ print(after("one", "small.tiff"), after("giant", "giant.tiff", "giant.tiff"), af
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+@pytest.mark.large("cuts a large slide")
 def test_memory_is_that_of_a_few_rows_of_tiles(tmp_path: Path) -> None:
     """The giant slide has 430 MB of pixels, and a row of its tiles has 9 MB. Two slides are cut at once.
 

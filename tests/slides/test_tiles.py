@@ -138,6 +138,7 @@ def test_mistakes_are_told_and_change_nothing(himl: Himl, project: Path, options
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are other ones there")
+@pytest.mark.large("cuts slides twelve times")
 @pytest.mark.parametrize(("number", "form"), [(signal.SIGKILL, "tar"), (signal.SIGTERM, "files")])
 def test_killed_and_resumed_it_leaves_the_same_bytes(started_himl: Himl, project: Path, number: signal.Signals, form: str) -> None:
     himl = started_himl

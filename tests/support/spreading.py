@@ -1,4 +1,6 @@
-"""The order of tests for the processes of xdist: tests that may build an environment come first, some for each process."""
+"""The order of tests for the processes of xdist: tests that may build an environment come first, some for each process,
+and those of the cluster in one process.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,22 @@ import pytest
 
 PATIENT = 600
 """A test whose limit, in seconds, is higher than this may have to build an environment of a client."""
+STARTS_SLURM = "starts Slurm"
+"""The reason of tests marked large that use the cluster of a process."""
 
 T = TypeVar("T")
 
 
-def group_of(item: pytest.Item) -> str:
-    """The group of a test that may take very long, by its client or its file, else ''."""
+def is_patient(item: pytest.Item) -> bool:
     limit = item.get_closest_marker("timeout")
-    if limit is None or not limit.args or limit.args[0] <= PATIENT:
+    return limit is not None and bool(limit.args) and limit.args[0] > PATIENT
+
+
+def group_of(item: pytest.Item) -> str:
+    """The group of a test that starts the cluster or may take very long, by its client or its file, else ''."""
+    if any(marker.args[:1] == (STARTS_SLURM,) for marker in item.iter_markers("large")):
+        return STARTS_SLURM
+    if not is_patient(item):
         return ""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
     return str(parameters.get("client") or parameters.get("full_client") or item.path)
