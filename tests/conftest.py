@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import gc
 import os
 import shutil
@@ -275,12 +276,14 @@ def git(require_program: Callable[[str], str]) -> Callable[..., str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Select the small set if neither tests nor markers were named. Restore the handling of signals that tests send, which
-    `nohup` and background scripts ignore.
+    """Select the small set if neither tests nor markers were named. Compile himl, since tests start thousands of processes
+    that write no bytecode. Restore the handling of signals that tests send, which `nohup` and background scripts ignore.
     """
-    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not hasattr(config, "workerinput")
-    if is_whole and not (config.option.everything or config.option.markexpr):
+    is_named = config.args_source is not pytest.Config.ArgsSource.TESTPATHS
+    if not (is_named or config.option.everything or config.option.markexpr):
         config.option.markexpr = SMALL
+    if not hasattr(config, "workerinput"):
+        compileall.compile_dir(config.rootpath / "himl_cli", quiet=2)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
