@@ -26,7 +26,8 @@ from himl_cli.services.transfer.state import FetchedFile, TransferState
 from himl_cli.workspaces.azure.connection import DiskCache
 from himl_cli.workspaces.azure.storage.datastore_records import DatastoreRecord
 from himl_cli.workspaces.local import launch_request, logged_values, metric_store, run_folder
-from himl_cli.workspaces.local.run_store import SCHEMA, Database, RunStore, as_time
+from himl_cli.workspaces.local.run_store import Database, RunStore, as_time
+from himl_cli.workspaces.local.schema import SCHEMA
 from himl_cli.workspaces.local.tracking import http_connection, protocol, tracked_runs
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from stress.fuzz.strategies import JOB, Target, contents, damaged, json_files, json_texts, texts, written

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from himl_cli.workspaces.local.run_store import SCHEMA_VERSION
+from himl_cli.workspaces.local.schema import SCHEMA_VERSION
 from tests.azureml_double.faults import Refuse, WrongDate
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Right

@@ -8,13 +8,14 @@ import hashlib
 import inspect
 import math
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -47,10 +48,11 @@ from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.workspaces.local.file_blobs import PAGE as BLOB_PAGE
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles
 from himl_cli.workspaces.local.launch_request import LaunchRequest, job_command, resolve_folders, shown_command
-from himl_cli.workspaces.local.logged_values import read_texts
+from himl_cli.workspaces.local.logged_values import last_points, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore, begin_attempt
 from himl_cli.workspaces.local.run_folder import RECORD, RunFolder
-from himl_cli.workspaces.local.run_store import PAGE, SCHEMA_VERSION, Database, RunStore, as_time
+from himl_cli.workspaces.local.run_store import PAGE, Database, RunStore, as_time
+from himl_cli.workspaces.local.schema import SCHEMA_VERSION
 from himl_cli.workspaces.local.staging import replace_files, stage_files
 from himl_cli.workspaces.local.sweep_plan import plan_pipeline, plan_sweep
 from himl_cli.workspaces.local.workspace import LocalWorkspace
@@ -91,6 +93,73 @@ def test_a_database_of_an_earlier_version_gets_the_missing_tables(tmp_path: Path
     assert MetricStore(database).kept("r") == {}
     assert [database.rows(f"PRAGMA {name}")[0][0] for name in ("user_version", "journal_mode")] == [SCHEMA_VERSION, "delete"]
     assert RunStore(database).ids() == ["r"]
+
+
+EARLIER = Path(__file__).with_name("earlier_databases")
+"""Databases that earlier versions of himl wrote: one job of two attempts, one whose clock was set back."""
+VALUES = {("first", "accuracy"): ["nan"], ("first", "loss"): ["1.0", "0.125", "0.0625"], ("second", "loss"): ["0.5", "0.25"]}
+
+
+def values_of(metrics: MetricStore) -> dict[tuple[str, str], list[str]]:
+    return {(each.run, each.name): [str(point.value) for point in each.points] for each in metrics.metrics(["first", "second"])}
+
+
+def of_earlier(folder: Path, version: int) -> Path:
+    with closing(sqlite3.connect(folder / "workspace.db")) as connection:
+        connection.executescript((EARLIER / f"version_{version}.sql").read_text())
+    return folder / "workspace.db"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_database_of_an_earlier_himl_keeps_its_values_and_positions(tmp_path: Path, version: int) -> None:
+    """Also while a process of that himl uses it. A mirror continues after the point that it sent last."""
+    with closing(sqlite3.connect(of_earlier(tmp_path, version), isolation_level=None)) as earlier:
+        columns = "SELECT run, name, step, time, value, rowid FROM metrics WHERE run = ? AND rowid > ? ORDER BY rowid"
+        before = [earlier.execute(columns, (run, 2)).fetchall() for run in ("first", "second")]
+        metrics, runs = MetricStore(database := Database(tmp_path / "workspace.db")), RunStore(database)
+        assert (values_of(metrics), metrics.parameters("first")) == (VALUES, {"lr": "0.1"})
+        assert last_points(database, ["first"])["first"]["loss"][1:3] == (0.0625, 2)
+        assert metrics.counts(["first", "second"]) == {pair: len(values) for pair, values in VALUES.items()}
+        entries, last = metrics.logged_after("first", 4)
+        assert ([row.values for entry in entries for row in entry.rows], last) == ([{"loss": 0.125}, {"loss": 0.0625}], 8)
+        assert [earlier.execute(columns, (run, 2)).fetchall() for run in ("first", "second")] == before
+        new = (
+            "INSERT INTO metrics (run, name, value, step, time) SELECT ?1, 'loss', 0.5, ?2, 9 WHERE NOT EXISTS "
+            "(SELECT 1 FROM metrics WHERE run = ?1 AND step = ?2 AND rowid > 8)"
+        )
+        for step in (3, 3, 0):  # the second one is known, the last one is of an earlier step
+            earlier.execute(new, ("second", step))
+        metrics.log("second", [("loss", 0.75, 4, 9)])
+        assert values_of(metrics)["second", "loss"] == ["0.5", "0.25", "0.5", "0.5", "0.75"]
+        found = [[row.step for entry in metrics.logged_after("second", place)[0] for row in entry.rows] for place in (8, 9, 10)]
+        assert found == [[3, 0, 4], [0, 4], [4]]
+        earlier.execute("DELETE FROM metrics WHERE run = 'second'")
+        assert values_of(metrics) == {pair: values for pair, values in VALUES.items() if pair[0] == "first"}
+        runs.delete(["first"], lambda name: None)
+    facts = [database.rows(f"PRAGMA {name}")[0][0] for name in ("user_version", "auto_vacuum", "integrity_check")]
+    assert facts == [SCHEMA_VERSION, 2, "ok"]
+    assert [database.rows(f"SELECT count(*) FROM {table}")[0][0] for table in ("series", "points", "metrics")] == [0, 0, 0]
+
+
+def test_who_may_only_read_a_database_of_an_earlier_himl_sees_its_values(tmp_path: Path, read_only: Callable[[Path], Path]) -> None:
+    (folder := tmp_path / "shared").mkdir()
+    of_earlier(folder, 2)
+    database = Database(read_only(folder) / "workspace.db")
+    assert values_of(MetricStore(database)) == VALUES
+    assert last_points(database, ["first"])["first"]["loss"][1:3] == (0.0625, 2)
+    assert MetricStore(database).logged_after("first", 4)[1] == 8
+
+
+def test_points_after_a_position_are_all_that_were_logged_since(database: Database) -> None:
+    """Whether or not their steps and times grow, and however many positions there are."""
+    metrics, order = MetricStore(database), random.Random(5)
+    for number in range(60):
+        points = [("loss", float(number), step, order.randrange(3)) for step in order.sample(range(number + 5), 2)]
+        metrics.log("r", points if number % 3 else [("loss", float(number), number + 5, number)])
+    places = [row[0] for row in database.rows("SELECT rowid FROM metrics WHERE run = 'r' ORDER BY rowid")]
+    for place in (0, *places):
+        entries, last = metrics.logged_after("r", place)
+        assert (sum(len(entry.rows) for entry in entries), last) == (sum(each > place for each in places), places[-1])
 
 
 def test_a_full_disk_is_called_so_and_the_next_write_works(database: Database) -> None:
@@ -209,22 +278,15 @@ def test_logging_a_parameter_reads_no_others(tmp_path: Path) -> None:
 
 
 def test_deleting_a_run_makes_the_database_smaller(database: Database) -> None:
-    """An earlier himl made databases that keep their size."""
     for name in ("kept", "large"):
         RunStore(database).add(Run(name, "e"))
-        MetricStore(database).log(name, [("loss", step / 7, step, step) for step in range(100 if name == "kept" else 20_000)])
+        MetricStore(database).log(name, [("loss", step / 7, step, step) for step in range(100 if name == "kept" else 60_000)])
     pages = [database.rows("PRAGMA page_count")[0][0]]
     RunStore(database).delete(["large"], lambda name: None)
     assert database.rows("PRAGMA page_count")[0][0] < pages[0] / 5
     assert len(MetricStore(database).metrics(["kept"])[0].points) == 100
     database.close()
     assert database.path.stat().st_size < 4096 * pages[0] / 5
-    with closing(Database(database.path.with_name("earlier.db"), create=True)) as earlier:
-        earlier.rows("PRAGMA auto_vacuum=NONE")
-        earlier.rows("VACUUM")
-        MetricStore(earlier).log("large", [("loss", step / 7, step, step) for step in range(20_000)])
-        RunStore(earlier).delete(["large"], lambda name: None)
-        assert [row[0] for row in earlier.rows("PRAGMA integrity_check")] == ["ok"]
 
 
 def test_the_first_end_stays_and_a_run_is_added_once(database: Database) -> None:

@@ -54,13 +54,6 @@ from himl_cli.workspaces.local.run_store import Database, RunStore, as_time, chu
 SUFFIX = ".jsonl"
 # Errors of a single file, which would occur again, unlike those of a full or missing disk
 OF_THE_FILE = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.EACCES)
-NAMES = (
-    "WITH RECURSIVE names (run, name) AS (SELECT id, (SELECT min(name) FROM metrics WHERE run = id) FROM runs WHERE id "
-    "IN ({}) UNION ALL SELECT run, (SELECT min(m.name) FROM metrics AS m WHERE m.run = names.run AND m.name > "
-    "names.name) FROM names WHERE name IS NOT NULL)"
-)
-"""The metrics of runs, with a NULL after those of each. Searches the index once per name, whereas DISTINCT would read
-all points."""
 Wanted = Callable[[str], bool]
 COUNTED = (LoggedKind.list.value, LoggedKind.table.value)  # kinds whose steps are numbers of rows
 
@@ -262,13 +255,12 @@ def last_points(
     found: dict[str, dict[str, Point]] = {run_id: {} for run_id in run_ids}
     for chunk, marks in chunks(run_ids):
         for clause, names in [("", ())] if wanted is None else _of_names(database, chunk, marks, wanted):
-            statement = (
-                f"{NAMES.format(marks)} SELECT m.run, m.name, m.value, m.step, m.time FROM "
-                f"(SELECT * FROM names WHERE name IS NOT NULL{clause}) AS n JOIN metrics AS m ON m.rowid = (SELECT "
-                "l.rowid FROM metrics AS l WHERE l.run = n.run AND l.name = n.name "
-                "ORDER BY l.step DESC, l.rowid DESC LIMIT 1)"
+            statement = (  # of the points with the highest step, SQLite takes the row with the highest place
+                "SELECT run, name, value, step, time, MAX(place) FROM series JOIN points ON series = id AND step = "
+                f"(SELECT MAX(step) FROM points WHERE series = id) WHERE run IN ({marks}){clause} GROUP BY id "
+                "ORDER BY run, name"
             )
-            for run_id, name, value, step, time in database.rows(statement, (*chunk, *names)):
+            for run_id, name, value, step, time, _ in database.rows(statement, (*chunk, *names)):
                 with taken_apart(database.path):
                     found[run_id][name] = name, nan_if_null(value), int(step), time
     after = (
@@ -297,8 +289,8 @@ def last_metrics(store: MetricStore, run_ids: Sequence[str]) -> list[Metric]:
 
 
 LAST = (
-    "(SELECT COALESCE(value, 'NaN') FROM metrics WHERE run = runs.id AND name = ? ORDER BY step DESC, rowid DESC "
-    "LIMIT 1) AS last"
+    "(SELECT COALESCE(value, 'NaN') FROM series JOIN points ON series = series.id WHERE run = runs.id AND name = ? "
+    "ORDER BY step DESC, place DESC LIMIT 1) AS last"
 )
 IS_GIVEN = (
     "EXISTS (SELECT 1 FROM parameters WHERE run = runs.id AND name = ?) OR EXISTS (SELECT 1 FROM tags WHERE run = "
@@ -341,7 +333,7 @@ def _of_names(
     database: Database, chunk: tuple[str, ...], marks: str, wanted: Wanted
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Conditions on the name, with their values, that together select the wanted metrics. Empty if all are wanted."""
-    statement = f"{NAMES.format(marks)} SELECT DISTINCT name FROM names WHERE name IS NOT NULL"
+    statement = f"SELECT DISTINCT name FROM series WHERE run IN ({marks}) ORDER BY name"
     names = [row[0] for row in database.rows(statement, chunk)]
     chosen = [name for name in names if wanted(name)]
     if len(chosen) == len(names):

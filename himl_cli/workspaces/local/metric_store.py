@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import uuid
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,14 +28,18 @@ from himl_cli.core.text import storable
 from himl_cli.workspaces.local.run_store import Database, RunStore, as_time, chunks, put_pairs, taken_apart
 
 PAIRS_AT_ONCE = 400  # SQLite before 3.32 allows 999 variables
-LOGGED_AT_ONCE = 2000
-RUNS_AT_ONCE = 20  # limits the points in memory as rows
+LOGGED_AT_ONCE = 20_000
+SERIES_AT_ONCE = 400  # limits the points in memory as rows
 _IDS = uuid.UUID("6f0b6a7e-6a0c-4f0e-9d2c-5a1c3c1b7f10")
-INSERT_METRICS = "INSERT INTO metrics (run, name, value, step, time) VALUES (?,?,?,?,?)"
-# Unless the run has that point after a row
-INSERT_NEW_METRICS = (
-    "INSERT INTO metrics (run, name, value, step, time) SELECT ?1, ?2, ?3, ?4, ?5 WHERE NOT EXISTS (SELECT 1 FROM "
-    "metrics WHERE run = ?1 AND name = ?2 AND step = ?4 AND time = ?5 AND value IS ?3 AND rowid > ?6)"
+# A point, the latest but for the number of earlier ones of its transaction. The second form: unless the run has that
+# point after a place
+INSERT_POINT = (
+    "INSERT INTO points (series, step, time, place, value) SELECT id, ?4, ?5, last + ?6, ?3 FROM places, series WHERE "
+    "run = ?1 AND name = ?2"
+)
+INSERT_NEW_POINT = (
+    f"{INSERT_POINT} AND NOT EXISTS (SELECT 1 FROM points WHERE series = series.id AND step = ?4 AND time = ?5 AND "
+    "value IS ?3 AND place > ?7)"
 )
 # The value that a parameter keeps, unless it is that of an earlier attempt
 FIXED = (
@@ -42,6 +47,12 @@ FIXED = (
     "(SELECT 1 FROM earlier_parameters AS e WHERE e.run = p.run AND e.name = p.name)"
 )
 
+# The points of a run after a place, in the order logged. They are the last ones of their series, unless one came late
+LOGGED_AFTER = (
+    "SELECT place, name, value, step, time FROM series JOIN points ON series = id WHERE run = ?1 AND place > ?2 AND "
+    f"step >= CASE WHEN late > ?2 THEN {-(2**63)} ELSE COALESCE((SELECT step FROM points WHERE series = id AND place "
+    f"<= ?2 ORDER BY step DESC, time DESC, place DESC LIMIT 1), {-(2**63)}) END ORDER BY place LIMIT ?3"
+)
 FORGET_EARLIER = "DELETE FROM earlier_parameters WHERE run = ? AND name = ?"
 
 # Texts for numbers that JSON lacks, by their names in Python
@@ -88,9 +99,8 @@ class MetricStore:
         """Store all of this in one transaction, without points that the attempt has stored before, since clients repeat
         a request if its reply was lost. Raises ParameterFixed."""
         with self.database.writing() as connection:
-            place = self._last_row(run_id)
-            rows = ((run_id, storable(name), *rest, place) for name, *rest in points)
-            connection.executemany(INSERT_NEW_METRICS, rows)
+            before = self._last_place(run_id)
+            _add(connection, run_id, [(storable(point[0]), *point[1:]) for point in points], before)
             for name, given in parameters:  # which the attempt cannot change from now on
                 value = mask_document(given, name)
                 kept = connection.execute(FIXED, (run_id, storable(name))).fetchone()
@@ -99,18 +109,17 @@ class MetricStore:
                     connection.execute(FORGET_EARLIER, (run_id, storable(name)))
                 elif kept[0] != storable(value):
                     raise ParameterFixed(run_id, name, kept[0], value)
-            put_pairs(connection, "tags", run_id, tags or {})
-            connection.executemany(
-                "INSERT OR IGNORE INTO model_metrics (model, run, name, step, time, value, dataset_name, "
-                "dataset_digest) VALUES (?,?,?,?,?,?,?,?)",
-                (
-                    (model, run_id, name, step, time, repr(value), *dataset)
-                    for model, (name, value, step, time), *dataset in of_models
-                ),
-            )
+            if tags:
+                put_pairs(connection, "tags", run_id, tags)
+            for model, (name, number, step, time), *dataset in of_models:
+                connection.execute(
+                    "INSERT OR IGNORE INTO model_metrics (model, run, name, step, time, value, dataset_name, "
+                    "dataset_digest) VALUES (?,?,?,?,?,?,?,?)",
+                    (model, run_id, name, step, time, repr(number), *dataset),
+                )
 
-    def _last_row(self, run_id: str) -> int:
-        """The last row of the earlier attempts of a run, 0 without them."""
+    def _last_place(self, run_id: str) -> int:
+        """The last place of the earlier attempts of a run, 0 without them."""
         return max(attempt_ends(self.database, [run_id]).get(run_id, ()), default=0)
 
     def keep(self, run_id: str, kinds: Mapping[str, Mapping[str, object]], *, replace: bool = True) -> None:
@@ -139,7 +148,7 @@ class MetricStore:
         """Store the numbers of *entries* in one transaction, and call *beside* within it. If *beside* raises, store
         nothing. Numbers rows of lists and tables after those that the attempt has logged."""
         with self.database.writing() as connection:
-            place = self._last_row(run_id)
+            place = self._last_place(run_id)
             for entry in entries:
                 names = {column: entry.name_of(column) for column in entry.numeric_columns}
                 is_counted, following = entry.kind in (LoggedKind.list, LoggedKind.table), 0
@@ -147,14 +156,14 @@ class MetricStore:
                     marks = ",".join("?" * len(names))
                     statement = f"SELECT MAX(step) + 1 FROM metrics WHERE run = ? AND name IN ({marks}) AND rowid > ?"
                     following = connection.execute(statement, (run_id, *names.values(), place)).fetchone()[0] or 0
-                points: list[tuple[str, str, float, int, int]] = []
+                points: list[Point] = []
                 for number, row in enumerate(entry.rows):
                     step = following + number if is_counted else row.step or 0
                     time = round(row.time.timestamp() * 1000)
                     for column, name in names.items():
                         if isinstance(value := row.values.get(column), (int, float)):
-                            points.append((run_id, name, float(value), step, time))
-                connection.executemany(INSERT_METRICS, points)
+                            points.append((name, float(value), step, time))
+                _add(connection, run_id, points)
             beside()
 
     def metrics(self, run_ids: Sequence[str], *, name: str | None = None, prefix: str = "") -> list[Metric]:
@@ -176,7 +185,7 @@ class MetricStore:
 
     def counts(self, run_ids: Sequence[str]) -> dict[tuple[str, str], int]:
         """The number of points by run and metric, without those that a later attempt replaced."""
-        grouped = "SELECT run, name, COUNT(*) FROM metrics WHERE run IN ({}) GROUP BY run, name"
+        grouped = "SELECT run, name, (SELECT COUNT(*) FROM points WHERE series = id) FROM series WHERE run IN ({})"
         found = {(run, name): count for run, name, count in self.database.rows_among(grouped, run_ids)}
         for (run, name), cuts in cuts_of(self.database, run_ids).items():
             replaced = " OR ".join("rowid <= ? AND step >= ?" for _ in cuts)
@@ -202,8 +211,9 @@ class MetricStore:
             values = (*(part for run_id in some for part in (run_id, places[run_id])), name)
             statement = (
                 f"WITH asked(run, place) AS (VALUES {','.join(['(?,?)'] * len(some))})"
-                " SELECT metrics.run, metrics.rowid, metrics.step, metrics.value FROM asked"
-                " JOIN metrics ON metrics.run = asked.run AND metrics.name = ? AND metrics.rowid > asked.place"
+                " SELECT asked.run, points.place, step, value FROM asked"
+                " JOIN series ON series.run = asked.run AND series.name = ?"
+                " JOIN points ON points.series = series.id AND points.place > asked.place"
             )
             found += [
                 (run, number, nan_if_null(value))
@@ -217,24 +227,32 @@ class MetricStore:
         return {row["name"]: row["value"] for row in self.database.rows(statement, (run_id,))}
 
     def logged_after(self, run_id: str, last: int) -> tuple[Sequence[Logged], int]:
-        """At most `LOGGED_AT_ONCE` points of the run itself after the row *last* (0: from the first one), in the form
-        for another workspace, and their last row. Omits points that a later attempt replaced.
+        """At most `LOGGED_AT_ONCE` points of the run itself after the place *last* (0: from the first one), in the form
+        for another workspace, and their last place. Omits points that a later attempt replaced.
 
-        A run's rows are never deleted, so that the number of its last one is a position to continue from. The id of a
-        point is derived from its run and row, so that a receiver can detect duplicates.
+        Places of a run's points never change, so that the last one is a position to continue from. The id of a point is
+        derived from its run and place, so that a receiver can detect duplicates.
         """
-        only = "+run = ? AND rowid > ?" if last else "run = ? AND rowid > ?"  # uses the index with fewer rows
-        statement = f"SELECT rowid, name, value, step, time FROM metrics WHERE {only} ORDER BY rowid LIMIT ?"
         series: dict[str, list[LoggedRow]] = {}
         cuts = cuts_of(self.database, [run_id])
-        while not series and (rows := self.database.rows(statement, (run_id, last, LOGGED_AT_ONCE))):
-            for number, name, value, step, moment in rows:
-                last = number
-                if counts(number, step, cuts.get((run_id, name), ())):
-                    id = str(uuid.uuid5(_IDS, f"{run_id}/{number}"))
+        while not series and (rows := self.database.rows(LOGGED_AFTER, (run_id, last, LOGGED_AT_ONCE))):
+            for place, name, value, step, moment in rows:
+                last = place
+                if counts(place, step, cuts.get((run_id, name), ())):
+                    id = str(uuid.uuid5(_IDS, f"{run_id}/{place}"))
                     point = LoggedRow({name: nan_if_null(value)}, step, as_time(moment), id)
                     series.setdefault(name, []).append(point)
         return [Logged(name, LoggedKind.scalar, rows) for name, rows in series.items()], last
+
+
+def _add(connection: sqlite3.Connection, run_id: str, points: Sequence[Point], since: int | None = None) -> None:
+    """Store points at the next places, without those that the run has after the place *since* (None: all)."""
+    names = {(run_id, name) for name, *_ in points}
+    connection.executemany("INSERT OR IGNORE INTO series (run, name) VALUES (?,?)", names)
+    after = () if since is None else (since,)
+    rows = ((run_id, *point, number, *after) for number, point in enumerate(points, 1))
+    connection.executemany(INSERT_POINT if since is None else INSERT_NEW_POINT, rows)
+    connection.execute("UPDATE places SET last = last + ?", (len(points),))
 
 
 def nan_if_null(value: float | None) -> float:
@@ -277,19 +295,25 @@ def read_series(
     """Run, name and points by step of the metrics that *clause* selects, without those that a later attempt replaced.
     Points of the same step are in the order logged."""
     cuts = cuts_of(database, run_ids)
-    statement = (
-        f"SELECT run, name, step, time, value, rowid FROM metrics WHERE run IN ({{}}){clause} "
-        "ORDER BY run, name, step, rowid"
-    )
-    rows: Iterator[Sequence[Any]] = database.rows_among(statement, run_ids, *names, size=RUNS_AT_ONCE)
-    if cuts:
-        rows = (row for row in rows if counts(row[5], row[2], cuts.get((row[0], row[1]), ())))
-    with taken_apart(database.path):
-        for (run_id, name), points in groupby(rows, itemgetter(0, 1)):
-            _, _, steps, times, values, _ = zip(*points, strict=True)
-            numbers = map(nan_if_null, values) if None in values else values
-            seconds = array("d", [time / 1000 for time in times])
-            yield run_id, name, Series(array("q", steps), array("d", numbers), seconds)
+    of_runs = f"SELECT id, run, name FROM series WHERE run IN ({{}}){clause} ORDER BY run, name"
+    found = {id: (run, name) for id, run, name in database.rows_among(of_runs, run_ids, *names)}
+    statement = "SELECT series, step, time, value, place FROM points WHERE series IN ({}) ORDER BY series, step, place"
+    for some, _ in chunks([*found], SERIES_AT_ONCE):
+        of_series: dict[int, Series] = {}
+        with taken_apart(database.path):
+            for id, rows in groupby(database.rows_among(statement, some, size=SERIES_AT_ONCE), itemgetter(0)):
+                points: Iterable[Sequence[Any]] = rows
+                if found[id] in cuts:
+                    points = (row for row in rows if counts(row[4], row[1], cuts[found[id]]))
+                columns = [*zip(*points, strict=True)]
+                if not columns:
+                    continue
+                _, steps, times, values, _ = columns
+                numbers = map(nan_if_null, values) if None in values else values
+                of_series[id] = Series(
+                    array("q", steps), array("d", numbers), array("d", [time / 1000 for time in times])
+                )
+        yield from ((*found[id], of_series[id]) for id in some if id in of_series)
 
 
 def counts(row: int, step: int, cuts: Iterable[Cut]) -> bool:

@@ -42,60 +42,16 @@ from himl_cli.core.runs import (
 from himl_cli.core.sweeps import MANY, TRIAL
 from himl_cli.core.text import storable
 from himl_cli.workspaces.local.run_folder import CHECK_PERMISSIONS, END, FREE_SPACE, RunFolder
+from himl_cli.workspaces.local.schema import OF_RUNS, SCHEMA_VERSION, prepare, read_as_series
 
 SHARE_SECONDS = 5.0
 RECORDING = "recording"  # the workspace's folder of marks with the ids of runs, where locks may not be visible
 OTHER_WORKSPACE = "Use a workspace on another file system (--workspace FOLDER), or one per machine."
-SCHEMA_VERSION = 2
 BUSY_SECONDS = 60.0
 T = TypeVar("T")
 ROLLBACK = "TRUNCATE"  # the journal of each transaction then uses the same file
 EXCLUSIVE = "PRAGMA locking_mode=EXCLUSIVE"
 NO_ROOM_BESIDE = ("unable to open", "disk I/O error", "readonly database")  # SQLite cannot create files next to it
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (
-    id TEXT PRIMARY KEY, job TEXT NOT NULL, parent TEXT, experiment TEXT NOT NULL, display_name TEXT NOT NULL,
-    description TEXT NOT NULL, command TEXT NOT NULL, folder TEXT NOT NULL,
-    status TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
-    exit_code INTEGER, created INTEGER NOT NULL, started INTEGER, ended INTEGER
-);
-CREATE INDEX IF NOT EXISTS runs_by_time ON runs (created, id);
-CREATE INDEX IF NOT EXISTS runs_by_experiment ON runs (experiment, created);
-CREATE INDEX IF NOT EXISTS runs_by_parent ON runs (parent);
-CREATE INDEX IF NOT EXISTS runs_open ON runs (job) WHERE ended IS NULL;
-CREATE TABLE IF NOT EXISTS tags (
-    run TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run, name)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS parameters (
-    run TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run, name)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS metrics (
-    run TEXT NOT NULL, name TEXT NOT NULL, step INTEGER NOT NULL, time INTEGER NOT NULL, value REAL
-);
-CREATE INDEX IF NOT EXISTS metrics_by_step ON metrics (run, name, step, time);
-CREATE TABLE IF NOT EXISTS digests (
-    datastore TEXT NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL, md5 BLOB NOT NULL,
-    PRIMARY KEY (datastore, name)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS folders_to_delete (run TEXT PRIMARY KEY) WITHOUT ROWID;
--- Parameters whose values are those of an earlier attempt, which the current one may replace
-CREATE TABLE IF NOT EXISTS earlier_parameters (
-    run TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (run, name)
-) WITHOUT ROWID;
--- Metrics of MLflow's logged models. A value is a text, since a NaN would be NULL
-CREATE TABLE IF NOT EXISTS model_metrics (
-    model TEXT NOT NULL, run TEXT NOT NULL, name TEXT NOT NULL, step INTEGER NOT NULL, time INTEGER NOT NULL,
-    value TEXT NOT NULL, dataset_name TEXT NOT NULL, dataset_digest TEXT NOT NULL,
-    PRIMARY KEY (model, step, time, name, run, dataset_name, dataset_digest, value)
-) WITHOUT ROWID;
--- Data sets and models that MLflow's clients recorded, as JSON, each with its key among those of its run and kind
-CREATE TABLE IF NOT EXISTS client_records (
-    run TEXT NOT NULL, kind TEXT NOT NULL, key TEXT NOT NULL, document TEXT NOT NULL, UNIQUE (run, kind, key)
-);
-CREATE TABLE IF NOT EXISTS registered_models (name TEXT PRIMARY KEY, document TEXT NOT NULL);
-"""
-OF_RUNS = ("tags", "parameters", "earlier_parameters", "metrics", "model_metrics", "client_records")
 
 
 class Database:
@@ -172,8 +128,8 @@ class Database:
         if version == 0 and self._is_local:  # WAL needs shared memory, which network file systems lack
             # (sqlite.org/wal.html). A change of the journal ignores the busy timeout
             _once_unlocked(connection, "PRAGMA journal_mode=WAL", BUSY_SECONDS)
-        if version < SCHEMA_VERSION and (version == 0 or self._read is None):
-            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT")
+        if version < SCHEMA_VERSION:
+            (prepare if version == 0 or self._read is None else read_as_series)(connection)
         self._connection = connection
         self._closer = weakref.finalize(self, connection.close)
         self._is_open = True
