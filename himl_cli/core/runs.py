@@ -324,8 +324,11 @@ def run_not_found(run_id: str, where: str, known: Sequence[str], *, is_complete:
 
 
 def with_digits(text: str, known: Iterable[str]) -> list[str]:
-    """Those of the *known* ids whose hex digits *text* abbreviates, which may have the suffix of a child run."""
+    """Those of the *known* ids whose hex digits *text* abbreviates, which may have the suffix of a child run. They are
+    not read if *text* has no such form."""
     digits, sign, number = text.partition("_")
+    if not re.fullmatch("[0-9a-f]+", digits):
+        return []
     whole, is_long = (digits, f"{sign}{number}"), len(digits) >= SHORTEST_ID
     parts = _hex_parts(known).items()
     return [
