@@ -13,7 +13,7 @@ author = copyright = "The himl authors"
 release = __version__
 language = "en"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "docs.tools.sphinx_links", "docs.tools.llms_txt"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "docs.tools.sphinx_sources", "docs.tools.sphinx_links", "docs.tools.llms_txt"]
 exclude_patterns = ["tools"]
 # Two dashes must stay two dashes, as in options.
 smartquotes = False

@@ -99,7 +99,7 @@ def children(command: CommandShape) -> Iterator[str]:
         yield table(("command", "description"), rows)
     if command.children:
         more = ["schemas"] if len(command.path) == 1 else []
-        yield "\n".join(["```{toctree}", ":hidden:", "", *map(page_name, command.children), *more, "```"])
+        yield "\n".join(["<!-- sphinx", "```{toctree}", ":hidden:", "", *map(page_name, command.children), *more, "```", "-->"])
 
 
 def arguments(command: CommandShape) -> Iterator[str]:

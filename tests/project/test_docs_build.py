@@ -16,12 +16,14 @@ from tests.support.running import write_files
 ROOT = Path(__file__).parents[2]
 PAGES = {
     "docs/index.md": (
-        '# First\n\n"--" [x](reading.md#a-part)\n\n## Begin\n\n- [Reading](reading.md): what to\n  read\n\n```{toctree}\nreading\nexamples/one\n```\n'
+        '# First\n\n"--" [x](reading.md#a-part)\n\n## Begin\n\n- [Reading](reading.md): what to\n  read\n\n'
+        "<!-- sphinx\n```{toctree}\nreading\nexamples/one\ndesign\n```\n-->\n"
     ),
     "docs/reading.md": (
         "# Reading\n\n## A part\n\n[page](../examples/one/README.md) [part](../examples/one/README.md#one)\n[raw](../raw.jsonl) [text](../CONTRIBUTING.md)\n\n"
         "```{include} ../bench/README.md\n:relative-docs: ../docs/\n```\n"
     ),
+    "docs/design.md": "# Reasons\n",
     "docs/examples/one.md": "# One\n\n[back](../reading.md) [twice](../../examples/one/README.md)\n",
     "examples/one/README.md": "# One\n",
     "bench/README.md": "See [here](../docs/index.md), [beside](beside.py).\n",
@@ -58,6 +60,8 @@ def test_links_lead_to_pages_or_downloads_and_nothing_is_fetched(tmp_path: Path)
     assert [found for path in (tmp_path / "html").rglob("*.html") for found in re.findall(OUTSIDE, path.read_text(encoding="utf-8"))] == []
     styles = "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "html").rglob("*.css"))
     assert re.findall(r"url\(\s*[\"']?(?:https?:)?//[^)]*|@import[^;]*//[^;]*", styles) == []
+    index = (tmp_path / "html" / "searchindex.js").read_text(encoding="utf-8")
+    assert ('"Reading"' in index, '"Reasons"' in index) == (True, False)
     llms = (tmp_path / "html" / "llms.txt").read_text(encoding="utf-8")
     assert llms.startswith("# himl\n\n> Train on this machine")
     assert "\n## Begin\n\n- [Reading](reading.html): what to read\n\n## Command reference\n\n- [himl submit](cli/submit.html): Run " in llms

@@ -115,6 +115,14 @@ def test_generated_pages_and_lists_of_names_and_pages_are_current() -> None:
         named[path.relative_to(DOCS).as_posix()] = [(path.relative_to(DOCS).parent / f"{name}.md").as_posix() for name in names]
     assert sorted(name for names in named.values() for name in names) == sorted(set(named) - {"index.md"})
     assert re.findall(r"(?<!`)\]\(([^)\s#]+)(?:#[^)]*)?\)", page("index.md")) == named["index.md"]
+    titles = {name: re.search(r"^# (.*)$", page(name), flags=re.MULTILINE) for name in named["index.md"]}
+    assert dict(re.findall(r"^- \[([^]]+)\]\(([^)]+)\)", page("index.md"), flags=re.MULTILINE)) == {title[1]: name for name, title in titles.items() if title}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_page_shows_no_directive_of_sphinx_on_a_forge(name: str) -> None:
+    shown = re.sub(r"(`+)[^`]+?\1", "", re.sub(r"<!--.*?-->", "", text_of(name), flags=re.DOTALL))
+    assert re.findall(r"^\s*(?:`{3,}|:{3,})\{.*|\{\w[\w:-]*\}$", shown, flags=re.MULTILINE) == []
 
 
 def test_places_of_changes_exist() -> None:
