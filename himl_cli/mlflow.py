@@ -14,6 +14,7 @@ Each error is an MlflowException with the message of himl's error.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 from abc import update_abstractmethods
@@ -51,7 +52,7 @@ from himl_cli.core.errors import (
     WorkspaceNotFound,
 )
 from himl_cli.core.files import WORKSPACE_FOLDER, expand_home
-from himl_cli.core.logged import RunResults
+from himl_cli.core.logged import RunResults, readable_name
 from himl_cli.core.runs import LAST_ATTEMPT, MLFLOW_ADDRESS, MLFLOW_STATUSES, NOTE, REPEATED_BY, Run, RunQuery, own_tags
 from himl_cli.core.sweeps import MANY, hyperparameters_of, value_text
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
@@ -60,6 +61,8 @@ from himl_cli.workspaces.resolve import local_folder, open_configured_azure, ope
 from mlflow import entities
 
 if TYPE_CHECKING:
+    from mlflow.entities.dataset_summary import _DatasetSummary
+
     from himl_cli.workspaces.local.metric_store import MetricStore
     from himl_cli.workspaces.local.tracking.models import ModelRegistry
     from himl_cli.workspaces.local.tracking.protocol import Fields
@@ -78,6 +81,8 @@ FROM_RECORD = ("mlflow.parentRunId", "mlflow.source.name")
 MOST_ENTITIES = 1000  # in a page, unless the request limits it
 VERBS = {"add", "complete", "copy", "create", "delete", "end", "finalize", "link", "log", "record", "register"}
 VERBS |= {"remove", "rename", "restore", "set", "start", "transition", "update", "upsert", "write"}
+# Errors of reading a record with content that himl does not write
+NOT_FROM_HIML = (AttributeError, LookupError, TypeError, ValueError, ParseError)
 CODES: Mapping[type[HimlError], Any] = {
     NotFound: databricks_pb2.RESOURCE_DOES_NOT_EXIST,
     BadUsage: databricks_pb2.INVALID_PARAMETER_VALUE,
@@ -222,6 +227,10 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             for number, name in self._names.items()
         ]
 
+    def newest_experiment(self) -> str:
+        """The id of the newest run's experiment, or an empty text without runs."""
+        return next((experiment_id(run.experiment) for run in self._workspace.runs(RunQuery(limit=1))), "")
+
     def get_experiment(self, experiment_id: str) -> entities.Experiment:
         found = next((each for each in self._experiments() if each.experiment_id == experiment_id), None)
         if found is None:
@@ -305,7 +314,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
                 inputs, outputs, _ = self._tracked(run)
             except DiskFailed as err:
                 problem = problem or str(err)
-        results, name = results or RunResults(), run.display_name or run.id
+        results, name = results or RunResults(), readable_name(run)
         tags = {tag: value for tag, value in run.tags.items() if tag.startswith("mlflow.")} | own_tags(run)
         own = {
             RUN_NAME: name,
@@ -362,7 +371,7 @@ class RunStore(AbstractStore):  # type: ignore[misc]
             ]
             models = [each for each in known.get("models", ()) if "is_deleted" not in each]
             messages = [_message(each, service_pb2.LoggedModel()) for each in self._with_metrics(models)]
-        except (AttributeError, LookupError, TypeError, ValueError, ParseError) as err:
+        except NOT_FROM_HIML as err:
             raise DiskFailed(f"The record of run '{run.id}' has content that himl does not write.") from err
         for message in messages:
             message.info.experiment_id = experiment_id(run.experiment)  # a script may name others
@@ -518,8 +527,24 @@ class RunStore(AbstractStore):  # type: ignore[misc]
     def search_traces(self, *args: Any, **kwargs: Any) -> tuple[list[Any], None]:
         return [], None
 
-    def _search_datasets(self, experiment_ids: Sequence[str]) -> list[Any]:
-        return []
+    def _search_datasets(self, experiment_ids: Sequence[str]) -> list[_DatasetSummary]:
+        """The datasets that local runs of the experiments read, by which MLflow's page filters runs."""
+        from mlflow.entities.dataset_summary import _DatasetSummary
+        from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+        if self._folder is None or not (self._folder / "workspace.db").exists():
+            return []
+        found: dict[str, _DatasetSummary] = {}
+        for experiment, document in self._records.datasets():
+            number = experiment_id(experiment)
+            if number not in experiment_ids:
+                continue
+            with suppress(*NOT_FROM_HIML):  # the tag himl.problem of the run reports the damage
+                each = entities.DatasetInput.from_proto(_message(json.loads(document), service_pb2.DatasetInput()))
+                context = next((tag.value for tag in each.tags if tag.key == MLFLOW_DATASET_CONTEXT), None)
+                summary = _DatasetSummary(number, each.dataset.name, each.dataset.digest, context)
+                found[repr(summary.to_dict())] = summary
+        return [*found.values()]
 
 
 class JobContext:

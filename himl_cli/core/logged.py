@@ -15,18 +15,20 @@ from typing import Any, Generic, TypeVar
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import Goal, Run, RunStatus, arguments_of
+from himl_cli.core.runs import Goal, Run, RunStatus, arguments_of, hex_part, own_name
 from himl_cli.core.sweeps import (
     BEST_TRIAL,
     GOAL,
     MANY,
     PRIMARY_METRIC,
     REPEATED,
+    SWEPT,
     TRIAL,
     Scalar,
     best_of,
     hyperparameters_of,
     value_text,
+    values_text,
 )
 
 LoggedValue = TypeVar("LoggedValue", float, str)
@@ -457,6 +459,12 @@ def given_of(run: Run, results: RunResults | None = None) -> dict[str, str]:
     """The arguments, hyperparameters and logged parameters of a run."""
     given = {name: value_text(value) for name, value in (arguments_of(run) | hyperparameters_of(run.tags)).items()}
     return {**given, **(results.parameters if results else {})}
+
+
+def readable_name(run: Run) -> str:
+    """The display name, or else what distinguishes the run from others of its experiment: its arguments, its sweep, or
+    a part of its id that commands accept in place of the id."""
+    return own_name(run) or values_text(given_of(run)) or run.tags.get(SWEPT, "") or hex_part(run.id)
 
 
 @dataclass(frozen=True)

@@ -308,6 +308,11 @@ def _hex_parts(run_ids: Iterable[str]) -> dict[str, tuple[str, str]]:
     return {each: (match[1], match[2] or "") for each, match in matches.items() if match}
 
 
+def hex_part(run_id: str) -> str:
+    """The hex digits of an id, with the suffix of a child run, or an id without digits itself."""
+    return "".join(_hex_parts([run_id]).get(run_id, (run_id,)))
+
+
 def run_not_found(run_id: str, where: str, known: Sequence[str], *, is_complete: bool = True) -> RunNotFound:
     """The error for *run_id*, with the *known* ids that it abbreviates: they, or their parts from the hex digits on,
     begin with it. A run represents its children."""

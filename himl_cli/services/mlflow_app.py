@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import json
-from asyncio import Transport
+from asyncio import Transport, to_thread
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -15,6 +14,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from himl_cli.services.mlflow_page import additions
 from himl_cli.services.server_access import Access, Answer
 
 # Bytes of a body. Those of the pages have a few thousand
@@ -26,12 +26,6 @@ MLFLOW_CLOSED |= {"register", "upload-artifact", "webhooks"}
 # Functions that pages call by POST, and that change nothing
 MLFLOW_READS = {"search", "search-datasets", "get-latest-versions", "batchGetInfos", "graphql"}
 READS_ONLY = b'{"error_code": "PERMISSION_DENIED", "message": "himl ui --read_only accepts no changes."}'
-# Settings for a new browser: pages about training, without an assistant
-MLFLOW_DEFAULTS = {"mlflow.workflowType_v1": "machine_learning", "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": True}
-MLFLOW_SCRIPT = (
-    f"<script>for (const [name, value] of Object.entries({json.dumps(MLFLOW_DEFAULTS)}))"
-    " if (localStorage.getItem(name) === null) localStorage.setItem(name, JSON.stringify(value))</script>"
-)
 
 
 class ClientConnection(H11Protocol):
@@ -116,14 +110,16 @@ def run_mlflow(access: Access, uri: str, host: str, port: str) -> None:
         async def receive_whole() -> Any:
             return whole.pop() if whole else await receive()
 
+        head = await to_thread(page_additions) if path == "/" else b""
+
         async def send_page(message: dict[str, Any]) -> None:
-            """Forward a message, with the script at the beginning of the page."""
+            """Forward a message, with himl's additions at the beginning of the page."""
             if message["type"] == "http.response.start" and message["status"] == 200:
                 message["headers"] = [pair for pair in message["headers"] if pair[0].lower() != b"content-length"]
                 is_first.append(True)
             elif is_first:
                 is_first.clear()
-                message["body"] = message.get("body", b"").replace(b"<head>", b"<head>" + MLFLOW_SCRIPT.encode(), 1)
+                message["body"] = message.get("body", b"").replace(b"<head>", b"<head>" + head, 1)
             await send(message)
 
         is_first: list[bool] = []
@@ -132,6 +128,17 @@ def run_mlflow(access: Access, uri: str, host: str, port: str) -> None:
 
     run = partial(uvicorn.run, ws="none", lifespan="off", log_level="warning", timeout_graceful_shutdown=1)
     run(answer, host=host, port=int(port), http=ClientConnection)
+
+
+def page_additions() -> bytes:
+    """The additions to the page, for the runs that are the newest now."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.server.handlers import _get_tracking_store
+
+    try:
+        return additions(_get_tracking_store().newest_experiment())
+    except MlflowException:  # a service does not respond: the page itself shows the error
+        return additions("")
 
 
 def hasten_curves() -> None:

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -63,6 +63,14 @@ TRIES = """
 import sys
 from himl_cli import RUN_CONTEXT
 RUN_CONTEXT.log("score", float(sys.argv[-1]))
+"""
+READS = """
+import sys
+import mlflow
+import pandas
+if "0.25" in sys.argv:
+    table = pandas.DataFrame({"x": [1.0]})
+    mlflow.log_input(mlflow.data.from_pandas(table, name="numbers"), context="training")
 """
 GROWS = """
 import os, sys, time
@@ -144,9 +152,11 @@ def jobs(shared_stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A folder with local runs of jobs and a similar run in Azure ML, and the variables that reach them."""
     folder, home = tmp_path_factory.mktemp("ui"), tmp_path_factory.mktemp("home")
     variables, himl = variables_of_machine(home), Himl(PROGRAM, folder)
-    write_files(folder, {"train.py": TRAINS, "trial.py": TRIES, "grow.py": GROWS, "fail.py": "import sys; sys.exit(3)"})
+    write_files(folder, {"train.py": TRAINS, "trial.py": TRIES, "grow.py": GROWS, "fail.py": "import sys; sys.exit(3)", "read.py": READS})
     submit(himl, variables, "train.py", "--workspace", "local", "--no_system_metrics", "--display_name", "Near")  # the script logs its own
     submit(himl, variables, "fail.py", "--display_name", "Broken")
+    for rate in ("0.5", "0.25"):
+        submit(himl, variables, "read.py", "--", "--rate", rate)
     for version in ("newest", "oldest"):
         submit(himl, variables, "trial.py", "--sweep", "lr=0.5,0.25", "--display_name", f"Hunt {version}", "--", "${{search_space.lr}}")
     until(lambda: all(run["status"] in ("Completed", "Failed") for run in himl.ok("runs", "list", "--json", env=variables).json()), "jobs end")
@@ -207,6 +217,57 @@ def row(page: Page, name: str) -> Locator:
 def choose(page: Page, *names: str) -> None:
     for name in names:
         row(page, name).get_by_role("checkbox").first.check()
+
+
+REFUSED = ("New", "New run", "Create", "Create Model", "Register model", "Views", "Share", "MLflow Assistant", "GenAI", "Home", "Traces", "Prompts")
+REFUSED_SETTINGS = ("LLM Connections", "Webhooks", "Enable telemetry", "Clear all demo data")
+
+
+def hides(page: Page, texts: Sequence[str]) -> None:
+    """Wait until none of the elements with these texts is visible."""
+
+    def visible() -> list[str]:
+        return [text for text in texts if any(each.is_visible() for each in page.get_by_text(text, exact=True).all())]
+
+    until(lambda: not visible(), lambda: f"{visible()} become hidden")
+
+
+def test_it_opens_on_the_newest_runs_without_what_himl_refuses(world: World, shown: Page) -> None:
+    """Also by the logo, and by the list of experiments or models."""
+    runs = re.compile(re.escape(world.address("grow")))
+    shown.wait_for_url(runs)
+    expect(row(shown, world.growing)).to_be_visible()
+    hides(shown, REFUSED)
+    for view, text in (("#/experiments", "grow"), ("#/models", "Registered Models"), (f"#{world.address('Broken').partition('#')[2]}", "Broken")):
+        shown.goto(f"{world.board.url}{view}")
+        expect(shown.get_by_text(text, exact=True).first).to_be_visible()
+        hides(shown, REFUSED)
+    expect(shown.get_by_role("dialog")).to_have_count(0)
+    shown.locator("a[href='#/']").first.click()
+    shown.wait_for_url(runs)
+    if world.version != OLDEST_TEXT:  # which has no settings
+        shown.goto(f"{world.board.url}#/settings/general")
+        expect(shown.get_by_text("Theme preference", exact=True)).to_be_visible()
+        hides(shown, REFUSED_SETTINGS)
+
+
+def test_runs_are_renamed_and_filtered_by_dataset(world: World, shown: Page) -> None:
+    """A run without a display name has its arguments as its name."""
+    shown.goto(world.address("read"))
+    expect(row(shown, "rate=0.5")).to_be_visible()
+    shown.get_by_label(re.compile("^Datasets")).first.click()
+    shown.get_by_role("option", name=re.compile("numbers")).click()
+    shown.keyboard.press("Escape")
+    expect(row(shown, "rate=0.5")).to_have_count(0)
+    new = f"renamed with {world.version}"
+    shown.get_by_role("row").filter(has=shown.get_by_text(re.compile("^(rate=0.25|renamed with)"))).get_by_role("link").first.click()
+    shown.get_by_role("button", name="Open header dropdown menu").click()
+    shown.get_by_role("menuitem", name="Rename").click()
+    shown.get_by_role("dialog").get_by_role("textbox").fill(new)
+    shown.get_by_role("dialog").get_by_role("button", name="Save").click()
+    expect(shown.get_by_role("heading", name=new)).to_be_visible()
+    listed = world.himl.ok("runs", "list", "--experiment", "read", "--json", env=world.variables).json()
+    assert sorted(run["display_name"] for run in listed) == ["", new]
 
 
 def test_tables_show_runs_of_both_places_and_those_below_them(world: World, shown: Page) -> None:

@@ -144,6 +144,14 @@ class MetricStore:
                 found.setdefault(kind, []).append(json.loads(document))
         return found
 
+    def datasets(self) -> list[tuple[str, str]]:
+        """The datasets that runs read, each with the experiment of its run and its JSON, the oldest first."""
+        statement = (
+            "SELECT DISTINCT experiment, document FROM client_records JOIN runs ON runs.id = client_records.run "
+            "WHERE kind = 'dataset_inputs' ORDER BY client_records.rowid"
+        )
+        return [(experiment, document) for experiment, document in self.database.rows(statement)]
+
     def log_entries(self, run_id: str, entries: Iterable[Logged], beside: Callable[[], None]) -> None:
         """Store the numbers of *entries* in one transaction, and call *beside* within it. If *beside* raises, store
         nothing. Numbers rows of lists and tables after those that the attempt has logged."""
