@@ -143,7 +143,7 @@ def gc(
     """Delete files of the local workspace that no run needs, and unused downloads.
 
     himl counts the files, and deletes them with --yes. They are code of deleted runs, and copies that killed jobs left.
-    Downloads are datasets, checkpoints and event files in himl's cache that nothing used for 30 days. With
+    Downloads are datasets, checkpoints and event files in himl's cache. Nothing used them for 30 days. With
     --older_than, the files include artifacts. Records, metrics, logs and code of runs stay. Files of runs in progress
     stay.
 
