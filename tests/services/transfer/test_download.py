@@ -46,24 +46,28 @@ def test_files_arrive_checked_and_are_not_fetched_again(tmp_path: Path, md5_in: 
     assert {e.name for e in events if isinstance(e, Finished)} == set(store.bodies)
 
 
-def test_wrong_md5_or_missing_end_is_retried_and_leaves_nothing(tmp_path: Path) -> None:
-    sizes = {"small": 100, "middle": SMALL + 5, "large": LARGE + 9}
-    damage = {"small": 2, "middle": 1, "large": 1, "hopeless": 99}
-    store = MemoryStore({name: pattern(size) for name, size in sizes.items()} | {"hopeless": b"x" * 50, "fine": b"x"}, damage=damage)
-    result = download(store, DownloadRequest(tmp_path))
+def test_file_with_a_wrong_md5_is_fetched_three_times_at_most(tmp_path: Path) -> None:
+    fine = MemoryStore({"once": b"x"})
+    sizes_and_damaged_downloads = {"twice": (LARGE + 9, 1), "also twice": (SMALL + 5, 1), "three times": (100, 2), "in vain": (50, 99)}
+    bodies_of = {name: pattern(size) for name, (size, _) in sizes_and_damaged_downloads.items()}
+    store = MemoryStore(fine.bodies | bodies_of, damage={name: damaged for name, (_, damaged) in sizes_and_damaged_downloads.items()})
+    result = download(store, DownloadRequest(tmp_path / "checked"))
     problem = result.problem()
-    assert files_in(tmp_path) == {name: body for name, body in store.bodies.items() if name != "hopeless"}
-    assert ([failure.name for failure in result.failed], result.files, result.bytes) == (["hopeless"], 4, sum(sizes.values()) + 1)
-    assert store.moved == 2 * sum(sizes.values()) + 100 + 1 + 3 * 50
+    assert files_in(tmp_path / "checked") == {name: body for name, body in store.bodies.items() if name != "in vain"}
+    assert [failure.name for failure in result.failed] == ["in vain"]
+    assert (result.files, result.bytes) == (4, 1 + (LARGE + 9) + (SMALL + 5) + 100)
+    assert store.moved == 1 + 2 * (LARGE + 9) + 2 * (SMALL + 5) + 3 * 100 + 3 * 50
     assert isinstance(problem, IntegrityFailed)
     assert problem.exit_code == 6
     assert ("--no_validate" in problem.hint, "again" in problem.hint) == (True, False)
     assert download(store, DownloadRequest(tmp_path / "unchecked", validate=False)).files == 5
-    all_sizes = (1000, SMALL + 1, LARGE + 1)
-    short, healed = ({f"{name}{size}": pattern(size) for size in all_sizes} for name in ("short", "healed"))
+
+
+def test_file_whose_end_is_missing_is_fetched_again_without_md5(tmp_path: Path) -> None:
+    short, healed = ({f"{name}{size}": pattern(size) for size in (1000, SMALL + 1, LARGE + 1)} for name in ("short", "healed"))
     store = MemoryStore({**short, **healed}, md5_in="", cut={**dict.fromkeys(short, 99), **dict.fromkeys(healed, 1)})
-    result = download(store, DownloadRequest(tmp_path / "cut"))
-    assert files_in(tmp_path / "cut") == healed
+    result = download(store, DownloadRequest(tmp_path))
+    assert files_in(tmp_path) == healed
     assert [failure.code for failure in result.failed] == ["integrity_failed"] * 3
 
 
@@ -102,16 +106,18 @@ def test_changed_blob_is_fetched_anew_failed_ones_stop_nothing(tmp_path: Path) -
     assert isinstance(result.problem(), ServiceFailed)
 
 
-def test_repeated_refusal_ends_the_transfer(tmp_path: Path) -> None:
+def test_transfer_ends_after_64_equal_refusals_and_no_file(tmp_path: Path) -> None:
     files = bodies(200)
     store = MemoryStore(dict(files), broken={*files}, refusal="You may not read here.")
     with pytest.raises(NotAllowed, match=r"^You may not read here\. The first 64 files failed like this\. The others were not tried\.$") as caught:
         download(store, DownloadRequest(tmp_path / "all"))
     assert (caught.value.hint, len(store.fetched)) == ("ask", 64)
+
     one_arrives = MemoryStore(dict(files), broken={*files} - {"outputs/00003.bin"}, refusal="You may not read here.")
     assert len(download(one_arrives, DownloadRequest(tmp_path / "one")).failed) == 199
-    each_by_itself = MemoryStore(dict(files), broken={*files}, refusal="'{name}' is locked.")
-    assert len(download(each_by_itself, DownloadRequest(tmp_path / "locked")).failed) == 200
+    texts_differ = MemoryStore(dict(files), broken={*files}, refusal="'{name}' is locked.")
+    assert len(download(texts_differ, DownloadRequest(tmp_path / "locked")).failed) == 200
+
     write_files(tmp_path / "here", {f"{number:03d}": "x" for number in range(100)})
     with pytest.raises(NotAllowed, match=r"The first 64 files failed like this\. The others were not tried"):
         upload(MemoryStore(refusal="You may not write here."), UploadRequest(tmp_path / "here", "p"))
@@ -133,27 +139,37 @@ def test_file_that_cannot_be_written_fails_alone(tmp_path: Path, monkeypatch: py
     assert files_in(tmp_path) == {"good": b"g"}
 
 
-def test_prefix_include_and_exclude_choose_files(tmp_path: Path) -> None:
-    store = MemoryStore({name: name.encode() for name in ["logs/a.txt", "outputs/model.ckpt", "outputs/model/x.txt", "outputs2/y.txt"]})
+STORED = ("logs/a.txt", "outputs/model.ckpt", "outputs/model.ckpt.md5", "outputs/model/x.txt", "outputs2/y.txt")
+CHOICES: dict[str, tuple[Filters, set[str]]] = {
+    "beginning of names": (Filters("outputs"), {*STORED[1:]}),
+    "name of a file, which also begins another": (Filters("outputs/model.ckpt"), {"outputs/model.ckpt"}),
+    "glob": (Filters(include=("*.txt",)), {"logs/a.txt", "outputs/model/x.txt", "outputs2/y.txt"}),
+    "glob with an exception": (Filters(include=("*.txt",), exclude=("outputs*/**",)), {"logs/a.txt"}),
+    "folder without a folder of it": (Filters("outputs/", exclude=("model/",)), {"outputs/model.ckpt", "outputs/model.ckpt.md5"}),
+}
 
-    def fetched(prefix: str = "", strip: bool = False, **globs: tuple[str, ...]) -> set[str]:
-        folder = tmp_path / str(len([*tmp_path.iterdir()]))
-        download(store, DownloadRequest(folder, Filters(prefix, **globs), strip_prefix=strip))
-        return {*files_in(folder)}
 
-    assert fetched("outputs") == {"outputs/model.ckpt", "outputs/model/x.txt", "outputs2/y.txt"}
-    assert fetched("outputs/model.ckpt") == {"outputs/model.ckpt"}
-    assert fetched(include=("*.txt",)) == {"logs/a.txt", "outputs/model/x.txt", "outputs2/y.txt"}
-    assert fetched(include=("*.txt",), exclude=("outputs*/**",)) == {"logs/a.txt"}
-    assert fetched("outputs/", exclude=("model/",)) == {"outputs/model.ckpt"}
+@pytest.mark.parametrize(("filters", "names"), CHOICES.values(), ids=CHOICES)
+def test_prefix_include_and_exclude_choose_files(tmp_path: Path, filters: Filters, names: set[str]) -> None:
+    download(MemoryStore(dict.fromkeys(STORED, b"x")), DownloadRequest(tmp_path, filters))
+    assert {*files_in(tmp_path)} == names
+
+
+STRIPPED = {"outputs": "a sub/b sub/b.txt", "outputs/": "a sub/b sub/b.txt", "outputs/sub/b": "b", "outputs/su": "sub/b sub/b.txt"}
+
+
+@pytest.mark.parametrize(("prefix", "names"), STRIPPED.items())
+def test_stripped_names_are_below_the_folder_of_the_prefix(tmp_path: Path, prefix: str, names: str) -> None:
     store = MemoryStore({"outputs/a": b"a", "outputs/sub/b": b"b", "outputs/sub/b.txt": b"c"})
-    assert fetched("outputs/sub/b") == {"outputs/sub/b"}, "the name of one file is no beginning of another"
-    assert fetched("outputs", strip=True) == fetched("outputs/", strip=True) == {"a", "sub/b", "sub/b.txt"}
-    assert fetched("outputs/sub/b", strip=True) == {"b"}
-    assert fetched("outputs/su", strip=True) == {"sub/b", "sub/b.txt"}
+    download(store, DownloadRequest(tmp_path, Filters(prefix), strip_prefix=True))
+    assert {*files_in(tmp_path)} == {*names.split()}
+
+
+def test_two_files_that_are_one_when_stripped(tmp_path: Path) -> None:
     store = MemoryStore({"outputs/outputs2/a": b"1", "outputs2/a": b"2"})
-    result = download(store, DownloadRequest(tmp_path / "same", Filters("outputs"), strip_prefix=True))
-    assert (files_in(tmp_path / "same"), [one.name for one in result.refused]) == ({"outputs2/a": b"1"}, ["outputs2/a"])
+    result = download(store, DownloadRequest(tmp_path, Filters("outputs"), strip_prefix=True))
+    assert files_in(tmp_path) == {"outputs2/a": b"1"}
+    assert [one.name for one in result.refused] == ["outputs2/a"]
     assert isinstance(result.problem(), TransferIncomplete)
 
 
