@@ -148,6 +148,7 @@ except TypeError as err:
 """
 
 
+@pytest.mark.large("imports azure-ai-ml")
 def test_data_and_environments_are_those_of_azure_ai_ml(lab: StagedWorkspace, project: Path) -> None:
     lab.put_blob("workspaceblobstore", "faces/1.png", b"1")
     write_files(project, {"data.py": DATA})

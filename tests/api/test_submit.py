@@ -124,6 +124,7 @@ def started(script: Path, *arguments: str, cwd: Path | None = None) -> subproces
     return subprocess.run([sys.executable, str(script), "--azureml", *arguments], cwd=cwd or script.parent, capture_output=True, text=True)
 
 
+@pytest.mark.large("imports azure-ai-ml")
 def test_objects_of_the_sdk_are_taken(lab: StagedWorkspace, project: Path) -> None:
     """The script passes a BuildContext and a client that selects the workspace. It can continue with the SDK's job."""
     write_files(project, {"image/Dockerfile.gpu": "FROM python:3.11\n"})

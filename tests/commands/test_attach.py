@@ -177,6 +177,7 @@ Subsystem sftp internal-sftp
             server.terminate()
 
 
+@pytest.mark.large("starts SSH")
 @posix
 def test_the_users_ssh_reaches_the_jobs_node(
     himl: Himl, lab: StagedWorkspace, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, require_program: Callable[[str], str]

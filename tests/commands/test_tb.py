@@ -46,6 +46,10 @@ LAST = "Press Ctrl-C to stop it.\n"
 """himl prints it after TensorBoard's address."""
 
 
+serves = pytest.mark.large("starts TensorBoard")
+
+
+@serves
 @posix
 @pytest.mark.parametrize(("reader", "folder"), [*zip(READERS, ("lightning_logs/version_0", "logs/train"), strict=True)])
 def test_a_run_of_here_is_shown_where_it_lies_and_grows(himl: Himl, project: Path, tmp_path: Path, reader: str, folder: str) -> None:
@@ -82,6 +86,7 @@ def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace
     return azure
 
 
+@serves
 @posix
 def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
     run = seeded.state.runs["train_2_bb"]
@@ -112,6 +117,7 @@ def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: St
         assert (board.talk.count("himl keeps trying"), board.talk.count("New run: hunt_2.")) == (1, 1)
 
 
+@serves
 @posix
 def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, project: Path, tmp_path: Path) -> None:
     RecordedRuns(project).add("train_1_aa", files={f"logs/{NAME}": LONG} | {f"logs/{name}": text for name, text in PROJECTOR.items()})
@@ -130,6 +136,7 @@ def test_a_taken_port_moves_on_and_others_being_let_in_is_said(himl: Himl, proje
             assert board.end() == 0
 
 
+@serves
 @posix
 def test_file_is_shown_while_the_rest_of_it_comes(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
     """The file arrives in ranges of 4 MiB. TensorBoard shows each range once it is verified. Other runs keep growing."""
@@ -184,6 +191,7 @@ def left_in(tmp_path: Path) -> list[str]:
     return [path.name for path in (tmp_path / "tmp").iterdir()]
 
 
+@serves
 @posix
 @pytest.mark.usefixtures("recorded", "mark")
 @pytest.mark.parametrize(("number", "form"), [(signal.SIGKILL, "human"), (signal.SIGHUP, "quiet"), (signal.SIGTERM, "json")])
@@ -205,6 +213,7 @@ def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: s
         until(lambda: is_closed(board.port), "TensorBoard has ended")
 
 
+@serves
 @posix
 @pytest.mark.usefixtures("recorded")
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes by /proc")
@@ -234,6 +243,7 @@ def recorded(project: Path) -> None:
     RecordedRuns(project).add(RUN, files={f"logs/{NAME}": event_bytes(VALUES)})
 
 
+@serves
 @posix
 @pytest.mark.usefixtures("recorded")
 @pytest.mark.parametrize(("command", "data"), [(["tb", RUN], "/data/runs"), (["ui"], f"/ajax-api/2.0/mlflow/runs/get?run_id={RUN}")])
@@ -268,6 +278,7 @@ def test_only_the_printed_address_opens_the_pages(himl: Himl, tmp_path: Path, co
                 assert (answered.status, b"--read_only accepts no changes" in answered.read()) == (status, status == 403)
 
 
+@serves
 @posix
 def test_port_taken_during_start_is_reported_and_replaced(tmp_path: Path, mark: str) -> None:
     events: list[Event] = []

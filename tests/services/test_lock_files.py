@@ -201,6 +201,7 @@ def test_conda_files_and_images_go_before_locks_that_nobody_named(project: Path)
             said(lock="uv.lock", **other)
 
 
+@pytest.mark.large("runs pip")
 def test_hashes_hold_for_pip_with_a_private_wheel(project: Path) -> None:
     """The real pip checks the lines of a lock file and a hashed requirements file. It refuses packages without hashes."""
     a, b = wheel(project, "a", "b"), wheel(project, "b")

@@ -165,6 +165,7 @@ def make(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.large("cuts slides three times")
 def test_datastores_and_jobs_give_the_same_tiles(himl: Himl, running: StagedWorkspace, project: Path, slides: Path) -> None:
     area = '{"type": "Polygon", "coordinates": [[[0, 0], [450, 0], [450, 450], [0, 450], [0, 0]]]}'
     write_files(project, {f"regions/{path.stem}.json": area for path in slides.rglob("*.*")})

@@ -22,11 +22,14 @@ FIXTURES: Mapping[str, str] = {
 _PICTURES = ("compose", "encoding", "montage_azure", "montage_page", "pictures", "scale")
 PLACES: Mapping[str, str] = {
     "tests/azure/": "starts the vendor's clients",
+    "tests/azureml_double/tests/": "tests the double itself",
     "tests/commands/test_live_checks.py": "makes all live checks",
     "tests/commands/test_slurm.py": STARTS_SLURM,
     "tests/commands/test_ui.py": "starts MLflow's server and Chromium",
     "tests/completions/": "starts shells",
     "tests/docs/": "runs the blocks of the documents",
+    "tests/guards/test_requests.py": "counts the requests of all commands",
+    "tests/guards/test_work.py": "counts function calls",
     "tests/project/": "checks pages, examples and packages",
     **dict.fromkeys((f"tests/slides/test_{name}.py" for name in _PICTURES), "draws many pictures"),
     "tests/stress/": "runs stress cases",
