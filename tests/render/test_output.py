@@ -9,7 +9,7 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path, PurePosixPath
@@ -289,55 +289,68 @@ def test_json_is_strict() -> None:
     assert (queued["started"], queued["duration"], queued["ended"], queued["status"]) == (None, None, None, "Queued")
 
 
-def test_as_many_runs_as_there_is_room_for() -> None:
-    """A metric's long name does not reduce their number. Numbers in labels have six digits if needed to distinguish
-    them.
-    """
-    runs = {f"run {number}": {f"metric {name}": number * 1.5 for name in range(20)} for number in range(3000)}
-    lines = list(table_lines(aggregation(runs), None))
-    assert lines[0].split("  ")[0] == "METRIC"
-    shown = lines[0].count("run ")
-    assert len(lines[0]) <= 80 < len(f"{lines[0]}  run {shown}")
-    assert len(lines) == 1 + 20 + 2
+def aggregated(runs: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The lines of the table of *runs*, which are metrics by the name of a run: a header, a line per metric, and notes."""
+    return [*table_lines(aggregation(runs), None)]
+
+
+def test_a_table_of_metrics_has_as_many_runs_as_there_is_room_for() -> None:
+    header, *lines = aggregated({f"run {number}": {f"metric {name}": number * 1.5 for name in range(20)} for number in range(3000)})
+    shown = header.count("run ")
+    assert header.startswith("METRIC  ")
+    assert len(header) <= 80 < len(f"{header}  run {shown}")
+    assert len(lines) == 20 + 2, "a line per metric, and two notes"
     assert lines[-1].startswith(f"{3000 - shown} of 3000 runs do not fit.")
-    runs = {f"run {number}": {"deep/" * 30 + "loss": 0.5, **{f"metric {name}": 0.5 for name in range(20)}} for number in range(30)}
-    lines = list(table_lines(aggregation(runs), None))
-    assert lines[0].count("run ") > 5
-    assert max(map(len, lines[:-1])) <= 80
-    names = ["deep/" * 30 + name for name in ("loss", "accuracy")]
-    lines = list(table_lines(aggregation({"run 1": dict.fromkeys(names, 0.5)}), None))
-    assert [line.split()[-2:] for line in lines[1:]] == [[line.split()[0], "0.5"] for line in lines[1:]]
-    assert (len(lines), max(map(len, lines)) <= 80, "not shown" in "".join(lines)) == (3, True, False)
-    long = {"lr=0.033234493303921135, degree=5": {"loss": 1.0}, "lr=1.2345678901e-05": {"loss": 1.0}, "v1.2345678901": {"loss": 1.0}}
-    head = next(iter(table_lines(aggregation(long), None)))
-    assert head.split("  ")[1:] == ["lr=0.0332345, degree=5", "lr=1.23457e-05", "v1.2345678901"]
-    close = {"0.12345678901": {"loss": 1.0}, "0.12345678902": {"loss": 1.0}}
-    assert next(iter(table_lines(aggregation(close), None))).split("  ")[1:] == list(close)
 
 
-def test_columns_of_runs_are_those_that_tell_most() -> None:
-    """A column for the workspace appears if there are two, short for people and complete for programs. A name that
-    equals the id is not repeated.
-    """
+def test_the_long_name_of_a_metric_takes_no_room_from_runs() -> None:
+    long = "deep/" * 30
+    header, *lines = aggregated({f"run {number}": {f"{long}loss": 0.5, **{f"metric {name}": 0.5 for name in range(20)}} for number in range(30)})
+    assert header.count("run ") > 5
+    assert max(map(len, [header, *lines[:-1]])) <= 80
+
+    _, loss, accuracy = aggregated({"run 1": {f"{long}loss": 0.5, f"{long}accuracy": 0.5}})
+    assert (len(loss.split()), loss.split()[1]) == (len(accuracy.split()), accuracy.split()[1]) == (2, "0.5"), "a shortened name and the value"
+    assert max(len(loss), len(accuracy)) <= 80
+
+
+def test_numbers_in_the_names_of_runs_have_six_digits_unless_they_differ_later() -> None:
+    lines = aggregated({key: {"loss": 1.0} for key in ("lr=0.033234493303921135, degree=5", "lr=1.2345678901e-05", "v1.2345678901")})
+    assert lines[0].split("  ")[1:] == ["lr=0.0332345, degree=5", "lr=1.23457e-05", "v1.2345678901"]
+    lines = aggregated({key: {"loss": 1.0} for key in ("0.12345678901", "0.12345678902")})
+    assert lines[0].split("  ")[1:] == ["0.12345678901", "0.12345678902"]
+
+
+def test_runs_of_two_workspaces_have_a_column_of_the_workspace() -> None:
+    """It is short for people, and complete for programs."""
     here, there = (Run("a", "train", RunStatus.completed, NOON, workspace=workspace) for workspace in ("local workspace '.himl'", "workspace team/lab"))
     titles = [column.title for column in RUN_COLUMNS]
+    assert [column.title for column in run_columns([])] == titles
     assert [column.title for column in run_columns([here, here])] == titles
-    assert tuple(run_columns([])) == RUN_COLUMNS
     assert [column.title for column in run_columns([here, there])] == [*titles, WORKSPACE_COLUMN.title]
     assert [WORKSPACE_COLUMN.text(each) for each in (here, there)] == ["local", "team/lab"]
     assert WORKSPACE_COLUMN.plain is not None
     assert [WORKSPACE_COLUMN.plain(each) for each in (here, there)] == ["local workspace '.himl'", "team/lab"]
-    for named, kept in ((1, "EXPERIMENT"), (4, "DISPLAY NAME")):
-        runs = [Run(f"train_177236640{number}_0a1b2c3d", "a_long_experiment", RunStatus.completed, NOON) for number in range(4)]
-        runs = [replace(run, started=NOON, display_name="a long name" * (number < named)) for number, run in enumerate(runs)]
-        columns = run_columns(runs)
-        natural = [max(len(column.title), *(len(column.text(run)) for run in runs)) for column in columns]
-        shown = {column.title for column, size in zip(columns, fitted(natural, columns, 75), strict=True) if size}
-        assert {"EXPERIMENT", "DISPLAY NAME"} & shown == {kept}
+
+
+@pytest.mark.parametrize(("named", "kept"), [(1, "EXPERIMENT"), (4, "DISPLAY NAME")])
+def test_display_names_take_the_place_of_the_experiment_if_most_of_four_runs_have_one(named: int, kept: str) -> None:
+    names = ["a long name"] * named + [""] * (4 - named)
+    runs = [
+        Run(f"train_177236640{number}_0a1b2c3d", "a_long_experiment", RunStatus.completed, NOON, started=NOON, display_name=name)
+        for number, name in enumerate(names)
+    ]
+    columns = run_columns(runs)
+    natural = [max(len(column.title), *(len(column.text(run)) for run in runs)) for column in columns]
+    shown = {column.title for column, size in zip(columns, fitted(natural, columns, 75), strict=True) if size}
+    assert {"EXPERIMENT", "DISPLAY NAME"} & shown == {kept}
+
+
+def test_a_display_name_that_is_the_id_is_repeated_only_for_programs() -> None:
     (column,) = [column for column in RUN_COLUMNS if column.title == "DISPLAY NAME"]
-    named_so = Run("a", "train", RunStatus.completed, NOON, display_name="a")
+    run = Run("a", "train", RunStatus.completed, NOON, display_name="a")
     assert column.plain is not None
-    assert (column.text(named_so), column.plain(named_so)) == ("", "a")
+    assert (column.text(run), column.plain(run)) == ("", "a")
 
 
 def tree(waits: Mapping[str, Sequence[str]]) -> dict[str, int]:
@@ -349,13 +362,20 @@ def tree(waits: Mapping[str, Sequence[str]]) -> dict[str, int]:
 def test_steps_are_shown_below_the_last_step_they_wait_for() -> None:
     found = tree({"a": [], "b": ["a"], "c": ["b"], "d": ["a", "c"]})
     assert [*found] == ["a", "b", "c", "d"]
-    assert [*found.values()] == [found["a"] + 2 * depth for depth in range(4)]
-    waits = {f"s{layer}.{number}": [f"s{layer - 1}.{each}" for each in range(3)] if layer else [] for layer in range(40) for number in range(3)}
-    found = tree(waits)
-    assert sorted(found) == sorted(waits)
-    assert max(found.values()) == min(found.values()) + 2 * 39
+    assert [indent - found["a"] for indent in found.values()] == [0, 2, 4, 6]
+
+
+def test_forty_layers_of_steps_that_wait_for_all_before_are_shown_once_each() -> None:
+    """There are 3 ** 39 ways from a first to a last step."""
+    layers = [[f"s{layer}.{number}" for number in range(3)] for layer in range(40)]
+    found = tree({step: before for before, layer in zip([[], *layers], layers, strict=False) for step in layer})
+    assert sorted(found) == sorted(step for layer in layers for step in layer)
+    assert max(found.values()) - min(found.values()) == 2 * 39
+
+
+def test_steps_that_wait_for_each_other_are_shown_too() -> None:
     found = tree({"a": [], "x": ["y"], "y": ["x"], "b": ["a", "x"]})
-    assert sorted(found) == ["a", "b", "x", "y"], "those of a ring too"
+    assert sorted(found) == ["a", "b", "x", "y"]
     assert [*found][[*found].index("a") + 1] == "b"
     assert found["b"] == found["a"] + 2
 
@@ -364,17 +384,28 @@ def trials(*values: float | None) -> list[TrialView]:
     return [TrialView(run(f"sweep_{number}", tags={"himl.trial": str(number)}), {"fold": number}, value) for number, value in enumerate(values)]
 
 
-def test_folds_are_ordered_with_mean_and_std_and_no_best() -> None:
-    """For other trials, a note explains why the best trial is not the one with the best last value."""
-    view = SweepView("loss", "minimize", trials(3.0, 1.0, None, 2.0, 4.0, 5.0, 6.0), is_repeated=True)
-    best = SweepView("loss", "minimize", trials(0.25, 0.5), best="sweep_1")
-    for shown in (best_lines, trials_view):
-        lines = list(shown(view))
-        assert lines[-1] == "loss: mean 3.5, std 1.87083 of 6 runs"
-        assert not any("best" in line for line in lines)
-        names = [line.split()[0] for line in lines if line.lstrip().startswith("sweep_")]
-        assert (names, len(names) >= 6) == (sorted(names), True)
-        assert list(shown(best))[-1] == "The best trial, by its best value at any step, is sweep_1. The table shows last values."
-    failed = [replace(each, run=replace(each.run, status=RunStatus.failed)) for each in trials(0.1)]
-    assert "The best trial" not in "".join(trials_view(SweepView("loss", "minimize", [*failed, *trials(0.5, 0.25)[1:]], best="sweep_1")))
+@pytest.mark.parametrize("shown", [best_lines, trials_view])
+def test_folds_are_in_their_order_with_mean_and_std_and_without_a_best(shown: Callable[[SweepView], Iterable[str]]) -> None:
+    lines = list(shown(SweepView("loss", "minimize", trials(3.0, 1.0, None, 2.0, 4.0, 5.0, 6.0), is_repeated=True)))
+    assert lines[-1] == "loss: mean 3.5, std 1.87083 of 6 runs"
+    assert not any("best" in line for line in lines)
+    names = [line.split()[0] for line in lines if line.lstrip().startswith("sweep_")]
+    assert (names, len(names) >= 6) == (sorted(names), True)
+
+
+def test_one_fold_has_no_std() -> None:
     assert list(best_lines(SweepView("loss", "minimize", trials(0.5, None), is_repeated=True)))[-1] == "loss: mean 0.5 of 1 run"
+
+
+NOT_LAST = "The best trial, by its best value at any step, is sweep_1. The table shows last values."
+
+
+@pytest.mark.parametrize("shown", [best_lines, trials_view])
+def test_a_note_says_why_the_best_trial_has_not_the_best_last_value(shown: Callable[[SweepView], Iterable[str]]) -> None:
+    assert list(shown(SweepView("loss", "minimize", trials(0.25, 0.5), best="sweep_1")))[-1] == NOT_LAST
+
+
+def test_a_failed_trial_with_a_better_last_value_needs_no_note() -> None:
+    failed, *others = trials(0.1, 0.25)
+    failed = replace(failed, run=replace(failed.run, status=RunStatus.failed))
+    assert "The best trial" not in "".join(trials_view(SweepView("loss", "minimize", [failed, *others], best="sweep_1")))
