@@ -57,6 +57,7 @@ from himl_cli.core.runs import LAST_ATTEMPT, MLFLOW_ADDRESS, MLFLOW_STATUSES, NO
 from himl_cli.core.sweeps import MANY, hyperparameters_of, value_text
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
+from himl_cli.workspaces.remote.address import is_remote
 from himl_cli.workspaces.resolve import local_folder, open_configured_azure, open_runs
 from mlflow import entities
 
@@ -102,7 +103,9 @@ def open_uri(uri: str) -> Workspace:
     folder = Path(url2pathname(parts.path)).absolute() if parts.path.strip("/") else Path.cwd()
     if not folder.is_dir():
         raise NotFound(f"There is no folder '{folder}'.")
-    paths = {name: str(folder / expand_home(text)) for name, text in options.items() if text != LOCAL}
+    paths = {
+        name: str(folder / expand_home(text)) for name, text in options.items() if text != LOCAL and not is_remote(text)
+    }
     config_file, spec = paths.get("config_file"), paths.get("workspace", options.get("workspace"))
     if parts.netloc == AZURE and config_file is None:
         azure = open_configured_azure(folder)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tests.azureml_double.stage import Stage
     from tests.support.dsa import Archive
     from tests.support.slurm import Slurm
+    from tests.support.ssh import SshServer
     from tests.support.web import FileServer
 
 # A slow moment on a shared machine is no failure.
@@ -217,6 +218,26 @@ def slurm(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> Slurm:
     monkeypatch.setenv("PATH", f"{cluster.programs}{os.pathsep}{os.environ['PATH']}")
     cluster.calls.write_text("")
     return cluster
+
+
+@pytest.fixture(scope="session")
+def shared_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
+    """The SSH server of this test process. Tests use `box`."""
+    from tests.support.ssh import running_ssh
+
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(running_ssh(tmp_path_factory.mktemp("ssh")))
+        except FileNotFoundError as err:
+            lacking(str(err))
+        yield made
+
+
+@pytest.fixture
+def box(shared_box: SshServer, project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SshServer]:
+    """The server, with its `ssh` on PATH, an empty home, and settings of *project* that name it."""
+    with shared_box.used(project, monkeypatch):
+        yield shared_box
 
 
 @pytest.fixture

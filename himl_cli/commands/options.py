@@ -317,7 +317,7 @@ class ListOutputOptions(PagedOptions, TableOptions):
 
 class WorkspaceOptions(Bundle):
     workspace: str | None = option(
-        "local, a .himl folder or an Azure ML config.json.",
+        "local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json.",
         "SPEC",
         names=("--workspace", "-w"),
         parse=non_blank,

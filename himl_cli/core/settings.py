@@ -29,7 +29,7 @@ from himl_cli.core.records import dataclass
 
 log = logging.getLogger(__name__)
 PRIVATE_FILE, SETTINGS_FILE, PYPROJECT = "himl.private.toml", "himl.toml", "pyproject.toml"
-SECTIONS = ("submit", "notify", "local", "azure", "montage", *OWN, "trust")
+SECTIONS = ("submit", "notify", "local", "azure", "montage", *OWN, "remote", "trust")
 LARGEST_SETTINGS = 512 << 10  # characters of a settings file
 # Integers with up to this number of digits, hexadecimal ones included, can be converted to floating point
 LONGEST_NUMBER = 250

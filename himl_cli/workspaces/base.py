@@ -317,7 +317,16 @@ class JobRunner(Workspace, Protocol):
 
 
 @runtime_checkable
-class FolderWorkspace(RunRecorder, JobRunner, Protocol):
+class ManagedWorkspace(RunRecorder, Protocol):
+    """A workspace in a folder of this or of another machine, where himl itself manages the runs."""
+
+    def delete(self, run_id: str, *, force: bool = False) -> None:
+        """Delete the run, its children and all their files. Raises RunNotFound, and BadUsage while one of them runs or
+        (without *force*) if that is unknown."""
+
+
+@runtime_checkable
+class FolderWorkspace(ManagedWorkspace, JobRunner, Protocol):
     """A workspace in a folder of this machine, which also runs its jobs."""
 
     folder: Path
@@ -356,10 +365,6 @@ class FolderWorkspace(RunRecorder, JobRunner, Protocol):
 
     def batch_script(self, spec: JobSpec, notify: Notify) -> str:
         """The script for the engine of the job, with secrets masked. Creates nothing. Raises the errors of `submit`."""
-
-    def delete(self, run_id: str, *, force: bool = False) -> None:
-        """Delete the run, its children and all their files. Raises RunNotFound, and BadUsage while one of them runs or
-        (without *force*) if that is unknown."""
 
     def resume(
         self,

@@ -35,12 +35,14 @@ from himl_cli.core.workspaces import HOW_TO_CONFIGURE, WorkspaceFacts
 from himl_cli.workspaces.azure import config
 from himl_cli.workspaces.azure.config import WorkspaceAddress, current_cloud
 from himl_cli.workspaces.base import Answer, BlobStore, FolderWorkspace, FoundWorkspace, Item, Workspace
+from himl_cli.workspaces.remote.address import RemoteAddress, remote_address
 
 if TYPE_CHECKING:
     from himl_cli.core.jobs import EngineSpec
     from himl_cli.core.workspaces import Check
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
+    from himl_cli.workspaces.remote.workspace import RemoteWorkspace
 
 
 log = logging.getLogger(__name__)
@@ -53,13 +55,14 @@ azure_ids_set = config.ids_in_environment
 
 @dataclass(frozen=True)
 class ResolvedWorkspaces:
-    """The named or configured workspaces: an Azure ML one, a local one (its folder), or both. `start` is the folder
-    where the search began."""
+    """The named or configured workspaces: an Azure ML one, a local one (its folder), or both, or a named one that himl
+    reaches by SSH. `start` is the folder where the search began."""
 
     azure: WorkspaceAddress | None
     local: Path | None
     start: Path
     is_named: bool = False
+    remote: RemoteAddress | None = None
 
 
 def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -> ResolvedWorkspaces:
@@ -78,6 +81,8 @@ def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -
             log.warning("himl ignores '%s', since an Azure ML job always uses its own workspace.", path)
         azure = own or config.address_from_config(path, cloud=cloud_setting(start))
         return ResolvedWorkspaces(azure, None, start, is_named=True)
+    if (remote := remote_address(spec, start)) is not None:
+        return ResolvedWorkspaces(None, None, start, is_named=True, remote=remote)
     if spec:
         local = nearest_local(start) if spec == "local" else named_folder(spec)
         return ResolvedWorkspaces(None, local, start, is_named=True)
@@ -131,6 +136,8 @@ def open_workspace(spec: str | None, config_file: str | None, *, start: Path) ->
     Raises WorkspaceNotFound if there is none, and the errors of `find_workspaces`.
     """
     meant = find_workspaces(spec, config_file, start=start)
+    if meant.remote is not None:
+        return open_remote(meant.remote)
     return open_azure(meant.azure, start) if meant.azure else _open_found_local(meant)
 
 
@@ -141,11 +148,20 @@ def open_runs(spec: str | None, config_file: str | None, *, start: Path) -> Work
     """
     meant = find_workspaces(spec, config_file, start=start)
     address = meant.azure
+    if meant.remote is not None:
+        return open_remote(meant.remote)
     if address is None:
         return _open_found_local(meant)
     if meant.local is None:
         return open_azure(address, start)
     return JoinedWorkspace(_open_local(meant.local), lambda: open_azure(address, start), address.label)
+
+
+def open_remote(address: RemoteAddress) -> RemoteWorkspace:
+    """The workspace at *address*. Connects at its first use."""
+    from himl_cli.workspaces.remote.workspace import RemoteWorkspace
+
+    return RemoteWorkspace(address)
 
 
 def open_address(address: str) -> BlobStore:
@@ -159,6 +175,8 @@ def open_address(address: str) -> BlobStore:
 def open_each(spec: str | None, config_file: str | None, *, start: Path) -> Sequence[FoundWorkspace]:
     """Open each workspace separately, the one that receives data first. Raises the errors of `find_workspaces`."""
     meant = find_workspaces(spec, config_file, start=start)
+    if meant.remote is not None:
+        raise _elsewhere(meant.remote)
     rule = "as named" if meant.is_named else "the nearest one upward"
     found: list[FoundWorkspace] = []
     if (azure := meant.azure) is not None:
@@ -188,6 +206,8 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
     if on_azure:
         return open_azure(azure_for_jobs(spec, config_file, start=start), start)
     cloud_setting(start)
+    if (remote := remote_address(spec, start)) is not None:
+        raise _elsewhere(remote)
     if named := _named_config(spec, config_file):
         raise BadUsage(
             f"'{named}' names an Azure ML workspace, but this job runs locally.",
@@ -197,6 +217,13 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
     folder = named_folder(spec) if spec and spec != "local" else _own_local(start)
     log.debug("the job is recorded in %s", folder)
     return _open_local(folder, create=True)
+
+
+def _elsewhere(remote: RemoteAddress) -> BadUsage:
+    """The error of a command that uses only workspaces of this machine and of Azure ML."""
+    return BadUsage(
+        f"This command cannot use {remote.label}, which is on another machine.", hint=f"Run it there: ssh {remote.host}"
+    )
 
 
 def _own_local(start: Path) -> Path:
@@ -249,7 +276,7 @@ def azure_for_jobs(spec: str | None, config_file: str | None, *, start: Path) ->
     configured."""
     if spec and not _named_config(spec, config_file):
         raise BadUsage(
-            f"--workspace '{spec}' is a local workspace, which has no clusters.",
+            f"--workspace '{spec}' is not an Azure ML workspace, so it has no clusters.",
             hint="Omit --workspace, or run the job on this machine: --cluster local",
         )
     address = find_workspaces(spec, config_file, start=start).azure

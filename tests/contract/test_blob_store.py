@@ -23,12 +23,15 @@ from himl_cli.services.transfer.upload import upload
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles
 from himl_cli.workspaces.local.run_store import Database
+from himl_cli.workspaces.resolve import open_runs
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Right
 from tests.support.azure import opened as opened_workspace
 from tests.support.azure import set_all
 from tests.support.folders import contents
 from tests.support.running import write_files
+from tests.support.spreading import STARTS_SSH
+from tests.support.ssh import SshServer
 from tests.support.stores import Received, Stored, listed, named, sending
 
 BODIES = {
@@ -101,10 +104,23 @@ def azure_artifact_links(request: pytest.FixtureRequest, folder: Path, bodies: M
     assert azure.requests("/prefix/contentinfo/") or not azure.requests("comp=list")
 
 
-SEEDS: list[Seed] = [run_files, datastore, azure_datastore, azure_artifacts, azure_artifact_links]
+@contextmanager
+def remote(request: pytest.FixtureRequest, folder: Path, bodies: Mapping[str, bytes]) -> Iterator[Opened]:
+    """A datastore of a workspace on another machine, by SSH."""
+    box: SshServer = request.getfixturevalue("box")
+    there = box.home / ".himl" / "datastores" / "local"
+    write_files(there, bodies)
+    with closing(open_runs("ssh:box", None, start=request.getfixturevalue("project"))) as workspace:
+        yield workspace.datastore(), lambda name, body: write_files(there, {name: body})
 
 
-@pytest.fixture(params=SEEDS, ids=[seed.__name__ for seed in SEEDS])
+SEEDS: list[Seed] = [run_files, datastore, azure_datastore, azure_artifacts, azure_artifact_links, remote]
+
+
+@pytest.fixture(
+    params=[pytest.param(seed, marks=[pytest.mark.large(STARTS_SSH)] * (seed is remote)) for seed in SEEDS],
+    ids=[seed.__name__ for seed in SEEDS],
+)
 def seeded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
     seed: Seed = request.param
     with seed(request, tmp_path, BODIES) as opened:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import islice
 from pathlib import Path
 
@@ -20,22 +20,37 @@ from himl_cli.services.runs import writing
 from himl_cli.services.runs.aggregate import aggregate, children_chosen
 from himl_cli.services.runs.writing import RunWriter
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
-from himl_cli.workspaces.base import RunRecorder, Workspace
-from himl_cli.workspaces.local.workspace import LocalWorkspace
+from himl_cli.workspaces.base import ManagedWorkspace, RunRecorder, Workspace
+from himl_cli.workspaces.remote.workspace import RemoteWorkspace
+from himl_cli.workspaces.resolve import open_runs
 from tests.support.azure import opened
 from tests.support.running import until
 from tests.support.runs import RecordedRuns
+from tests.support.spreading import STARTS_SSH
 from tests.support.stores import Stored, listed, sending
 
-Seen = LocalWorkspace | AzureWorkspace
+Seen = ManagedWorkspace | AzureWorkspace
 COMPLETED = RunEnd(RunStatus.completed)
 PARENT = "sweep_1_aa"
 
 
-@pytest.fixture(params=["local", "azure"])
+def remote(request: pytest.FixtureRequest, project: Path) -> AbstractContextManager[Seen]:
+    RecordedRuns(request.getfixturevalue("box").home)
+    found = open_runs("ssh:box", None, start=project)
+    assert isinstance(found, RemoteWorkspace)
+    return closing(found)
+
+
+SEEDS: dict[str, Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Seen]]] = {
+    "local": lambda request, project: nullcontext(RecordedRuns(project).workspace),
+    "azure": lambda request, project: opened(request.getfixturevalue("azure_environment"), project),
+    "remote": remote,
+}
+
+
+@pytest.fixture(params=["local", "azure", pytest.param("remote", marks=pytest.mark.large(STARTS_SSH))])
 def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Seen]:
-    is_local = request.param == "local"
-    with nullcontext(RecordedRuns(project).workspace) if is_local else opened(request.getfixturevalue("azure_environment"), project) as found:
+    with SEEDS[request.param](request, project) as found:
         assert isinstance(found, RunRecorder)
         assert isinstance(found, Workspace)
         yield found
@@ -137,7 +152,7 @@ def test_entries_that_cannot_be_stored_are_named_and_do_not_lose_others(workspac
     long, bytes_of_latin_1 = "损失" * 14, "caf\udce9.txt"
     unsendable = Logged("\udce9", LoggedKind.scalar, [LoggedRow({"\udce9": "text"})])
     entries = [writing.scalar("loss", 1.0, 0), writing.scalar("word", "yes"), writing.row(long, {"a": 1}), writing.row(long, {"a": 2})]
-    entries += [unsendable] * isinstance(workspace, LocalWorkspace)
+    entries += [unsendable] * isinstance(workspace, ManagedWorkspace)
     entries += [writing.scalar("file", bytes_of_latin_1), writing.scalar("loss", 0.5, 1), writing.scalar(bytes_of_latin_1, 2.0)]
     writer = RunWriter(workspace, run_id)
     for entry in entries:
@@ -150,7 +165,7 @@ def test_entries_that_cannot_be_stored_are_named_and_do_not_lose_others(workspac
     assert values(workspace, run_id)["caf\\udce9.txt"] == [(0, 2.0)]
     texts = {texts.name: [point.value for point in texts.points] for texts in found.texts}
     assert (texts["word"], texts["file"]) == (["yes"], ["caf\\udce9.txt"])
-    if isinstance(workspace, LocalWorkspace):
+    if isinstance(workspace, ManagedWorkspace):
         said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
         assert [long in said[0], "File name too long" in said[0], "'\\udce9'" in said[1], len(said)] == [True, True, True, 2]
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -23,13 +23,14 @@ from himl_cli.services.runs.changes import children_text
 from himl_cli.services.runs.deletion import delete_runs, footprints_of
 from himl_cli.services.runs.find import ListRequest, list_runs
 from himl_cli.services.runs.lookup import find_runs
-from himl_cli.workspaces.base import FolderWorkspace, Workspace
-from himl_cli.workspaces.resolve import JoinedWorkspace
+from himl_cli.workspaces.base import FolderWorkspace, ManagedWorkspace, Workspace
+from himl_cli.workspaces.resolve import JoinedWorkspace, open_runs
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.azure import opened
 from tests.support.runs import RecordedRuns
 from tests.support.slurm import Slurm
-from tests.support.spreading import STARTS_SLURM
+from tests.support.spreading import STARTS_SLURM, STARTS_SSH
+from tests.support.ssh import SshServer
 from tests.support.stores import listed
 
 Seed = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Workspace]]
@@ -92,7 +93,24 @@ def joined(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
         yield JoinedWorkspace(RecordedRuns(folder / "near").workspace, lambda: far, far.label)
 
 
-@pytest.fixture(params=[local, pytest.param(slurm, marks=pytest.mark.large(STARTS_SLURM)), azure, joined], ids=["local", "slurm", "azure", "joined"])
+@contextmanager
+def remote(request: pytest.FixtureRequest, folder: Path) -> Iterator[Workspace]:
+    """The runs of a local workspace on another machine, by SSH."""
+    box: SshServer = request.getfixturevalue("box")
+    with local(request, box.home), closing(open_runs("ssh:box", None, start=folder)) as workspace:
+        yield workspace
+
+
+@pytest.fixture(
+    params=[
+        local,
+        pytest.param(slurm, marks=pytest.mark.large(STARTS_SLURM)),
+        azure,
+        joined,
+        pytest.param(remote, marks=pytest.mark.large(STARTS_SSH)),
+    ],
+    ids=["local", "slurm", "azure", "joined", "remote"],
+)
 def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Workspace]:
     seed: Seed = request.param
     with seed(request, project) as opened_workspace:
@@ -183,7 +201,7 @@ def test_unique_abbreviations_name_runs(workspace: Workspace, project: Path) -> 
 
     for text, run_id in {"train_1": "train_1_aa", "aa": "train_1_aa", "other:cc": "other_3_cc", "othe": "other_3_cc"}.items():
         assert named(text) == [run_id], text
-    assert len([text for text in told if "the only one like" in text]) == (2 if isinstance(workspace, FolderWorkspace) else 4)
+    assert len([text for text in told if "the only one like" in text]) == (2 if isinstance(workspace, ManagedWorkspace) else 4)
     with pytest.raises(BadUsage, match="'train_' is short for 2 runs") as several:
         named("train_")
     assert {"train_1_aa", "train_2_bb"} <= {*several.value.hint.rstrip(".").replace(":", ",").split(", ")}
@@ -206,7 +224,7 @@ def test_runs_are_compared(workspace: Workspace, project: Path) -> None:
     found = diff_runs(workspace, first, second, project, lambda notice: told.append(str(notice)))
     assert (found.first, found.second, found.parameters, found.tags) == ("train_1_aa", "train_2_bb", {"lr": ("0.1", None)}, {"team": ("blue", "red")})
     assert {name: found.metrics[name] for name in ("loss", "acc")} == {"loss": (0.5, None), "acc": (0.9, None)}
-    is_here = isinstance(workspace, FolderWorkspace)
+    is_here = isinstance(workspace, ManagedWorkspace)
     assert (found.facts["status"], found.code, len(told)) == (("Completed", "Failed"), None, 2 if is_here else 3)
     assert (found.packages, found.environment) == ({"torch": ("2.4", "2.5")} if is_here else {}, {})
     assert run_before(workspace, workspace.run("child_b")).id == "child_a"
@@ -217,7 +235,7 @@ def test_runs_are_compared(workspace: Workspace, project: Path) -> None:
 def test_what_a_run_ran_on_is_on_record(workspace: Workspace) -> None:
     found = workspace.environment("train_1_aa")
     assert found is not None
-    if isinstance(workspace, FolderWorkspace):
+    if isinstance(workspace, ManagedWorkspace):
         assert (found.python, found.packages, found.machine) == ("/env/python", {"numpy": "2.1", "torch": "2.4"}, {"cpu": "fast"})
         assert workspace.environment("other_3_cc") is None
     else:

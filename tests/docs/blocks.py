@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PRELUDES = Path(__file__).parent / "preludes"
-WORLDS = ("here", "gpus", "example", "azure", "slides", "slurm", "lightning", "runner", "dsa", "empty")
+WORLDS = ("here", "gpus", "example", "azure", "slides", "slurm", "ssh", "lightning", "runner", "dsa", "empty")
 SUFFIXES = {"sh": ".sh", "console": ".sh", "python": ".py"}
 KINDS = (*SUFFIXES, "toml", "json", "yaml")
 """The kinds that tests run or parse."""

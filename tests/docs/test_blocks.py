@@ -61,6 +61,8 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}")
     if name == "slurm":
         return worlds.slurm(folder, request.getfixturevalue("slurm").programs)
+    if name == "ssh":
+        return worlds.ssh(folder, request.getfixturevalue("box"))
     if name == "gpus":
         world = worlds.here(folder)
         return replace(world, variables={**world.variables, **request.getfixturevalue("nvml"), "NVML_GPUS": "4"})

@@ -7,6 +7,7 @@ gpus      like here, on a machine whose driver simulates four GPUs
 example   the checkout's examples
 azure     a project, `az`, the examples, and a workspace in Azure ML that runs jobs
 slurm     a project, on a machine whose sbatch has a cluster
+ssh       a project, and recorded runs on another machine
 lightning nothing, with PyTorch Lightning installed
 runner    examples/lightning_cli, with PyTorch Lightning installed
 dsa       a CSV, GeoJSON and a run with results, and a Digital Slide Archive with the slides
@@ -18,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +37,7 @@ from tests.support.runs import RecordedRuns
 if TYPE_CHECKING:
     from tests.azureml_double.seeding import StagedWorkspace
     from tests.support.dsa import Archive
+    from tests.support.ssh import SshServer
 
 FILES = Path(__file__).parent / "files"
 """The files that the documents name."""
@@ -110,6 +113,17 @@ def here(folder: Path) -> World:
 def slurm(folder: Path, programs: Path) -> World:
     _copy_files(folder, IDS)
     return World(folder, variables(PATH=f"{programs}{os.pathsep}{os.environ['PATH']}"), {"--max_run_duration 2h": "--max_run_duration 2m"})
+
+
+def ssh(folder: Path, box: SshServer) -> World:
+    """The home folder of the other machine is that of `here`, with an interpreter that has himl."""
+    _copy_files(folder, IDS)
+    here(box.home)
+    program = box.home / ".venv" / "bin" / "python"
+    write_files(box.home, {".venv/bin/python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'})
+    program.chmod(0o755)
+    write_files(folder, {"himl.toml": '[remote.gpubox]\npython = ".venv/bin/python"\n'})
+    return World(folder, variables(), {"RUN": HERE})
 
 
 def lightning(folder: Path, packages: str) -> World:

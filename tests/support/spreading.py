@@ -14,6 +14,8 @@ PATIENT = 600
 """A test whose limit, in seconds, is higher than this may have to build an environment of a client."""
 STARTS_SLURM = "starts Slurm"
 """The reason of tests marked large that use the cluster of a process."""
+STARTS_SSH = "starts sshd"
+"""The reason of tests marked large that use the SSH server of a process."""
 
 T = TypeVar("T")
 

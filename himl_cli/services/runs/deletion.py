@@ -11,7 +11,7 @@ from himl_cli.core.events import Notify, ignore
 from himl_cli.core.runs import Run, RunFootprint, RunQuery, check_known
 from himl_cli.core.text import listed
 from himl_cli.services.runs.lookup import parse_reference
-from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
+from himl_cli.workspaces.base import CloudWorkspace, ManagedWorkspace, Workspace
 
 
 def footprints_of(
@@ -69,7 +69,7 @@ def delete_runs(
         try:
             with suppress(RunNotFound):
                 home = workspace.home_of(run_id)
-                if isinstance(home, FolderWorkspace):
+                if isinstance(home, ManagedWorkspace):
                     home.delete(run_id, force=force)
                 elif isinstance(home, CloudWorkspace):
                     begun.append(run_id)

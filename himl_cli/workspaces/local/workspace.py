@@ -71,12 +71,13 @@ _locks: dict[Path, ProcessLock] = {}
 class LocalWorkspace(FolderWorkspace):
     """Runs, their files and datastores in one folder. Touches nothing outside of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, label: str = "") -> None:
         self.folder = folder
+        self._label = label  # for a client on another machine
 
     @property
     def label(self) -> str:
-        return f"local workspace '{_shown(self.folder)}'"
+        return self._label or f"local workspace '{_shown(self.folder)}'"
 
     @cached_property
     def _runs(self) -> RunStore:

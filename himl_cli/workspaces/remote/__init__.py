@@ -1,0 +1,1 @@
+"""A workspace on another machine, which himl reaches by SSH."""

@@ -1,0 +1,64 @@
+"""The addresses of workspaces on other machines: `ssh:HOST[:FOLDER]`, and `[remote.HOST]` of the settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.records import dataclass
+from himl_cli.core.settings import section_settings
+from himl_cli.core.text import did_you_mean
+
+PREFIX, SECTION = "ssh:", "remote"
+KEYS = ("host", "python", "folder")
+# Where himl init --ssh installs himl, below the home folder, in which ssh starts each command
+INSTALLED = ".cache/himl/ssh/bin/python"
+
+
+@dataclass(frozen=True)
+class RemoteAddress:
+    """A workspace on another machine. ssh knows the machine as *host*, *python* is an interpreter there that has himl,
+    and *folder* that of the workspace. Relative paths begin at the home folder there."""
+
+    name: str
+    host: str
+    python: str = INSTALLED
+    folder: str = "."
+
+    @property
+    def label(self) -> str:
+        return f"workspace {PREFIX}{self.name}"
+
+
+def is_remote(spec: str) -> bool:
+    """Whether *spec* names a workspace on another machine."""
+    return spec.startswith(PREFIX)
+
+
+def remote_address(spec: str | None, start: Path) -> RemoteAddress | None:
+    """The workspace that `--workspace` *spec* names with the settings for *start*, None for one of another kind. Raises
+    BadUsage."""
+    if not spec or not is_remote(spec):
+        return None
+    host, _, folder = spec.removeprefix(PREFIX).partition(":")
+    setting = section_settings(start, SECTION).get(host)
+    table = {} if setting is None else setting.value
+    if setting is not None and not isinstance(table, Mapping):
+        raise setting.wrong("must be a table.", hint=f"Write [{SECTION}.{host}].")
+    for key, value in table.items():
+        assert setting is not None
+        if key not in KEYS:
+            hint = did_you_mean(key, KEYS) or f"Its keys: {', '.join(KEYS)}."
+            raise setting.wrong(f"has the unknown key '{key}'.", hint=hint)
+        if not isinstance(value, str) or not value:
+            raise setting.wrong(f"has a '{key}' that is not a text.")
+    named = RemoteAddress(
+        spec.removeprefix(PREFIX), **{"host": host, **table, **({"folder": folder} if folder else {})}
+    )
+    # ssh would read a leading dash as an option, and a shell there the rest of the line
+    if not re.fullmatch(r"[\w.@%\[\]][\w.@%:\[\]-]*", named.host):
+        hint = "Write ssh:HOST or ssh:HOST:FOLDER, with a host of ~/.ssh/config, a name, or USER@NAME."
+        raise BadUsage(f"'{spec}' names no host for ssh.", hint=hint)
+    return named

@@ -1,0 +1,219 @@
+"""The other end of a connection: calls of a client, answered by the local workspace of this machine.
+
+It does what the client's user may do here, and ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from himl_cli import __version__
+from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
+from himl_cli.core.errors import BadUsage, HimlError, WorkspaceNotFound
+from himl_cli.core.files import named_folder
+from himl_cli.workspaces.base import BlobStore
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+from himl_cli.workspaces.remote.channel import (
+    BYTES_PER_FRAME,
+    GREETING,
+    OF_STORE,
+    OF_WORKSPACE,
+    POSITION,
+    STORES,
+    Call,
+    CallFailure,
+    Channel,
+    ChannelClosed,
+    FrameKind,
+    Greeting,
+    StoreFacts,
+    converted,
+    packed,
+    types_of_call,
+    unpacked,
+)
+
+RUNS_PER_PAGE = 500
+
+
+def serve() -> None:
+    """Answer the calls that come over standard input, until it ends."""
+    reader, writer = _own_streams()
+    with suppress(BrokenPipeError, ChannelClosed):
+        writer.write(GREETING)
+        channel = Channel(reader, writer)
+        channel.send(FrameKind.result, packed(Greeting(version=__version__)))
+        logging.getLogger("himl_cli").addHandler(_Warnings(channel))
+        asked = unpacked(Greeting, channel.receive()[1])
+        with closing(_opened(asked)) as workspace:
+            agent = _Agent(channel, workspace)
+            while True:
+                kind, body = channel.receive()
+                if kind == FrameKind.call:
+                    agent.answer(unpacked(Call, body))
+
+
+def _own_streams() -> tuple[BinaryIO, BinaryIO]:
+    """The streams of this process, which prints of other code and its children do not use any more."""
+    streams = os.fdopen(os.dup(0), "rb", BYTES_PER_FRAME), os.fdopen(os.dup(1), "wb", BYTES_PER_FRAME)
+    nowhere = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nowhere, 0)
+    os.dup2(2, 1)
+    os.close(nowhere)
+    return streams
+
+
+class _Warnings(logging.Handler):
+    """Sends warnings to the client."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(logging.WARNING)
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._channel.send(FrameKind.warning, packed(record.getMessage()))
+
+
+def _opened(asked: Greeting) -> LocalWorkspace:
+    return LocalWorkspace(named_folder(asked.folder), asked.label)
+
+
+class _Agent:
+    def __init__(self, channel: Channel, workspace: LocalWorkspace) -> None:
+        self._channel, self._workspace = channel, workspace
+        self._stores: dict[tuple[str | None, ...], BlobStore] = {}
+
+    def answer(self, call: Call) -> None:
+        """Answer one call with its result or its error."""
+        try:
+            if not self._workspace.folder.is_dir():
+                raise WorkspaceNotFound(f"There is no folder '{self._workspace.folder}' in {self._workspace.label}.")
+            self._answer(call)
+        except HimlError as err:
+            self._channel.send(FrameKind.error, packed(CallFailure.of(err)))
+
+    def _answer(self, call: Call) -> None:
+        if call.method in STORES:
+            store = self._store([call.method, *call.arguments.values()])
+            self._result(None if store is None else StoreFacts(store.label, store.origin))
+        elif call.store and call.method in OF_STORE:
+            store = self._store(call.store)
+            assert store is not None
+            self._ask_store(store, call.method, _arguments(call, of_store=True))
+        elif not call.store and call.method in OF_WORKSPACE:
+            self._ask_workspace(call.method, _arguments(call, of_store=False))
+        else:
+            raise BadUsage(f"himl {__version__} has no call '{call.method}'.", hint="Install the same version here.")
+
+    def _ask_workspace(self, method: str, arguments: dict[str, Any]) -> None:
+        if method == "results":
+            names = arguments.pop("names", None)
+            arguments["wanted"] = (lambda _: True) if names is None else set(names).__contains__
+        found = getattr(self._workspace, method)(**arguments)
+        if method == "runs":
+            page = []
+            for run in found:
+                page.append(run)
+                if len(page) == RUNS_PER_PAGE:
+                    self._channel.send(FrameKind.page, packed(page))
+                    page = []
+            self._channel.send(FrameKind.page, packed(page))
+            found = None
+        self._result(found)
+
+    def _ask_store(self, store: BlobStore, method: str, arguments: dict[str, Any]) -> None:
+        if method == "fetch":
+            store.fetch(arguments["requests"], _Sender(self._channel, arguments["requests"]), workers=1)
+            self._result(None)
+        elif method == "store":
+            sink = _Landed(self._channel)
+            with tempfile.TemporaryDirectory(prefix="himl-", dir=self._workspace.folder) as folder:
+                store.store(self._uploads(arguments["requests"], sink, Path(folder, "file")), sink, workers=1)
+            self._result(None)
+        elif method == "list":
+            for page in store.list(**arguments):
+                self._channel.send(FrameKind.page, packed(page))
+            self._result(None)
+        elif method == "read":
+            for piece in store.read(**arguments):
+                self._channel.send(FrameKind.data, piece)
+            self._result(None)
+        else:
+            self._result(getattr(store, method)(**arguments))
+
+    def _uploads(self, requests: Sequence[StoreRequest], sink: _Landed, path: Path) -> Iterator[StoreRequest]:
+        """The requests, each with the file at *path* once its bytes have arrived."""
+        for number, request in enumerate(requests):
+            with path.open("wb") as target:
+                while (found := self._channel.receive())[0] == FrameKind.data:
+                    target.write(found[1])
+            md5 = unpacked(bytes, found[1])
+            if found[0] == FrameKind.end:
+                sink.numbers[request.name] = number
+                yield StoreRequest(path, request.name, request.size, md5, request.replaces)
+
+    def _store(self, opened: Sequence[str | None]) -> BlobStore | None:
+        key = tuple(opened)
+        if key not in self._stores:
+            name, *arguments = opened
+            if name not in STORES:
+                raise BadUsage(f"himl {__version__} has no store '{name}'.")
+            store = getattr(self._workspace, name)(*arguments)
+            store = store[0] if isinstance(store, tuple) else store
+            if store is None:
+                return None
+            self._stores[key] = store
+        return self._stores[key]
+
+    def _result(self, value: Any) -> None:
+        self._channel.send(FrameKind.result, packed(value))
+
+
+def _arguments(call: Call, *, of_store: bool) -> dict[str, Any]:
+    types: Mapping[str, Any] = types_of_call(call.method, of_store=of_store)
+    try:
+        return {
+            name: converted(types[name], value) if name in types else value for name, value in call.arguments.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as err:
+        raise BadUsage(f"The arguments of the call '{call.method}' are invalid: {err}.") from err
+
+
+class _Sender:
+    """Sends the bytes of a fetch."""
+
+    def __init__(self, channel: Channel, requests: Sequence[FetchRequest]) -> None:
+        self._channel = channel
+        self._numbers = {id(request): number for number, request in enumerate(requests)}
+
+    def write(self, request: FetchRequest, offset: int, data: bytes) -> None:
+        self._channel.send(FrameKind.data, POSITION.pack(self._numbers[id(request)], offset), data, flush=False)
+
+    def finish(self, request: FetchRequest, md5: bytes | None) -> None:
+        self._channel.send(FrameKind.end, packed((self._numbers[id(request)], md5)), flush=False)
+
+    def fail(self, request: FetchRequest, error: HimlError) -> None:
+        self._channel.send(FrameKind.failed, packed((self._numbers[id(request)], CallFailure.of(error))), flush=False)
+
+
+class _Landed:
+    """Sends the outcomes of a store."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self.numbers: dict[str, int] = {}
+
+    def advance(self, request: StoreRequest, amount: int) -> None:
+        return None
+
+    def finish(self, request: StoreRequest, stored: BlobInfo) -> None:
+        self._channel.send(FrameKind.end, packed((self.numbers[request.name], stored)), flush=False)
+
+    def fail(self, request: StoreRequest, error: HimlError) -> None:
+        self._channel.send(FrameKind.failed, packed((self.numbers[request.name], CallFailure.of(error))), flush=False)

@@ -1,0 +1,218 @@
+"""The messages between himl here and himl at the other end of an SSH connection, and the calls that both ends know.
+
+A frame is its kind (one byte), the length of its body (four bytes, big-endian) and the body, in MessagePack except for
+the bytes of files. A channel carries one call at a time: a call, then pages, data and warnings, then the result or
+an error. Several calls at once use several channels, which OpenSSH carries over one connection. The pipes stop a sender
+whose receiver is slow. The other end is not trusted: its results must have the types of the protocols in
+`workspaces/base.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, TypeVar, get_args, get_type_hints
+
+import msgspec
+
+from himl_cli.core import errors
+from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
+from himl_cli.core.documents import from_document, to_document
+from himl_cli.core.errors import HimlError, RunNotFound, ServiceFailed
+from himl_cli.core.jobs import JobSpec, PipelineSpec, StoredJob
+from himl_cli.core.records import dataclass
+from himl_cli.core.runs import Run
+from himl_cli.workspaces.base import BlobStore, ManagedWorkspace
+
+Unpacked = TypeVar("Unpacked")
+
+GREETING = b"\0himl remote\n"  # what the other end sends first, after anything that its shell prints
+PROTOCOL = 1
+LARGEST_FRAME = 256 << 20
+BYTES_PER_FRAME = 1 << 20  # bytes of a file in one frame
+
+POSITION = struct.Struct(">IQ")  # before the bytes of a file: the number of its request, and the offset
+_HEADER = struct.Struct(">cI")
+# Records with numbers in their users' spelling and arguments of any type
+_AS_DOCUMENTS = (JobSpec, PipelineSpec, StoredJob)
+
+
+class ChannelClosed(ServiceFailed):
+    """The other end ended, or the connection was lost, before the end of a call."""
+
+
+class Channel:
+    """Frames over a pair of streams."""
+
+    def __init__(self, reader: IO[bytes], writer: IO[bytes]) -> None:
+        self._reader, self._writer = reader, writer
+
+    def send(self, kind: FrameKind, *parts: bytes, flush: bool = True) -> None:
+        """Send a frame with a body of *parts*. Raises OSError."""
+        self._writer.write(_HEADER.pack(kind.value, sum(map(len, parts))))
+        for part in parts:
+            self._writer.write(part)
+        if flush:
+            self._writer.flush()
+
+    def receive(self) -> tuple[FrameKind, bytes]:
+        """The kind and the body of the next frame. Raises ChannelClosed, and ServiceFailed for something else than a
+        frame."""
+        kind, length = _HEADER.unpack(self._exactly(_HEADER.size))
+        if length > LARGEST_FRAME:
+            raise ServiceFailed(f"The other end sent a message of {length:,} bytes, which is too large.")
+        try:
+            return FrameKind(kind), self._exactly(length)
+        except ValueError as err:
+            raise ServiceFailed(f"The other end sent a message of the unknown kind {kind!r}.") from err
+
+    def _exactly(self, length: int) -> bytes:
+        found = self._reader.read(length)
+        if len(found) != length:
+            raise ChannelClosed("The connection ended before the end of a message.")
+        return found
+
+
+class FrameKind(bytes, Enum):
+    """The first byte of a frame. `data`, `end` and `failed` belong to the transfer of a file."""
+
+    call = b"C"
+    result = b"R"
+    page = b"P"
+    error = b"E"
+    warning = b"W"
+    data = b"D"
+    end = b"X"
+    failed = b"F"
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """The first message of each end: the range of its protocols, himl's version, and here also the *folder* of the
+    workspace and its *label* in messages."""
+
+    newest: int = PROTOCOL
+    oldest: int = PROTOCOL
+    version: str = ""
+    folder: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of *method* with *arguments* by name: of the store that the method `store[0]` of the workspace opens with
+    the arguments after it, or without a *store* of the workspace."""
+
+    method: str
+    arguments: Mapping[str, Any]
+    store: Sequence[str | None] = ()
+
+
+@dataclass(frozen=True)
+class StoreFacts:
+    """`BlobStore.label` and `origin` of an opened store."""
+
+    label: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class CallFailure:
+    """An error, by the name of its class in `core.errors`. `similar` and those below belong to RunNotFound."""
+
+    kind: str
+    message: str
+    hint: str = ""
+    is_lasting: bool = False
+    run: str = ""
+    similar: Sequence[str] = ()
+    abbreviated: Sequence[str] = ()
+    is_complete: bool = True
+
+    @classmethod
+    def of(cls, error: HimlError) -> CallFailure:
+        kind = next(each for each in type(error).__mro__ if getattr(errors, each.__name__, None) is each)
+        found = cls(kind.__name__, str(error), error.hint, error.is_lasting)
+        if isinstance(error, RunNotFound):
+            names = error.similar, error.abbreviated
+            found = replace(found, run=error.run, similar=names[0], abbreviated=names[1], is_complete=error.is_complete)
+        return found
+
+    def error(self) -> HimlError:
+        """The error, of the class of that name, or of ServiceFailed if there is none."""
+        kind = getattr(errors, self.kind, None)
+        if not (isinstance(kind, type) and issubclass(kind, HimlError)):
+            kind = ServiceFailed
+        error = kind.__new__(kind)
+        HimlError.__init__(error, self.message, hint=self.hint)
+        error.is_lasting = self.is_lasting
+        if isinstance(error, RunNotFound):
+            error.run, error.is_complete = self.run, self.is_complete
+            error.similar, error.abbreviated = tuple(self.similar), tuple(self.abbreviated)
+        return error
+
+
+# The methods that a client may call. Arguments that are functions do not travel
+OF_WORKSPACE = {
+    *("run", "known_ids", "runs", "experiments", "tag", "rename", "archive", "cancel", "metrics", "values"),
+    *("parameters", "environment", "stored_job", "datastores", "results", "refresh", "delete_rest", "delete"),
+    *("start_run", "log", "log_parameters", "end_run"),
+}
+OF_STORE = {"list", "stat", "md5", "read", "fetch", "store"}
+STORES = {"run_files", "code_files", "output_files", "datastore"}
+# Methods of which a second call may have another outcome
+ONCE = {"delete", "delete_rest"}
+
+
+@cache
+def types_of_call(method: str, *, of_store: bool) -> Mapping[str, Any]:
+    """The types of the arguments of *method* by name, and that of its result as `return`, of one page for a method that
+    yields some."""
+    found = get_type_hints(getattr(BlobStore if of_store else ManagedWorkspace, method))
+    pages = {"runs": Sequence[Run], "list": Sequence[BlobInfo]}
+    found["return"] = pages.get(method, found["return"])
+    requests = {"fetch": Sequence[FetchRequest], "store": Sequence[StoreRequest]}
+    return found | ({"requests": requests[method]} if method in requests else {})
+
+
+def packed(value: Any) -> bytes:
+    """*value*, which may be or contain himl's records, as MessagePack."""
+    value = to_document(value) if isinstance(value, _AS_DOCUMENTS) else value
+    return msgspec.msgpack.encode(value, enc_hook=_plain)
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, float) else str(value) if isinstance(value, Path) else list(value)
+
+
+def unpacked(kind: type[Unpacked], body: bytes) -> Unpacked:
+    """The *kind* of value in *body*. Raises ServiceFailed if the body has none of that type."""
+    try:
+        found: Unpacked = converted(kind, msgspec.msgpack.decode(body))
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as err:
+        raise ServiceFailed(f"The other end sent an invalid message: {err}.") from err
+    for run in _runs_in(found):
+        if not re.fullmatch(r"[^/\\\0]{1,255}", run.id) or run.id in (".", ".."):
+            raise ServiceFailed("The other end sent a run with an invalid id.")  # the name of a folder here
+    return found
+
+
+def _runs_in(value: Any) -> Iterator[Run]:
+    if isinstance(value, Run):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _runs_in(each) if isinstance(each, (Run, tuple)) else ()
+
+
+def converted(kind: Any, value: Any) -> Any:
+    """*value*, which came as MessagePack, as the type *kind*. Raises TypeError, ValueError and others."""
+    inner = next((each for each in (kind, *get_args(kind)) if each in _AS_DOCUMENTS), None)
+    if inner is not None:
+        return None if value is None else from_document(inner, value)
+    return msgspec.convert(value, kind, dec_hook=lambda to, text: to(text))

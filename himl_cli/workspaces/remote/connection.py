@@ -1,0 +1,232 @@
+"""A connection to himl on another machine, by the user's own ssh.
+
+ssh reads the user's settings, asks for passwords at the terminal, and checks host keys. On systems other than Windows,
+himl's connections to one host share a connection that stays for ten minutes after the last one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, cast
+
+from himl_cli import __version__
+from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, ServiceFailed
+from himl_cli.core.files import cache_of
+from himl_cli.workspaces.remote.address import RemoteAddress
+from himl_cli.workspaces.remote.channel import (
+    BYTES_PER_FRAME,
+    GREETING,
+    ONCE,
+    PROTOCOL,
+    Call,
+    CallFailure,
+    Channel,
+    ChannelClosed,
+    FrameKind,
+    Greeting,
+    packed,
+    unpacked,
+)
+
+log = logging.getLogger(__name__)
+KEEP_SECONDS = 600
+# A lost connection is noticed after this time without an answer
+ALIVE_SECONDS, ALIVE_COUNT, CONNECT_SECONDS = 15, 3, 30
+LONGEST_BANNER = 1 << 20  # bytes that a shell may print before himl starts
+LONGEST_SOCKET = 40  # bytes of a folder's path, below which ssh makes a socket with a longer temporary name
+
+
+class RemoteChannel(Channel):
+    """A channel to one process of himl on another machine, and the ssh process that carries it."""
+
+    def __init__(self, address: RemoteAddress) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the channel
+        self._address, self.is_used = address, False
+        command = [*ssh_command(address.host), f"exec {shlex.quote(address.python)} -I -m himl_cli.remote"]
+        log.debug("Running %s", shlex.join(command))
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=BYTES_PER_FRAME
+            )
+        except FileNotFoundError as err:
+            self._errors.close()
+            raise BadUsage("There is no ssh here.", hint="Install the client of OpenSSH.") from err
+        super().__init__(cast("IO[bytes]", self._process.stdout), cast("IO[bytes]", self._process.stdin))
+        try:
+            self._greet()
+        except BaseException:
+            self.close()
+            raise
+
+    def _greet(self) -> None:
+        before = b""
+        while not before.endswith(GREETING):
+            letter = self._reader.read(1)
+            before += letter
+            if not letter or len(before) > LONGEST_BANNER:
+                raise self._not_started(before)
+        there = unpacked(Greeting, self.receive()[1])
+        if not there.oldest <= PROTOCOL <= there.newest:
+            text = f"himl {there.version} at '{self._address.host}' and himl {__version__} here cannot work together."
+            raise BadUsage(text, hint="Install the same version at both ends.")
+        asked = Greeting(version=__version__, folder=self._address.folder, label=self._address.label)
+        self.send(FrameKind.result, packed(asked))
+
+    def _not_started(self, printed: bytes) -> HimlError:
+        """The error for an ssh that ended, or printed something else, before himl's greeting."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        code, said = self._process.poll(), self._last_line() or printed.decode("utf-8", "replace").strip()[-200:]
+        host, python = self._address.host, self._address.python
+        if re.search(r"denied|verification failed|Too many auth", said) and code == 255:
+            return NotAllowed(f"ssh cannot connect to '{host}': {said}", hint=f"Try: ssh {host} true")
+        if code in (None, 255) or code < 0:  # of ssh itself
+            return ChannelClosed(f"ssh cannot connect to '{host}': {said or 'it ended'}", hint=f"Try: ssh {host} true")
+        hint = f'Name a Python there that has himl: [remote.{self._address.name.partition(":")[0]}] python = "PATH"'
+        return BadUsage(f"himl does not start at '{host}' with '{python}': {said or f'exit code {code}'}", hint=hint)
+
+    def _last_line(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode("utf-8", "replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def lost(self, error: Exception) -> ChannelClosed:
+        """The error for a channel that ended within a call."""
+        said = self._last_line()
+        why = f": {said}" if said else "."
+        return ChannelClosed(f"The connection to '{self._address.host}' was lost{why}")
+
+    def close(self) -> None:
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):
+                cast("IO[bytes]", stream).close()
+        self._process.terminate()
+        self._process.wait()
+        self._errors.close()
+
+
+class SshConnection:
+    """Channels to the workspace at *address*, opened when a call needs another one."""
+
+    def __init__(self, address: RemoteAddress) -> None:
+        self.address = address
+        self._idle: list[RemoteChannel] = []
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for channel in idle:
+            channel.close()
+
+    @contextmanager
+    def channel(self) -> Iterator[RemoteChannel]:
+        """A channel for one call. After anything but the end of the call or an error of the other end, it is closed.
+
+        Raises ChannelClosed if the connection is lost, and the errors of connecting.
+        """
+        with self._lock:
+            channel = self._idle.pop() if self._idle else None
+        channel = channel or RemoteChannel(self.address)
+        is_whole = False
+        try:
+            yield channel
+            is_whole = True
+        except _FromThere as err:
+            is_whole = True
+            raise err.error from None
+        except (OSError, ChannelClosed) as err:
+            raise channel.lost(err) from err
+        finally:
+            channel.is_used = True
+            if is_whole:
+                with self._lock:
+                    self._idle.append(channel)
+            else:
+                channel.close()
+
+    def call(self, kind: Any, method: str, arguments: Mapping[str, Any], store: Sequence[str | None] = ()) -> Any:
+        """The result of a call, of the type *kind*. A call that may be repeated is, once, if the connection that an
+        earlier call used was lost meanwhile."""
+        for _ in range(2):
+            was_used = False
+            try:
+                with self.channel() as channel:
+                    was_used = channel.is_used
+                    channel.send(FrameKind.call, packed(Call(method, arguments, store)))
+                    return unpacked(kind, answer(channel, FrameKind.result)[1])
+            except ChannelClosed:
+                if method in ONCE or not was_used:
+                    raise
+                self.close()
+        raise AssertionError
+
+    def pages(
+        self, kind: Any, method: str, arguments: Mapping[str, Any], store: Sequence[str | None] = ()
+    ) -> Iterator[Any]:
+        """The pages of a call, each of the type *kind*, as they arrive."""
+        with self.channel() as channel:
+            channel.send(FrameKind.call, packed(Call(method, arguments, store)))
+            while (found := answer(channel, FrameKind.page, FrameKind.data, FrameKind.result))[0] != FrameKind.result:
+                yield found[1] if found[0] == FrameKind.data else unpacked(kind, found[1])
+
+
+class _FromThere(Exception):
+    """An error of a call, after which the channel can be used for others."""
+
+    def __init__(self, error: HimlError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def answer(channel: Channel, *kinds: FrameKind) -> tuple[FrameKind, bytes]:
+    """The next frame of one of *kinds*. Logs warnings that come before it. Raises the error of the call."""
+    while True:
+        kind, body = channel.receive()
+        if kind == FrameKind.error:
+            raise _FromThere(unpacked(CallFailure, body).error())
+        if kind == FrameKind.warning:
+            log.warning("%s", unpacked(str, body))
+        elif kind in kinds:
+            return kind, body
+        else:
+            raise ServiceFailed(f"The other end sent an unexpected message of kind '{kind.name}'.")
+
+
+def ssh_command(host: str) -> list[str]:
+    """The words of ssh before a command for *host*. Host keys are checked as the user's settings say."""
+    options = {
+        "ConnectTimeout": CONNECT_SECONDS,
+        "ServerAliveInterval": ALIVE_SECONDS,
+        "ServerAliveCountMax": ALIVE_COUNT,
+        "LogLevel": "ERROR",
+    }
+    folder = _socket_folder()
+    if folder is not None:
+        options |= {"ControlMaster": "auto", "ControlPath": f"{folder}/%C", "ControlPersist": KEEP_SECONDS}
+    return ["ssh", "-T", *(f"-o{name}={value}" for name, value in options.items()), "--", host]
+
+
+def _socket_folder() -> Path | None:
+    """The folder of sockets, which only this user can enter. None where sockets have too short names, and on Windows,
+    whose ssh has none."""
+    if sys.platform == "win32":
+        return None
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
+    with suppress(OSError, HimlError):
+        folder = runtime / "himl" if os.access(runtime, os.W_OK) else cache_of("s", "for sockets", "Set HOME.")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = os.lstat(folder)
+        is_own = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+        return folder if is_own and len(os.fsencode(folder)) <= LONGEST_SOCKET else None
+    return None

@@ -1,0 +1,356 @@
+"""A workspace on another machine, whose methods are calls over SSH."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import time
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from functools import partial, wraps
+from itertools import islice
+from typing import Any, TypeVar, cast
+
+from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
+from himl_cli.core.errors import DiskFailed, HimlError, ServiceFailed
+from himl_cli.core.logged import RunResults
+from himl_cli.core.runs import Run, RunQuery
+from himl_cli.workspaces.base import BlobStore, FetchSink, ManagedWorkspace, RunRecorder, StoreSink, Workspace
+from himl_cli.workspaces.remote.address import RemoteAddress
+from himl_cli.workspaces.remote.channel import (
+    BYTES_PER_FRAME,
+    POSITION,
+    Call,
+    CallFailure,
+    ChannelClosed,
+    FrameKind,
+    StoreFacts,
+    packed,
+    types_of_call,
+    unpacked,
+)
+from himl_cli.workspaces.remote.connection import RemoteChannel, SshConnection, answer
+
+OF_FETCH = (FrameKind.data, FrameKind.end, FrameKind.failed, FrameKind.result)
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+FILES_PER_CALL = 200  # requests for files in one call
+FIRST_RUNS = 1000  # which arrive before the caller gets the first one, so that its own calls do not wait for the rest
+# A transfer that a lost connection interrupted goes on after each of these pauses in seconds, if it had moved bytes
+PAUSES = (0.0, 1.0, 5.0, 15.0)
+
+
+def _arguments(method: Callable[..., Any], *args: Any, **options: Any) -> dict[str, Any]:
+    bound = inspect.signature(method).bind(None, *args, **options).arguments
+    return {name: value for name, value in bound.items() if name != "self"}
+
+
+def _asked(method: Method) -> Method:
+    """*method* as a call of the same method at the other end."""
+
+    @wraps(method)
+    def ask(self: RemoteWorkspace, *args: Any, **options: Any) -> Any:
+        name = method.__name__
+        kind = types_of_call(name, of_store=False)["return"]
+        return self.connection.call(kind, name, _arguments(method, *args, **options))
+
+    return cast("Method", ask)
+
+
+class RemoteWorkspace(ManagedWorkspace):
+    """The workspace at *address*. Opening it sends nothing."""
+
+    poll_interval = (0.2, 1.0)
+
+    def __init__(self, address: RemoteAddress) -> None:
+        self.connection = SshConnection(address)
+
+    @property
+    def label(self) -> str:
+        return self.connection.address.label
+
+    run = _asked(Workspace.run)
+    known_ids = _asked(Workspace.known_ids)
+    experiments = _asked(Workspace.experiments)
+    tag = _asked(Workspace.tag)
+    rename = _asked(Workspace.rename)
+    archive = _asked(Workspace.archive)
+    cancel = _asked(Workspace.cancel)
+    metrics = _asked(Workspace.metrics)
+    values = _asked(Workspace.values)
+    parameters = _asked(Workspace.parameters)
+    environment = _asked(Workspace.environment)
+    stored_job = _asked(Workspace.stored_job)
+    datastores = _asked(Workspace.datastores)
+    refresh = _asked(Workspace.refresh)
+    delete_rest = _asked(Workspace.delete_rest)
+    delete = _asked(ManagedWorkspace.delete)
+    start_run = _asked(RunRecorder.start_run)
+    log = _asked(RunRecorder.log)
+    log_parameters = _asked(RunRecorder.log_parameters)
+    end_run = _asked(RunRecorder.end_run)
+
+    def runs(self, query: RunQuery) -> Iterator[Run]:
+        pages = self.connection.pages(Sequence[Run], "runs", {"query": query})
+        found = (run for page in pages for run in page)
+        yield from [*islice(found, FIRST_RUNS)]
+        yield from found
+
+    def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
+        """Asks for the names first, and then for the values of those that are wanted."""
+
+        def ask(**more: Any) -> Mapping[str, RunResults]:
+            found: Mapping[str, RunResults] = self.connection.call(
+                Mapping[str, RunResults], "results", {"runs": runs, **more}
+            )
+            return found
+
+        known = ask(whole=False)
+        names = {name for found in known.values() for name in (*found.last, *found.parameters)}
+        if not whole and all(map(wanted, names)):
+            return known
+        return ask(whole=whole, names=[name for name in names if wanted(name)])
+
+    def settle(self, run_id: str, seconds: float = 60.0) -> None:
+        """Return at once, since all stored values can be read."""
+        self.run(run_id)
+
+    def run_files(self, run_id: str) -> BlobStore:
+        return self._store("run_files", run_id)
+
+    def code_files(self, run_id: str) -> tuple[BlobStore, Container[str] | None] | None:
+        opened = self._opened("code_files", run_id)
+        return None if opened is None else (opened, None)
+
+    def output_files(self, run_id: str, key: str) -> BlobStore:
+        return self._store("output_files", run_id, key)
+
+    def datastore(self, name: str | None = None) -> BlobStore:
+        return self._store("datastore", name)
+
+    def _store(self, method: str, *arguments: str | None) -> RemoteStore:
+        opened = self._opened(method, *arguments)
+        assert opened is not None
+        return opened
+
+    def _opened(self, method: str, *arguments: str | None) -> RemoteStore | None:
+        names = dict(enumerate(arguments))
+        facts = self.connection.call(StoreFacts | None, method, {str(number): each for number, each in names.items()})
+        return None if facts is None else RemoteStore(self.connection, facts, (method, *arguments))
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+class RemoteStore:
+    """The files of a store of a workspace on another machine."""
+
+    def __init__(self, connection: SshConnection, facts: StoreFacts, opened: Sequence[str | None]) -> None:
+        self._connection, self._opened = connection, opened
+        self.label, self.origin = facts.label, f"ssh:{connection.address.host}:{facts.origin}"
+
+    def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
+        return self._connection.pages(Sequence[BlobInfo], "list", {"prefix": prefix}, self._opened)
+
+    def stat(self, name: str) -> BlobInfo | None:
+        found: BlobInfo | None = self._connection.call(BlobInfo | None, "stat", {"name": name}, self._opened)
+        return found
+
+    def md5(self, blob: BlobInfo) -> bytes | None:
+        found: bytes | None = blob.md5 or self._connection.call(bytes | None, "md5", {"blob": blob}, self._opened)
+        return found
+
+    def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
+        pieces = self._connection.pages(bytes, "read", {"name": name, "offset": offset}, self._opened)
+        first = next(pieces, b"")  # raises NotFound now, as other stores do
+
+        def rest() -> Iterator[bytes]:
+            yield from filter(None, [first])
+            yield from pieces
+
+        return rest()
+
+    def fetch(self, requests: Iterable[FetchRequest], sink: FetchSink, *, workers: int) -> None:
+        """Fetch the files of one call after the other, since *workers* would share one connection. After a lost
+        connection, the transfer goes on at the byte where it ended."""
+        left = iter(requests)
+        while batch := [*islice(left, FILES_PER_CALL)]:
+            _Fetch(batch, sink).run(self._connection, self._opened)
+
+    def store(self, requests: Iterable[StoreRequest], sink: StoreSink, *, workers: int) -> None:
+        """Store the files of one call after the other."""
+        left = iter(requests)
+        while batch := [*islice(left, FILES_PER_CALL)]:
+            _Store(batch, sink).run(self._connection, self._opened)
+
+
+class _Fetch:
+    """The requests of one call, and how many bytes of each have arrived."""
+
+    def __init__(self, requests: Sequence[FetchRequest], sink: FetchSink) -> None:
+        self._requests, self._sink = requests, sink
+        self._done = [0] * len(requests)
+        self._open = dict.fromkeys(range(len(requests)))
+
+    def run(self, connection: SshConnection, opened: Sequence[str | None]) -> None:
+        pauses, before = iter(PAUSES), -1
+        while self._open:
+            try:
+                with closing(self._arrivals(connection, opened)) as found:
+                    for tell in found:
+                        tell()
+            except _Lost as lost:
+                if sum(self._done) > before:
+                    pauses = iter(PAUSES)
+                before, pause = sum(self._done), next(pauses, None)
+                if pause is None or not isinstance(lost.error, ChannelClosed):
+                    self._fail_all(lost.error)
+                else:
+                    time.sleep(pause)
+
+    def _fail_all(self, error: HimlError) -> None:
+        for number in [*self._open]:
+            self._end(number)
+            self._sink.fail(self._requests[number], error)
+
+    def _end(self, number: int) -> FetchRequest:
+        """Raises ServiceFailed for a number that is not open."""
+        if number not in self._open:
+            raise ServiceFailed("The other end sent bytes that himl did not request.")
+        del self._open[number]
+        return self._requests[number]
+
+    def _arrivals(
+        self, connection: SshConnection, opened: Sequence[str | None]
+    ) -> Generator[Callable[[], None], None, None]:
+        """Calls of the sink for what arrives. Raises _Lost."""
+        numbers = [*self._open]
+        rest = [
+            replace(each, offset=each.offset + self._done[number], length=each.length - self._done[number])
+            for number, each in ((number, self._requests[number]) for number in numbers)
+        ]
+        with _losses(), connection.channel() as channel:
+            channel.send(FrameKind.call, packed(Call("fetch", {"requests": rest}, opened)))
+            while (found := answer(channel, *OF_FETCH))[0] != FrameKind.result:
+                yield self._arrival(numbers, *found)
+            if self._open:
+                raise ServiceFailed("The other end did not send all requested bytes.")
+
+    def _arrival(self, numbers: Sequence[int], kind: FrameKind, body: bytes) -> Callable[[], None]:
+        if kind == FrameKind.data:
+            at, offset = POSITION.unpack(body[: POSITION.size].ljust(POSITION.size, b"\xff"))
+            return self._bytes(_item(numbers, at), offset, body[POSITION.size :])
+        if kind == FrameKind.failed:
+            at, failure = unpacked(tuple[int, CallFailure], body)
+            return partial(self._sink.fail, self._end(_item(numbers, at)), failure.error())
+        at, md5 = unpacked(tuple[int, bytes | None], body)
+        number = _item(numbers, at)
+        request = self._end(number)
+        if self._done[number] != request.length:
+            error = ServiceFailed(f"The bytes of '{request.blob.name}' are incomplete.")
+            return partial(self._sink.fail, request, error)
+        return partial(self._sink.finish, request, md5)
+
+    def _bytes(self, number: int, offset: int, data: bytes) -> Callable[[], None]:
+        request = self._requests[number]
+        begin = request.offset + self._done[number]
+        if number not in self._open or offset != begin or self._done[number] + len(data) > request.length:
+            raise ServiceFailed("The other end sent bytes that himl did not request.")
+        self._done[number] += len(data)
+        return partial(self._sink.write, request, offset, data)
+
+
+class _Store:
+    """The requests of one call."""
+
+    def __init__(self, requests: Sequence[StoreRequest], sink: StoreSink) -> None:
+        self._requests, self._sink = requests, sink
+        self._open = dict.fromkeys(range(len(requests)))
+
+    def run(self, connection: SshConnection, opened: Sequence[str | None]) -> None:
+        error: HimlError = ServiceFailed("The other end did not store the file.")
+        try:
+            with closing(self._outcomes(connection, opened)) as found:
+                for tell in found:
+                    tell()
+        except _Lost as lost:
+            error = lost.error
+        for number in [*self._open]:
+            self._sink.fail(self._requests[number], error)
+
+    def _outcomes(
+        self, connection: SshConnection, opened: Sequence[str | None]
+    ) -> Generator[Callable[[], None], None, None]:
+        """Calls of the sink for what is sent and stored. Raises _Lost."""
+        with _losses(), connection.channel() as channel:
+            channel.send(FrameKind.call, packed(Call("store", {"requests": self._requests}, opened)))
+            for number in range(len(self._requests)):
+                yield from self._sent(channel, number)
+            while (found := answer(channel, FrameKind.end, FrameKind.failed, FrameKind.result))[0] != FrameKind.result:
+                yield self._outcome(*found)
+
+    def _sent(self, channel: RemoteChannel, number: int) -> Iterator[Callable[[], None]]:
+        """Send the bytes of a file with their MD5. A file that cannot be read, or that changes, fails."""
+        request, digest, size = self._requests[number], hashlib.md5(usedforsecurity=False), 0
+        problem: HimlError | None = None
+        try:
+            for piece in _pieces(request):
+                size += len(piece)
+                digest.update(piece)
+                channel.send(FrameKind.data, piece, flush=False)
+                yield partial(self._sink.advance, request, len(piece))
+        except DiskFailed as err:
+            problem = err
+        if problem is None and (size != request.size or request.md5 not in (None, digest.digest())):
+            hint = "Run the command again when nothing writes to it."
+            problem = HimlError(f"'{request.path}' changed while himl stored it.", hint=hint)
+        channel.send(FrameKind.end if problem is None else FrameKind.failed, packed(digest.digest()))
+        if problem is not None:
+            del self._open[number]
+            yield partial(self._sink.fail, request, problem)
+
+    def _outcome(self, kind: FrameKind, body: bytes) -> Callable[[], None]:
+        found: BlobInfo | CallFailure
+        if kind == FrameKind.end:
+            number, found = unpacked(tuple[int, BlobInfo], body)
+        else:
+            number, found = unpacked(tuple[int, CallFailure], body)
+        if number not in self._open:
+            raise ServiceFailed("The other end stored a file that himl did not send.")
+        del self._open[number]
+        if isinstance(found, BlobInfo):
+            return partial(self._sink.finish, self._requests[number], found)
+        return partial(self._sink.fail, self._requests[number], found.error())
+
+
+class _Lost(Exception):
+    """An error of the other end or of the connection, as distinct from those of a sink."""
+
+    def __init__(self, error: HimlError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+@contextmanager
+def _losses() -> Iterator[None]:
+    try:
+        yield
+    except HimlError as err:
+        raise _Lost(err) from err
+
+
+def _pieces(request: StoreRequest) -> Iterator[bytes]:
+    """The bytes of the file, not many more than its size. Raises DiskFailed."""
+    try:
+        with request.path.open("rb", buffering=0) as source:
+            while source.tell() <= request.size and (piece := source.read(BYTES_PER_FRAME)):
+                yield piece
+    except OSError as err:
+        raise DiskFailed(f"Cannot read '{request.path}': {err.strerror or err}.") from err
+
+
+def _item(numbers: Sequence[int], at: int) -> int:
+    if not 0 <= at < len(numbers):
+        raise ServiceFailed("The other end sent bytes that himl did not request.")
+    return numbers[at]

@@ -1,0 +1,235 @@
+"""Workspaces on other machines, through a real sshd."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.folders import contents
+from tests.support.running import Himl, write_files
+from tests.support.runs import RecordedRuns
+from tests.support.spreading import STARTS_SSH
+from tests.support.ssh import SshServer
+
+pytestmark = pytest.mark.large(STARTS_SSH)
+
+THERE = ("-w", "ssh:box")
+FILES: dict[str, str | bytes] = {
+    "outputs/model.bin": b"m" * 10,
+    "outputs/a b/größe.txt": "ü",
+    "user_logs/std_log.txt": "hello",
+}
+
+
+def recorded(box: SshServer) -> RecordedRuns:
+    runs = RecordedRuns(box.home)
+    runs.add("train_1_aa", tags={"team": "blue"}, files=FILES)
+    runs.add("train_2_bb")
+    runs.log("train_1_aa", [("loss", 1.0, 1, 1), ("loss", 0.5, 2, 2)], {"lr": "0.1"})
+    return runs
+
+
+def test_commands_use_the_runs_of_another_machine(box: SshServer, himl: Himl, project: Path) -> None:
+    recorded(box)
+    listed = himl("runs", "list", "--json", *THERE).json()
+    assert [(run["id"], run["workspace"]) for run in listed] == [("train_2_bb", "ssh:box"), ("train_1_aa", "ssh:box")]
+    shown = himl("runs", "show", "train_1_aa", "--json", *THERE).json()
+    assert (shown["parameters"], shown["status"]) == ({"lr": "0.1"}, "Completed")
+    assert himl("runs", "logs", "train_1_aa", *THERE).stdout == "hello"
+    assert himl("runs", "logs", "--follow", "train_1_aa", *THERE).stdout == "hello"
+    assert himl("download", "train_1_aa", *THERE).code == 0
+    assert contents(project / "outputs" / "train_1_aa") == {name: body.encode() if isinstance(body, str) else body for name, body in FILES.items()}
+    assert "loss" in himl("runs", "aggregate", "train_1_aa", "train_2_bb", *THERE).stdout
+    assert himl("runs", "tag", "train_1_aa", "team=red", *THERE).code == 0
+    assert himl("runs", "list", "--tags", "team=red", "-q", *THERE).stdout == "train_1_aa\n"
+    assert himl("runs", "delete", "train_1_aa", "--yes", *THERE).code == 0
+    assert himl("runs", "show", "train_1_aa", *THERE).code == 3
+    write_files(project, {"data/a.txt": b"a", "data/b.txt": b"b" * 3_000_000})
+    assert himl("datastore", "upload", "data", "set", *THERE).code == 0
+    assert contents(box.home / ".himl" / "datastores" / "local" / "set") == contents(project / "data")
+    # nothing is written to a folder that another one names
+    assert himl("runs", "list", "-w", "ssh:box:elsewhere").code == 3
+    assert not (box.home / "elsewhere").exists()
+
+
+@pytest.mark.parametrize("shell", ["/bin/bash", "fish", "a shell that greets", "no shared connection"])
+def test_any_login_shell_will_do(
+    shell: str,
+    box: SshServer,
+    himl: Himl,
+    monkeypatch: pytest.MonkeyPatch,
+    require_program: Callable[[str], str],
+    tmp_path: Path,
+) -> None:
+    recorded(box)
+    box.shell = "/bin/sh"
+    if shell == "a shell that greets":
+        greeting = tmp_path / "greeting"
+        greeting.write_text('#!/bin/sh\necho "Welcome to $0"; printf "\\0himl rem"; exec /bin/sh "$@"\n')
+        greeting.chmod(0o755)
+        box.shell = str(greeting)
+    elif shell == "no shared connection":
+        long = tmp_path / ("long" * 30)
+        long.mkdir()
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    else:
+        box.shell = require_program(shell)
+    box.restart()
+    try:
+        assert himl("runs", "list", "-q", *THERE).stdout == "train_2_bb\ntrain_1_aa\n"
+    finally:
+        box.shell = "/bin/sh"
+        box.restart()
+
+
+def test_errors_name_the_cause_and_the_remedy(box: SshServer, himl: Himl, project: Path) -> None:
+    recorded(box)
+    settings = box.settings.read_text()
+
+    def says(code: int, *parts: str, spec: str = "ssh:box") -> None:
+        failed = himl("runs", "list", "-w", spec)
+        assert (failed.code, [part for part in parts if part not in failed.stderr]) == (code, []), failed.stderr
+        assert len(failed.stderr.splitlines()) <= 2
+
+    says(2, "names no host", "ssh:HOST:FOLDER", spec="ssh:-oProxyCommand=false")
+    says(2, "names no host", spec="ssh:")
+    says(3, "no folder", "elsewhere/.himl", spec="ssh:box:elsewhere")
+    says(5, "ssh cannot connect to 'nowhere.invalid'", "ssh nowhere.invalid true", spec="ssh:nowhere.invalid")
+    box.set(project, python="/no/python")
+    says(2, "does not start at 'box' with '/no/python'", "[remote.box] python =")
+    box.set(project, pyhton="python3")
+    says(2, "unknown key 'pyhton'", "Did you mean 'python'")
+    box.set(project)
+    box.forget()
+    try:
+        box.settings.write_text(settings.replace("user_key", "host_key"))  # a key that the server does not know
+        says(4, "Permission denied", "ssh box true")
+        other = box.folder / "other_hosts"
+        other.write_text((box.folder / "known_hosts").read_text().replace("AAAAC3", "AAAAC3", 1)[:-30] + "A" * 20 + "\n")
+        box.settings.write_text(settings.replace("known_hosts", "other_hosts"))
+        says(4, "ost key verification failed")
+    finally:
+        box.settings.write_text(settings)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_download_goes_on_after_lost_connections(seed: int, box: SshServer, himl: Himl, project: Path) -> None:
+    """ssh is killed at random moments. No file is incomplete."""
+    chance = random.Random(seed)
+    files: dict[str, str | bytes] = {f"outputs/{number}.bin": chance.randbytes(4_000_000 * (number < 5) + 10) for number in range(60)}
+    RecordedRuns(box.home).add("train_1_aa", files=files)
+    done = threading.Event()
+    killed = 0
+
+    def kill() -> None:
+        nonlocal killed
+        while not done.wait(chance.uniform(0.05, 0.4)):
+            for child in psutil.Process().children():
+                with suppress(psutil.Error):
+                    if child.name() == "ssh":
+                        child.kill()
+                        killed += 1
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        for _ in range(50):  # a failed handshake is an error, after which the command is repeated
+            result = himl("download", "train_1_aa", *THERE)
+            assert result.code in (0, 1, 5), result.stderr
+            if result.code == 0:
+                break
+            if killed > 20:
+                done.set()
+    finally:
+        done.set()
+        killer.join()
+    assert contents(project / "outputs" / "train_1_aa") == files
+
+
+HOSTILE = '''#!{python}
+"""Answers calls with frames of random kinds and contents, some of them well formed."""
+import os, random, struct, sys
+import msgspec
+chance = random.Random({seed})
+out, source = sys.stdout.buffer, sys.stdin.buffer
+def send(kind, body):
+    out.write(kind + struct.pack(">I", len(body)) + body); out.flush()
+def receive():
+    kind, length = struct.unpack(">cI", source.read(5)); return source.read(length)
+evil = ["../evil", "/tmp/himl_evil", "a/../../evil", "..", "", "outputs/ok.bin", "x\\0y", "e\\x1b[31mvil", "C:\\\\evil"]
+def value(deep=0):
+    one = chance.randrange(9)
+    if one < 3: return chance.choice(evil)
+    if one < 4: return chance.randrange(-5, 2**63)
+    if one < 5: return None
+    if one < 6 or deep > 4: return bytes(chance.randrange(30))
+    if one < 7: return [value(deep + 1) for _ in range(chance.randrange(4))]
+    return {{chance.choice(["id", "name", "size", "kind", "message", "status", *evil]): value(deep + 1) for _ in range(4)}}
+def run(): return {{"id": chance.choice(["train_1_aa", *evil]), "experiment": chance.choice(evil), "status": "Completed"}}
+def blob(): return {{"name": chance.choice(evil), "size": chance.choice([0, 3, 2**60]), "etag": "e"}}
+pack = msgspec.msgpack.encode
+out.write(b"\\0himl remote\\n")
+send(b"R", pack({{}}))
+receive()
+while True:
+    call = msgspec.msgpack.decode(receive())
+    if {seed} == 0:  # follows the protocol, with names that lead elsewhere
+        far = {{"id": "../../evil", "experiment": "train", "status": "Completed"}}
+        if call["method"] == "fetch":
+            for number in range(len(call["arguments"]["requests"])):
+                send(b"D", struct.pack(">IQ", number, 0) + b"abc"); send(b"X", pack([number, None]))
+        pages = {{"runs": [far], "list": [{{"name": "../evil", "size": 3}}, {{"name": "ok", "size": 3}}]}}
+        if call["method"] in pages: send(b"P", pack(pages[call["method"]]))
+        send(b"R", pack({{"run": far, "run_files": {{"label": "l", "origin": "o"}}, "datastore": {{"label": "l", "origin": "o"}}}}.get(call["method"])))
+        continue
+    for _ in range(chance.randrange(6)):
+        body = chance.choice([lambda: pack(value()), lambda: pack([blob()] * 3), lambda: pack([run()]), lambda: os.urandom(20),
+                              lambda: struct.pack(">IQ", 0, 0) + b"abc", lambda: pack([0, None]), lambda: pack("warn\\x1b[2J")])()
+        send(bytes([chance.choice(b"PPPDDXFWN?")]), body)
+    if chance.random() < 0.1:
+        out.write(b"R" + struct.pack(">I", 2**31)); out.flush()
+    method = call["method"]
+    if chance.random() < 0.2:
+        send(b"E", pack({{"kind": chance.choice(["RunNotFound", "os", "Exception", "HimlError"]), "message": chance.choice(evil)}}))
+    elif method in ("run_files", "datastore"):
+        send(b"R", pack({{"label": chance.choice(evil), "origin": chance.choice(evil)}}))
+    elif method == "run":
+        send(b"R", pack(run()))
+    else:
+        if method == "runs": send(b"P", pack([run(), run()]))
+        if method == "list": send(b"P", pack([blob(), blob(), {{"name": "outputs/ok.bin", "size": 3}}]))
+        send(b"R", pack(chance.choice([None, {{}}, [], value()])))
+'''
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_hostile_end_writes_nothing_elsewhere(seed: int, box: SshServer, himl: Himl, project: Path, tmp_path: Path) -> None:
+    """Its frames end in an error, or in files below the folder of the download."""
+    program = tmp_path / "hostile"
+    program.write_text(HOSTILE.format(python=sys.executable, seed=seed))
+    program.chmod(0o755)
+    box.set(project, python=str(program))
+    before = {name for name in contents(tmp_path) if not name.startswith("home/")}
+    for words in (
+        ["runs", "list"],
+        ["runs", "show", "train_1_aa"],
+        ["runs", "logs", "train_1_aa"],
+        ["download", "train_1_aa", "--output_dir", "here"],
+        ["download", "--experiment", "train", "--num_runs", "all", "--output_dir", "here"],
+        ["datastore", "download", "set", "here"],
+    ):
+        for _ in range(4):
+            ended = himl(*words, *THERE)
+            assert ended.code in range(7), ended.stderr
+            assert "\x1b" not in ended.stdout + ended.stderr
+            assert "Traceback" not in ended.stderr
+    new = {name for name in contents(tmp_path) if not name.startswith("home/")} - before
+    assert all(name.startswith("project/here/") for name in new), new
+    assert not Path("/tmp/himl_evil").exists()
