@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.spreading import STARTS_SLURM, is_patient
+from tests.support.spreading import STARTS_CHROMIUM, STARTS_SLURM, is_patient
 
 SMALL = "not large"
 """The expression of pytest's option `-m` that selects the small set."""
 FIXTURES: Mapping[str, str] = {
-    "browser": "starts Chromium",
+    "browser": STARTS_CHROMIUM,
     "cluster": STARTS_SLURM,
     "lightning_packages": "installs PyTorch",
     "nvml": "needs a C compiler",

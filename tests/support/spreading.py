@@ -1,5 +1,5 @@
 """The order of tests for the processes of xdist: tests that may build an environment come first, some for each process,
-and those of the cluster in one process.
+and those that start the same program in one process.
 """
 
 from __future__ import annotations
@@ -12,10 +12,8 @@ import pytest
 
 PATIENT = 600
 """A test whose limit, in seconds, is higher than this may have to build an environment of a client."""
-STARTS_SLURM = "starts Slurm"
-"""The reason of tests marked large that use the cluster of a process."""
-STARTS_SSH = "starts sshd"
-"""The reason of tests marked large that use the SSH server of a process."""
+SHARED = STARTS_SLURM, STARTS_SSH, STARTS_CHROMIUM = ("starts Slurm", "starts sshd", "starts Chromium")
+"""Reasons of tests marked large that use a program which runs once in a process. One process runs all with the same reason."""
 
 T = TypeVar("T")
 
@@ -26,9 +24,10 @@ def is_patient(item: pytest.Item) -> bool:
 
 
 def group_of(item: pytest.Item) -> str:
-    """The group of a test that starts the cluster or may take very long, by its client or its file, else ''."""
-    if any(marker.args[:1] == (STARTS_SLURM,) for marker in item.iter_markers("large")):
-        return STARTS_SLURM
+    """The group of a test that starts a shared program or may take very long, by its client or its file, else ''."""
+    reasons = {marker.args[0] for marker in item.iter_markers("large")}
+    if shared := next((reason for reason in SHARED if reason in reasons), ""):
+        return shared
     if not is_patient(item):
         return ""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
