@@ -2,7 +2,6 @@
 
     python -m stress.mutation record               # record which test reaches which line: the whole suite with coverage, in .cache/mutation
     python -m stress.mutation run --seed 7         # 60 faults in all packages; --last 200 for more, --list only prints them
-    python -m stress.mutation branches             # branch coverage from the record
 
 A fault is an inverted comparison, a removed `not`, or a removed statement. Runs only tests that reach the line, those that reach least first.
 """
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import os
 import pickle
 import random
@@ -137,20 +135,6 @@ def record(folder: Path, processes: int, arguments: list[str]) -> int:
     return code
 
 
-def branches(reach: Reach) -> str:
-    import coverage
-
-    with tempfile.TemporaryDirectory() as folder:
-        measured = coverage.Coverage(data_file=f"{folder}/data", branch=True, source=[str(ROOT / PACKAGE)], config_file=False, messages=False)
-        data = measured.get_data()
-        data.add_arcs({str(ROOT / file): list(arcs) for file, arcs in reach.items()})
-        data.touch_files([str(path) for path in (ROOT / PACKAGE).rglob("*.py")])
-        measured.save()
-        measured.json_report(outfile=f"{folder}/report")
-        totals = json.loads(Path(f"{folder}/report").read_text())["totals"]
-    return "{covered_lines} of {num_statements} statements, {covered_branches} of {num_branches} branches".format(**totals)
-
-
 def tests_for(fault: Fault, tests: list[str], reach: Reach, source: random.Random) -> list[str]:
     """Tests that reach the fault, first those that reach least of himl_cli, with few per file among the first."""
     taken = reach.get(fault.file, {})
@@ -211,7 +195,7 @@ def run(folder: Path, seed: int, first: int, last: int, processes: int, *, only_
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stress.mutation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("do", choices=("record", "run", "branches"))
+    parser.add_argument("do", choices=("record", "run"))
     parser.add_argument("--folder", type=Path, default=Path(".cache/mutation"), help="where the record is")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=1, help="number of the first fault, to continue an interrupted run")
@@ -223,10 +207,7 @@ def main() -> None:
         sys.exit(record(arguments.folder, arguments.processes, others))
     if others:
         parser.error(f"unknown arguments: {' '.join(others)}")
-    if arguments.do == "branches":
-        print(branches(pickle.loads((arguments.folder / "reach").read_bytes())[1]))
-    else:
-        run(arguments.folder, arguments.seed, arguments.first, arguments.last, arguments.processes, only_list=arguments.list)
+    run(arguments.folder, arguments.seed, arguments.first, arguments.last, arguments.processes, only_list=arguments.list)
 
 
 if __name__ == "__main__":
