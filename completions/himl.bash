@@ -131,6 +131,8 @@ _himl_table() {
             --best
             --goal=choice:minimize,maximize
             --params
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
             --format=choice:human,json,quiet
             --json
             --quiet|-q
@@ -138,8 +140,6 @@ _himl_table() {
             --yes
             --no_pager
             --help|-h
-            --workspace|-w=choice:local+folders+files:.json
-            --config_file=files:.json
         '
         ;;
     'himl runs show')
@@ -212,14 +212,14 @@ _himl_table() {
             --output_csv=files
             --output_parquet=files
             --plot=files
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
             --yes
             --help|-h
-            --workspace|-w=choice:local+folders+files:.json
-            --config_file=files:.json
         '
         kinds='list+runs...'
         ;;
@@ -604,16 +604,16 @@ _himl_table() {
         rows='
             +--include=
             +--exclude=
+            --null
+            --workspace|-w=choice:local+folders+files:.json
+            --config_file=files:.json
+            --datastore=
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
             --yes
-            --null
             --help|-h
-            --workspace|-w=choice:local+folders+files:.json
-            --config_file=files:.json
-            --datastore=
         '
         kinds='text'
         ;;

@@ -69,7 +69,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '-m=' 'Run a module, like python -m' \
                 '--command=' 'Run a command line in place of TARGET' \
                 '+--set=' 'Change KEY in a job\'s YAML, such as inputs.lr=0.1' \
-                '--cluster=choice:local' 'Azure ML compute, slurm:PARTITION or local' \
+                '--cluster=choice:local' 'local (default), Azure ML compute, slurm:PARTITION' \
                 '--follow|-f' 'Wait and print the log (always for local jobs)' \
                 '--wait|--no_wait|-d' 'Wait for the end (default: for local jobs)' \
                 '--experiment=experiments' 'Experiment (default: HIML_EXPERIMENT_NAME, else the script\'s name)' \
@@ -78,8 +78,8 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--env_var|-e=' 'Environment variable of the job' \
                 '+--input=' 'Input data: [KEY=]NAME[:VERSION][,OPTION=...]' \
                 '--gpus=' 'GPUs per node for a local or Slurm job, which waits until they are free' \
-                '--processes_per_node=' 'Number of processes (ranks) per node' \
-                '--max_run_duration=' 'Maximum duration, such as 30s, 30m, 2h or 1.5d' \
+                '--processes_per_node=' 'Number of processes (ranks) per node (default: 1)' \
+                '--max_run_duration=' 'Maximum duration, such as 30m, 2h (default: none)' \
                 '+--sweep=' 'Values of --NAME, such as 0.1,0.01 or uniform(a,b)' \
                 '--max_concurrent=' 'Parallel trials (default: 1; with --gpus, as many as fit; all on a cluster)' \
                 '--resume=runs' 'Resume a local run, or its missing trials or steps (no TARGET)' \
@@ -88,7 +88,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--after=runs' 'Start the Slurm job once this one\'s run has completed' \
                 '--grace=' 'Time from SIGTERM to the limit of a Slurm job (default: 1m)' \
                 '--retries=' 'Restart a failed local or Slurm job up to N times' \
-                '--record_in=choice:local,azure' 'Workspace for a local job: local or azure' \
+                '--record_in=choice:local,azure' 'Workspace for a local job: local or azure (default: local)' \
                 '--in_place' 'Run locally without a snapshot, for debugging' \
                 '--tty' 'Run a single local job in a terminal, for breakpoint() and bars' \
                 '--queue' 'Wait for a slot of this machine, so that local jobs run one after another' \
@@ -151,9 +151,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--notify_format=choice:json,slack,teams' 'json, slack or teams (default: by the URL\'s host, else json)' \
                 '--show_settings' 'Show the value and source of each option, and run nothing' \
                 '--sdk=choice:v2,v1' 'Azure ML SDK: v2 or v1 (deprecated)' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -172,20 +172,20 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--watch' 'Show progress and last metrics until all runs end' \
                 '--since=' 'Only runs of the last 30m, 2h or 7d, or since a date' \
                 '--where=' 'Only runs like \'lr < 0.1 and status = failed\'' \
-                '--sort=choice:started,-started,duration,-duration' 'Sort by a metric, parameter, started or duration. -KEY: descending' \
+                '--sort=choice:started,-started,duration,-duration' 'Sort by a metric, parameter, started or duration (default: -started). -KEY: descending' \
                 '+--metrics=' 'Show the last values of these metrics' \
                 '--best' 'Use best values of metrics instead of last ones' \
                 '--goal=choice:minimize,maximize' 'Which values are best (default: by the metric\'s name)' \
                 '--params' 'Show parameters and arguments that differ, in a column each' \
-                '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
                 '--yes' 'Answer yes to all questions' \
                 '--no_pager' 'Print a long result on a terminal without $PAGER' \
-                '--help|-h' 'Show this message and exit' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
-                '--config_file=files:.json' 'Azure ML config.json'
+                '--help|-h' 'Show this message and exit'
         case 'himl runs show'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
@@ -200,9 +200,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--watch' 'Show progress, metrics and log until the run ends' \
                 '--primary_metric=' 'Rank the trials of a sweep by this metric' \
                 '--goal=choice:minimize,maximize' 'Which values are best (default: by the metric\'s name)' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -211,9 +211,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
         case 'himl runs diff'
             printf '%s\t%s\n' \
                 '--code' 'Print changed files as a unified diff' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -223,9 +223,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
         case 'himl runs code'
             printf '%s\t%s\n' \
                 '--output_dir|-o=folders' 'Save the files in a new or empty folder' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -247,14 +247,14 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--output_csv=files' 'Save the table as CSV' \
                 '--output_parquet=files' 'Save all points as Parquet, one per row' \
                 '--plot=files' 'Save curves over all runs as .png or .svg' \
-                '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
                 '--yes' 'Answer yes to all questions' \
-                '--help|-h' 'Show this message and exit' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
-                '--config_file=files:.json' 'Azure ML config.json'
+                '--help|-h' 'Show this message and exit'
         case 'himl runs logs'
             printf '%s\t%s\n' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
@@ -268,9 +268,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--tail=' 'Print the last N lines, and with --follow new ones' \
                 '--file=' 'Log file to print, such as std_log_process_1.txt' \
                 '--try=' 'Log of the Nth attempt' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -290,9 +290,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--open' 'Open the services in the browser' \
                 '--ssh' 'Log in with ssh' \
                 '--stdio' 'Act as the ProxyCommand of ssh, scp or rsync' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -308,9 +308,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
                 '--force' 'Also cancel runs that may have ended' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -325,9 +325,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -342,9 +342,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -359,9 +359,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -377,9 +377,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
                 '--to=files:.zip' 'New .zip file or folder' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -387,9 +387,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl runs import'
             printf '%s\t%s\n' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -406,13 +406,13 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--children' 'Select their child runs instead' \
                 '--outputs' 'Also delete registered output data on Azure ML' \
                 '--force' 'Also delete runs that may be in progress' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
-                '--yes' 'Answer yes to all questions' \
+                '--yes' 'Do it without asking' \
                 '--help|-h' 'Show this message and exit'
         case 'himl ui'
             printf '%s\t%s\n' \
@@ -421,9 +421,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--open' 'Open the page in the browser' \
                 '--no_token' 'Admit all who can reach the port, for example a proxy' \
                 '--read_only' 'Refuse all changes' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -447,9 +447,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--host=' 'Host' \
                 '--open' 'Open the page in the browser' \
                 '--no_token' 'Admit all who can reach the port, for example a proxy' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -476,9 +476,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--overwrite' 'Replace files that differ' \
                 '--no_validate' 'Do not compare MD5 checksums' \
                 '--workers=' 'Parallel transfers, 1 to 256' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -489,7 +489,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl checkpoint fetch'
             printf '%s\t%s\n' \
-                '--select=choice:last,best' 'Checkpoint of a run' \
+                '--select=choice:last,best' 'Checkpoint of a run (default: last)' \
                 '--metric=' 'Metric for \'best\', in file names or logged' \
                 '--goal=choice:minimize,maximize' 'Goal for the metric (default: by its name)' \
                 '--name_offset=' 'Epochs in names minus logged ones (default: by comparison)' \
@@ -503,9 +503,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -517,9 +517,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--experiment=experiments' 'Experiment (default: that of --from)' \
                 '--display_name=' 'Display name of the run' \
                 '+--tag=' 'Tag of the run' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -527,14 +527,14 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl checkpoint url'
             printf '%s\t%s\n' \
-                '--select=choice:last,best' 'Checkpoint of a run' \
+                '--select=choice:last,best' 'Checkpoint of a run (default: last)' \
                 '--metric=' 'Metric for \'best\', in file names or logged' \
                 '--goal=choice:minimize,maximize' 'Goal for the metric (default: by its name)' \
                 '--name_offset=' 'Epochs in names minus logged ones (default: by comparison)' \
                 '--expiry_days=' 'Validity in days, up to 365' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -550,10 +550,10 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--overwrite' 'Replace files that differ' \
                 '--no_validate' 'Do not compare MD5 checksums' \
                 '--workers=' 'Parallel transfers, 1 to 256' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--datastore=' 'Datastore (default: the workspace\'s default)' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -567,10 +567,10 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--no_validate' 'Do not compare MD5 checksums' \
                 '--workers=' 'Parallel transfers, 1 to 256' \
                 '--strip_prefix' 'Remove the folders of the prefix from names' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--datastore=' 'Datastore (default: the workspace\'s default)' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -580,16 +580,16 @@ function __himl_rows --description 'The options of the command $argv[1], with th
             printf '%s\t%s\n' \
                 '+--include=' 'Only matching names, such as \'*.ckpt\'' \
                 '+--exclude=' 'No matching names, such as \'tmp/**\'' \
-                '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet' \
+                '--null' 'Print null-terminated names only, for xargs -0' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--config_file=files:.json' 'Azure ML config.json' \
+                '--datastore=' 'Datastore (default: the workspace\'s default)' \
+                '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
                 '--yes' 'Answer yes to all questions' \
-                '--null' 'Print null-terminated names only, for xargs -0' \
-                '--help|-h' 'Show this message and exit' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
-                '--config_file=files:.json' 'Azure ML config.json' \
-                '--datastore=' 'Datastore (default: the workspace\'s default)'
+                '--help|-h' 'Show this message and exit'
         case 'himl montage'
             printf '%s\t%s\n' \
                 '--dataset=folders+files:.csv' 'DATASET, as an option' \
@@ -614,9 +614,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--experiment=experiments' 'Experiment (default: the command\'s name)' \
                 '--display_name=' 'Display name of the run' \
                 '--wait' 'Wait for the job to end' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -659,7 +659,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--experiment=experiments' 'Experiment (default: the command\'s name)' \
                 '--display_name=' 'Display name of the run' \
                 '--wait' 'Wait for the job to end' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet,files,tar' 'Tiles as files, or in one tar per slide' \
                 '--json' 'Print one JSON document on stdout' \
@@ -683,9 +683,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--item=' 'Name or id of the item, in place of the slide\'s id' \
                 '--overwrite' 'Replace an annotation that differs' \
                 '--dry_run' 'Print the annotations as JSON without uploading' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -694,7 +694,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
         case 'himl dsa list'
             printf '%s\t%s\n' \
                 '--url=' 'Address of the archive (default: DSA_URL)' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -708,7 +708,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--workspace_name=' 'Name of the workspace' \
                 '--local' 'Create a local workspace (.himl) in this folder' \
                 '--slurm' 'Write the Slurm partitions to himl.toml' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -719,9 +719,9 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl workspace show'
             printf '%s\t%s\n' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -735,46 +735,46 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--environment=' 'Registered environment of the jobs' \
                 '--keep' 'Keep the jobs, for further checks' \
                 '--slurm=' 'Also submit a short test job to --cluster slurm:NAME' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
-                '--yes' 'Answer yes to all questions' \
+                '--yes' 'Do it without asking' \
                 '--help|-h' 'Show this message and exit'
         case 'himl gc'
             printf '%s\t%s\n' \
                 '--older_than=' 'Also artifacts of runs that ended before 30d, or a date' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
-                '--yes' 'Answer yes to all questions' \
+                '--yes' 'Do it without asking' \
                 '--help|-h' 'Show this message and exit'
         case 'himl completion'
             printf '%s\t%s\n' \
                 '--install' 'Install the script for the shell' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
-                '--yes' 'Answer yes to all questions' \
+                '--yes' 'Do it without asking' \
                 '--help|-h' 'Show this message and exit'
         case 'himl skill'
             printf '%s\t%s\n' \
                 '--install' 'Write it to this project\'s folders for agents' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
-                '--yes' 'Answer yes to all questions' \
+                '--yes' 'Do it without asking' \
                 '--help|-h' 'Show this message and exit'
         case 'himl schema'
             printf '%s\t%s\n' \
-                '--format=choice:human,json,quiet' 'Output format: human, json or quiet' \
+                '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \

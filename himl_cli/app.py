@@ -13,7 +13,15 @@ import typer.main
 
 from himl_cli import __version__
 from himl_cli.commands.error_handler import EdgedGroup, report_failure
-from himl_cli.commands.groups import before_double_dash, group, normalized
+from himl_cli.commands.groups import (
+    before_double_dash,
+    group,
+    normalized,
+    parameter_sections,
+    write_references,
+    write_sections,
+)
+from himl_cli.commands.options import SHARED
 from himl_cli.commands.other_tools import OTHER_COMMANDS, is_target, starts_script
 from himl_cli.commands.table import COMMANDS, commands, loaded, package_of
 from himl_cli.core.errors import Interrupted
@@ -60,6 +68,25 @@ class RootGroup(EdgedGroup):
             submit: ScriptCommand = self.get_command(ctx, "submit")
             return "", submit.suggest(ctx, rest if is_run else args, "submit").to_run
         return near, hint
+
+    def manual(self, words: Sequence[str]) -> str:
+        """The page about the command of these *words*. Empty for one of another package."""
+        _, *names = words
+        if not names:
+            return "docs/index.md"
+        return f"docs/cli/{'-'.join(names)}.md" if names[0] in COMMANDS else ""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        rows = [
+            (
+                " ".join(filter(None, [", ".join(sorted(each.names or [f"--{name}"], key=len)), each.info["metavar"]])),
+                each.info["help"],
+            )
+            for name, each in SHARED.items()
+        ]
+        write_sections(formatter, self.command_sections(ctx) | parameter_sections(self, ctx))
+        write_sections(formatter, {"Options of most commands": rows})
+        write_references(self, ctx, formatter)
 
     def command_sections(self, ctx: Any) -> dict[str, list[tuple[str, str]]]:
         sections: dict[str, list[tuple[str, str]]] = {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from himl_cli.commands.groups import command, group
-from himl_cli.commands.options import OutputOptions, option
+from himl_cli.commands.options import AskingOptions, OutputOptions, option
 from himl_cli.core.errors import BadUsage, DiskFailed
 from himl_cli.core.files import write_atomic
 from himl_cli.core.text import did_you_mean, named
@@ -95,7 +95,7 @@ def skill(
     ctx: typer.Context,
     *,
     install: bool = option("Write it to this project's folders for agents.", default=False),
-    output_opts: OutputOptions,
+    output_opts: AskingOptions,
 ) -> None:
     """Print a skill file (SKILL.md) that describes himl for coding agents.
 

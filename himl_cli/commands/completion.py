@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from himl_cli.commands.groups import HIML_OLD_NAMES, PANEL_ORDER, HimlGroup, command, group, panel_of
-from himl_cli.commands.options import OutputOptions, environment_variable
+from himl_cli.commands.options import AskingOptions, environment_variable
 from himl_cli.commands.table import COMMANDS, CommandBroken, guests
 from himl_cli.core.command_shape import CommandShape, ParameterShape
 from himl_cli.core.errors import BadUsage, NeedsYes
@@ -79,7 +79,7 @@ NAMED: Mapping[str, str] = {
 @command(app, "completion")
 def completion(
     ctx: typer.Context,
-    output_opts: OutputOptions,
+    output_opts: AskingOptions,
     shell: Annotated[str, typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell.", show_default=False)],
     install: Annotated[bool, typer.Option("--install", help="Install the script for the shell.")] = False,
 ) -> None:

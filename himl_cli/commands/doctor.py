@@ -14,6 +14,7 @@ import typer
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import (
     VARIABLE_PREFIX,
+    AskingOptions,
     Bundle,
     OutputOptions,
     WorkspaceOptions,
@@ -52,7 +53,7 @@ def doctor(
     slurm: str | None = option("Also submit a short test job to --cluster slurm:NAME.", "NAME"),
     live_opts: LiveOptions,
     workspace_opts: WorkspaceOptions,
-    output_opts: OutputOptions,
+    output_opts: AskingOptions,
 ) -> None:
     """Check the installation, and print a fix for each problem.
 

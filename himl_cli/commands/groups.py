@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from itertools import takewhile
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from himl_cli.commands.options import bundled
+from himl_cli.commands.options import SHARED, bundled
 from himl_cli.commands.other_tools import NO_COMMANDS, NO_OPTIONS, NOUNS, OTHER_COMMANDS, OTHER_OPTIONS, fill, spelled
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.redaction import mask_line
@@ -80,13 +80,37 @@ def panel_of(parameter: Any, command: Any) -> str:
     return getattr(parameter, "rich_help_panel", None) or default
 
 
+def is_shared(parameter: Any) -> bool:
+    """Whether `himl --help` explains *parameter*: `--help`, and an option of SHARED with the text that it has there."""
+    shared = SHARED.get(parameter.name)
+    return parameter.name == "help" or (shared is not None and parameter.help == shared.info["help"])
+
+
+def has_manual(ctx: Any) -> bool:
+    """Whether the program explains the shared options, and has a manual."""
+    return bool(getattr(ctx.find_root().command, "manual", None))
+
+
+def write_references(command: Any, ctx: Any, formatter: Any) -> None:
+    """Write the names of the shared options of *command*, and the page about it."""
+    root, program = ctx.find_root().command, ctx.find_root().command_path
+    formatter.write_paragraph()
+    names = [min(each.opts, key=len) for each in command.get_params(ctx) if is_shared(each)]
+    if command is not root:
+        formatter.write_text(f"Shared options: {', '.join(names)}. See '{program} --help'.")
+    if page := root.manual(ctx.command_path.split()):
+        formatter.write_text(f"Manual: {page} in the repository of {program}.")
+
+
 def parameter_sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
     """The help records of visible parameters by `rich_help_panel`: arguments, panels in order of appearance, then
-    parameters without a panel."""
+    parameters without a panel. Without those that the program's help explains."""
     sections: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(ctx):
         record = parameter.get_help_record(ctx)
-        if record is not None:
+        if record is not None and not (ctx.parent and has_manual(ctx) and is_shared(parameter)):
+            if parameter.param_type_name == "argument":  # the usage line shows which ones are required
+                record = parameter.metavar, parameter.help
             sections.setdefault(panel_of(parameter, command), []).append(record)
     return dict(sorted(sections.items(), key=lambda section: PANEL_ORDER.get(section[0], 1)))
 
@@ -140,16 +164,21 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
                 raise BadUsage(f"No such option '{option}'." if is_unknown else usage_message(err), hint=hint) from err
             raise
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_sections(formatter, parameter_sections(self, ctx))
+        if ctx.parent and has_manual(ctx):
+            write_references(self, ctx, formatter)
 
-    def _by_name(self, ctx: Any) -> dict[str, Any]:
+    def by_name(self, ctx: Any) -> dict[str, Any]:
         return {name: each for each in self.get_params(ctx) for name in (*each.opts, *each.secondary_opts)}
 
     def _with_plain_switches(self, ctx: Any, args: Sequence[str]) -> Iterator[str]:
         """Replace hi-ml's switches in *args*: `--wait=True` becomes `--wait`, `--wait=False` becomes `--no_wait`
         or nothing."""
-        parameters, own = self._by_name(ctx), before_double_dash(args)
+        parameters, own = self.by_name(ctx), before_double_dash(args)
         for token in own:
             option, equals, value = token.partition("=")
             switch = parameters.get(f"--{normalized(option[2:])}") if equals else None
@@ -165,7 +194,10 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
 
     def words_for(self, ctx: Any, option: str) -> str:
         """himl's words for *option* of another tool, if this command takes them. Otherwise an empty text."""
-        known = self._by_name(ctx)
+        known = self.by_name(ctx)
+        if count := re.fullmatch(r"-(\d+)", option):
+            name = "--tail" if "--tail" in known else "--num_runs" if self._lists_runs(ctx) else ""
+            return f"{name} {count[1]}" if name else ""
         for words in OTHER_OPTIONS.get(spelled(option), ()) if option not in known else ():
             if words.split()[0] in known and (not words.startswith("--num_runs") or self._lists_runs(ctx)):
                 return words
@@ -182,12 +214,11 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
 
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
         """The command line with himl's words for options of other tools, such as *option*, or a hint for it."""
-        known, own, line = self._by_name(ctx), deque(before_double_dash(args)), list[str]()
+        known, own, line = self.by_name(ctx), deque(before_double_dash(args)), list[str]()
         while own:
             token = own.popleft()
             words = self.words_for(ctx, token.partition("=")[0])
-            takes_value = bool(words) and not known[words.split()[0]].is_flag
-            line += fill(words, token.partition("=")[2], own, takes_value=takes_value) if words else [token]
+            line += fill(words, token.partition("=")[2], own, metavar_of(known, words)) if words else [token]
         if line != before_double_dash(args) and self.accepts(ctx, line):
             return mask_line(
                 f"In himl: {ctx.command_path} {shlex.join([*line, *args[len(before_double_dash(args)) :]])}"
@@ -210,10 +241,13 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
         more = list(takewhile(lambda word: not word.startswith("-"), args[index:]))
         before, rest = ["", "", *args[:index]][-2:], args[index + len(more) :]
         option = (before[1] if before[1].startswith("--") else before[0] or before[1]).partition("=")[0]
-        listed = self._by_name(ctx).get(f"--{normalized(option[2:])}")
+        listed = self.by_name(ctx).get(f"--{normalized(option[2:])}")
         metavar = str(getattr(listed, "metavar", "") or "").lstrip("[")
         has_key, is_pair = "=" in before[1].removeprefix(f"{option}="), "=" in metavar
-        if before[1] == "-v" and ":" in more[0] and "--input" in self._by_name(ctx):
+        if (switch := self.by_name(ctx).get(f"--{normalized(found[1])}")) is not None and switch.is_flag:
+            line = shlex.join([*args[:index], f"--{found[1]}", *args[index + 1 :]])
+            return mask_line(f"It is an option: {ctx.command_path} {line}")
+        if before[1] == "-v" and ":" in more[0] and "--input" in self.by_name(ctx):
             return NO_OPTIONS["--volume"]
         if is_pair and not has_key:
             what, words = (
@@ -289,11 +323,13 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
         root, (name, *rest) = ctx.find_root(), args
         name, below = name.lower(), ctx.command_path.split()[1:]
         key = " ".join([*below, name])
-        if key in NO_COMMANDS:
-            return "", NO_COMMANDS[key]
+        if hint := NO_COMMANDS.get(key) or (NO_COMMANDS.get(name) if below[:1] == ["runs"] else ""):
+            return "", hint
         meant = ""
         for words in self._equivalents(ctx, below, name, rest):
             command, line = _parsed(root, words)
+            if meant and command.split()[:2] != meant.split()[:2]:
+                continue
             if command and line is not None:
                 return "", mask_line(f"In himl: {line}")
             meant = meant or command
@@ -332,6 +368,14 @@ class HimlGroup(_RaisesReaderGone, TyperGroup):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_sections(formatter, self.command_sections(ctx) | parameter_sections(self, ctx))
+        if has_manual(ctx):
+            write_references(self, ctx, formatter)
+
+
+def metavar_of(known: Mapping[str, Any], words: str) -> str:
+    """The value of the first of *words*, an option among *known*, in help. Empty for a switch."""
+    option = known[words.split()[0]]
+    return "" if option.is_flag else str(option.metavar or "VALUE")
 
 
 def _parsed(root: Any, words: list[str]) -> tuple[str, str | None]:

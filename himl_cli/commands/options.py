@@ -260,7 +260,11 @@ WORKERS_OPTION = option(
 
 class OutputOptions(Bundle):
     format: Format = option(
-        "Output format: human, json or quiet.", "FORMAT", Format.human, show_default=False, panel="Output"
+        "Output format: human, json or quiet (default: human).",
+        "FORMAT",
+        Format.human,
+        show_default=False,
+        panel="Output",
     )
     json: bool = option("Print one JSON document on stdout.", default=False)
     quiet: bool = option("Print only ids or paths on stdout.", default=False, names=("--quiet", "-q"))
@@ -293,7 +297,11 @@ class OutputOptions(Bundle):
 
 class TableOptions(OutputOptions):
     format: TableFormat = option(  # type: ignore[assignment]  # the parsed value is a Format
-        "Output format: table, csv, tsv, json or quiet.", "FORMAT", TableFormat.human, show_default=False
+        "Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes).",
+        "FORMAT",
+        TableFormat.human,
+        show_default=False,
+        panel="Output",
     )
 
     def output(self) -> Output:
@@ -302,8 +310,14 @@ class TableOptions(OutputOptions):
         return output
 
 
+class AskingOptions(OutputOptions):
+    """Of a command that asks, or does nothing, without --yes."""
+
+    yes: bool = option("Do it without asking.", default=False, panel="Output")
+
+
 class PagedOptions(OutputOptions):
-    no_pager: bool = option("Print a long result on a terminal without $PAGER.", default=False)
+    no_pager: bool = option("Print a long result on a terminal without $PAGER.", default=False, panel="Output")
 
     def output(self) -> Output:
         output = super().output()
@@ -317,7 +331,7 @@ class ListOutputOptions(PagedOptions, TableOptions):
 
 class WorkspaceOptions(Bundle):
     workspace: str | None = option(
-        "local, a .himl folder, ssh:HOST[:FOLDER] or an Azure ML config.json.",
+        "local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest).",
         "SPEC",
         names=("--workspace", "-w"),
         parse=non_blank,
@@ -363,7 +377,10 @@ class ListOptions(Bundle):
     )
     where: str = option("Only runs like 'lr < 0.1 and status = failed'.", "FILTER", "", show_default=False)
     sort: str = option(
-        "Sort by a metric, parameter, started or duration. -KEY: descending.", "KEY", "", show_default=False
+        "Sort by a metric, parameter, started or duration (default: -started). -KEY: descending.",
+        "KEY",
+        "",
+        show_default=False,
     )
     metrics: Sequence[str] = option("Show the last values of these metrics.", "GLOB,...", many=True, parse=parse_list)
     best: bool = option("Use best values of metrics instead of last ones.", default=False)
@@ -378,6 +395,10 @@ class ListOptions(Bundle):
         from himl_cli.services.runs.find import ListRequest
 
         return ListRequest(self.metrics, self.params, self.best, self.goal, self.sort, self.where)
+
+
+SHARED: Mapping[str, Option] = {**options_of(WorkspaceOptions), **options_of(OutputOptions)}
+"""Options of most commands. `himl --help` explains them, and the help of a command only those with another text."""
 
 
 class SelectionOptions(Bundle):
@@ -455,7 +476,7 @@ class TransferOptions(Bundle):
 
 class ChoiceOptions(Bundle):
     select: str | None = option(
-        "Checkpoint of a run. N as in the file name (Lightning counts from 0).",
+        "Checkpoint of a run (default: last). N as in the file name (Lightning counts from 0).",
         "last|best|epoch=N",
         panel="Checkpoint",
     )

@@ -47,6 +47,16 @@ OTHER_COMMANDS = {
     "configure": "init",
     "checkpoint list": "download --list --prefix outputs/checkpoints",
     "checkpoint ls": "download --list --prefix outputs/checkpoints",
+    "artifacts": "download --list",
+    "files": "download --list",
+    "history": "list",
+    "queue": "list",
+    "top": "list --watch",
+    "clean": "gc",
+    "prune": "gc",
+    "dashboard": "ui",
+    "serve": "ui",
+    "upload": "datastore upload",
     "workspace list": "workspace show",
     "workspace ls": "workspace show",
 }
@@ -57,6 +67,11 @@ NO_COMMANDS = {
     "login": "Local runs need no login. For Azure ML: az login, then himl doctor",
     "config": "To show settings: himl submit --show_settings. To set them, edit himl.toml.",
     "settings": "To show settings: himl submit --show_settings. To set them, edit himl.toml.",
+    "plot": "For curves: himl runs aggregate --plot FILE.png, himl tb or himl ui",
+    "uninstall": "To remove himl: pip uninstall himl-cli",
+    "rename": "Name a run at its start, with --display_name. For a note: himl runs tag RUN KEY=VALUE",
+    "update": "Install the new version over the old one, as at first. himl doctor shows the version.",
+    "upgrade": "Install the new version over the old one, as at first. himl doctor shows the version.",
     "sweep": "For a sweep: himl submit SCRIPT.py --sweep lr=0.1,0.01",
     "workspace use": "Name it in a command: --workspace SPEC. For all commands in this folder: himl init",
     "workspace set": "Name it in a command: --workspace SPEC. For all commands in this folder: himl init",
@@ -69,7 +84,33 @@ OTHER_OPTIONS: Mapping[str, Sequence[str]] = {
     "--head": ("--num_runs", "--tail"),
     "--tail": ("--num_runs",),
     "--max_results": ("--num_runs",),
-    "--csv": ("--format csv",),
+    "--csv": ("--output_csv", "--format csv"),
+    "--ids": ("--quiet",),
+    "--failed": ("--status Failed",),
+    "--running": ("--status Running",),
+    "--completed": ("--status Completed",),
+    "--async": ("--no_wait",),
+    "--exp": ("--experiment",),
+    "--exp_name": ("--experiment",),
+    "--folds": ("--crossval",),
+    "--num_folds": ("--crossval",),
+    "--kfold": ("--crossval",),
+    "--cv": ("--crossval",),
+    "--seeds": ("--different_seeds",),
+    "--num_seeds": ("--different_seeds",),
+    "--parallel": ("--max_concurrent",),
+    "--max_parallel": ("--max_concurrent",),
+    "--jobs": ("--max_concurrent",),
+    "-j": ("--max_concurrent",),
+    "--num_trials": ("--max_trials",),
+    "--n_trials": ("--max_trials",),
+    "--local": ("--cluster local",),
+    "--remote": ("--cluster NAME",),
+    "--azure": ("--cluster NAME",),
+    "--cloud": ("--cluster NAME",),
+    "--slurm": ("--cluster slurm:PARTITION",),
+    "--pdb": ("--in_place --tty",),
+    "--force": ("--overwrite", "--yes"),
     "--tsv": ("--format tsv",),
     "--table": ("--format table",),
     "--lines": ("--tail",),
@@ -148,10 +189,18 @@ NO_OPTIONS = {
     "--dsa_key": "Set the environment variable DSA_API_KEY. Others can read a command line.",
     "--login_only": "To test the sign-in: himl dsa list",
     "--max_slides": "To select slides by a part of their ids: --id_filter TEXT",
-    "--csv": "For CSV: himl runs aggregate --output_csv FILE",
+    "--columns": "For more columns: --metrics GLOB or --params",
+    "--fields": "For more columns: --metrics GLOB or --params",
+    "--no_browser": "himl prints the address, and opens no browser.",
+    "--stderr": "A log has both streams of the script: himl runs logs RUN",
+    "--stdout": "A log has both streams of the script: himl runs logs RUN",
     "--gres": _OF_SBATCH.format("gres"),
     "--mem": _OF_SBATCH.format("mem"),
+    "--memory": _OF_SBATCH.format("mem"),
     "--cpus_per_task": _OF_SBATCH.format("cpus-per-task"),
+    "--cpus": _OF_SBATCH.format("cpus-per-task"),
+    "--seed": "For runs with several seeds: --different_seeds N. Write a seed for the script after --.",
+    "--device": "For GPUs: --gpus N. Write a device for the script after --.",
     "--account": _OF_SBATCH.format("account"),
     "--qos": _OF_SBATCH.format("qos"),
     "--time": _DURATION,
@@ -320,13 +369,16 @@ def lightning_cli_arguments(words: Sequence[str]) -> list[str]:
     return [command, *arguments]
 
 
-def fill(words: str, value: str, rest: deque[str], *, takes_value: bool) -> list[str]:
-    """*words* of OTHER_OPTIONS with *value*, or with the next of *rest*, if they need one. *takes_value* says so of
-    words that are one option."""
-    if "{}" in words or (takes_value and " " not in words):
-        value = value or following(rest)
+def fill(words: str, value: str, rest: deque[str], metavar: str) -> list[str]:
+    """*words* of OTHER_OPTIONS with *value*, or with the next of *rest*, if they need one. *metavar* replaces a value
+    that is missing, and is empty for a switch."""
+    if "{}" in words or (metavar and " " not in words):
+        value = value or (following(rest) if rest and not rest[0].startswith("-") else metavar)
         words += "" if "{}" in words else " {}"
-    return [word.format(value) for word in words.split()]
+    values = (
+        value.split(",") if words == "--tag {}" and re.fullmatch(r"([^,=]+=[^,]*,)*[^,=]+=[^,]*", value) else [value]
+    )
+    return [word.format(each) for each in values for word in words.split()]
 
 
 def following(words: deque[str]) -> str:

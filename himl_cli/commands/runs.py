@@ -23,6 +23,7 @@ from himl_cli.commands.options import (
     GOAL_OPTION,
     STATUS,
     TAGS,
+    AskingOptions,
     ListOptions,
     ListOutputOptions,
     OutputOptions,
@@ -769,7 +770,7 @@ def delete(
     outputs: bool = option("Also delete registered output data on Azure ML.", default=False, panel="Deletion"),
     force: bool = option("Also delete runs that may be in progress.", default=False, panel="Deletion"),
     workspace_opts: WorkspaceOptions,
-    output_opts: OutputOptions,
+    output_opts: AskingOptions,
     runs: RunArgs = None,
 ) -> None:
     """Delete runs with all files and child runs, after a confirmation.

@@ -22,6 +22,7 @@ from himl_cli.commands.groups import (
     UNEXPECTED,
     HimlCommand,
     before_double_dash,
+    metavar_of,
     normalized,
     parameter_sections,
     usage_message,
@@ -62,6 +63,7 @@ OF_NOTIFY = {"url": "notify", "format": "notify_format"}
 JOINED = ("env_var", "tag")
 """Options of which each source adds to the others, by key: the command line, variables and files."""
 HIML_INPUTS = ("--azure_datasets", "--azure_dataset_id", "--extra_azure_dataset_ids")
+TYPO = 0.85  # an option of a script is not as similar
 HIML_MOUNTS = ("--mount_in_azureml", "--use_dataset_mount")
 
 
@@ -174,6 +176,10 @@ class ScriptCommand(HimlCommand):
         words += ["--", *arguments] if arguments else []
         has_scripts = bool(arguments) and all(map(starts_script, arguments))
         return Suggestion(mask_line(shlex.join(words)), target, bool(typed.switches), has_scripts)
+
+    def words_for(self, ctx: Any, option: str) -> str:
+        words = super().words_for(ctx, option)
+        return "" if words == "--format" else words  # -o is the script's folder for results
 
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
         return ""  # `_misplaced` sorts all words
@@ -290,8 +296,9 @@ class Suggestion(NamedTuple):
             return f"One job runs one script. If the others are its arguments: {self.line}"
         if not option or script_has(Path(script), option):
             return f"Write arguments of the script after --: {self.line}"
-        other = NO_OPTIONS.get(spelled(option)) or did_you_mean(option, known, cutoff=NEAR_OPTION)
-        return other or f"If it is an option of the script, write it after --: {self.line}"
+        other = NO_OPTIONS.get(spelled(option)) or did_you_mean(option, known, cutoff=TYPO)
+        near = did_you_mean(option, known, cutoff=NEAR_OPTION)
+        return other or f"{near} If it is an option of the script, write it after --: {self.line}".strip()
 
 
 def sort_words(command: ScriptCommand, ctx: Any, args: Sequence[str]) -> Typed:
@@ -330,7 +337,7 @@ def sort_words(command: ScriptCommand, ctx: Any, args: Sequence[str]) -> Typed:
             typed.options.extend([token, *([following(words)] if known[name] and "=" not in token else [])])
         elif other:
             typed.switches.append(name)
-            typed.options.extend(fill(other, value, words, takes_value=known[other.split()[0]]))
+            typed.options.extend(fill(other, value, words, metavar_of(command.by_name(ctx), other)))
         elif not typed.target and is_command_line(token):
             if SHELL_OPERATOR.search(token):
                 typed.target[:] = ["--command", token]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from himl_cli.commands.groups import command, group
 from himl_cli.commands.options import (
+    AskingOptions,
     OutputOptions,
     WorkspaceOptions,
     option,
@@ -138,7 +139,7 @@ def gc(
         parse=parse_since,
     ),
     workspace_opts: WorkspaceOptions,
-    output_opts: OutputOptions,
+    output_opts: AskingOptions,
 ) -> None:
     """Delete files of the local workspace that no run needs, and unused downloads.
 

@@ -38,7 +38,7 @@ OPTIONS: Mapping[str, Option] = {
     "module": option("Run a module, like python -m.", "PACKAGE.MODULE", names=("-m",), panel="Arguments"),
     "command": option("Run a command line in place of TARGET.", "LINE"),
     "set": option("Change KEY in a job's YAML, such as inputs.lr=0.1.", "K=V", many=True, parse=parse_pairs),
-    "cluster": option("Azure ML compute, slurm:PARTITION or local.", "NAME", panel=COMMON),
+    "cluster": option("local (default), Azure ML compute, slurm:PARTITION.", "NAME", panel=COMMON),
     "follow": option("Wait and print the log (always for local jobs).", default=False, names=("--follow", "-f")),
     "wait": option(
         "Wait for the end (default: for local jobs).",
@@ -63,8 +63,8 @@ OPTIONS: Mapping[str, Option] = {
         many=True,
     ),
     "gpus": option("GPUs per node for a local or Slurm job, which waits until they are free.", "N", kind=float | None),
-    "processes_per_node": option("Number of processes (ranks) per node.", "N", kind=int | None),
-    "max_run_duration": option("Maximum duration, such as 30s, 30m, 2h or 1.5d.", "TIME"),
+    "processes_per_node": option("Number of processes (ranks) per node (default: 1).", "N", kind=int | None),
+    "max_run_duration": option("Maximum duration, such as 30m, 2h (default: none).", "TIME"),
     "sweep": option(
         "Values of --NAME, such as 0.1,0.01 or uniform(a,b). Also loguniform(a,b) (e^a to e^b), normal(mu,sigma) and "
         "randint(n). For options without a value or with several: switch(true,false), words(1 2,3).",
@@ -80,7 +80,7 @@ OPTIONS: Mapping[str, Option] = {
     "after": option("Start the Slurm job once this one's run has completed.", "RUN", many=True),
     "grace": option("Time from SIGTERM to the limit of a Slurm job (default: 1m).", "TIME"),
     "retries": option("Restart a failed local or Slurm job up to N times.", "N", 0),
-    "record_in": option("Workspace for a local job: local or azure.", "WHERE"),
+    "record_in": option("Workspace for a local job: local or azure (default: local).", "WHERE"),
     "in_place": option("Run locally without a snapshot, for debugging.", default=False),
     "tty": option("Run a single local job in a terminal, for breakpoint() and bars.", default=False),
     "queue": option("Wait for a slot of this machine, so that local jobs run one after another.", default=False),

@@ -91,6 +91,16 @@ MLFLOW_STATUSES = {
 }
 
 
+WORDS_FOR_STATUSES = {
+    RunStatus.queued: ("pending", "waiting"),
+    RunStatus.running: ("active", "started"),
+    RunStatus.completed: ("done", "success", "succeeded", "ok"),
+    RunStatus.failed: ("error", "crashed"),
+    RunStatus.canceled: ("stopped", "aborted"),
+}
+"""Words of other tools, which himl suggests its own for."""
+
+
 def status_of(word: str) -> RunStatus:
     """The status for himl's, MLflow's or hi-ml's *word*, in any case. Raises BadUsage with the nearest status."""
     known = {status.value.lower(): status for status in RunStatus} | {"cancelled": RunStatus.canceled}
@@ -99,7 +109,8 @@ def status_of(word: str) -> RunStatus:
         return found
     from difflib import get_close_matches  # imported late, since all commands import this module
 
-    near = get_close_matches(word.lower(), known, n=1)
+    known |= {each: status for status, words in WORDS_FOR_STATUSES.items() for each in words}
+    near = [word.lower()] if word.lower() in known else get_close_matches(word.lower(), known, n=1)
     hint = f"Did you mean {known[near[0]].value}? " if near else ""
     every = ", ".join(status.value for status in RunStatus)
     raise BadUsage(f"Unknown status '{word}'.", hint=f"{hint}Statuses: {every}.")

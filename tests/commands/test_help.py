@@ -77,7 +77,8 @@ SEATS: dict[tuple[int, str], list[str]] = {
 }
 FORKING = """
 import atexit, json, os, sys
-import himl_cli.commands.files, himl_cli.commands.runs, himl_cli.commands.submit, himl_cli.render.file_views, rich.progress, rich.table
+import himl_cli.commands.download, himl_cli.commands.datastore, himl_cli.commands.runs, himl_cli.commands.submit
+import himl_cli.render.file_views, rich.progress, rich.table
 from himl_cli.__main__ import main
 for folder, words in json.loads(sys.argv[1]):
     if not (process := os.fork()):
@@ -123,9 +124,13 @@ def test_help_has_all_of_the_shape_and_fits_terminal(project: Path) -> None:
             assert max(map(len, lines)) <= 80
             assert [line for line in lines if len(line) > columns and not (line.startswith("    ") and "himl " in line)] == []
         assert " ".join(text.partition("\n\n")[0].split()) == f"Usage: {shape.usage}"
-        last = [heading for heading in rows_of(text) if heading in ("Options", "Workspace", "Output")]
-        assert [*rows_of(text)][-len(last) :] == last or shape.children, "shared options follow the command's own"
-        shown, found = rows_of(text), shape.options
+        shown, shared = rows_of(text), ""
+        if line := re.search(r" Shared options: (.*?)\. See 'himl --help'\. Manual:", " ".join(text.split())):
+            shared = line[1]
+        found = [each for each in shape.options if not {*each.names} & {*shared.replace(",", "").split()}]
+        assert shared.endswith("-h") or words == "himl"
+        assert (page := re.search(r"^Manual: (\S+) in the repository of himl\.$", text, re.MULTILINE)), words
+        assert Path(himl_cli.__file__).parents[1].joinpath(page[1]).is_file(), page[1]
         assert [name for name in shown.get("Arguments", []) if not name.startswith("-")] == [each.metavar for each in shape.arguments], words
         panels = {heading: [each for each in found if each.panel == heading] for heading in dict.fromkeys(each.panel for each in found)}
         assert [name for name in shown if name in panels] == list(panels)

@@ -238,8 +238,8 @@ def _named(workspace: Workspace, text: str, selection: RunSelection, notify: Not
         if named and f" {named.label} ".casefold() not in f" {workspace.label} ".casefold():
             raise _in_another(named, workspace.label) from err
         similar = [LATEST_RUN] if reference.run_id.lower().lstrip("@") in (LATEST_RUN, *LIKE_LATEST) else []
-        if {"*", "?"} & {*reference.run_id}:
-            hint = "Ids have no wildcards. For the runs of an experiment: --experiment NAME --num_runs all"
+        if {"*", "?"} & {*reference.run_id} or reference.run_id.endswith((".py", ".sh")):
+            hint = "For runs of an experiment, which the script names: --experiment NAME --num_runs all"
             raise NotFound(f"No run '{reference.run_id}' in {workspace.label}.", hint=hint) from err
         if reference.experiment is not None:
             known = [run.id for run in workspace.runs(RunQuery(reference.experiment, limit=LOOKED_THROUGH))]
