@@ -151,7 +151,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--notify_format=choice:json,slack,teams' 'json, slack or teams (default: by the URL\'s host, else json)' \
                 '--show_settings' 'Show the value and source of each option, and run nothing' \
                 '--sdk=choice:v2,v1' 'Azure ML SDK: v2 or v1 (deprecated)' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -177,7 +177,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--best' 'Use best values of metrics instead of last ones' \
                 '--goal=choice:minimize,maximize' 'Which values are best (default: by the metric\'s name)' \
                 '--params' 'Show parameters and arguments that differ, in a column each' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -200,7 +200,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--watch' 'Show progress, metrics and log until the run ends' \
                 '--primary_metric=' 'Rank the trials of a sweep by this metric' \
                 '--goal=choice:minimize,maximize' 'Which values are best (default: by the metric\'s name)' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -211,7 +211,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
         case 'himl runs diff'
             printf '%s\t%s\n' \
                 '--code' 'Print changed files as a unified diff' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -223,7 +223,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
         case 'himl runs code'
             printf '%s\t%s\n' \
                 '--output_dir|-o=folders' 'Save the files in a new or empty folder' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -247,7 +247,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--output_csv=files' 'Save the table as CSV' \
                 '--output_parquet=files' 'Save all points as Parquet, one per row' \
                 '--plot=files' 'Save curves over all runs as .png or .svg' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -268,7 +268,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--tail=' 'Print the last N lines, and with --follow new ones' \
                 '--file=' 'Log file to print, such as std_log_process_1.txt' \
                 '--try=' 'Log of the Nth attempt' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -290,7 +290,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--open' 'Open the services in the browser' \
                 '--ssh' 'Log in with ssh' \
                 '--stdio' 'Act as the ProxyCommand of ssh, scp or rsync' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -308,7 +308,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
                 '--force' 'Also cancel runs that may have ended' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -325,7 +325,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -342,7 +342,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -359,7 +359,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -377,7 +377,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
                 '--to=files:.zip' 'New .zip file or folder' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -387,7 +387,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl runs import'
             printf '%s\t%s\n' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -406,7 +406,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--children' 'Select their child runs instead' \
                 '--outputs' 'Also delete registered output data on Azure ML' \
                 '--force' 'Also delete runs that may be in progress' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -421,7 +421,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--open' 'Open the page in the browser' \
                 '--no_token' 'Admit all who can reach the port, for example a proxy' \
                 '--read_only' 'Refuse all changes' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -447,7 +447,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--host=' 'Host' \
                 '--open' 'Open the page in the browser' \
                 '--no_token' 'Admit all who can reach the port, for example a proxy' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -476,7 +476,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--overwrite' 'Replace files that differ' \
                 '--no_validate' 'Do not compare MD5 checksums' \
                 '--workers=' 'Parallel transfers, 1 to 256' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -503,7 +503,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -517,7 +517,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--experiment=experiments' 'Experiment (default: that of --from)' \
                 '--display_name=' 'Display name of the run' \
                 '+--tag=' 'Tag of the run' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -532,7 +532,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--goal=choice:minimize,maximize' 'Goal for the metric (default: by its name)' \
                 '--name_offset=' 'Epochs in names minus logged ones (default: by comparison)' \
                 '--expiry_days=' 'Validity in days, up to 365' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -550,7 +550,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--overwrite' 'Replace files that differ' \
                 '--no_validate' 'Do not compare MD5 checksums' \
                 '--workers=' 'Parallel transfers, 1 to 256' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--datastore=' 'Datastore (default: the workspace\'s default)' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
@@ -567,7 +567,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--no_validate' 'Do not compare MD5 checksums' \
                 '--workers=' 'Parallel transfers, 1 to 256' \
                 '--strip_prefix' 'Remove the folders of the prefix from names' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--datastore=' 'Datastore (default: the workspace\'s default)' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
@@ -581,7 +581,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--include=' 'Only matching names, such as \'*.ckpt\'' \
                 '+--exclude=' 'No matching names, such as \'tmp/**\'' \
                 '--null' 'Print null-terminated names only, for xargs -0' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--datastore=' 'Datastore (default: the workspace\'s default)' \
                 '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
@@ -614,7 +614,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--experiment=experiments' 'Experiment (default: the command\'s name)' \
                 '--display_name=' 'Display name of the run' \
                 '--wait' 'Wait for the job to end' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -659,7 +659,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--experiment=experiments' 'Experiment (default: the command\'s name)' \
                 '--display_name=' 'Display name of the run' \
                 '--wait' 'Wait for the job to end' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet,files,tar' 'Tiles as files, or in one tar per slide' \
                 '--json' 'Print one JSON document on stdout' \
@@ -683,7 +683,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--item=' 'Name or id of the item, in place of the slide\'s id' \
                 '--overwrite' 'Replace an annotation that differs' \
                 '--dry_run' 'Print the annotations as JSON without uploading' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -719,7 +719,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl workspace show'
             printf '%s\t%s\n' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -735,7 +735,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--environment=' 'Registered environment of the jobs' \
                 '--keep' 'Keep the jobs, for further checks' \
                 '--slurm=' 'Also submit a short test job to --cluster slurm:NAME' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -746,7 +746,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
         case 'himl gc'
             printf '%s\t%s\n' \
                 '--older_than=' 'Also artifacts of runs that ended before 30d, or a date' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \

@@ -331,7 +331,7 @@ class ListOutputOptions(PagedOptions, TableOptions):
 
 class WorkspaceOptions(Bundle):
     workspace: str | None = option(
-        "local, a .himl folder, ssh:HOST or an Azure ML config.json (default: the nearest).",
+        "local, a .himl folder, ssh:HOST or a config.json (default: the nearest).",
         "SPEC",
         names=("--workspace", "-w"),
         parse=non_blank,
