@@ -28,8 +28,8 @@ from tests.azureml_double.seeding import add_sweep
 from tests.support.runs import RecordedRuns
 
 LATENCY = 0.2
-SETTLED, MEASURED = 4.0, 20.0
-"""Seconds until a waiting command is measured, and while it is."""
+SETTLED, MEASURED = 12.0, 20.0
+"""Seconds until a waiting command is measured, after the first sample of its job's resources, and while it is."""
 HOUR = 3600.0
 RUNS, POINTS = 10, 1_900
 SCRIPT = "import time\ntime.sleep(120)\n"

@@ -18,6 +18,7 @@ from himl_cli.core.logged import SYSTEM, system_summary
 from himl_cli.core.text import with_and
 from himl_cli.workspaces.local.metric_store import MetricStore
 from himl_cli.workspaces.local.run_store import Database, now_ms
+from himl_cli.workspaces.local.shim import children_of
 
 # MLflow's variables. If the user sets the first, himl does not sample. The second is the interval, as in MLflow.
 ENABLED = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
@@ -93,6 +94,15 @@ def _condensed(samples: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: round(system_summary(name, range(len(found)), found), 2) for name, found in values.items()}
 
 
+def descendants_of(pid: int) -> list[int]:
+    """The descendants of a process, of which the kernel lists the children of each, if it does. psutil reads all
+    processes of the machine."""
+    found = children_of(pid)
+    for each in found:  # which grows
+        found += children_of(each)
+    return found
+
+
 class Machine:
     """Samples of a job: the descendants of the process *parent*, since the monotonic time *started*."""
 
@@ -137,11 +147,11 @@ class Machine:
             parent = self._psutil.Process(pid)
             times = parent.cpu_times()
             seconds += times.children_user + times.children_system
-            processes = parent.children(recursive=True)
+            processes = descendants_of(pid) or [each.pid for each in parent.children(recursive=True)]
         except self._psutil.Error:
             return {}
-        for process in processes:
-            with suppress(self._psutil.Error), process.oneshot():  # it may have ended
+        for each in processes:
+            with suppress(self._psutil.Error), (process := self._psutil.Process(each)).oneshot():  # it may have ended
                 seconds += sum(process.cpu_times()[:4])  # user, system, and both of its children
                 memory += process.memory_info().rss
         before, self._cpu_seconds = self._cpu_seconds, seconds

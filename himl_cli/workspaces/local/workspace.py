@@ -473,7 +473,7 @@ class LocalWorkspace(FolderWorkspace):
 
     def folder_changed(self, run_id: str) -> int:
         try:
-            return os.stat(self._folder_of(run_id).path).st_mtime_ns
+            return os.stat(self.folder / "runs" / run_id).st_mtime_ns
         except OSError:
             return 0
 
