@@ -131,6 +131,7 @@ _himl_table() {
             --best
             --goal=choice:minimize,maximize
             --params
+            --size
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet

@@ -177,6 +177,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--best' 'Use best values of metrics instead of last ones' \
                 '--goal=choice:minimize,maximize' 'Which values are best (default: by the metric\'s name)' \
                 '--params' 'Show parameters and arguments that differ, in a column each' \
+                '--size' 'Show the size of each run\'s files, with those of its child runs' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \

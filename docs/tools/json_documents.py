@@ -64,6 +64,7 @@ class ListedRun(Run, total=False):
 
     metrics: Annotated[dict[str, Number], Meta(description="Last values by name, with --metrics or --sort METRIC.")]
     parameters: Annotated[dict[str, str], Meta(description="Parameters and arguments by name, with --params.")]
+    size: Annotated[int, Meta(description="Bytes of the files of the run and its child runs, with --size.")]
 
 
 class ChildRun(Run, total=False):

@@ -386,6 +386,7 @@ class ListOptions(Bundle):
     best: bool = option("Use best values of metrics instead of last ones.", default=False)
     goal: Goal | None = GOAL_OPTION
     params: bool = option("Show parameters and arguments that differ, in a column each.", default=False)
+    size: bool = option("Show the size of each run's files, with those of its child runs.", default=False)
 
     def validate(self) -> None:
         if self.best and not (self.metrics or self.sort or self.where):
@@ -394,7 +395,7 @@ class ListOptions(Bundle):
     def request(self) -> ListRequest:
         from himl_cli.services.runs.find import ListRequest
 
-        return ListRequest(self.metrics, self.params, self.best, self.goal, self.sort, self.where)
+        return ListRequest(self.metrics, self.params, self.best, self.goal, self.sort, self.where, self.size)
 
 
 SHARED: Mapping[str, Option] = {**options_of(WorkspaceOptions), **options_of(OutputOptions)}

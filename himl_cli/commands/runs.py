@@ -89,7 +89,7 @@ def list_runs(
     if watch:
         _check_watch(output_opts)
         if not request.is_empty:
-            raise BadUsage("--watch cannot be combined with --metrics, --params, --sort, --where or --best.")
+            raise BadUsage("--watch cannot be combined with --metrics, --params, --sort, --where, --best or --size.")
     with open_session(workspace_opts, output_opts) as session:
         from himl_cli.services.runs.find import matching_runs
 

@@ -172,7 +172,8 @@ def run_columns(runs: Sequence[Run], listed: ListedRuns | None = None) -> Sequen
     if listed is not None:
         columns = (Column("ID", lambda run: listed.short_ids.get(run.id, run.id), lambda run: run.id), *columns[1:])
         metrics = [_metric_column(listed, name, rank) for rank, name in enumerate(listed.metrics, 1)]
-        columns = (*columns[:-1], *_given_columns(runs, listed), *metrics, columns[-1])
+        sizes = [_size_column(listed.sizes)] if listed.sizes else []
+        columns = (*columns[:-1], *sizes, *_given_columns(runs, listed), *metrics, columns[-1])
     return (*columns, WORKSPACE_COLUMN) if len({run.workspace for run in runs}) > 1 else columns
 
 
@@ -191,6 +192,12 @@ def _given_columns(runs: Sequence[Run], listed: ListedRuns) -> Sequence[Column]:
         return values_text({name: value for name, value in given[run.id].items() if name in differing})
 
     return [Column("ARGUMENTS", text, rank=2, least=12)] if differing else []
+
+
+def _size_column(sizes: Mapping[str, int]) -> Column:
+    return Column(
+        "SIZE", lambda run: size_text(sizes[run.id]), plain=lambda run: str(sizes[run.id]), rank=1, right=True
+    )
 
 
 def _given(given: Mapping[str, Mapping[str, str]], name: str, run: Run) -> str:
@@ -224,6 +231,7 @@ def listed_form(listed: ListedRuns, run: Run) -> dict[str, Any]:
         run_form(run)
         | ({"metrics": metrics} if listed.metrics else {})
         | ({"parameters": given_of(run, results)} if listed.has_parameters else {})
+        | ({"size": listed.sizes[run.id]} if listed.sizes else {})
     )
 
 

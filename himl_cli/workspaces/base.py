@@ -398,6 +398,9 @@ class FolderWorkspace(ManagedWorkspace, JobRunner, Protocol):
     def python_of(self, run_id: str) -> str:
         """The path of the interpreter that runs the job, or an empty text if unknown. Raises DiskFailed."""
 
+    def disk_size(self, run_id: str) -> int:
+        """The size in bytes of the files in the folder of the run. Raises DiskFailed."""
+
     def unkept_files(self, run_id: str) -> Mapping[str, Path]:
         """Files that the run's job wrote outside its results, by name in its working folder. During the run, they
         include files that become results at its end. Raises DiskFailed."""

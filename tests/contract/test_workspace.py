@@ -216,6 +216,20 @@ def test_unique_abbreviations_name_runs(workspace: Workspace, project: Path) -> 
             named(text, is_exact=True)
 
 
+def test_sizes_include_those_of_child_runs(workspace: Workspace, project: Path) -> None:
+    (project / "big.csv").write_bytes(bytes(1000))
+    folder = project / ".himl" / "runs"
+    if folder.is_dir():
+        (folder / "train_1_aa" / "code").mkdir(exist_ok=True)
+        (folder / "train_1_aa" / "code" / "data").symlink_to(project / "big.csv")
+    listed = list_runs(workspace, RunQuery("train"), ListRequest(has_sizes=True))
+    if not folder.is_dir():
+        assert listed.sizes == {"train_1_aa": 15, "train_2_bb": 0}
+    else:
+        own = {run: sum(path.lstat().st_size for path in (folder / run).rglob("*") if not path.is_dir()) for run in ("train_1_aa", "child_a", "child_b")}
+        assert 15 < listed.sizes["train_1_aa"] == sum(own.values()) < 1000
+
+
 def test_runs_are_compared(workspace: Workspace, project: Path) -> None:
     told: list[str] = []
     second = workspace.run("train_2_bb")

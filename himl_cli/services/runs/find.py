@@ -15,7 +15,7 @@ from himl_cli.core.runs import Goal, Run, RunQuery
 from himl_cli.core.search import ANY, Clause, Comparison, Searchable, parse_filter, parse_order, sort_items
 from himl_cli.core.sweeps import BEST_TRIAL, GOAL, PRIMARY_METRIC, SweepSpec, best_of
 from himl_cli.core.text import near_matches, with_and
-from himl_cli.services.runs.lookup import runs_of_experiment
+from himl_cli.services.runs.lookup import runs_of_experiment, sizes_of
 from himl_cli.workspaces.base import FolderWorkspace, Workspace
 
 RUNS_PER_REQUEST = 100  # for their values
@@ -25,7 +25,8 @@ Item = tuple[Searchable, Run]
 @dataclass(frozen=True)
 class ListRequest:
     """The contents of a list of runs: `metrics` are globs. `has_best` replaces last values by the best ones, by `goal`
-    or the goal of each metric. `sort` is a key, after `-` for descending order, and `where` a filter."""
+    or the goal of each metric. `sort` is a key, after `-` for descending order, and `where` a filter. `has_sizes` adds
+    the sizes of the runs' files."""
 
     metrics: Sequence[str] = ()
     has_parameters: bool = False
@@ -33,6 +34,7 @@ class ListRequest:
     goal: Goal | None = None
     sort: str = ""
     where: str = ""
+    has_sizes: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -66,6 +68,8 @@ def list_runs(workspace: Workspace, query: RunQuery, asked: ListRequest, notify:
     if shown or asked.has_parameters:
         values.read(runs)
     listed = values.listed(runs, shown, notify)
+    if asked.has_sizes:
+        listed = replace(listed, sizes=sizes_of(workspace, runs))
     used = {each.key for each in comparisons} | ({order[1]} if order else set()) if asked.has_best else set()
     values.tell_guesses({*listed.best, *used}, notify)
     return listed

@@ -498,6 +498,20 @@ def children_of(workspace: Workspace, run: Run) -> list[Run]:
     return sorted(children, key=lambda child: int(child.tags[TRIAL]) if child.tags.get(TRIAL, "").isdecimal() else -1)
 
 
+def sizes_of(workspace: Workspace, runs: Sequence[Run]) -> dict[str, int]:
+    """The size of the files of each run with its child runs, in bytes: those in its folder, or on Azure ML its
+    artifacts, which takes a request for each run or more. Raises the errors of the workspace."""
+
+    def size(run: Run) -> int:
+        home = workspace.home_of(run.id)
+        below = workspace.ask_all(size, children_of(home, run))
+        if isinstance(home, FolderWorkspace):
+            return home.disk_size(run.id) + sum(below)
+        return sum(blob.size for page in home.run_files(run.id).list() for blob in page) + sum(below)
+
+    return dict(zip([run.id for run in runs], workspace.ask_all(size, runs), strict=True))
+
+
 def with_steps(workspace: Workspace, runs: Sequence[Run]) -> list[Run]:
     """*runs*, with the steps of each pipeline trial behind it, because the steps have its files."""
     below = workspace.ask_all(lambda run: children_of(workspace, run) if is_pipeline_trial(run) else [], runs)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from himl_cli.core.blobs import DatastoreInfo
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotFound, RunNotFound, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.files import may_write, walk_files
+from himl_cli.core.files import may_write, walk_files, walk_folders
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import STEP, DataSpec, JobSpec, NewCode, PipelineSpec, Snapshot, StoredJob
 from himl_cli.core.locks import ProcessLock
@@ -462,6 +462,14 @@ class LocalWorkspace(FolderWorkspace):
 
     def python_of(self, run_id: str) -> str:
         return str(self._folder_of(run_id).read(RECORD).get("python") or "")
+
+    def disk_size(self, run_id: str) -> int:
+        size = 0
+        for parent, _, names in walk_folders(str(self._folder_of(run_id).path)):  # follows no links, such as to inputs
+            for name in names:
+                with suppress(OSError):  # a job may delete it meanwhile
+                    size += os.lstat(os.path.join(parent, name)).st_size
+        return size
 
     def unkept_files(self, run_id: str) -> Mapping[str, Path]:
         return dict(self._folder_of(run_id).files_elsewhere())
