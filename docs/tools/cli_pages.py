@@ -34,7 +34,7 @@ GUIDES = {
     "init": "azure-set-up.md",
     "workspace": "azure.md",
     "doctor": "doctor.md",
-    "gc": "submit.md",
+    "gc": "submit-reference.md",
     "completion": "completion.md",
 }
 """The guide of a command, or of all commands of a group."""
