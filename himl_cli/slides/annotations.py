@@ -204,9 +204,13 @@ def _tile_elements(
     wanted = (*SIDES, options.value)
     try:
         names = rows.fieldnames or ()
-        folded = {name.strip().casefold(): name for name in reversed(names)}
-        columns = {each: each if each in names else folded.get(each.casefold(), "") for each in ("slide_id", *wanted)}
-        missing = [column for column, name in columns.items() if not name]
+        places = {each: [name for name in names if name == each] for each in ("slide_id", *wanted)}
+        for each in places:
+            places[each] = places[each] or [name for name in names if name.strip().casefold() == each.casefold()]
+        columns = {each: found[0] for each, found in places.items() if len(found) == 1}
+        if repeated := [each for each, found in places.items() if len(found) > 1]:
+            raise BadUsage(f"'{source}' has several columns '{repeated[0]}'.", hint="Rename or remove all but one.")
+        missing = [column for column in places if column not in columns]
         if missing:
             shown = listed([f"'{name}'" for name in names]) or "none"
             hint = did_you_mean(missing[0], names)

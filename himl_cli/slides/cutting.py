@@ -77,7 +77,7 @@ from himl_cli.slides.slide_records import (
     TileStore,
 )
 from himl_cli.slides.threads import Pool, map_in_order, read_ahead, reuse_freed_memory
-from himl_cli.slides.tissue import WHITE, foreground_of, quality_of
+from himl_cli.slides.tissue import NOT_WHITE, WHITE, foreground_of, quality_of
 
 HELD_BYTES = 512 << 20  # maximum memory of slides that are cut at the same time. A larger slide is cut alone.
 STRIP_ROWS = 768  # approximate rows held beside a row of tiles: a strip, and the next one, which is read ahead
@@ -384,6 +384,8 @@ class _Cutter:
         size, (across, down) = grid.size, grid.downsample
         encode = encode_png if request.format is TileFormat.png else _encode_jpeg
         foreground = None if request.foreground == "mask" else foreground_of(image, request.foreground)
+        if foreground is not None and not foreground.is_sure:
+            image.remarks = [*image.remarks, NOT_WHITE]
         lefts: NDArray[np.int64] = np.arange(_count(size[0], tile, step)) * step
         facts = _Facts(source, request, lefts)
 
@@ -457,8 +459,7 @@ class _Facts:
         rule = self._source.mask.mask_rule if self._source.mask is not None else None
         if rule is None or rule.large:
             return rows
-        # Values of JPEG and shares are no labels
-        is_area = rule.scale != 1 or rule.threshold != self._request.mask_threshold
+        is_area = rule.scale != 1  # values of JPEG and shares are no labels
         for label in [1] if is_area else np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist():
             found = labels != 0 if is_area else labels == label
             for row, share in zip(rows, self.share(found.sum(axis=0, dtype=np.int64)), strict=True):

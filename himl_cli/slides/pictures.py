@@ -23,12 +23,16 @@ from himl_cli.slides.layout import fitted, middle
 from himl_cli.slides.readers import (
     APERIO,
     GENERIC_TIFF,
+    HALF,
     CuSlide,
     MaskRule,
     PictureSlide,
     Slide,
     VendorSlide,
+    eight_bits,
     message_of,
+    own_range,
+    range_remark,
     vendor_of,
 )
 from himl_cli.slides.resampling import Bicubic, Resampler, Rows, as_pillow, quick, resized
@@ -65,6 +69,7 @@ _COLOURS = (
 _MORE = [hsv_to_rgb(number * 0.618034 % 1, 0.55 + number % 2 * 0.4, 0.55 + number % 3 * 0.2) for number in range(240)]
 # Colours of the labels 0 to 255. A mask of zeros and ones is black and white.
 PALETTE = np.array([*(tuple(bytes.fromhex(each)) for each in _COLOURS), *np.rint(np.multiply(_MORE, 255))], np.uint8)
+SAMPLE_STEP = 7  # rows and columns between the pixels by which the range of an image is found
 DARK = 64  # values of a mask that are all below this are labels, because shades and colours would be black
 # More than this share of differences between adjacent pixels that are small, but not 0, means shades.
 SMOOTH, SMALL = 0.2, 8
@@ -254,6 +259,8 @@ class Picture:
         self._open = ExitStack()
         self._painted = 0
         self._channel: int | None = None  # of the labels of a mask
+        self._shown: NDArray[np.uint8] | None = None  # by value of a dark image
+        self._levels: Sequence[Size] = ()
 
     @property
     def bytes(self) -> int:
@@ -305,6 +312,8 @@ class Picture:
             np.multiply(rows, np.uint8(255), out=rows)  # as in hi-ml, which keeps the lower 8 bits
         elif self._channel is not None:
             rows[:] = PALETTE[rows[..., self._channel]]
+        elif self._shown is not None:
+            rows[:] = self._shown[rows]
         self._painted += len(rows)
         if self._painted == self.box.height:
             self.close()
@@ -332,7 +341,9 @@ class Picture:
 
     def _begin(self, slide: Slide) -> None:
         setting, is_mask = self._setting, self._image is not None
-        self.backend = slide.backend
+        self.backend, self._levels = slide.backend, slide.levels
+        if self._image is not None and self._image._levels and setting.is_fit:
+            check_shape(slide.levels[0], self._image._levels[0])
         box, level, remark = self._placed(slide.levels)
         is_plain = slide.backend == PictureSlide.backend and self._source.size is None
         self._remarks = [] if is_plain else [remark]  # plain pictures have no levels
@@ -368,9 +379,18 @@ class Picture:
         self.remark = "; ".join(filter(None, [*self._remarks, *slide.remarks]))
 
     def _inspect(self, slide: Slide, strips: Iterator[NDArray[np.uint8]]) -> None:
-        """Choose how a mask is shown, by its *strips*."""
-        is_share = slide.mask_rule is not None and slide.mask_rule.scale != 1
-        if self._image is not None and self._setting.is_fit and not is_share:
+        """Choose how a mask, or an image that is dark, is shown, by its *strips*."""
+        rule = slide.mask_rule
+        if rule is not None and rule.threshold:
+            self._remarks.append(f"it is a JPEG, so that values up to {rule.threshold:g} are background")
+        if not self._setting.is_fit:
+            return
+        if rule is None:
+            own = _dark_range(strips)
+            if own is not None:
+                self._remarks.append(range_remark(*own))
+                self._shown = eight_bits(np.arange(256, dtype=np.uint8), *own)
+        elif rule.scale <= 1:
             self._channel, remark = _label_channel(strips)
             self._remarks.append(remark)
 
@@ -394,6 +414,18 @@ def _drained(held: deque[NDArray[np.uint8]]) -> Generator[NDArray[np.uint8], Non
         strip = held.popleft()
         for top in range(0, len(strip), ROWS):
             yield strip[top : top + ROWS]
+
+
+def _dark_range(strips: Iterator[NDArray[np.uint8]]) -> tuple[float, float] | None:
+    """Range of the values of an image with *strips* that use less than half of 8 bits, as of fluorescence. None for
+    others, of which no more strips are read than necessary."""
+    samples = []
+    for strip in strips:
+        samples.append(strip[::SAMPLE_STEP, ::SAMPLE_STEP])
+        if np.count_nonzero(samples[-1] >= HALF) > samples[-1].size / 1000:
+            return None
+        del strip
+    return own_range(np.concatenate(samples, axis=None), 255.0)
 
 
 def _label_channel(strips: Iterator[NDArray[np.uint8]]) -> tuple[int | None, str]:

@@ -369,9 +369,6 @@ def read_table(text: str, name: str) -> list[tuple[int, Sequence[str], Mapping[s
     for column in (*REQUIRED, *OPTIONAL):
         if column in REQUIRED and column not in header:
             raise _no_column(name, column, shown, HEADER_HINT)
-        if header.count(column) > 1:
-            what = f"'{name}' has {header.count(column)} columns '{column}'."
-            raise BadUsage(what, hint="Rename or remove all but one.")
     _check_rows(name, header, slides)
     places = [header.index(column) if column in header else None for column in (*REQUIRED, *OPTIONAL)]
     others = {title: place for place, title in enumerate(shown) if place not in places}
@@ -426,6 +423,9 @@ def _read_csv(
     if not rows:
         raise BadUsage(f"'{name}' is empty.", hint=hint)
     (_, header), *below = rows
+    for column, count in Counter(map(_column_name, header)).items():
+        if column and count > 1:
+            raise BadUsage(f"'{name}' has {count} columns '{column}'.", hint="Rename or remove all but one.")
     return [value.strip().strip('"') for value in header], below
 
 
@@ -606,6 +606,8 @@ def parse_ids(text: str) -> Iterator[str]:
         yield from lines[start:]
         return
     column = names.index(named)
+    if names.count(named) > 1:
+        raise csv.Error(f"it has {names.count(named)} columns '{named}'")
     if len(header) == 1:
         separator = "\ud800"  # decoded text never contains it
     rest = io.StringIO("\n".join(lines[start + 1 :]), newline="")

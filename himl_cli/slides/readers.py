@@ -203,7 +203,8 @@ def profile_remarks(profile: Callable[[], ImageCms.ImageCmsProfile | None] | byt
 @dataclass(frozen=True)
 class MaskRule:
     """Values of a mask as labels: up to `threshold` they are background, 0. None means 0, and for a JPEG half of the
-    range. Fractions are multiplied by `scale`. `large` gets an entry when a label is above 255."""
+    range. Other values are multiplied by `scale`: shares become 1 to 255, and the values of a JPEG 1. `large` gets an
+    entry when a label is above 255."""
 
     threshold: float | None = None
     scale: float = 1.0
@@ -212,12 +213,12 @@ class MaskRule:
     def labels(self, samples: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Labels from 0 to 255, where greater ones start again at 1. Same shape."""
         samples = samples.astype(np.uint8) if samples.dtype == np.bool_ else samples
-        if samples.dtype == np.uint8 and not self.threshold:
+        if samples.dtype == np.uint8 and not self.threshold and self.scale == 1:
             return samples
         values = np.nan_to_num(samples) if samples.dtype.kind == "f" else samples
         if values.max(initial=0) > 255:
             self.large.append(True)
-        if samples.dtype.kind == "f":
+        if samples.dtype.kind == "f" or self.scale != 1:
             made = (np.maximum(np.rint(values * self.scale), 1) - 1) % 255 + 1
         else:
             made = (values.astype(np.int64) - 1) % 255 + 1
@@ -234,12 +235,12 @@ class MaskRule:
     def of_file(self, values: NDArray[np.generic], *, is_jpeg: bool) -> MaskRule:
         """The rule for a mask with these *values*.
 
-        JPEG surrounds an area with a halo, which is background if the mask uses the range of its 8 bits, unless a
-        threshold was requested. Floats up to 1 that are not integers are shares.
+        JPEG surrounds an area with a halo, so that a mask that uses the range of its 8 bits has one label. The halo is
+        background, unless a threshold was requested. Floats up to 1 that are not integers are shares.
         """
         top = float(np.nan_to_num(values).max(initial=0))
-        if is_jpeg and top >= HALF and self.threshold is None:
-            return replace(self, threshold=HALF - 1)
+        if is_jpeg and top >= HALF:
+            return replace(self, threshold=HALF - 1 if self.threshold is None else self.threshold, scale=1 / 255)
         is_share = values.dtype.kind == "f" and top <= 1 and bool((values % 1 != 0).any())
         return replace(self, scale=255.0) if is_share else self
 

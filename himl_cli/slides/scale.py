@@ -59,8 +59,9 @@ class PixelGrid:
 
 
 def csv_mpp(row: Mapping[str, str]) -> str:
-    """Text of the scale in the *row* of a slide, empty if there is none."""
-    return next((value.strip() for name, value in row.items() if name.casefold() in CSV_COLUMNS and value.strip()), "")
+    """Text of the scale in the *row* of a slide, empty if there is none. Different scales give a text with all."""
+    found = (value.strip() for name, value in row.items() if name.casefold() in CSV_COLUMNS)
+    return " and ".join(dict.fromkeys(filter(None, found)))
 
 
 def scale_of(

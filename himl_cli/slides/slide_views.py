@@ -17,7 +17,15 @@ from himl_cli.render.output import (
     one_line,
     size_text,
 )
-from himl_cli.slides.slide_records import CellOutcome, MontageResult, TiledSlide, TilesResult, WrittenFile
+from himl_cli.slides.slide_records import (
+    CellOutcome,
+    MontageResult,
+    TiledSlide,
+    TilesRequest,
+    TilesResult,
+    WrittenFile,
+    grouped_remarks,
+)
 
 FAILED_SLIDES_SHOWN = 20  # --json has all of them
 
@@ -56,17 +64,15 @@ DRY_RUN_COLUMNS = (
 )
 
 
-def print_tiles(
-    output: Output, result: TilesResult, foreground: str, remarks: Sequence[str], *, is_dry_run: bool = False
-) -> None:
+def print_tiles(output: Output, result: TilesResult, request: TilesRequest, *, is_chosen: bool) -> None:
     """Print the list of tiles (of a dry run: a table of the slides), their number and the duration on stdout, then
-    slides with few tiles or none and *remarks* on stderr. *foreground* is the rule that was applied."""
+    slides with few tiles or none, and remarks, on stderr. *is_chosen* says that the user chose the foreground."""
     names = ("folder", "level", "backend", "tiles", "bytes", "is_resumed", "mpp", "scale_source", "mask_threshold")
     tiles, total, failed = sum(slide.tiles for slide in result.slides), len(result.slides), len(result.failed)
     resumed = sum(slide.is_resumed for slide in result.slides)
     data = {
-        "dataset": None if is_dry_run else str(result.dataset),
-        "foreground": foreground,
+        "dataset": None if request.is_dry_run else str(result.dataset),
+        "foreground": request.foreground,
         "tiles": tiles,
         "slides": [{**_cell(slide, *names, "reason", "remark"), **_sides(slide.size)} for slide in result.slides],
         "failed": failed,
@@ -79,16 +85,29 @@ def print_tiles(
     }
     summary = f"{', '.join(filter(parts.get, parts))}; {duration_text(result.seconds)}."
     human = f"{one_line(str(result.dataset))}  {summary}"
-    if is_dry_run:
+    if request.is_dry_run:
         size = size_text(sum(slide.bytes for slide in result.slides))
         human = f"{as_table(result.slides, DRY_RUN_COLUMNS)}\n{size} for {summary} Nothing was written."
-    output.result(data, human=human, quiet=[str(tiles) if is_dry_run else str(result.dataset)])
+    output.result(data, human=human, quiet=[str(tiles) if request.is_dry_run else str(result.dataset)])
     if output.format is Format.human:
         output.flush()
+        remarks = _tile_remarks(result.slides, request, is_chosen=is_chosen)
         for line in (*failed_lines(result.troubled, result.record.name, "few tiles"), *remarks):
             output.notice(line)
         if failed == total:
             output.notice("himl could not read any slide. Paths in a CSV are relative to its folder.")
+
+
+def _tile_remarks(slides: Sequence[TiledSlide], request: TilesRequest, *, is_chosen: bool) -> Iterator[str]:
+    """What himl chose where the user and the files leave a choice."""
+    yield from grouped_remarks(slides)
+    if not is_chosen:
+        yield f"Foreground by the rule '{request.foreground}' (see --foreground)."
+    halved = [slide.slide_id for slide in slides if slide.mask_threshold not in (None, request.mask_threshold or 0)]
+    if halved:
+        yield f"JPEG masks, below 128 is background (see --mask_threshold): {named(halved)}."
+    if large := [slide.slide_id for slide in slides if slide.has_large_labels]:
+        yield f"Masks with labels above 255, whose shares are unknown: {named(large)}."
 
 
 def failed_lines(

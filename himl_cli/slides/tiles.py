@@ -6,19 +6,26 @@ Functions import the services that they use, to keep help fast.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from himl_cli.commands.groups import command, group
-from himl_cli.commands.options import OutputOptions, WorkspaceOptions, option, parse_folder
+from himl_cli.commands.options import (
+    Bundle,
+    OutputOptions,
+    WorkspaceOptions,
+    option,
+    options_of,
+    parse_folder,
+)
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.text import did_you_mean, named, non_blank, with_and
+from himl_cli.core.text import did_you_mean, non_blank, with_and
 from himl_cli.render.output import Format
 from himl_cli.slides.slide_options import (
     ClusterOptions,
@@ -32,17 +39,19 @@ from himl_cli.slides.slide_options import (
     slide_folder,
 )
 from himl_cli.slides.slide_records import (
-    RANGE_REMARK,
     ImageFormat,
     MontageRequest,
     SlideEntry,
+    SlideFolder,
     SlideUnreadable,
     TileFormat,
     TilesRequest,
     TilesResult,
     TileStore,
-    grouped_remarks,
 )
+
+if TYPE_CHECKING:
+    from himl_cli.core.events import Notify
 
 app = group()
 
@@ -90,46 +99,139 @@ def _parse_foreground(option: str, text: str) -> str:
     return rule
 
 
+def _parse_count(option: str, count: int) -> int:
+    if count < 1:
+        raise BadUsage(f"{option} must be a positive integer, not {count}.")
+    return count
+
+
+def _parse_magnification(option: str, magnification: float) -> float:
+    if not 0 < magnification < math.inf:
+        raise BadUsage(f"{option} must be a positive number, such as 20, not {magnification}.")
+    return magnification
+
+
+def _check_ranges(ranges: Mapping[str, tuple[float, float, float]]) -> None:
+    """Raise BadUsage for the first option whose value is not from a least to a greatest number."""
+    for name, (value, least, most) in ranges.items():
+        if not least <= value <= most:
+            raise BadUsage(f"{name} must be a number from {least} to {most:,}, not {value}.")
+
+
+def _values_of(*bundles: Bundle) -> dict[str, Any]:
+    """The options of *bundles* that have a value."""
+    values = {name: getattr(bundle, name) for bundle in bundles for name in options_of(type(bundle))}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+class GridOptions(Bundle):
+    tile_size: int = option("Width and height of a tile.", "PIXELS", 224, panel="Tiles")
+    overlap: int = option("Overlap of adjacent tiles.", "PIXELS", 0)
+    level: int | None = option("Level of the slides, 0 the finest.  [default: 0]", "N", kind=int | None)
+    mpp: float | None = option(
+        "Scale of the tiles, in micrometres per pixel.", "MPP", kind=float | None, parse=parse_mpp
+    )
+    magnification: float | None = option(
+        "Scale of the tiles, as a magnification.", "M", kind=float | None, parse=_parse_magnification
+    )
+    assume_mpp: float | None = option(
+        "Micrometres per pixel of level 0 of slides without a scale.", "MPP", kind=float | None, parse=parse_mpp
+    )
+
+    def validate(self) -> None:
+        scales = {"--level": self.level, "--mpp": self.mpp, "--magnification": self.magnification}
+        given = [name for name, value in scales.items() if value is not None]
+        if len(given) > 1:
+            raise BadUsage(f"{with_and(given)} cannot be combined.", hint="Use only one of them.")
+        if self.assume_mpp is not None and given in ([], ["--level"]):
+            raise BadUsage("--assume_mpp has no effect without a scale.", hint="Add --mpp or --magnification.")
+        sizes = {"--tile_size": (self.tile_size, 1, LARGEST_TILE), "--overlap": (self.overlap, 0, self.tile_size - 1)}
+        _check_ranges({**sizes, "--level": (self.level or 0, 0, MOST_LEVEL)})
+
+
+class ForegroundOptions(Bundle):
+    occupancy: float = option(
+        "Minimum share of foreground in a tile, from 0 (all tiles) to 1.", "SHARE", 0.05, panel="Tiles"
+    )
+    foreground: str | None = option(
+        "Foreground: saturation, otsu, threshold=N or mask.  [default: saturation]", "RULE", parse=_parse_foreground
+    )
+    masks: bool = option("Short for --foreground mask.", default=False)
+    mask_threshold: float | None = option(
+        "Greatest value of a mask that is background (default: 0; JPEG: 127).", "N", kind=float | None
+    )
+    mask_tiles: bool = option("Save the mask of each tile beside it.", default=False)
+    quality: bool = option("Add the quality of each tile to dataset.csv.", default=False)
+
+    def validate(self) -> None:
+        _check_ranges({"--occupancy": (self.occupancy, 0, 1)})
+        if self.masks and self.foreground not in (None, "mask"):
+            raise BadUsage("--masks and --foreground cannot be combined.", hint="Omit one of them.")
+        rule = "mask" if self.masks else self.foreground or "saturation"
+        if self.mask_threshold is not None and rule != "mask" and not self.mask_tiles:
+            what = f"--mask_threshold is for masks, not for the foreground '{rule}'."
+            raise BadUsage(what, hint="Add --masks.")
+        self.is_chosen = self.masks or self.foreground is not None
+        self.foreground = rule
+
+
+class JoinedOptions(Bundle):
+    regions: Path | None = option(
+        "Only tiles in regions of this GeoJSON or XML, or of a folder of them.",
+        "PATH",
+        parse=parse_path,
+        panel="Tiles",
+    )
+    labels: Path | None = option(
+        "CSV with labels and other columns of the slides, for dataset.csv.", "FILE", parse=parse_path
+    )
+    on: str | None = option(
+        "Its column with the ids of slides (default: slide_id, image_id or slide).", "NAME", parse=non_blank
+    )
+
+    def validate(self) -> None:
+        if self.on is not None and self.labels is None:
+            raise BadUsage("--on is a column of --labels.", hint="Add --labels FILE.")
+        for name, path in self.files.items():
+            if not path.exists():
+                raise BadUsage(f"{name}: there is no file or folder '{path}'.", hint="Check the path.")
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The local files and folders, by option."""
+        files = {"--regions": self.regions, "--labels": self.labels}
+        return {name: path for name, path in files.items() if path is not None}
+
+
+class ChoiceOptions(Bundle):
+    max_tiles: int | None = option(
+        "Maximum number of tiles per slide, chosen at random.",
+        "N",
+        kind=int | None,
+        parse=_parse_count,
+        panel="Tiles",
+    )
+    seed: int | None = option("Seed of that choice.  [default: 0]", "N", kind=int | None)
+
+    def validate(self) -> None:
+        if self.seed is not None and self.max_tiles is None:
+            raise BadUsage("--seed is for the choice of --max_tiles.", hint="Add --max_tiles N.")
+
+
 @command(app, "tiles")
 def tiles(
     *,
     slides: SlideOptions,
-    tile_size: int = option("Width and height of a tile.", "PIXELS", 224, panel="Tiles"),
-    overlap: int = option("Overlap of adjacent tiles.", "PIXELS", 0),
-    level: int | None = option("Level of the slides, 0 the finest.  [default: 0]", "N", kind=int | None),
-    mpp: float | None = option(
-        "Scale of the tiles, in micrometres per pixel.", "MPP", kind=float | None, parse=parse_mpp
-    ),
-    magnification: float | None = option("Scale of the tiles, as a magnification.", "M", kind=float | None),
-    assume_mpp: float | None = option(
-        "Micrometres per pixel of level 0 of slides without a scale.", "MPP", kind=float | None, parse=parse_mpp
-    ),
-    occupancy: float = option("Minimum share of foreground in a tile, from 0 (all tiles) to 1.", "SHARE", 0.05),
-    foreground: str | None = option(
-        "Foreground: saturation, otsu, threshold=N or mask.  [default: saturation]", "RULE", parse=_parse_foreground
-    ),
-    masks: bool = option("Short for --foreground mask.", default=False),
-    mask_threshold: float | None = option(
-        "Greatest value of a mask that is background (default: 0; JPEG: 127).", "N", kind=float | None
-    ),
-    mask_tiles: bool = option("Save the mask of each tile beside it.", default=False),
-    quality: bool = option("Add the quality of each tile to dataset.csv.", default=False),
-    regions: Path | None = option(
-        "Only tiles in regions of this GeoJSON or XML, or of a folder of them.", "PATH", parse=parse_path
-    ),
-    labels: Path | None = option(
-        "CSV with labels and other columns of the slides, for dataset.csv.", "FILE", parse=parse_path
-    ),
-    on: str | None = option(
-        "Its column with the ids of slides (default: slide_id, image_id or slide).", "NAME", parse=non_blank
-    ),
-    max_tiles: int | None = option("Maximum number of tiles per slide, chosen at random.", "N", kind=int | None),
-    seed: int | None = option("Seed of that choice.  [default: 0]", "N", kind=int | None),
+    grid: GridOptions,
+    tissue: ForegroundOptions,
+    joined: JoinedOptions,
+    choice: ChoiceOptions,
     image_format: TileFormat = option(
         "Image format: png or jpg.",
         "F",
         TileFormat.png.value,
         parse=lambda name, text: parse_member(name, text, TileFormat),
+        panel="Tiles",
     ),
     overview: bool = option("Save pictures of the slides with tiles marked, and a page of all.", default=False),
     dry_run: bool = option("Only count the tiles and their bytes.", default=False),
@@ -159,70 +261,20 @@ def tiles(
       himl tiles scans --datastore lab --cluster cpu --private_wheel FILE
     """
     non_blank("SLIDES", dataset)
-    scales = {"--level": level, "--mpp": mpp, "--magnification": magnification}
-    given = [name for name, value in scales.items() if value is not None]
-    if len(given) > 1:
-        raise BadUsage(f"{with_and(given)} cannot be combined.", hint="Use only one of them.")
-    if assume_mpp is not None and given in ([], ["--level"]):
-        raise BadUsage("--assume_mpp has no effect without a scale.", hint="Add --mpp or --magnification.")
-    ranges = {
-        "--tile_size": (tile_size, 1, LARGEST_TILE),
-        "--overlap": (overlap, 0, tile_size - 1),
-        "--level": (level or 0, 0, MOST_LEVEL),
-        "--occupancy": (occupancy, 0, 1),
-    }
-    for name, (value, least, most) in ranges.items():
-        if not least <= value <= most:
-            raise BadUsage(f"{name} must be a number from {least} to {most:,}, not {value}.")
-    if magnification is not None and not 0 < magnification < math.inf:
-        raise BadUsage(f"--magnification must be a positive number, such as 20, not {magnification}.")
-    if max_tiles is not None and max_tiles < 1:
-        raise BadUsage(f"--max_tiles must be a positive integer, not {max_tiles}.")
-    if seed is not None and max_tiles is None:
-        raise BadUsage("--seed is for the choice of --max_tiles.", hint="Add --max_tiles N.")
-    if masks and foreground not in (None, "mask"):
-        raise BadUsage("--masks and --foreground cannot be combined.", hint="Omit one of them.")
-    rule = "mask" if masks else foreground or "saturation"
-    if mask_threshold is not None and rule != "mask" and not mask_tiles:
-        raise BadUsage(f"--mask_threshold is for masks, not for the foreground '{rule}'.", hint="Add --masks.")
-    if on is not None and labels is None:
-        raise BadUsage("--on is a column of --labels.", hint="Add --labels FILE.")
-    files = {name: path for name, path in {"--regions": regions, "--labels": labels}.items() if path is not None}
-    for name, path in files.items():
-        if not path.exists():
-            raise BadUsage(f"{name}: there is no file or folder '{path}'.", hint="Check the path.")
     if dry_run and not job.is_here:
         raise BadUsage("--dry_run counts tiles on this machine.", hint="Omit --cluster or --dry_run.")
+    values = _values_of(grid, tissue, choice)
+    del values["masks"]  # a short form of the foreground
     if not job.is_here:
-        values = {
-            "tile_size": tile_size,
-            "overlap": overlap,
-            "level": level,
-            "mpp": mpp,
-            "magnification": magnification,
-            "assume_mpp": assume_mpp,
-            "occupancy": occupancy,
-            "foreground": rule,
-            "mask_threshold": mask_threshold,
-            "mask_tiles": mask_tiles,
-            "quality": quality,
-            "on": on,
-            "max_tiles": max_tiles,
-            "seed": seed,
-            "image_format": image_format.value,
-            "format": output_opts.store.value,
-            "overview": overview,
-        }
+        values |= {"on": joined.on, "image_format": image_format.value, "overview": overview}
+        values["format"] = output_opts.store.value
         return run_on_azure(
             workspace_opts,
             output_opts,
-            job.job("tiles", dataset, slides, reader, output_path, values, files),
+            job.job("tiles", dataset, slides, reader, output_path, values, joined.files),
             job.wait,
         )
     check_packages("Cutting tiles needs")
-    from tempfile import TemporaryDirectory
-
-    from himl_cli.slides.cutting import cut_slides
     from himl_cli.slides.query import list_slides, with_labels
     from himl_cli.slides.regions import read_regions
     from himl_cli.slides.slide_views import print_tiles
@@ -230,19 +282,7 @@ def tiles(
 
     request = TilesRequest(
         output=output_path,
-        tile_size=tile_size,
-        overlap=overlap,
-        level=level or 0,
-        mpp=mpp,
-        magnification=magnification,
-        assume_mpp=assume_mpp,
-        occupancy=occupancy,
-        foreground=rule,
-        mask_threshold=mask_threshold,
-        mask_tiles=mask_tiles,
-        quality=quality,
-        max_tiles=max_tiles,
-        seed=seed or 0,
+        **values,
         format=image_format,
         store=output_opts.store,
         overview=overview,
@@ -250,33 +290,31 @@ def tiles(
         workers=reader.workers or cores(),
         is_dry_run=dry_run,
     )
-    with (
-        TemporaryDirectory(prefix="himl-tiles-") as elsewhere,
-        slide_folder(dataset, slides.datastore, job, workspace_opts, output_opts) as (folder, csv, output, notify),
-    ):
-        request = replace(request, output=Path(elsewhere)) if dry_run else request
+    with slide_folder(dataset, slides.datastore, job, workspace_opts, output_opts) as (folder, csv, output, notify):
         entries = list_slides(folder, slides.query(csv), notify)
-        if labels is not None:
-            entries = with_labels(entries, labels, on, notify)
-        if regions is not None:
-            request = replace(request, regions=read_regions(regions, entries, notify))
-        result = cut_slides(request, entries, folder, notify)
-        if overview and not dry_run:
-            _write_overview_page(result, output_path, request.workers)
-    remarks = [*grouped_remarks(result.slides)]
-    if foreground is None and not masks:
-        remarks.append(f"Foreground by the rule '{rule}' (see --foreground).")
-    dark = [slide.slide_id for slide in result.slides if RANGE_REMARK in slide.remark and rule != "mask"]
-    if dark:
-        remarks.append(f"The foreground '{rule}' is wrong if the background is dark (see --foreground): {named(dark)}.")
-    halved = [slide.slide_id for slide in result.slides if slide.mask_threshold not in (None, mask_threshold or 0)]
-    if halved:
-        remarks.append(f"JPEG masks, below 128 is background (see --mask_threshold): {named(halved)}.")
-    if large := [slide.slide_id for slide in result.slides if slide.has_large_labels]:
-        remarks.append(f"Masks with labels above 255, whose shares are unknown: {named(large)}.")
-    print_tiles(output, result, rule, remarks, is_dry_run=dry_run)
+        if joined.labels is not None:
+            entries = with_labels(entries, joined.labels, joined.on, notify)
+        if joined.regions is not None:
+            request = replace(request, regions=read_regions(joined.regions, entries, notify))
+        result = _cut(request, entries, folder, notify)
+    print_tiles(output, result, request, is_chosen=tissue.is_chosen)
     if reader.strict and result.problem is not None:
         raise result.problem
+
+
+def _cut(request: TilesRequest, entries: Sequence[SlideEntry], folder: SlideFolder, notify: Notify) -> TilesResult:
+    """Cut the slides, and make the page of their overviews. A dry run writes to a temporary folder."""
+    from tempfile import TemporaryDirectory
+
+    from himl_cli.slides.cutting import cut_slides
+
+    if request.is_dry_run:
+        with TemporaryDirectory(prefix="himl-tiles-") as elsewhere:
+            return cut_slides(replace(request, output=Path(elsewhere)), entries, folder, notify)
+    result = cut_slides(request, entries, folder, notify)
+    if request.overview:
+        _write_overview_page(result, request.output, request.workers)
+    return result
 
 
 def _write_overview_page(result: TilesResult, output_path: Path, workers: int) -> None:

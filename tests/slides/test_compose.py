@@ -191,7 +191,7 @@ def labels(slides: Slides) -> NDArray[np.uint8]:
 
 
 def test_masks_are_drawn_beside_slides_in_label_colours(slides: Slides, labels: NDArray[np.uint8]) -> None:
-    Image.fromarray(np.tile(np.arange(0, 250, 2, dtype=np.uint8), (80, 1))).save(slides.folder / "shades.png")
+    Image.fromarray(np.tile(np.arange(0, 250, dtype=np.uint8), (250, 1))).save(slides.folder / "shades.png")
     masks = ("mask.tiff", None, "gone.tiff", "shades.png")
     result = slides.montage(entries=[replace(entry, mask=mask) for entry, mask in zip(slides.entries, masks, strict=False)])
     picture, (with_mask, without, failed, shaded) = pixels(result), result.cells
@@ -208,6 +208,7 @@ def test_masks_are_drawn_beside_slides_in_label_colours(slides: Slides, labels: 
     cell, box = shaded.box, box_of(shaded)
     middle = picture[box.y + box.height // 2, cell.x + cell.width // 2 + 20 : cell.x + cell.width - 5]
     assert (middle == middle[:, :1]).all()
+    middle = middle[middle[:, 0] < 255]  # without the ground at its sides
     assert 255 > middle.max() > 200
     assert (np.diff(middle[:, 0].astype(int)) >= 0).all()
 
@@ -250,6 +251,27 @@ def test_labels_of_masks_have_colours_whatever_their_channel_and_number(slides: 
         middle = expected[box.height // 2]
         assert any((row[left : left + len(middle)] == middle).all() for row in shown for left in range(len(row) - len(middle))), name
     assert slides.said == ["'4': mask: several channels have labels.", "'6', '7': mask: labels are a guess.", "'12': mask: shades are a guess."]
+
+
+def test_dark_slides_and_doubtful_masks_are_named(slides: Slides) -> None:
+    """Eight bits that use less than half of their range are shown with it. A JPEG has one label."""
+    dark: NDArray[np.uint8] = np.full((60, 80), 4, np.uint8)
+    dark[20:40, 20:60] = 40
+    Image.fromarray(np.where(dark > 4, np.uint8(255), np.uint8(0))).save(slides.folder / "halo.jpg", quality=40)
+    Image.fromarray(dark).save(slides.folder / "dark.png")
+    Image.fromarray(dark[:, ::2]).save(slides.folder / "narrow.png")
+    entries = [SlideEntry(mask, "dark.png", mask=mask) for mask in ("halo.jpg", "narrow.png")]
+    slides.events.clear()
+    result = slides.montage(None, entries, level=0)
+    assert [cell.reason for cell in result.cells] == ["", "mask: 40 x 60 pixels do not have the shape of 80 x 60"]
+    shown = cut(pixels(result), box_of(result.cells[0]))
+    assert np.array_equal(shown, np.repeat(np.where(dark > 4, 255, 26)[..., None], 3, 2))
+    halo = cut(pixels(result), result.cells[0].box)[:60, result.cells[0].box.width // 2 + 4 :]
+    assert {*np.unique(halo)} <= {0, 32, 255}, "the halo is background"
+    assert slides.said == [
+        "'halo.jpg', 'narrow.png': its own range of values is shown.",
+        "'halo.jpg': mask: it is a JPEG, so that values up to 127 are background.",
+    ]
 
 
 def test_the_predecessors_missing_masks_are_green(slides: Slides, labels: NDArray[np.uint8]) -> None:

@@ -307,6 +307,10 @@ def test_only_regions_have_tiles(slides: Path, name: str) -> None:
     assert inside == [(str(left), str(top), "1.0", "Tumor") for top in (50, 100) for left in (50, 150, 200)]
     coarse = rows_of(cut(slides, entries[0], tile_size=50, level=1, overlap=25, regions=regions))
     assert {row["left"]: row["inside"] for row in coarse if row["top"] == "50"} == {"0": "0.5", "50": "0.5", "100": "0.5", "150": "1.0", "200": "0.5"}
+    same = cut(slides, entries[0], tile_size=50, mpp=0.5, assume_mpp=0.25, overlap=25, regions=regions)
+    assert rows_of(same) == coarse
+    between = cut(slides, entries[0], tile_size=40, mpp=0.375, assume_mpp=0.25, regions=regions)  # 60 pixels of level 0
+    assert {row["left"]: row["inside"] for row in rows_of(between) if row["top"] == "60"} == {"60": "0.675", "120": "0.5", "180": "1.0"}
     assert cut(slides, entries[0], tile_size=200, regions=regions).slides[0].reason == "no tile has 50% of its area in a region"
 
 

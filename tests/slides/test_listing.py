@@ -270,6 +270,7 @@ WRONG = [
     ("image_id;isup;site\na;b;c\n", "'dataset.csv' has no column 'image', only 'image_id', 'isup', 'site'."),
     (",".join(f"c{n}" for n in range(14)), "'dataset.csv' has no column 'image', only " + "".join(f"'c{n}', " for n in range(12))[:-2] + " and 2 more."),
     ("image,slide_id,Image\na,b,c\n", "'dataset.csv' has 2 columns 'image'."),
+    ("image,slide_id,case,Case\na,b,c,d\n", "'dataset.csv' has 2 columns 'case'."),
     ("image,slide_id\na\nb,c\nd,e,f\n", "'dataset.csv': the header has 2 fields, but line 2 has 1, line 4 has 3."),
     ("sep=;", "'dataset.csv' has no column 'image', only 'sep=', ''."),
     ('image,slide_id\na,"b\nc"\nd\n', "'dataset.csv': the header has 2 fields, but line 4 has 1."),
@@ -353,6 +354,7 @@ def test_labels_of_another_csv_are_joined(folder: Folder, lists: Folder, text: s
         ("slide_id,label\n1,a\n1,b\n", None, "lines 2 and 3: different rows for '1'.", "Keep one of them."),
         ("slide_id,label\n7,a\n", None, "has no row for any of the 4 slides.", "An id of a slide is 'H&E.tiff'. Name the column"),
         ("slide_id,label\n1\n", None, "the header has 2 fields, but line 2 has 1.", "Each line"),
+        ("slide_id,label,Label\n1,a,b\n", None, "has 2 columns 'label'.", "Rename or remove all but one."),
         ("slide_id,label\n", None, "has no rows below its header.", "Add a row"),
         ("", None, "is empty.", "Name the column"),
     ],
@@ -390,7 +392,7 @@ def test_what_is_no_list_is_refused(folder: Folder, lists: Folder) -> None:
     with pytest.raises(BadUsage, match=r"is not UTF-8 text"):
         folder.slides(exclude=lists.write("list", b"II*\0\xff\xfe"))
     assert "NUL bytes" in str(refused(folder, exclude=lists.write("list", b"II*\0")))
-    for content in ('slide_id,b\n"x,y\n', "b,slide_id\n1.tiff\n"):
+    for content in ('slide_id,b\n"x,y\n', "b,slide_id\n1.tiff\n", "slide_id,Slide_ID\n1.tiff,2.tiff\n"):
         assert "is a malformed CSV" in str(refused(folder, exclude=lists.write("list", content)))
     huge = lists.write("huge", b"")
     os.truncate(huge, (64 << 20) + 1)

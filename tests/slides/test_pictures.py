@@ -79,6 +79,10 @@ def test_only_reductions_are_levels(tmp_path: Path) -> None:
     assert facts(path)[1] == facts(path, Backend.openslide)[1] == [SIZE, (300, 215)]
 
 
+# Of Tumor_054 in CAMELYON16, OpenSlide lists 97792 x 221184, the sides of levels 1 to 9 without padding, and tiles of
+# 512 (https://github.com/Bayer-Group/tiffslide/issues/77). Its mask, which OpenSlide reads as a generic TIFF, has the
+# padded sides 49152 x 110592, 24576 x 55296, 12288 x 27648 and 1536 x 3584. The others follow from tiles of 512.
+# PANDA: https://hi-ml.readthedocs.io/en/latest/whole_slide_images.html. CMU-1: https://openslide.org/demo.
 PUBLIC: Mapping[str, Mapping[float, Size]] = {
     "CAMELYON16, padded to whole tiles": {
         1: (97792, 221184),

@@ -119,9 +119,10 @@ def test_a_threshold_is_a_mean_of_the_channels(himl: Himl, project: Path) -> Non
     mask.save(project / "mask.jpg")
     mask.save(project / "mask.png")
     mask.save(project / "mask.tif", compression="jpeg")
-    write_tiff(project / "dark.tiff", slide()[..., 0].astype(np.uint16), compression="deflate")
-    told = "The foreground 'saturation' is wrong if the background is dark (see --foreground): 'dark.tiff'."
-    assert told in himl.ok("tiles", ".", "--image_glob", "dark.tiff").stderr.splitlines()
+    for name, values in (("dark8", 255 - slide()[..., 0]), ("dark16", (255 - slide()[..., 0]).astype(np.uint16))):
+        write_tiff(project / f"{name}.tiff", values, compression="deflate")
+    told = "'dark16.tiff', 'dark8.tiff': its background is not white, for which the foreground 'saturation' is made."
+    assert told in himl.ok("tiles", ".", "--image_glob", "dark*.tiff").stderr.splitlines()
     halved = "JPEG masks, below 128 is background (see --mask_threshold): 'a', 'b'.\n"
     for bound, told in (((), halved), (("--mask_threshold", "0"), ""), (("--mask_threshold", "9"), "")):
         assert himl.ok("tiles", "masks.csv", "--masks", *bound).stderr == told
