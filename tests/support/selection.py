@@ -21,6 +21,8 @@ FIXTURES: Mapping[str, str] = {
 """Tests that use one of these fixtures are large."""
 _PICTURES = ("compose", "encoding", "montage_azure", "montage_page", "pictures", "scale")
 PLACES: Mapping[str, str] = {
+    "tests/api/test_lightning.py": "installs PyTorch",
+    "tests/api/test_mlflow.py": "starts MLflow's clients",
     "tests/azure/": "starts the vendor's clients",
     "tests/azureml_double/tests/": "tests the double itself",
     "tests/commands/test_live_checks.py": "makes all live checks",
