@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from himl_cli.api.context import create_aml_run_object
 from himl_cli.api.workspace import Run, current_run
+from himl_cli.render.output import Output
 
 LIGHTNING = ("lightning.pytorch", "pytorch_lightning")
 DEFAULT_EXPERIMENT = "azureml_logger"
@@ -88,7 +89,7 @@ class AzureMLLogger(Logger):
         if isinstance(current, Run):
             self.run = current
         elif not enable_logging_outside_azure_ml:
-            print("AzureMLLogger logs nothing outside of a job, unless enable_logging_outside_azure_ml is True.")
+            _say("AzureMLLogger logs nothing outside of a job, unless enable_logging_outside_azure_ml is True.")
         elif run is not None:
             self.run = run
         else:
@@ -96,9 +97,9 @@ class AzureMLLogger(Logger):
                 experiment_name, run_name, workspace, workspace_config_path, snapshot_directory
             )
             self._is_own = True
-            print(f"Writing metrics to run {self.run.id} in experiment {self.run.experiment.name}.")
+            _say(f"Writing metrics to run {self.run.id} in experiment {self.run.experiment.name}.")
             url = self.run.get_portal_url()
-            print(
+            _say(
                 f"To check progress, visit this URL: {url}" if url else f"To show the run: himl runs show {self.run.id}"
             )
 
@@ -151,6 +152,11 @@ class AzureMLLogger(Logger):
             self.run.complete()
         elif status in ("failed", "aborted"):
             self.run.fail(f"the training {status}")
+
+
+def _say(text: str) -> None:
+    """Print a line to the log of the training, on stdout."""
+    Output().lines([text])
 
 
 def _flat(params: Any, prefix: str = "") -> dict[str, Any]:
@@ -235,7 +241,7 @@ class AzureMLProgressBar(ProgressBar):
         if self.write_to_logging_info:
             logging.info("%s", text)
         else:
-            print(text, flush=True)
+            _say(text)
 
 
 def _position(counts: list[float], batch_idx: int, dataloader_idx: int) -> tuple[int, float]:
@@ -301,7 +307,7 @@ class BatchTimeCallback(Callback):
             return
         epoch = f"Epoch {trainer.current_epoch} {timer.title}"
         if is_first:
-            print(f"{epoch}: Loaded the first minibatch of data in {waited:.2f} sec.")
+            _say(f"{epoch}: Loaded the first minibatch of data in {waited:.2f} sec.")
             return
         known = {key for key in self._epochs_with_alerts if key[0] == stage}
         key = (stage, trainer.current_epoch)
@@ -310,7 +316,7 @@ class BatchTimeCallback(Callback):
             timer.alerts += 1
             self._epochs_with_alerts.add(key)
             limit = f"more than {self.max_batch_load_time_seconds:g} sec"
-            print(f"{epoch}: Loading minibatch {timer.count} took {waited:.2f} sec, {limit}. Data loading is too slow.")
+            _say(f"{epoch}: Loading minibatch {timer.count} took {waited:.2f} sec, {limit}. Data loading is too slow.")
 
     def _end_epoch(self, trainer: Any, module: Any, stage: str) -> None:
         timer = self._timers[stage]
@@ -318,7 +324,7 @@ class BatchTimeCallback(Callback):
             return
         seconds = time.monotonic() - timer.begun
         waits = f"of which waiting for data took {timer.waited:.2f} sec total"
-        print(f"Epoch {trainer.current_epoch} {timer.title} took {seconds:.2f}sec, {waits}.")
+        _say(f"Epoch {trainer.current_epoch} {timer.title} took {seconds:.2f}sec, {waits}.")
         found = {
             "batch_time [sec] avg": sum(timer.times) / len(timer.times),
             "batch_time [sec] max": max(timer.times),

@@ -6,6 +6,7 @@ The command imports the services that it uses in its body, to keep help fast.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -78,11 +79,7 @@ def download(
             found = find_runs(workspace, selected, cwd=session.cwd, notify=session.notify)
         except RunNotFound as err:
             if err.run in (runs or ()) and not err.similar:
-                others = [word for word in runs or () if word != err.run] or ["latest"]
-                files, folder = (
-                    shlex.join(["himl", "download", *others, each, err.run]) for each in ("--prefix", "--output_dir")
-                )
-                err.hint = f"For files of that name: {files} - for a destination: {folder}"
+                err.hint = _other_meanings(err.run, runs or ())
             raise
         if selected.children and output_key is None:
             found = with_steps(workspace, found)
@@ -104,3 +101,10 @@ def download(
         )
     folders = [output_dir] if flat else [output_dir / run.id for run in found]
     print_transfer(output, result, "Downloaded", [str(folder) for folder in folders], nothing=nothing)
+
+
+def _other_meanings(word: str, words: Sequence[str]) -> str:
+    """A hint for a *word* among the *words* of the command that is no run: files of that name, or a destination."""
+    others = [each for each in words if each != word] or ["latest"]
+    files, folder = (shlex.join(["himl", "download", *others, each, word]) for each in ("--prefix", "--output_dir"))
+    return f"For files of that name: {files} - for a destination: {folder}"

@@ -272,6 +272,7 @@ class OutputOptions(Bundle):
     yes: bool = option("Answer yes to all questions.", default=False)
 
     make_output = Output
+    _has_pager = False
     # Whether a script or a tool may have configured logging, which stays as it is
     _keeps_logging = False
 
@@ -292,7 +293,9 @@ class OutputOptions(Bundle):
             start_logging(verbose=self.verbose)
 
     def output(self) -> Output:
-        return self.make_output(self.format, verbose=self.verbose, yes=self.yes)
+        output = self.make_output(self.format, verbose=self.verbose, yes=self.yes)
+        output.layout, output.has_pager = self.layout, self._has_pager
+        return output
 
 
 class TableOptions(OutputOptions):
@@ -304,11 +307,6 @@ class TableOptions(OutputOptions):
         panel="Output",
     )
 
-    def output(self) -> Output:
-        output = super().output()
-        output.layout = self.layout
-        return output
-
 
 class AskingOptions(OutputOptions):
     """Of a command that asks, or does nothing, without --yes."""
@@ -319,10 +317,9 @@ class AskingOptions(OutputOptions):
 class PagedOptions(OutputOptions):
     no_pager: bool = option("Print a long result on a terminal without $PAGER.", default=False, panel="Output")
 
-    def output(self) -> Output:
-        output = super().output()
-        output.has_pager = not self.no_pager
-        return output
+    @property
+    def _has_pager(self) -> bool:  # type: ignore[override]  # without the option, there is none
+        return not self.no_pager
 
 
 class ListOutputOptions(PagedOptions, TableOptions):

@@ -24,7 +24,6 @@ from himl_cli.commands.scripts import (
     script_arguments,
     value_sources,
 )
-from himl_cli.core.errors import BadUsage
 from himl_cli.core.processes import standby
 from himl_cli.core.text import non_blank
 from himl_cli.workspaces.local import SUPERVISOR
@@ -266,17 +265,4 @@ def submit(
     with nullcontext() if is_elsewhere or is_many or is_other else standby(SUPERVISOR):
         from himl_cli.commands import submit_job
 
-        flags = (options.create_cluster, options.wait, options.follow, options.dry_run)
-        call = submit_job.Submission(workspace_opts, output_opts, request, sources, *flags).after_runs()
-        if options.resume is not None:
-            return submit_job.resume(call, options.resume, takes_new_code=options.new_code)
-        if options.from_run is not None:
-            how = {"only_args": options.only_args, "same_environment": options.same_environment}
-            return submit_job.repeat(call, options.from_run, **how)
-        if name := next((name for name in ("only_args", "same_environment") if sources[name] == TYPED), ""):
-            raise BadUsage(f"--{name} has no effect without --from RUN.", hint=f"Add --from RUN, or omit --{name}.")
-        if sources["new_code"] == TYPED:
-            raise BadUsage(
-                "--new_code has no effect without --resume RUN.", hint="Add --resume RUN, or omit --new_code."
-            )
-        return submit_job.submit_file(call) if is_job_file(target) else submit_job.submit_script(call)
+        return submit_job.run_submission(submit_job.Submission(workspace_opts, output_opts, request, sources, options))

@@ -73,6 +73,7 @@ from himl_cli.workspaces.resolve import (
 )
 
 if TYPE_CHECKING:
+    from himl_cli.commands.submit import SubmitOptions
     from himl_cli.services.submission.repeat import Repeat
 
 
@@ -83,10 +84,7 @@ class Submission(NamedTuple):
     output_opts: OutputOptions
     request: SubmitRequest
     sources: Mapping[str, str]
-    create_cluster: bool
-    wait: bool | None
-    follow: bool
-    dry_run: bool
+    options: SubmitOptions
     repeat: Repeat | None = None
 
     def prepared(self) -> PreparedJob:
@@ -97,7 +95,8 @@ class Submission(NamedTuple):
     def waits(self, *, is_sent: bool) -> bool:
         """Whether to wait for the end. The default is to wait for local jobs. Typed options win over settings. Raises
         BadUsage if --follow and --no_wait are both typed or both set."""
-        if self.follow and self.wait is False:
+        follow, wait = self.options.follow, self.options.wait
+        if follow and wait is False:
             typed = [name for name in ("follow", "wait") if self.sources.get(name) == TYPED]
             if len(typed) != 1:
                 raise BadUsage(
@@ -105,11 +104,11 @@ class Submission(NamedTuple):
                     hint="To follow later: himl runs logs --follow RUN",
                 )
             return typed == ["follow"]
-        return (self.follow or not is_sent) if self.wait is None else self.wait
+        return (follow or not is_sent) if wait is None else wait
 
     def makes_cluster(self) -> bool:
         """Whether --create_cluster was typed. As a setting, it only applies to pipelines."""
-        return self.create_cluster and self.sources["create_cluster"] == TYPED
+        return self.options.create_cluster and self.sources["create_cluster"] == TYPED
 
     def check_notification(self, waits: bool) -> None:
         """Check that himl waits for an Azure ML job with a webhook, as only the waiting command can notify it. Raises
@@ -134,6 +133,20 @@ class Submission(NamedTuple):
         return self._replace(request=replace(request, sbatch=after_jobs(request.sbatch, runs)))
 
 
+def run_submission(call: Submission) -> Run | None:
+    """Resume or repeat the run that the options name, or else submit the job. Returns and raises like
+    `submit_script`."""
+    call, options = call.after_runs(), call.options
+    if options.resume is not None:
+        return _resume(call, options.resume)
+    if options.from_run is not None:
+        return _repeat(call, options.from_run)
+    for name, needed in {"only_args": "from RUN", "same_environment": "from RUN", "new_code": "resume RUN"}.items():
+        if call.sources[name] == TYPED:
+            raise BadUsage(f"--{name} has no effect without --{needed}.", hint=f"Add --{needed}, or omit --{name}.")
+    return submit_file(call) if is_job_file(call.request.target) else submit_script(call)
+
+
 def submit_script(call: Submission) -> Run | None:
     """Submit a script, a module or a command line, and return its run, or None with --dry_run.
 
@@ -147,7 +160,7 @@ def submit_script(call: Submission) -> Run | None:
     if request.tty:
         request = with_terminal(request, waits=waits)
         call = call._replace(request=request)
-    if call.dry_run:
+    if call.options.dry_run:
         _print_script(call)
         return None
     if request.is_mirrored:
@@ -184,7 +197,7 @@ def submit_file(call: Submission) -> Run | None:
     prepared = prepare_document(call.request)
     is_sent = prepared.goes_to_azure or prepared.is_queued
     waits = call.waits(is_sent=is_sent)
-    if call.dry_run:
+    if call.options.dry_run:
         output = call.output_opts.output()
         print_prepared(output, prepared.remarks, *prepared.reports)
         if prepared.is_queued and prepared.job is not None:
@@ -232,7 +245,7 @@ def _submit_pipeline(call: Submission) -> Run | None:
     )
 
     request = call.request
-    prepared = prepare_pipeline(request, creates_cluster=call.create_cluster)
+    prepared = prepare_pipeline(request, creates_cluster=call.options.create_cluster)
     spec = prepared.spec
     if call.makes_cluster() and not spec.cluster:
         raise BadUsage(
@@ -241,7 +254,7 @@ def _submit_pipeline(call: Submission) -> Run | None:
         )
     is_queued = request.queue is not None
     waits = call.waits(is_sent=bool(spec.cluster) or is_queued)
-    if call.dry_run:
+    if call.options.dry_run:
         cloud_setting(request.cwd)
         output, spec = call.output_opts.output(), with_named_datastores(prepared)
         print_prepared(output, prepared.remarks, *prepared.reports)
@@ -277,8 +290,8 @@ def _submit_pipeline(call: Submission) -> Run | None:
         return _run_sent(call, session, start, waits)
 
 
-def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
-    """Resume the run of --resume, with new code if it *takes_new_code*, and return it. While himl waits, Ctrl-C cancels
+def _resume(call: Submission, reference: str) -> Run:
+    """Resume the run *reference* of --resume, and return it. While himl waits, Ctrl-C cancels
     the run, but on a cluster it only ends the waiting. Raises JobFailed, Interrupted, BadUsage, RunNotFound."""
     request = call.request
     call.waits(is_sent=False)  # raises for options that exclude each other
@@ -310,7 +323,7 @@ def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
     with open_session(call.workspace_opts, call.output_opts, For.runs) as session:
         with interruptions() as interrupted:
             given = _given_again(request)
-            run, seen = resume_run(session.workspace, reference, request, session.notify, given, takes_new_code)
+            run, seen = resume_run(session.workspace, reference, request, session.notify, given, call.options.new_code)
             print_run(session.output, run, "Resumed run")
             is_sent = queued_in(run.tags) is not None
             waits = call.waits(is_sent=is_sent)
@@ -320,21 +333,24 @@ def resume(call: Submission, reference: str, *, takes_new_code: bool) -> Run:
             if interrupted and is_sent:
                 raise KeyboardInterrupt
         if waits:
-            return wait_or_leave(session, run, waits=True, follows=call.follow, start=seen)
+            return wait_or_leave(session, run, waits=True, follows=call.options.follow, start=seen)
         print_left_running(session.output, run)
         return run
 
 
-def repeat(call: Submission, reference: str, *, only_args: bool, same_environment: bool) -> Run | None:
+def _repeat(call: Submission, reference: str) -> Run | None:
     """Submit the job of the run *reference* again, as `read_repeat`. Returns and raises like `submit_script`."""
     from himl_cli.services.submission.repeat import check_same_environment, read_repeat
 
+    options = call.options
     with TemporaryDirectory(prefix="himl-", ignore_cleanup_errors=True) as folder:
         with open_session(call.workspace_opts, call.output_opts, For.runs) as session:
             place = Path(os.path.realpath(folder))
-            found = read_repeat(session.workspace, reference, call.request, place, session.notify, only_args=only_args)
+            found = read_repeat(
+                session.workspace, reference, call.request, place, session.notify, only_args=options.only_args
+            )
             call = call._replace(request=found.request, repeat=found)
-            if same_environment:
+            if options.same_environment:
                 check_same_environment(session.workspace, found.run, call.prepared().spec)
         return submit_script(call)
 
@@ -465,7 +481,7 @@ def _run_sent(
         with Watcher(session.output) as notify:  # ends the progress bar before the log begins
             made.append(start_and_note(start, session.cwd, notify))
         webhook = webhook_of(call.request) if waits else None
-        return wait_or_leave(session, made[0], waits=waits, follows=call.follow, spec=spec, webhook=webhook)
+        return wait_or_leave(session, made[0], waits=waits, follows=call.options.follow, spec=spec, webhook=webhook)
 
 
 def _run_mirrored(call: Submission, waits: bool) -> Run:

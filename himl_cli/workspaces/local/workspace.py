@@ -140,6 +140,8 @@ class LocalWorkspace(FolderWorkspace):
     def _unsupervised(self, jobs: Sequence[str], *, now: bool = False) -> tuple[list[str], Mapping[str, str]]:
         """The lost *jobs*, which no process supervises, and the reasons for which others wait in queues or are unknown.
         Records the ends that folders have."""
+        if not jobs:
+            return [], {}
         states = here.states({job: str(self._folder_of(job).lock) for job in jobs})
         free = [job for job, state in states.items() if state.kind not in (RUNNING, QUEUED)]
         queued = self._runs.queued_jobs(free)
