@@ -4,8 +4,8 @@ their files, and names and globs.
 
 from __future__ import annotations
 
-import errno
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
-from himl_cli.core.errors import BadUsage, DiskFailed, IntegrityFailed, NotAllowed, NotFound, ServiceFailed, TransferIncomplete
+from himl_cli.core.errors import BadUsage, IntegrityFailed, NotAllowed, NotFound, ServiceFailed, TransferIncomplete
 from himl_cli.core.events import Event, Finished, Moved, Planned
 from himl_cli.services.transfer.download import LARGE, PIECE, SMALL, download
 from himl_cli.services.transfer.local_files import UnsafeName, folded, part_name, safe_relative
@@ -27,6 +27,7 @@ from tests.services.transfer.stores import MemoryStore, bodies, files_in, let_th
 from tests.support.folders import state_of
 from tests.support.hostile_texts import SECONDS, within
 from tests.support.running import write_files
+from tests.support.runs import posix
 
 
 @pytest.mark.parametrize(("md5_in", "shuffle"), [("list", False), ("finish", True), ("ask", True)])
@@ -123,19 +124,25 @@ def test_transfer_ends_after_64_equal_refusals_and_no_file(tmp_path: Path) -> No
         upload(MemoryStore(refusal="You may not write here."), UploadRequest(tmp_path / "here", "p"))
 
 
-def test_file_that_cannot_be_written_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    open_file = os.open
-
-    def open_but_one(path: str, *options: int) -> int:
-        if Path(path).name.startswith(".bad."):
-            raise OSError(errno.EIO, "the disk is broken", path)
-        return open_file(path, *options)
-
-    monkeypatch.setattr(os, "open", open_but_one)
-    result = download(MemoryStore({"bad": b"b", "good": b"g"}), DownloadRequest(tmp_path))
-    problem = result.problem()
-    assert (numbers(result), [failure.name for failure in result.failed]) == ((1, 0, 0), ["bad"])
-    assert (isinstance(problem, DiskFailed), f"Cannot write '{tmp_path / 'bad'}'" in str(problem)) == (True, True), problem
+@posix
+def test_file_that_cannot_be_written_fails_alone(tmp_path: Path) -> None:
+    """The system refuses to write more than 100 kB to one file (`man 2 setrlimit`), like a broken disk."""
+    script = """
+import resource, sys
+from pathlib import Path
+from himl_cli.services.transfer.download import download
+from himl_cli.services.transfer.plan import DownloadRequest
+from tests.services.transfer.stores import MemoryStore, numbers
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+result = download(MemoryStore({"bad": bytes(200_000), "good": b"g"}), DownloadRequest(Path(sys.argv[1])))
+print(*numbers(result), *[failure.name for failure in result.failed])
+problem = result.problem()
+print(type(problem).__name__, problem)
+"""
+    found = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    counts, problem = found.stdout.splitlines()
+    assert (counts, problem.startswith("DiskFailed ")) == ("1 0 0 bad", True), problem
+    assert f"Cannot write '{tmp_path / 'bad'}': File too large" in problem
     assert files_in(tmp_path) == {"good": b"g"}
 
 
