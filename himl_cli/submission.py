@@ -38,6 +38,7 @@ def submit(
     from himl_cli.commands import submit as command
     from himl_cli.commands.error_handler import as_himl_error
     from himl_cli.commands.options import OutputOptions, WorkspaceOptions, options_of
+    from himl_cli.commands.submit_options import SubmitOptions
     from himl_cli.render.output import Output
     from himl_cli.workspaces.resolve import open_runs
 
@@ -55,7 +56,7 @@ def submit(
         words += _words(names.get(name, f"--{name}"), value)
     try:
         context = program.make_context("himl submit", [*words, "--", *map(str, arguments)])
-        kinds: tuple[Any, ...] = (command.SubmitOptions, WorkspaceOptions, TalkOptions)
+        kinds: tuple[Any, ...] = (SubmitOptions, WorkspaceOptions, TalkOptions)
         asked, place, talk = (kind(**{name: context.params[name] for name in options_of(kind)}) for kind in kinds)
         if asked.dry_run or asked.show_settings:
             raise BadUsage("submit() does not support dry_run and show_settings.", hint="Use himl submit.")

@@ -16,6 +16,7 @@ from himl_cli.commands.mirror_process import start_mirror
 from himl_cli.commands.options import OutputOptions, WorkspaceOptions, options_of
 from himl_cli.commands.scripts import TYPED
 from himl_cli.commands.session import For, Session, lazy_workspace, open_session
+from himl_cli.commands.submit_options import SubmitOptions
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, NotFound, WorkspaceNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.jobs import HERE, JobSpec, is_job_file
@@ -73,7 +74,7 @@ from himl_cli.workspaces.resolve import (
 )
 
 if TYPE_CHECKING:
-    from himl_cli.commands.submit import SubmitOptions
+    from himl_cli.commands.submit_options import SubmitOptions
     from himl_cli.services.submission.repeat import Repeat
 
 
