@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import socket
 import sys
@@ -162,6 +163,7 @@ def test_unreadable_files_are_errors_unless_excluded(project: Path, name: str) -
     ("à \n".encode(), "à", True),
     (b"*\n!*/\n", "a/b", True),
     (b"a/*[!b]\n", "a/c/d", None),
+    (b"[!ba[c]*", "]^]", True),
     pytest.param(b"*.b\xffn", os.fsdecode(b"a.b\xffn"), True, marks=pytest.mark.skipif(os.name == "nt", reason="names are text on Windows")),
 ])  # fmt: skip
 def test_marks_line_ends_and_escapes_of_rules(rules: bytes, name: str, excluded: bool | None) -> None:
@@ -169,13 +171,26 @@ def test_marks_line_ends_and_escapes_of_rules(rules: bytes, name: str, excluded:
 
 
 def test_a_name_is_compared_with_few_rules() -> None:
-    forms = ("name_{}", "*.ext{}", "dir_{}/", "/path/x_{}", "a*b_{}", "**/foo_{}/bar", "tmp_{}*", "*cache{}*", "logs_{}/*", "a/**/gen_{}.py")
+    forms = (
+        "name_{}",
+        "*.ext{}",
+        "dir_{}/",
+        "/path/x_{}",
+        "a*b_{}",
+        "**/foo_{}/bar",
+        "tmp_{}*",
+        "*cache{}*",
+        "logs_{}/*",
+        "a/**/gen_{}.py",
+        "[n-z]*note{}*[y-z]",
+    )
     names, calls = [f"package/{number}/module_{number}.py" for number in range(200)], list[int]()
     for count in (25, 50):
         rules = parse_rules("\n".join(form.format(number) for number in range(count) for form in forms).encode())
         verdict(rules, "a", is_folder=False)
         calls.append(calls_of(lambda: [verdict(rules, name, is_folder=False) for name in names]))  # noqa: B023
-        assert [verdict(rules, form.format(7).replace("*", "z").strip("/"), is_folder=True) for form in forms] == [True] * len(forms)
+        like = [re.sub(r"\*|\[.-z\]", "z", form.format(7)).strip("/") for form in forms]
+        assert [verdict(rules, name, is_folder=True) for name in like] == [True] * len(forms)
     assert calls[1] <= 1.1 * calls[0]
 
 

@@ -57,6 +57,7 @@ LINE = re.compile(r"(?P<sign>!?)(?P<body>(?:[^\\]|\\.)*?)(?P<slash>/?)", re.DOTA
 END = "\0"
 STAR = "[^/]*"
 SPECIAL = re.compile(r"[]*?[\\]")
+BRACKETS = re.compile(r"\[[!^]?[^]!^[\\][^][\\]*\]")  # without brackets or escapes in them
 
 
 def find_snapshot_root(start: Path) -> Path:
@@ -370,8 +371,8 @@ class Rules(list[Rule]):
         # Numbers of rules, by the number of these characters of the last part of a path, with a slash before it
         self._endings: defaultdict[int, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         self._beginnings: defaultdict[int, defaultdict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-        # The others, with characters of the whole path
-        self._rest: list[tuple[str, int]] = []
+        # The others, each with the texts that a path must contain
+        others: list[tuple[list[str], int]] = []
         for number, (body, rule) in enumerate(rules):
             self.append(rule)
             parts = f"/{body}".split("/")
@@ -380,10 +381,14 @@ class Rules(list[Rule]):
                 self._endings[len(runs[-1])][runs[-1]].append(number)
             elif len(runs[0]) > 1:
                 self._beginnings[len(runs[0])][runs[0]].append(number)
-            else:  # the longest of those outside of brackets
+            else:  # those outside of brackets
+                plain = [BRACKETS.sub("*", part) for part in parts]
+                parts = [each if "[" in text or "]" in text else text for each, text in zip(parts, plain, strict=True)]
                 outside = [text for part in parts for text in (part.partition("[")[0], part.rpartition("]")[2])]
-                plain = max((run for text in outside for run in SPECIAL.split(text)), key=len)
-                self._rest.append((plain, number))
+                others.append(([run for text in outside for run in SPECIAL.split(text) if run] or [""], number))
+        # Of these texts, the one that the fewest rules have tells most
+        shared = Counter(text for texts, _ in others for text in {*texts})
+        self._rest = [(min(texts, key=lambda text: (shared[text], -len(text))), number) for texts, number in others]
         self._in_rest = re.compile("|".join(re.escape(text) for text, _ in self._rest))
 
     def possible(self, path: str) -> list[int]:
