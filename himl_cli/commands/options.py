@@ -11,6 +11,7 @@ and reads its value as `globs.include`. An option of a single command is the def
 from __future__ import annotations
 
 import inspect
+import os
 import shlex
 import sys
 from collections import Counter
@@ -187,13 +188,13 @@ def parse_pairs(option: str, values: Iterable[str] | None) -> Mapping[str, str]:
         key, equals, rest = value.partition("=")
         if not equals or not key.strip():
             missing = "an entry without KEY" if equals else "an entry without '='"
-            # The value of an environment variable may be a secret.
-            shown = missing if option == "--env_var" else f"'{value}'"
+            # The value of an environment variable may be a secret, unlike its name
+            shown = f"'{value}'" if option != "--env_var" or value in os.environ else missing
             examples = {"--set": "inputs.lr=0.1", "--env_var": "OMP_NUM_THREADS=1"}
             hint = f"For example {option} {examples.get(option, 'team=blue')}"
             if option == "--tag" and not equals:
                 hint += f". For a display name: --display_name {shlex.quote(value)}"
-            raise BadUsage(f"{option} must be KEY=VALUE, not {shown}.", hint=hint)
+            raise BadUsage(f"{option} needs KEY=VALUE, not {shown}.", hint=hint)
         pairs[key.strip()] = rest
     return pairs
 

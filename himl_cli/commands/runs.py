@@ -372,7 +372,7 @@ def aggregate(
         others = aggregated(workspace, chosen).metrics if metrics and not found.metrics else ()
         if others:
             raise NotFound(
-                f"None of {len(found.children)} runs logged a metric like {' or '.join(metrics)}.",
+                f"No metric matches {' or '.join(map(repr, metrics))}.",
                 hint=f"Metrics: {_listed(others)}.",
             )
         is_repeated = found.search is None and len(found.children) > 1

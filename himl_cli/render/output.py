@@ -263,7 +263,7 @@ class Output:
             return True
         if self.format is not Format.human or not sys.stdin.isatty() or not sys.stderr.isatty():
             raise NeedsYes(
-                f"{one_line(question)} himl cannot ask this without a terminal.",
+                f"{one_line(question)} This needs confirmation, and there is no terminal.",
                 hint="To confirm, add --yes.",
             )
         sys.stderr.write(f"{one_line(question)} [y/N] ")

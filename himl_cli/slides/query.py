@@ -299,10 +299,12 @@ def _folder_slides(folder: SlideFolder, pattern: Pattern | None, notify: Notify)
         names = [name for name in names if name not in {*parts}]
     if made:
         notify(Notice(f"Omitting files of earlier montages and tiles: {listed([_quoted(name) for name in made])}."))
-    count = f"has {len(every):,} file{'' if len(every) == 1 else 's'}" if every else "has no files"
+    count = f"{len(every):,} file{'' if len(every) == 1 else 's'}"
     if not names and pattern is None:
         raise NotFound(
-            f"No slides in {folder.label}, which {count}{', but no slides' if every else ''}.",
+            f"No slides among the {count} in {folder.label}."
+            if every
+            else f"No slides in {folder.label}, which has no files.",
             hint="Select files with --image_glob.",
         )
     if not names and pattern is not None:
@@ -310,7 +312,8 @@ def _folder_slides(folder: SlideFolder, pattern: Pattern | None, notify: Notify)
             "The pattern is relative to the folder. For subfolders, use '**/*.tiff'. Quote it to protect it from the "
             "shell."
         )
-        raise BadUsage(f"--image_glob '{pattern.text}' matches no file in {folder.label}, which {count}.", hint=hint)
+        what = f"matches no file in {folder.label}, which has {count if every else 'no files'}."
+        raise BadUsage(f"--image_glob '{pattern.text}' {what}", hint=hint)
     bases = [basename(name) for name in names]
     ids = bases if len(set(bases)) == len(bases) else names
     return [SlideEntry(each.replace("%26", "&"), name) for each, name in zip(ids, names, strict=True)]

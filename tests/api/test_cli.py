@@ -251,7 +251,7 @@ def test_several_commands_are_a_group_and_ask(project: Path) -> None:
     assert (said(tool, "other", "--yes", "-q"), json.loads(run_script(tool, "other", "--yes", "--json").stdout)) == ("y\n", {"is": True})
     refused = run_script(tool, "other")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "error: Really? himl cannot ask this without a terminal." in refused.stderr
+    assert "error: Really? This needs confirmation, and there is no terminal." in refused.stderr
 
 
 INTERRUPTED_AT_A_QUESTION = """

@@ -44,7 +44,7 @@ def test_runs_go_with_their_files_and_nothing_else_does(himl: Himl, azure: Stage
     assert asked.stderr.splitlines()[:3] == [
         f"Run 'sweep_1' and its 2 child runs: 12 files, 48 B, in {place}.",
         "himl keeps data that the run registered as outputs. To delete it, add --outputs.",
-        "error: Delete run 'sweep_1' with its 2 trials and all their files? himl cannot ask this without a terminal.",
+        "error: Delete run 'sweep_1' with its 2 trials and all their files? This needs confirmation, and there is no terminal.",
     ]
     assert names(azure) == before
     document = himl.ok("runs", "delete", "sweep_1", "--yes", "--json").json()

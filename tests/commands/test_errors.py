@@ -58,7 +58,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["runs", "show"], 3, "No run was given, and there is no most_recent_run.txt in"),
     (["runs", "show", "train_1_aa", "--children"], 3, "No child runs: train_1_aa."),
     (["runs", "cancel", ""], 2, "RUN got an empty value."),
-    (["runs", "delete", "train_1_aa"], 2, "himl cannot ask this without a terminal."),
+    (["runs", "delete", "train_1_aa"], 2, "This needs confirmation, and there is no terminal."),
     (["runs", "logs", "train_1_aa"], 3, "Run 'train_1_aa' ended without a log."),
     (["submit", "train.py", "extra"], 2, "extra"),
     *((["runs", "list", "--workspace", NOBODY], 3, NOBODY), (["runs", "list", "--config_file", NOBODY], 3, NOBODY), (["montage", NOBODY], 3, NOBODY)),

@@ -329,8 +329,8 @@ def test_yaml_errors_and_command_lines_for_bash(himl: Himl, sources: Path, tmp_p
     for content, options, code, message in [
         ("command: [\n", (), 2, "'job.yml', line 2"),
         ("command: ls\n", ("--num_nodes", "2"), 2, "--num_nodes does not apply to a job's YAML"),
-        ("command: ls\n", ("--set", "inputs.x"), 2, "--set must be KEY=VALUE, not 'inputs.x'."),
-        ("command: ls ${{inputs.x}}\ninputs: {x: {path: 'azureml:none:1'}}\n", (), 3, "no folder 'none'"),
+        ("command: ls\n", ("--set", "inputs.x"), 2, "--set needs KEY=VALUE, not 'inputs.x'."),
+        ("command: ls ${{inputs.x}}\ninputs: {x: {path: 'azureml:none:1'}}\n", (), 3, "no dataset or folder 'none'"),
         ("command: ls\ncompute: azureml:gpu\n", (), 2, "needs an Azure ML workspace, and none is configured"),
     ]:
         (sources / "job.yml").write_text(content)

@@ -43,7 +43,7 @@ def test_a_wrong_setting_is_named_with_file_line_and_key(himl: Himl, project: Pa
         assert str(project / "himl.toml") in outcome.stderr.splitlines()[0]
         assert not (project / ".himl").exists()
     for content, complaint in [
-        ("tag = 'x'", "--tag must be KEY=VALUE"),
+        ("tag = 'x'", "--tag needs KEY=VALUE"),
         ("max_run_duration = '30'", "--max_run_duration '30' is not a duration."),
         ("processes_per_node = 1025", "--processes_per_node must be at most 1,024, not 1,025."),
     ]:

@@ -143,6 +143,12 @@ def test_script_runs_here_with_what_it_is_given(himl: Himl, project: Path) -> No
     assert wanted.items() <= job["env"].items()
     assert not {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"} & set(job["env"])
     assert Path(job["cwd"]) == Path(job["env"]["PWD"]) == project / ".himl" / "runs" / run["id"] / "code"
+    folder = himl("submit", "sub/show.py", "--python", "/usr/bin")
+    assert (folder.code, "'/usr/bin' is a folder, not a Python." in folder.stderr) == (2, True)
+    for given in ("scans", "images=scans"):
+        unknown = himl("submit", "sub/show.py", "--input", given)
+        assert (unknown.code, f"--input {given}: no dataset or folder 'scans'" in unknown.stderr) == (3, True)
+        assert f"--input {given},local=FOLDER" in unknown.stderr
     missing = himl("submit", "sub/show.py", "--python", "/nowhere/python")
     assert (missing.code, "/nowhere/python" in missing.stderr) == (2, True)
     env = seen(himl, "submit", "sub/show.py", "--env_var", "MLFLOW_TRACKING_URI=https://mlflow.example.org")["env"]

@@ -40,7 +40,7 @@ INPUT = "himl_checkpoint"
 def test_bad_input_is_one_line_a_hint_and_nothing_made(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "", "full/x": "", "lib/net.py": ""})
     for arguments, message, code in [
-        (["--input", "nowhere"], "no folder 'nowhere'", 3),
+        (["--input", "nowhere"], "--input nowhere: no dataset or folder 'nowhere'", 3),
         (["--input", "x,local=nowhere"], "'nowhere' does not exist", 3),
         (["--output", "x,local=full,overwrite=false"], "overwrite=false", 2),
         (["--output", "x,local=train.py"], "train.py' is a file", 2),
@@ -51,7 +51,9 @@ def test_bad_input_is_one_line_a_hint_and_nothing_made(himl: Himl, project: Path
         assert (outcome.code, message in outcome.stderr) == (code, True), outcome.stderr
         assert sorted(path.name for path in project.iterdir()) == ["full", "lib", "train.py"]
     for arguments, message in [
-        (["train.py", "--env_var", "=x"], "--env_var must be KEY=VALUE"),
+        (["train.py", "--env_var", "=x"], "--env_var needs KEY=VALUE, not an entry without KEY."),
+        (["train.py", "--env_var", "PATH"], "--env_var needs KEY=VALUE, not 'PATH'."),
+        (["train.py", "--env_var", "FOO"], "--env_var needs KEY=VALUE, not an entry without '='."),
         (["train.py", "--follow", "--no_wait"], "--follow and --no_wait cannot be combined"),
         (["train.py", "--cluster", "gpu"], "A job for a cluster needs an Azure ML workspace, and none is configured."),
         (["train.py", "--", "x${{ outputs.ä-b }}"], "names no"),

@@ -100,7 +100,7 @@ def test_names_of_any_bytes_are_slides(folder: Folder) -> None:
 def test_local_folders_give_paths_and_texts_or_say_what_is_wrong(folder: Folder) -> None:
     assert str(refused(folder, NotFound)) == f"No slides in folder '{folder.root}', which has no files."
     folder.lay("a.txt", "b.dat", "montage.csv")
-    assert "which has 3 files, but no slides" in str(refused(folder, NotFound))
+    assert "No slides among the 3 files in " in str(refused(folder, NotFound))
     with pytest.raises(NotFound, match=r"There is no folder '.*nowhere'\."):
         list(LocalFolder(folder.root / "nowhere").names())
     place: SlideFolder = LocalFolder(folder.root)

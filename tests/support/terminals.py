@@ -147,7 +147,7 @@ VIEWS = {
         ["submit", "train.py"],
         "epoch 1, loss 0.5",
         is_laid_out=False,
-        said=(*SAID_OF_A_JOB, "himl left out its own"),
+        said=(*SAID_OF_A_JOB, "Not in the snapshot"),
         after=("checkpoint", "fetch", RUN),
     ),
     "settings": View(["submit", "train.py", "--cluster", "gpu", "--description", LONG_LINE, "--show_settings"], "gpu"),

@@ -207,7 +207,7 @@ class _Values:
         names = [name for name in logged if is_wanted(name)]
         if runs and self._asked.metrics and not names:
             there = f" Metrics: {', '.join(logged[:8])}." if logged else ""
-            notify(Notice(f"None of {len(runs)} runs logged a metric like {' or '.join(self._asked.metrics)}.{there}"))
+            notify(Notice(f"No metric matches {' or '.join(map(repr, self._asked.metrics))}.{there}"))
         best = {}
         for name in names:
             with suppress(BadUsage, StopIteration):  # as above, or no value is finite

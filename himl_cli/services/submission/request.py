@@ -615,6 +615,9 @@ def find_python(asked: str | None, env: Mapping[str, str], own_prefix: Path) -> 
     commands = [expand_user(asked)] if asked else commands
     found = next(filter(None, (shutil.which(each, path=env.get("PATH")) for each in commands)), None)
     if found is None:
+        if asked and Path(commands[0]).is_dir():
+            hint = f"Name the program: --python {shlex.quote(f'{asked}/bin/python')}"
+            raise BadUsage(f"'{asked}' is a folder, not a Python.", hint=hint)
         raise BadUsage(
             f"There is no Python interpreter '{asked or 'python3'}'.", hint="Name one: --python /path/to/python"
         )

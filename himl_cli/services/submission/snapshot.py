@@ -323,8 +323,8 @@ def ignored_remarks(reports: Sequence[SnapshotReport]) -> list[str]:
                 "To choose the files without git, list the others in .amlignore."
             )
         if report.downloads:
-            what = f"himl left out its own downloads: {named(report.downloads)}"
-            texts.append(f"{what}. If the job needs them, add --input, or copy them.")
+            what = f"Not in the snapshot: {named(report.downloads)} (downloaded by himl)"
+            texts.append(f"{what}. Does the job need them? Use --input, or copy them.")
     return texts
 
 

@@ -334,10 +334,11 @@ def _input_folder(item: DataSpec, default: Path) -> Path:
                     hint=f"Configure the workspace, or name a local folder: --input {item.key}=NAME,local=FOLDER",
                 )
             local = item.name if Path(item.name).exists() else "FOLDER"
+            named = item.name if re.fullmatch(r"INPUT_\d+", item.key) else f"{item.key}={item.name}"
             raise NotFound(
-                f"Input '{item.key}': no folder '{item.name}' in the local datastore '{folder.parent}'.",
+                f"--input {named}: no dataset or folder '{item.name}' in the local datastore '{folder.parent}'.",
                 hint=f"Upload the data ('himl datastore upload {local} {item.name}'), or name a local folder: --input "
-                f"{item.key}={item.name},local={local}",
+                f"{named},local={local}",
             )
     return folder
 
