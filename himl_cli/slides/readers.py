@@ -238,10 +238,11 @@ class MaskRule:
         JPEG surrounds an area with a halo, so that a mask that uses the range of its 8 bits has one label. The halo is
         background, unless a threshold was requested. Floats up to 1 that are not integers are shares.
         """
-        top = float(np.nan_to_num(values).max(initial=0))
+        values = np.nan_to_num(values)
+        top = float(values.max(initial=0))
         if is_jpeg and top >= HALF:
             return replace(self, threshold=HALF - 1 if self.threshold is None else self.threshold, scale=1 / 255)
-        is_share = values.dtype.kind == "f" and top <= 1 and bool((values % 1 != 0).any())
+        is_share = top <= 1 and bool((values % 1 != 0).any())
         return replace(self, scale=255.0) if is_share else self
 
 

@@ -330,9 +330,9 @@ class TilesResult:
         count = len(self.troubled)
         if not count:
             return None
-        what = "One slide has" if count == 1 else f"{count:,} slides have"
+        what = "One slide failed or has" if count == 1 else f"{count:,} slides failed or have"
         return SlidesFailed(
-            f"{what} few tiles or none, and --strict allows no failure.",
+            f"{what} few tiles, and --strict allows no failure.",
             hint=f"{self.record.name} lists them with the reasons. The tiles of the others are complete.",
         )
 

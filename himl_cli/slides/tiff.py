@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 
@@ -43,7 +44,6 @@ AT_ONCE = 8 << 20  # bytes of a row of consecutive tiles to read in one request
 # If a row has more tiles than this, several threads decode them. Such slides are few, so that other threads are idle.
 MANY, THREADS = 64, 4
 MOST_PAGES, MOST_TAGS = 1000, 1000
-MOST_INSPECTED = 1 << 26  # pixels of a mask that are decoded to find the range of its values
 REDUCED, MASK = 1, 4  # bits of the tag NewSubfileType
 
 JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose decoder converts YCbCr to RGB
@@ -92,11 +92,13 @@ class TiffSlide:
 
     def _read_range(self) -> None:
         """Adapt the rule of a mask (JPEG, floats) to the values of the coarsest level, which is decoded whole."""
-        page, (width, height) = self._pages[-1], self.levels[-1]
+        page, number = self._pages[-1], len(self._pages) - 1
         is_jpeg = int(page.compression) in JPEG
-        is_adapted = (is_jpeg or int(page.sampleformat) == FLOAT) and width * height <= MOST_INSPECTED
-        if self.mask_rule is not None and is_adapted:
-            self.mask_rule = self.mask_rule.of_file(page.asarray(), is_jpeg=is_jpeg)
+        if self.mask_rule is not None and (is_jpeg or int(page.sampleformat) == FLOAT):
+            parts = map(np.nan_to_num, Level(page, number, mask=self.mask_rule).segments())
+            # The greatest value of each segment, and one that is no integer
+            found = [[part.max(initial=0), *part[part % 1 != 0][:1]] for part in parts]
+            self.mask_rule = self.mask_rule.of_file(np.array([0.0, *chain(*found)]), is_jpeg=is_jpeg)
 
     def _remarks(self) -> list[str]:
         """What himl chose for the image, after choosing its range of values by a sample of the coarsest level."""
@@ -360,12 +362,18 @@ class Level:
         return self._of_tiles(band_bytes, mapping) if self.across > 1 else _joined(self._of_whole_rows())
 
     def sample(self) -> NDArray[np.generic]:
-        """Values of SAMPLED segments, spread evenly, or of all, without alpha. Raises SlideUnreadable."""
+        """Some values of SAMPLED segments, spread evenly, or of all, without alpha. Raises SlideUnreadable."""
+        found = self.segments(-(-self.across * self.down // SAMPLED))
+        return np.concatenate([each.ravel()[::SAMPLE_STEP] for each in found])
+
+    def segments(self, step: int = 1) -> Iterator[NDArray[np.generic]]:
+        """Yield the values of every *step*-th segment that is stored, without alpha. Raises SlideUnreadable."""
         self._check_size()
-        count = self.across * self.down
-        found = (self._samples(number, self._decoded) for number in range(0, count, -(-count // SAMPLED)))
         colours = SAMPLES_OF[int(self._page.photometric)]
-        return np.concatenate([each[..., :colours].ravel()[::SAMPLE_STEP] for each in found if each is not None])
+        for number in range(0, self.across * self.down, step):
+            samples = self._samples(number, self._decoded)
+            if samples is not None:
+                yield samples[..., :colours]
 
     def _of_tiles(self, band_bytes: int, mapping: Mapping) -> Iterator[NDArray[np.uint8]]:
         width, height = self._size

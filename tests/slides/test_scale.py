@@ -84,6 +84,8 @@ def test_scales_come_from_the_csv_the_file_or_the_user(tmp_path: Path) -> None:
     assert found("cm.tiff", {"mpp": " "}, 1) == (0.25, 0.25, "tiff")
     assert found("none.tiff", {"microns_per_pixel": "0.46"}, 1) == (0.46, 0.46, "csv")
     assert found("dpi.tiff", {}, 0.4) == (0.4, 0.4, "assumed")
+    both = found("cm.tiff", {"mpp": "0.5", "microns_per_pixel": "0.25"})
+    assert both == "mpp '0.5 and 0.25' in the CSV is not a number from 0.01 to 20"
     for text in ("0", "-1", "nan", "inf", "40x", "250"):
         assert found("cm.tiff", {"mpp": text}, 0.5) == f"mpp '{text}' in the CSV is not a number from 0.01 to 20"
 

@@ -155,6 +155,7 @@ def test_masks_of_every_kind_select_the_same_tiles(tmp_path: Path) -> None:
         **{kind: labels.astype(kind) for kind in ("u2", "i1", "i2", "i4", "u4", "f8")},
         "negative": np.where(labels, labels.astype(np.int16), -1),
         "shares": np.where(labels, 0.7, 0).astype(np.float32),
+        "unknown": np.where(labels, labels, np.nan).astype(np.float16),
         "large": np.where(labels, labels.astype(np.uint32) * 256, 0),
         "red": red,
         "wide red": red.astype(np.uint16),
