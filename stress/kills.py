@@ -24,7 +24,7 @@ from himl_cli.workspaces.local.code_store import CodeStore
 from stress.faults import Attempt, Download, Stock, Submit, Upload
 from stress.killed import ALL, GROUP, HIML, NEXT_LIMIT, SHIM, SUPERVISOR, Killed, count_temporary
 from stress.records import Case, Result
-from stress.runs import AtOnce, Attached, Collected, Deleted
+from stress.runs import AtOnce, Attached, Collected, CollectedAtOnce, Deleted, Staged
 from stress.slides import Tiles
 from stress.world import LOG_METRIC, Ended, Verdict, World, differences, drawn_until_met, judge, judge_again
 from tests.support.folders import files_with
@@ -267,6 +267,7 @@ def wrong_metrics(found: Sequence[tuple[str, int, float]], *, is_whole: bool) ->
 
 
 A_CELL, A_RUN_CELL = 50, 12
+A_CODE_CELL = 34  # of the commands that store, stage and delete code
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 BEYOND = 1.1  # signals come up to so many times the usual duration after the start
 TWICE, WITHIN = 0.1, 0.5  # share of cases with a second signal, and the seconds within which that comes
@@ -280,7 +281,8 @@ GONE, JOB_GONE = 5.0, 30.0  # seconds after which nothing of a command may be th
 _OURS = re.compile(r"himl_cli/(?!__main__\.py|__init__\.py)")
 
 
-ON_RUNS: Mapping[str, Callable[[World, random.Random], Killed]] = {"attach": Attached, "delete": Deleted, "gc": Collected, "at_once": AtOnce}
+ON_RUNS: Mapping[str, Callable[[World, random.Random], Killed]] = {"attach": Attached, "delete": Deleted, "at_once": AtOnce}
+ON_CODE: Mapping[str, Callable[[World, random.Random], Killed]] = {"gc": Collected, "gc_at_once": CollectedAtOnce, "staging": Staged}
 COMMANDS: Mapping[str, Callable[[World, random.Random], Killed]] = {
     "local": Here,
     "notify": Notified,
@@ -289,12 +291,14 @@ COMMANDS: Mapping[str, Callable[[World, random.Random], Killed]] = {
     "upload": partial(Moving, Upload),
     "download": partial(Moving, Download),
     **ON_RUNS,
+    **ON_CODE,
 }
 MOVING = frozenset({"submit", "upload", "download"})  # which begin with a cache or without
 
 
 def kill_cases() -> list[Case]:
-    cells = [(command, number, at) for command in COMMANDS for number in SIGNALS for at in range(A_RUN_CELL if command in ON_RUNS else A_CELL)]
+    counts = dict.fromkeys(COMMANDS, A_CELL) | dict.fromkeys(ON_RUNS, A_RUN_CELL) | dict.fromkeys(ON_CODE, A_CODE_CELL)
+    cells = [(command, number, at) for command, count in counts.items() for number in SIGNALS for at in range(count)]
     return [Case(f"kills/{command}/{number.name}/{at:02d}", partial(_run, command, number)) for command, number, at in cells]
 
 

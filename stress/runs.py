@@ -11,13 +11,14 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.runs import ARCHIVED
 from himl_cli.workspaces.local.code_store import CodeStore
-from stress.killed import NEXT_LIMIT, Killed
+from stress.killed import ALL, GROUP, HIML, NEXT_LIMIT, SHIM, SUPERVISOR, Killed
 from stress.world import Ended, World, differences
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.folders import contents
@@ -27,7 +28,7 @@ from tests.support.runs import RecordedRuns
 
 DOOMED, KEPT, CHILDREN, FILES, VALUES = 8, 4, 2, 200, 50
 STORED, LEFT = 3, 2  # runs with stored code, and how many of them have copies again
-NOT_FOUND = 3
+NOT_FOUND, IN_USE = 3, 2
 ROWS = "SELECT run, count(*) FROM {} GROUP BY run"
 TABLES = ("tags", "parameters", "metrics")
 STARTS_WITHIN = 0.2  # seconds between the first and the last of the commands at once
@@ -122,7 +123,7 @@ class Deleted(OnRuns):
 class Collected(Killed):
     """`himl gc` that stores the code of runs whose copies were left, and deletes code of a deleted run. No run may lose a file."""
 
-    arguments = ("gc", "--yes")
+    arguments: Sequence[str] = ("gc", "--yes")
 
     def __init__(self, world: World, dice: random.Random) -> None:
         super().__init__(world, dice)
@@ -167,6 +168,69 @@ def _store(world: World) -> Path:
     return folder
 
 
+class CollectedAtOnce(Collected):
+    """Two `himl gc` at once, which may end with the word that another process uses the store."""
+
+    codes = frozenset({IN_USE})
+
+    def __init__(self, world: World, dice: random.Random) -> None:
+        super().__init__(world, dice)
+        self._other = start_after(dice.uniform(0, STARTS_WITHIN), self.arguments, world, self.env)
+
+    def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
+        _, stderr = self._other.communicate(timeout=NEXT_LIMIT)
+        wrong = [] if self._other.returncode in (0, IN_USE) else [f"the other one ended with {self._other.returncode}: {stderr[-200:]}"]
+        return wrong + super().first(replace(ended, code=ended.code or self._other.returncode))
+
+    def close(self) -> None:
+        self._other.kill()
+        self._other.communicate()
+
+
+class Staged(Collected):
+    """A submission of a project with stored code, or of a stored run again: it copies code for the job, and stores it at the end."""
+
+    victims = (HIML, GROUP, SUPERVISOR, SHIM, ALL)
+    overlaps = True
+
+    def __init__(self, world: World, dice: random.Random) -> None:
+        super().__init__(world, dice)
+        self._project = {path.name: path.read_bytes() for path in world.project.glob("*.py")}
+        self._source = dice.choice(["", *sorted(self._wanted)])
+        self.arguments = ("submit", "--from", self._source) if self._source else ("submit", "train.py")
+        self._is_stored = 0
+
+    def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
+        wrong = super().first(replace(ended, code=1))  # the copies of earlier runs stay
+        listed = self.world.himl("runs", "list", "--num_runs", "all", "--json", cwd=self.world.project, env=self.env)
+        if listed.code != 0:
+            return [*wrong, f"'himl runs list' ends with {listed.code}: {listed.stderr[-200:]}"]
+        new = [run for run in listed.json() if run["id"] not in self._wanted]
+        wanted = self._wanted[self._source] if self._source else self._project
+        for run in (run for run in new if run["status"] == "Completed"):
+            code = self._store.folder.parent / "runs" / run["id"] / "code"
+            try:
+                found = {name: path.read_bytes() for name, path in self._store.paths(code, None, run["id"]).items()}
+            except DiskFailed as err:
+                wrong.append(str(err))
+            else:
+                wrong += differences(wanted, found, is_done=True)
+                self._is_stored += not contents(code)
+        return wrong
+
+    then = first
+
+    def facts(self) -> Mapping[str, Any]:
+        return {"from": bool(self._source), "stored": self._is_stored}
+
+
+def start_after(seconds: float, arguments: Sequence[str], world: World, env: Mapping[str, str]) -> subprocess.Popen[str]:
+    """`himl` with *arguments* in the project, in some *seconds*."""
+    command = ["sh", "-c", f'sleep {seconds:.3f}; exec "$0" "$@"', str(PROGRAM), *arguments]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=world.project, env=env, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+
+
 class AtOnce(OnRuns):
     """Deletions, a tag, an archival and a submission at once. One of them, but not the submission, may be killed."""
 
@@ -185,12 +249,9 @@ class AtOnce(OnRuns):
         self._one = dice.choice(sorted(commands))
         self.arguments = commands.pop(self._one)
         others = {**commands, "submit": ("submit", "train.py", "-w", "local")}
-        self._others = {name: self._start(arguments, dice.uniform(0, STARTS_WITHIN)) for name, arguments in others.items() if dice.random() < 0.8}
-
-    def _start(self, arguments: Sequence[str], after: float) -> subprocess.Popen[str]:
-        command = ["sh", "-c", f'sleep {after:.3f}; exec "$0" "$@"', str(PROGRAM), *arguments]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=self.world.project, env=self.env, text=True, **pipes)  # type: ignore[call-overload, no-any-return]
+        self._others = {
+            name: start_after(dice.uniform(0, STARTS_WITHIN), arguments, world, self.env) for name, arguments in others.items() if dice.random() < 0.8
+        }
 
     def first(self, ended: Ended, beside: Ended | None = None) -> list[str]:
         ends = {self._one: ended}
