@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import itertools
 import math
 import os
 import random
@@ -217,6 +218,39 @@ def test_work_of_sqlite_grows_with_the_runs_that_are_listed_or_not_at_all(databa
     assert {name for name, (few, many) in work.items() if many > 20 * few} == set()
     few, many = work["newest"]
     assert many < 2 * few
+
+
+def test_work_of_sqlite_grows_no_faster_than_the_points(database: Database) -> None:
+    """Counts steps of SQLite's virtual machine: for twice as many points, as many for a new point, for the last ones and
+    for those that a mirror has not sent, and otherwise at most twice as many. A metric without steps is no exception.
+    """
+    metrics, steps, added = MetricStore(database), list[int](), itertools.count()
+
+    def log() -> None:
+        number = next(added)
+        metrics.log("r", [("loss", 0.5, number, number), ("same step", 0.5, 0, number)])
+
+    def send() -> None:
+        place = database.rows("SELECT last FROM places")[0][0] - 10
+        assert sum(len(entry.rows) for entry in metrics.logged_after("r", place)[0]) == 10
+
+    same: dict[str, Callable[[], object]] = {"log": log, "send": send, "last": lambda: last_points(database, ["r"], "loss".__eq__)}
+    more: dict[str, Callable[[], object]] = {
+        "read": lambda: metrics.metrics(["r"]),
+        "count": lambda: metrics.counts(["r"]),
+        "follow": lambda: metrics.values_after("loss", {"r": 0}),
+    }
+    with database.writing() as connection:
+        connection.set_progress_handler(lambda: steps.append(1), 10)
+    work = {name: list[int]() for name in (*same, *more)}
+    for _ in range(2):
+        for _ in range(1000):
+            log()
+        for name, look in [*same.items(), *more.items()]:
+            steps.clear()
+            look()
+            work[name].append(len(steps))
+    assert {name: counts for name, counts in work.items() if counts[1] > (1.2 if name in same else 2.1) * counts[0] + 3} == {}
 
 
 def test_a_wrong_id_is_compared_with_a_limited_number_of_runs(database: Database) -> None:

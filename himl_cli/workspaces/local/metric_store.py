@@ -50,8 +50,9 @@ FIXED = (
 # The points of a run after a place, in the order logged. They are the last ones of their series, unless one came late
 LOGGED_AFTER = (
     "SELECT place, name, value, step, time FROM series JOIN points ON series = id WHERE run = ?1 AND place > ?2 AND "
-    f"step >= CASE WHEN late > ?2 THEN {-(2**63)} ELSE COALESCE((SELECT step FROM points WHERE series = id AND place "
-    f"<= ?2 ORDER BY step DESC, time DESC, place DESC LIMIT 1), {-(2**63)}) END ORDER BY place LIMIT ?3"
+    "(step, time) >= (SELECT * FROM (SELECT step, time FROM points WHERE series = id AND place <= ?2 AND late <= ?2 "
+    f"ORDER BY step DESC, time DESC, place DESC LIMIT 1) UNION ALL SELECT {-(2**63)}, {-(2**63)} ORDER BY 1 DESC "
+    "LIMIT 1) ORDER BY place LIMIT ?3"
 )
 FORGET_EARLIER = "DELETE FROM earlier_parameters WHERE run = ? AND name = ?"
 
