@@ -19,6 +19,7 @@ import typer
 
 from himl_cli.commands.groups import HIML_OLD_NAMES, PANEL_ORDER, HimlGroup, command, group, panel_of
 from himl_cli.commands.options import AskingOptions, environment_variable
+from himl_cli.commands.parameters import help_record
 from himl_cli.commands.table import COMMANDS, CommandBroken, guests
 from himl_cli.core.command_shape import CommandShape, ParameterShape
 from himl_cli.core.errors import BadUsage, NeedsYes
@@ -117,7 +118,7 @@ def app_shape(command: Any, name: str = "himl", parent: Any = None, summary: str
     if summary.endswith("..."):  # Typer shortened it
         summary = command.get_short_help_str(limit=len(text))
     has_variables, ctx.auto_envvar_prefix = ctx.auto_envvar_prefix is not None, None
-    shown = [(each, record) for each in command.get_params(ctx) if (record := each.get_help_record(ctx)) is not None]
+    shown = [(each, record) for each in command.get_params(ctx) if (record := help_record(each)) is not None]
     options = [
         _option_shape(each, ctx, record[1], panel_of(each, command), has_variables and each in command.params)
         for each, record in shown
@@ -137,7 +138,7 @@ def app_shape(command: Any, name: str = "himl", parent: Any = None, summary: str
         examples=[line.strip() for line in examples.splitlines()],
         options=sorted(options, key=lambda option: PANEL_ORDER.get(option.panel, 1)),
         arguments=[
-            ParameterShape(each.make_metavar(ctx=ctx), each.help or "", each.nargs == -1)
+            ParameterShape(each.metavar or each.name, each.help or "", each.nargs == -1)
             for each, _ in shown
             if each.param_type_name == "argument"
         ],
@@ -153,7 +154,7 @@ def _option_shape(option: Any, ctx: Any, help_text: str, panel: str, has_variabl
     return ParameterShape(
         names=names,
         old_names=tuple(f"--{old}" for old, today in HIML_OLD_NAMES.items() if f"--{today}" in names),
-        metavar=option.make_metavar(ctx=ctx) if takes_value else "",
+        metavar=(option.metavar or "VALUE") if takes_value else "",
         help=found["help"] if found else help_text,
         panel=panel,
         takes_value=takes_value,

@@ -21,6 +21,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from himl_cli.commands.options import SHARED, bundled
 from himl_cli.commands.other_tools import NO_COMMANDS, NO_OPTIONS, NOUNS, OTHER_COMMANDS, OTHER_OPTIONS, fill, spelled
+from himl_cli.commands.parameters import convert_without_pydantic, help_record, usage_of
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.redaction import mask_line
 from himl_cli.core.text import did_you_mean
@@ -107,16 +108,24 @@ def parameter_sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]
     parameters without a panel. Without those that the program's help explains."""
     sections: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(ctx):
-        record = parameter.get_help_record(ctx)
+        record = help_record(parameter)
         if record is not None and not (ctx.parent and has_manual(ctx) and is_shared(parameter)):
-            if parameter.param_type_name == "argument":  # the usage line shows which ones are required
-                record = parameter.metavar, parameter.help
             sections.setdefault(panel_of(parameter, command), []).append(record)
     return dict(sorted(sections.items(), key=lambda section: PANEL_ORDER.get(section[0], 1)))
 
 
-class _RaisesReaderGone:
-    """A command or group whose help handles a closed pipe like its results do. Typer would exit with code 1."""
+class _Base:
+    """A command or group that converts values without pydantic, and whose help handles a closed pipe like its results
+    do. Typer would exit with code 1."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        convert_without_pydantic(self.params)  # type: ignore[attr-defined]  # of the sibling base class
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)  # type: ignore[misc]
+        convert_without_pydantic(filter(None, [option]))
+        return option
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
         with noticing_gone_reader():
@@ -148,7 +157,7 @@ def usage_message(failure: Any) -> str:
     return str(message)
 
 
-class HimlCommand(_RaisesReaderGone, TyperCommand):
+class HimlCommand(_Base, TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             has_values = any("=" in word for word in args)
@@ -165,7 +174,8 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
             raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+        arguments = (usage_of(each) for each in self.get_params(ctx) if each.param_type_name == "argument")
+        return ["[OPTIONS]", *arguments]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         write_sections(formatter, parameter_sections(self, ctx))
@@ -276,7 +286,7 @@ class HimlCommand(_RaisesReaderGone, TyperCommand):
         return mask_line(f"{what}: {ctx.command_path} {shlex.join(words)}".strip())
 
 
-class HimlGroup(_RaisesReaderGone, TyperGroup):
+class HimlGroup(_Base, TyperGroup):
     """A command with subcommands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

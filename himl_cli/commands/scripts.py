@@ -10,7 +10,6 @@ import re
 import shlex
 from collections import ChainMap, deque
 from collections.abc import Mapping, Sequence
-from copy import copy
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -47,6 +46,7 @@ from himl_cli.commands.other_tools import (
     spelled,
     starts_script,
 )
+from himl_cli.commands.parameters import converted, kind_of, split_variable_with
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.text import NEAR_OPTION, did_you_mean, named, quoted_choice
 
@@ -82,8 +82,7 @@ class ScriptCommand(HimlCommand):
             check_variables(self, os.environ)
             for each in _options(self).values():
                 if each.multiple:  # a variable has one value per line
-                    each.type = copy(each.type)
-                    each.type.split_envvar_value = lambda text: [line for line in text.splitlines() if line.strip()]
+                    split_variable_with(each, lambda text: [line for line in text.splitlines() if line.strip()])
             settings = submit_settings(self, Path.cwd())
             extra["default_map"] = {name: value for name, (value, _) in settings.items()}
         extra.setdefault("auto_envvar_prefix", VARIABLE_PREFIX.rstrip("_"))
@@ -430,7 +429,7 @@ def check_variables(command: Any, environ: Mapping[str, str]) -> None:
         text, option = environ[name], known.get(name)
         if option is not None and not option.multiple:
             try:
-                option.type.convert(text, option, None)
+                converted(option, text)
             except typer.TyperException as err:
                 complaint = "must be true or false" if option.is_flag else getattr(err, "message", str(err)).rstrip(".")
                 raise BadUsage(f"The variable {name} cannot be '{text}': {complaint}.") from err
@@ -452,14 +451,14 @@ def _typed(option: Any, setting: FileSetting) -> Any:
         value = _list_of(setting)
     elif isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise setting.wrong(f"must be one value, not {value!r}.")
-    elif isinstance(value, str) and option.type.name.startswith(("int", "float")):
+    elif isinstance(value, str) and kind_of(option) in (int, float):
         raise setting.wrong(f"must be a number, not {value!r}.", hint=f"Write it without quotes: {setting.key} = 4")
-    elif option.type.name == "str" and not isinstance(value, str):
+    elif kind_of(option) is str and not isinstance(value, str):
         raise setting.wrong(f"must be text, not {value!r}.", hint=f'Write it in quotes: {setting.key} = "{value}"')
     else:
         value = str(value)
     try:
-        option.type_cast_value(None, value)
+        converted(option, value)
     except typer.TyperException as err:
         raise setting.wrong(f"cannot be {setting.value!r}: {getattr(err, 'message', err)}") from err
     return value

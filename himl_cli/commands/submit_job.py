@@ -4,6 +4,7 @@ a cluster."""
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
@@ -19,6 +20,7 @@ from himl_cli.commands.session import For, Session, lazy_workspace, open_session
 from himl_cli.commands.submit_options import SubmitOptions
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, NotFound, WorkspaceNotFound
 from himl_cli.core.events import Notify
+from himl_cli.core.files import WORKSPACE_FOLDER, is_same_place
 from himl_cli.core.jobs import HERE, JobSpec, is_job_file
 from himl_cli.core.redaction import is_address, shown
 from himl_cli.core.runs import Run, RunSelection, queued_in
@@ -176,11 +178,21 @@ def submit_script(call: Submission) -> Run | None:
     job = call.prepared()
     with open_session(call.workspace_opts, call.output_opts, For.clusters if request.on_azure else For.jobs) as session:
         print_prepared(session.output, job.remarks, job.report)
+        if call.workspace_opts.workspace is None:
+            _print_other_workspace(session, job.spec)
         job = _with_data(call, session, job)
         start = partial(submit_prepared, session.jobs, job)
         if is_sent:
             return _run_sent(call, session, start, waits, job.spec)
         return _run_here(session, start, waits, job.spec)
+
+
+def _print_other_workspace(session: Session, spec: JobSpec) -> None:
+    """Print a notice if the local workspace is not the one in the folder of the script's project."""
+    own, used = spec.snapshot.root / WORKSPACE_FOLDER, session.workspace
+    if isinstance(used, FolderWorkspace) and own.is_dir() and not is_same_place(own, used.folder):
+        path = shlex.quote(os.path.relpath(own, session.cwd))
+        session.output.notice(f"himl records this run in {used.label}. For the script's project: --workspace {path}")
 
 
 def submit_file(call: Submission) -> Run | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,8 @@ def shown_value(name: str, value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
+    if isinstance(value, Enum):  # as Typer 0.29 gives it
+        value = value.value
     if isinstance(value, (list, tuple)):
         return ", ".join(mask_line(each) if is_command_line else mask_arguments([each])[0] for each in map(str, value))
     # ssh_key is the name of a file, although it sounds like a secret

@@ -328,3 +328,10 @@ def test_checkpoint_in_the_workspace_is_read_where_it_lies(himl: Himl, azure: St
     assert "outputs/checkpoints/last.pt" in command
     assert len(stage.log.find(r"^PUT .*himl_checkpoints", lambda seen: "comp=list" not in seen.query)) == 1
     assert [azure.get_blob("workspaceblobstore", name) for name in azure.blob_names("workspaceblobstore", "himl_checkpoints/")] == [WEIGHTS]
+
+
+def test_workspace_that_is_not_the_project_s_own_is_said(himl: Himl, project: Path) -> None:
+    write_files(project, {"ws/pyproject.toml": "", "ws/train.py": ""})
+    himl.ok("init", "--local", cwd=project / "ws")
+    assert "For the script's project: --workspace ws/.himl" in himl.ok("submit", "ws/train.py").stderr
+    assert "script's project" not in himl.ok("submit", "ws/train.py", "--workspace", "ws/.himl").stderr
