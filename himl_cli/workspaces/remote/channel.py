@@ -4,7 +4,7 @@ A frame is its kind (one byte), the length of its body (four bytes, big-endian) 
 the bytes of files. A channel carries one call at a time: a call, then pages, data and warnings, then the result or
 an error. Several calls at once use several channels, which OpenSSH carries over one connection. The pipes stop a sender
 whose receiver is slow. The other end is not trusted: its results must have the types of the protocols in
-`workspaces/base.py`.
+`workspaces/base.py`. Frames and calls share little code, and stay together because both ends must agree on both.
 """
 
 from __future__ import annotations
