@@ -24,7 +24,7 @@ from himl_cli.core.text import non_blank, read_text
 
 if TYPE_CHECKING:
     from himl_cli.core.events import Notify
-    from himl_cli.slides.archive import SlideArchive
+    from himl_cli.slides.slide_archive import SlideArchive
 
 app = group("Upload annotations of slides to a Digital Slide Archive, and list its contents.")
 
@@ -82,7 +82,7 @@ def upload(
     from himl_cli.core.runs import RunSelection
     from himl_cli.services.runs.lookup import find_runs, parse_reference
     from himl_cli.slides.annotations import TileOptions, read_documents, run_file
-    from himl_cli.slides.archive import incomplete, upload_documents
+    from himl_cli.slides.slide_archive import incomplete, upload_documents
     from himl_cli.slides.slide_views import print_annotations
     from himl_cli.workspaces.resolve import open_runs
 
@@ -156,8 +156,8 @@ def list_archive(
 
 @contextmanager
 def _open_archive(url: str | None, notify: Notify) -> Iterator[SlideArchive]:
-    from himl_cli.slides.archive import SlideArchive
     from himl_cli.slides.girder import GirderClient
+    from himl_cli.slides.slide_archive import SlideArchive
 
     address = url or os.environ.get("DSA_URL", "")
     if not address:
