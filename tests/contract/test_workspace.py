@@ -289,6 +289,7 @@ def test_runs_are_exported_and_imported(workspace: Workspace, tmp_path: Path) ->
     crate = json.loads((tmp_path / "folder" / "ro-crate-metadata.json").read_text())
     entities = {each["@id"]: each for each in crate["@graph"]}
     assert entities["ro-crate-metadata.json"]["conformsTo"] == {"@id": "https://w3id.org/ro/crate/1.1"}
+    assert not [one for one in crate["@graph"] for value in one.values() if isinstance(value, list) and len(value) == 1], "no array for one reference"
     for part in entities["./"]["hasPart"]:
         content = (tmp_path / "folder" / part["@id"]).read_bytes()
         assert hashlib.sha256(content).hexdigest() == entities[part["@id"]]["sha256"]

@@ -149,16 +149,22 @@ def _crate(runs: Sequence[Run], files: Mapping[str, Mapping[str, Any]]) -> dict[
             "name": run.display_name or run.id,
         }
         action |= {"description": run.command, "startTime": run.started and utc_text(run.started)}
-        action |= {"endTime": run.ended and utc_text(run.ended), "result": [{"@id": name} for name in own]}
+        action |= {"endTime": run.ended and utc_text(run.ended), "result": _references(own)}
         actions.append(action | {"actionStatus": f"http://schema.org/{_STATES[run.status]}ActionStatus"})
     about = f"Runs of machine learning: {', '.join(run.id for run in runs)}"
     root: dict[str, Any] = {"@id": "./", "@type": "Dataset", "name": "Runs of himl", "description": about}
     root |= {"datePublished": utc_text(datetime.now(timezone.utc)), "license": "Not stated."}
-    root |= {"hasPart": [{"@id": each["@id"]} for each in parts]}
-    root |= {"mentions": [{"@id": each["@id"]} for each in actions]}
+    root |= {"hasPart": _references([each["@id"] for each in parts])}
+    root |= {"mentions": _references([each["@id"] for each in actions])}
     version = "https://w3id.org/ro/crate/1.1"
     descriptor = {"@id": CRATE, "@type": "CreativeWork", "conformsTo": {"@id": version}, "about": {"@id": "./"}}
     return {"@context": f"{version}/context", "@graph": [descriptor, root, *parts, *actions]}
+
+
+def _references(ids: Sequence[str]) -> Any:
+    """References to entities: a single one is no array (RO-Crate 1.1, appendix on JSON-LD)."""
+    found = [{"@id": each} for each in ids]
+    return found[0] if len(found) == 1 else found
 
 
 def import_runs(workspace: FolderWorkspace, source: Path) -> list[Run]:
