@@ -28,7 +28,7 @@ from tests.azureml_double.seeding import add_sweep
 from tests.support.runs import RecordedRuns
 
 LATENCY = 0.2
-SETTLED, MEASURED = 12.0, 20.0
+SETTLED, MEASURED = 16.0, 20.0
 """Seconds until a waiting command is measured, after the first sample of its job's resources, and while it is."""
 HOUR = 3600.0
 RUNS, POINTS = 10, 1_900

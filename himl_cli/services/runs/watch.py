@@ -108,7 +108,7 @@ class _Looks:
         # Trials that had already ended when their values were read.
         self._settled: set[str] = set()
         self._log: _LogTail | None = None
-        self._homes: dict[str, Workspace] = {}
+        self._homes: dict[str, FolderWorkspace | None] = {}
         self._folders: list[int] = []
         self._take(watched.runs)
 
@@ -121,10 +121,11 @@ class _Looks:
         waiting = [run.id for run in self._watched.runs if not run.status.is_final][:FOLDERS_PER_SECOND]
         for run_id in waiting:
             if run_id not in self._homes:
-                self._homes[run_id] = self._workspace.home_of(run_id)
+                home = self._workspace.home_of(run_id)
+                self._homes[run_id] = home if isinstance(home, FolderWorkspace) else None
         homes = ((run_id, self._homes[run_id]) for run_id in waiting)
         before = self._folders
-        self._folders = [each.folder_changed(run_id) for run_id, each in homes if isinstance(each, FolderWorkspace)]
+        self._folders = [each.folder_changed(run_id) for run_id, each in homes if each is not None]
         return before != self._folders
 
     def of_round(self, number: int) -> Iterator[Callable[[], bool]]:
