@@ -98,7 +98,7 @@ OTHER_OPTIONS: Mapping[str, Sequence[str]] = {
     "--cv": ("--crossval",),
     "--seeds": ("--different_seeds",),
     "--num_seeds": ("--different_seeds",),
-    "--parallel": ("--max_concurrent",),
+    "--workers": ("--max_concurrent",),  # also --parallel, by its name in himl
     "--max_parallel": ("--max_concurrent",),
     "--jobs": ("--max_concurrent",),
     "-j": ("--max_concurrent",),
