@@ -39,7 +39,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '-m=', 'Run a module, like python -m',
                 '--command=', 'Run a command line in place of TARGET',
                 '+--set=', 'Change KEY in a job''s YAML, such as inputs.lr=0.1',
-                '--cluster=choice:local', 'local (default), Azure ML compute, slurm:PARTITION',
+                '--cluster=choice:local', 'local (default), Azure ML compute, slurm:PARTITION, ssh:HOST',
                 '--follow|-f', 'Wait and print the log (always for local jobs)',
                 '--wait|--no_wait|-d', 'Wait for the end (default: for local jobs)',
                 '--experiment=experiments', 'Experiment (default: HIML_EXPERIMENT_NAME, else the script''s name)',

@@ -5,19 +5,22 @@ Functions import services, because help loads this module.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from himl_cli.core.errors import HimlError, Interrupted
+from himl_cli.core.errors import BadUsage, HimlError, Interrupted
+from himl_cli.workspaces.remote.address import is_remote
 
 if TYPE_CHECKING:
     from himl_cli.commands.options import OutputOptions, WorkspaceOptions
     from himl_cli.core.events import Notify
     from himl_cli.render.output import Output
-    from himl_cli.workspaces.base import JobRunner, Workspace
+    from himl_cli.workspaces.base import JobRunner, JobTaker, Workspace
 
 Opened = TypeVar("Opened", bound="Workspace | None")
 
@@ -35,12 +38,22 @@ class Session(NamedTuple):
     cwd: Path
 
     @property
-    def jobs(self) -> JobRunner:
+    def taker(self) -> JobTaker:
         """The workspace, if it can run jobs. Raises HimlError otherwise."""
+        from himl_cli.workspaces.base import JobTaker
+
+        if not isinstance(self.workspace, JobTaker):
+            raise HimlError(f"{self.workspace.label} cannot run jobs.")
+        return self.workspace
+
+    @property
+    def jobs(self) -> JobRunner:
+        """The workspace, if it can run jobs and pipelines. Raises BadUsage otherwise."""
         from himl_cli.workspaces.base import JobRunner
 
         if not isinstance(self.workspace, JobRunner):
-            raise HimlError(f"{self.workspace.label} cannot run jobs.")
+            hint = "Submit a script, a module or a --command there, or use the machine itself."
+            raise BadUsage(f"{self.workspace.label} runs no pipelines and no jobs of files.", hint=hint)
         return self.workspace
 
 
@@ -56,7 +69,7 @@ def open_session(
     from himl_cli.workspaces.resolve import local_folder, open_for_jobs, open_runs, open_workspace
 
     cwd, names = Path.cwd(), workspace_opts.names
-    with output_session(output_opts) as (output, notify):
+    with output_session(output_opts) as (output, notify), _hints_that_name(workspace_opts.workspace, output):
         if need in (For.jobs, For.clusters):
             workspace = open_for_jobs(*names, start=cwd, on_azure=need is For.clusters)
         else:
@@ -70,6 +83,24 @@ def open_session(
 
                         resume_mirrors(folder)
             yield Session(workspace, output, notify, cwd)
+
+
+@contextmanager
+def _hints_that_name(workspace: str | None, output: Output) -> Iterator[None]:
+    """Have the commands in hints and notices name a *workspace* on another machine, without which they find no run of
+    it."""
+    if workspace is None or not is_remote(workspace):
+        yield
+        return
+    name = partial(
+        re.compile(r"himl (runs \w+|download|tb|ui|checkpoint \w+)").sub, lambda found: f"{found[0]} -w {workspace}"
+    )
+    output.reworded = name
+    try:
+        yield
+    except HimlError as err:
+        err.hint = name(err.hint)
+        raise
 
 
 @contextmanager

@@ -6,8 +6,9 @@ Functions import the services that they use, to keep help fast.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,10 +22,34 @@ from himl_cli.commands.scripts import (
     value_sources,
 )
 from himl_cli.commands.submit_options import SubmitOptions
+from himl_cli.core.errors import BadUsage
+from himl_cli.core.jobs import HERE
 from himl_cli.core.processes import standby
 from himl_cli.workspaces.local import SUPERVISOR
+from himl_cli.workspaces.remote.address import is_remote
+
+if TYPE_CHECKING:
+    from himl_cli.services.submission.request import SubmitRequest
 
 app = group()
+
+
+def _by_ssh(request: SubmitRequest, workspace_opts: WorkspaceOptions) -> tuple[SubmitRequest, WorkspaceOptions]:
+    """A job for `--cluster ssh:NAME` as one in the workspace of that name. Raises BadUsage for options that such a job
+    does not take."""
+    if is_remote(request.cluster or ""):
+        if workspace_opts.names != (None, None):
+            hint = "Name the folder there: --cluster ssh:HOST:FOLDER"
+            raise BadUsage(f"--cluster {request.cluster} and --workspace cannot be combined.", hint=hint)
+        workspace_opts = WorkspaceOptions(workspace=request.cluster)
+        request = replace(request, cluster=HERE)
+    if is_remote(workspace_opts.workspace or ""):
+        if request.is_mirrored:
+            raise BadUsage("--record_in azure cannot be used on another machine.", hint="Omit it.")
+        if request.is_typed("python"):
+            hint = "Name the Python there in the settings: python in the table [remote.HOST]."
+            raise BadUsage("--python names a Python of this machine.", hint=hint)
+    return request, workspace_opts
 
 
 @command(app, "submit", cls=ScriptCommand)
@@ -40,8 +65,9 @@ def submit(
 ) -> Any:
     """Run a script as a job, from a snapshot of its project.
 
-    himl saves the log, the outputs and the metrics. The job runs on this machine, or with --cluster on Azure ML or
-    Slurm. Write the script's arguments after --. For many runs, use --sweep, --crossval or --different_seeds.
+    himl saves the log, the outputs and the metrics. The job runs on this machine, or with --cluster on Azure ML,
+    on Slurm or by SSH. Write the script's arguments after --. For many runs, use --sweep, --crossval or
+    --different_seeds.
 
     \b
       himl submit train.py -- --epochs 5
@@ -64,10 +90,11 @@ def submit(
         return None
     print_misplaced(ctx, output_opts)
     request = options.request(Path.cwd(), target, script_arguments(ctx), sources)
+    request, workspace_opts = _by_ssh(request, workspace_opts)
     from himl_cli.core.jobs import is_job_file
     from himl_cli.services.submission.request import THIS_MACHINE
 
-    is_elsewhere = request.engine != THIS_MACHINE
+    is_elsewhere = request.engine != THIS_MACHINE or is_remote(workspace_opts.workspace or "")
     is_many = request.sweep or request.crossval or request.different_seeds
     is_other = options.resume is not None or options.from_run is not None or options.dry_run or is_job_file(target)
     with nullcontext() if is_elsewhere or is_many or is_other else standby(SUPERVISOR):

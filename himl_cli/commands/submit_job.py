@@ -63,6 +63,7 @@ from himl_cli.services.submission.start import (
 )
 from himl_cli.services.submission.sweeps import OF_RECORD
 from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
+from himl_cli.workspaces.remote.address import is_remote
 from himl_cli.workspaces.resolve import (
     azure_facts,
     azure_for_jobs,
@@ -108,6 +109,11 @@ class Submission(NamedTuple):
                 )
             return typed == ["follow"]
         return (follow or not is_sent) if wait is None else wait
+
+    @property
+    def is_by_ssh(self) -> bool:
+        """Whether the job runs on a machine that himl reaches by SSH."""
+        return is_remote(self.workspace_opts.workspace or "")
 
     def makes_cluster(self) -> bool:
         """Whether --create_cluster was typed. As a setting, it only applies to pipelines."""
@@ -158,7 +164,7 @@ def submit_script(call: Submission) -> Run | None:
     request = call.request
     if call.makes_cluster():
         raise BadUsage("--create_cluster is for pipelines, whose .env describes the cluster.", hint="Omit it.")
-    is_sent = request.engine != THIS_MACHINE
+    is_sent = call.is_by_ssh or request.engine != THIS_MACHINE
     waits = call.waits(is_sent=is_sent)
     if request.tty:
         request = with_terminal(request, waits=waits)
@@ -181,7 +187,7 @@ def submit_script(call: Submission) -> Run | None:
         if call.workspace_opts.workspace is None:
             _print_other_workspace(session, job.spec)
         job = _with_data(call, session, job)
-        start = partial(submit_prepared, session.jobs, job)
+        start = partial(submit_prepared, session.taker, job)
         if is_sent:
             return _run_sent(call, session, start, waits, job.spec)
         return _run_here(session, start, waits, job.spec)

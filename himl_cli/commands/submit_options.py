@@ -24,7 +24,7 @@ OPTIONS: Mapping[str, Option] = {
     "module": option("Run a module, like python -m.", "PACKAGE.MODULE", names=("-m",), panel="Arguments"),
     "command": option("Run a command line in place of TARGET.", "LINE"),
     "set": option("Change KEY in a job's YAML, such as inputs.lr=0.1.", "K=V", many=True, parse=parse_pairs),
-    "cluster": option("local (default), Azure ML compute, slurm:PARTITION.", "NAME", panel=COMMON),
+    "cluster": option("local (default), Azure ML compute, slurm:PARTITION, ssh:HOST.", "NAME", panel=COMMON),
     "follow": option("Wait and print the log (always for local jobs).", default=False, names=("--follow", "-f")),
     "wait": option(
         "Wait for the end (default: for local jobs).",

@@ -69,6 +69,7 @@ class Output:
         self.layout = TableFormat.human.value
         self.has_pager = False
         self._is_mid_line = False
+        self.reworded: Callable[[str], str] = str  # for the text of notices
 
     @property
     def is_terminal(self) -> bool:
@@ -254,7 +255,7 @@ class Output:
     def notice(self, text: str) -> None:
         """Print one sentence for the user on stderr, except when quiet."""
         if self.format is not Format.quiet:
-            sys.stderr.write(one_line(redact(text)) + "\n")
+            sys.stderr.write(one_line(redact(self.reworded(text))) + "\n")
             sys.stderr.flush()
 
     def confirm(self, question: str) -> bool:

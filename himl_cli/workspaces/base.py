@@ -295,12 +295,17 @@ class RunRecorder(Workspace, Protocol):
 
 
 @runtime_checkable
-class JobRunner(Workspace, Protocol):
-    """A workspace that runs jobs and pipelines."""
+class JobTaker(Workspace, Protocol):
+    """A workspace that runs jobs."""
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
         """Start the job, and return once it is recorded and its files are staged. Raises HimlError, and then nothing
         runs."""
+
+
+@runtime_checkable
+class JobRunner(JobTaker, Protocol):
+    """A workspace that runs jobs and pipelines."""
 
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         """Start the pipeline, and return its run once that is recorded. Its steps are child runs. Raises HimlError, and

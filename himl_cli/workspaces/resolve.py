@@ -207,7 +207,7 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
         return open_azure(azure_for_jobs(spec, config_file, start=start), start)
     cloud_setting(start)
     if (remote := remote_address(spec, start)) is not None:
-        raise _elsewhere(remote)
+        return open_remote(remote)
     if named := _named_config(spec, config_file):
         raise BadUsage(
             f"'{named}' names an Azure ML workspace, but this job runs locally.",

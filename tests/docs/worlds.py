@@ -122,7 +122,7 @@ def ssh(folder: Path, box: SshServer) -> World:
     program = box.home / ".venv" / "bin" / "python"
     write_files(box.home, {".venv/bin/python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'})
     program.chmod(0o755)
-    write_files(folder, {"himl.toml": '[remote.gpubox]\npython = ".venv/bin/python"\n'})
+    write_files(folder, {"himl.toml": '[remote.gpubox]\nhiml_python = ".venv/bin/python"\n'})
     return World(folder, variables(), {"RUN": HERE})
 
 

@@ -72,7 +72,7 @@ class SshServer:
 
     def set(self, project: Path, **settings: str) -> None:
         """Write the settings of *project*, with the Python of the tests as the one there."""
-        lines = [f'{key} = "{value}"\n' for key, value in {"python": sys.executable, **settings}.items()]
+        lines = [f'{key} = "{value}"\n' for key, value in {"himl_python": sys.executable, **settings}.items()]
         (project / "himl.toml").write_text("".join(["[remote.box]\n", *lines]))
 
     def start(self) -> None:

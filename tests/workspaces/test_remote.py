@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -102,8 +103,8 @@ def test_errors_name_the_cause_and_the_remedy(box: SshServer, himl: Himl, projec
     says(2, "names no host", spec="ssh:")
     says(3, "no folder", "elsewhere/.himl", spec="ssh:box:elsewhere")
     says(5, "ssh cannot connect to 'nowhere.invalid'", "ssh nowhere.invalid true", spec="ssh:nowhere.invalid")
-    box.set(project, python="/no/python")
-    says(2, "does not start at 'box' with '/no/python'", "[remote.box] python =")
+    box.set(project, himl_python="/no/python")
+    says(2, "does not start at 'box' with '/no/python'", "[remote.box] himl_python =")
     box.set(project, pyhton="python3")
     says(2, "unknown key 'pyhton'", "Did you mean 'python'")
     box.set(project)
@@ -119,37 +120,42 @@ def test_errors_name_the_cause_and_the_remedy(box: SshServer, himl: Himl, projec
         box.settings.write_text(settings)
 
 
+@contextmanager
+def killed_ssh(chance: random.Random, most: int = 3) -> Iterator[None]:
+    """Kill the ssh processes of this one at random moments, *most* times at most."""
+    done = threading.Event()
+
+    def kill() -> None:
+        for _ in range(most):
+            while not done.wait(chance.uniform(0.05, 0.4)):
+                found = [child for child in psutil.Process().children() if child.name() == "ssh"]
+                for child in found:
+                    with suppress(psutil.Error):
+                        child.kill()
+                if found:
+                    break
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        killer.join()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_download_goes_on_after_lost_connections(seed: int, box: SshServer, himl: Himl, project: Path) -> None:
     """ssh is killed at random moments. No file is incomplete."""
     chance = random.Random(seed)
     files: dict[str, str | bytes] = {f"outputs/{number}.bin": chance.randbytes(4_000_000 * (number < 5) + 10) for number in range(60)}
     RecordedRuns(box.home).add("train_1_aa", files=files)
-    done = threading.Event()
-    killed = 0
-
-    def kill() -> None:
-        nonlocal killed
-        while not done.wait(chance.uniform(0.05, 0.4)):
-            for child in psutil.Process().children():
-                with suppress(psutil.Error):
-                    if child.name() == "ssh":
-                        child.kill()
-                        killed += 1
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
+    with killed_ssh(chance, most=20):
         for _ in range(50):  # a failed handshake is an error, after which the command is repeated
             result = himl("download", "train_1_aa", *THERE)
             assert result.code in (0, 1, 5), result.stderr
             if result.code == 0:
                 break
-            if killed > 20:
-                done.set()
-    finally:
-        done.set()
-        killer.join()
     assert contents(project / "outputs" / "train_1_aa") == files
 
 
@@ -215,7 +221,7 @@ def test_a_hostile_end_writes_nothing_elsewhere(seed: int, box: SshServer, himl:
     program = tmp_path / "hostile"
     program.write_text(HOSTILE.format(python=sys.executable, seed=seed))
     program.chmod(0o755)
-    box.set(project, python=str(program))
+    box.set(project, himl_python=str(program))
     before = {name for name in contents(tmp_path) if not name.startswith("home/")}
     for words in (
         ["runs", "list"],
@@ -233,3 +239,70 @@ def test_a_hostile_end_writes_nothing_elsewhere(seed: int, box: SshServer, himl:
     new = {name for name in contents(tmp_path) if not name.startswith("home/")} - before
     assert all(name.startswith("project/here/") for name in new), new
     assert not Path("/tmp/himl_evil").exists()
+
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+import himl_cli
+print(os.environ["TOKEN"][::-1], Path("lib/part.py").read_text(), *sys.argv[1:], flush=True)
+Path("outputs").mkdir(exist_ok=True)
+Path("outputs/result.txt").write_text("done")
+if "--wait" in sys.argv:
+    while not Path("go").exists():
+        time.sleep(0.05)
+"""
+
+
+def test_a_job_runs_on_the_other_machine(box: SshServer, himl: Himl, project: Path, tmp_path: Path) -> None:
+    """Its files are sent once, its variables are in no file, and the printed commands work there."""
+    write_files(project, {"train.py": SCRIPT, "lib/part.py": "part", "run.sh": "echo $TOKEN | wc -c"})
+    (project / "run.sh").chmod(0o755)
+    job = ("submit", "train.py", "--cluster", "ssh:box", "--env_var", "TOKEN=terces-yrev")
+    ended = himl(*job, "--follow", "--", "a b")
+    assert (ended.code, "very-secret part a b" in ended.stdout) == (0, True), ended.stderr
+    (hint,) = re.findall(r"himl download [^\n]*", ended.stderr)
+    assert himl(*hint.split()[1:]).code == 0
+    (result,) = (project / "outputs").rglob("result.txt")
+    assert result.read_text() == "done"
+    stored = {name: body for name, body in contents(box.home / ".himl" / "store").items() if "/" in name and "latest" not in name}
+    assert len(stored) == len([*project.rglob("*.py"), "run.sh", "himl.toml"])
+    assert himl(*job, "--follow").code == 0
+    assert [name for name, body in contents(box.home).items() if b"terces-yrev" in body] == []
+    left = himl(*job, "--json", "--", "--wait").json()
+    assert himl("runs", "list", "-q", *THERE).stdout.splitlines()[0] == left["id"]
+    (box.home / ".himl" / "runs" / left["id"] / "code" / "go").touch()
+    assert himl("runs", "logs", "--follow", left["id"], *THERE).code == 0
+    failed = himl("submit", "--command", "exit 3", "--cluster", "ssh:box", "--wait")
+    assert (failed.code, "himl runs logs -w ssh:box exit_" in failed.stderr) == (1, True), failed.stderr
+    for words, part in {
+        ("train.py", "--cluster", "ssh:box", "-w", "local"): "cannot be combined",
+        ("train.py", "--cluster", "ssh:box", "--in_place"): "--in_place cannot be used on another machine",
+        ("train.py", "--cluster", "ssh:box", "--python", "python3"): "python in the table [remote.HOST]",
+        ("train.py", "--cluster", "ssh:box", "--input", f"a=b,local={tmp_path}"): "Upload the data",
+        ("train.py", "--cluster", "ssh:box", "--record_in", "azure"): "--record_in azure cannot be used",
+    }.items():
+        refused = himl("submit", *words)
+        assert (refused.code, part in refused.stderr) == (2, True), refused.stderr
+    box.set(project, python="no-python")
+    unknown = himl(*job)
+    assert (unknown.code, "There is no Python 'no-python' there" in unknown.stderr) == (2, True), unknown.stderr
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_job_is_recorded_once_or_not_at_all(seed: int, box: SshServer, himl: Himl, project: Path) -> None:
+    """ssh is killed at random moments. A submission that succeeds has one run, and one that fails none."""
+    chance = random.Random(seed)
+    write_files(project, {"train.py": "print('ran')", "large.bin": chance.randbytes(8_000_000)})
+    told = ""
+    for _ in range(4):
+        with killed_ssh(chance):
+            submitted = himl("submit", "train.py", "--cluster", "ssh:box", "-q")
+        listed = himl("runs", "list", "-q", *THERE)
+        assert submitted.code in (0, 5), submitted.stderr
+        assert listed.code in (0, 3), listed.stderr
+        known = listed.stdout.split()
+        assert (submitted.stdout.strip() in known) is (submitted.code == 0)
+        told += submitted.stdout + submitted.stderr
+        assert [run for run in known if run not in told] == []
+        assert len(known) == len({*known})

@@ -25,7 +25,7 @@ from himl_cli.services.runs.follow import code_that_lacks, follow_to_end, wait_f
 from himl_cli.services.runs.logs import USER_LOGS, last_lines
 from himl_cli.services.runs.lookup import children_of, sweep_view, with_steps
 from himl_cli.services.runs.watch import plain_line
-from himl_cli.workspaces.base import FolderWorkspace, Workspace
+from himl_cli.workspaces.base import FolderWorkspace, ManagedWorkspace, Workspace
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def await_outcome(
         notify(
             Notice(f"No trial logged the primary metric '{sweep.metric}'. To use another one, set --primary_metric.")
         )
-    if webhook is not None and not isinstance(workspace.home_of(run.id), FolderWorkspace):
+    if webhook is not None and not isinstance(workspace.home_of(run.id), ManagedWorkspace):
         _notify_of_end(workspace, ended, sweep, webhook, notify)
     elif NOTIFICATION in ended.tags:
         _await_notification(workspace, ended, notify, interrupted or ())

@@ -54,13 +54,13 @@ from himl_cli.services.submission.sweeps import (
     sweep_text,
     without_seed,
 )
-from himl_cli.workspaces.base import FolderWorkspace, JobRunner, RunRecorder, Workspace
+from himl_cli.workspaces.base import FolderWorkspace, JobTaker, RunRecorder, Workspace
 
 # Options that apply to a resumed run
 RESUME_OPTIONS = ("max_concurrent", "max_failures", "env_vars", "notify", "notify_format")
 
 
-def submit_prepared(workspace: JobRunner, job: PreparedJob, *, notify: Notify) -> Run:
+def submit_prepared(workspace: JobTaker, job: PreparedJob, *, notify: Notify) -> Run:
     """Start the job, and store the changes of its code with the run. Raises the errors of `JobRunner.submit`. A failure
     to store them is a notice."""
     run = workspace.submit(job.spec, notify=notify)

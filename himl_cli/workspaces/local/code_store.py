@@ -300,6 +300,27 @@ class CodeStore:
             raise damaged(name, f"'{parent}' has no such file", run_id)
         return self._sound(listed, name, run_id)
 
+    def copy_of(self, digest: str, mode: int, target: Path) -> bool:
+        """Copy the stored file with the SHA-256 *digest* to *target*. False if the store has none. Raises OSError."""
+        stored = name_in_store(digest, mode)
+        with suppress(FileNotFoundError):
+            copy_file(self.folder / stored, target)
+            return target.is_file() and _stored_name(target, mode) == stored
+        return False
+
+    def add(self, files: Mapping[Path, int]) -> None:
+        """Store copies of *files*, each with its permissions, for the next job that has them. No list names them, so
+        that they may be deleted at any time. Stores nothing while another process has the lock. Raises OSError."""
+        with self.locked(2.0) as is_held:
+            for path, mode in files.items() if is_held else ():
+                target = self.folder / _stored_name(path, mode)
+                if not target.exists():
+                    part = self.folder / f".{secrets.token_hex(8)}{PART_SUFFIX}"
+                    copy_file(path, part)
+                    target.parent.mkdir(exist_ok=True)
+                    os.chmod(part, mode & 0o555)
+                    os.replace(part, target)
+
     def restore(self, code: Path, parent: Path | None, run_id: str) -> None:
         """Copy the deleted files of *code* again, as `paths` finds them. They are on the disk then. Raises as
         `paths`."""
@@ -355,5 +376,9 @@ def _stored_name(path: Path, mode: int) -> str:
     with path.open("rb") as stream:
         while block := stream.read(BLOCK):
             digest.update(block)
-    text = digest.hexdigest()
-    return f"{text[:2]}/{text[2:]}-{mode & 0o555:o}"
+    return name_in_store(digest.hexdigest(), mode)
+
+
+def name_in_store(digest: str, mode: int) -> str:
+    """The name of the file with the SHA-256 *digest*."""
+    return f"{digest[:2]}/{digest[2:]}-{mode & 0o555:o}"

@@ -494,7 +494,8 @@ class LocalWorkspace(FolderWorkspace):
             remove_leftovers(self.folder, lambda run_id: self._runs.job_of(run_id) is not None)
         else:
             self.make()
-            notify(Notice(f"Created a local workspace: '{_shown(self.folder)}'."))
+            what = self._label or f"a local workspace: '{_shown(self.folder)}'"
+            notify(Notice(f"Created {what}."))
 
     def make(self) -> None:
         """Create the folder, with a `.gitignore` for all of it. Raises DiskFailed if that fails, for example because of

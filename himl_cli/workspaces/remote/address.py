@@ -12,19 +12,21 @@ from himl_cli.core.settings import section_settings
 from himl_cli.core.text import did_you_mean
 
 PREFIX, SECTION = "ssh:", "remote"
-KEYS = ("host", "python", "folder")
+KEYS = ("host", "himl_python", "python", "folder")
 # Where himl init --ssh installs himl, below the home folder, in which ssh starts each command
 INSTALLED = ".cache/himl/ssh/bin/python"
 
 
 @dataclass(frozen=True)
 class RemoteAddress:
-    """A workspace on another machine. ssh knows the machine as *host*, *python* is an interpreter there that has himl,
-    and *folder* that of the workspace. Relative paths begin at the home folder there."""
+    """A workspace on another machine. ssh knows the machine as *host*, *himl_python* is an interpreter there that has
+    himl, *python* that of jobs (the same by default), and *folder* the folder of the workspace. Relative paths begin at
+    the home folder there."""
 
     name: str
     host: str
-    python: str = INSTALLED
+    himl_python: str = INSTALLED
+    python: str = ""
     folder: str = "."
 
     @property

@@ -15,8 +15,10 @@ from typing import Any, BinaryIO
 
 from himl_cli import __version__
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
+from himl_cli.core.documents import from_document
 from himl_cli.core.errors import BadUsage, HimlError, WorkspaceNotFound
 from himl_cli.core.files import named_folder
+from himl_cli.core.jobs import JobSpec
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.remote.channel import (
@@ -26,18 +28,21 @@ from himl_cli.workspaces.remote.channel import (
     OF_WORKSPACE,
     POSITION,
     STORES,
+    SUBMIT,
     Call,
     CallFailure,
     Channel,
     ChannelClosed,
     FrameKind,
     Greeting,
+    SentFile,
     StoreFacts,
     converted,
     packed,
     types_of_call,
     unpacked,
 )
+from himl_cli.workspaces.remote.sent_jobs import submit_sent
 
 RUNS_PER_PAGE = 500
 
@@ -92,6 +97,11 @@ class _Agent:
     def answer(self, call: Call) -> None:
         """Answer one call with its result or its error."""
         try:
+            if call.method == SUBMIT:
+                spec = from_document(JobSpec, call.arguments["spec"])
+                files = converted(Sequence[SentFile], call.arguments["files"])
+                self._result(submit_sent(self._channel, self._workspace, spec, files))
+                return
             if not self._workspace.folder.is_dir():
                 raise WorkspaceNotFound(f"There is no folder '{self._workspace.folder}' in {self._workspace.label}.")
             self._answer(call)

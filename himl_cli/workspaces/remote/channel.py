@@ -86,6 +86,7 @@ class FrameKind(bytes, Enum):
     page = b"P"
     error = b"E"
     warning = b"W"
+    notice = b"N"
     data = b"D"
     end = b"X"
     failed = b"F"
@@ -111,6 +112,18 @@ class Call:
     method: str
     arguments: Mapping[str, Any]
     store: Sequence[str | None] = ()
+
+
+@dataclass(frozen=True)
+class SentFile:
+    """A file of a job: *name* in the snapshot, or the key in `JobSpec.brought` if it *is_brought*, its size in bytes,
+    permissions and SHA-256."""
+
+    name: str
+    size: int
+    mode: int
+    digest: str
+    is_brought: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,6 +176,7 @@ OF_WORKSPACE = {
     *("parameters", "environment", "stored_job", "datastores", "results", "refresh", "delete_rest", "delete"),
     *("start_run", "log", "log_parameters", "end_run"),
 }
+SUBMIT = "submit"  # a call that also sends the files of the job which the other end lacks
 OF_STORE = {"list", "stat", "md5", "read", "fetch", "store"}
 STORES = {"run_files", "code_files", "output_files", "datastore"}
 # Methods of which a second call may have another outcome

@@ -6,6 +6,7 @@ himl's connections to one host share a connection that stays for ten minutes aft
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -20,20 +21,26 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from himl_cli import __version__
-from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, ServiceFailed
+from himl_cli.core.documents import to_document
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotAllowed, ServiceFailed
+from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignore
 from himl_cli.core.files import cache_of
+from himl_cli.core.jobs import JobSpec
+from himl_cli.core.runs import Run
 from himl_cli.workspaces.remote.address import RemoteAddress
 from himl_cli.workspaces.remote.channel import (
     BYTES_PER_FRAME,
     GREETING,
     ONCE,
     PROTOCOL,
+    SUBMIT,
     Call,
     CallFailure,
     Channel,
     ChannelClosed,
     FrameKind,
     Greeting,
+    SentFile,
     packed,
     unpacked,
 )
@@ -52,7 +59,7 @@ class RemoteChannel(Channel):
     def __init__(self, address: RemoteAddress) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the channel
         self._address, self.is_used = address, False
-        command = [*ssh_command(address.host), f"exec {shlex.quote(address.python)} -I -m himl_cli.remote"]
+        command = [*ssh_command(address.host), f"exec {shlex.quote(address.himl_python)} -I -m himl_cli.remote"]
         log.debug("Running %s", shlex.join(command))
         try:
             self._process = subprocess.Popen(
@@ -87,12 +94,14 @@ class RemoteChannel(Channel):
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
         code, said = self._process.poll(), self._last_line() or printed.decode("utf-8", "replace").strip()[-200:]
-        host, python = self._address.host, self._address.python
+        host, python = self._address.host, self._address.himl_python
         if re.search(r"denied|verification failed|Too many auth", said) and code == 255:
             return NotAllowed(f"ssh cannot connect to '{host}': {said}", hint=f"Try: ssh {host} true")
         if code in (None, 255) or code < 0:  # of ssh itself
             return ChannelClosed(f"ssh cannot connect to '{host}': {said or 'it ended'}", hint=f"Try: ssh {host} true")
-        hint = f'Name a Python there that has himl: [remote.{self._address.name.partition(":")[0]}] python = "PATH"'
+        hint = (
+            f'Name a Python there that has himl: [remote.{self._address.name.partition(":")[0]}] himl_python = "PATH"'
+        )
         return BadUsage(f"himl does not start at '{host}' with '{python}': {said or f'exit code {code}'}", hint=hint)
 
     def _last_line(self) -> str:
@@ -180,6 +189,47 @@ class SshConnection:
             while (found := answer(channel, FrameKind.page, FrameKind.data, FrameKind.result))[0] != FrameKind.result:
                 yield found[1] if found[0] == FrameKind.data else unpacked(kind, found[1])
 
+    def submit(self, spec: JobSpec, files: Sequence[tuple[Path, SentFile]], notify: Notify) -> Run:
+        """Start the job there, and send those of its *files* that are not there. Raises ChannelClosed, after which the
+        job may have started."""
+        with self.channel() as channel:
+            sent = [file for _, file in files]
+            channel.send(FrameKind.call, packed(Call(SUBMIT, {"spec": to_document(spec), "files": sent})))
+            lacking = unpacked(list[int], answer(channel, FrameKind.page, notify=notify)[1])
+            chosen = [files[number] for number in lacking if 0 <= number < len(files)]
+            notify(Planned(len(chosen), sum(file.size for _, file in chosen)))
+            for path, file in chosen:
+                for piece in bytes_of(path):
+                    channel.send(FrameKind.data, piece, flush=False)
+                    notify(Moved(file.name, len(piece)))
+                channel.send(FrameKind.end, packed(None))
+                notify(Finished(file.name))
+            return unpacked(Run, answer(channel, FrameKind.result, notify=notify)[1])
+
+
+def sent_files(spec: JobSpec) -> Sequence[tuple[Path, SentFile]]:
+    """The files of the job with their paths here. Raises DiskFailed."""
+    places = [(Path(spec.snapshot.root, name), name, False) for name in spec.snapshot.files]
+    places += [(Path(path), name, True) for name, path in spec.brought.items()]
+    found = list[tuple[Path, SentFile]]()
+    for path, name, is_brought in places:
+        digest, size = hashlib.sha256(), 0
+        for piece in bytes_of(path):
+            digest.update(piece)
+            size += len(piece)
+        found.append((path, SentFile(name, size, path.stat().st_mode & 0o777, digest.hexdigest(), is_brought)))
+    return found
+
+
+def bytes_of(path: Path) -> Iterator[bytes]:
+    """The bytes of the file, in pieces. Raises DiskFailed."""
+    try:
+        with path.open("rb", buffering=0) as source:
+            while piece := source.read(BYTES_PER_FRAME):
+                yield piece
+    except OSError as err:
+        raise DiskFailed(f"Cannot read '{path}': {err.strerror or err}.") from err
+
 
 class _FromThere(Exception):
     """An error of a call, after which the channel can be used for others."""
@@ -189,14 +239,17 @@ class _FromThere(Exception):
         self.error = error
 
 
-def answer(channel: Channel, *kinds: FrameKind) -> tuple[FrameKind, bytes]:
-    """The next frame of one of *kinds*. Logs warnings that come before it. Raises the error of the call."""
+def answer(channel: Channel, *kinds: FrameKind, notify: Notify = ignore) -> tuple[FrameKind, bytes]:
+    """The next frame of one of *kinds*. Logs warnings and passes notices to *notify* until then. Raises the error of
+    the call."""
     while True:
         kind, body = channel.receive()
         if kind == FrameKind.error:
             raise _FromThere(unpacked(CallFailure, body).error())
         if kind == FrameKind.warning:
             log.warning("%s", unpacked(str, body))
+        elif kind == FrameKind.notice:
+            notify(Notice(unpacked(str, body)))
         elif kind in kinds:
             return kind, body
         else:

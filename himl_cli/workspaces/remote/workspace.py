@@ -6,18 +6,20 @@ import hashlib
 import inspect
 import time
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial, wraps
 from itertools import islice
 from typing import Any, TypeVar, cast
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
-from himl_cli.core.errors import DiskFailed, HimlError, ServiceFailed
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, RunNotFound, ServiceFailed, WorkspaceNotFound
+from himl_cli.core.events import Notify
+from himl_cli.core.jobs import JobSpec
 from himl_cli.core.logged import RunResults
-from himl_cli.core.runs import Run, RunQuery
-from himl_cli.workspaces.base import BlobStore, FetchSink, ManagedWorkspace, RunRecorder, StoreSink, Workspace
-from himl_cli.workspaces.remote.address import RemoteAddress
+from himl_cli.core.runs import Run, RunQuery, new_run_id
+from himl_cli.workspaces.base import BlobStore, FetchSink, JobTaker, ManagedWorkspace, RunRecorder, StoreSink, Workspace
+from himl_cli.workspaces.remote.address import PREFIX, RemoteAddress
 from himl_cli.workspaces.remote.channel import (
     BYTES_PER_FRAME,
     POSITION,
@@ -30,7 +32,7 @@ from himl_cli.workspaces.remote.channel import (
     types_of_call,
     unpacked,
 )
-from himl_cli.workspaces.remote.connection import RemoteChannel, SshConnection, answer
+from himl_cli.workspaces.remote.connection import RemoteChannel, SshConnection, answer, sent_files
 
 OF_FETCH = (FrameKind.data, FrameKind.end, FrameKind.failed, FrameKind.result)
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -58,7 +60,7 @@ def _asked(method: Method) -> Method:
     return cast("Method", ask)
 
 
-class RemoteWorkspace(ManagedWorkspace):
+class RemoteWorkspace(ManagedWorkspace, JobTaker):
     """The workspace at *address*. Opening it sends nothing."""
 
     poll_interval = (0.2, 1.0)
@@ -67,8 +69,12 @@ class RemoteWorkspace(ManagedWorkspace):
         self.connection = SshConnection(address)
 
     @property
+    def address(self) -> RemoteAddress:
+        return self.connection.address
+
+    @property
     def label(self) -> str:
-        return self.connection.address.label
+        return self.address.label
 
     run = _asked(Workspace.run)
     known_ids = _asked(Workspace.known_ids)
@@ -111,6 +117,43 @@ class RemoteWorkspace(ManagedWorkspace):
         if not whole and all(map(wanted, names)):
             return known
         return ask(whole=whole, names=[name for name in names if wanted(name)])
+
+    def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
+        """As `JobTaker.submit`. Sends the files that the other end lacks. After a lost connection, asks whether the run
+        exists, and sends the rest if it does not. Raises BadUsage for a job whose data is on this machine."""
+        here = [item.key for item in spec.inputs if item.local]
+        if here or spec.in_place or spec.tty:
+            what = f"--input {here[0]}: local=" if here else "--in_place" if spec.in_place else "--tty"
+            hint = f"Upload the data: himl datastore upload DIR NAME -w {PREFIX}{self.address.name}"
+            raise BadUsage(f"{what} cannot be used on another machine.", hint=hint if here else "Omit it.")
+        spec = replace(spec, run_id=spec.run_id or new_run_id(spec.experiment), python=self.address.python)
+        files = sent_files(spec)
+        pauses, is_again = iter(PAUSES), False
+        while True:
+            try:
+                return self.connection.submit(spec, files, notify)
+            except ChannelClosed as err:
+                pause = next(pauses, None)
+                if pause is None:
+                    err.hint = f"{err.hint} The job may have started: himl runs show {spec.run_id}".strip()
+                    raise
+                if (found := self._started(spec.run_id, [pause])) is not None:
+                    return found
+                is_again = True
+            except HimlError:
+                # The process of the lost call may go on, and has made the run's folder then
+                found = self._started(spec.run_id, PAUSES) if is_again else None
+                if found is None:
+                    raise
+                return found
+
+    def _started(self, run_id: str, pauses: Sequence[float]) -> Run | None:
+        """The run, if it is recorded after one of the *pauses* in seconds."""
+        for pause in pauses:
+            time.sleep(pause)
+            with suppress(RunNotFound, WorkspaceNotFound, ChannelClosed):
+                return self.run(run_id)
+        return None
 
     def settle(self, run_id: str, seconds: float = 60.0) -> None:
         """Return at once, since all stored values can be read."""

@@ -1,0 +1,94 @@
+"""The other end of a submission: a job whose files come over the channel."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from himl_cli.core.errors import BadUsage, IntegrityFailed
+from himl_cli.core.events import Event, Notice
+from himl_cli.core.files import make_folder
+from himl_cli.core.jobs import JobSpec
+from himl_cli.core.runs import Run
+from himl_cli.workspaces.local.code_store import CodeStore
+from himl_cli.workspaces.local.file_blobs import safe_parts
+from himl_cli.workspaces.local.run_folder import explain_disk_error
+from himl_cli.workspaces.local.workspace import LocalWorkspace
+from himl_cli.workspaces.remote.channel import Channel, FrameKind, SentFile, packed
+
+
+def submit_sent(channel: Channel, workspace: LocalWorkspace, spec: JobSpec, files: Sequence[SentFile]) -> Run:
+    """Request the *files* of the job that no earlier job left here, and start it. What has arrived before an error
+    stays for the next call.
+
+    Raises the errors of `JobRunner.submit`, IntegrityFailed for a file with other bytes, and BadUsage for a Python that
+    is not here.
+    """
+
+    def notify(event: Event) -> None:
+        if isinstance(event, Notice):
+            channel.send(FrameKind.notice, packed(event.text))
+
+    python = shutil.which(spec.python) if spec.python else sys.executable
+    if python is None:
+        hint = "Name another one: python in the table [remote.HOST] of the settings."
+        raise BadUsage(f"There is no Python '{spec.python}' there.", hint=hint)
+    workspace.prepare(notify)
+    store = CodeStore(workspace.folder)
+    try:
+        with tempfile.TemporaryDirectory(prefix="sent-", dir=workspace.folder) as folder:
+            code, brought = Path(folder, "code"), Path(folder, "brought")
+            code.mkdir()
+            places = {file: _place(brought if file.is_brought else code, file.name) for file in files}
+            lacking = [number for number, file in enumerate(files) if not _is_here(store, file, places[file])]
+            channel.send(FrameKind.page, packed(lacking))
+            arrived = dict[Path, int]()
+            try:
+                for number in lacking:
+                    _receive(channel, files[number], places[files[number]])
+                    arrived[places[files[number]]] = files[number].mode
+            finally:
+                store.add(arrived)
+            for file, path in places.items():
+                path.chmod(file.mode)
+            snapshot = replace(spec.snapshot, root=code, files=[file.name for file in files if not file.is_brought])
+            paths = {file.name: str(path) for file, path in places.items() if file.is_brought}
+            job = replace(spec, snapshot=snapshot, brought=paths, python=os.path.abspath(python))
+            return workspace.submit(job, notify=notify)
+    except OSError as err:
+        raise explain_disk_error(err, "Cannot store the files of the job", workspace.folder) from err
+
+
+def _place(folder: Path, name: str) -> Path:
+    parts = safe_parts(name)
+    if parts is None:
+        raise BadUsage(f"The job has a file with the invalid name '{name}'.")
+    make_folder(folder.joinpath(*parts).parent)
+    return folder.joinpath(*parts)
+
+
+def _is_here(store: CodeStore, file: SentFile, path: Path) -> bool:
+    with suppress(FileExistsError):
+        if store.copy_of(file.digest, file.mode, path):
+            path.chmod(0o600)  # a file of the store is read-only
+            return True
+        path.unlink(missing_ok=True)
+    return False
+
+
+def _receive(channel: Channel, file: SentFile, path: Path) -> None:
+    digest = hashlib.sha256()
+    with path.open("wb") as target:
+        while (found := channel.receive())[0] == FrameKind.data:
+            digest.update(found[1])
+            target.write(found[1])
+    if digest.hexdigest() != file.digest:
+        path.unlink()
+        raise IntegrityFailed(f"'{file.name}' changed while himl sent it.", hint="Run the command again.")
