@@ -12,7 +12,9 @@ import pytest
 
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.locks import ProcessLock
+from himl_cli.core.mounts import shares_locks
 from himl_cli.workspaces.local.code_store import CodeStore, stage_file, staged_files, write_list
+from tests.conftest import lacking
 from tests.support.folders import contents
 from tests.support.running import write_files
 
@@ -57,6 +59,8 @@ class Workspace:
 
 @pytest.fixture
 def workspace(tmp_path: Path, project: Path) -> Workspace:
+    if not shares_locks(tmp_path):
+        lacking("a table of mounts with the file system of the temporary folder, which a chroot lacks")
     return Workspace(tmp_path, project)
 
 
