@@ -187,6 +187,18 @@ def stage(shared_stage: Stage) -> Iterator[Stage]:
 
 
 @pytest.fixture
+def recipes_python() -> Path:
+    """The Python of an environment with the packages of the recipes."""
+    from tests.support.clients import RECIPES, client_python
+
+    try:
+        return client_python(RECIPES)
+    # Few registries have this build. CI must work without it.
+    except subprocess.CalledProcessError:
+        pytest.skip(f"{NEEDS}PyTorch's CPU build (torch==2.13.0+cpu), which pip does not find")
+
+
+@pytest.fixture
 def lightning_packages(monkeypatch: pytest.MonkeyPatch) -> str:
     """A PYTHONPATH with PyTorch Lightning and PyTorch, compiled once and not per process."""
     from tests.support.clients import LIGHTNING, packages_of

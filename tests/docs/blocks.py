@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PRELUDES = Path(__file__).parent / "preludes"
-WORLDS = ("here", "gpus", "example", "azure", "slides", "slurm", "ssh", "lightning", "runner", "dsa", "empty")
+WORLDS = ("here", "gpus", "example", "azure", "slides", "slurm", "ssh", "lightning", "recipes", "runner", "dsa", "empty")
 SUFFIXES = {"sh": ".sh", "console": ".sh", "python": ".py"}
 KINDS = (*SUFFIXES, "toml", "json", "yaml")
 """The kinds that tests run or parse."""
@@ -34,6 +34,7 @@ REASONS = {
     "pip": "installs packages, which the packaging tests do",
     "az-infrastructure": "makes or mounts things in Azure by the programs of others",
     "ssh": "needs another machine",
+    "debugger": "waits until a debugger connects",
     "group": "needs a group of users",
     "live": "runs all live checks, which tests/commands/test_live_checks.py does",
     "checkout": "changes the checkout itself, or measures for an hour",

@@ -48,7 +48,7 @@ def chosen() -> dict[str, list[list[Block]]]:
 
 
 CHAINS = chosen()
-NOT_RUN = {"az-infrastructure": 16, "pip": 12, "ssh": 3, "checkout": 1, "group": 1, "live": 2}
+NOT_RUN = {"az-infrastructure": 16, "pip": 12, "ssh": 3, "checkout": 1, "debugger": 1, "group": 1, "live": 2}
 """The number of blocks that do not run, by reason. Change these numbers only intentionally."""
 RUN = "<!-- run: here -->\n```sh\nhiml runs list\n```\n"
 
@@ -68,6 +68,8 @@ def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         return replace(world, variables={**world.variables, **request.getfixturevalue("nvml"), "NVML_GPUS": "4"})
     if name in ("lightning", "runner"):
         return {"lightning": worlds.lightning, "runner": worlds.runner}[name](folder, request.getfixturevalue("lightning_packages"))
+    if name == "recipes":
+        return worlds.recipes(folder, request.getfixturevalue("recipes_python"))
     if name == "dsa":
         return worlds.dsa(folder, request.getfixturevalue("archive"))
     if name not in ("azure", "slides"):

@@ -9,6 +9,7 @@ azure     a project, `az`, the examples, and a workspace in Azure ML that runs j
 slurm     a project, on a machine whose sbatch has a cluster
 ssh       a project, and recorded runs on another machine
 lightning nothing, with PyTorch Lightning installed
+recipes   nothing, in an active environment with Hugging Face's Trainer, Hydra, W&B and Keras
 runner    examples/lightning_cli, with PyTorch Lightning installed
 dsa       a CSV, GeoJSON and a run with results, and a Digital Slide Archive with the slides
 slides    like azure, with slides in a folder and in a datastore
@@ -128,6 +129,12 @@ def ssh(folder: Path, box: SshServer) -> World:
 
 def lightning(folder: Path, packages: str) -> World:
     return World(folder, variables(PYTHONPATH=packages))
+
+
+def recipes(folder: Path, python: Path) -> World:
+    """Jobs run in the Python of the active environment."""
+    programs = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    return World(folder, variables(VIRTUAL_ENV=str(python.parent.parent), PATH=programs))
 
 
 def runner(folder: Path, packages: str) -> World:

@@ -44,8 +44,11 @@ SUBMITIT = "submitit"
 """With Hydra and its launcher that uses it, for the benchmark only."""
 IMAGES = "images"
 """What reads slides, for the benchmark of tiles only."""
+TORCH = f"torch==2.13.0{'+cpu' * (sys.platform == 'linux')}"
 LIGHTNING = "lightning"
 """With PyTorch, which comes with several GB for CUDA on Linux but for its CPU build, and that is in few registries."""
+RECIPES = "recipes"
+"""What the recipes of the documents use, with PyTorch as above."""
 HIML_V1 = "himl-v1"
 """himl itself, as the sources are, with its extra `v1`: beside the program, azureml-core and all that both need."""
 HIML_OLDEST_MLFLOW = "himl-oldest-mlflow"
@@ -60,7 +63,18 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     HI_ML_CPATH: ("hi-ml-cpath==0.5.2", "marshmallow<4", "openslide-python>=1.4,<2", "openslide-bin>=4,<5"),  # it fails with marshmallow 4
     SUBMITIT: ("submitit>=1.5,<1.6", "hydra-core>=1.3,<1.4", "hydra-submitit-launcher==1.2.0"),
     IMAGES: ("pillow>=13,<14", "scikit-image>=0.26,<1", "openslide-python>=1.4,<2", "openslide-bin>=4,<5"),
-    LIGHTNING: ("lightning>=2.6,<2.7", "jsonargparse[signatures]>=4.40,<5", f"torch==2.13.0{'+cpu' * (sys.platform == 'linux')}"),
+    LIGHTNING: ("lightning>=2.6,<2.7", "jsonargparse[signatures]>=4.40,<5", TORCH),
+    RECIPES: (
+        TORCH,
+        "transformers>=5,<6",
+        "accelerate>=1.15,<2",
+        "hydra-core>=1.3,<1.4",
+        "wandb>=0.31,<1",
+        "keras>=3,<4",
+        "mlflow-skinny>=3,<4",
+        "nbconvert>=7,<8",
+        "debugpy>=1.8,<2",
+    ),
     HIML_V1: ("-e", f"{PROJECT}[v1]", f"azure-storage-blob=={metadata.version('azure-storage-blob')}", *required_by_himl("v1")),  # the double's
     HIML_OLDEST_MLFLOW: ("-e", f"{PROJECT}[ui]", "mlflow==3.5.1", *required_by_himl("ui")),
     AZUREML_MLFLOW: ("azureml-mlflow>=1.62,<1.63", "mlflow-skinny>=3,<4", "azure-identity>=1.16,<2"),
