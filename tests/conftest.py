@@ -79,6 +79,12 @@ def clean_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep coverage, which imports modules of its own, out of the processes that the test starts."""
+    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)
+
+
+@pytest.fixture
 def project(tmp_path: Path) -> Path:
     """An empty project folder. `himl` runs in it by default."""
     folder = tmp_path / "project"

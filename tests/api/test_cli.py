@@ -350,6 +350,7 @@ def test_plain_typer_takes_single_options_and_bundles(local_runs: RecordedRuns) 
     assert CliRunner().invoke(app, ["--run", "train_1_aa,child_a"]).stdout == "train_1_aa child_a\n"
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_the_import_is_light() -> None:
     heavy = ["rich", "azure", "msgspec", "yaml", "sqlite3", "asyncio", "mlflow", "pydantic", "himl_cli.app", "himl_cli.api.workspace"]
     program = f"from himl_cli import cli; import sys; print([name for name in {heavy} if name in sys.modules])"

@@ -107,6 +107,7 @@ def rows_of(help_text: str) -> dict[str, list[str]]:
     return sections
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_help_has_all_of_the_shape_and_fits_terminal(project: Path) -> None:
     for words in ["", "submit", "runs list", "checkpoint fetch"]:
         done = subprocess.run([sys.executable, "-c", ASK.format(heavy=HEAVY), *words.split(), "--help"], capture_output=True, text=True)

@@ -166,6 +166,7 @@ def test_completion_never_fails_and_makes_nothing(himl: Himl, project: Path) -> 
         assert complete(himl, "runs=\udcff") == []
 
 
+@pytest.mark.usefixtures("unmeasured")
 @posix
 @pytest.mark.usefixtures("trained")
 def test_runs_and_experiments_of_the_nearest_workspace(started_himl: Himl, project: Path) -> None:
