@@ -151,7 +151,7 @@ NO_EQUIVALENTS = {
     "submit train.py --tags a=b,c=d": "In himl: himl submit train.py --tag a=b --tag c=d",
     "submit train.py -o results": "If it is an option of the script, write it after --: himl submit train.py -- -o results",
     "submit train.py --folds 3": "In himl: himl submit train.py --crossval 3",
-    "submit train.py --sweep 'a=1 2'": "Write --sweep a=1,2, or for a single value --sweep 'a=\"1 2\"'",
+    "submit train.py --sweep 'a=uniform 1 2'": "Write --sweep 'a=uniform(low,high)'",
     "upload lab": "See 'himl datastore upload --help'.",
     "runs plot": "For curves: himl runs aggregate --plot FILE.png, himl tb or himl ui",
     "runs list --status done": "Did you mean Completed? Statuses: Queued, Running, Completed, Failed, Canceled.",

@@ -355,18 +355,14 @@ def search_range(name: str, spec: str) -> SearchRange:
         bracketed = [part for part in parts if re.fullmatch(r"[(\[{].*[)\]}]", part)]
         bare = [part for part in parts if part not in bracketed and _unquoted(part) is None]
         usual = f"Write --sweep {name}=0.1,0.01 or --sweep '{name}=uniform(0,1)'"
-        first = text.split(maxsplit=1)[0] if text else ""
+        call_of = re.fullmatch(rf"(\w+)(?:\s+{_NUMBER})*", text)
+        first = call_of[1] if call_of else ""
         form = f"Write --sweep '{name}={_form(Draw(first))}'" if first in ARGUMENTS else ""
         span = RANGE.fullmatch(text)
         refuse(
             f"{where}: ",
             (bool(set("()") & set("".join(bare))), "this is neither a list nor a distribution.", usual),
             (bool(form), f"{first} needs arguments.", form),
-            (
-                re.fullmatch(rf"{_NUMBER}(?:\s+{_NUMBER})+", text) is not None,
-                "this is one value with spaces.",
-                f"Write --sweep {name}={','.join(text.split())}, or for a single value --sweep '{name}=\"{text}\"'",
-            ),
             (
                 span is not None,
                 "this is one value, not a range.",
