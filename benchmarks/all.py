@@ -17,6 +17,7 @@ BENCHES = (
         "startup",
         "submit_local",
         "runs_list",
+        "find",
         "tracking",
         "system_metrics",
         "azure_start",

@@ -128,13 +128,13 @@ def matching_blobs(url: str, key: str, part: str, pattern: str, folder: str) -> 
                 Path(folder, name).write_bytes(container.download_blob(blob.name).readall())
 
 
-def search_runs(store: str, most: str) -> None:
-    """List the newest runs of an experiment with MLflow, *most* or `all`, with the fields of `himl runs list`."""
+def search_runs(store: str, most: str, order: str = "attributes.start_time DESC") -> None:
+    """List the first runs of an experiment in an *order* with MLflow, *most* or `all`, with the fields of `himl runs list`."""
     from mlflow import MlflowClient
 
     client, token, left = MlflowClient(store), None, sys.maxsize if most == "all" else int(most)
     while left:
-        page = client.search_runs(["0"], max_results=min(left, 1000), order_by=["attributes.start_time DESC"], page_token=token)
+        page = client.search_runs(["0"], max_results=min(left, 1000), order_by=[order], page_token=token)
         for run in page:
             print(json.dumps(run.to_dictionary()))
         left, token = left - len(page), page.token

@@ -42,6 +42,8 @@ HI_ML_CPATH = "hi-ml-cpath"
 """The predecessor's montages, with the versions that it pins itself: 4 GB, for the benchmark only."""
 SUBMITIT = "submitit"
 """With Hydra and its launcher that uses it, for the benchmark only."""
+DVC, GUILD = "dvc", "guildai"
+"""For the benchmark only."""
 IMAGES = "images"
 """What reads slides, for the benchmark of tiles only."""
 TORCH = f"torch==2.13.0{'+cpu' * (sys.platform == 'linux')}"
@@ -55,6 +57,8 @@ HIML_OLDEST_MLFLOW = "himl-oldest-mlflow"
 """himl itself, as the sources are, with the oldest MLflow whose user interface it shows."""
 SKINNY = "skinny3"
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
+    DVC: ("dvc>=3.60,<4",),
+    GUILD: ("guildai>=0.9,<0.10", "setuptools<81"),  # it imports pkg_resources
     SKINNY: ("mlflow-skinny>=3.17,<4", "scikit-learn>=1.4,<2", "pillow", "pandas>=2.2.2,<4"),
     "mlflow2": ("mlflow==2.22.5", "scikit-learn>=1.4,<1.8", "pillow", "opentelemetry-sdk<1.40"),  # with later ones it traces nothing
     "mlflow3": ("mlflow>=3.17,<4", "scikit-learn>=1.4,<2", "pillow"),
