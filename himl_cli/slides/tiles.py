@@ -203,7 +203,7 @@ class JoinedOptions(Bundle):
         return {name: path for name, path in files.items() if path is not None}
 
 
-class ChoiceOptions(Bundle):
+class TileChoiceOptions(Bundle):
     max_tiles: int | None = option(
         "Maximum number of tiles per slide, chosen at random.",
         "N",
@@ -225,7 +225,7 @@ def tiles(
     grid: GridOptions,
     tissue: ForegroundOptions,
     joined: JoinedOptions,
-    choice: ChoiceOptions,
+    choice: TileChoiceOptions,
     image_format: TileFormat = option(
         "Image format: png or jpg.",
         "F",
