@@ -116,7 +116,7 @@ def _times(bench: str, text: str, scenario: str, above: str, limit: float, below
 TYPER = 'python -c "import typer"'
 HELPS = [f"himl{name} --help" for name in ("", " submit", " runs", " download", " runs list", " montage")]
 BUSY = (
-    "Tests of other changes ran on the two cores of the machine at the same time. "
+    "Tests of other changes ran on the two cores of the machine at the same time, with a load of 8 to 50. "
     "Counts of requests and calls do not depend on that. The times need another run, alone on the machine."
 )
 ENGINE, COMMAND, RCLONE, AZCOPY, SDK = "himl engine", "himl command", "rclone", "azcopy", "azure-storage-blob"
