@@ -123,7 +123,7 @@ class ScriptCommand(HimlCommand):
             formatter, {title: [(name, text.partition(". ")[0]) for name, text in rows[title]] for title in rows}
         )
         formatter.write_paragraph()
-        count = sum(name.startswith("-") for rows in sections.values() for name, _ in rows)
+        count = sum(each.param_type_name == "option" for each in self.get_params(ctx))
         formatter.write_text(f"All {count} options: {ctx.command_path} --help")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
