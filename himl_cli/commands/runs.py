@@ -227,12 +227,12 @@ def diff(
         first, second = pair
         assert first is not None
         shown = diff_runs(session.workspace, first, second, session.cwd, session.notify, has_text=code)
-        session.output.result(
-            shown,
-            human=lambda: "\n".join(diff_view(shown, has_text=code)),
-            quiet=[each.name for each in shown.code or ()],
-            is_long=code,
-        )
+    session.output.result(
+        shown,
+        human=lambda: "\n".join(diff_view(shown, has_text=code)),
+        quiet=[each.name for each in shown.code or ()],
+        is_long=code,
+    )
 
 
 @command(app, "code")
@@ -733,8 +733,8 @@ def export(
     with open_session(workspace_opts, output_opts) as session:
         found = _find(session, selected)
         written = export_runs(session.workspace, found, Path(to), session.notify)
-        line = f"Wrote {len(written)} run{'s' * (len(written) != 1)} to '{to}'."
-        session.output.result(written, human=line, quiet=[to])
+    line = f"Wrote {len(written)} run{'s' * (len(written) != 1)} to '{to}'."
+    session.output.result(written, human=line, quiet=[to])
 
 
 @command(app, "import")

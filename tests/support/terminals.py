@@ -135,7 +135,7 @@ VIEWS = {
     "uploaded": View(["datastore", "upload", "weights", "weights"], "Uploaded 1 file", is_laid_out=False, said=("Uploaded 1 file",)),
     "stored files here": View(["datastore", "download", "digits", "data"], "Downloaded 2 files", is_laid_out=False),
     "a montage": View(["montage", "slides", "--width", "200"], "2 slides in 2 columns", is_laid_out=False),
-    "tiles": View(["tiles", "slides", "--output_path", "tiles"], "tiles of 2 slides", is_laid_out=False),
+    "tiles": View(["tiles", "slides", "--output_path", "tiles"], "tiles of 2 slides", is_laid_out=False, said=("its background is not white",)),
     "set up": View(["init", "--from", "settings.yml"], "Left out:", folder="settings", is_laid_out=False),
     "checks": View(["doctor"], "python"),
     "a workspace": View(["workspace", "show"], "Default datastore", is_folded=False, is_laid_out=False),
