@@ -16,6 +16,8 @@ lacking_packages() {
         command -v "$name" >/dev/null || printf '%s\n' "$name"
     done
     command -v ssh >/dev/null || echo openssh-client
+    # A file system in user space plays the disk of several machines.
+    [ ! -e /dev/fuse ] || pkg-config --exists fuse3 2>/dev/null || printf '%s\n' libfuse3-dev pkg-config
     # On a system with systemd, installing the SSH server opens the machine to the network.
     [ -x /usr/sbin/sshd ] || { [ -d /run/systemd/system ] && ! is_ci; } || echo openssh-server
 }
