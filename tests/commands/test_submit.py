@@ -361,7 +361,7 @@ def test_what_himl_downloaded_is_not_sent_with_the_next_job(himl: Himl, project:
     outcome = himl.ok("submit", "train.py")
     there = [name for name in literal_eval(outcome.stdout.splitlines()[0]) if "." in name or "kept" in name]
     assert there == sorted([*(name.replace("/", os.sep) for name in files), os.path.join("got", "again.py")])
-    (left_out,) = [line for line in outcome.stderr.splitlines() if "its own downloads" in line]
+    (left_out,) = [line for line in outcome.stderr.splitlines() if "downloaded by himl" in line]
     assert re.findall("'(.*?)'", left_out)[1:] == ["lib/got", "lib/outputs"]
     outcome = himl("submit", "lib/outputs/made.py")
     assert (outcome.code, "himl downloaded 'lib/outputs'" in outcome.stderr) == (2, True)

@@ -406,7 +406,8 @@ def test_ci_scripts_hold_no_expressions_and_the_page_names_all() -> None:
     files = {path.name for path in EXAMPLES.iterdir()} - {"README.md"}
     assert files == {*FILES, "train.sh", "with-github-token.sh"}
     assert sorted(re.findall(r"\{literalinclude\} \.\./examples/ci/([\w.-]+)", text)) == sorted(files)
-    assert sorted(re.findall(r"\]\(\.\./examples/ci/([\w.-]+)\)", text)) == sorted(files)
+    # The table of files links each, and so does the place where a page on a forge cannot show its text.
+    assert sorted(re.findall(r"\]\(\.\./examples/ci/([\w.-]+)\)", text)) == sorted([*files, *files])
     assert [name for name in VARIABLES if f"`{name}`" not in text] == []
     shell = [re.sub(r"^#.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE) for path in EXAMPLES.glob("*.sh")]
     scripts = "\n".join([*shell, *(step.script for name in FILES for step in steps_of(name).values())])

@@ -166,7 +166,7 @@ def overwrite(workspace: LocalWorkspace, table: str, column: str, value: Any) ->
     ("runs", "created", float("inf")),
     ("runs", "ended", b"MM"),
     ("runs", "status", "Odd"),
-    *(("metrics", column, value) for column, value in (("time", "x"), ("time", float("-inf")), ("value", "x"), ("step", "x"))),
+    *(("points", column, value) for column, value in (("time", "x"), ("time", float("-inf")), ("value", "x"), ("step", "x"))),
 ])  # fmt: skip
 def test_row_that_himl_does_not_write_is_damage(workspace: LocalWorkspace, table: str, column: str, value: Any) -> None:
     overwrite(workspace, "runs", "job", b"\x04")
@@ -174,7 +174,7 @@ def test_row_that_himl_does_not_write_is_damage(workspace: LocalWorkspace, table
     overwrite(workspace, table, column, value)
     with pytest.raises(DiskFailed, match=DAMAGED_RECORD):
         repr((list(workspace.runs(RunQuery())), workspace.metrics(KEPT)))
-    if table == "metrics" and value == "x":
+    if table == "points" and value == "x":
         with pytest.raises(DiskFailed, match=DAMAGED_RECORD):
             workspace.results([*workspace.runs(RunQuery())], wanted=lambda name: True, whole=True)
 
