@@ -23,7 +23,6 @@ from himl_cli.commands.scripts import (
 )
 from himl_cli.commands.submit_options import SubmitOptions
 from himl_cli.core.errors import BadUsage
-from himl_cli.core.jobs import HERE
 from himl_cli.core.processes import standby
 from himl_cli.workspaces.local import SUPERVISOR
 from himl_cli.workspaces.remote.address import is_remote
@@ -37,6 +36,8 @@ app = group()
 def _by_ssh(request: SubmitRequest, workspace_opts: WorkspaceOptions) -> tuple[SubmitRequest, WorkspaceOptions]:
     """A job for `--cluster ssh:NAME` as one in the workspace of that name. Raises BadUsage for options that such a job
     does not take."""
+    from himl_cli.core.jobs import HERE
+
     if is_remote(request.cluster or ""):
         if workspace_opts.names != (None, None):
             hint = "Name the folder there: --cluster ssh:HOST:FOLDER"

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.records import dataclass
-from himl_cli.core.settings import section_settings
 from himl_cli.core.text import did_you_mean
 
 PREFIX, SECTION = "ssh:", "remote"
 KEYS = ("host", "himl_python", "python", "folder")
-# Where himl init --ssh installs himl, below the home folder, in which ssh starts each command
+# Below the home folder, in which ssh starts each command
 INSTALLED = ".cache/himl/ssh/bin/python"
 
 
@@ -45,6 +44,8 @@ def remote_address(spec: str | None, start: Path) -> RemoteAddress | None:
     if not spec or not is_remote(spec):
         return None
     host, _, folder = spec.removeprefix(PREFIX).partition(":")
+    from himl_cli.core.settings import section_settings  # it is not needed to tell addresses apart
+
     setting = section_settings(start, SECTION).get(host)
     table = {} if setting is None else setting.value
     if setting is not None and not isinstance(table, Mapping):
