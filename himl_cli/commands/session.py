@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted
-from himl_cli.workspaces.remote.address import is_remote
 
 if TYPE_CHECKING:
     from himl_cli.commands.options import OutputOptions, WorkspaceOptions
@@ -89,6 +88,8 @@ def open_session(
 def _hints_that_name(workspace: str | None, output: Output) -> Iterator[None]:
     """Have the commands in hints and notices name a *workspace* on another machine, without which they find no run of
     it."""
+    from himl_cli.workspaces.remote.address import is_remote
+
     if workspace is None or not is_remote(workspace):
         yield
         return
