@@ -28,7 +28,7 @@ from stress.records import Outcome, read_parts
 PROJECT = Path(__file__).parents[2]
 STRESS = PROJECT / "stress" / "results"
 PARAMETERS = {"1", "1.61", "5", "10", "15", "16", "20", "30", "32", "40", "50", "100", "1,000", "200", "1500", "2000", "2,000", "2", "4", "60", "5,000"}
-PARAMETERS |= {"0", "12", "224", "3000", "4000"}
+PARAMETERS |= {"0", "12", "224", "3000", "4000", "10,000"}
 """The numbers that the templates may contain: parameters of the measurements, not results."""
 NUMBER = re.compile(r"(\d+\.\d+)(?: ([KM]B))?")
 BYTES = {"KB": 1e3, "MB": 1e6, "": 1.0}
