@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import MARK, processes_below
 from tests.support.running import until
 
 OPTIONS = """
@@ -69,6 +70,8 @@ class SshServer:
                 yield
             finally:
                 self.forget()
+                # The other end of a lost call, and the jobs that it started, go on and write to the home
+                until(lambda: not processes_below(self.home), "no process is left in the home folder")
 
     def set(self, project: Path, **settings: str) -> None:
         """Write the settings of *project*, with the Python of the tests as the one there."""
@@ -77,8 +80,6 @@ class SshServer:
 
     def start(self) -> None:
         """Start the server, with its present settings."""
-        from tests.support.processes import MARK
-
         mark = f"{MARK}={os.environ[MARK]}" if MARK in os.environ else ""
         text = OPTIONS.format(port=self.port, folder=self.folder, home=self.home, shell=self.shell, mark=mark)
         (self.folder / "sshd_config").write_text(text)

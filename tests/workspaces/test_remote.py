@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.azure import write_program
 from tests.support.folders import contents
 from tests.support.running import Himl, write_files
 from tests.support.runs import RecordedRuns
@@ -90,7 +92,16 @@ def test_any_login_shell_will_do(
         box.restart()
 
 
-def test_errors_name_the_cause_and_the_remedy(box: SshServer, himl: Himl, project: Path) -> None:
+# An ssh that ends after the other end has greeted
+KILLED = r"""
+import os, sys
+os.close(0)
+print("ssh was killed", file=sys.stderr, flush=True)
+sys.stdout.buffer.write(b"\0himl remote\nR\0\0\0\1\x80")
+"""
+
+
+def test_errors_name_the_cause_and_the_remedy(box: SshServer, himl: Himl, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded(box)
     settings = box.settings.read_text()
 
@@ -103,6 +114,9 @@ def test_errors_name_the_cause_and_the_remedy(box: SshServer, himl: Himl, projec
     says(2, "names no host", spec="ssh:")
     says(3, "no folder", "elsewhere/.himl", spec="ssh:box:elsewhere")
     says(5, "ssh cannot connect to 'nowhere.invalid'", "ssh nowhere.invalid true", spec="ssh:nowhere.invalid")
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(write_program(tmp_path / "killed", "ssh", KILLED)), prepend=os.pathsep)
+        says(5, "The connection to 'box' was lost: ssh was killed")
     box.set(project, himl_python="/no/python")
     says(2, "does not start at 'box' with '/no/python'", "[remote.box] himl_python =")
     box.set(project, pyhton="python3")

@@ -82,12 +82,15 @@ class RemoteChannel(Channel):
             before += letter
             if not letter or len(before) > LONGEST_BANNER:
                 raise self._not_started(before)
-        there = unpacked(Greeting, self.receive()[1])
+        asked = Greeting(version=__version__, folder=self._address.folder, label=self._address.label)
+        try:
+            there = unpacked(Greeting, self.receive()[1])
+            self.send(FrameKind.result, packed(asked))
+        except (OSError, ChannelClosed) as err:
+            raise self.lost(err) from err
         if not there.oldest <= PROTOCOL <= there.newest:
             text = f"himl {there.version} at '{self._address.host}' and himl {__version__} here cannot work together."
             raise BadUsage(text, hint="Install the same version at both ends.")
-        asked = Greeting(version=__version__, folder=self._address.folder, label=self._address.label)
-        self.send(FrameKind.result, packed(asked))
 
     def _not_started(self, printed: bytes) -> HimlError:
         """The error for an ssh that ended, or printed something else, before himl's greeting."""
