@@ -57,7 +57,6 @@ from himl_cli.core.runs import LAST_ATTEMPT, MLFLOW_ADDRESS, MLFLOW_STATUSES, NO
 from himl_cli.core.sweeps import MANY, hyperparameters_of, value_text
 from himl_cli.core.workspaces import HOW_TO_CONFIGURE
 from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
-from himl_cli.workspaces.remote.address import is_remote
 from himl_cli.workspaces.resolve import local_folder, open_configured_azure, open_runs
 from mlflow import entities
 
@@ -95,6 +94,8 @@ CODES: Mapping[type[HimlError], Any] = {
 @cache
 def open_uri(uri: str) -> Workspace:
     """Open the workspace of a URI. Raises BadUsage, NotFound, WorkspaceNotFound."""
+    from himl_cli.workspaces.remote.address import is_remote
+
     parts = urlsplit(uri)
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     if parts.netloc not in ("", AZURE):

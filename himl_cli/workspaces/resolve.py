@@ -35,13 +35,13 @@ from himl_cli.core.workspaces import HOW_TO_CONFIGURE, WorkspaceFacts
 from himl_cli.workspaces.azure import config
 from himl_cli.workspaces.azure.config import WorkspaceAddress, current_cloud
 from himl_cli.workspaces.base import Answer, BlobStore, FolderWorkspace, FoundWorkspace, Item, Workspace
-from himl_cli.workspaces.remote.address import RemoteAddress, remote_address
 
 if TYPE_CHECKING:
     from himl_cli.core.jobs import EngineSpec
     from himl_cli.core.workspaces import Check
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
+    from himl_cli.workspaces.remote.address import RemoteAddress
     from himl_cli.workspaces.remote.workspace import RemoteWorkspace
 
 
@@ -72,6 +72,8 @@ def find_workspaces(spec: str | None, config_file: str | None, *, start: Path) -
     Raises BadUsage for both arguments at once and for an invalid configuration, NotFound for a missing config file.
     Either workspace may be missing. A local folder that was named need not exist yet.
     """
+    from himl_cli.workspaces.remote.address import remote_address
+
     if spec and config_file:
         raise BadUsage("--workspace and --config_file cannot be combined.", hint="Use only one of them.")
     if named := _named_config(spec, config_file):
@@ -203,6 +205,8 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
     `config.json`, else one in *start*. Without a name, that of another user which this one cannot write to does not
     count. Raises BadUsage if the named or configured workspace is of the other kind, or if other users could change it.
     """
+    from himl_cli.workspaces.remote.address import remote_address
+
     if on_azure:
         return open_azure(azure_for_jobs(spec, config_file, start=start), start)
     cloud_setting(start)
