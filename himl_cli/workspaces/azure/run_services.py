@@ -8,6 +8,7 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -79,29 +80,19 @@ def tunnel(
 
     Raises NotAllowed, ServiceFailed.
     """
-    from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-    from websockets.sync.client import connect
+    import asyncio
+
+    from websockets.exceptions import InvalidStatus, WebSocketException
 
     url, host = _tunnel_url(connection, service)
-    authorities, scope = ca_bundle(), connection.address.cloud.management_scope
-    is_folder = Path(authorities).is_dir()
-    trusted = ssl.create_default_context(
-        cafile=None if is_folder else authorities, capath=authorities if is_folder else None
-    )
+    scope = connection.address.cloud.management_scope
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # at DEBUG, it would log the token
     token = connection.tokens.get(scope)
     try:
         for is_last in (False, True):
             try:
-                socket = connect(
-                    url,
-                    ssl=trusted,
-                    additional_headers={"Authorization": f"Bearer {token}"},
-                    compression=None,
-                    max_size=None,
-                    open_timeout=OPEN_SECONDS,
-                )
-                break
+                asyncio.run(_pass_bytes(url, token, read, write))
+                return
             except InvalidStatus as err:
                 status = err.response.status_code
                 if status == 401 and not is_last:
@@ -116,24 +107,52 @@ def tunnel(
                     f"Service '{service.name}' is not reachable: {host} answered {status}.",
                     hint="Azure ML may still be opening it. Try again in a minute.",
                 ) from err
-        log.debug("connected to %s", host)
-
-        def send() -> None:
-            with suppress(ConnectionClosed, OSError):
-                while content := read():
-                    socket.send(content)
-            socket.close()
-
-        with socket:
-            threading.Thread(target=send, name="himl-tunnel", daemon=True).start()
-            for message in socket:
-                write(message if isinstance(message, bytes) else message.encode())
     except (WebSocketException, TimeoutError, OSError) as err:
         raise ServiceFailed(
             f"The connection to service '{service.name}' at {host} failed: "
             f"{str(err).rstrip('.') or type(err).__name__}.",
             hint="Try again, or check the proxy in HTTPS_PROXY and NO_PROXY.",
         ) from err
+
+
+async def _pass_bytes(url: str, token: str, read: Callable[[], bytes], write: Callable[[bytes], None]) -> None:
+    """Connect, and pass data until either side ends. One thread uses the connection: the `ssl` of Python 3.11 has no
+    lock, and a read and a write at the same time can make either wait forever. Raises WebSocketException, OSError."""
+    import asyncio
+    from concurrent.futures import CancelledError
+
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import ConnectionClosed
+
+    class Connect(connect):
+        def process_redirect(self, exc: Exception) -> Exception | str:
+            return exc  # the token goes to no other host
+
+    authorities = ca_bundle()
+    is_folder = Path(authorities).is_dir()
+    trusted = ssl.create_default_context(
+        cafile=None if is_folder else authorities, capath=authorities if is_folder else None
+    )
+    headers = {"Authorization": f"Bearer {token}"}
+    loop = asyncio.get_running_loop()
+    async with Connect(
+        url, ssl=trusted, additional_headers=headers, compression=None, max_size=None, open_timeout=OPEN_SECONDS
+    ) as socket:
+
+        async def send(content: bytes) -> None:
+            await (socket.send(content) if content else socket.close())
+
+        def forward() -> None:
+            with suppress(ConnectionClosed, OSError, CancelledError):
+                for content in chain(iter(read, b""), [b""]):
+                    if loop.is_closed():
+                        return
+                    asyncio.run_coroutine_threadsafe(send(content), loop).result()
+
+        log.debug("connected to %s", url)
+        threading.Thread(target=forward, name="himl-tunnel", daemon=True).start()
+        async for message in socket:
+            await asyncio.to_thread(write, message if isinstance(message, bytes) else message.encode())
 
 
 def _tunnel_url(connection: Connection, service: RunService) -> tuple[str, str]:
