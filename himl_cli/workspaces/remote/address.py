@@ -12,7 +12,7 @@ from himl_cli.core.text import did_you_mean
 
 PREFIX, SECTION = "ssh:", "remote"
 KEYS = ("host", "himl_python", "python", "folder")
-# Below the home folder, in which ssh starts each command
+# Relative to the home folder there, in which ssh starts each command
 INSTALLED = ".cache/himl/ssh/bin/python"
 
 
@@ -41,11 +41,11 @@ def is_remote(spec: str) -> bool:
 def remote_address(spec: str | None, start: Path) -> RemoteAddress | None:
     """The workspace that `--workspace` *spec* names with the settings for *start*, None for one of another kind. Raises
     BadUsage."""
+    from himl_cli.core.settings import section_settings  # help needs only to tell addresses apart
+
     if not spec or not is_remote(spec):
         return None
     host, _, folder = spec.removeprefix(PREFIX).partition(":")
-    from himl_cli.core.settings import section_settings  # it is not needed to tell addresses apart
-
     setting = section_settings(start, SECTION).get(host)
     table = {} if setting is None else setting.value
     if setting is not None and not isinstance(table, Mapping):
