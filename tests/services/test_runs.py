@@ -8,6 +8,7 @@ import math
 import re
 import statistics
 from array import array
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from threading import Thread
@@ -36,6 +37,8 @@ from himl_cli.services.runs.lookup import (
     split_recovery_id,
     workspace_in_url,
 )
+from himl_cli.workspaces.base import BlobStore
+from himl_cli.workspaces.local.file_blobs import RunFiles
 from himl_cli.workspaces.local.metric_store import begin_attempt
 from himl_cli.workspaces.local.run_folder import END, RunFolder
 from himl_cli.workspaces.local.run_store import Database, RunStore
@@ -268,6 +271,42 @@ def test_following_reads_the_record_of_a_run_seldom_and_each_change_at_once(proj
         thread.join()
     lock.release()
     assert b"".join(pieces["running"]) == b"epoch 0\nepoch 1\n"
+
+
+class ReplacedLogs(LocalWorkspace):
+    """A workspace in which another attempt begins between two looks at a log, and logs more than the one before."""
+
+    def run_files(self, run_id: str) -> BlobStore:
+        folder = RunFolder(self.folder / "runs" / run_id)
+        log, earlier = folder.user_logs / "std_log.txt", folder.user_logs / "try_1"
+
+        class Files(RunFiles):
+            def read(self, name: str, offset: int = 0) -> Iterator[bytes]:
+                if log.read_text() == "try 1\n" and offset:
+                    with log.open("a") as stream:
+                        stream.write("end 1\n")
+                    earlier.mkdir()
+                    log.rename(earlier / log.name)
+                    log.write_text("try 2, which logs more\n")
+                return super().read(name, offset)
+
+        return Files(folder.path, folder.code, label=f"run '{run_id}'")
+
+
+@pytest.mark.parametrize(("attempt", "expected"), [(None, b"try 1\nend 1\ntry 2, which logs more\n"), (1, b"try 1\nend 1\n")])
+def test_log_of_another_attempt_is_never_taken_for_the_rest_of_this_one(project: Path, attempt: int | None, expected: bytes) -> None:
+    runs = RecordedRuns(project)
+    runs.add("again", status=RunStatus.running, files={"user_logs/std_log.txt": "try 1\n"})
+    folder = RunFolder(project / ".himl" / "runs" / "again")
+    lock = ProcessLock(folder.lock)
+    assert lock.take()
+    pieces = follow_log(ReplacedLogs(project / ".himl"), "again", attempt=attempt)
+    found = [next(pieces)]
+    (folder.path / END).touch()
+    with closing(Database(project / ".himl" / "workspace.db")) as database:
+        RunStore(database).end("again", RunStatus.completed)
+    lock.release()
+    assert b"".join([*found, *pieces]) == expected
 
 
 def test_error_while_following_names_run_and_cancel_command() -> None:

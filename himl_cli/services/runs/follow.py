@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 from himl_cli.core.errors import HimlError, Interrupted, JobFailed, NotFound, ServiceFailed, StoppedWatching
@@ -27,7 +28,7 @@ from himl_cli.services.runs.logs import (
     said_of_build,
 )
 from himl_cli.services.runs.lookup import sweep_view
-from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, ManagedWorkspace, Workspace
 from himl_cli.workspaces.retry import Pauses
 
 # Seconds between checks of the folder of a local run, and between reads of its record while the folder does not change,
@@ -123,18 +124,19 @@ class _GrowingLog:
         home = workspace.home_of(run_id)
         self._pauses = Pauses(*home.poll_interval)
         self._watch = FolderWatch(home, run_id) if isinstance(home, FolderWorkspace) else None
+        self._moves_logs = isinstance(home, ManagedWorkspace)  # of earlier attempts
         self._files: BlobStore | None = None
         self._log: Log | None = None
         self._status: RunStatus | None = None
         self._is_known, self._has_grown = True, False
-        self._path: Path | None = None  # of a local log, and its file, if it is known
-        self._inode = 0
+        self._path: Path | None = None  # of a local log
         self._begin(start)
 
     def _begin(self, done: int) -> None:
         """Read on at byte *done* of a log."""
         self._done, self._was_running, self._is_requeued = done, False, False
         self._is_due = True  # whether the logs may have changed
+        self._inode = 0  # of a local log, once it is known to be that of the attempt
 
     def pieces(self) -> Iterator[bytes]:
         outage = OutageTolerance(self._notify)
@@ -160,7 +162,7 @@ class _GrowingLog:
         files, log, path = self._files, self._log, self._path
         if self._is_due:
             path = files.path_of(log.name) if files and log and isinstance(files, LocalStore) else None
-            self._path, self._inode = path, 0
+            self._path = path
         self._is_due = self._is_requeued
         for _ in watch.pauses():
             if files is None or log is None or path is None or self._is_requeued:
@@ -172,9 +174,10 @@ class _GrowingLog:
             if facts is None or facts.st_size < self._done or facts.st_ino != (self._inode or facts.st_ino):
                 self._is_due = True  # another attempt has replaced it
                 return
-            self._inode = facts.st_ino
             if facts.st_size > self._done:
                 yield from self._new_pieces(files, log)
+            if self._is_due:
+                return
         self._is_due |= watch.is_fresh
 
     def _poll(self) -> Iterator[bytes]:
@@ -213,9 +216,10 @@ class _GrowingLog:
         self._was_running = ran_before or status is RunStatus.running
         if not self._is_requeued:
             yield from self._new_pieces(files, log)
-        if self._attempt is None and log.attempt and (status.is_final or not self._has_grown):
+        if log.attempt and (status.is_final or not self._has_grown):
             for later, begin in _later_attempts(files, log, self._name, self._done, is_requeued=self._is_requeued):
-                yield from self._later_pieces(files, later, begin)
+                if self._attempt is None or (later.attempt == self._attempt and later.name != log.name):
+                    yield from self._later_pieces(files, later, begin)
         if ran_before and self._was_running and not self._has_grown and status is RunStatus.queued:
             # The log is complete. Later changes belong to another attempt.
             self._is_requeued = True
@@ -232,10 +236,32 @@ class _GrowingLog:
 
     def _new_pieces(self, files: BlobStore, log: Log) -> Iterator[bytes]:
         with suppress(NotFound):  # another attempt is about to replace the log
-            for piece in files.read(log.name, self._done):
+            pieces = files.read(log.name, self._done)
+            first = next(pieces, b"")
+            if first and self._is_replaced(files, log):
+                self._is_due = True
+                return
+            for piece in chain([first] if first else [], pieces):
                 self._done += len(piece)
                 self._has_grown = True
                 yield piece
+
+    def _is_replaced(self, files: BlobStore, log: Log) -> bool:
+        """Whether the log of another attempt has taken the name, so that bytes read before may be of that one."""
+        if not self._moves_logs or not log.attempt:
+            return False
+        inode = 0
+        if isinstance(files, LocalStore) and (path := files.path_of(log.name)):
+            try:
+                inode = os.stat(path).st_ino
+            except OSError:
+                return True
+        if not inode or inode != self._inode:
+            found = find_log(files, self._name, log.attempt)
+            if found is None or found.name != log.name:
+                return True
+            self._inode = inode
+        return False
 
 
 def code_that_lacks(workspace: Workspace, run_id: str) -> str:
