@@ -18,9 +18,9 @@ import pytest
 
 from himl_cli.commands.error_handler import as_himl_error
 from himl_cli.core.errors import BadUsage, DiskFailed, JobFailed, NotFound, RunNotFound, ServiceFailed
-from himl_cli.core.events import Event, Notice
+from himl_cli.core.events import Event, Notice, ignore
 from himl_cli.core.locks import ProcessLock
-from himl_cli.core.logged import Aggregation, Child, RunResults, Series, TextPoint, Value
+from himl_cli.core.logged import Aggregation, Child, RunResults, Series, TextPoint, Value, WatchedRuns
 from himl_cli.core.runs import Run, RunQuery, RunSelection, RunStatus
 from himl_cli.core.workspaces import WorkspaceIds
 from himl_cli.services.runs.aggregate import Statistics, check_file, labels_of, statistics_of, unique, value_of, write_csv, write_parquet
@@ -37,6 +37,7 @@ from himl_cli.services.runs.lookup import (
     split_recovery_id,
     workspace_in_url,
 )
+from himl_cli.services.runs.watch import watch_runs
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.file_blobs import RunFiles
 from himl_cli.workspaces.local.metric_store import begin_attempt
@@ -293,20 +294,40 @@ class ReplacedLogs(LocalWorkspace):
         return Files(folder.path, folder.code, label=f"run '{run_id}'")
 
 
-@pytest.mark.parametrize(("attempt", "expected"), [(None, b"try 1\nend 1\ntry 2, which logs more\n"), (1, b"try 1\nend 1\n")])
-def test_log_of_another_attempt_is_never_taken_for_the_rest_of_this_one(project: Path, attempt: int | None, expected: bytes) -> None:
-    runs = RecordedRuns(project)
-    runs.add("again", status=RunStatus.running, files={"user_logs/std_log.txt": "try 1\n"})
-    folder = RunFolder(project / ".himl" / "runs" / "again")
-    lock = ProcessLock(folder.lock)
+def running_again(project: Path) -> ProcessLock:
+    """Add the run `again`, which runs until its lock is released."""
+    RecordedRuns(project).add("again", status=RunStatus.running, files={"user_logs/std_log.txt": "try 1\n"})
+    lock = ProcessLock(RunFolder(project / ".himl" / "runs" / "again").lock)
     assert lock.take()
-    pieces = follow_log(ReplacedLogs(project / ".himl"), "again", attempt=attempt)
-    found = [next(pieces)]
-    (folder.path / END).touch()
+    return lock
+
+
+def end_again(project: Path, lock: ProcessLock) -> None:
     with closing(Database(project / ".himl" / "workspace.db")) as database:
         RunStore(database).end("again", RunStatus.completed)
+    (project / ".himl" / "runs" / "again" / END).touch()
     lock.release()
+
+
+@pytest.mark.parametrize(("attempt", "expected"), [(None, b"try 1\nend 1\ntry 2, which logs more\n"), (1, b"try 1\nend 1\n")])
+def test_log_of_another_attempt_is_never_taken_for_the_rest_of_this_one(project: Path, attempt: int | None, expected: bytes) -> None:
+    lock = running_again(project)
+    pieces = follow_log(ReplacedLogs(project / ".himl"), "again", attempt=attempt)
+    found = [next(pieces)]
+    end_again(project, lock)
     assert b"".join([*found, *pieces]) == expected
+
+
+def test_watching_shows_the_log_of_one_attempt(project: Path) -> None:
+    lock = running_again(project)
+    workspace = ReplacedLogs(project / ".himl")
+    watched = WatchedRuns([workspace.run("again")])
+    polls, shown = watch_runs(workspace, watched, ignore), set()
+    while not any("try 2" in each for each in shown):
+        next(polls)
+        shown.add("\n".join(watched.log))
+    assert shown <= {"", "try 1\n", "try 2, which logs more\n"}
+    end_again(project, lock)
 
 
 def test_error_while_following_names_run_and_cancel_command() -> None:

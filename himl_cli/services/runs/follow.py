@@ -19,6 +19,7 @@ from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.text import named
 from himl_cli.services.runs.logs import (
     USER_LOGS,
+    AttemptLogs,
     Log,
     find_log,
     log_called,
@@ -28,7 +29,7 @@ from himl_cli.services.runs.logs import (
     said_of_build,
 )
 from himl_cli.services.runs.lookup import sweep_view
-from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, ManagedWorkspace, Workspace
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace, LocalStore, Workspace
 from himl_cli.workspaces.retry import Pauses
 
 # Seconds between checks of the folder of a local run, and between reads of its record while the folder does not change,
@@ -124,7 +125,7 @@ class _GrowingLog:
         home = workspace.home_of(run_id)
         self._pauses = Pauses(*home.poll_interval)
         self._watch = FolderWatch(home, run_id) if isinstance(home, FolderWorkspace) else None
-        self._moves_logs = isinstance(home, ManagedWorkspace)  # of earlier attempts
+        self._attempts = AttemptLogs(home)
         self._files: BlobStore | None = None
         self._log: Log | None = None
         self._status: RunStatus | None = None
@@ -136,7 +137,7 @@ class _GrowingLog:
         """Read on at byte *done* of a log."""
         self._done, self._was_running, self._is_requeued = done, False, False
         self._is_due = True  # whether the logs may have changed
-        self._inode = 0  # of a local log, once it is known to be that of the attempt
+        self._attempts.inode = 0
 
     def pieces(self) -> Iterator[bytes]:
         outage = OutageTolerance(self._notify)
@@ -171,7 +172,7 @@ class _GrowingLog:
                 facts = os.stat(path)
             except OSError:
                 facts = None
-            if facts is None or facts.st_size < self._done or facts.st_ino != (self._inode or facts.st_ino):
+            if facts is None or facts.st_size < self._done or facts.st_ino != (self._attempts.inode or facts.st_ino):
                 self._is_due = True  # another attempt has replaced it
                 return
             if facts.st_size > self._done:
@@ -238,30 +239,13 @@ class _GrowingLog:
         with suppress(NotFound):  # another attempt is about to replace the log
             pieces = files.read(log.name, self._done)
             first = next(pieces, b"")
-            if first and self._is_replaced(files, log):
+            if first and self._attempts.is_replaced(files, log, self._name):
                 self._is_due = True
                 return
             for piece in chain([first] if first else [], pieces):
                 self._done += len(piece)
                 self._has_grown = True
                 yield piece
-
-    def _is_replaced(self, files: BlobStore, log: Log) -> bool:
-        """Whether the log of another attempt has taken the name, so that bytes read before may be of that one."""
-        if not self._moves_logs or not log.attempt:
-            return False
-        inode = 0
-        if isinstance(files, LocalStore) and (path := files.path_of(log.name)):
-            try:
-                inode = os.stat(path).st_ino
-            except OSError:
-                return True
-        if not inode or inode != self._inode:
-            found = find_log(files, self._name, log.attempt)
-            if found is None or found.name != log.name:
-                return True
-            self._inode = inode
-        return False
 
 
 def code_that_lacks(workspace: Workspace, run_id: str) -> str:

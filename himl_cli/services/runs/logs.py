@@ -3,6 +3,7 @@ name, and read it."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.runs import Run
-from himl_cli.workspaces.base import BlobStore, Workspace
+from himl_cli.workspaces.base import BlobStore, LocalStore, ManagedWorkspace, Workspace
 
 SWEEP_LOG = "azureml-logs/hyperdrive.txt"
 PIPELINE_LOG = "logs/azureml/executionlogs.txt"
@@ -100,6 +101,33 @@ def log_of_attempt(logs: Mapping[str, str], name: str | None) -> str | None:
         rank = RANK_LOG.fullmatch(base)
         patterns = (re.compile(rf"std_log_process_0*{int(rank[1])}\.txt" if rank else re.escape(base)),)
     return next((logs[each] for pattern in patterns for each in sorted(logs) if pattern.fullmatch(each)), None)
+
+
+class AttemptLogs:
+    """Tells the log of one attempt from that of the next one, which takes its name after himl has moved it. `inode` is
+    that of the log if its file is on this machine, once it is known, else 0."""
+
+    def __init__(self, home: Workspace) -> None:
+        self._moves_logs = isinstance(home, ManagedWorkspace)
+        self.inode = 0
+
+    def is_replaced(self, files: BlobStore, log: Log, name: str | None) -> bool:
+        """Whether the log of another attempt has the name of *log*, which was found by *name*. Call it once the log is
+        open, since bytes of a log that is opened later may be those of another attempt."""
+        if not self._moves_logs or not log.attempt:
+            return False
+        inode = 0
+        if isinstance(files, LocalStore) and (path := files.path_of(log.name)):
+            try:
+                inode = os.stat(path).st_ino
+            except OSError:
+                return True
+        if not inode or inode != self.inode:
+            found = find_log(files, name, log.attempt)
+            if found is None or found.name != log.name:
+                return True
+            self.inode = inode
+        return False
 
 
 def log_called(files: BlobStore, name: str | None) -> Log | None:

@@ -13,9 +13,9 @@ from himl_cli.core.logged import SYSTEM, RunResults, WatchedRuns, is_pipeline_tr
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import MANY, hyperparameters_of
 from himl_cli.services.runs.follow import OutageTolerance
-from himl_cli.services.runs.logs import TAIL_BYTES, find_log
+from himl_cli.services.runs.logs import TAIL_BYTES, AttemptLogs, Log, find_log
 from himl_cli.services.runs.lookup import BEST_SO_FAR, children_of, results_of
-from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
+from himl_cli.workspaces.base import FolderWorkspace, Workspace
 from himl_cli.workspaces.retry import Pauses
 
 SECOND = 1.0
@@ -150,7 +150,7 @@ class _Looks:
                 yield self._look_at_trials
             return
         if watched.runs[0].started is not None:
-            self._log = self._log or _LogTail(self._workspace.run_files(run.id), watched)
+            self._log = self._log or _LogTail(self._workspace, watched)
             yield self._log.look
         if number % SELDOM == 0 and not any(name.startswith(SYSTEM) for name in watched.points.get(run.id, {})):
             yield self._look_at_machine
@@ -235,29 +235,35 @@ class _Looks:
 class _LogTail:
     """The last lines of the main log of a run's last attempt, with one request per poll once the log is found."""
 
-    def __init__(self, files: BlobStore, watched: WatchedRuns) -> None:
-        self._files = files
+    def __init__(self, workspace: Workspace, watched: WatchedRuns) -> None:
+        run_id = watched.runs[0].id
+        self._files = workspace.run_files(run_id)
+        self._attempts = AttemptLogs(workspace.home_of(run_id))
         self._watched = watched
-        self._name = ""
+        self._log: Log | None = None
         self._end = 0
         self._tail = b""
         self._silent = 0
 
     def look(self) -> bool:
         """Read new bytes. Search again for a log that has not grown for a while."""
-        if not self._name or self._silent >= SILENT:
+        if self._log is None or self._silent >= SILENT:
             self._silent = 0
             found = find_log(self._files, None)
             blob = self._files.stat(found.name) if found else None
             if found is None or blob is None:
                 return False
-            if found.name == self._name and blob.size >= self._end:
+            if found == self._log and blob.size >= self._end:
                 return False
-            self._name, self._end, self._tail = found.name, max(0, blob.size - TAIL_BYTES), b""
+            self._log, self._end, self._tail = found, max(0, blob.size - TAIL_BYTES), b""
+            self._attempts.inode = 0
         try:
-            piece = b"".join(self._files.read(self._name, self._end))
+            piece = b"".join(self._files.read(self._log.name, self._end))
         except NotFound:  # another attempt is about to replace the log
             piece = b""
+        if piece and self._attempts.is_replaced(self._files, self._log, None):
+            self._log = None
+            return False
         self._end += len(piece)
         self._silent = 0 if piece else self._silent + 1
         if piece:
