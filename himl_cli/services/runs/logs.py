@@ -104,8 +104,8 @@ def log_of_attempt(logs: Mapping[str, str], name: str | None) -> str | None:
 
 
 class AttemptLogs:
-    """Tells the log of one attempt from that of the next one, which takes its name after himl has moved it. `inode` is
-    that of the log if its file is on this machine, once it is known, else 0."""
+    """Distinguishes the log of one attempt from that of the next one, which takes its name once himl has moved it.
+    `inode` is that of the log if its file is on this machine, once it is known, else 0."""
 
     def __init__(self, home: Workspace) -> None:
         self._moves_logs = isinstance(home, ManagedWorkspace)
