@@ -235,6 +235,7 @@ _himl_table() {
             --children
             --follow|-f
             --tail=
+            --since=
             --file=
             --try=
             --workspace|-w=choice:local+folders+files:.json

@@ -267,6 +267,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--children' 'Select their child runs instead' \
                 '--follow|-f' 'Print new lines until the run ends' \
                 '--tail=' 'Print the last N lines, and with --follow new ones' \
+                '--since=' 'Print what was written in the last 30m, 2h or 7d, or since a date' \
                 '--file=' 'Log file to print, such as std_log_process_1.txt' \
                 '--try=' 'Log of the Nth attempt' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \

@@ -227,7 +227,11 @@ def parse_since(option: str, text: str) -> datetime:
     """The time of a date, or before a duration. Raises BadUsage."""
     with suppress(ValueError, OverflowError):
         return datetime.fromisoformat(text.strip()).astimezone()
-    return datetime.now(timezone.utc) - timedelta(seconds=parse_duration(text, option))
+    try:
+        return datetime.now(timezone.utc) - timedelta(seconds=parse_duration(text, option))
+    except BadUsage as err:
+        hint = "For example: 30m, 2h, 7d or 2026-03-01."
+        raise BadUsage(f"{option} '{text}' is neither a duration (up to ten years) nor a date.", hint=hint) from err
 
 
 def parse_workers(option: str, workers: int) -> int:

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +38,7 @@ from himl_cli.commands.options import (
     parse_folder,
     parse_list,
     parse_pairs,
+    parse_since,
 )
 from himl_cli.commands.session import For, Session, open_session
 from himl_cli.core.errors import BadUsage, NotFound, StoppedWatching
@@ -272,8 +274,8 @@ def code(
             files = list_files(store, Filters())
             return session.output.table(files, FILE_COLUMNS, quiet=lambda file: str(file["name"]), empty="No files.")
         saved = save_code(store, output_dir)
-        text = f"Saved {saved} file{'s' * (saved != 1)} of the code of run '{run.id}' in '{output_dir}'."
-        session.output.result({"folder": str(output_dir), "files": saved}, human=lambda: text, quiet=[str(output_dir)])
+    text = f"Saved {saved} file{'s' * (saved != 1)} of the code of run '{run.id}' in '{output_dir}'."
+    session.output.result({"folder": str(output_dir), "files": saved}, human=lambda: text, quiet=[str(output_dir)])
 
 
 def _check_watch(output_opts: OutputOptions) -> None:
@@ -471,6 +473,9 @@ def logs(
     output_opts: OutputOptions,
     follow: bool = option("Print new lines until the run ends.", default=False, names=("--follow", "-f"), panel="Log"),
     tail: int | None = option("Print the last N lines, and with --follow new ones.", "N", kind=int | None),
+    since: datetime | None = option(
+        "Print what was written in the last 30m, 2h or 7d, or since a date.", "TIME", kind=str | None, parse=parse_since
+    ),
     file: str | None = option("Log file to print, such as std_log_process_1.txt.", "NAME"),
     attempt: int | None = option(
         "Log of the Nth attempt.  [default: the last]",
@@ -482,14 +487,16 @@ def logs(
 ) -> None:
     """Print the log of a run, even of one in progress.
 
-    himl prints the bytes unchanged. Ctrl-C stops --follow, not the run.
+    himl prints the bytes unchanged. Ctrl-C stops --follow, not the run. --since prints whole lines, and up to ten
+    seconds more. It needs times that himl noted during the job, or lines that begin with a time.
 
     \b
       himl runs logs --follow --tail 20
+      himl runs logs latest --since 10m
       himl runs logs latest --file std_log_process_1.txt
     """
     from himl_cli.services.runs.follow import follow_log, watching
-    from himl_cli.services.runs.logs import read_log, tail_start
+    from himl_cli.services.runs.logs import read_log, since_start, tail_start
 
     for name, number in {"--try": attempt, "--tail": tail}.items():
         if number is not None and number < 1:
@@ -506,6 +513,9 @@ def logs(
             workspace, start = session.workspace, 0
             if tail is not None:
                 start = tail_start(workspace, run_id, file, lines=tail, attempt=attempt)
+            if since is not None:
+                begin = since_start(workspace, run_id, file, since=since, attempt=attempt, notify=session.notify)
+                start = max(start, begin)
             read_on = follow_log if follow else read_log
             return read_on(workspace, run_id, file, session.notify, start=start, attempt=attempt)
 
@@ -759,8 +769,8 @@ def import_archive(
             raise BadUsage("Runs can be imported to local workspaces only.", hint="Add --workspace local")
         workspace.prepare(session.notify)
         found = import_runs(workspace, Path(archive))
-        lines = [f"Imported run '{run.id}'." for run in found]
-        session.output.result(found, human="\n".join(lines), quiet=[run.id for run in found])
+    lines = [f"Imported run '{run.id}'." for run in found]
+    session.output.result(found, human="\n".join(lines), quiet=[run.id for run in found])
 
 
 @command(app, "delete")

@@ -207,6 +207,12 @@ class Workspace(Protocol):
     def run_files(self, run_id: str) -> BlobStore:
         """The run's artifacts: `outputs/…`, `logs/…`, `user_logs/…` and logged files. Raises RunNotFound."""
 
+    def log_position(self, run_id: str, name: str, since: datetime) -> int | None:
+        """The position in bytes in the log *name* of `run_files` before which everything was written before *since*.
+        What follows may begin with up to ten seconds of earlier output. None if the workspace does not record when logs
+        are written. Raises RunNotFound."""
+        return None
+
     def code_files(self, run_id: str) -> tuple[BlobStore, Container[str] | None] | None:
         """A store with the code that the run's job was submitted with, and the names of its files (None: all files of
         the store). None for a run without a copy of its code. Raises RunNotFound."""

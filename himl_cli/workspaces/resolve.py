@@ -575,6 +575,7 @@ class JoinedWorkspace(Workspace):
     values = _in_home(Workspace.values)
     parameters = _in_home(Workspace.parameters)
     run_files = _in_home(Workspace.run_files)
+    log_position = _in_home(Workspace.log_position)
     code_files = _in_home(Workspace.code_files)
     environment = _in_home(Workspace.environment)
     stored_job = _in_home(Workspace.stored_job)

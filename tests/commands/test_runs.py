@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,48 @@ def test_logs_are_printed_byte_for_byte(himl: Himl, recorded: RecordedRuns) -> N
     outcome = himl.ok("runs", "logs", "train_3_cc", "train_4_dd", "--file", "std_log.txt")
     assert outcome.raw_stdout == b"epoch 1\n\xff\xfe raw\nother\n"
     assert outcome.stderr == "==> train_3_cc <==\n==> train_4_dd <==\n"
+
+
+def test_logs_since_a_time(himl: Himl, recorded: RecordedRuns) -> None:
+    """Lines that begin with a time show it. A line without one belongs to the line before it."""
+    forms = {
+        "zones": ("2026-03-02T09:00:00Z a\n  b\n[2026-03-02T12:00:00.5+02:00] c\n2026-03-02 11:00:00,123 UTC d\ne", ""),
+        "no zone": ("INFO start\n2026-03-02 09:00:00 a\n  b\n2026-03-02 10:00:00,500 INFO c\n2026-03-02 11:00:00.123 d\ne", "have no zone"),
+    }
+    for number, (text, told) in enumerate(forms.values()):
+        recorded.add(run := f"train_{number}_ee", files={"user_logs/std_log.txt": text})
+        lines = text.splitlines(keepends=True)
+        by_time = {"08:00": text[text.index("2026") :].replace("INFO start\n", ""), "09:30": "".join(lines[-3:]), "10:00:00.6": "".join(lines[-2:])}
+        for since, expected in by_time.items():
+            outcome = himl.ok("runs", "logs", run, "--since", f"2026-03-02T{since}+00:00")
+            assert outcome.stdout == expected
+            assert told in outcome.stderr if told else not outcome.stderr
+        assert himl.ok("runs", "logs", run, "--since", "2026-03-03T00:00+00:00", "--follow").stdout == ""
+        assert himl.ok("runs", "logs", run, "--since", "2026-03-02T09:30+00:00", "--tail", "1").stdout == "e"
+        assert himl.ok("runs", "logs", run, "--since", "2026-03-01T00:00+00:00", "--json").json()[0]["log"] == text
+    unknown = himl("runs", "logs", "train_3_cc", "--since", "2026-03-02")
+    assert (unknown.code, unknown.stdout) == (3, "")
+    assert "himl does not know when the lines of 'user_logs/std_log.txt' of run 'train_3_cc' were written" in unknown.stderr
+    assert "himl runs logs train_3_cc --tail 100" in unknown.stderr
+    assert himl("runs", "logs", "train_3_cc", "--since", "soon").stderr.splitlines() == [
+        "error: --since 'soon' is neither a duration (up to ten years) nor a date.",
+        "hint: For example: 30m, 2h, 7d or 2026-03-01.",
+    ]
+
+
+@pytest.mark.large("waits for a note of the size of a log, which takes a second")
+def test_the_supervisor_notes_when_a_log_was_written(himl: Himl, project: Path) -> None:
+    go = project.parent / "go"
+    script = "import os, sys, time\nprint('first', flush=True)\nwhile not os.path.exists(sys.argv[1]): time.sleep(0.02)\nprint('second')\n"
+    (project / "train.py").write_text(script)
+    run = himl.ok("submit", "train.py", "--no_wait", "-q", "--", str(go)).stdout.strip()
+    notes = project / ".himl" / "runs" / run / "log_times"
+    until(lambda: notes.exists() and notes.read_text().endswith(" 6\n"))
+    moment = datetime.now(timezone.utc).isoformat()
+    go.touch()
+    assert himl.ok("runs", "logs", run, "--since", moment, "--follow").stdout == "second\n"
+    assert himl.ok("runs", "logs", run, "--since", moment).stdout == "second\n"
+    assert himl.ok("runs", "logs", run, "--since", "1h").stdout == "first\nsecond\n"
 
 
 def test_failure_names_the_users_own_line(himl: Himl, project: Path) -> None:

@@ -22,6 +22,7 @@ from himl_cli.services.runs.archive import export_runs, import_runs
 from himl_cli.services.runs.changes import children_text
 from himl_cli.services.runs.deletion import delete_runs, footprints_of
 from himl_cli.services.runs.find import ListRequest, list_runs
+from himl_cli.services.runs.logs import read_log, since_start
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.workspaces.base import FolderWorkspace, ManagedWorkspace, Workspace
 from himl_cli.workspaces.resolve import JoinedWorkspace, open_runs
@@ -355,6 +356,29 @@ def test_runs_are_listed_by_what_they_logged(workspace: Workspace) -> None:
     for request in (ListRequest(where="lr <"), ListRequest(where="status = don"), ListRequest(sort="a b")):
         with pytest.raises(BadUsage):
             list_runs(workspace, RunQuery(), request)
+
+
+def test_logs_are_read_since_a_time(workspace: Workspace, project: Path) -> None:
+    """Known from the times of the run and of its log, and from what the workspace has noted. Never guessed."""
+    run_id, hour = "train_1_aa", timedelta(hours=1)
+    created = workspace.run(run_id).created
+
+    def read(since: datetime) -> bytes:
+        start = since_start(workspace, run_id, since=since)
+        return b"".join(read_log(workspace, run_id, start=start))
+
+    assert read(created - hour) == b"hello"
+    assert read(datetime.now(timezone.utc) + hour) == b""
+    with pytest.raises(NotFound, match="does not know when the lines of 'user_logs"):
+        read(created + hour)
+    folder = project / ".himl" / "runs" / run_id
+    if folder.is_dir():
+        (folder / "user_logs" / "std_log.txt").write_bytes(b"one\ntwo\nthree\n")
+        at = int(created.timestamp() * 1000)
+        (folder / "log_times").write_text(f"0 std_log.txt {at} 0\n0 std_log.txt {at + 60_000} 6\n0 std_log.txt {at + 7_200_000} 14\n")
+        assert read(created + timedelta(seconds=30)) == b"one\ntwo\nthree\n"
+        assert read(created + hour) == b"two\nthree\n"  # whole lines
+        assert read(created + 3 * hour) == b""
 
 
 def test_runs_are_tagged_and_deleted_with_their_children(workspace: Workspace) -> None:

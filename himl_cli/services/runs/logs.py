@@ -6,7 +6,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import datetime, timezone
 from difflib import get_close_matches
+from itertools import chain
 from typing import NamedTuple
 
 from himl_cli.core.errors import NotFound
@@ -30,6 +33,8 @@ OF_ATTEMPT = re.compile(r"user_logs/(?:(?P<kind>re)?try_(?P<number>\d{1,9})/)?(?
 RANK_LOG = re.compile(r"std_log_process_(\d{1,9})\.txt")
 LOG_FOLDERS = ("user_logs/", "logs/", "azureml-logs/", "system_logs/")
 TAIL_BYTES = 64 * 1024
+TIMED = re.compile(rb"\W?(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:[.,](\d+))? ?(Z|UTC|[+-]\d\d:?\d\d)?(?!\w)")
+"""The time at the beginning of a line, in ISO 8601 or as `logging` writes it."""
 
 
 class Log(NamedTuple):
@@ -208,6 +213,73 @@ def tail_start(
             return begin + sum(map(len, there[:-lines]))
         reach *= 8
     return 0
+
+
+def since_start(
+    workspace: Workspace,
+    run_id: str,
+    name: str | None = None,
+    *,
+    since: datetime,
+    attempt: int | None = None,
+    notify: Notify = ignore,
+) -> int:
+    """The position in bytes of the first line of a log that was written at or after *since*, or some seconds before,
+    0 for a missing log.
+
+    This follows from the times of the run and of the log, from the sizes that the workspace has noted, or else from
+    lines that begin with a time. *notify* receives a notice if these have no time zone. Raises RunNotFound, and
+    NotFound if nothing shows when the log was written.
+    """
+    files = workspace.run_files(run_id)
+    found = find_log(files, name, attempt) or (log_called(files, name) if attempt is None else None)
+    blob = files.stat(found.name) if found else None
+    if found is None or blob is None or workspace.run(run_id).created >= since:
+        return 0
+    if blob.modified is not None and blob.modified < since:
+        return blob.size
+    if (position := workspace.log_position(run_id, found.name, since)) is not None:
+        return _line_start(files, found.name, position)
+    position = _timed_line(files, found.name, since, notify)
+    if position is None:
+        raise NotFound(
+            f"himl does not know when the lines of '{found.name}' of run '{run_id}' were written: it did not note "
+            "their times, and they do not begin with one.",
+            hint=f"To print the last lines: himl runs logs {run_id} --tail 100",
+        )
+    return position
+
+
+def _line_start(files: BlobStore, name: str, position: int) -> int:
+    """The start of the line with the byte *position*, or that position if the line began long before."""
+    begin, before = max(0, position - TAIL_BYTES), bytearray()
+    for piece in files.read(name, begin):
+        before += piece[: position - begin - len(before)]
+        if begin + len(before) >= position:
+            break
+    newline = before.rfind(b"\n")
+    return begin + newline + 1 if newline >= 0 or not begin else position
+
+
+def _timed_line(files: BlobStore, name: str, since: datetime, notify: Notify) -> int | None:
+    """The position of the first line that begins with a time at or after *since*: the size of the log if all times are
+    earlier, None if no line begins with one."""
+    position, is_timed, has_told, rest = 0, False, False, b""
+    for piece in chain(files.read(name), [b"\n"]):
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if (parts := TIMED.match(line)) is not None:
+                day, clock, fraction, zone = (part.decode() if part else "" for part in parts.groups())
+                with suppress(ValueError):  # of another meaning
+                    is_timed, moment = True, datetime.fromisoformat(f"{day}T{clock}.{fraction[:6]:0<6}")
+                    if not zone and not has_told:
+                        notify(Notice(f"The times in '{name}' have no zone. himl takes them as UTC."))
+                        has_told = True
+                    offset = datetime.strptime(zone.replace(":", ""), "%z").tzinfo if zone[:1] in ("+", "-") else None
+                    if moment.replace(tzinfo=offset or timezone.utc) >= since:
+                        return position
+            position += len(line) + 1
+    return position - 1 if is_timed else None
 
 
 def said_of_build(run_id: str, log: Log) -> Notice:

@@ -30,7 +30,7 @@ from himl_cli.workspaces.local.code_store import (
 from himl_cli.workspaces.local.launch_request import LaunchRequest, job_from_stored_form, linked_inputs, stored_form
 from himl_cli.workspaces.local.run_folder import COLLECTED, PLAN, RECORD, RunFolder
 
-STAGED, ATTEMPTS, RETRIES = "laid", "tries", "retries"  # keys of a run's record
+STAGED, TRIES, RETRIES = "laid", "tries", "retries"  # keys of a run's record
 
 Stamp = tuple[int, int, int]  # inode, size in bytes, modification time in nanoseconds
 
@@ -60,7 +60,7 @@ class JobFiles:
         ones. Without *is_attempt*, the job starts later. Raises OSError, Stopped."""
         folder, spec, again = self._folder, self._request.spec, self._request.again
         known = folder.read(RECORD) if again else {}
-        attempts = known.get(ATTEMPTS, 0)
+        attempts = known.get(TRIES, 0)
         earlier = folder.user_logs / f"try_{attempts}"
         folder.user_logs.mkdir(exist_ok=again)
         for log in self.logs:
@@ -77,7 +77,7 @@ class JobFiles:
             Path(path).mkdir(parents=True, exist_ok=True)
         data = {"inputs": dict(self._request.inputs), "outputs": dict(self._request.outputs)}
         facts = {**known, **data, "python": spec.python, "in_place": spec.in_place}
-        folder.write(RECORD, {**facts, STAGED: known.get(STAGED, False), ATTEMPTS: attempts})
+        folder.write(RECORD, {**facts, STAGED: known.get(STAGED, False), TRIES: attempts})
         if spec.in_place:
             folder.code.mkdir(exist_ok=again)
         elif known.get(STAGED):
@@ -92,14 +92,14 @@ class JobFiles:
                 make_folder(link.parent)
                 link.symlink_to(source, target_is_directory=source.is_dir())
         if not is_attempt:
-            return folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts})
+            return folder.write(RECORD, {**facts, STAGED: True, TRIES: attempts})
         if spec.editables is not None:
             stage_modules(spec.editables, folder.code)
         self._made = [self.cwd / name for name in COLLECTED if not (self.cwd / name).exists()]
         for made in self._made:  # as in jobs on Azure ML
             made.mkdir(exist_ok=True)
         self._before = self._stamps()
-        folder.write(RECORD, {**facts, STAGED: True, ATTEMPTS: attempts + 1})
+        folder.write(RECORD, {**facts, STAGED: True, TRIES: attempts + 1})
 
     @property
     def _source(self) -> Path | None:
@@ -116,7 +116,7 @@ class JobFiles:
     @property
     def attempt(self) -> int:
         """The number of the latest staged attempt, from 1, or 0 if there is none."""
-        return int(self._folder.read(RECORD).get(ATTEMPTS, 0))
+        return int(self._folder.read(RECORD).get(TRIES, 0))
 
     @property
     def retries(self) -> int:

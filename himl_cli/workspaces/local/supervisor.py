@@ -40,6 +40,7 @@ from himl_cli.workspaces.local.launch_request import (
     rank_environments,
     request_from_json,
 )
+from himl_cli.workspaces.local.log_times import LONGEST_GAP, LogTimes
 from himl_cli.workspaces.local.ranks import Ends, Rank, RankEnd
 from himl_cli.workspaces.local.run_folder import ENVIRONMENT, WAITING, RunFolder
 from himl_cli.workspaces.local.run_process import (
@@ -136,11 +137,14 @@ class Supervisor(RunProcess):
             report("started")
             self._reading = threading.Thread(target=_record_environment, args=(self.folder, spec, env), daemon=True)
             self._reading.start()
+            times = LogTimes(self.folder, self._files.logs, attempt)
+            if spec.engine:  # many jobs may share the file system
+                times = LogTimes(self.folder, self._files.logs[:1], attempt, LONGEST_GAP)
             tracking.serve()
             is_sampled = not spec.no_system_metrics and ENABLED not in env
             first = self._ranks[0]
             with sampling(self.folder.path, env, lambda: first.parent) if is_sampled else contextlib.nullcontext():
-                outcome = self._outcome_of_ranks(*self._watch())
+                outcome = self._outcome_of_ranks(*self._watch(times))
             if self._claim is not None and not spec.retries:  # before the files are stored, which takes no GPU
                 self._claim.release()
         finally:  # a failure after the script's end cannot change its status, so it is added to the reason
@@ -290,8 +294,9 @@ class Supervisor(RunProcess):
         for number, (rank, own) in enumerate(zip(self._ranks, rank_environments(self._request), strict=True)):
             rank.start(command, {**environment(str(number)), **own}, cwd, tty=self._request.spec.tty)
 
-    def _watch(self) -> tuple[list[RankEnd], str]:
-        """Wait for all ranks, and stop them in steps if there is a reason. Returns their ends, and the reason."""
+    def _watch(self, times: LogTimes) -> tuple[list[RankEnd], str]:
+        """Wait for all ranks, noting the sizes of their logs, and stop them in steps if there is a reason. Returns
+        their ends, and the reason."""
         ends: list[RankEnd] = []
         stopping, stop, sent, passed = 0.0, "", 0, 0
         poll = POLL_SECONDS_IF_WOKEN if self._is_woken() else POLL_SECONDS
@@ -304,6 +309,7 @@ class Supervisor(RunProcess):
                 pause = POLL_SECONDS if stop else max(0.001, min(poll, left))
                 with contextlib.suppress(queue.Empty):
                     ends += filter(None, [self._ends.get(timeout=pause)])
+                times.note()
                 for word in self._signals[passed:]:
                     passed += 1
                     for rank in self._ranks:
@@ -322,6 +328,7 @@ class Supervisor(RunProcess):
         finally:
             for rank in self._ranks:
                 rank.close()
+            times.note(now=True)
             if self._reading is not None:  # it may ask an interpreter, which is no adopted process
                 self._reading.join(SECONDS_TO_READ)
             _end_adopted()

@@ -244,6 +244,12 @@ class LocalWorkspace(FolderWorkspace):
         folder = self._folder_of(run_id)
         return RunFiles(folder.path, folder.code, label=f"run '{run_id}'")
 
+    def log_position(self, run_id: str, name: str, since: datetime) -> int | None:
+        from himl_cli.workspaces.local.log_times import log_position
+
+        self.run(run_id)
+        return log_position(self._folder_of(run_id), name, since)
+
     def code_files(self, run_id: str) -> tuple[BlobStore, Container[str] | None] | None:
         from himl_cli.workspaces.local.staging import code_paths
 

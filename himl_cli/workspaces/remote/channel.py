@@ -174,7 +174,7 @@ class CallFailure:
 OF_WORKSPACE = {
     *("run", "known_ids", "runs", "experiments", "tag", "rename", "archive", "cancel", "metrics", "values"),
     *("parameters", "environment", "stored_job", "datastores", "results", "refresh", "delete_rest", "delete"),
-    *("start_run", "log", "log_parameters", "end_run"),
+    *("start_run", "log", "log_parameters", "log_position", "end_run"),
 }
 SUBMIT = "submit"  # a call that also sends the files of the job which the other end lacks
 OF_STORE = {"list", "stat", "md5", "read", "fetch", "store"}

@@ -86,6 +86,7 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
     metrics = _asked(Workspace.metrics)
     values = _asked(Workspace.values)
     parameters = _asked(Workspace.parameters)
+    log_position = _asked(Workspace.log_position)
     environment = _asked(Workspace.environment)
     stored_job = _asked(Workspace.stored_job)
     datastores = _asked(Workspace.datastores)
