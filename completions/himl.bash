@@ -145,6 +145,11 @@ _himl_table() {
         ;;
     'himl runs show')
         rows='
+            --machine
+            --environment
+            --watch
+            --primary_metric=
+            --goal=choice:minimize,maximize
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
@@ -152,11 +157,6 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --machine
-            --environment
-            --watch
-            --primary_metric=
-            --goal=choice:minimize,maximize
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -199,13 +199,6 @@ _himl_table() {
         ;;
     'himl runs aggregate')
         rows='
-            +--run=list+runs
-            --experiment=experiments
-            --num_runs=choice:all
-            +--tags|-t=
-            +--status=list+choice:Queued,Running,Completed,Failed,Canceled
-            --latest_run_file=files
-            --children
             --child_arg=
             +--metrics=
             --system
@@ -213,6 +206,13 @@ _himl_table() {
             --output_csv=files
             --output_parquet=files
             --plot=files
+            +--run=list+runs
+            --experiment=experiments
+            --num_runs=choice:all
+            +--tags|-t=
+            +--status=list+choice:Queued,Running,Completed,Failed,Canceled
+            --latest_run_file=files
+            --children
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -226,6 +226,11 @@ _himl_table() {
         ;;
     'himl runs logs')
         rows='
+            --follow|-f
+            --tail=
+            --since=
+            --file=
+            --try=
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
@@ -233,11 +238,6 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --follow|-f
-            --tail=
-            --since=
-            --file=
-            --try=
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -251,6 +251,11 @@ _himl_table() {
         ;;
     'himl runs attach')
         rows='
+            --service=
+            --node=
+            --open
+            --ssh
+            --stdio
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
@@ -258,11 +263,6 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --service=
-            --node=
-            --open
-            --ssh
-            --stdio
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -276,6 +276,7 @@ _himl_table() {
         ;;
     'himl runs cancel')
         rows='
+            --force
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
@@ -283,7 +284,6 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --force
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -357,6 +357,7 @@ _himl_table() {
         ;;
     'himl runs export')
         rows='
+            --to=files:.zip
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
@@ -364,7 +365,6 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --to=files:.zip
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -391,6 +391,8 @@ _himl_table() {
         ;;
     'himl runs delete')
         rows='
+            --outputs
+            --force
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all
@@ -398,15 +400,13 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --outputs
-            --force
+            --yes
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
-            --yes
             --help|-h
         '
         kinds='list+runs...'
@@ -430,13 +430,6 @@ _himl_table() {
         ;;
     'himl tb')
         rows='
-            +--run=list+runs
-            --experiment=experiments
-            --num_runs=choice:all
-            +--tags|-t=
-            +--status=list+choice:Queued,Running,Completed,Failed,Canceled
-            --latest_run_file=files
-            --children
             --log_dir=
             --run_logs_dir=folders
             --follow_links
@@ -446,6 +439,13 @@ _himl_table() {
             --host=
             --open
             --no_token
+            +--run=list+runs
+            --experiment=experiments
+            --num_runs=choice:all
+            +--tags|-t=
+            +--status=list+choice:Queued,Running,Completed,Failed,Canceled
+            --latest_run_file=files
+            --children
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -459,13 +459,6 @@ _himl_table() {
         ;;
     'himl download')
         rows='
-            +--run=list+runs
-            --experiment=experiments
-            --num_runs=choice:all
-            +--tags|-t=
-            +--status=list+choice:Queued,Running,Completed,Failed,Canceled
-            --latest_run_file=files
-            --children
             --prefix=
             --output_key=
             --list
@@ -478,6 +471,13 @@ _himl_table() {
             --overwrite
             --no_validate
             --workers=
+            +--run=list+runs
+            --experiment=experiments
+            --num_runs=choice:all
+            +--tags|-t=
+            +--status=list+choice:Queued,Running,Completed,Failed,Canceled
+            --latest_run_file=files
+            --children
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -527,7 +527,7 @@ _himl_table() {
             --from=runs
             --experiment=experiments
             --display_name=
-            +--tag=
+            +--tag|-t=
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
@@ -786,37 +786,37 @@ _himl_table() {
             --environment=
             --keep
             --slurm=
+            --yes
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
-            --yes
             --help|-h
         '
         ;;
     'himl gc')
         rows='
             --older_than=
+            --yes
             --workspace|-w=choice:local+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
-            --yes
             --help|-h
         '
         ;;
     'himl completion')
         rows='
+            --yes
             --install
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
-            --yes
             --help|-h
         '
         kinds='choice:bash,zsh,fish,powershell'
@@ -824,11 +824,11 @@ _himl_table() {
     'himl skill')
         rows='
             --install
+            --yes
             --format=choice:human,json,quiet
             --json
             --quiet|-q
             --verbose|-v
-            --yes
             --help|-h
         '
         ;;

@@ -68,7 +68,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
             printf '%s\t%s\n' \
                 '-m=' 'Run a module, like python -m' \
                 '--command=' 'Run a command line in place of TARGET' \
-                '+--set=' 'Change KEY in a job\'s YAML, such as inputs.lr=0.1' \
+                '+--set=' 'Change a job\'s YAML, such as inputs.lr=0.1' \
                 '--cluster=choice:local' 'local (default), Azure ML compute, slurm:PARTITION, ssh:HOST' \
                 '--follow|-f' 'Wait and print the log (always for local jobs)' \
                 '--wait|--no_wait|-d' 'Wait for the end (default: for local jobs)' \
@@ -85,7 +85,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--resume=runs' 'Resume a local run, or its missing trials or steps (no TARGET)' \
                 '--dry_run' 'Print the job as YAML or Slurm script, without submitting it' \
                 '+--sbatch=' 'Option of sbatch on Slurm, such as gres=gpu:2' \
-                '+--after=runs' 'Start the Slurm job once this one\'s run has completed' \
+                '+--after=runs' 'Start the Slurm job once this run has completed' \
                 '--grace=' 'Time from SIGTERM to the limit of a Slurm job (default: 1m)' \
                 '--retries=' 'Restart a failed local or Slurm job up to N times' \
                 '--record_in=choice:local,azure' 'Workspace for a local job: local or azure (default: local)' \
@@ -189,6 +189,11 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl runs show'
             printf '%s\t%s\n' \
+                '--machine' 'Add a table of CPU, memory and GPU use' \
+                '--environment' 'Add the interpreter, packages, machine and changes of the code' \
+                '--watch' 'Show progress, metrics and log until the run ends' \
+                '--primary_metric=' 'Rank the trials of a sweep by this metric' \
+                '--goal=choice:minimize,maximize' 'Which values are best (default: by the metric\'s name)' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'Runs of this experiment, newest first' \
                 '--num_runs=choice:all' 'Number of runs, or all' \
@@ -196,11 +201,6 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--machine' 'Add a table of CPU, memory and GPU use' \
-                '--environment' 'Add the interpreter, packages, machine and changes of the code' \
-                '--watch' 'Show progress, metrics and log until the run ends' \
-                '--primary_metric=' 'Rank the trials of a sweep by this metric' \
-                '--goal=choice:minimize,maximize' 'Which values are best (default: by the metric\'s name)' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
@@ -234,13 +234,6 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl runs aggregate'
             printf '%s\t%s\n' \
-                '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
-                '--experiment=experiments' 'Runs of this experiment, newest first' \
-                '--num_runs=choice:all' 'Number of runs, or all' \
-                '+--tags|-t=' 'Only runs with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
-                '--latest_run_file=files' 'File with a run id' \
-                '--children' 'Select their child runs instead' \
                 '--child_arg=' 'Tag or argument that names the columns' \
                 '+--metrics=' 'Only metrics with these names' \
                 '--system' 'Metrics of the machine (system/...), alone or with --metrics' \
@@ -248,6 +241,13 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--output_csv=files' 'Save the table as CSV' \
                 '--output_parquet=files' 'Save all points as Parquet, one per row' \
                 '--plot=files' 'Save curves over all runs as .png or .svg' \
+                '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
+                '--experiment=experiments' 'Runs of this experiment, newest first' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags|-t=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
@@ -258,6 +258,11 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl runs logs'
             printf '%s\t%s\n' \
+                '--follow|-f' 'Print new lines until the run ends' \
+                '--tail=' 'Print the last N lines, and with --follow new ones' \
+                '--since=' 'Print what was written in the last 30m, 2h or 7d, or since a date' \
+                '--file=' 'Log file to print, such as std_log_process_1.txt' \
+                '--try=' 'Log of the Nth attempt' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'Runs of this experiment, newest first' \
                 '--num_runs=choice:all' 'Number of runs, or all' \
@@ -265,11 +270,6 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--follow|-f' 'Print new lines until the run ends' \
-                '--tail=' 'Print the last N lines, and with --follow new ones' \
-                '--since=' 'Print what was written in the last 30m, 2h or 7d, or since a date' \
-                '--file=' 'Log file to print, such as std_log_process_1.txt' \
-                '--try=' 'Log of the Nth attempt' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
@@ -280,6 +280,11 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl runs attach'
             printf '%s\t%s\n' \
+                '--service=' 'Name or kind of a service: vscode, jupyterlab, ssh, ...' \
+                '--node=' 'Node of the services, from 0' \
+                '--open' 'Open the services in the browser' \
+                '--ssh' 'Log in with ssh' \
+                '--stdio' 'Act as the ProxyCommand of ssh, scp or rsync' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'Runs of this experiment, newest first' \
                 '--num_runs=choice:all' 'Number of runs, or all' \
@@ -287,11 +292,6 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--service=' 'Name or kind of a service: vscode, jupyterlab, ssh, ...' \
-                '--node=' 'Node of the services, from 0' \
-                '--open' 'Open the services in the browser' \
-                '--ssh' 'Log in with ssh' \
-                '--stdio' 'Act as the ProxyCommand of ssh, scp or rsync' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
@@ -302,6 +302,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl runs cancel'
             printf '%s\t%s\n' \
+                '--force' 'Also cancel runs that may have ended' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'Runs of this experiment, newest first' \
                 '--num_runs=choice:all' 'Number of runs, or all' \
@@ -309,7 +310,6 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--force' 'Also cancel runs that may have ended' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
@@ -371,6 +371,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl runs export'
             printf '%s\t%s\n' \
+                '--to=files:.zip' 'New .zip file or folder.  [required]' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'Runs of this experiment, newest first' \
                 '--num_runs=choice:all' 'Number of runs, or all' \
@@ -378,7 +379,6 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--to=files:.zip' 'New .zip file or folder' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
@@ -399,6 +399,8 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl runs delete'
             printf '%s\t%s\n' \
+                '--outputs' 'Also delete registered output data on Azure ML' \
+                '--force' 'Also delete runs that may be in progress' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'Runs of this experiment, newest first' \
                 '--num_runs=choice:all' 'Number of runs, or all' \
@@ -406,15 +408,13 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--outputs' 'Also delete registered output data on Azure ML' \
-                '--force' 'Also delete runs that may be in progress' \
+                '--yes' 'Do it without asking' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
-                '--yes' 'Do it without asking' \
                 '--help|-h' 'Show this message and exit'
         case 'himl ui'
             printf '%s\t%s\n' \
@@ -433,13 +433,6 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl tb'
             printf '%s\t%s\n' \
-                '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
-                '--experiment=experiments' 'Runs of this experiment, newest first' \
-                '--num_runs=choice:all' 'Number of runs, or all' \
-                '+--tags|-t=' 'Only runs with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
-                '--latest_run_file=files' 'File with a run id' \
-                '--children' 'Select their child runs instead' \
                 '--log_dir=' 'Folder inside a run, or else the whole run' \
                 '--run_logs_dir=folders' 'Folder for copies' \
                 '--follow_links' 'Include files of links that lead out of a run' \
@@ -449,6 +442,13 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--host=' 'Host' \
                 '--open' 'Open the page in the browser' \
                 '--no_token' 'Admit all who can reach the port, for example a proxy' \
+                '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
+                '--experiment=experiments' 'Runs of this experiment, newest first' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags|-t=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
@@ -459,13 +459,6 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl download'
             printf '%s\t%s\n' \
-                '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
-                '--experiment=experiments' 'Runs of this experiment, newest first' \
-                '--num_runs=choice:all' 'Number of runs, or all' \
-                '+--tags|-t=' 'Only runs with these tags' \
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
-                '--latest_run_file=files' 'File with a run id' \
-                '--children' 'Select their child runs instead' \
                 '--prefix=' 'Only names with this prefix, or one file' \
                 '--output_key=' 'Output dataset of the run, instead of its artifacts' \
                 '--list' 'List the files without downloading them' \
@@ -478,6 +471,13 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--overwrite' 'Replace files that differ' \
                 '--no_validate' 'Do not compare MD5 checksums' \
                 '--workers=' 'Parallel transfers, 1 to 256' \
+                '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
+                '--experiment=experiments' 'Runs of this experiment, newest first' \
+                '--num_runs=choice:all' 'Number of runs, or all' \
+                '+--tags|-t=' 'Only runs with these tags' \
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
+                '--latest_run_file=files' 'File with a run id' \
+                '--children' 'Select their child runs instead' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
@@ -518,7 +518,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--from=runs' 'Original run of the checkpoints.  [required]' \
                 '--experiment=experiments' 'Experiment (default: that of --from)' \
                 '--display_name=' 'Display name of the run' \
-                '+--tag=' 'Tag of the run' \
+                '+--tag|-t=' 'Tag of the run' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
@@ -663,7 +663,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--wait' 'Wait for the job to end' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
-                '--format=choice:human,json,quiet,files,tar' 'Tiles as files, or in one tar per slide' \
+                '--format=choice:human,json,quiet,files,tar' 'Form of the tiles: files, or tar for one tar per slide (default: files)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
@@ -737,42 +737,42 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--environment=' 'Registered environment of the jobs' \
                 '--keep' 'Keep the jobs, for further checks' \
                 '--slurm=' 'Also submit a short test job to --cluster slurm:NAME' \
+                '--yes' 'Do it without asking' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
-                '--yes' 'Do it without asking' \
                 '--help|-h' 'Show this message and exit'
         case 'himl gc'
             printf '%s\t%s\n' \
-                '--older_than=' 'Also artifacts of runs that ended before 30d, or a date' \
+                '--older_than=' 'Also artifacts of runs that ended longer ago than 30d, or before a date' \
+                '--yes' 'Do it without asking' \
                 '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
-                '--yes' 'Do it without asking' \
                 '--help|-h' 'Show this message and exit'
         case 'himl completion'
             printf '%s\t%s\n' \
+                '--yes' 'Do it without asking' \
                 '--install' 'Install the script for the shell' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
-                '--yes' 'Do it without asking' \
                 '--help|-h' 'Show this message and exit'
         case 'himl skill'
             printf '%s\t%s\n' \
                 '--install' 'Write it to this project\'s folders for agents' \
+                '--yes' 'Do it without asking' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
                 '--verbose|-v' 'Print a debug log and tracebacks on stderr' \
-                '--yes' 'Do it without asking' \
                 '--help|-h' 'Show this message and exit'
         case 'himl schema'
             printf '%s\t%s\n' \

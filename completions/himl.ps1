@@ -38,7 +38,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Rows = @(
                 '-m=', 'Run a module, like python -m',
                 '--command=', 'Run a command line in place of TARGET',
-                '+--set=', 'Change KEY in a job''s YAML, such as inputs.lr=0.1',
+                '+--set=', 'Change a job''s YAML, such as inputs.lr=0.1',
                 '--cluster=choice:local', 'local (default), Azure ML compute, slurm:PARTITION, ssh:HOST',
                 '--follow|-f', 'Wait and print the log (always for local jobs)',
                 '--wait|--no_wait|-d', 'Wait for the end (default: for local jobs)',
@@ -55,7 +55,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--resume=runs', 'Resume a local run, or its missing trials or steps (no TARGET)',
                 '--dry_run', 'Print the job as YAML or Slurm script, without submitting it',
                 '+--sbatch=', 'Option of sbatch on Slurm, such as gres=gpu:2',
-                '+--after=runs', 'Start the Slurm job once this one''s run has completed',
+                '+--after=runs', 'Start the Slurm job once this run has completed',
                 '--grace=', 'Time from SIGTERM to the limit of a Slurm job (default: 1m)',
                 '--retries=', 'Restart a failed local or Slurm job up to N times',
                 '--record_in=choice:local,azure', 'Workspace for a local job: local or azure (default: local)',
@@ -188,6 +188,11 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
+                '--machine', 'Add a table of CPU, memory and GPU use',
+                '--environment', 'Add the interpreter, packages, machine and changes of the code',
+                '--watch', 'Show progress, metrics and log until the run ends',
+                '--primary_metric=', 'Rank the trials of a sweep by this metric',
+                '--goal=choice:minimize,maximize', 'Which values are best (default: by the metric''s name)',
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
                 '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
@@ -195,11 +200,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
-                '--machine', 'Add a table of CPU, memory and GPU use',
-                '--environment', 'Add the interpreter, packages, machine and changes of the code',
-                '--watch', 'Show progress, metrics and log until the run ends',
-                '--primary_metric=', 'Rank the trials of a sweep by this metric',
-                '--goal=choice:minimize,maximize', 'Which values are best (default: by the metric''s name)',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet (default: human)',
@@ -248,13 +248,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
-                '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'Runs of this experiment, newest first',
-                '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags|-t=', 'Only runs with these tags',
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
-                '--latest_run_file=files', 'File with a run id',
-                '--children', 'Select their child runs instead',
                 '--child_arg=', 'Tag or argument that names the columns',
                 '+--metrics=', 'Only metrics with these names',
                 '--system', 'Metrics of the machine (system/...), alone or with --metrics',
@@ -262,6 +255,13 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--output_csv=files', 'Save the table as CSV',
                 '--output_parquet=files', 'Save all points as Parquet, one per row',
                 '--plot=files', 'Save curves over all runs as .png or .svg',
+                '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
+                '--num_runs=choice:all', 'Number of runs, or all',
+                '+--tags|-t=', 'Only runs with these tags',
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
+                '--latest_run_file=files', 'File with a run id',
+                '--children', 'Select their child runs instead',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)',
@@ -277,6 +277,11 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
+                '--follow|-f', 'Print new lines until the run ends',
+                '--tail=', 'Print the last N lines, and with --follow new ones',
+                '--since=', 'Print what was written in the last 30m, 2h or 7d, or since a date',
+                '--file=', 'Log file to print, such as std_log_process_1.txt',
+                '--try=', 'Log of the Nth attempt',
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
                 '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
@@ -284,11 +289,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
-                '--follow|-f', 'Print new lines until the run ends',
-                '--tail=', 'Print the last N lines, and with --follow new ones',
-                '--since=', 'Print what was written in the last 30m, 2h or 7d, or since a date',
-                '--file=', 'Log file to print, such as std_log_process_1.txt',
-                '--try=', 'Log of the Nth attempt',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet (default: human)',
@@ -304,6 +304,11 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
+                '--service=', 'Name or kind of a service: vscode, jupyterlab, ssh, ...',
+                '--node=', 'Node of the services, from 0',
+                '--open', 'Open the services in the browser',
+                '--ssh', 'Log in with ssh',
+                '--stdio', 'Act as the ProxyCommand of ssh, scp or rsync',
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
                 '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
@@ -311,11 +316,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
-                '--service=', 'Name or kind of a service: vscode, jupyterlab, ssh, ...',
-                '--node=', 'Node of the services, from 0',
-                '--open', 'Open the services in the browser',
-                '--ssh', 'Log in with ssh',
-                '--stdio', 'Act as the ProxyCommand of ssh, scp or rsync',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet (default: human)',
@@ -331,6 +331,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
+                '--force', 'Also cancel runs that may have ended',
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
                 '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
@@ -338,7 +339,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
-                '--force', 'Also cancel runs that may have ended',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet (default: human)',
@@ -420,6 +420,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
+                '--to=files:.zip', 'New .zip file or folder.  [required]',
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
                 '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
@@ -427,7 +428,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
-                '--to=files:.zip', 'New .zip file or folder',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet (default: human)',
@@ -458,6 +458,8 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
+                '--outputs', 'Also delete registered output data on Azure ML',
+                '--force', 'Also delete runs that may be in progress',
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
                 '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',
@@ -465,15 +467,13 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
                 '--latest_run_file=files', 'File with a run id',
                 '--children', 'Select their child runs instead',
-                '--outputs', 'Also delete registered output data on Azure ML',
-                '--force', 'Also delete runs that may be in progress',
+                '--yes', 'Do it without asking',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet (default: human)',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
-                '--yes', 'Do it without asking',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('list+runs...')
@@ -502,13 +502,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
-                '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'Runs of this experiment, newest first',
-                '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags|-t=', 'Only runs with these tags',
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
-                '--latest_run_file=files', 'File with a run id',
-                '--children', 'Select their child runs instead',
                 '--log_dir=', 'Folder inside a run, or else the whole run',
                 '--run_logs_dir=folders', 'Folder for copies',
                 '--follow_links', 'Include files of links that lead out of a run',
@@ -518,6 +511,13 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--host=', 'Host',
                 '--open', 'Open the page in the browser',
                 '--no_token', 'Admit all who can reach the port, for example a proxy',
+                '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
+                '--num_runs=choice:all', 'Number of runs, or all',
+                '+--tags|-t=', 'Only runs with these tags',
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
+                '--latest_run_file=files', 'File with a run id',
+                '--children', 'Select their child runs instead',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet (default: human)',
@@ -533,13 +533,6 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
-                '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
-                '--experiment=experiments', 'Runs of this experiment, newest first',
-                '--num_runs=choice:all', 'Number of runs, or all',
-                '+--tags|-t=', 'Only runs with these tags',
-                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
-                '--latest_run_file=files', 'File with a run id',
-                '--children', 'Select their child runs instead',
                 '--prefix=', 'Only names with this prefix, or one file',
                 '--output_key=', 'Output dataset of the run, instead of its artifacts',
                 '--list', 'List the files without downloading them',
@@ -552,6 +545,13 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--overwrite', 'Replace files that differ',
                 '--no_validate', 'Do not compare MD5 checksums',
                 '--workers=', 'Parallel transfers, 1 to 256',
+                '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
+                '--experiment=experiments', 'Runs of this experiment, newest first',
+                '--num_runs=choice:all', 'Number of runs, or all',
+                '+--tags|-t=', 'Only runs with these tags',
+                '+--status=list+choice:Queued,Running,Completed,Failed,Canceled', 'Only Queued, Running, Completed, Failed or Canceled runs',
+                '--latest_run_file=files', 'File with a run id',
+                '--children', 'Select their child runs instead',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet (default: human)',
@@ -610,7 +610,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--from=runs', 'Original run of the checkpoints.  [required]',
                 '--experiment=experiments', 'Experiment (default: that of --from)',
                 '--display_name=', 'Display name of the run',
-                '+--tag=', 'Tag of the run',
+                '+--tag|-t=', 'Tag of the run',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet (default: human)',
@@ -793,7 +793,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--wait', 'Wait for the job to end',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)',
                 '--config_file=files:.json', 'Azure ML config.json',
-                '--format=choice:human,json,quiet,files,tar', 'Tiles as files, or in one tar per slide',
+                '--format=choice:human,json,quiet,files,tar', 'Form of the tiles: files, or tar for one tar per slide (default: files)',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
@@ -905,13 +905,13 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
                 '--environment=', 'Registered environment of the jobs',
                 '--keep', 'Keep the jobs, for further checks',
                 '--slurm=', 'Also submit a short test job to --cluster slurm:NAME',
+                '--yes', 'Do it without asking',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet (default: human)',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
-                '--yes', 'Do it without asking',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @()
@@ -920,14 +920,14 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
-                '--older_than=', 'Also artifacts of runs that ended before 30d, or a date',
+                '--older_than=', 'Also artifacts of runs that ended longer ago than 30d, or before a date',
+                '--yes', 'Do it without asking',
                 '--workspace|-w=choice:local+folders+files:.json', 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)',
                 '--config_file=files:.json', 'Azure ML config.json',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet (default: human)',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
-                '--yes', 'Do it without asking',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @()
@@ -936,12 +936,12 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Verbs = @(
             )
             Rows = @(
+                '--yes', 'Do it without asking',
                 '--install', 'Install the script for the shell',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet (default: human)',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
-                '--yes', 'Do it without asking',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @('choice:bash,zsh,fish,powershell')
@@ -951,11 +951,11 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             )
             Rows = @(
                 '--install', 'Write it to this project''s folders for agents',
+                '--yes', 'Do it without asking',
                 '--format=choice:human,json,quiet', 'Output format: human, json or quiet (default: human)',
                 '--json', 'Print one JSON document on stdout',
                 '--quiet|-q', 'Print only ids or paths on stdout',
                 '--verbose|-v', 'Print a debug log and tracebacks on stderr',
-                '--yes', 'Do it without asking',
                 '--help|-h', 'Show this message and exit'
             )
             Kinds = @()

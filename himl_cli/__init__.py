@@ -1,4 +1,4 @@
-"""himl: run training scripts locally, on Azure ML or on Slurm, and get their results.
+"""himl: run training scripts locally, by SSH, on Slurm or on Azure ML, and get their results.
 
 `__init__.pyi` lists the public names, and docs/python.md describes them. The first use of a name imports its module, so
 `import himl_cli` is fast.

@@ -110,7 +110,7 @@ def himl(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Train on this machine, on Azure ML or on Slurm, and get the results.
+    """Train on this machine, by SSH, on Slurm or on Azure ML, and get the results.
 
     \b
       himl submit train.py -- --epochs 5     run a script on this machine

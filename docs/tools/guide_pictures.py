@@ -215,8 +215,8 @@ def words(*arguments: str) -> list[str]:
 
 
 def variables(folder: Path) -> dict[str, str]:
-    """Return environment variables that contain only PATH of the user's environment."""
-    return {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), "HOME": str(folder), "LANG": "C.UTF-8", "TZ": "UTC"}
+    """Return environment variables that contain only PATH of the user's environment. *folder* is not the home folder, whose snapshot himl refuses."""
+    return {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), "HOME": str(folder.parent), "LANG": "C.UTF-8", "TZ": "UTC"}
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def push(
     ),
     experiment: str | None = option("Experiment (default: that of --from).", "NAME"),
     display_name: str = option("Display name of the run.", "TEXT", "", show_default=False),
-    tag: Mapping[str, str] = option("Tag of the run.", "K=V", many=True, parse=parse_pairs),
+    tag: Mapping[str, str] = option("Tag of the run.", "K=V", many=True, parse=parse_pairs, names=("--tag", "-t")),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
 ) -> None:

@@ -32,7 +32,6 @@ app = group()
 @command(app, "download")
 def download(
     *,
-    selection: SelectionOptions,
     prefix: str = option("Only names with this prefix, or one file.", "P", "", show_default=False, panel="Files"),
     output_key: str | None = option("Output dataset of the run, instead of its artifacts.", "KEY"),
     list_only: bool = option("List the files without downloading them.", default=False, names=("--list",)),
@@ -49,6 +48,7 @@ def download(
     strip_prefix: bool = option("Remove the folders of the prefix from names.", default=False),
     follow_links: bool = FOLLOW_LINKS,
     transfer_opts: TransferOptions,
+    selection: SelectionOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,

@@ -107,7 +107,7 @@ def parameter_sections(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]
     """The help records of visible parameters by `rich_help_panel`: arguments, panels in order of appearance, then
     parameters without a panel. Without those that the program's help explains."""
     sections: dict[str, list[tuple[str, str]]] = {}
-    for parameter in command.get_params(ctx):
+    for parameter in sorted(command.get_params(ctx), key=lambda each: each.param_type_name != "argument"):
         record = help_record(parameter)
         if record is not None and not (ctx.parent and has_manual(ctx) and is_shared(parameter)):
             sections.setdefault(panel_of(parameter, command), []).append(record)

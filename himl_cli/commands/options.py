@@ -316,7 +316,7 @@ class TableOptions(OutputOptions):
 class AskingOptions(OutputOptions):
     """Of a command that asks, or does nothing, without --yes."""
 
-    yes: bool = option("Do it without asking.", default=False, panel="Output")
+    yes: bool = option("Do it without asking.", default=False, panel="Options")
 
 
 class PagedOptions(OutputOptions):
@@ -375,7 +375,11 @@ GOAL_OPTION = option(
 
 class ListOptions(Bundle):
     since: datetime | None = option(
-        "Only runs of the last 30m, 2h or 7d, or since a date.", "TIME", kind=str | None, parse=parse_since
+        "Only runs of the last 30m, 2h or 7d, or since a date.",
+        "TIME",
+        kind=str | None,
+        parse=parse_since,
+        panel="Runs",
     )
     where: str = option("Only runs like 'lr < 0.1 and status = failed'.", "FILTER", "", show_default=False)
     sort: str = option(
@@ -383,6 +387,7 @@ class ListOptions(Bundle):
         "KEY",
         "",
         show_default=False,
+        panel="Table",
     )
     metrics: Sequence[str] = option("Show the last values of these metrics.", "GLOB,...", many=True, parse=parse_list)
     best: bool = option("Use best values of metrics instead of last ones.", default=False)

@@ -137,12 +137,12 @@ def _print_runs(session: Session, query: RunQuery, request: ListRequest, empty: 
 @command(app, "show")
 def show(
     *,
-    selection: SelectionOptions,
-    machine: bool = option("Add a table of CPU, memory and GPU use.", default=False),
+    machine: bool = option("Add a table of CPU, memory and GPU use.", default=False, panel="Details"),
     environment: bool = option("Add the interpreter, packages, machine and changes of the code.", default=False),
     watch: bool = option("Show progress, metrics and log until the run ends.", default=False),
     primary_metric: str | None = option("Rank the trials of a sweep by this metric.", "NAME", parse=non_blank),
     goal: Any = GOAL_OPTION,
+    selection: SelectionOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
@@ -329,7 +329,6 @@ def _watch_run(session: Session, found: Sequence[Run]) -> None:
 @command(app, "aggregate")
 def aggregate(
     *,
-    selection: SelectionOptions,
     child_arg: str | None = option(
         "Tag or argument that names the columns.  [default: their differences]", "NAME", panel="Metrics"
     ),
@@ -343,6 +342,7 @@ def aggregate(
     output_csv: str | None = option("Save the table as CSV.", "FILE"),
     output_parquet: str | None = option("Save all points as Parquet, one per row.", "FILE"),
     plot: str | None = option("Save curves over all runs as .png or .svg.", "FILE"),
+    selection: SelectionOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: TableOptions,
     runs: RunArgs = None,
@@ -468,9 +468,6 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 @command(app, "logs")
 def logs(
     *,
-    selection: SelectionOptions,
-    workspace_opts: WorkspaceOptions,
-    output_opts: OutputOptions,
     follow: bool = option("Print new lines until the run ends.", default=False, names=("--follow", "-f"), panel="Log"),
     tail: int | None = option("Print the last N lines, and with --follow new ones.", "N", kind=int | None),
     since: datetime | None = option(
@@ -483,6 +480,9 @@ def logs(
         names=("--try",),
         kind=int | None,
     ),
+    selection: SelectionOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
     runs: RunArgs = None,
 ) -> None:
     """Print the log of a run, even of one in progress.
@@ -544,9 +544,6 @@ class AttachCommand(HimlCommand):
 def attach(
     ctx: typer.Context,
     *,
-    selection: SelectionOptions,
-    workspace_opts: WorkspaceOptions,
-    output_opts: OutputOptions,
     service: str | None = option(
         "Name or kind of a service: vscode, jupyterlab, ssh, ...", "NAME", parse=non_blank, panel="Services"
     ),
@@ -554,6 +551,9 @@ def attach(
     open_browser: bool = option("Open the services in the browser.", default=False, names=("--open",)),
     ssh: bool = option("Log in with ssh. Write its options and command after --.", default=False),
     stdio: bool = option("Act as the ProxyCommand of ssh, scp or rsync.", default=False),
+    selection: SelectionOptions,
+    workspace_opts: WorkspaceOptions,
+    output_opts: OutputOptions,
     runs: RunArgs = None,
 ) -> None:
     """Show the addresses of a running job's services.
@@ -612,8 +612,8 @@ def _print_services(output: Output, run: Run, services: Sequence[RunService], *,
 @command(app, "cancel")
 def cancel(
     *,
-    selection: SelectionOptions,
     force: bool = option("Also cancel runs that may have ended.", default=False, panel="Cancellation"),
+    selection: SelectionOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
@@ -720,8 +720,8 @@ def _archive(
 @command(app, "export")
 def export(
     *,
+    to: str | None = option("New .zip file or folder.  [required]", "FILE.zip|DIR", panel="Archive"),
     selection: SelectionOptions,
-    to: str | None = option("New .zip file or folder.", "FILE.zip|DIR", panel="Archive"),
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,
@@ -776,9 +776,9 @@ def import_archive(
 @command(app, "delete")
 def delete(
     *,
-    selection: SelectionOptions,
     outputs: bool = option("Also delete registered output data on Azure ML.", default=False, panel="Deletion"),
     force: bool = option("Also delete runs that may be in progress.", default=False, panel="Deletion"),
+    selection: SelectionOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: AskingOptions,
     runs: RunArgs = None,

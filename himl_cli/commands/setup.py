@@ -133,7 +133,7 @@ def show(workspace_opts: WorkspaceOptions, output_opts: OutputOptions) -> None:
 def gc(
     *,
     older_than: datetime | None = option(
-        "Also artifacts of runs that ended before 30d, or a date. Also for downloads.",
+        "Also artifacts of runs that ended longer ago than 30d, or before a date. It applies to downloads, too.",
         "TIME",
         kind=str | None,
         parse=parse_since,
@@ -143,10 +143,9 @@ def gc(
 ) -> None:
     """Delete files of the local workspace that no run needs, and unused downloads.
 
-    himl counts the files, and deletes them with --yes. They are code of deleted runs, and copies that killed jobs left.
-    Downloads are datasets, checkpoints and event files in himl's cache. Nothing used them for 30 days. With
-    --older_than, the files include artifacts. Records, metrics, logs and code of runs stay. Files of runs in progress
-    stay.
+    Without --yes, himl only counts the files. They are code of deleted runs, and copies that killed jobs left. They
+    also are downloads in himl's cache that nothing used for 30 days. --older_than adds the artifacts of older runs.
+    Records, metrics, logs and code of runs stay, and all files of runs in progress.
 
     \b
       himl gc

@@ -81,7 +81,6 @@ def _inside_run(option: str, folder: str) -> str:
 @command(tb_app, "tb")
 def tb(
     *,
-    selection: SelectionOptions,
     log_dir: str = option(
         "Folder inside a run, or else the whole run.",
         "DIR",
@@ -97,6 +96,7 @@ def tb(
     host: str = HOST,
     open_browser: bool = OPEN,
     no_token: bool = NO_TOKEN,
+    selection: SelectionOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: OutputOptions,
     runs: RunArgs = None,

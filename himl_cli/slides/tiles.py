@@ -71,7 +71,7 @@ class TilesForm(str, Enum):
 
 class TilesOutputOptions(OutputOptions):
     format = option(
-        "Tiles as files, or in one tar per slide. Output: human, json or quiet.",
+        "Form of the tiles: files, or tar for one tar per slide (default: files). Output: human, json or quiet.",
         "FORMAT",
         TilesForm.human,
         show_default=False,
