@@ -22,8 +22,10 @@ from himl_cli.core.records import dataclass
 from himl_cli.slides.layout import fitted, middle
 from himl_cli.slides.readers import (
     APERIO,
+    DICOM,
     GENERIC_TIFF,
     HALF,
+    HAMAMATSU,
     CuSlide,
     MaskRule,
     PictureSlide,
@@ -49,7 +51,8 @@ from himl_cli.slides.slide_records import (
     SlideUnreadable,
 )
 from himl_cli.slides.threads import Pool, read_ahead
-from himl_cli.slides.tiff import TiffSlide, check_whole
+from himl_cli.slides.tiff import TiffSlide
+from himl_cli.slides.whole import check_dicom, check_tiff
 
 # Module of a backend, and the packages that contain it.
 PACKAGES = {Backend.cucim: ("cucim", "cucim-cu12"), Backend.openslide: ("openslide", "openslide-bin openslide-python")}
@@ -60,6 +63,7 @@ REASONS = {
 LARGEST_STRETCH = 0.02  # of a mask in one direction
 WINDOW = 8 << 20  # approximate bytes of a picture that is read while it is painted
 LARGE = 64 << 20  # bytes of a level that is read in one thread and resized in another
+NDPI = ".ndpi"  # OpenSlide does not recognise a part of such a file
 ROWS = 64  # rows that are stored together and passed on at a time
 _COLOURS = (
     *("000000", "ffffff", "e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00"),
@@ -99,8 +103,10 @@ def open_slide(path: Path, backend: Backend, *, mask: MaskRule | None = None) ->
     """
     begins_as_tiff = _first_bytes(path) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     vendor = vendor_of(path)
-    if begins_as_tiff and vendor in (None, GENERIC_TIFF, APERIO):
-        check_whole(path)  # libraries omit pages that are missing
+    if begins_as_tiff:
+        check_tiff(path, is_ndpi=vendor == HAMAMATSU or (vendor is None and path.suffix.lower() == NDPI))
+    elif vendor == DICOM:
+        check_dicom(path)
     if mask is not None:
         backend = Backend.auto
     if backend is Backend.cucim:

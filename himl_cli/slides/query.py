@@ -34,7 +34,7 @@ EXTENSIONS = (
     *("bif", "czi", "dcm", "mrxs", "ndpi", "scn", "svs", "svslide", "tif", "tiff", "vms", "vmu"),  # OpenSlide's
     *("jpeg", "jpg", "png"),
 )
-DICOM, HAMAMATSU = ".dcm", (".vms", ".vmu")
+DICOM_EXTENSION, HAMAMATSU_EXTENSIONS = ".dcm", (".vms", ".vmu")
 # The UIDs of the study and the series, which are adjacent only outside the sequences of a DICOM file, near its start.
 SERIES = re.compile(rb" \0\r\0.{4}[\d.]*\0? \0\x0e\0.{4}([\d.]+)", re.DOTALL)
 TILE = re.compile(rf"(?:(?P<folder>.*)/)?{TILES}/\d+/\d+_\d+\.jpg", re.ASCII | re.DOTALL)
@@ -329,17 +329,22 @@ def _parts(folder: SlideFolder, names: Sequence[str], every: AbstractSet[str]) -
     for name in names:
         if of_mirax and not of_mirax.isdisjoint(map(str, PurePosixPath(name).parents)):
             parts.add(name)
-        elif name.lower().endswith(HAMAMATSU):
+        elif name.lower().endswith(HAMAMATSU_EXTENSIONS):
             values = [line.partition(b"=")[2].strip() for line in folder.head(name).splitlines()]
             parts |= {join(dirname(name), os.fsdecode(value)) for value in values if value}
-        elif name.lower().endswith(DICOM) or not may_be_slide(name):
-            head = folder.head(name)
-            uid = SERIES.search(head) if head[128:132] == b"DICM" else None
-            if uid is not None and (dirname(name), uid[1]) in series:
+        elif name.lower().endswith(DICOM_EXTENSION) or not may_be_slide(name):
+            uid = series_of(folder.head(name))
+            if uid is not None and (dirname(name), uid) in series:
                 parts.add(name)
             elif uid is not None:
-                series.add((dirname(name), uid[1]))
+                series.add((dirname(name), uid))
     return [name for name in names if name in parts]
+
+
+def series_of(head: bytes) -> bytes | None:
+    """The SeriesInstanceUID of a DICOM file that begins with *head*. None for other files."""
+    uid = SERIES.search(head) if head[128:132] == b"DICM" else None
+    return None if uid is None else uid[1]
 
 
 def _table_slides(slides: SlideFolder, name: str, notify: Notify) -> list[SlideEntry]:

@@ -43,7 +43,7 @@ LARGEST = 512 << 20  # maximum bytes of a decoded tile or strip
 AT_ONCE = 8 << 20  # bytes of a row of consecutive tiles to read in one request
 # If a row has more tiles than this, several threads decode them. Such slides are few, so that other threads are idle.
 MANY, THREADS = 64, 4
-MOST_PAGES, MOST_TAGS = 1000, 1000
+MOST_PAGES = 1000
 REDUCED, MASK = 1, 4  # bits of the tag NewSubfileType
 
 JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose decoder converts YCbCr to RGB
@@ -144,29 +144,6 @@ class TiffSlide:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
         self._file.close()
-
-
-def check_whole(path: Path) -> None:
-    """Raise SlideUnreadable if a page of the TIFF *path* is beyond the end of the file, as after a partial download."""
-    with path.open("rb") as file:
-        size, header = os.fstat(file.fileno()).st_size, file.read(4)
-        order, is_big = "<" if header.startswith(b"II") else ">", b"+" in header
-        pointer, count = (struct.Struct(f"{order}{code}") for code in ("QQ" if is_big else "IH"))
-        place, entry = (8, 20) if is_big else (4, 12)
-        seen: set[int] = set()
-        with suppress(struct.error, OverflowError, OSError):  # damage that the reader reports
-            while len(seen) < MOST_PAGES:
-                file.seek(place)
-                (offset,) = pointer.unpack(file.read(pointer.size))
-                if offset in (0, *seen):
-                    return
-                seen.add(offset)
-                file.seek(offset)
-                tags = count.unpack(file.read(count.size))[0] if offset + count.size <= size else 0
-                place = offset + count.size + tags * entry
-                if tags <= MOST_TAGS and place + pointer.size > size:
-                    where = f"page {len(seen)} is at {offset:,}"
-                    raise SlideUnreadable(f"the file is truncated: it ends at byte {size:,}, but {where}")
 
 
 def level_pages(file: TiffFile) -> list[TiffPage]:
@@ -463,9 +440,6 @@ class Level:
         if begin <= offset and offset + count <= begin + len(buffer):
             return buffer[offset - begin : offset - begin + count]
         file = self._page.parent.filehandle
-        if offset + count > file.size:
-            where = f"{self._segment(index)} at {offset + count:,}"
-            raise SlideUnreadable(f"the file is truncated: it ends at byte {file.size:,}, but {where}")
         with self._lock, library_errors(f"{self._segment(index)} cannot be read"):
             file.seek(offset)
             return bytes(file.read(count))

@@ -156,7 +156,7 @@ def test_reader_logs_and_slide_levels_show_only_if_verbose(himl: Himl, project: 
         file.filehandle.write(b"\x63\x00")  # a type of values that does not exist
     assert (
         himl.ok("montage", "two", "--image_format", "png").stderr
-        == "not read: 'header-only.tiff': the file is truncated: it ends at byte 8, but page 1 is at 8\n"
+        == "not read: 'header-only.tiff': the file is truncated: it ends at byte 8, but page 1 ends at 10\n"
     )
     verbose = himl.ok("montage", "two", "--image_format", "png", "-v").stderr
     assert "tifffile: <TiffTag.fromfile> raised" in verbose

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from PIL import Image, ImageCms
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.slides.pictures import check_backend, level_for, open_slide
-from himl_cli.slides.readers import LARGEST, factor_between, levels_among
+from himl_cli.slides.readers import LARGEST, MaskRule, factor_between, levels_among
 from himl_cli.slides.slide_records import Backend, Colour, Size, SlideUnreadable
 from himl_cli.slides.tiff import STRIP_BYTES, TiffSlide, stored_size
 from tests.support import slides
@@ -436,15 +436,15 @@ REASONS = {
     "unreadable": "permission denied",
     "garbage": "it is not an image of a known format",
     "garbage-svs": "it is not an image of a known format",
-    "header-only": "the file is truncated: it ends at byte 8, but page 1 is at 8",
+    "header-only": "the file is truncated: it ends at byte 8, but page 1 ends at 10",
     "garbled-png": "it is not an image of a known format: broken PNG file",
     "garbled-strips": "strip 1 of 27 of level 0 cannot be decoded",
     "garbled-tiles": "tile 1 of 6 of level 0",
     "zeroed": "tile 1 of 6 of level 0 is damaged: .* bytes of zeros",
     "zeroed-deflate": "tile 1 of 6 of level 0 is damaged: .* bytes of zeros",
     "zeroed-some": "tile 6 of 20 of level 0 is damaged",
-    "truncated": "the file is truncated: it ends at byte .*, but tile 4 of 6 of level 0 at",
-    "truncated-tags": "the file is truncated: it ends at byte .*, but page 1 is at",
+    "truncated": "the file is truncated: it ends at byte .*, but page 1 ends at",
+    "truncated-tags": "the file is truncated: it ends at byte .*, but page 1 ends at",
     "truncated-png": "it is damaged: image file is truncated",
     "truncated-jpeg": "it is damaged: image file is truncated",
     "truncated-svs": "the file is truncated",
@@ -467,17 +467,58 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, kind: str, capfd: pytest.C
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("bigtiff", [False, True])
-def test_a_part_of_a_slide_is_truncated_wherever_it_ends(tmp_path: Path, bigtiff: bool) -> None:
-    """Without its last pages, it would be a slide with fewer levels. Some writers put the first tags at the end."""
-    whole, path = tmp_path / "whole.svs", tmp_path / "part.svs"
-    write_tiff(whole, slide_picture(0), levels=3, bigtiff=bigtiff, description="Aperio Image Library v11.2.1\r\n600x430")
+WHOLE: Mapping[str, Callable[[Path], object]] = {
+    "pages": lambda path: write_tiff(path, slide_picture(0), levels=3),
+    "bigtiff": lambda path: write_tiff(path, slide_picture(0), levels=3, bigtiff=True, byteorder=">"),
+    "sub-images": lambda path: write_tiff(path, slide_picture(0), levels=3, subifds=True),
+    "striped": lambda path: write_tiff(path, slide_picture(0), tile=None, compression=None, rowsperstrip=7, levels=2),
+    "aperio": lambda path: slides.write_svs(path, slide_picture(0), profile=bytes(5000)),
+    "ome": slides.write_ome_with_macro,
+    "hamamatsu": slides.write_ndpi,
+}
+
+
+@pytest.mark.parametrize("form", WHOLE)
+def test_a_part_of_a_slide_is_truncated_wherever_it_ends(tmp_path: Path, form: str) -> None:
+    """It would be a slide with fewer levels, or without its label. Some writers put the first tags at the end."""
+    whole, path = tmp_path / "whole.tiff", tmp_path / "part.tiff"
+    WHOLE[form](whole)
     content = whole.read_bytes()
-    for end in [*range(200, len(content) - 1000, len(content) // 12), len(content) - 100]:
+    with closing(open_slide(whole, Backend.auto)):  # complete
+        pass
+    ends = slides.ends_of_pages(whole)
+    for end in [*range(200, len(content), len(content) // 12), *(end - 1 for end in ends), len(content) - 100]:
         path.write_bytes(content[:end])
         for backend in (Backend.auto, Backend.tifffile, Backend.openslide):
-            with pytest.raises(SlideUnreadable, match="." if backend is Backend.openslide else "the file is truncated"):
-                [read_slide(path, None, backend, level=level) for level in range(3)]
+            with pytest.raises(SlideUnreadable, match=f"the file is truncated: it ends at byte {end:,}, but page "):
+                open_slide(path, backend)
+        with pytest.raises(SlideUnreadable, match="the file is truncated"):
+            open_slide(path, Backend.auto, mask=MaskRule())
+
+
+def test_a_part_of_a_dicom_file_is_truncated_and_so_is_its_slide(tmp_path: Path) -> None:
+    picture = slide_picture(0, (256, 192))
+    images = {name: (pixels, "VOLUME") for name, pixels in zip("012", slides.pyramid(picture, 3), strict=True)}
+    for name, (pixels, kind) in {**images, "label": (picture[:64, :64], "LABEL")}.items():
+        for encapsulated in (False, True):
+            folder = tmp_path / f"{encapsulated}"
+            folder.mkdir(exist_ok=True)
+            slides.write_dicom(folder / f"{name}.dcm", pixels, "1.2.9", len(name), image_type=kind, encapsulated=encapsulated)
+    slides.write_dicom(tmp_path / "False/other.dcm", picture, "1.2.10", 1)
+    for path in sorted(tmp_path.glob("*/*.dcm")):
+        content = path.read_bytes()
+        for end in (len(content) - 1, len(content) // 2, 750):
+            path.write_bytes(content[:end])
+            shown = path.with_name("0.dcm")
+            named = "the file" if path == shown else f"'{path.name}' of its series"
+            reason = f"{named} is truncated: it ends at byte {end:,}, before its last pixel"
+            if path.name == "other.dcm":
+                open_slide(shown, Backend.auto).close()
+            else:
+                with pytest.raises(SlideUnreadable, match=f"^{reason}$"):
+                    open_slide(shown, Backend.auto)
+        path.write_bytes(content)
+        open_slide(path.with_name("0.dcm"), Backend.auto).close()
 
 
 def in_a_process(path: Path) -> tuple[str, str]:

@@ -134,6 +134,47 @@ def write_svs(path: Path, pixels: Pixels, *, levels: int = 3, profile: bytes = b
     return made
 
 
+def write_ome_with_macro(path: Path, pixels: Pixels | None = None) -> None:
+    """Write an OME-TIFF with a macro picture before the slide, whose level below is a sub-image."""
+    found = slide_picture(0) if pixels is None else pixels
+    options: dict[str, Any] = {"tile": (64, 64), "photometric": "rgb", "compression": "deflate"}
+    with tifffile.TiffWriter(path, ome=True, bigtiff=True) as file:
+        file.write(np.full((60, 160, 3), 200, np.uint8), photometric="rgb", metadata={"axes": "YXS", "Name": "macro"})
+        file.write(found, subifds=1, metadata={"axes": "YXS", "Name": "slide"}, **options)
+        file.write(reduced(found, 2), subfiletype=1, **options)
+
+
+def write_ndpi(path: Path) -> None:
+    """Write a file like a Hamamatsu scanner: JPEGs in one strip, then their pages, whose positions have 64 bits, and a
+    macro picture."""
+    data = bytearray(b"II*\0" + bytes(8))
+    link = 4  # where the position of the next page goes
+    picture = slide_picture(0, (512, 384))
+    for pixels, power in ((picture, 20.0), (reduced(picture, 4), 5.0), (picture[::8, ::8], -1.0)):
+        height, width = pixels.shape[:2]
+        begin = len(data)
+        data += imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), level=90)
+        entries: list[tuple[int, int, int, bytes]] = [
+            *((256, 4, 1, struct.pack("<I", width)), (257, 4, 1, struct.pack("<I", height))),
+            *((258, 3, 1, struct.pack("<I", 8)), (259, 3, 1, struct.pack("<I", 7)), (262, 3, 1, struct.pack("<I", 6))),
+            *((271, 2, 4, b"Ham\0"), (273, 4, 1, struct.pack("<I", begin)), (277, 3, 1, struct.pack("<I", 3))),
+            *((278, 4, 1, struct.pack("<I", height)), (279, 4, 1, struct.pack("<I", len(data) - begin))),
+            *((65420, 4, 1, struct.pack("<I", 1)), (65421, 11, 1, struct.pack("<f", power)), (65424, 9, 1, bytes(4))),
+        ]
+        struct.pack_into("<Q", data, link, len(data))
+        data += struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHI", *each[:3]) + each[3] for each in entries)
+        link = len(data)
+        data += bytes(8 + 4 * len(entries))
+    path.write_bytes(data)
+
+
+def ends_of_pages(path: Path) -> list[int]:
+    """Where the tiles or strips of each page and sub-image of a TIFF end."""
+    with tifffile.TiffFile(path, is_ndpi=b"Ham\0" in path.read_bytes()) as file:
+        pages = [page for first in file.pages for page in (first, *(first.pages or ()))]
+        return [max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True))) for page in pages]
+
+
 def _dicom_element(group: int, number: int, kind: str, value: str | int | bytes) -> bytes:
     stored = value.encode() if isinstance(value, str) else value
     if isinstance(stored, int):
@@ -143,23 +184,40 @@ def _dicom_element(group: int, number: int, kind: str, value: str | int | bytes)
     return struct.pack("<HH2s", group, number, kind.encode()) + length + stored
 
 
-def write_dicom(path: Path, pixels: Pixels, series: str, number: int, *, image_type: str = "VOLUME", tile: int = 64) -> None:
-    """Write instance *number* of a DICOM series: a level of a slide, or its label or macro picture (*image_type*)."""
+def write_dicom(
+    path: Path,
+    pixels: Pixels,
+    series: str,
+    number: int,
+    *,
+    image_type: str = "VOLUME",
+    tile: int = 64,
+    encapsulated: bool = False,
+) -> None:
+    """Write instance *number* of a DICOM series: a level of a slide, or its label or macro picture (*image_type*), with
+    pixels as they are, or *encapsulated* as JPEGs."""
     height, width = pixels.shape[:2]
     down, across = -(-height // tile), -(-width // tile)
     padded = np.pad(pixels, ((0, down * tile - height), (0, across * tile - width), (0, 0)))
-    frames = padded.reshape(down, tile, across, tile, 3).swapaxes(1, 2).tobytes()
+    frames = padded.reshape(down, tile, across, tile, 3).swapaxes(1, 2)
+    colours, syntax, stored = "RGB", "1.2.840.10008.1.2.1", _dicom_element(0x7FE0, 0x10, "OB", frames.tobytes())
+    if encapsulated:
+        colours, syntax = "YBR_FULL_422", "1.2.840.10008.1.2.4.50"
+        jpegs = [imagecodecs.jpeg8_encode(np.ascontiguousarray(each)) for row in frames for each in row]
+        items = [struct.pack("<HHI", 0xFFFE, 0xE000, len(each) + len(each) % 2) + each + bytes(len(each) % 2) for each in [b"", *jpegs]]
+        ends = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+        stored = struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFF) + b"".join(items) + ends
     sop, instance = "1.2.840.10008.5.1.4.1.1.77.1.6", f"{series}.{number}"
-    meta = b"".join([_dicom_element(2, 2, "UI", sop), _dicom_element(2, 3, "UI", instance), _dicom_element(2, 16, "UI", "1.2.840.10008.1.2.1")])
+    meta = b"".join([_dicom_element(2, 2, "UI", sop), _dicom_element(2, 3, "UI", instance), _dicom_element(2, 16, "UI", syntax)])
     values: list[tuple[int, int, str, str | int | bytes]] = [
         *((8, 0x8, "CS", f"ORIGINAL\\PRIMARY\\{image_type}\\NONE"), (8, 0x16, "UI", sop), (8, 0x18, "UI", instance), (8, 0x60, "CS", "SM")),
         *((0x20, 0xD, "UI", "1.2.3"), (0x20, 0xE, "UI", series), (0x20, 0x9311, "CS", "TILED_FULL")),
-        *((0x28, 2, "US", 3), (0x28, 4, "CS", "RGB"), (0x28, 6, "US", 0), (0x28, 8, "IS", str(down * across))),
+        *((0x28, 2, "US", 3), (0x28, 4, "CS", colours), (0x28, 6, "US", 0), (0x28, 8, "IS", str(down * across))),
         *((0x28, 0x10, "US", tile), (0x28, 0x11, "US", tile), (0x28, 0x100, "US", 8), (0x28, 0x101, "US", 8), (0x28, 0x102, "US", 7)),
-        *((0x28, 0x103, "US", 0), (0x48, 6, "UL", width), (0x48, 7, "UL", height), (0x48, 0x303, "UL", 1), (0x7FE0, 0x10, "OB", frames)),
+        *((0x28, 0x103, "US", 0), (0x48, 6, "UL", width), (0x48, 7, "UL", height), (0x48, 0x303, "UL", 1)),
     ]
     head = bytes(128) + b"DICM" + _dicom_element(2, 0, "UL", len(meta)) + meta
-    path.write_bytes(head + b"".join(_dicom_element(*each) for each in values))
+    path.write_bytes(head + b"".join(_dicom_element(*each) for each in values) + stored)
 
 
 def write_mask(path: Path, *, seed: int = 0, size: Size = SIZE, levels: int = 2) -> NDArray[np.uint8]:
