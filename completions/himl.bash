@@ -17,7 +17,7 @@ _himl_table() {
             -m=
             --command=
             +--set=
-            --cluster=choice:local
+            --cluster=choice:local+clusters
             --follow|-f
             --wait|--no_wait|-d
             --experiment=experiments
@@ -99,7 +99,7 @@ _himl_table() {
             --notify_format=choice:json,slack,teams
             --show_settings
             --sdk=choice:v2,v1
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -132,7 +132,7 @@ _himl_table() {
             --goal=choice:minimize,maximize
             --params
             --size
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -157,7 +157,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -171,7 +171,7 @@ _himl_table() {
     'himl runs diff')
         rows='
             --code
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -186,7 +186,7 @@ _himl_table() {
     'himl runs code')
         rows='
             --output_dir|-o=folders
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -213,7 +213,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -238,7 +238,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -263,7 +263,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -284,7 +284,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -304,7 +304,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -324,7 +324,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -344,7 +344,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -365,7 +365,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -378,7 +378,7 @@ _himl_table() {
         ;;
     'himl runs import')
         rows='
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -401,7 +401,7 @@ _himl_table() {
             --latest_run_file=files
             --children
             --yes
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -418,7 +418,7 @@ _himl_table() {
             --open
             --no_token
             --read_only
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -446,7 +446,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -478,7 +478,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -511,7 +511,7 @@ _himl_table() {
             +--status=list+choice:Queued,Running,Completed,Failed,Canceled
             --latest_run_file=files
             --children
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -528,7 +528,7 @@ _himl_table() {
             --experiment=experiments
             --display_name=
             +--tag|-t=
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -546,7 +546,7 @@ _himl_table() {
             --goal=choice:minimize,maximize
             --name_offset=
             --expiry_days=
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -570,7 +570,7 @@ _himl_table() {
             --overwrite
             --no_validate
             --workers=
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --datastore=
             --format=choice:human,json,quiet
@@ -590,7 +590,7 @@ _himl_table() {
             --no_validate
             --workers=
             --strip_prefix
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --datastore=
             --format=choice:human,json,quiet
@@ -607,7 +607,7 @@ _himl_table() {
             +--include=
             +--exclude=
             --null
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --datastore=
             --format=choice:human,json,quiet
@@ -636,14 +636,14 @@ _himl_table() {
             --backend=choice:auto,tifffile,openslide,cucim
             --workers=
             --strict
-            --cluster=choice:local
+            --cluster=choice:local+clusters
             +--conda_env=list+files:.yml,.yaml
             --private_wheel=files:.whl
             --shm_size=
             --experiment=experiments
             --display_name=
             --wait
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -684,14 +684,14 @@ _himl_table() {
             --backend=choice:auto,tifffile,openslide,cucim
             --workers=
             --strict
-            --cluster=choice:local
+            --cluster=choice:local+clusters
             +--conda_env=list+files:.yml,.yaml
             --private_wheel=files:.whl
             --shm_size=
             --experiment=experiments
             --display_name=
             --wait
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet,files,tar
             --json
@@ -721,7 +721,7 @@ _himl_table() {
             --item=
             --overwrite
             --dry_run
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -768,7 +768,7 @@ _himl_table() {
         ;;
     'himl workspace show')
         rows='
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -781,13 +781,13 @@ _himl_table() {
     'himl doctor')
         rows='
             --live
-            --cluster=choice:local
+            --cluster=choice:local+clusters
             +--check=list+choice:job,same-code,failed-job,cancel,job-name,job-members,sweep,pipeline,nodes,output,limits,environment,connection,secrets,run-pages,run-order,run-filters,metrics,files,delete
             --environment=
             --keep
             --slurm=
             --yes
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -800,7 +800,7 @@ _himl_table() {
         rows='
             --older_than=
             --yes
-            --workspace|-w=choice:local+folders+files:.json
+            --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json
             --format=choice:human,json,quiet
             --json
@@ -979,7 +979,7 @@ _himl_value() {
             part=${part#choice:}
             _himl_add "$(compgen -W "${part//,/ }" -- "$plain")"
             ;;
-        runs | experiments) _himl_ask "$part" ;;
+        runs | experiments | clusters | machines) _himl_ask "$part" ;;
         folders) _himl_paths -d '' ;;
         files:*) _himl_paths -f "${part#files:}" ;;
         files) _himl_paths -f '' ;;

@@ -69,7 +69,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '-m=' 'Run a module, like python -m' \
                 '--command=' 'Run a command line in place of TARGET' \
                 '+--set=' 'Change a job\'s YAML, such as inputs.lr=0.1' \
-                '--cluster=choice:local' 'local (default), Azure ML compute, slurm:PARTITION, ssh:HOST' \
+                '--cluster=choice:local+clusters' 'local (default), Azure ML compute, slurm:PARTITION, ssh:HOST' \
                 '--follow|-f' 'Wait and print the log (always for local jobs)' \
                 '--wait|--no_wait|-d' 'Wait for the end (default: for local jobs)' \
                 '--experiment=experiments' 'Experiment (default: HIML_EXPERIMENT_NAME, else the script\'s name)' \
@@ -151,7 +151,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--notify_format=choice:json,slack,teams' 'json, slack or teams (default: by the URL\'s host, else json)' \
                 '--show_settings' 'Show the value and source of each option, and run nothing' \
                 '--sdk=choice:v2,v1' 'Azure ML SDK: v2 or v1 (deprecated)' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -178,7 +178,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--goal=choice:minimize,maximize' 'Which values are best (default: by the metric\'s name)' \
                 '--params' 'Show parameters and arguments that differ, in a column each' \
                 '--size' 'Show the size of each run\'s files, with those of its child runs' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -201,7 +201,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -212,7 +212,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
         case 'himl runs diff'
             printf '%s\t%s\n' \
                 '--code' 'Print changed files as a unified diff' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -224,7 +224,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
         case 'himl runs code'
             printf '%s\t%s\n' \
                 '--output_dir|-o=folders' 'Save the files in a new or empty folder' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -248,7 +248,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -270,7 +270,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -292,7 +292,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -310,7 +310,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -327,7 +327,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -344,7 +344,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -361,7 +361,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -379,7 +379,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -389,7 +389,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl runs import'
             printf '%s\t%s\n' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -409,7 +409,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
                 '--yes' 'Do it without asking' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -423,7 +423,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--open' 'Open the page in the browser' \
                 '--no_token' 'Admit all who can reach the port, for example a proxy' \
                 '--read_only' 'Refuse all changes' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -449,7 +449,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -478,7 +478,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -505,7 +505,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--status=list+choice:Queued,Running,Completed,Failed,Canceled' 'Only Queued, Running, Completed, Failed or Canceled runs' \
                 '--latest_run_file=files' 'File with a run id' \
                 '--children' 'Select their child runs instead' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -519,7 +519,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--experiment=experiments' 'Experiment (default: that of --from)' \
                 '--display_name=' 'Display name of the run' \
                 '+--tag|-t=' 'Tag of the run' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -534,7 +534,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--goal=choice:minimize,maximize' 'Goal for the metric (default: by its name)' \
                 '--name_offset=' 'Epochs in names minus logged ones (default: by comparison)' \
                 '--expiry_days=' 'Validity in days, up to 365' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -552,7 +552,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--overwrite' 'Replace files that differ' \
                 '--no_validate' 'Do not compare MD5 checksums' \
                 '--workers=' 'Parallel transfers, 1 to 256' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--datastore=' 'Datastore (default: the workspace\'s default)' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
@@ -569,7 +569,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--no_validate' 'Do not compare MD5 checksums' \
                 '--workers=' 'Parallel transfers, 1 to 256' \
                 '--strip_prefix' 'Remove the folders of the prefix from names' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--datastore=' 'Datastore (default: the workspace\'s default)' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
@@ -583,7 +583,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '+--include=' 'Only matching names, such as \'*.ckpt\'' \
                 '+--exclude=' 'No matching names, such as \'tmp/**\'' \
                 '--null' 'Print null-terminated names only, for xargs -0' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--datastore=' 'Datastore (default: the workspace\'s default)' \
                 '--format=choice:human,json,quiet' 'Output format: table, csv, tsv, json or quiet (default: table, tsv in pipes)' \
@@ -609,14 +609,14 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--backend=choice:auto,tifffile,openslide,cucim' 'Slide reader: auto, tifffile, openslide or cucim' \
                 '--workers=' 'Threads, 1 to 256 (default: one per core)' \
                 '--strict' 'Exit with 1 if a slide is unreadable' \
-                '--cluster=choice:local' 'Azure ML compute, or local' \
+                '--cluster=choice:local+clusters' 'Azure ML compute, or local' \
                 '+--conda_env=list+files:.yml,.yaml' 'Conda files of the job\'s environment' \
                 '--private_wheel=files:.whl' 'himl wheel to install in the job' \
                 '--shm_size=' 'Shared memory (default: 100g)' \
                 '--experiment=experiments' 'Experiment (default: the command\'s name)' \
                 '--display_name=' 'Display name of the run' \
                 '--wait' 'Wait for the job to end' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -654,14 +654,14 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--backend=choice:auto,tifffile,openslide,cucim' 'Slide reader: auto, tifffile, openslide or cucim' \
                 '--workers=' 'Threads, 1 to 256 (default: one per core)' \
                 '--strict' 'Exit with 1 if a slide is unreadable' \
-                '--cluster=choice:local' 'Azure ML compute, or local' \
+                '--cluster=choice:local+clusters' 'Azure ML compute, or local' \
                 '+--conda_env=list+files:.yml,.yaml' 'Conda files of the job\'s environment' \
                 '--private_wheel=files:.whl' 'himl wheel to install in the job' \
                 '--shm_size=' 'Shared memory (default: 100g)' \
                 '--experiment=experiments' 'Experiment (default: the command\'s name)' \
                 '--display_name=' 'Display name of the run' \
                 '--wait' 'Wait for the job to end' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet,files,tar' 'Form of the tiles: files, or tar for one tar per slide (default: files)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -685,7 +685,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--item=' 'Name or id of the item, in place of the slide\'s id' \
                 '--overwrite' 'Replace an annotation that differs' \
                 '--dry_run' 'Print the annotations as JSON without uploading' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -721,7 +721,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--help|-h' 'Show this message and exit'
         case 'himl workspace show'
             printf '%s\t%s\n' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -732,13 +732,13 @@ function __himl_rows --description 'The options of the command $argv[1], with th
         case 'himl doctor'
             printf '%s\t%s\n' \
                 '--live' 'Check himl\'s assumptions with short jobs on Azure ML' \
-                '--cluster=choice:local' 'Cluster of the jobs' \
+                '--cluster=choice:local+clusters' 'Cluster of the jobs' \
                 '+--check=list+choice:job,same-code,failed-job,cancel,job-name,job-members,sweep,pipeline,nodes,output,limits,environment,connection,secrets,run-pages,run-order,run-filters,metrics,files,delete' 'Only these checks, separated by commas' \
                 '--environment=' 'Registered environment of the jobs' \
                 '--keep' 'Keep the jobs, for further checks' \
                 '--slurm=' 'Also submit a short test job to --cluster slurm:NAME' \
                 '--yes' 'Do it without asking' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -749,7 +749,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
             printf '%s\t%s\n' \
                 '--older_than=' 'Also artifacts of runs that ended longer ago than 30d, or before a date' \
                 '--yes' 'Do it without asking' \
-                '--workspace|-w=choice:local+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
+                '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
@@ -946,7 +946,7 @@ function __himl_value --argument-names kind begun head --description 'Values of 
                 for each in (string split , -- (string replace choice: '' -- $part))
                     echo -- $head$each
                 end
-            case runs experiments
+            case runs experiments clusters machines
                 set -l program (string replace -r '^~/' "$HOME/" -- $words[1])
                 for each in (command $program --complete "$part="(string unescape -- $begun) $words 2>/dev/null </dev/null)
                     echo -- $head$each

@@ -6,14 +6,15 @@ It never fails, prints nothing on stderr, sends no requests and writes no files.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from himl_cli.core.engines import SLURM
 from himl_cli.core.errors import HimlError
 from himl_cli.core.files import named_folder
-from himl_cli.core.settings import nearest_local
-from himl_cli.workspaces.local.completion_names import completion_names
+from himl_cli.core.settings import nearest_local, section_settings
+from himl_cli.workspaces.local.completion_names import PLAIN, completion_names
 
 AZURE_OPTIONS = ("config_file", "config_path", "workspace_config_path", "workspace_config")
 """`--config_file` and hi-ml's names for it: the workspace is not on this machine."""
@@ -21,7 +22,7 @@ AZURE_OPTIONS = ("config_file", "config_path", "workspace_config_path", "workspa
 
 def main() -> None:
     """Print the names with PREFIX for `KIND=PREFIX WORD...`, one per line, without those among the words. KIND is
-    `runs` or `experiments`, and the words are the command line so far."""
+    `runs`, `experiments`, `machines` or `clusters`, and the words are the command line so far."""
     question, *words = sys.argv[2:] or ("",)
     kind, _, prefix = question.partition("=")
     given = {part for word in words for part in word.split(",")} - {prefix}
@@ -32,10 +33,19 @@ def main() -> None:
             found += completion_names(folder, "runs" if kind == "runs" else "experiments", prefix)
         if kind == "runs" and "latest".startswith(prefix):
             found.append("latest")
+        found += [name for name in _names_in_settings(kind) if name.startswith(prefix)]
         with open(1, "wb", closefd=False) as stdout:
             stdout.write("".join(f"{name}\n" for name in found if name not in given).encode("ascii"))
     except (HimlError, OSError, ValueError):  # a missing folder, a closed pipe, an incomplete character
         pass
+
+
+def _names_in_settings(kind: str) -> Iterator[str]:
+    """The other machines, and for `clusters` also the places of engines, that the settings name."""
+    sections = {"machines": ["remote"], "clusters": ["remote", SLURM]}.get(kind, [])
+    for section in sections:
+        for name in filter(PLAIN.fullmatch, section_settings(Path.cwd(), section)):
+            yield f"{'ssh' if section == 'remote' else section}:{name}"
 
 
 def workspace_of(words: Sequence[str]) -> Path | None:

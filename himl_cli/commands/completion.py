@@ -59,7 +59,7 @@ METAVARS: Mapping[str, str] = {
 }
 """The kind of value for each metavar, unless NAMED has the option."""
 NAMED: Mapping[str, str] = {
-    "--cluster": "choice:local",
+    "--cluster": "choice:local+clusters",
     "--config_file": "files:.json",
     "--conda_env": "list+files:.yml,.yaml",
     "--early_stop": "choice:median",  # the other policies have parentheses, which a shell interprets
@@ -71,7 +71,7 @@ NAMED: Mapping[str, str] = {
     "--run": "list+runs",
     "--select": "choice:last,best",
     "--sort": "choice:started,-started,duration,-duration",
-    "--workspace": "choice:local+folders+files:.json",
+    "--workspace": "choice:local+machines+folders+files:.json",
     "himl tb --log_dir": "",  # a folder inside the runs
 }
 """The kind of value for an option, or for an option of a command."""

@@ -138,6 +138,7 @@ def _settings(here: Path) -> list[str]:
     from himl_cli.core.engines import engines
     from himl_cli.core.settings import find_settings, section_settings
     from himl_cli.services.submission.engine_options import engine_spec
+    from himl_cli.workspaces.remote.address import remote_facts
     from himl_cli.workspaces.resolve import cloud_setting
 
     command: Any = typer.main.get_command(submit)
@@ -149,5 +150,6 @@ def _settings(here: Path) -> list[str]:
     for engine in engines():
         for name in section_settings(here, engine):
             engine_spec(engine, name, here)
+    remote_facts(here)
     names = sorted(name for name in os.environ if name.startswith(VARIABLE_PREFIX) and os.environ[name])
     return [*(f"'{file.path}'" for file in find_settings(here)), *names]

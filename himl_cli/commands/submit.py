@@ -25,7 +25,7 @@ from himl_cli.commands.submit_options import SubmitOptions
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.processes import standby
 from himl_cli.workspaces.local import SUPERVISOR
-from himl_cli.workspaces.remote.address import is_remote
+from himl_cli.workspaces.remote.address import PREFIX, is_remote
 
 if TYPE_CHECKING:
     from himl_cli.services.submission.request import SubmitRequest
@@ -34,8 +34,9 @@ app = group()
 
 
 def _by_ssh(request: SubmitRequest, workspace_opts: WorkspaceOptions) -> tuple[SubmitRequest, WorkspaceOptions]:
-    """A job for `--cluster ssh:NAME` as one in the workspace of that name. Raises BadUsage for options that such a job
-    does not take."""
+    """A job for `--cluster ssh:NAME`, or for a Slurm behind a login node, as one in the workspace of that machine.
+    Raises BadUsage for options that such a job does not take."""
+    from himl_cli.core.engines import SLURM
     from himl_cli.core.jobs import HERE
 
     if is_remote(request.cluster or ""):
@@ -44,6 +45,11 @@ def _by_ssh(request: SubmitRequest, workspace_opts: WorkspaceOptions) -> tuple[S
             raise BadUsage(f"--cluster {request.cluster} and --workspace cannot be combined.", hint=hint)
         workspace_opts = WorkspaceOptions(workspace=request.cluster)
         request = replace(request, cluster=HERE)
+    elif request.engine == SLURM and workspace_opts.names == (None, None):
+        from himl_cli.services.submission.engine_options import login_host
+
+        if host := login_host(str(request.queue and request.queue[1]), request.cwd):
+            workspace_opts = WorkspaceOptions(workspace=f"{PREFIX}{host}")
     if is_remote(workspace_opts.workspace or ""):
         if request.is_mirrored:
             raise BadUsage("--record_in azure cannot be used on another machine.", hint="Omit it.")

@@ -63,7 +63,7 @@ from himl_cli.services.submission.start import (
 )
 from himl_cli.services.submission.sweeps import OF_RECORD
 from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
-from himl_cli.workspaces.remote.address import is_remote
+from himl_cli.workspaces.remote.address import is_remote, remote_facts
 from himl_cli.workspaces.resolve import (
     azure_facts,
     azure_for_jobs,
@@ -400,12 +400,14 @@ def show_settings(
     values: Mapping[str, Any],
     sources: Mapping[str, str],
 ) -> None:
-    """Print the value and source of each option and of the settings of Azure ML."""
+    """Print the value and source of each option, of the settings of Azure ML and of those of other machines."""
     checkpoint = str(values.get("checkpoint") or "")
     if is_address(checkpoint):  # the query may contain a signature
         values = {**values, "checkpoint": shown(checkpoint)}
-    azure = [] if workspace_opts.workspace == "local" else azure_facts(*workspace_opts.names, start=Path.cwd())
-    print_settings(output_opts.output(), values, sources, azure)
+    is_local = workspace_opts.workspace == "local"
+    azure = [] if is_local else azure_facts(*workspace_opts.names, start=Path.cwd())
+    facts = [*((f"azure.{key}", value, source) for key, value, source in azure), *remote_facts(Path.cwd())]
+    print_settings(output_opts.output(), values, sources, facts)
 
 
 def _print_script(call: Submission) -> None:
@@ -428,7 +430,9 @@ def _print_script(call: Submission) -> None:
 
 def _print_batch_script(call: Submission, spec: JobSpec) -> None:
     with open_session(call.workspace_opts, call.output_opts, For.jobs) as session:
-        script = cast(FolderWorkspace, session.workspace).batch_script(spec, session.notify)
+        if not isinstance(session.workspace, FolderWorkspace):
+            raise BadUsage("--dry_run cannot be used on another machine.", hint="Omit it, or use the machine itself.")
+        script = session.workspace.batch_script(spec, session.notify)
         print_job_file(session.output, script, name="batch_script")
 
 

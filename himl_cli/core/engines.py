@@ -9,7 +9,8 @@ from __future__ import annotations
 from himl_cli.core.errors import BadUsage
 
 GROUP = "himl.engines"
-OWN = ("slurm",)  # the modules of these names in himl_cli/workspaces/local/engines/
+SLURM = "slurm"
+OWN = (SLURM,)  # the modules of these names in himl_cli/workspaces/local/engines/
 
 
 def installed_engines() -> dict[str, str]:

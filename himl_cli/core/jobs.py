@@ -344,7 +344,8 @@ class JobSpec(JobOptions):
 
     `brought` are files in the working folder when the script starts, by their names in it (`/` separators), with local
     paths, or on a cluster paths in an input (`${{inputs.KEY}}/…`). A file of an earlier attempt stays. With `slots`, a
-    local job waits for one of as many slots of its user.
+    local job waits for one of as many slots of its user. `setup` and `run_with` are those of `EngineSpec` for a job
+    without an engine.
     """
 
     experiment: str
@@ -371,6 +372,13 @@ class JobSpec(JobOptions):
     editables: Editables | None = None
     brought: Mapping[str, str] = field(default_factory=dict)
     slots: int = 0
+    setup: Sequence[str] = ()
+    run_with: str = ""
+
+    @property
+    def words_before(self) -> str:
+        """The words before the job's command, such as those that start it in a container."""
+        return self.engine.run_with if self.engine else self.run_with
 
     @property
     def waits(self) -> bool:

@@ -155,16 +155,16 @@ def print_ended(
 
 
 def print_settings(
-    output: Output, values: Mapping[str, Any], sources: Mapping[str, str], azure: Sequence[tuple[str, str, str]] = ()
+    output: Output, values: Mapping[str, Any], sources: Mapping[str, str], others: Sequence[tuple[str, str, str]] = ()
 ) -> None:
     """Print one row per option: name, value, and its source (`command line`, an environment variable, `FILE:LINE` or
-    `default`), then those of *azure*, as `azure.KEY`."""
+    `default`), then *others*: key, value and source."""
     rows = [
         {"option": name, "value": shown_value(name, value), "source": sources.get(name, "default")}
         for name, value in sorted(values.items())
         if name != "target"
     ]
-    rows += [{"option": f"azure.{key}", "value": redact(value), "source": source} for key, value, source in azure]
+    rows += [{"option": key, "value": redact(value), "source": source} for key, value, source in others]
     output.table(
         rows,
         [

@@ -89,7 +89,8 @@ def test_every_option_can_be_set_in_a_file_and_by_a_variable(himl: Himl, project
 def test_the_settings_of_azure_are_shown_and_secrets_are_masked(himl: Himl, project: Path) -> None:
     config = {"subscription_id": "12345678-1234-1234-1234-123456789abc", "resource_group": "group", "workspace_name": "lab"}
     private = "[azure]\ntenant_id = 'from-file'\nservice_principal_password = 'marked-secret'\n"
-    write_files(project, {"config.json": json.dumps(config), "himl.private.toml": private})
+    remote = '[remote.gpubox]\nsetup = ["a", "b"]\n'
+    write_files(project, {"config.json": json.dumps(config), "himl.private.toml": private, "himl.toml": remote})
     index = "https://ada:marked-secret@pypi.example.org/simple"
     env = {"HIML_TENANT_ID": "from-variable", "HIML_EXPERIMENT_NAME": "exp"}
     options = ("--pip_extra_index_url", index, "--env_var", "DB_PASSWORD=marked-secret", "--docker_args", "-e TOKEN=marked-secret")
@@ -100,6 +101,7 @@ def test_the_settings_of_azure_are_shown_and_secrets_are_masked(himl: Himl, proj
     assert rows["azure.tenant_id"] == ("from-variable", "HIML_TENANT_ID")
     assert rows["azure.service_principal_password"] == ("***", f"{project / 'himl.private.toml'}:3")
     assert rows["azure.service_principal_id"] == ("", "default")
+    assert rows["remote.gpubox.setup"] == ("a\nb", f"{project / 'himl.toml'}:1")
     assert rows["experiment"] == ("exp", "HIML_EXPERIMENT_NAME")
     assert rows["pip_extra_index_url"] == ("https://***@pypi.example.org/simple", "command line")
 

@@ -34,7 +34,7 @@ from tests.support.running import Himl, write_files
 from tests.support.runs import RecordedRuns, posix
 from tests.support.terminals import Terminal
 
-KIND = re.compile(r"(list\+)?(choice:[\w,.-]+|runs|experiments|folders|files(:\.\w+(,\.\w+)*)?)(\+(folders|files(:\.\w+(,\.\w+)*)?))*|")
+KIND = re.compile(r"(list\+)?(choice:[\w,.-]+|runs|experiments|folders|files(:\.\w+(,\.\w+)*)?)(\+(clusters|machines|folders|files(:\.\w+(,\.\w+)*)?))*|")
 TEXTS = ["plain", "it's", 'a "b"', "$HOME $(echo x) `echo y`", "back\\slash", "\\'", "''", "%s %d \\t", "*"]
 TEXTS += ["{a,b}", "~", "-n", ";|&<>", "#", "!x", "(a)", "[a]"]
 NEWER_THAN_3_2 = (r"declare -A", r"local -[An]\b", r"mapfile|readarray", r"\$\{\w+(,,|\^\^)", r"&>>", r";;&", r"\|&", r"\[-1\]", r"< <\(", r"coproc", r"@Q\}")

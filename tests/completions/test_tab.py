@@ -183,6 +183,13 @@ def test_runs_and_experiments_of_the_nearest_workspace(started_himl: Himl, proje
     assert HEAVY & set(json.loads(done.stderr)) == set()
 
 
+def test_other_machines_of_the_settings(himl: Himl, project: Path) -> None:
+    (project / "himl.toml").write_text('[remote.gpubox]\n[remote."a b"]\n[slurm.gpu]\npartition = "long"\n')
+    assert complete(himl, "clusters=") == ["ssh:gpubox", "slurm:gpu"]
+    assert complete(himl, "clusters=sl", "himl", "submit", "--cluster", "sl") == ["slurm:gpu"]
+    assert complete(himl, "machines=", "himl", "runs", "list", "-w", "") == ["ssh:gpubox"]
+
+
 def test_line_tells_the_workspace_and_what_is_not_told_again(
     himl: Himl, tmp_path: Path, trained: RecordedRuns, project: Path, azure_environment: StagedWorkspace
 ) -> None:

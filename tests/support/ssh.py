@@ -32,7 +32,7 @@ PasswordAuthentication no
 PermitRootLogin prohibit-password
 MaxStartups 100
 MaxSessions 100
-SetEnv "HOME={home}" "HIML_CLAIMS={home}/claims" PYTHONDONTWRITEBYTECODE=1 {mark}
+SetEnv "HOME={home}" "HIML_CLAIMS={home}/claims" PYTHONDONTWRITEBYTECODE=1 {more}
 ForceCommand cd "{home}" && exec {shell} -c "$SSH_ORIGINAL_COMMAND"
 """
 
@@ -40,12 +40,13 @@ ForceCommand cd "{home}" && exec {shell} -c "$SSH_ORIGINAL_COMMAND"
 @dataclass
 class SshServer:
     """An sshd. The client's settings name it `box`. `home` is the home folder of its user, `programs` has an `ssh` that
-    reads the client's settings in `folder`."""
+    reads the client's settings in `folder`. `environment` has more variables of its sessions."""
 
     folder: Path
     home: Path
     port: int
     shell: str = "/bin/sh"
+    environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -80,8 +81,9 @@ class SshServer:
 
     def start(self) -> None:
         """Start the server, with its present settings."""
-        mark = f"{MARK}={os.environ[MARK]}" if MARK in os.environ else ""
-        text = OPTIONS.format(port=self.port, folder=self.folder, home=self.home, shell=self.shell, mark=mark)
+        variables = {**({MARK: os.environ[MARK]} if MARK in os.environ else {}), **self.environment}
+        more = " ".join(f'"{name}={value}"' for name, value in variables.items())
+        text = OPTIONS.format(port=self.port, folder=self.folder, home=self.home, shell=self.shell, more=more)
         (self.folder / "sshd_config").write_text(text)
         command = [shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", str(self.folder / "sshd_config")]
         with (self.folder / "log").open("ab") as log:

@@ -128,7 +128,7 @@ _himl_value() {
             part=${part#choice:}
             _himl_add "$(compgen -W "${part//,/ }" -- "$plain")"
             ;;
-        runs | experiments) _himl_ask "$part" ;;
+        runs | experiments | clusters | machines) _himl_ask "$part" ;;
         folders) _himl_paths -d '' ;;
         files:*) _himl_paths -f "${part#files:}" ;;
         files) _himl_paths -f '' ;;

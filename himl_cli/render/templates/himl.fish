@@ -60,7 +60,7 @@ function __himl_value --argument-names kind begun head --description 'Values of 
                 for each in (string split , -- (string replace choice: '' -- $part))
                     echo -- $head$each
                 end
-            case runs experiments
+            case runs experiments clusters machines
                 set -l program (string replace -r '^~/' "$HOME/" -- $words[1])
                 for each in (command $program --complete "$part="(string unescape -- $begun) $words 2>/dev/null </dev/null)
                     echo -- $head$each

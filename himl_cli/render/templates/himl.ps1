@@ -44,7 +44,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
         foreach ($part in $kind -split '\+') {
             $values = @()
             if ($part -like 'choice:*') { $values = $part.Substring(7) -split ',' }
-            if ($part -eq 'runs' -or $part -eq 'experiments') {
+            if ($part -in 'runs', 'experiments', 'clusters', 'machines') {
                 $values = @(& $words[0] '--complete' "$part=$begun" @words $wordToComplete 2>$null)
             }
             foreach ($value in $values) {

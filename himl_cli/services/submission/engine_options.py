@@ -19,7 +19,7 @@ from himl_cli.core.text import did_you_mean
 from himl_cli.workspaces.engine_modules import engine_module
 
 SECTION = "slurm"
-KEYS = ("partition", "sbatch", "setup", "run_with", "python", "controller", "poll")
+KEYS = ("partition", "host", "sbatch", "setup", "run_with", "python", "controller", "poll")
 LINES = ("setup", "sbatch", "controller")  # keys with several values
 # Options of sbatch that himl sets, each with an option of himl for the same, if there is one
 OWN = {
@@ -55,6 +55,14 @@ def engine_spec(
     setup = table.get("setup", ())
     lines = setup.splitlines() if isinstance(setup, str) else setup
     return EngineSpec(engine, {"place": name, **options}, lines, str(table.get("run_with", "")))
+
+
+def login_host(name: str, cwd: Path) -> str:
+    """The machine that himl reaches by SSH to submit jobs for `--cluster slurm:NAME`, as `host` of the settings names
+    it. Empty without it, and where this machine has sbatch itself. Raises BadUsage for an invalid table."""
+    tables = section_settings(cwd, SECTION)
+    host = str(_table(tables[name]).get("host", "")) if name in tables else ""
+    return host if host and engine_module(SECTION).unavailable() is not None else ""
 
 
 def slurm_spec(

@@ -65,13 +65,13 @@ class Controller(RunProcess):
         self._plan = plan
 
     def work(self, store: RunStore) -> Outcome:
-        if (failed := setup_outcome(self.folder.user_logs / "std_log.txt")) is not None:
-            return failed
         if self._is_queued:
             plan = replace(self._plan, again=self._again)
         else:
             is_staged = self._plan.again and not self._plan.staged_in
             plan = self._plan if is_staged else stage_plan(self._plan, self.folder, self.is_stopped)
+        if (failed := setup_outcome(self.folder.user_logs / "std_log.txt")) is not None:
+            return failed
         for place in {*plan.places} if self._again and not plan.staged_in else ():
             CodeStore(self.folder.workspace).restore(place, None, self.folder.run_id)
         store.start(plan.run.id)

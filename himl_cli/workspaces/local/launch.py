@@ -298,7 +298,7 @@ def spawn(request: Request, handles: Sequence[int] = ()) -> subprocess.Popen[byt
     """Start the process, which inherits *handles*, with *request* on its stdin. It reports on its stdout. Raises
     OSError."""
     module = "himl_cli.workspaces.local.controller" if isinstance(request, Plan) else SUPERVISOR
-    return here.start(Path(request.run_folder), request.to_json(), handles, module)
+    return here.start(Path(request.run_folder), request.to_json(), handles, module, request.spec.setup)
 
 
 def events_of(process: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
@@ -337,7 +337,10 @@ def _start(request: Request, folder: RunFolder, handles: Sequence[int], notify: 
             folder.ask_to_cancel()
 
     with interruptions(cancel) as interrupted:
-        process = spawn(request, handles)
+        try:
+            process = spawn(request, handles)
+        except BadUsage as err:  # invalid lines of setup
+            return err
         for event in events_of(process):
             events.append(event)
             if event["event"] in ("started", "refused"):

@@ -429,7 +429,7 @@ def rank_variables(request: LaunchRequest, address: str, node: str, rank: str = 
 def job_command(request: LaunchRequest) -> list[str]:
     """The program and its arguments, with placeholders filled in. Raises BadUsage as `fill_command`."""
     entry, python = request.spec.entry, request.spec.python
-    run_with = shlex.split(request.spec.engine.run_with) if request.spec.engine else []
+    run_with = shlex.split(request.spec.words_before)
     shell = "bash" if run_with else find_shell()  # a container may have another one
     folders = {"inputs": request.inputs, "outputs": request.outputs}
     arguments = [

@@ -30,11 +30,11 @@ from himl_cli.workspaces.local.code_store import CodeStore
 from himl_cli.workspaces.local.logged_values import read_results
 from himl_cli.workspaces.local.run_folder import END, RunFolder, explain_disk_error
 from himl_cli.workspaces.local.run_store import Database, Outcome, RunStore, now_ms
+from himl_cli.workspaces.local.setup_lines import SETUP_FAILED, SETUP_LOG
 from himl_cli.workspaces.local.staging import Stopped, copied_code
 
 # Signals that a script may get from its engine
 PASSED = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
-SETUP_LOG, SETUP_FAILED, SETUP_PYTHON = "HIML_SETUP_LOG", "HIML_SETUP_FAILED", "HIML_SETUP_PYTHON"
 CANCELED = "canceled"
 TERMINATED = "its supervisor received SIGTERM, as at a shutdown of the machine"
 # Reasons to refuse a run: another process runs it, it is completed, it cannot be recorded

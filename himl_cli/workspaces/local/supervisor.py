@@ -46,7 +46,6 @@ from himl_cli.workspaces.local.run_folder import ENVIRONMENT, WAITING, RunFolder
 from himl_cli.workspaces.local.run_process import (
     CANCELED,
     PASSED,
-    SETUP_PYTHON,
     TERMINATED,
     RunProcess,
     read_request,
@@ -54,6 +53,7 @@ from himl_cli.workspaces.local.run_process import (
     setup_outcome,
 )
 from himl_cli.workspaces.local.run_store import Outcome, RunStore, put_pairs
+from himl_cli.workspaces.local.setup_lines import SETUP_PYTHON
 from himl_cli.workspaces.local.shim import become_subreaper, children_of
 from himl_cli.workspaces.local.staging import JobFiles, Stopped
 from himl_cli.workspaces.local.system_metrics import ENABLED, sampling
@@ -365,8 +365,8 @@ def _record_environment(folder: RunFolder, spec: JobSpec, env: Mapping[str, str]
     """Write what the job runs on to its folder. Failures do not affect the run."""
     from himl_cli.workspaces.local.gpus import VISIBLE, driver_facts
 
-    if spec.engine and spec.engine.run_with:
-        found = RunEnvironment(problem=f"the job runs in '{spec.engine.run_with}'", machine=machine_facts())
+    if spec.words_before:
+        found = RunEnvironment(problem=f"the job runs in '{spec.words_before}'", machine=machine_facts())
     else:
         found = environment_of(spec.python, env.get("PYTHONPATH", ""))
     with contextlib.suppress(OSError, HimlError):
@@ -425,7 +425,8 @@ def _process_of(form: Mapping[str, Any], document: str) -> RunProcess:
         with open("supervisor.log", "ab") as stream:
             os.dup2(stream.fileno(), 2)
     python = os.environ.pop(SETUP_PYTHON, "")
-    if python and request.spec.engine and not request.spec.engine.python:
+    is_named = request.spec.engine.python if request.spec.engine else request.spec.python != sys.executable
+    if python and not is_named:
         request = replace(request, spec=replace(request.spec, python=python))
     return Supervisor(request)
 

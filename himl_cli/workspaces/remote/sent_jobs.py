@@ -36,10 +36,7 @@ def submit_sent(channel: Channel, workspace: LocalWorkspace, spec: JobSpec, file
         if isinstance(event, Notice):
             channel.send(FrameKind.notice, packed(event.text))
 
-    python = shutil.which(spec.python) if spec.python else sys.executable
-    if python is None:
-        hint = "Name another one: python in the table [remote.HOST] of the settings."
-        raise BadUsage(f"There is no Python '{spec.python}' there.", hint=hint)
+    python = _python_of(spec)
     workspace.prepare(notify)
     store = CodeStore(workspace.folder)
     try:
@@ -60,10 +57,24 @@ def submit_sent(channel: Channel, workspace: LocalWorkspace, spec: JobSpec, file
                 path.chmod(file.mode)
             snapshot = replace(spec.snapshot, root=code, files=[file.name for file in files if not file.is_brought])
             paths = {file.name: str(path) for file, path in places.items() if file.is_brought}
-            job = replace(spec, snapshot=snapshot, brought=paths, python=os.path.abspath(python))
+            job = replace(spec, snapshot=snapshot, brought=paths, python=python)
             return workspace.submit(job, notify=notify)
     except OSError as err:
         raise explain_disk_error(err, "Cannot store the files of the job", workspace.folder) from err
+
+
+def _python_of(spec: JobSpec) -> str:
+    """The Python of the job: that which the settings name, else this one. Raises BadUsage if it is not here."""
+    if spec.engine is not None and spec.engine.python:
+        return spec.engine.python
+    if not spec.python:
+        return sys.executable
+    if spec.words_before or (spec.setup and os.path.basename(spec.python) == spec.python):
+        return spec.python  # in the container, or where the lines put it
+    if (python := shutil.which(spec.python)) is None:
+        hint = "Name another one: python in the table [remote.HOST] of the settings."
+        raise BadUsage(f"There is no Python '{spec.python}' there.", hint=hint)
+    return os.path.abspath(python)
 
 
 def _place(folder: Path, name: str) -> Path:

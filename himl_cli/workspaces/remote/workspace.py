@@ -128,6 +128,8 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
             hint = f"Upload the data: himl datastore upload DIR NAME -w {PREFIX}{self.address.name}"
             raise BadUsage(f"{what} cannot be used on another machine.", hint=hint if here else "Omit it.")
         spec = replace(spec, run_id=spec.run_id or new_run_id(spec.experiment), python=self.address.python)
+        if spec.engine is None:
+            spec = replace(spec, setup=self.address.setup, run_with=self.address.run_with)
         files = sent_files(spec)
         pauses, is_again = iter(PAUSES), False
         while True:

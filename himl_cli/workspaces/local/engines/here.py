@@ -4,6 +4,7 @@ file names the machine, its start and the process, for machines that do not see 
 from __future__ import annotations
 
 import logging
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,16 +28,27 @@ RESTARTED = "the machine restarted while it waited"
 
 
 def start(
-    folder: Path, document: str, handles: Sequence[int] = (), module: str = SUPERVISOR
+    folder: Path,
+    document: str,
+    handles: Sequence[int] = (),
+    module: str = SUPERVISOR,
+    setup: Sequence[str] = (),
 ) -> subprocess.Popen[bytes]:
-    """Start *module* in a separate session, in the run's *folder*. It inherits *handles*, reads *document* from its
-    stdin, and reports on its stdout. Raises OSError."""
+    """Start *module* in a separate session, in the run's *folder*, after the lines of *setup*. It inherits *handles*,
+    reads *document* from its stdin, and reports on its stdout. Raises OSError, and BadUsage for invalid lines."""
     log.debug("starting a supervisor (%s) for %s", module, folder)
-    process = None if handles else take_standby(module)
+    process, command = None, [sys.executable, "-m", module]
+    if setup:
+        from himl_cli.workspaces.local.setup_lines import after_setup, isolated_command
+
+        place = shlex.quote(str((folder / f"{LOG}.setup").absolute()))
+        command = ["bash", "-c", "\n".join(after_setup(setup, [f"exec {isolated_command(module)}"], place))]
+    elif not handles:
+        process = take_standby(module)
     if process is None:
         with (folder / LOG).open("ab") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", module],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -12,10 +12,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -35,6 +33,7 @@ from himl_cli.core.processes import detached
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import RunStatus
 from himl_cli.core.workspaces import Check
+from himl_cli.workspaces.local import SUPERVISOR
 from himl_cli.workspaces.local.engines.base import (
     ENDED,
     LOG,
@@ -52,8 +51,8 @@ from himl_cli.workspaces.local.engines.base import (
 from himl_cli.workspaces.local.launch_request import LaunchRequest, rank_variables
 from himl_cli.workspaces.local.ranks import SHIM, Ends, Rank
 from himl_cli.workspaces.local.run_folder import RunFolder
-from himl_cli.workspaces.local.run_process import SETUP_FAILED, SETUP_LOG, SETUP_PYTHON
 from himl_cli.workspaces.local.run_store import chunks
+from himl_cli.workspaces.local.setup_lines import after_setup, isolated_command
 
 NAME, LABEL, DOCTOR = "slurm", "Slurm", "himl doctor --slurm NAME"
 OPTIONS: Mapping[str, str] | None = None  # sbatch judges them
@@ -432,7 +431,7 @@ def unavailable() -> NotFound | None:
         return None
     return NotFound(
         "There is no sbatch on PATH, so this machine cannot submit jobs to Slurm.",
-        hint="Log in to a machine that can, or omit --cluster slurm:...",
+        hint='Log in to a machine that can, or name it in the settings: [slurm.NAME] host = "LOGIN"',
     )
 
 
@@ -482,59 +481,12 @@ def _script(job: EngineJob, options: Mapping[str, str | None]) -> str:
     The document may contain secrets, so himl pipes the script to sbatch and never writes it to a file.
     """
     lines = [f"#SBATCH --{name}{'' if value is None else f'={_quoted(value)}'}" for name, value in options.items()]
-    work = [f"exec {_supervisor()} $SLURM_ARRAY_TASK_ID >/dev/null <<'{END}'", job.document, END]
+    work = [f"exec {isolated_command(SUPERVISOR)} $SLURM_ARRAY_TASK_ID >/dev/null <<'{END}'", job.document, END]
     if setup := _slurm(job.spec).setup:
-        work = _after_setup(setup, work, str(options["output"]))
+        log = str(options["output"]).replace("'", "'\\''")
+        log = re.sub("%(.)", lambda found: "%" if found[1] == "%" else "'$SLURM_ARRAY_TASK_ID'", log)
+        work = after_setup(setup, work, f"'{log}.setup'")
     return "\n".join(["#!/bin/bash", *lines, *work, ""])
-
-
-def _supervisor() -> str:
-    """The command of the supervisor, which ignores variables such as PYTHONPATH, since `setup` may set them for another
-    Python. If this himl was found by such a variable, it looks in the same folders."""
-    module, installed = "himl_cli.workspaces.local.supervisor", (sys.prefix, sys.base_prefix)
-    if str(Path(__file__)).startswith(installed):
-        return shlex.join([sys.executable, "-E", "-m", module])
-    folders = [path for path in sys.path if os.path.isdir(path) and not path.startswith(installed)]
-    code = f"import sys; sys.path += {folders}; from {module} import main; main()"
-    return shlex.join([sys.executable, "-E", "-c", code])
-
-
-# The supervisor starts once, also if a line exits. After SIGTERM, it does not, since Slurm has the reason. If the lines
-# changed the first `python` on PATH, that is the job's
-SETUP = f"""himl_supervisor() {{
-trap - EXIT
-[ "${{1%% *}}" != 143 ] || exit 143
-export {SETUP_LOG} {SETUP_FAILED}=$1
-local now=$(command -v python)
-[ "$now" = "$himl_python" ] || export {SETUP_PYTHON}=$now
-JOB
-}}
-trap 'exit 143' TERM
-trap 'himl_supervisor "$? exit"' EXIT
-{SETUP_LOG}='PATH.setup'
-: >"${SETUP_LOG}"
-himl_python=$(command -v python)"""
-
-
-def _after_setup(lines: Sequence[str], job: Sequence[str], output: str) -> list[str]:
-    """The lines of a script that run *lines* with their output in a file beside *output*, and then *job*, with the
-    variables of `run_process.setup_outcome`. The first command that fails ends them. Raises BadUsage for lines that
-    bash rejects."""
-    path = re.sub(
-        "%(.)", lambda found: "%" if found[1] == "%" else "'$SLURM_ARRAY_TASK_ID'", output.replace("'", "'\\''")
-    )
-    script, group, problem = [SETUP.replace("PATH", path).replace("JOB", "\n".join(job))], "", "incomplete"
-    for line in lines:
-        group = f"{group}\n{line}" if group else line
-        check = subprocess.run(["bash", "-n"], input=group, capture_output=True, text=True)
-        problem = (check.stderr.strip().splitlines() or ["incomplete"])[-1]
-        if not check.returncode and not check.stderr and not group.endswith("\\"):
-            first = shlex.quote(group.strip().split("\n")[0])
-            script.append(f'{{ :\n{group}\n}} >>"${SETUP_LOG}" 2>&1 || himl_supervisor "$? "{first}')
-            group = ""
-    if group:
-        raise BadUsage(f"bash rejects the setup lines: {problem}.", hint="Check 'setup' in himl.toml.")
-    return [*script, "himl_supervisor"]
 
 
 def _quoted(value: str) -> str:
