@@ -393,6 +393,7 @@ _himl_table() {
         rows='
             --outputs
             --force
+            --pointer_only
             +--run=list+runs
             --experiment=experiments
             --num_runs=choice:all

@@ -401,6 +401,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
             printf '%s\t%s\n' \
                 '--outputs' 'Also delete registered output data on Azure ML' \
                 '--force' 'Also delete runs that may be in progress' \
+                '--pointer_only' 'Forget runs on a machine by SSH' \
                 '+--run=list+runs' 'Run ids, recovery ids, Studio URLs, or latest' \
                 '--experiment=experiments' 'Runs of this experiment, newest first' \
                 '--num_runs=choice:all' 'Number of runs, or all' \

@@ -460,6 +460,7 @@ Register-ArgumentCompleter -Native -CommandName 'himl', 'himl.exe' -ScriptBlock 
             Rows = @(
                 '--outputs', 'Also delete registered output data on Azure ML',
                 '--force', 'Also delete runs that may be in progress',
+                '--pointer_only', 'Forget runs on a machine by SSH',
                 '+--run=list+runs', 'Run ids, recovery ids, Studio URLs, or latest',
                 '--experiment=experiments', 'Runs of this experiment, newest first',
                 '--num_runs=choice:all', 'Number of runs, or all',

@@ -778,6 +778,7 @@ def delete(
     *,
     outputs: bool = option("Also delete registered output data on Azure ML.", default=False, panel="Deletion"),
     force: bool = option("Also delete runs that may be in progress.", default=False, panel="Deletion"),
+    pointer_only: bool = option("Forget runs on a machine by SSH. They stay there.", default=False, panel="Deletion"),
     selection: SelectionOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: AskingOptions,
@@ -797,9 +798,15 @@ def delete(
     """
     from himl_cli.render.run_views import deletion_form, deletion_list, deletion_question, deletion_text
     from himl_cli.services.runs.changes import children_text
-    from himl_cli.services.runs.deletion import delete_rests, delete_runs, footprints_of
+    from himl_cli.services.runs.deletion import delete_rests, delete_runs, footprints_of, forget_runs
 
     selected = selection.selection(runs, explicit=True)
+    if pointer_only:
+        with open_session(workspace_opts, output_opts) as session:
+            names = forget_runs(session.workspace, selected.runs)
+            forgotten = "\n".join(f"himl forgot run '{name}', which stays on its machine." for name in names)
+            session.output.result(deletion_form([], []) | {"deleted": names}, human=forgotten, quiet=names)
+        return
     with open_session(workspace_opts, output_opts) as session:
         output, rests = session.output, delete_rests(session.workspace, selected.runs)
         others = replace(selected, runs=[name for name in selected.runs if name not in rests])

@@ -302,6 +302,11 @@ def new_run_id(experiment: str) -> str:
     return f"{experiment[:200]}_{int(time.time())}_{os.urandom(4).hex()}"
 
 
+def is_run_id(text: str) -> bool:
+    """Whether *text* can be an id, which is the name of a folder."""
+    return re.fullmatch(r"[^/\\\0]{1,255}", text) is not None and text not in (".", "..")
+
+
 def implied_experiment(run_id: str) -> str | None:
     """The experiment in ids such as `EXPERIMENT_<digits>_<hex>` and `EXPERIMENT_<digits>`, by hi-ml's rule, which does
     not allow `-`. None for other ids."""

@@ -267,6 +267,10 @@ class Workspace(Protocol):
         DiskFailed."""
         return False
 
+    def forget(self, run_id: str) -> bool:
+        """Remove the pointer to a run on another machine, where the run stays. Return whether there was one."""
+        return False
+
     def close(self) -> None:
         """Close all open connections and files. Later calls open them again."""
         return None

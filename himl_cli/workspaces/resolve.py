@@ -16,10 +16,10 @@ import re
 import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from himl_cli.workspaces.azure.workspace import AzureWorkspace
     from himl_cli.workspaces.local.workspace import LocalWorkspace
     from himl_cli.workspaces.remote.address import RemoteAddress
+    from himl_cli.workspaces.remote.pointed import PointedRuns
     from himl_cli.workspaces.remote.workspace import RemoteWorkspace
 
 
@@ -144,26 +145,44 @@ def open_workspace(spec: str | None, config_file: str | None, *, start: Path) ->
 
 
 def open_runs(spec: str | None, config_file: str | None, *, start: Path) -> Workspace:
-    """Open the local workspace, the Azure ML one, or both as one.
+    """Open the local workspace, the Azure ML one, or both as one. The local one, if not named, includes the runs on
+    other machines that its pointers name.
 
     Raises WorkspaceNotFound if there is neither, and the errors of `find_workspaces`.
     """
     meant = find_workspaces(spec, config_file, start=start)
     address = meant.azure
     if meant.remote is not None:
-        return open_remote(meant.remote)
-    if address is None:
-        return _open_found_local(meant)
+        return open_remote(meant.remote, nearest_local(start))
     if meant.local is None:
-        return open_azure(address, start)
-    return JoinedWorkspace(_open_local(meant.local), lambda: open_azure(address, start), address.label)
+        return _open_found_local(meant) if address is None else open_azure(address, start)
+    pointed = None if meant.is_named else _pointed_runs(meant.local, start)
+    if address is None:
+        local = _open_found_local(meant)
+        return local if pointed is None else JoinedWorkspace(local, None, pointed=pointed)
+    return JoinedWorkspace(_open_local(meant.local), lambda: open_azure(address, start), address.label, pointed)
 
 
-def open_remote(address: RemoteAddress) -> RemoteWorkspace:
-    """The workspace at *address*. Connects at its first use."""
+def _pointed_runs(folder: Path, start: Path) -> PointedRuns | None:
+    """The runs on other machines to which the local workspace in *folder* has pointers, None without pointers."""
+    from himl_cli.workspaces.local import POINTERS
+
+    with suppress(OSError):
+        if any((folder / POINTERS).glob("*.json")):
+            from himl_cli.workspaces.remote.pointed import PointedRuns
+            from himl_cli.workspaces.remote.pointers import Pointers
+
+            return PointedRuns(Pointers(folder), start)
+    return None
+
+
+def open_remote(address: RemoteAddress, pointers: Path | None = None) -> RemoteWorkspace:
+    """The workspace at *address*, which notes new and deleted runs in the local workspace with the *pointers*. Connects
+    at its first use."""
+    from himl_cli.workspaces.remote.pointers import Pointers
     from himl_cli.workspaces.remote.workspace import RemoteWorkspace
 
-    return RemoteWorkspace(address)
+    return RemoteWorkspace(address, None if pointers is None else Pointers(pointers))
 
 
 def open_address(address: str) -> BlobStore:
@@ -211,7 +230,7 @@ def open_for_jobs(spec: str | None, config_file: str | None, *, start: Path, on_
         return open_azure(azure_for_jobs(spec, config_file, start=start), start)
     cloud_setting(start)
     if (remote := remote_address(spec, start)) is not None:
-        return open_remote(remote)
+        return open_remote(remote, _own_local(start))
     if named := _named_config(spec, config_file):
         raise BadUsage(
             f"'{named}' names an Azure ML workspace, but this job runs locally.",
@@ -449,41 +468,58 @@ def _in_home(method: Method) -> Method:
 
 
 class JoinedWorkspace(Workspace):
-    """Two workspaces as one: the runs of *local* and of the service that *open_remote* opens, newest first. The
-    datastores are those of the service.
+    """Several workspaces as one, newest runs first: the runs of *local*, the *pointed* ones, which were submitted from
+    here to other machines, and those of the service that *open_service* opens. The datastores are those of the service
+    if there is one, else the local ones.
 
-    The local workspace is searched first, which needs no request. The service is opened at first use. *remote_label* is
-    its name in messages, so that naming it does not open it.
+    The local workspace is searched first, which needs no request, and then the pointers. The service is opened at first
+    use. *service_label* is its name in messages, so that naming it does not open it.
     """
 
-    def __init__(self, local: Workspace, open_remote: Callable[[], Workspace], remote_label: str) -> None:
+    def __init__(
+        self,
+        local: Workspace,
+        open_service: Callable[[], Workspace] | None,
+        service_label: str = "",
+        pointed: PointedRuns | None = None,
+    ) -> None:
         self.local = local
-        self._open_remote = open_remote
-        self._remote_label = remote_label
+        self._open_service = open_service
+        self._service_label = service_label
+        self._pointed = pointed
         self._turn = threading.RLock()  # to use the local workspace, or to open the other one
+        self._elsewhere = threading.RLock()  # to use a workspace on another machine, which has few sessions
 
     @property
     def label(self) -> str:
-        return f"{self.local.label} and {self._remote_label}"
+        pointed = self._pointed.label if self._pointed is not None else ""
+        return " and ".join(filter(None, (self.local.label, pointed, self._service_label)))
 
     @cached_property
     def _opened(self) -> Workspace:
-        return self._open_remote()
+        assert self._open_service is not None
+        return self._open_service()
 
     @property
-    def _remote(self) -> Workspace:
+    def _service(self) -> Workspace:
         with self._turn:
             return self._opened
 
+    @property
+    def _for_data(self) -> Workspace:
+        return self.local if self._open_service is None else self._service
+
     def ask_all(self, ask: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
         """As for the service, which may have some of the runs."""
+        if self._open_service is None:
+            return super().ask_all(ask, items)
         from himl_cli.workspaces.azure.http import MANY_AT_ONCE, ask_all
 
         return ask_all(ask, items, at_once=MANY_AT_ONCE)
 
     def home_of(self, run_id: str) -> Workspace:
-        """The workspace that contains the run, the local one if both do. Raises RunNotFound, naming similar ids of
-        both."""
+        """The workspace that contains the run, the local one if several do. Raises RunNotFound, naming similar ids of
+        all."""
 
         def known(workspace: Workspace) -> Workspace:
             workspace.run(run_id)
@@ -492,18 +528,25 @@ class JoinedWorkspace(Workspace):
         return self._ask(run_id, known)
 
     def _ask(self, run_id: str, act: Callable[[Workspace], Answer]) -> Answer:
-        """Call *act* on the workspace that contains the run: the local one if it does, else the service, which raises
-        RunNotFound if it does not."""
+        """Call *act* on the workspace that contains the run: the local one if it does, else that of its pointer, else
+        the service, which raises RunNotFound if it does not."""
         with self._turn:
             here = self._missing_here(run_id)
             if here is None:
                 return act(self.local)
+        if self._pointed is not None:
+            if (home := self._pointed.home_of(run_id)) is not None:
+                with self._elsewhere:
+                    return act(home)
+            here = self._pointed.missing(here)
         # Part of an id of himl. A service could have a run with a shorter name, such as that of an experiment
         if here.abbreviated and (re.search(r"_\d{4}", run_id) or not here.abbreviated[0].startswith(run_id)):
             raise here
+        if self._open_service is None:
+            raise here
         with _way_out(here.similar):
             try:
-                return act(self._remote)
+                return act(self._service)
             except RunNotFound as err:
                 similar = dict.fromkeys((*here.similar, *err.similar))
                 ids = [*here.abbreviated, *err.abbreviated]
@@ -514,29 +557,51 @@ class JoinedWorkspace(Workspace):
     run = _in_home(Workspace.run)
 
     def runs(self, query: RunQuery) -> Iterator[Run]:
-        """The runs of both, newest first. Children come from their parent's workspace. A local run that is also
-        recorded in the service appears once."""
+        """The runs of all, newest first. Children come from their parent's workspace. A local run that is also recorded
+        in the service appears once."""
         if query.parent is not None:
+            here: Sequence[Run] | None
             with self._turn:
                 here = [*self.local.runs(query)] if self._missing_here(query.parent) is None else None
-            yield from self._remote_runs(query) if here is None else here
+            if here is None and self._pointed is not None and (home := self._pointed.home_of(query.parent)) is not None:
+                with self._elsewhere:
+                    here = self._pointed.children(home, query)
+            yield from self._of_service(query) if here is None else here
             return
-
-        def time(run: Run) -> datetime:
-            return (query.by_start and run.started) or run.created
-
-        both = heapq.merge(self.local.runs(query), self._only_there(query), key=time, reverse=True)
+        both = heapq.merge(self._own(query), self._only_there(query), key=partial(_time, query), reverse=True)
         yield from islice(both, query.limit)
 
+    def _own(self, query: RunQuery) -> Iterator[Run]:
+        """The runs of the local workspace and those with pointers, in pages. Only the machines of runs on a page are
+        asked."""
+        local = self.local.runs(query)
+        if self._pointed is None:
+            yield from local
+            return
+        time = partial(_time, query)
+        pointed = sorted(self._pointed.last_known(query), key=time, reverse=True)
+        both = heapq.merge(local, pointed, key=time, reverse=True)
+        while page := [*islice(both, query.limit)]:
+            with self._elsewhere:
+                yield from self._pointed.current(page, query)
+
     def known_ids(self) -> Sequence[str]:
-        return self.local.known_ids()
+        """The ids of local runs, and of those with pointers."""
+        return [*self.local.known_ids(), *(self._pointed.pointers.ids() if self._pointed is not None else ())]
+
+    def forget(self, run_id: str) -> bool:
+        return self._pointed is not None and self._pointed.pointers.remove(run_id)
 
     def experiments(self) -> Mapping[str, datetime]:
-        """The experiments of both. The age of one in both workspaces is that of the older one."""
-        with _way_out():
-            there = self._remote.experiments()
-        here = self.local.experiments()
-        found = {name: min(each[name] for each in (here, there) if name in each) for name in {**here, **there}}
+        """The experiments of all. The age of one in several workspaces is that of the oldest one."""
+        every = [self.local.experiments()]
+        if self._pointed is not None:
+            every += [{run.experiment: run.created} for run in self._pointed.last_known(RunQuery())]
+        if self._open_service is not None:
+            with _way_out():
+                every.append(self._service.experiments())
+        names = {name for each in every for name in each}
+        found = {name: min(each[name] for each in every if name in each) for name in names}
         return dict(sorted(found.items(), key=lambda each: each[1], reverse=True))
 
     def _only_there(self, query: RunQuery) -> Iterator[Run]:
@@ -546,7 +611,7 @@ class JoinedWorkspace(Workspace):
         limit = query.limit
         while True:
             found = 0
-            for run in self._remote_runs(replace(query, limit=limit)):
+            for run in self._of_service(replace(query, limit=limit)):
                 found += 1
                 if run.id not in passed:
                     passed.add(run.id)
@@ -556,9 +621,10 @@ class JoinedWorkspace(Workspace):
                 return
             limit *= 4
 
-    def _remote_runs(self, query: RunQuery) -> Iterator[Run]:
-        with _way_out():
-            yield from self._remote.runs(query)
+    def _of_service(self, query: RunQuery) -> Iterator[Run]:
+        if self._open_service is not None:
+            with _way_out():
+                yield from self._service.runs(query)
 
     def _missing_here(self, run_id: str) -> RunNotFound | None:
         try:
@@ -586,35 +652,69 @@ class JoinedWorkspace(Workspace):
 
     def results(self, runs: Sequence[Run], *, wanted: Callable[[str], bool], whole: bool) -> Mapping[str, RunResults]:
         """Request the runs of each workspace once."""
-        here = [run for run in runs if run.workspace == self.local.label]
-        there = [run for run in runs if run.workspace != self.local.label]
-        found = {**self.local.results(here, wanted=wanted, whole=whole)} if here else {}
-        if there:
-            with _way_out():
-                found |= self._remote.results(there, wanted=wanted, whole=whole)
+        found: dict[str, RunResults] = {}
+        for home, chosen in self._by_home(runs):
+            with self._elsewhere if home is not self.local else self._turn, _way_out():
+                found |= home.results(chosen, wanted=wanted, whole=whole)
         return found
 
     def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
-        """As `results`."""
-        here = [run for run in runs if run.workspace == self.local.label]
-        there = [run for run in runs if run.workspace != self.local.label]
-        with _way_out():
-            return {**self.local.refresh(here), **(self._remote.refresh(there) if there else {})}
+        """As `results`. A run of another machine that does not answer is as it was last seen."""
+        found: dict[str, tuple[Run, RunResults]] = {}
+        pointed = list[Run]()
+        for home, chosen in self._by_home(runs):
+            if self._pointed is not None and self._pointed.home_labelled(home.label) is home:
+                pointed += chosen
+            else:
+                with _way_out():
+                    found |= home.refresh(chosen)
+        if pointed and self._pointed is not None:
+            with self._elsewhere:
+                found |= self._pointed.refresh(pointed)
+        return found
+
+    def _by_home(self, runs: Sequence[Run]) -> Sequence[tuple[Workspace, Sequence[Run]]]:
+        """The workspaces of *runs*, each with its runs."""
+        found: dict[str, list[Run]] = {}
+        for run in runs:
+            found.setdefault(run.workspace, []).append(run)
+        of_service = list[Run]()
+        parts: list[tuple[Workspace, Sequence[Run]]] = []
+        for label, chosen in found.items():
+            pointed = self._pointed.home_labelled(label) if self._pointed is not None else None
+            home = self.local if label == self.local.label else pointed
+            if home is not None:
+                parts.append((home, chosen))
+            else:
+                of_service += chosen
+        if of_service and self._open_service is not None:
+            with _way_out():
+                parts.append((self._service, of_service))
+        return parts
 
     def system_metrics(self, runs: Sequence[Run], *, by_node: bool = False) -> Mapping[str, Sequence[Metric]]:
-        there = [run for run in runs if run.workspace != self.local.label]
-        return self._remote.system_metrics(there, by_node=by_node) if there else {}
+        return {
+            run_id: metrics
+            for home, chosen in self._by_home(runs)
+            for run_id, metrics in home.system_metrics(chosen, by_node=by_node).items()
+        }
 
     def datastores(self) -> Sequence[DatastoreInfo]:
-        return self._remote.datastores()
+        return self._for_data.datastores()
 
     def datastore(self, name: str | None = None) -> BlobStore:
-        return self._remote.datastore(name)
+        return self._for_data.datastore(name)
 
     def close(self) -> None:
         self.local.close()
+        if self._pointed is not None:
+            self._pointed.close()
         if "_opened" in vars(self):
             self._opened.close()
+
+
+def _time(query: RunQuery, run: Run) -> datetime:
+    return (query.by_start and run.started) or run.created
 
 
 @contextmanager

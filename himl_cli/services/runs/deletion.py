@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, RunNotFound
 from himl_cli.core.events import Notify, ignore
-from himl_cli.core.runs import Run, RunFootprint, RunQuery, check_known
+from himl_cli.core.runs import Run, RunFootprint, RunQuery, check_known, with_digits
 from himl_cli.core.text import listed
 from himl_cli.services.runs.lookup import parse_reference
 from himl_cli.workspaces.base import CloudWorkspace, ManagedWorkspace, Workspace
@@ -51,6 +51,23 @@ def delete_rests(workspace: Workspace, names: Sequence[str]) -> list[str]:
     """Delete the files that an earlier deletion could not delete. Return those of *names* whose runs had such files.
     Raises DiskFailed."""
     return [name for name in names if workspace.delete_rest(parse_reference(name).run_id)]
+
+
+def forget_runs(workspace: Workspace, names: Sequence[str]) -> list[str]:
+    """Remove the pointers to runs on other machines, whose ids or hex digits are *names*, and return their ids. Asks no
+    machine. Raises RunNotFound for the first one without a pointer, BadUsage for several runs or without names."""
+    if not names:
+        raise BadUsage("--pointer_only needs the ids of runs.", hint="See them: himl runs list")
+    known, found = workspace.known_ids(), list[str]()
+    for name in names:
+        run_id = parse_reference(name).run_id
+        like = with_digits(run_id, known) if run_id not in known else [run_id]
+        if len(like) > 1:
+            raise BadUsage(f"'{run_id}' is short for {len(like)} runs.", hint=f"Name one of them: {listed(like)}.")
+        if not like or not workspace.forget(like[0]):
+            raise RunNotFound(run_id, "the pointers to runs on other machines")
+        found += like
+    return found
 
 
 def delete_runs(

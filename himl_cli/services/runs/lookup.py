@@ -287,7 +287,7 @@ def _abbreviated(workspace: Workspace, missing: RunNotFound, notify: Notify, *, 
     Raises RunNotFound, and BadUsage if several runs are known."""
     found, text, place = [*missing.abbreviated], missing.run, ""
     if is_exact:
-        known = workspace.known_ids() if isinstance(workspace, FolderWorkspace) else _all_ids(workspace, text)
+        known = (missing.is_complete and workspace.known_ids()) or _all_ids(workspace, text)
         found = with_digits(text, known)
     elif not missing.is_complete:
         found, place = [] if notify is ignore else found, f" among the newest runs of {workspace.label}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sqlite3
@@ -12,6 +13,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
+
+from himl_cli.workspaces.local import POINTERS
 
 Kind = Literal["runs", "experiments"]
 
@@ -60,7 +63,19 @@ def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
             found.append(name)
             if len(found) == MOST:
                 break
-    return found
+    pointed = sorted({name for name in _pointed(folder / POINTERS, kind, prefix) if PLAIN.fullmatch(name)} - {*found})
+    return [*pointed[:MOST], *found][:MOST]
+
+
+def _pointed(folder: Path, kind: Kind, prefix: str) -> Iterator[str]:
+    """Names of runs on other machines."""
+    with suppress(LookupError, OSError, TypeError, ValueError):
+        for file in os.listdir(folder):
+            if kind == "runs":
+                names = [file.removesuffix(".json")] if file.endswith(".json") else []
+            else:
+                names = [json.loads((folder / file).read_bytes())["run"]["experiment"]]
+            yield from (name for name in names if name.startswith(prefix))
 
 
 def _runs(connection: sqlite3.Connection, prefix: str) -> Iterator[str]:

@@ -9,7 +9,6 @@ whose receiver is slow. The other end is not trusted: its results must have the 
 
 from __future__ import annotations
 
-import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +25,7 @@ from himl_cli.core.documents import from_document, to_document
 from himl_cli.core.errors import HimlError, RunNotFound, ServiceFailed
 from himl_cli.core.jobs import JobSpec, PipelineSpec, StoredJob
 from himl_cli.core.records import dataclass
-from himl_cli.core.runs import Run
+from himl_cli.core.runs import Run, is_run_id
 from himl_cli.workspaces.base import BlobStore, ManagedWorkspace
 
 Unpacked = TypeVar("Unpacked")
@@ -211,8 +210,8 @@ def unpacked(kind: type[Unpacked], body: bytes) -> Unpacked:
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError, OverflowError) as err:
         raise ServiceFailed(f"The other end sent an invalid message: {err}.") from err
     for run in _runs_in(found):
-        if not re.fullmatch(r"[^/\\\0]{1,255}", run.id) or run.id in (".", ".."):
-            raise ServiceFailed("The other end sent a run with an invalid id.")  # the name of a folder here
+        if not is_run_id(run.id):
+            raise ServiceFailed("The other end sent a run with an invalid id.")
     return found
 
 

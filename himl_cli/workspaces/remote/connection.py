@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,10 +57,12 @@ LONGEST_SOCKET = 40  # bytes of a folder's path, below which ssh makes a socket 
 class RemoteChannel(Channel):
     """A channel to one process of himl on another machine, and the ssh process that carries it."""
 
-    def __init__(self, address: RemoteAddress) -> None:
+    def __init__(self, address: RemoteAddress, seconds: float | None = None) -> None:
+        """Connect, and with *seconds* only without a question to the user."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the channel
-        self._address, self.is_used = address, False
-        command = [*ssh_command(address.host), f"exec {shlex.quote(address.himl_python)} -I -m himl_cli.remote"]
+        self._address, self.is_used, self.is_late = address, False, False
+        asks = [] if seconds is None else ["-oBatchMode=yes"]
+        command = [*ssh_command(address.host, *asks), f"exec {shlex.quote(address.himl_python)} -I -m himl_cli.remote"]
         log.debug("Running %s", shlex.join(command))
         try:
             self._process = subprocess.Popen(
@@ -70,10 +73,29 @@ class RemoteChannel(Channel):
             raise BadUsage("There is no ssh here.", hint="Install the client of OpenSSH.") from err
         super().__init__(cast("IO[bytes]", self._process.stdout), cast("IO[bytes]", self._process.stdin))
         try:
-            self._greet()
+            with self.limited(seconds):
+                self._greet()
         except BaseException:
             self.close()
             raise
+
+    @contextmanager
+    def limited(self, seconds: float | None) -> Iterator[None]:
+        """End ssh if the block takes longer than *seconds*."""
+        if seconds is None:
+            yield
+            return
+
+        def end() -> None:
+            self.is_late = True
+            self._process.kill()
+
+        timer = threading.Timer(max(0.0, seconds), end)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _greet(self) -> None:
         before = b""
@@ -108,6 +130,8 @@ class RemoteChannel(Channel):
         return BadUsage(f"himl does not start at '{host}' with '{python}': {said or f'exit code {code}'}", hint=hint)
 
     def _last_line(self) -> str:
+        if self.is_late:
+            return "it did not answer in time"
         self._errors.seek(0)
         lines = self._errors.read().decode("utf-8", "replace").splitlines()
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
@@ -142,17 +166,20 @@ class SshConnection:
             channel.close()
 
     @contextmanager
-    def channel(self) -> Iterator[RemoteChannel]:
+    def channel(self, seconds: float | None = None) -> Iterator[RemoteChannel]:
         """A channel for one call. After anything but the end of the call or an error of the other end, it is closed.
+        With *seconds*, it may take so long, and ssh asks the user nothing.
 
         Raises ChannelClosed if the connection is lost, and the errors of connecting.
         """
+        begin = time.monotonic()
         with self._lock:
             channel = self._idle.pop() if self._idle else None
-        channel = channel or RemoteChannel(self.address)
+        channel = channel or RemoteChannel(self.address, seconds)
         is_whole = False
         try:
-            yield channel
+            with channel.limited(None if seconds is None else begin + seconds - time.monotonic()):
+                yield channel
             is_whole = True
         except _FromThere as err:
             is_whole = True
@@ -167,13 +194,21 @@ class SshConnection:
             else:
                 channel.close()
 
-    def call(self, kind: Any, method: str, arguments: Mapping[str, Any], store: Sequence[str | None] = ()) -> Any:
+    def call(
+        self,
+        kind: Any,
+        method: str,
+        arguments: Mapping[str, Any],
+        store: Sequence[str | None] = (),
+        seconds: float | None = None,
+    ) -> Any:
         """The result of a call, of the type *kind*. A call that may be repeated is, once, if the connection that an
-        earlier call used was lost meanwhile."""
+        earlier call used was lost meanwhile. *seconds* as in `channel`."""
+        end = None if seconds is None else time.monotonic() + seconds
         for _ in range(2):
             was_used = False
             try:
-                with self.channel() as channel:
+                with self.channel(None if end is None else end - time.monotonic()) as channel:
                     was_used = channel.is_used
                     channel.send(FrameKind.call, packed(Call(method, arguments, store)))
                     return unpacked(kind, answer(channel, FrameKind.result)[1])
@@ -207,7 +242,10 @@ class SshConnection:
                     notify(Moved(file.name, len(piece)))
                 channel.send(FrameKind.end, packed(None))
                 notify(Finished(file.name))
-            return unpacked(Run, answer(channel, FrameKind.result, notify=notify)[1])
+            run = unpacked(Run, answer(channel, FrameKind.result, notify=notify)[1])
+            if run.id != spec.run_id:
+                raise ServiceFailed(f"The other end started run '{run.id}' instead of '{spec.run_id}'.")
+            return run
 
 
 def sent_files(spec: JobSpec) -> Sequence[tuple[Path, SentFile]]:
@@ -259,8 +297,9 @@ def answer(channel: Channel, *kinds: FrameKind, notify: Notify = ignore) -> tupl
             raise ServiceFailed(f"The other end sent an unexpected message of kind '{kind.name}'.")
 
 
-def ssh_command(host: str) -> list[str]:
-    """The words of ssh before a command for *host*. Host keys are checked as the user's settings say."""
+def ssh_command(host: str, *more: str) -> list[str]:
+    """The words of ssh before a command for *host*, with *more* options. Host keys are checked as the user's settings
+    say."""
     options = {
         "ConnectTimeout": CONNECT_SECONDS,
         "ServerAliveInterval": ALIVE_SECONDS,
@@ -270,7 +309,7 @@ def ssh_command(host: str) -> list[str]:
     folder = _socket_folder()
     if folder is not None:
         options |= {"ControlMaster": "auto", "ControlPath": f"{folder}/%C", "ControlPersist": KEEP_SECONDS}
-    return ["ssh", "-T", *(f"-o{name}={value}" for name, value in options.items()), "--", host]
+    return ["ssh", "-T", *(f"-o{name}={value}" for name, value in options.items()), *more, "--", host]
 
 
 def _socket_folder() -> Path | None:

@@ -10,11 +10,12 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial, wraps
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, RunNotFound, ServiceFailed, WorkspaceNotFound
-from himl_cli.core.events import Notify
+from himl_cli.core.events import Notice, Notify
 from himl_cli.core.jobs import JobSpec
 from himl_cli.core.logged import RunResults
 from himl_cli.core.runs import Run, RunQuery, new_run_id
@@ -27,12 +28,14 @@ from himl_cli.workspaces.remote.channel import (
     CallFailure,
     ChannelClosed,
     FrameKind,
+    SentFile,
     StoreFacts,
     packed,
     types_of_call,
     unpacked,
 )
 from himl_cli.workspaces.remote.connection import RemoteChannel, SshConnection, answer, sent_files
+from himl_cli.workspaces.remote.pointers import Pointers
 
 OF_FETCH = (FrameKind.data, FrameKind.end, FrameKind.failed, FrameKind.result)
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -61,12 +64,17 @@ def _asked(method: Method) -> Method:
 
 
 class RemoteWorkspace(ManagedWorkspace, JobTaker):
-    """The workspace at *address*. Opening it sends nothing."""
+    """The workspace at *address*, whose runs that are submitted from here get *pointers*. Opening it sends nothing."""
 
     poll_interval = (0.2, 1.0)
 
-    def __init__(self, address: RemoteAddress) -> None:
+    def __init__(self, address: RemoteAddress, pointers: Pointers | None = None) -> None:
         self.connection = SshConnection(address)
+        self._pointers = pointers
+
+    @property
+    def place(self) -> str:
+        return PREFIX + self.address.name
 
     @property
     def address(self) -> RemoteAddress:
@@ -92,7 +100,6 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
     datastores = _asked(Workspace.datastores)
     refresh = _asked(Workspace.refresh)
     delete_rest = _asked(Workspace.delete_rest)
-    delete = _asked(ManagedWorkspace.delete)
     start_run = _asked(RunRecorder.start_run)
     log = _asked(RunRecorder.log)
     log_parameters = _asked(RunRecorder.log_parameters)
@@ -119,9 +126,22 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
             return known
         return ask(whole=whole, names=[name for name in names if wanted(name)])
 
+    def refresh_within(self, runs: Sequence[Run], seconds: float) -> Mapping[str, tuple[Run, RunResults]]:
+        """As `refresh`, within *seconds*, and without a question to the user. Raises ServiceFailed."""
+        kind = types_of_call("refresh", of_store=False)["return"]
+        found: Mapping[str, tuple[Run, RunResults]]
+        found = self.connection.call(kind, "refresh", {"runs": runs}, seconds=seconds)
+        asked = {run.id for run in runs}
+        return {run_id: each for run_id, each in found.items() if run_id == each[0].id and run_id in asked}
+
+    def delete(self, run_id: str, *, force: bool = False) -> None:
+        self.connection.call(None, "delete", {"run_id": run_id, "force": force})
+        self.forget(run_id)
+
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
-        """As `JobTaker.submit`. Sends the files that the other end lacks. After a lost connection, asks whether the run
-        exists, and sends the rest if it does not. Raises BadUsage for a job whose data is on this machine."""
+        """As `JobTaker.submit`. Notes the run here before it exists, so that it is found after any interruption, and
+        sends the files that the other end lacks. After a lost connection, asks whether the run exists, and sends the
+        rest if it does not. Raises BadUsage for a job whose data is on this machine."""
         here = [item.key for item in spec.inputs if item.local]
         if here or spec.in_place or spec.tty:
             what = f"--input {here[0]}: local=" if here else "--in_place" if spec.in_place else "--tty"
@@ -131,6 +151,36 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
         if spec.engine is None:
             spec = replace(spec, setup=self.address.setup, run_with=self.address.run_with)
         files = sent_files(spec)
+        self._note(Run(spec.run_id, spec.experiment, display_name=spec.display_name, workspace=self.label), notify)
+        try:
+            run = self._start(spec, files, notify)
+        except ChannelClosed:  # the job may have started
+            raise
+        except HimlError:
+            self.forget(spec.run_id)
+            raise
+        self._note(run, notify, is_seen=True)
+        return run
+
+    def _note(self, run: Run, notify: Notify, *, is_seen: bool = False) -> None:
+        if self._pointers is None:
+            return
+        try:
+            if not self._pointers.workspace.is_dir():
+                from himl_cli.workspaces.local.workspace import LocalWorkspace
+
+                LocalWorkspace(self._pointers.workspace).prepare(notify)
+            self._pointers.put(self.place, run, is_seen=is_seen)
+        except (DiskFailed, OSError) as err:
+            text = f"himl will find run '{run.id}' only with -w {self.place}, since it cannot note it"
+            notify(Notice(f"{text} in '{self._pointers.workspace}': {err}"))
+
+    def forget(self, run_id: str) -> bool:
+        with suppress(OSError):
+            return self._pointers is not None and self._pointers.remove(run_id)
+        return False
+
+    def _start(self, spec: JobSpec, files: Sequence[tuple[Path, SentFile]], notify: Notify) -> Run:
         pauses, is_again = iter(PAUSES), False
         while True:
             try:
