@@ -49,10 +49,12 @@ REDUCED, MASK = 1, 4  # bits of the tag NewSubfileType
 JPEG = frozenset({6, 7, 34892, 33007})  # compressions whose decoder converts YCbCr to RGB
 JPEG_2000 = frozenset({33003, 33004, 33005, 34712})
 APERIO_YCBCR = 33003
-COMMON = frozenset({1, 5, 7, 8, 32946, 33003, 33005})  # none, LZW, JPEG, deflate, and JPEG 2000 of Aperio
+LZW = 5
+COMMON = frozenset({1, LZW, 7, 8, 32946, 33003, 33005})  # none, LZW, JPEG, deflate, and JPEG 2000 of Aperio
 ICC_PROFILE = 34675
 SAMPLE_STEP = 7  # of every so many values, one is used, as neighbours are alike. Reaches all of three channels.
 SAMPLED = 64  # number of tiles in which the range of values is found
+SUBSAMPLING = 530
 COLOUR_MAP, MAX_SAMPLE, S_MIN_SAMPLE, S_MAX_SAMPLE = 320, 281, 340, 341
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
 GREYS, WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = (0, 1), 0, 1, 2, 3, 5, 6
@@ -116,12 +118,14 @@ class TiffSlide:
 
     @property
     def is_common(self) -> bool:
-        """Whether it has only RGB of 8 bits, in tiles that are all stored, with a common compression."""
+        """Whether it has only RGB of 8 bits, in tiles that are all stored, with a common compression, and with a
+        predictor only beside LZW."""
         return all(
             page.is_tiled
             and page.subifds is None
             and (page.samplesperpixel, page.bitspersample, int(page.planarconfig)) == (3, 8, 1)
             and int(page.compression) in COMMON
+            and (int(page.predictor) == 1 or int(page.compression) == LZW)
             and (int(page.photometric) == RGB or int(page.compression) in JPEG)
             and all(page.dataoffsets)
             and all(page.databytecounts)
@@ -197,6 +201,11 @@ class PixelRule:
             self._photometric = YCBCR
         elif self._photometric == YCBCR and compression in JPEG | JPEG_2000:
             self._photometric = RGB  # from the decoder
+        if self._photometric == YCBCR and (factors := page.tags.valueof(SUBSAMPLING, (1, 1))) != (1, 1):
+            reduced = " x ".join(map(str, factors))
+            raise SlideUnreadable(
+                f"its pixels have an unsupported format (YCbCr with colours reduced by {reduced}, without JPEG)"
+            )
         colours = SAMPLES_OF.get(self._photometric)
         if colours is None or page.samplesperpixel < colours or page.imagedepth != 1 or page.tiledepth > 1:
             kind = f"{_name(page.photometric)}, {page.samplesperpixel} samples, depth {page.imagedepth}"

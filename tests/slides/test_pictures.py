@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import os
+import platform
 import struct
 import subprocess
 import sys
@@ -28,8 +30,20 @@ from himl_cli.slides.pictures import check_backend, level_for, open_slide
 from himl_cli.slides.readers import LARGEST, MaskRule, factor_between, levels_among
 from himl_cli.slides.slide_records import Backend, Colour, Size, SlideUnreadable
 from himl_cli.slides.tiff import STRIP_BYTES, TiffSlide, stored_size
-from tests.support import slides
-from tests.support.slides import KINDS, SIZE, change_tiles, mean_difference, move_tile, read_slide, slide_picture, write_broken, write_kind, write_tiff
+from tests.support import cucim, slides
+from tests.support.slides import (
+    KINDS,
+    SIZE,
+    change_tiles,
+    mean_difference,
+    move_tile,
+    overwrite_tags,
+    read_slide,
+    slide_picture,
+    write_broken,
+    write_kind,
+    write_tiff,
+)
 
 BLUE: Colour = (20, 60, 200)
 OPENSLIDE_READS = ["jpeg-pyramid", "lzw-predictor", "uncompressed-pyramid", "factor-4-pyramid", "bigtiff", "ycbcr-subsampled", "rgba", "cmyk", "planar"]
@@ -207,27 +221,85 @@ def test_an_explicit_backend_stands_alone(tmp_path: Path) -> None:
         assert "pip install cucim-cu12" in caught.value.hint
 
 
+COMMON = ["jpeg-pyramid", "deflate-pyramid", "lzw-predictor", "uncompressed-pyramid", "factor-4-pyramid", "ycbcr-subsampled"]
+COMMON += ["aperio-jpeg2000", "svs"]
+
+
 def test_cucim_reads_common_tiffs_only(tmp_path: Path) -> None:
     """It gives wrong colours, fewer levels or a segmentation fault for others."""
-    common = ["jpeg-pyramid", "deflate-pyramid", "lzw-predictor", "uncompressed-pyramid", "factor-4-pyramid", "ycbcr-subsampled"]
-    common += ["aperio-jpeg2000"]
     for kind in (kind for kind in KINDS if KINDS[kind].suffix == ".tiff"):
         with closing(TiffSlide(write_kind(kind, tmp_path))) as slide:
-            assert slide.is_common == (kind in common), kind
+            assert slide.is_common == (kind in COMMON), kind
     sparse = tmp_path / "deflate-pyramid.tiff"
     move_tile(sparse, 3, b"")
     with closing(TiffSlide(sparse)) as slide:
         assert not slide.is_common
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cucim") is None, reason="cuCIM is not installed")
+CUCIM_PIXELS = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from himl_cli.slides.slide_records import Backend
+from tests.support.slides import KINDS, open_slide, read_slide
+found = {}
+for kind in KINDS:
+    path = Path(f"{kind}{KINDS[kind].suffix}")
+    slide = open_slide(path, Backend.cucim)
+    differences = [
+        int(np.abs(read_slide(path, backend=Backend.cucim, level=level).astype(int) - read_slide(path, level=level)).max())
+        for level in range(len(slide.levels))
+    ]
+    found[kind] = slide.backend, list(slide.remarks), differences
+    slide.close()
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.large("fetches cuCIM")
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="cuCIM has packages for Linux only")
+@pytest.mark.skipif(not (3, 11) <= sys.version_info < (3, 14), reason="cuCIM has packages for these versions only")
 def test_cucim_gives_the_pixels_of_the_other_readers(tmp_path: Path) -> None:
+    """It reads in another process, which ends if cuCIM gets a file for which it fails."""
     for kind in KINDS:
-        path = write_kind(kind, tmp_path)
-        for level in range(KINDS[kind].levels):
-            assert mean_difference(read_slide(path, backend=Backend.cucim, level=level), read_slide(path, level=level)) < 0.1, kind
-        with closing(open_slide(path, Backend.cucim)) as slide:
-            assert (slide.backend == "cucim") != ("cuCIM does not read it" in slide.remarks)
+        write_kind(kind, tmp_path)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[2], cucim.fetched())))}
+    command = [sys.executable, "-c", CUCIM_PIXELS]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-500:]
+    found = json.loads(ran.stdout)
+    assert {kind for kind in KINDS if found[kind][0] == "cucim"} == {*COMMON}
+    for kind, (backend, remarks, differences) in found.items():
+        assert max(differences) <= (kind == "aperio-jpeg2000"), kind
+        assert (backend != "cucim") == ("cuCIM does not read it" in remarks)
+
+
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0", "4:1:1"])
+def test_jpegs_with_reduced_colours_have_the_pixels_of_pillow_and_openslide(tmp_path: Path, subsampling: str) -> None:
+    path, picture = tmp_path / "slide.tiff", slide_picture(0, (512, 384))
+    stored = []
+    for top in range(0, 384, 128):
+        for left in range(0, 512, 128):
+            stream = io.BytesIO()
+            Image.fromarray(picture[top : top + 128, left : left + 128]).save(stream, "JPEG", subsampling=subsampling)
+            stored.append(stream.getvalue())
+    factors = {"4:4:4": (1, 1), "4:2:2": (2, 1), "4:2:0": (2, 2), "4:1:1": (4, 1)}[subsampling]
+    options: dict[str, Any] = {"tile": (128, 128), "photometric": "ycbcr", "compression": "jpeg", "subsampling": factors}
+    with tifffile.TiffWriter(path) as file:
+        file.write(iter(stored), shape=picture.shape, dtype=np.uint8, metadata=None, **options)
+    tiles = [np.asarray(Image.open(io.BytesIO(each))) for each in stored]
+    expected = np.concatenate([np.concatenate(tiles[row * 4 : row * 4 + 4], axis=1) for row in range(3)])
+    for backend in (Backend.auto, Backend.openslide):
+        assert np.array_equal(read_slide(path, backend=backend), expected)
+
+
+def test_reduced_colours_without_jpeg_are_refused(tmp_path: Path) -> None:
+    """Each block has four values of brightness and two of colour, which no reader here unpacks."""
+    path = tmp_path / "slide.tiff"
+    write_tiff(path, slide_picture(0, (64, 64)), photometric="ycbcr", subsampling=(2, 2))
+    overwrite_tags(path, {"Compression": 8})
+    with pytest.raises(SlideUnreadable, match=r"unsupported format \(YCbCr with colours reduced by 2 x 2, without JPEG\)"):
+        open_slide(path, Backend.auto)
 
 
 @pytest.mark.parametrize(("kind", "ending"), [("jpeg-pyramid", ".ndpi"), ("png", ".jpg"), ("svs", ".jpg")])

@@ -371,6 +371,7 @@ KINDS: Mapping[str, Kind] = {
     "jpeg-pyramid": _tiff(3, 3),
     "deflate-pyramid": _tiff(0, 3, compression="deflate", tile=128),
     "lzw-predictor": _tiff(0, 2, compression="lzw", predictor=True, tile=128),
+    "deflate-predictor": _tiff(0, 2, compression="deflate", predictor=True, tile=128),
     "webp": _tiff(6, compression="webp"),
     "uncompressed-pyramid": _tiff(0, 3, compression=None, tile=64),
     "subifd-pyramid": _tiff(3, 3, subifds=True),
