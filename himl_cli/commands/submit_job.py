@@ -78,6 +78,7 @@ from himl_cli.workspaces.resolve import (
 
 if TYPE_CHECKING:
     from himl_cli.commands.submit_options import SubmitOptions
+    from himl_cli.services.submission.pipelines import PreparedPipeline
     from himl_cli.services.submission.repeat import Repeat
 
 
@@ -254,18 +255,21 @@ def submit_file(call: Submission) -> Run | None:
 
 
 def _submit_pipeline(call: Submission) -> Run | None:
+    from himl_cli.services.submission.pipelines import prepare_pipeline
+
+    return _run_pipeline(call, prepare_pipeline(call.request, creates_cluster=call.options.create_cluster))
+
+
+def _run_pipeline(call: Submission, prepared: PreparedPipeline) -> Run | None:
     from himl_cli.services.submission.pipelines import (
         check_cluster,
         naming_pipeline_file,
-        prepare_pipeline,
         resolve_locally,
         resolve_on_azure,
         with_named_datastores,
     )
 
-    request = call.request
-    prepared = prepare_pipeline(request, creates_cluster=call.options.create_cluster)
-    spec = prepared.spec
+    request, spec = call.request, prepared.spec
     if call.makes_cluster() and not spec.cluster:
         raise BadUsage(
             "--create_cluster does not apply to a local pipeline.",
@@ -359,19 +363,27 @@ def _resume(call: Submission, reference: str) -> Run:
 
 def _repeat(call: Submission, reference: str) -> Run | None:
     """Submit the job of the run *reference* again, as `read_repeat`. Returns and raises like `submit_script`."""
-    from himl_cli.services.submission.repeat import check_same_environment, read_repeat
+    from himl_cli.services.submission.repeat import check_same_environment, read_repeat, repeated_run
+    from himl_cli.services.submission.repeat_pipeline import repeat_pipeline, stored_pipeline
 
-    options = call.options
+    options, pipeline = call.options, None
     with TemporaryDirectory(prefix="himl-", ignore_cleanup_errors=True) as folder:
+        place = Path(os.path.realpath(folder))
         with open_session(call.workspace_opts, call.output_opts, For.runs) as session:
-            place = Path(os.path.realpath(folder))
-            found = read_repeat(
-                session.workspace, reference, call.request, place, session.notify, only_args=options.only_args
-            )
-            call = call._replace(request=found.request, repeat=found)
-            if options.same_environment:
-                check_same_environment(session.workspace, found.run, call.prepared().spec)
-        return submit_script(call)
+            workspace, notify = session.workspace, session.notify
+            run = repeated_run(workspace, reference, call.request, notify)
+            if (stored := stored_pipeline(workspace, run)) is not None:
+                request, pipeline = repeat_pipeline(
+                    workspace, run, stored, call.request, place, notify, only_args=options.only_args
+                )
+                call, jobs = call._replace(request=request), [step.job for step in pipeline.spec.steps]
+            else:
+                found = read_repeat(workspace, run, call.request, place, notify, only_args=options.only_args)
+                call = call._replace(request=found.request, repeat=found)
+                jobs = [call.prepared().spec] if options.same_environment else []
+            for spec in jobs[:1] if options.same_environment else ():
+                check_same_environment(workspace, run, spec)
+        return submit_script(call) if pipeline is None else _run_pipeline(call, pipeline)
 
 
 def _given_again(request: SubmitRequest) -> Mapping[str, tuple[str, Sequence[str]]]:

@@ -147,6 +147,16 @@ class Dataset:
     is_file: bool = False
 
 
+@dataclass(frozen=True)
+class StoredPipeline:
+    """A pipeline as its workspace stores it, to be submitted again (see `StoredJob`). `code` has a store with the files
+    of each snapshot, by its root."""
+
+    spec: PipelineSpec
+    missing: Sequence[str]
+    code: Mapping[Path, BlobStore]
+
+
 @runtime_checkable
 class Workspace(Protocol):
     """A place that stores runs and their files. Implementations inherit the methods that have a body in this class."""
@@ -401,6 +411,10 @@ class FolderWorkspace(ManagedWorkspace, JobRunner, Protocol):
         ones. New attempts run *code*. Raises RunNotFound, and BadUsage for a run that is in progress or complete, or
         with missing variables or secrets.
         """
+
+    def stored_pipeline(self, run_id: str) -> StoredPipeline | None:
+        """The pipeline of the run, or of a trial, for another submission. None for other runs. Raises RunNotFound,
+        DiskFailed."""
 
     def code_of(self, run_id: str) -> Sequence[tuple[Snapshot, Sequence[str]]]:
         """The snapshots of the run's jobs, each with those of its files that have changed in the project since. Empty

@@ -92,6 +92,24 @@ def test_each_trial_is_a_pipeline_with_values_in_its_steps(himl: Himl, project: 
     assert values == [99, 98]
 
 
+def test_a_sweep_of_pipelines_and_one_of_its_trials_are_repeated(himl: Himl, project: Path) -> None:
+    write_pipeline(project, STEPS)
+    himl.ok("submit", "pipe.json", "--sweep", "rate=0.1,0.01", "--sweep", "n=2")
+    sweep = latest(himl)["id"]
+    write_files(project, {"src/make.py": "raise SystemExit(1)", "src/train.py": "raise SystemExit(1)"})
+    himl.ok("submit", "--from", f"{sweep}_1")
+    alone = latest(himl)
+    assert (alone["status"], alone["tags"]["himl.many"], alone["tags"]["himl.repeats"]) == ("Completed", "pipeline", f"{sweep}_1")
+    assert not {"himl.trial", "hyperparameters", "himl.sweep"} & {*alone["tags"]}
+    assert [himl.ok("runs", "logs", each["id"]).stdout for each in children(himl, alone["id"])[:1]] == ["made 2 0.01\n"]
+    himl.ok("submit", "--from", sweep, "--max_concurrent", "2")
+    again = latest(himl)
+    plan = json.loads((project / ".himl" / "runs" / again["id"] / "plan.json").read_text())["many"]
+    assert (again["tags"]["himl.repeats"], {job["spec"]["sweep"]["max_concurrent"] for job in plan["jobs"]}) == (sweep, {2})
+    assert [run["tags"]["hyperparameters"] for run in children(himl, again["id"])] == ['{"rate": 0.1, "n": 2}', '{"rate": 0.01, "n": 2}']
+    assert show(himl, again["id"])["primary_metric"]["best"] == f"{again['id']}_1"
+
+
 @posix
 def test_a_stopped_sweep_goes_on_with_the_steps_that_are_missing(himl: Himl, project: Path, tmp_path: Path) -> None:
     write_pipeline(project, {"step1": step("noting.py", name="a"), "step2": step("noting.py", "--x", "0", name="b")})

@@ -489,6 +489,54 @@ def test_steps_of_a_pipeline_wait_for_each_other(himl: Himl, project: Path, slur
     assert shown(himl, f"{run_id}_step3")["reason"] == "a job before it did not complete"
 
 
+def test_runs_are_repeated_on_slurm_and_here(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    """From Slurm to Slurm with its options, to this machine, and back: jobs, sweeps and pipelines."""
+    options = ["--sbatch", "comment=mine", "--sbatch", "mem=64M", "--tag", "team=blue", "--max_run_duration", "10m"]
+    first = send("hello.py", *options, "--", "--lr", "0.1", "--name", "a b")
+    ended(himl, first)
+    write_files(project, {"hello.py": b"raise SystemExit('new code')"})
+    again = himl.ok("submit", "--from", first, "-q", "--", "--lr", "0.2").stdout.strip()
+    run = ended(himl, again)
+    assert (run["status"], run["tags"]["himl.repeats"], run["tags"]["team"]) == ("Completed", first, "blue")
+    assert himl.ok("runs", "logs", again).stdout == "hello --lr 0.2 --name a b None\n"
+    jobs = [slurm("scontrol", "show", "job", job_of(each)) for each in (shown(himl, first), run)]
+    facts = [re.findall(r"\b(?:Comment|Partition|TimeLimit|MinMemoryNode)=\S+", job) for job in jobs]
+    assert ("Comment=mine" in facts[0], facts[1]) == (True, facts[0])
+    here = himl.ok("submit", "--from", again, "--cluster", "local")
+    assert here.stdout == "hello --lr 0.2 --name a b None\n"
+    run_here = shown(himl, "latest")
+    assert "himl.slurm_job" not in run_here["tags"]
+    back = ended(himl, himl.ok("submit", "--from", run_here["id"], "--cluster", "slurm:gpu", "-q").stdout.strip())
+    assert (back["status"], back["tags"]["himl.repeats"], job_of(back) != "") == ("Completed", run_here["id"], True)
+    refused = himl("submit", "--from", run_here["id"], "--sbatch", "mem=1M")
+    assert (refused.code, "--sbatch applies to Slurm jobs only" in refused.stderr) == (2, True), refused.stderr
+    sweep = send("log.py", "--sweep", "lr=0.1,0.2")
+    ended(himl, sweep, jobs=2)
+    trial = himl.ok("submit", "--from", f"{sweep}_1", "-q").stdout.strip()
+    assert ended(himl, trial)["status"] == "Completed"
+    whole = himl.ok("submit", "--from", sweep, "-q").stdout.strip()
+    assert [each["hyperparameters"] for each in ended(himl, whole, jobs=2)["children"]] == [{"lr": 0.1}, {"lr": 0.2}]
+
+
+def test_a_pipeline_is_repeated_on_slurm_and_here(himl: Himl, project: Path, slurm: Slurm, send: Callable[..., str]) -> None:
+    step = {"type": "PythonScriptStep", "script": "step.py", "source_directory": "code", "arguments": "--code 0"}
+    steps = {"step1": {**step, "name": "first"}, "step2": {**step, "name": "second"}}
+    write_files(project, {"pipe.json": json.dumps(steps).encode(), "code/step.py": b"import sys\nprint(*sys.argv[1:])\n"})
+    first = send("pipe.json", "--sbatch", "comment=mine")
+    ended(himl, first, jobs=2)
+    write_files(project, {"code/step.py": b"raise SystemExit(1)"})
+    again = himl.ok("submit", "--from", first, "-q").stdout.strip()
+    assert ended(himl, again, jobs=2)["status"] == "Completed"
+    assert "Comment=mine" in slurm("scontrol", "show", "job", job_of(shown(himl, f"{again}_step2")))
+    himl.ok("submit", "--from", first, "--cluster", "local")
+    here = shown(himl, "latest")
+    assert (here["status"], here["tags"]["himl.repeats"]) == ("Completed", first)
+    assert himl.ok("runs", "logs", f"{here['id']}_step2").stdout == "--code 0\n"
+    back = himl.ok("submit", "--from", here["id"], "--cluster", "slurm:gpu", "-q").stdout.strip()
+    assert ended(himl, back, jobs=2)["status"] == "Completed"
+    assert job_of(shown(himl, f"{back}_step1"))
+
+
 def test_ranks_of_two_nodes_meet_and_log(himl: Himl, project: Path, send: Callable[..., str]) -> None:
     script = "import os, sys, time\nfrom log import log\nlog('rank_' + os.environ['RANK'], 1.0)\n"
     script += "print(*(os.environ[n] for n in ('RANK', 'LOCAL_RANK', 'NODE_RANK', 'WORLD_SIZE')))\n"

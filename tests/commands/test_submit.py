@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -537,8 +538,6 @@ def test_a_trial_a_seed_and_a_step_are_repeated_alone(himl: Himl, project: Path)
     pipeline = latest(himl)["id"]
     write_files(project, {"train.py": "raise SystemExit('new code')"})
     assert himl.ok("submit", "--from", f"{pipeline}_step1").stdout.startswith("lr=9 ")
-    refused = himl("submit", "--from", pipeline)
-    assert (refused.code, "it is a pipeline" in refused.stderr) == (2, True)
     for words, problem in {
         ("train.py", "--from", "latest"): "--from takes the script of the run",
         ("--from", "latest", "--in_place"): "--in_place cannot be used with --from",
@@ -547,6 +546,78 @@ def test_a_trial_a_seed_and_a_step_are_repeated_alone(himl: Himl, project: Path)
     }.items():
         refused = himl("submit", *words)
         assert (refused.code, problem in refused.stderr) == (2, True), words
+
+
+FILL = """
+import os, pathlib, sys
+place = pathlib.Path(sys.argv[sys.argv.index("--output") + 1]) if "--output" in sys.argv else None
+if place:
+    (place / "made.txt").write_text(sys.argv[2])
+given = sys.argv[sys.argv.index("--input_data") + 1] if "--input_data" in sys.argv else ""
+print(sys.argv[2], *sorted(os.listdir(given)) if given else "", os.environ["TOKEN"])
+"""
+DATA_PIPELINE = {
+    "step1": {"script": "fill.py", "source_directory": "one", "arguments": ["--lr", "1"], "output": "made", "input_dataset_name": "digits"},
+    "step2": {"script": "fill.py", "source_directory": "two", "arguments": ["--lr", "2"], "input_datareference_name": "made"},
+}
+
+
+def test_a_whole_pipeline_is_repeated(himl: Himl, project: Path) -> None:
+    """The same files of each step, arguments, inputs, options and order, although all files have changed."""
+    steps = {key: {"type": "PythonScriptStep", "name": f"{key} of it", **step} for key, step in DATA_PIPELINE.items()}
+    write_files(project, {"one/fill.py": FILL, "two/fill.py": FILL, "pipe.json": json.dumps(steps)})
+    write_files(project, {".himl/datastores/local/digits/a.csv": "1"})
+    options = ["--tag", "team=blue", "--display_name", "base", "--env_var", "TOKEN=marked-one", "--max_run_duration", "5m"]
+    himl.ok("submit", "pipe.json", *options)
+    first = latest(himl)["id"]
+    write_files(project, {"one/fill.py": "raise SystemExit(1)", "two/fill.py": "raise SystemExit(1)", "pipe.json": "{}"})
+    lacking = himl("submit", "--from", first)
+    assert (lacking.code, "Set them again: --env_var TOKEN=" in lacking.stderr) == (2, True)
+    himl.ok("submit", "--from", first, "--env_var", "TOKEN=other", "--tag", "kind=b", "--same_environment")
+    again = latest(himl)
+    assert (again["status"], again["display_name"], again["experiment"]) == ("Completed", "base", "pipe")
+    assert {name: again["tags"].get(name) for name in ("team", "kind", "himl.repeats", "command_line")} == {
+        "team": "blue",
+        "kind": "b",
+        "himl.repeats": first,
+        "command_line": "pipe.json",
+    }
+    assert [(step["id"], step["display_name"]) for step in again["children"]] == [(f"{again['id']}_{key}", f"{key} of it") for key in steps]
+    assert [himl.ok("runs", "logs", step["id"]).stdout for step in again["children"]] == ["1 a.csv other\n", "2 made.txt other\n"]
+    stored = json.loads((project / ".himl" / "runs" / again["id"] / "plan.json").read_text())["many"]
+    assert [job["spec"]["max_seconds"] for job in stored["jobs"]] == [300, 300]
+    assert himl.ok("runs", "diff", first, again["id"], "--json").json()["code"] == []
+    write_files(project, {"flow.yml": PIPELINE_OF_TWO.replace("python train.py", "python fill.py --lr 7")})
+    write_files(project, {"one/fill.py": FILL, "two/fill.py": FILL})
+    himl.ok("submit", "flow.yml", "--env_var", "TOKEN=t")
+    himl.ok("submit", "--from", "latest", "--env_var", "TOKEN=u")
+    assert {himl.ok("runs", "logs", step["id"]).stdout for step in latest(himl)["children"]} == {"7 u\n"}
+
+
+def test_what_a_repeated_pipeline_does_not_take(himl: Himl, project: Path) -> None:
+    step = {"type": "PythonScriptStep", "name": "a", "script": "train.py", "source_directory": ".", "arguments": ["--api_key", "marked-key"]}
+    write_files(project, {"train.py": "print(1)\n", "pipe.json": json.dumps({"step1": step})})
+    himl.ok("submit", "pipe.json")
+    run = latest(himl)["id"]
+    for words, problem, hint in [
+        ([], f"himl does not store values of run '{run}' that look like secrets: --api_key of step1.", "himl submit pipe.json"),
+        (["--", "--lr", "1"], f"Run '{run}' is a pipeline, whose steps have arguments.", f"himl submit --from {run}_STEP -- --NAME VALUE"),
+        (["--only_args"], f"Run '{run}' is a pipeline, whose steps have arguments.", f"himl submit --from {run}_STEP -- --NAME VALUE"),
+        (["--sweep", "lr=1,2"], f"--sweep cannot be used with --from and the pipeline '{run}'.", "himl submit pipe.json"),
+        (["--max_concurrent", "2"], "--max_concurrent cannot be used", "himl submit pipe.json"),
+        (["--input", "digits"], "--input cannot be used", "himl submit pipe.json"),
+        (["--cluster", "gpu"], f"Pipeline '{run}' did not run on Azure ML", "himl submit pipe.json --cluster gpu"),
+    ]:
+        refused = himl("submit", "--from", run, *words)
+        assert (refused.code, problem in refused.stderr, hint in refused.stderr) == (2, True, True), refused.stderr
+    shutil.rmtree(project / ".himl" / "runs" / run / "steps")
+    plan = project / ".himl" / "runs" / run / "plan.json"
+    plan.write_text(plan.read_text().replace("***", "x"))
+    refused = himl("submit", "--from", run)
+    assert (refused.code, "it has no copy of its code" in refused.stderr) == (2, True), refused.stderr
+    himl.ok("submit", "-m", "this")
+    (project / ".himl" / "runs" / latest(himl)["id"] / "plan.json").unlink()
+    assert "himl submit -m this" in himl("submit", "--from", "latest").stderr
 
 
 def test_a_run_is_repeated_only_with_the_same_packages(himl: Himl, project: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,11 +35,12 @@ from himl_cli.services.submission.snapshot import find_snapshot_root
 from himl_cli.services.submission.sweeps import KINDS_OF_OPTION, SWEEP_KINDS
 from himl_cli.services.transfer.download import download
 from himl_cli.services.transfer.plan import DownloadRequest
-from himl_cli.workspaces.base import LocalStore, Workspace
+from himl_cli.workspaces.base import BlobStore, LocalStore, Workspace
 
 # Options that a repeated run cannot change
 OF_SNAPSHOT = ("target", "module", "snapshot_root", "ignored_folders", "include_secret", "in_place", "set_values")
 OF_SWEEP = ("max_trials", "max_concurrent", "max_failures", "primary_metric", "goal")
+OPTIONS_BEFORE = ("-m", "--command")  # the target of a submission
 _OPTION = re.compile(r"-+[^\W\d]")
 _OVERRIDE = re.compile(r"([+~]*[\w./@]+=)")
 
@@ -85,43 +86,41 @@ class Repeat:
         return replace(job, spec=spec, report=None, changes=self.changes, temporary=self.folder)
 
 
-def read_repeat(
-    workspace: Workspace, reference: str, request: SubmitRequest, folder: Path, notify: Notify, *, only_args: bool
-) -> Repeat:
-    """The submission of the run *reference* again, with the typed options of *request*. Its arguments replace those of
-    the same name, or with *only_args* all. The code is copied to *folder*.
-
-    Raises RunNotFound, and BadUsage for a run that cannot be repeated, for missing secrets, and for options and
-    arguments that do not apply.
-    """
+def repeated_run(workspace: Workspace, reference: str, request: SubmitRequest, notify: Notify) -> Run:
+    """The run *reference*, to be submitted again with the typed options of *request*. Raises RunNotFound, and BadUsage
+    for options that do not apply to any run."""
     (run,) = find_runs(workspace, RunSelection(runs=(reference,)), cwd=request.cwd, notify=notify)
     for name in filter(request.is_typed, OF_SNAPSHOT[2:]):
         raise BadUsage(f"--{name} cannot be used with --from, which takes the code of the run.", hint="Omit it.")
     if request.target or request.module:
         hint = f"For other arguments: himl submit --from {run.id} -- --NAME VALUE"
         raise BadUsage("--from takes the script of the run, and no other one.", hint=hint)
+    return run
+
+
+def read_repeat(
+    workspace: Workspace, run: Run, request: SubmitRequest, folder: Path, notify: Notify, *, only_args: bool
+) -> Repeat:
+    """The submission of *run* again, with the typed options of *request*. Its arguments replace those of the same name,
+    or with *only_args* all. The code is copied to *folder*.
+
+    Raises BadUsage for a run that cannot be repeated, for missing secrets, and for options and arguments that do not
+    apply.
+    """
     found = workspace.stored_job(run.id)
     code = None if found is None else workspace.code_files(run.id)
     if found is None or code is None:
         raise BadUsage(f"Run '{run.id}' cannot be repeated: {_reason(run, found)}.", hint=_other_way(run))
     store, names = code
-    blobs = [blob for page in store.list() for blob in page if names is None or blob.name in names]
-    if isinstance(store, LocalStore):
-        for blob in blobs:
-            (folder / blob.name).parent.mkdir(parents=True, exist_ok=True)
-            copy = shutil.copy2(store.path_of(blob.name) or "", folder / blob.name)
-            os.chmod(copy, os.stat(copy).st_mode | 0o200)  # stored files are read-only
-    elif failed := download(store, DownloadRequest(folder), notify, blobs=blobs).failed:
-        raise ServiceFailed(f"Cannot read the code of run '{run.id}': {failed[0].message}", hint=failed[0].hint)
+    snapshot = copy_code(store, names, folder, run, notify)
     stored = found.spec
-    snapshot = Snapshot(folder, [blob.name for blob in blobs], sum(blob.size for blob in blobs))
     forms = script_options(folder / stored.entry.target) if stored.entry.kind is EntryKind.script else {}
     arguments = request.arguments
     if not only_args:
         arguments = merged_arguments(stored.arguments, arguments, forms)
     if request.arguments:
         notify(Notice(f"Arguments of the script: {_shown(arguments)}"))
-    merged = _merged(request, run, stored, replace(stored.snapshot, root=folder))
+    merged = merged_options(request, run, stored, replace(stored.snapshot, root=folder))
     merged = replace(merged, arguments=arguments, ready_snapshot=snapshot)
     _check_secrets(run, found, merged)
     build = {**merged.build, "command_line": _command_line(merged, stored), **request.build}
@@ -129,19 +128,36 @@ def read_repeat(
     return Repeat(run, merged, stored, folder, code_changes(workspace, run))
 
 
+def copy_code(store: BlobStore, names: Container[str] | None, folder: Path, run: Run, notify: Notify) -> Snapshot:
+    """The files *names* (None: all) of *store*, with code of *run*, in *folder*. Raises ServiceFailed."""
+    blobs = [blob for page in store.list() for blob in page if names is None or blob.name in names]
+    snapshot = Snapshot(folder, [blob.name for blob in blobs], sum(blob.size for blob in blobs))
+    if isinstance(store, LocalStore):
+        for name in snapshot.files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                copy = shutil.copy2(store.path_of(name) or "", folder / name)
+            except FileNotFoundError:  # the run has just ended, and its code moves to the store
+                copy = shutil.copy2(store.path_of(name) or "", folder / name)
+            os.chmod(copy, os.stat(copy).st_mode | 0o200)  # stored files are read-only
+    elif failed := download(store, DownloadRequest(folder), notify, blobs=blobs).failed:
+        raise ServiceFailed(f"Cannot read the code of run '{run.id}': {failed[0].message}", hint=failed[0].hint)
+    return snapshot
+
+
 def _reason(run: Run, found: StoredJob | None) -> str:
     if found is not None:
         return "it has no copy of its code"
-    return "it is a pipeline" if run.tags.get(MANY) else "himl did not start it as a job"
+    return "himl reads no pipelines of Azure ML" if run.tags.get(MANY) else "himl did not start it as a job"
 
 
 def _other_way(run: Run) -> str:
     words = shlex.split(run.tags.get("command_line", "")) or ["SCRIPT"]
     step = "To repeat one step, name its run. " if run.tags.get(MANY) else ""
-    return f"{step}To submit the present code: himl submit {shlex.join(words[:1])}"
+    return f"{step}To submit the present code: himl submit {shlex.join(words[: 1 + (words[0] in OPTIONS_BEFORE)])}"
 
 
-def _merged(request: SubmitRequest, run: Run, stored: JobSpec, snapshot: Snapshot) -> SubmitRequest:
+def merged_options(request: SubmitRequest, run: Run, stored: JobSpec, snapshot: Snapshot) -> SubmitRequest:
     """The options of *stored*, without those that *request* sets on the command line."""
     origin = AZURE if stored.cluster else stored.engine.name if stored.engine else THIS_MACHINE
     ignored = {*untaken_options(origin), "keep" if stored.cluster else ""}
@@ -218,10 +234,14 @@ def _check_secrets(run: Run, found: StoredJob, request: SubmitRequest) -> None:
             hint=f"Give them again: {shlex.join(words).replace(MASK, 'VALUE')}",
         )
     if missing := sorted({*found.missing} - {*request.env_vars}):
-        raise BadUsage(
-            f"himl does not store the values of the environment variables of run '{run.id}': {', '.join(missing)}.",
-            hint=f"Set them again: {' '.join(f'--env_var {name}=…' for name in missing)}",
-        )
+        raise missing_variables(run, missing)
+
+
+def missing_variables(run: Run, names: Sequence[str]) -> BadUsage:
+    return BadUsage(
+        f"himl does not store the values of the environment variables of run '{run.id}': {', '.join(names)}.",
+        hint=f"Set them again: {' '.join(f'--env_var {name}=…' for name in names)}",
+    )
 
 
 def merged_arguments(old: Sequence[str], new: Sequence[str], forms: Mapping[str, str]) -> list[str]:

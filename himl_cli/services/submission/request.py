@@ -426,10 +426,15 @@ def _same_name_elsewhere(name: str) -> list[str]:
     return [os.path.relpath(each / name).replace(os.sep, "/") for each in above] or below[:2]
 
 
+def options_outside(kinds: Sequence[str]) -> list[str]:
+    """The options that do not apply to job files of these *kinds*."""
+    return [key for key, metadata in _OPTIONS.items() if not set(kinds) & set(metadata.get("files", "").split())]
+
+
 def beside_file(request: SubmitRequest, kinds: Sequence[str], name: str) -> tuple[SubmitRequest, list[str]]:
     """The request without settings that do not apply to a job file of these *kinds*, which messages call *name* (`a
     pipeline file`), and a remark on `record_in`. Raises BadUsage for a typed option that does not apply."""
-    idle = [key for key, metadata in _OPTIONS.items() if not set(kinds) & set(metadata.get("files", "").split())]
+    idle = options_outside(kinds)
     typed = next(filter(request.is_typed, idle), "")
     shown = next((option for option, name_here in REQUEST_FIELDS.items() if name_here == typed), typed)
     refuse(

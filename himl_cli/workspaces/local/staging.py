@@ -252,8 +252,12 @@ def code_paths(folders: Sequence[RunFolder], step: str) -> dict[str, Path] | Non
     code. Raises OSError, DiskFailed."""
     if (found := place_of_code(folders, step)) is None:
         return None
-    code = found[1] or found[0]
-    if paths := CodeStore(folders[0].workspace).paths(code, None, folders[0].run_id):
+    return code_of_place(found[1] or found[0], folders[0])
+
+
+def code_of_place(code: Path, folder: RunFolder) -> dict[str, Path]:
+    """The files of the copy *code* of a snapshot of the run of *folder*, by name. Raises OSError, DiskFailed."""
+    if paths := CodeStore(folder.workspace).paths(code, None, folder.run_id):
         return paths
     return {each.name: Path(each.path) for each in walk_files(str(code)) if not is_result(each.name)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, HimlError
@@ -15,6 +16,8 @@ from himl_cli.core.jobs import (
     EntryKind,
     JobSpec,
     PipelineSpec,
+    StepOutput,
+    StepSpec,
     StoredJob,
     check_placeholders,
     step_of_trial,
@@ -36,6 +39,7 @@ from himl_cli.core.sweeps import (
     values_text,
     with_search_space,
 )
+from himl_cli.workspaces.base import BlobStore, StoredPipeline
 from himl_cli.workspaces.local.launch_request import (
     PIPELINE,
     RUN_NAME,
@@ -51,7 +55,7 @@ from himl_cli.workspaces.local.launch_request import (
     shown_command,
 )
 from himl_cli.workspaces.local.run_folder import PLAN, RECORD, RunFolder
-from himl_cli.workspaces.local.staging import stage_files
+from himl_cli.workspaces.local.staging import code_of_place, stage_files
 
 
 def plan_sweep(workspace: Path, spec: JobSpec, datastore: Path, notify: Notify) -> Plan:
@@ -221,6 +225,39 @@ def stored_job(folder: RunFolder, above: Sequence[Run]) -> StoredJob | None:
         spec = plan.jobs[0].spec
     names = next((job["spec"]["env_names"] for job in stored["many"]["jobs"] if job["key"] == key), ())
     return None if spec is None else StoredJob(spec, names)
+
+
+def stored_pipeline(folder: RunFolder, above: Sequence[Run]) -> StoredPipeline | None:
+    """The pipeline of the first run of *above* (see `stored_job`). None for other runs. Raises OSError, DiskFailed."""
+    from himl_cli.workspaces.local.file_blobs import CodeFiles
+
+    stored = folder.read(PLAN)
+    if "many" not in stored or any(STEP in run.tags for run in above[:-1]):
+        return None
+    plan = plan_from_stored(stored["many"], folder.path, {})
+    if not plan.has_steps:
+        return None
+    for run in reversed(above[:-1]):
+        plan = pipeline_trial(plan, int(run.tags[TRIAL]), hyperparameters_of(run.tags))
+    code: dict[Path, BlobStore] = {}
+    for place in plan.places:
+        code[place] = CodeFiles(folder.path, partial(code_of_place, place, folder), f"code of run '{folder.run_id}'")
+    steps = []
+    for job in plan.jobs:
+        inputs = [replace(item, local=job.inputs.get(item.key, item.local)) for item in job.spec.inputs]
+        takes = {key: StepOutput(step, output) for key, (step, output) in job.takes.items()}
+        steps.append(StepSpec(job.key, job.name, replace(job.spec, inputs=inputs), takes, job.after))
+    spec = PipelineSpec(
+        plan.run.experiment,
+        steps,
+        plan.run.display_name,
+        plan.run.description,
+        plan.run.tags,
+        command=plan.run.command,
+        outputs={name: StepOutput(step, key) for name, (step, key) in plan.outputs.items()},
+    )
+    missing = sorted({name for job in stored["many"]["jobs"] for name in job["spec"]["env_names"]})
+    return StoredPipeline(spec, missing, code)
 
 
 def job_outputs(job: PlannedJob, run_id: str) -> dict[str, str]:

@@ -35,7 +35,7 @@ from himl_cli.core.runs import (
 )
 from himl_cli.core.webhook import Webhook
 from himl_cli.core.workspaces import Check, Garbage, WorkspaceFacts
-from himl_cli.workspaces.base import BlobStore, FolderWorkspace
+from himl_cli.workspaces.base import BlobStore, FolderWorkspace, StoredPipeline
 from himl_cli.workspaces.local.engines import here
 from himl_cli.workspaces.local.engines.base import QUEUED, RUNNING, UNKNOWN
 from himl_cli.workspaces.local.file_blobs import CodeFiles, DatastoreFolder, RunFiles, safe_parts
@@ -272,13 +272,24 @@ class LocalWorkspace(FolderWorkspace):
                 return from_document(RunEnvironment, found)
         return None
 
-    def stored_job(self, run_id: str) -> StoredJob | None:
-        from himl_cli.workspaces.local.sweep_plan import stored_job
-
+    def _up_to_plan(self, run_id: str) -> list[Run]:
+        """The run, and those above it up to the one that has the stored plan."""
         above = [self.run(run_id)]
         while above[-1].parent and not self._folder_of(above[-1].id).read(PLAN):
             above.append(self.run(above[-1].parent))
+        return above
+
+    def stored_job(self, run_id: str) -> StoredJob | None:
+        from himl_cli.workspaces.local.sweep_plan import stored_job
+
+        above = self._up_to_plan(run_id)
         return stored_job(self._folder_of(above[-1].id), above)
+
+    def stored_pipeline(self, run_id: str) -> StoredPipeline | None:
+        from himl_cli.workspaces.local.sweep_plan import stored_pipeline
+
+        above = self._up_to_plan(run_id)
+        return stored_pipeline(self._folder_of(above[-1].id), above)
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
         self.run(run_id)
