@@ -42,7 +42,7 @@ from himl_cli.render.progress import Watcher
 from himl_cli.services.runs.follow import naming, watching
 from himl_cli.services.runs.lookup import find_runs, parse_reference
 from himl_cli.services.runs.outcome import await_outcome, wait_for_run
-from himl_cli.services.submission.data import bring_inputs
+from himl_cli.services.submission.data import bring_inputs, send_inputs
 from himl_cli.services.submission.prepare import prepare_job
 from himl_cli.services.submission.request import (
     REQUEST_FIELDS,
@@ -62,7 +62,7 @@ from himl_cli.services.submission.start import (
     submit_with_changes,
 )
 from himl_cli.services.submission.sweeps import OF_RECORD
-from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, Workspace
+from himl_cli.workspaces.base import CloudWorkspace, FolderWorkspace, ManagedWorkspace, Workspace
 from himl_cli.workspaces.remote.address import is_remote, remote_facts
 from himl_cli.workspaces.resolve import (
     azure_facts,
@@ -348,7 +348,8 @@ def _resume(call: Submission, reference: str) -> Run:
             given = _given_again(request)
             run, seen = resume_run(session.workspace, reference, request, session.notify, given, call.options.new_code)
             print_run(session.output, run, "Resumed run")
-            is_sent = queued_in(run.tags) is not None
+            home = session.workspace.home_of(run.id)
+            is_sent = queued_in(run.tags) is not None or not isinstance(home, FolderWorkspace)
             waits = call.waits(is_sent=is_sent)
             if waits and not is_sent:
                 return _wait_here(session, run, interrupted, start=seen)
@@ -387,7 +388,7 @@ def _repeat(call: Submission, reference: str) -> Run | None:
 
 
 def _given_again(request: SubmitRequest) -> Mapping[str, tuple[str, Sequence[str]]]:
-    """The command lines and the arguments of *request* by the keys of steps, as `FolderWorkspace.resume` takes them.
+    """The command lines and the arguments of *request* by the keys of steps, as `ManagedWorkspace.resume` takes them.
     Raises BadUsage for an invalid file."""
     if not is_job_file(request.target):
         return {"": (request.command or "", request.arguments)}
@@ -467,6 +468,9 @@ def _with_data(call: Submission, session: Session, job: PreparedJob) -> Prepared
     if is_here and (spec.inputs or spec.default_datastore) and isinstance(workspace, FolderWorkspace):
         with _data_sources(session) as (azure, notify):
             spec = bring_inputs(spec, workspace, azure, notify, open_address)
+    elif is_here and isinstance(workspace, ManagedWorkspace):  # on another machine
+        with Watcher(session.output) as notify:
+            spec = send_inputs(spec, workspace, notify)
     if job.checkpoint is None:
         return replace(job, spec=spec)
     from himl_cli.services.checkpoints.fetch import bring_checkpoint, refer_to_checkpoint

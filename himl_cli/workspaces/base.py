@@ -345,51 +345,12 @@ class JobRunner(JobTaker, Protocol):
 class ManagedWorkspace(RunRecorder, Protocol):
     """A workspace in a folder of this or of another machine, where himl itself manages the runs."""
 
-    def delete(self, run_id: str, *, force: bool = False) -> None:
-        """Delete the run, its children and all their files. Raises RunNotFound, and BadUsage while one of them runs or
-        (without *force*) if that is unknown."""
-
-
-@runtime_checkable
-class FolderWorkspace(ManagedWorkspace, JobRunner, Protocol):
-    """A workspace in a folder of this machine, which also runs its jobs."""
-
-    folder: Path
-
-    def many(self, run_ids: Sequence[str]) -> Sequence[Run]:
-        """The runs of these ids in their order, without deleted ones."""
-
-    def last_numbers(self, query: RunQuery, name: str, *, is_metric: bool) -> Mapping[str, float | None] | None:
-        """The last value of the metric *name* of each run that matches, by its id, newest first. None if no run has
-        that metric, or, unless *is_metric*, if one has a parameter, an argument or a tag of that name."""
-
-    def folder_changed(self, run_id: str) -> int:
-        """The time of the last change in the folder of the run, such as its start and its end, 0 without a folder.
-        Takes one call of the file system."""
-
     def prepare(self, notify: Notify) -> None:
         """Create the workspace if it does not exist. Raises DiskFailed."""
 
-    def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
-        """Some of the run's own logged entries after the position *after* (0: from the first), in order, and the
-        position of the next call.
-
-        The entries are empty at the end. The ids of rows are the same in every call.
-        """
-
-    def input_folder(self, item: DataSpec, default_datastore: str | None) -> Path | None:
-        """The folder of the dataset in the datastore that it names (if this workspace has that), else in
-        *default_datastore* (None: the default one).
-
-        None if there is no such folder. Raises BadUsage for a name that leaves the datastore.
-        """
-
-    def adopt(self, run: Run, job: StoredJob | None, code: Path | None, environment: RunEnvironment | None) -> Run:
-        """Record a run that has ended in another workspace, with its *job*, the folder with its *code*, and its
-        *environment*, and return it. Raises BadUsage if there is a run of this id, and for an invalid id."""
-
-    def batch_script(self, spec: JobSpec, notify: Notify) -> str:
-        """The script for the engine of the job, with secrets masked. Creates nothing. Raises the errors of `submit`."""
+    def delete(self, run_id: str, *, force: bool = False) -> None:
+        """Delete the run, its children and all their files. Raises RunNotFound, and BadUsage while one of them runs or
+        (without *force*) if that is unknown."""
 
     def resume(
         self,
@@ -411,6 +372,45 @@ class FolderWorkspace(ManagedWorkspace, JobRunner, Protocol):
         ones. New attempts run *code*. Raises RunNotFound, and BadUsage for a run that is in progress or complete, or
         with missing variables or secrets.
         """
+
+
+@runtime_checkable
+class FolderWorkspace(ManagedWorkspace, JobRunner, Protocol):
+    """A workspace in a folder of this machine, which also runs its jobs."""
+
+    folder: Path
+
+    def many(self, run_ids: Sequence[str]) -> Sequence[Run]:
+        """The runs of these ids in their order, without deleted ones."""
+
+    def last_numbers(self, query: RunQuery, name: str, *, is_metric: bool) -> Mapping[str, float | None] | None:
+        """The last value of the metric *name* of each run that matches, by its id, newest first. None if no run has
+        that metric, or, unless *is_metric*, if one has a parameter, an argument or a tag of that name."""
+
+    def folder_changed(self, run_id: str) -> int:
+        """The time of the last change in the folder of the run, such as its start and its end, 0 without a folder.
+        Takes one call of the file system."""
+
+    def logged(self, run_id: str, after: int) -> tuple[Sequence[Logged], int]:
+        """Some of the run's own logged entries after the position *after* (0: from the first), in order, and the
+        position of the next call.
+
+        The entries are empty at the end. The ids of rows are the same in every call.
+        """
+
+    def input_folder(self, item: DataSpec, default_datastore: str | None) -> Path | None:
+        """The folder of the dataset in the datastore that it names (if this workspace has that), else in
+        *default_datastore* (None: the default one).
+
+        None if there is no such folder. Raises BadUsage for a name that leaves the datastore.
+        """
+
+    def adopt(self, run: Run, job: StoredJob | None, code: Path | None, environment: RunEnvironment | None) -> Run:
+        """Record a run that has ended in another workspace, with its *job*, the folder with its *code*, and its
+        *environment*, and return it. Raises BadUsage if there is a run of this id, and for an invalid id."""
+
+    def batch_script(self, spec: JobSpec, notify: Notify) -> str:
+        """The script for the engine of the job, with secrets masked. Creates nothing. Raises the errors of `submit`."""
 
     def stored_pipeline(self, run_id: str) -> StoredPipeline | None:
         """The pipeline of the run, or of a trial, for another submission. None for other runs. Raises RunNotFound,

@@ -293,14 +293,62 @@ def test_a_job_runs_on_the_other_machine(box: SshServer, himl: Himl, project: Pa
         ("train.py", "--cluster", "ssh:box", "-w", "local"): "cannot be combined",
         ("train.py", "--cluster", "ssh:box", "--in_place"): "--in_place cannot be used on another machine",
         ("train.py", "--cluster", "ssh:box", "--python", "python3"): "python in the table [remote.HOST]",
-        ("train.py", "--cluster", "ssh:box", "--input", f"a=b,local={tmp_path}"): "Upload the data",
+        ("--resume", left["id"], "--new_code", "-w", "ssh:box"): "--new_code cannot be used on another machine",
+        ("train.py", "--cluster", "ssh:box", "--input", "a=b,local=no-folder"): "does not exist",
         ("train.py", "--cluster", "ssh:box", "--record_in", "azure"): "--record_in azure cannot be used",
     }.items():
         refused = himl("submit", *words)
-        assert (refused.code, part in refused.stderr) == (2, True), refused.stderr
+        assert (refused.code, part in refused.stderr) == (3 if "exist" in part else 2, True), refused.stderr
     box.set(project, python="no-python")
     unknown = himl(*job)
     assert (unknown.code, "There is no Python 'no-python' there" in unknown.stderr) == (2, True), unknown.stderr
+
+
+READS_INPUTS = """
+import os
+from pathlib import Path
+data, one = Path(os.environ["AZURE_ML_INPUT_data"]), Path(os.environ["AZURE_ML_INPUT_one"])
+print(*sorted(path.read_text() for path in data.rglob("*.txt")), one.read_text(), flush=True)
+"""
+
+
+def test_local_inputs_are_sent_once(box: SshServer, himl: Himl, project: Path, tmp_path: Path) -> None:
+    """A changed one goes to another folder, so that jobs that read the earlier one go on."""
+    write_files(tmp_path / "my data", {"a.txt": "a", "b/c.txt": "c"})
+    write_files(project, {"train.py": READS_INPUTS, "one.txt": "one"})
+    job = ("submit", "train.py", "--cluster", "ssh:box", "--follow", "--input", f"data=d,local={tmp_path / 'my data'}", "--input", "one=o,local=one.txt")
+    first = himl(*job)
+    assert ("a c one\n" in first.stdout, first.stderr.count("sent ")) == (True, 2), first.stderr
+    again = himl(*job)
+    assert ("a c one\n" in again.stdout, again.stderr.count("all is there already")) == (True, 2), again.stderr
+    write_files(tmp_path / "my data", {"a.txt": "A"})
+    assert "A c one\n" in himl(*job).stdout
+    stored = contents(box.home / ".himl" / "datastores" / "local")
+    assert sorted(stored.values()) == [b"A", b"a", b"c", b"c", b"one"]
+
+
+FAILS_ONCE = """
+import os
+from pathlib import Path
+marker = Path("outputs/marker")
+if not marker.exists():
+    marker.parent.mkdir(exist_ok=True)
+    marker.touch()
+    raise SystemExit(3)
+print("resumed with", os.environ["TOKEN"], flush=True)
+"""
+
+
+def test_a_run_is_resumed_on_the_other_machine(box: SshServer, himl: Himl, project: Path) -> None:
+    write_files(project, {"train.py": FAILS_ONCE})
+    failed = himl("submit", "train.py", "--cluster", "ssh:box", "--wait", "--env_var", "TOKEN=one")
+    assert failed.code == 1, failed.stderr
+    resumed = himl("submit", "--resume", "latest", "--env_var", "TOKEN=two", "--follow")
+    assert (resumed.code, "resumed with two\n" in resumed.stdout) == (0, True), resumed.stderr
+    assert len(himl("runs", "list", "--json").json()) == 1
+    assert himl("submit", "--resume", "latest").code == 2  # it is complete
+    repeated = himl("submit", "--from", "latest", "--cluster", "ssh:box", "--env_var", "TOKEN=three", "--wait")
+    assert repeated.code == 1, repeated.stderr  # in a folder of its own
 
 
 @pytest.mark.parametrize("seed", range(3))

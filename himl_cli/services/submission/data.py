@@ -15,20 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from himl_cli.core.blobs import TransferResult
-from himl_cli.core.errors import BadUsage, NotFound, TransferIncomplete
+from himl_cli.core.errors import BadUsage, DiskFailed, NotFound, TransferIncomplete
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import cache_of, expand_home, expand_user, walk_files
 from himl_cli.core.jobs import DataSpec, JobSpec
 from himl_cli.core.redaction import is_address, last_name, redact
 from himl_cli.core.text import named
 from himl_cli.services.submission.request import refuse
-from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset, FolderWorkspace
+from himl_cli.workspaces.base import BlobStore, CloudWorkspace, Dataset, FolderWorkspace, ManagedWorkspace
 
 KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 # The beginning of an address or of another form of Azure ML, and a folder of a datastore of the workspace
 REFERENCE = re.compile(r"[a-z]+://|azureml:|/?subscriptions/", re.IGNORECASE)
 _STORAGE = re.compile(r"https://\w+\.(?:blob|dfs)\.[^?]*", re.IGNORECASE)
 _STORED = re.compile(r"azureml://datastores/(?P<datastore>\w+)/paths/(?P<path>.+)", re.IGNORECASE)
+SENT_INPUTS = "inputs"  # the folder of a datastore for inputs from another machine
 DATA_OPTIONS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "input": {"datastore": (), "mode": ("download", "mount"), "target": (), "local": ()},
     "output": {"datastore": (), "mode": ("mount", "upload"), "local": (), "overwrite": ("true", "false")},
@@ -178,6 +179,66 @@ def bring_inputs(
     inputs = [found.get(item.key, item) for item in spec.inputs] if found else spec.inputs
     known = known if isinstance(workspace, CloudWorkspace) else default
     return replace(spec, inputs=inputs, default_datastore=known)
+
+
+def send_inputs(spec: JobSpec, workspace: ManagedWorkspace, notify: Notify) -> JobSpec:
+    """*spec* for the *workspace* on another machine, whose default datastore gets each local input once, in a folder
+    with a name from its contents. A file that is there is not sent again, and the rest of an interrupted upload is.
+
+    Raises NotFound for a missing input, DiskFailed, TransferIncomplete, and the errors of the upload.
+    """
+    from himl_cli.services.transfer.plan import UploadRequest
+    from himl_cli.services.transfer.upload import upload
+
+    if not any(item.local for item in spec.inputs):
+        return spec
+    workspace.prepare(notify)
+    inputs, store = [*spec.inputs], workspace.datastore()
+    default = next(each.name for each in workspace.datastores() if each.is_default)
+    for number, item in enumerate(inputs):
+        if item.local is None:
+            continue
+        local = Path(item.local).absolute()
+        if not local.exists():
+            raise NotFound(f"Input '{item.key}': '{item.local}' does not exist.")
+        files = _files_in(local)
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", local.name)[:80]
+        prefix = f"{SENT_INPUTS}/{name}-{_content_digest(files)[:16]}"
+        result = upload(store, UploadRequest(local, prefix, validate=False), notify)
+        if problems := [each.message for each in result.failed] + [each.reason for each in result.refused]:
+            text = f"Input '{item.key}': {len(problems)} files of '{local}' could not be sent. {problems[0]}"
+            raise TransferIncomplete(text, hint="Run the command again. It sends the rest.")
+        if _files_in(local) != files:
+            hint = "Run the command again when nothing writes to it."
+            raise TransferIncomplete(f"Input '{item.key}': '{local}' changed while himl sent it.", hint=hint)
+        sent = (
+            f"sent {result.files:,} file{'s' * (result.files != 1)} of" if result.files else "all is there already of"
+        )
+        notify(Notice(f"Input '{item.key}': {sent} '{item.local}'."))
+        name = f"{prefix}/{local.name}" if local.is_file() else prefix
+        inputs[number] = replace(item, name=name, datastore=default, local=None, version=None, is_folder=True)
+    return replace(spec, inputs=inputs)
+
+
+def _files_in(local: Path) -> list[tuple[str, str, int, int]]:
+    """The names, paths, sizes and times of change of the file or of the files in the folder."""
+    if local.is_file():
+        status = local.stat()
+        return [(local.name, str(local), status.st_size, status.st_mtime_ns)]
+    return [(each.name, each.path, each.stat.st_size, each.stat.st_mtime_ns) for each in walk_files(str(local))]
+
+
+def _content_digest(files: Sequence[tuple[str, str, int, int]]) -> str:
+    """The SHA-256 of the names and the contents of the files. Raises DiskFailed."""
+    from himl_cli.services.transfer.digests import md5_of
+
+    whole = hashlib.sha256()
+    for name, path, *_ in files:
+        try:
+            whole.update(f"{name}\0{md5_of(path).hex()}\n".encode("utf-8", "surrogateescape"))
+        except OSError as err:
+            raise DiskFailed(f"Cannot read '{path}': {err.strerror or err}.") from err
+    return whole.hexdigest()
 
 
 def bring_dataset(workspace: CloudWorkspace, item: DataSpec, default_datastore: str | None, notify: Notify) -> Path:

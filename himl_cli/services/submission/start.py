@@ -54,7 +54,7 @@ from himl_cli.services.submission.sweeps import (
     sweep_text,
     without_seed,
 )
-from himl_cli.workspaces.base import FolderWorkspace, JobTaker, RunRecorder, Workspace
+from himl_cli.workspaces.base import FolderWorkspace, JobTaker, ManagedWorkspace, RunRecorder, Workspace
 
 # Options that apply to a resumed run
 RESUME_OPTIONS = ("max_concurrent", "max_failures", "env_vars", "notify", "notify_format")
@@ -122,12 +122,12 @@ def resume_run(
     in its log, in bytes, at which new output begins.
 
     `env_vars`, `max_concurrent`, `max_failures` and `notify` of *request* apply. Its other options must agree with the
-    run's record. Secrets that are masked there come from the command lines and arguments *given* (`FolderWorkspace`).
+    run's record. Secrets that are masked there come from the command lines and arguments *given* (`ManagedWorkspace`).
     Raises RunNotFound, and BadUsage for a run that cannot be resumed or that was a different job.
     """
     (run,) = find_runs(workspace, RunSelection(runs=(wanted,), is_exact=True), cwd=request.cwd, notify=notify)
     home = workspace.home_of(run.id)
-    if not isinstance(home, FolderWorkspace):
+    if not isinstance(home, ManagedWorkspace):
         raise BadUsage(
             f"Run '{run.id}' is in {home.label}, where runs cannot be resumed.",
             hint="Submit it again. Azure ML restarts preempted jobs.",
@@ -140,8 +140,12 @@ def resume_run(
     if webhook is None and NOTIFICATION in run.tags:
         notify(Notice("himl sends no notification, because it does not store the address. Pass it again: --notify URL"))
     limits = {name: getattr(request, name) for name in ("max_concurrent", "max_failures")}
-    code = _new_code(home, run) if takes_new_code else None
-    changed = [] if takes_new_code else [name for _, names in home.code_of(run.id) for name in names]
+    code, changed = None, list[str]()
+    if isinstance(home, FolderWorkspace):
+        code = _new_code(home, run) if takes_new_code else None
+        changed = [] if takes_new_code else [name for _, names in home.code_of(run.id) for name in names]
+    elif takes_new_code:
+        raise BadUsage("--new_code cannot be used on another machine.", hint=f"Submit the job again: --from {run.id}")
     start = partial(home.resume, env=request.env_vars, limits=limits, webhook=webhook)
     resumed = start(run.id, code=code, given=given, notify=notify)
     if changed:

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,8 @@ from himl_cli.workspaces.remote.channel import (
     OF_STORE,
     OF_WORKSPACE,
     POSITION,
+    PREPARE,
+    RESUME,
     STORES,
     SUBMIT,
     Call,
@@ -42,7 +45,7 @@ from himl_cli.workspaces.remote.channel import (
     types_of_call,
     unpacked,
 )
-from himl_cli.workspaces.remote.sent_jobs import submit_sent
+from himl_cli.workspaces.remote.sent_jobs import send_notice, submit_sent
 
 RUNS_PER_PAGE = 500
 
@@ -102,7 +105,7 @@ class _Agent:
                 files = converted(Sequence[SentFile], call.arguments["files"])
                 self._result(submit_sent(self._channel, self._workspace, spec, files))
                 return
-            if not self._workspace.folder.is_dir():
+            if call.method != PREPARE and not self._workspace.folder.is_dir():
                 raise WorkspaceNotFound(f"There is no folder '{self._workspace.folder}' in {self._workspace.label}.")
             self._answer(call)
         except HimlError as err:
@@ -125,6 +128,8 @@ class _Agent:
         if method == "results":
             names = arguments.pop("names", None)
             arguments["wanted"] = (lambda _: True) if names is None else set(names).__contains__
+        if method in (PREPARE, RESUME):
+            arguments["notify"] = partial(send_notice, self._channel)
         found = getattr(self._workspace, method)(**arguments)
         if method == "runs":
             page = []

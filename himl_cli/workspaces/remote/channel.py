@@ -169,17 +169,18 @@ class CallFailure:
         return error
 
 
+RESUME, PREPARE = "resume", "prepare"  # calls with notices
 # The methods that a client may call. Arguments that are functions do not travel
 OF_WORKSPACE = {
     *("run", "known_ids", "runs", "experiments", "tag", "rename", "archive", "cancel", "metrics", "values"),
     *("parameters", "environment", "stored_job", "datastores", "results", "refresh", "delete_rest", "delete"),
-    *("start_run", "log", "log_parameters", "log_position", "end_run"),
+    *("start_run", "log", "log_parameters", "log_position", "end_run", PREPARE, RESUME),
 }
 SUBMIT = "submit"  # a call that also sends the files of the job which the other end lacks
 OF_STORE = {"list", "stat", "md5", "read", "fetch", "store"}
 STORES = {"run_files", "code_files", "output_files", "datastore"}
 # Methods of which a second call may have another outcome
-ONCE = {"delete", "delete_rest"}
+ONCE = {"delete", "delete_rest", RESUME}
 
 
 @cache

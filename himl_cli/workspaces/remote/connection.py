@@ -200,10 +200,12 @@ class SshConnection:
         method: str,
         arguments: Mapping[str, Any],
         store: Sequence[str | None] = (),
+        *,
         seconds: float | None = None,
+        notify: Notify = ignore,
     ) -> Any:
         """The result of a call, of the type *kind*. A call that may be repeated is, once, if the connection that an
-        earlier call used was lost meanwhile. *seconds* as in `channel`."""
+        earlier call used was lost meanwhile. *notify* receives its notices. *seconds* as in `channel`."""
         end = None if seconds is None else time.monotonic() + seconds
         for _ in range(2):
             was_used = False
@@ -211,7 +213,7 @@ class SshConnection:
                 with self.channel(None if end is None else end - time.monotonic()) as channel:
                     was_used = channel.is_used
                     channel.send(FrameKind.call, packed(Call(method, arguments, store)))
-                    return unpacked(kind, answer(channel, FrameKind.result)[1])
+                    return unpacked(kind, answer(channel, FrameKind.result, notify=notify)[1])
             except ChannelClosed:
                 if method in ONCE or not was_used:
                     raise

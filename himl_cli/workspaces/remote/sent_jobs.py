@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, IntegrityFailed
@@ -24,6 +25,12 @@ from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.remote.channel import Channel, FrameKind, SentFile, packed
 
 
+def send_notice(channel: Channel, event: Event) -> None:
+    """Send the *event* if it is a notice."""
+    if isinstance(event, Notice):
+        channel.send(FrameKind.notice, packed(event.text))
+
+
 def submit_sent(channel: Channel, workspace: LocalWorkspace, spec: JobSpec, files: Sequence[SentFile]) -> Run:
     """Request the *files* of the job that no earlier job left here, and start it. What has arrived before an error
     stays for the next call.
@@ -32,10 +39,7 @@ def submit_sent(channel: Channel, workspace: LocalWorkspace, spec: JobSpec, file
     is not here.
     """
 
-    def notify(event: Event) -> None:
-        if isinstance(event, Notice):
-            channel.send(FrameKind.notice, packed(event.text))
-
+    notify = partial(send_notice, channel)
     python = _python_of(spec)
     workspace.prepare(notify)
     store = CodeStore(workspace.folder)

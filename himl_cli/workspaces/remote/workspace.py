@@ -16,14 +16,17 @@ from typing import Any, TypeVar, cast
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, RunNotFound, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import JobSpec
+from himl_cli.core.jobs import JobSpec, NewCode
 from himl_cli.core.logged import RunResults
 from himl_cli.core.runs import Run, RunQuery, new_run_id
+from himl_cli.core.webhook import Webhook
 from himl_cli.workspaces.base import BlobStore, FetchSink, JobTaker, ManagedWorkspace, RunRecorder, StoreSink, Workspace
 from himl_cli.workspaces.remote.address import PREFIX, RemoteAddress
 from himl_cli.workspaces.remote.channel import (
     BYTES_PER_FRAME,
     POSITION,
+    PREPARE,
+    RESUME,
     Call,
     CallFailure,
     ChannelClosed,
@@ -138,15 +141,37 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
         self.connection.call(None, "delete", {"run_id": run_id, "force": force})
         self.forget(run_id)
 
+    def prepare(self, notify: Notify) -> None:
+        self.connection.call(None, PREPARE, {}, notify=notify)
+
+    def resume(
+        self,
+        run_id: str,
+        *,
+        env: Mapping[str, str],
+        limits: Mapping[str, int | None],
+        webhook: Webhook | None = None,
+        code: NewCode | None = None,
+        given: Mapping[str, tuple[str, Sequence[str]]],
+        notify: Notify,
+    ) -> Run:
+        """As `ManagedWorkspace.resume`, without new code. After a lost connection the run may continue."""
+        assert code is None
+        arguments = {"run_id": run_id, "env": env, "limits": limits, "webhook": webhook, "given": given}
+        try:
+            found: Run = self.connection.call(Run, RESUME, arguments, notify=notify)
+        except ChannelClosed as err:
+            err.hint = f"{err.hint} The run may continue: himl runs show {run_id}".strip()
+            raise
+        return found
+
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
         """As `JobTaker.submit`. Notes the run here before it exists, so that it is found after any interruption, and
         sends the files that the other end lacks. After a lost connection, asks whether the run exists, and sends the
-        rest if it does not. Raises BadUsage for a job whose data is on this machine."""
-        here = [item.key for item in spec.inputs if item.local]
-        if here or spec.in_place or spec.tty:
-            what = f"--input {here[0]}: local=" if here else "--in_place" if spec.in_place else "--tty"
-            hint = f"Upload the data: himl datastore upload DIR NAME -w {PREFIX}{self.address.name}"
-            raise BadUsage(f"{what} cannot be used on another machine.", hint=hint if here else "Omit it.")
+        rest if it does not. Inputs must be there. Raises BadUsage for options that need this machine."""
+        refused = {"--in_place": spec.in_place, "--tty": spec.tty}
+        for name in (name for name, is_given in refused.items() if is_given):
+            raise BadUsage(f"{name} cannot be used on another machine.", hint="Omit it.")
         spec = replace(spec, run_id=spec.run_id or new_run_id(spec.experiment), python=self.address.python)
         if spec.engine is None:
             spec = replace(spec, setup=self.address.setup, run_with=self.address.run_with)
