@@ -77,18 +77,20 @@ from himl_cli.slides.slide_records import (
     TileStore,
 )
 from himl_cli.slides.threads import Pool, map_in_order, read_ahead, reuse_freed_memory
-from himl_cli.slides.tissue import NOT_WHITE, WHITE, foreground_of, quality_of
+from himl_cli.slides.tissue import QUALITY, WHITE, foreground_of, quality_of
 
 HELD_BYTES = 512 << 20  # maximum memory of slides that are cut at the same time. A larger slide is cut alone.
 STRIP_ROWS = 768  # approximate rows held beside a row of tiles: a strip, and the next one, which is read ahead
 MASK_TILE = "mask.png"  # extension
 OVERVIEW_SIDE, MARK = 2048, (0, 114, 178)
 LONGEST_FOLDER = 150
-VERSION = 4  # of the record
+VERSION = 5  # of the record
 LEAST_KEPT = 0.5  # share of the foreground of a slide in its tiles, below which the slide is named
 LEAST_INSIDE = 0.5  # share of a tile in the regions of its slide
 LARGE_IN_TAR = "mask: the shares of labels above 255 are unknown, so a tar cannot have them; use --format files"
 LABEL = "label_"  # of columns with the share of a label of the mask
+SHARE = re.compile(rf"{LABEL}\d+")
+MORE_COLUMNS = ("tar", "inside", "region", "mask", *QUALITY)  # additional columns, in this order
 # Left, top, right and bottom in pixels of level 0, the share of foreground, and additional columns
 Tile = tuple[int, int, int, int, float, dict[str, Any]]
 NONE: NDArray[np.uint8] = np.empty((0, 0), np.uint8)  # labels of a slide without a mask
@@ -139,10 +141,11 @@ def cut_slides(
                 slides[number] = outcome
                 notify(Counted())
             _write_table(new / TILES_SLIDES, TILED_COLUMNS, map(_slide_row, slides))
-            tar = ["tar"] * (request.store is TileStore.tar)
             found = {column for slide in slides for column in slide.columns}
-            tar += sorted(found, key=lambda column: (len(column), column))  # label_2 before label_10
-            columns = list(dict.fromkeys([*TILE_COLUMNS, *tar, *(name for slide in slides for name in _more(slide))]))
+            labels = sorted({*filter(SHARE.fullmatch, found)}, key=lambda column: (len(column), column))
+            known = [*(column for column in MORE_COLUMNS if column in found), *labels]
+            others = (name for slide in slides for name in _more(slide, request))
+            columns = list(dict.fromkeys([*TILE_COLUMNS, *known, *others]))
             rows = ([row.get(column) for column in columns] for row in _tile_rows(request, slides))
             _write_table(new / TILES_DATASET, columns, rows)
             try:
@@ -243,10 +246,15 @@ def _place(tile: Sequence[Any]) -> str:
     return f"{tile[0]:05d}x_{tile[1]:05d}y"
 
 
-def _more(slide: TiledSlide) -> Mapping[str, str]:
-    """Other columns of the slide's row in the CSV, renamed if tiles have a column of that name."""
-    taken = {*TILE_COLUMNS, "tar", "mask", "inside", "region", *slide.columns}
-    return {f"slide_{name}" if name in taken else name: value for name, value in slide.more.items()}
+def _more(slide: TiledSlide, request: TilesRequest) -> Mapping[str, str]:
+    """Other columns of the slide's row in the CSV, renamed if tiles may have a column of that name."""
+    taken = {*TILE_COLUMNS, *MORE_COLUMNS} - {*(() if request.quality else QUALITY)}
+
+    def is_taken(name: str) -> bool:
+        return name in taken or (request.masks and SHARE.fullmatch(name) is not None)
+
+    named = ((name, name.casefold(), value) for name, value in slide.more.items())
+    return {f"slide_{name}" if is_taken(plain_name) else name: value for name, plain_name, value in named}
 
 
 def _tile_row(request: TilesRequest, slide: TiledSlide, tile: Sequence[Any]) -> Mapping[str, Any]:
@@ -254,15 +262,17 @@ def _tile_row(request: TilesRequest, slide: TiledSlide, tile: Sequence[Any]) -> 
     place = _place(tile)
     image = f"{slide.folder}/{place}.{request.format.value}"
     values = slide.slide_id, f"{slide.folder}.{place}", image, *tile[:4], slide.label, tile[4]
-    row = {**dict(zip(TILE_COLUMNS, values, strict=True)), **_more(slide), **tile[5]}
+    row = {**dict(zip(TILE_COLUMNS, values, strict=True)), **_more(slide, request), **tile[5]}
     row |= {"mask": f"{slide.folder}/{place}.{MASK_TILE}"} if request.mask_tiles else {}
     return row | {"tar": f"{slide.folder}/{TILES_TAR}"} if request.store is TileStore.tar else row
 
 
 def _tile_rows(request: TilesRequest, slides: Sequence[TiledSlide]) -> Iterator[Mapping[str, Any]]:
+    every = {column for slide in slides for column in slide.columns if SHARE.fullmatch(column)}
     for slide in slides:
-        for tile in _read_record(request.output / slide.folder)["tiles"] if slide.is_ok else ():
-            labels = (each for each in slide.columns if each.startswith(LABEL))
+        record = _read_record(request.output / slide.folder) if slide.is_ok else {"tiles": ()}
+        for tile in record["tiles"]:
+            labels = every if record["has_labels"] else every.intersection(slide.columns)
             yield {**dict.fromkeys(labels, 0), **_tile_row(request, slide, tile)}
 
 
@@ -364,8 +374,10 @@ class _Cutter:
             record["mask_threshold"] = None if rule is None else rule.threshold or 0.0
             record["remark"] = "; ".join(source.image.remarks)
             record["has_large_labels"] = rule is not None and bool(rule.large)
+            record["has_labels"] = rule is not None and not rule.is_area and not rule.large
             more = dict.fromkeys(name for tile in tiles for name in tile[5])
-            record["columns"] = [*more, *["mask"] * self._request.mask_tiles]
+            is_tar = self._request.store is TileStore.tar
+            record["columns"] = [*more, *["mask"] * self._request.mask_tiles, *["tar"] * is_tar]
             write_bytes(staged / TILES_RECORD, json.dumps(record).encode())
             self._publish(staged)
         except (SlideUnreadable, MemoryError) as err:
@@ -384,8 +396,8 @@ class _Cutter:
         size, (across, down) = grid.size, grid.downsample
         encode = encode_png if request.format is TileFormat.png else _encode_jpeg
         foreground = None if request.foreground == "mask" else foreground_of(image, request.foreground)
-        if foreground is not None and not foreground.is_sure:
-            image.remarks = [*image.remarks, NOT_WHITE]
+        if foreground is not None and foreground.remark:
+            image.remarks = [*image.remarks, foreground.remark]
         lefts: NDArray[np.int64] = np.arange(_count(size[0], tile, step)) * step
         facts = _Facts(source, request, lefts)
 
@@ -459,9 +471,8 @@ class _Facts:
         rule = self._source.mask.mask_rule if self._source.mask is not None else None
         if rule is None or rule.large:
             return rows
-        is_area = rule.scale != 1  # values of JPEG and shares are no labels
-        for label in [1] if is_area else np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist():
-            found = labels != 0 if is_area else labels == label
+        for label in [1] if rule.is_area else np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist():
+            found = labels != 0 if rule.is_area else labels == label
             for row, share in zip(rows, self.share(found.sum(axis=0, dtype=np.int64)), strict=True):
                 if label and share:
                     row[f"{LABEL}{label}"] = round(share, 6)

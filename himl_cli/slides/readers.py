@@ -210,6 +210,11 @@ class MaskRule:
     scale: float = 1.0
     large: list[bool] = field(default_factory=list, compare=False)
 
+    @property
+    def is_area(self) -> bool:
+        """Whether the values are shares or those of a JPEG, and no labels."""
+        return self.scale != 1
+
     def labels(self, samples: NDArray[np.generic]) -> NDArray[np.uint8]:
         """Labels from 0 to 255, where greater ones start again at 1. Same shape."""
         samples = samples.astype(np.uint8) if samples.dtype == np.bool_ else samples

@@ -29,8 +29,18 @@ LEAST_LOSS = 60  # minimum loss of all channels of tissue without colour, such a
 LEAST_CONTRAST = 10
 LEAST_SHARE = 0.001  # share of coloured pixels below which a slide counts as grey
 BRIGHT, NEUTRAL, LEAST_WHITE = 200, 20, 0.01  # the white of a slide: channels, their difference, the share of pixels
+# Light is warm or cool, so that green is between red and blue, up to SLACK. Stains absorb most of green, except DAB. A
+# background has one colour: of the pixels within FAR of its colour, the share LEAST_EVEN is within NEAR.
+LEAST_LIGHT, MOST_TINT, SLACK, NEAR, FAR, LEAST_EVEN = 150, 80, 6, 8, 24, 0.7
+# Least share of pixels of a tinted background, and how many times the share of whiter pixels it has at least
+LEAST_TINTED, TIMES_WHITE = 0.05, 10
+# On a slide with the greatest values in all channels, which may be pixels that were not scanned, this share is needed
+LEAST_BESIDE_WHITE = 0.3
 DARK, MOST_DARK = 128, 0.5  # the background may be dark if more than this share of the pixels is darker
-NOT_WHITE = "its background is not white, for which the foreground 'saturation' is made"
+NOT_WHITE = "its background is not white, so that --foreground saturation may be wrong"
+DARK_BACKGROUND = "its background is dark, so that --foreground saturation is wrong (use mask, or --occupancy 0)"
+TINTED = "its background has a tint, which counts as white with --foreground saturation"
+QUALITY = ("mean", "saturation", "sharpness", "pen", "black")
 # The excess of red, green and blue over the other two that no stain has: haematoxylin has 75 in blue, DAB 70 in red.
 PEN = (150, 20, 90)
 
@@ -39,14 +49,14 @@ PEN = (150, 20, 90)
 class Foreground:
     """The rule of one slide. Pixels whose mean of red, green and blue is below `threshold` are
     foreground. None: those that differ in colour from `white`, or have all channels below `limit`. Only a `plain` rule
-    counts pens and black pixels. `is_sure` is False if the slide has little white, so that the background is a guess.
+    counts pens and black pixels. `remark` says that the background is a guess, if the slide has little white.
     """
 
     threshold: float | None = None
     white: Colour = WHITE
     limit: int = 0
     plain: bool = False
-    is_sure: bool = True
+    remark: str = ""
 
     def columns(self, band: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Number of foreground pixels in each column of *band*, shape (rows, columns, 3). Except for a plain rule, it
@@ -91,17 +101,58 @@ def foreground_of(slide: Slide, rule: str) -> Foreground:
     level = next((each for each in reversed(range(len(slide.levels))) if prod(slide.levels[each]) >= SAMPLE), 0)
     planes = _planes(np.concatenate([*_sampled(slide, level)]))
     lightest, darkest = _greatest(*planes), _least(*planes)
-    bright = (darkest >= BRIGHT) & (lightest - darkest <= NEUTRAL)
-    has_white = bright.mean() >= LEAST_WHITE
-    medians = [int(np.median(plane[bright])) if has_white else 255 for plane in planes]
-    white = medians[0], medians[1], medians[2]
+    white, remark = _white(planes, lightest, darkest)
     usable = _may_be_tissue(planes)
     limit = min(white) - LEAST_LOSS
     if (usable & (_colour(planes, white) >= LEAST_COLOUR)).mean() < LEAST_SHARE:
         limit, contrast = _split(np.bincount(lightest[usable], minlength=256), np.arange(256.0))
         limit = limit + 1 if contrast >= LEAST_CONTRAST else 0
-    is_sure = bool(has_white) and bool((lightest < DARK).mean() <= MOST_DARK)
-    return Foreground(white=white, limit=limit, is_sure=is_sure)
+    return Foreground(white=white, limit=limit, remark=remark)
+
+
+def _white(planes: Planes, lightest: Plane, darkest: Plane) -> tuple[Colour, str]:
+    """The colour of the background, and a remark if it is a guess."""
+    if (lightest < DARK).mean() > MOST_DARK:
+        return WHITE, DARK_BACKGROUND
+    is_full = darkest == 255
+    bright = (darkest >= BRIGHT) & (lightest - darkest <= NEUTRAL)
+    neutral, full = float((bright & ~is_full).mean()), float(is_full.mean())
+    if neutral < 1 / TIMES_WHITE:
+        colour, share = _tint(planes, lightest, darkest)
+        is_clear = full < LEAST_WHITE or (min(colour) >= BRIGHT and share >= LEAST_BESIDE_WHITE)
+        if share >= max(LEAST_TINTED, TIMES_WHITE * neutral) and is_clear:
+            return colour, f"{TINTED} {colour}"
+    if neutral + full < LEAST_WHITE:
+        return WHITE, NOT_WHITE
+    return _median(planes, bright), ""
+
+
+def _tint(planes: Planes, lightest: Plane, darkest: Plane) -> tuple[Colour, float]:
+    """The most frequent colour that light may have, and the share of its pixels. 0: it is too uneven for a background."""
+    red, green, blue = (plane.astype(np.int16) for plane in planes)
+    is_between = (green >= np.minimum(red, blue) - SLACK) & (green <= np.maximum(red, blue) + SLACK)
+    possible = is_between & (lightest >= LEAST_LIGHT) & (lightest - darkest <= MOST_TINT) & (darkest < 255)
+    if not possible.any():
+        return WHITE, 0.0
+    bins = (red >> 3 << 10) + (green >> 3 << 5) + (blue >> 3)
+    fullest = int(np.argmax(np.bincount(bins[possible], minlength=1)))
+    colour: Colour = ((fullest >> 10) * 8 + 4, (fullest >> 5 & 31) * 8 + 4, (fullest & 31) * 8 + 4)
+    off = _distance(planes, colour)
+    colour = _median(planes, possible & (off <= NEAR))
+    off = _distance(planes, colour)
+    near, around = int((off <= NEAR).sum()), int((off <= FAR).sum())
+    return colour, near / off.size if near >= LEAST_EVEN * around else 0.0
+
+
+def _median(planes: Planes, chosen: NDArray[np.bool_]) -> Colour:
+    red, green, blue = (int(np.median(plane[chosen])) for plane in planes)
+    return red, green, blue
+
+
+def _distance(planes: Planes, colour: Colour) -> NDArray[np.int16]:
+    """The greatest difference of a channel."""
+    differences = [np.abs(plane.astype(np.int16) - value) for plane, value in zip(planes, colour, strict=True)]
+    return np.maximum(np.maximum(differences[0], differences[1]), differences[2])
 
 
 def otsu_threshold(histogram: NDArray[np.int64]) -> float:
@@ -169,7 +220,7 @@ def _colour(planes: Planes, white: Colour) -> NDArray[np.uint8]:
 
 
 def quality_of(pixels: NDArray[np.uint8]) -> dict[str, float]:
-    """Quality of a tile, shape (rows, columns, 3): the mean of all channels (0 to 255), the mean saturation (0 to 1),
+    """QUALITY of a tile, shape (rows, columns, 3): the mean of all channels (0 to 255), the mean saturation (0 to 1),
     the sharpness (variance of the Laplacian of the mean of the channels), and the shares of pixels of pens and of black
     pixels."""
     planes = _planes(pixels)
@@ -177,14 +228,14 @@ def quality_of(pixels: NDArray[np.uint8]) -> dict[str, float]:
     around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
     laplacian = around - 4 * grey[1:-1, 1:-1]
     black = greatest < BLACK
-    values = {
-        "mean": grey.mean(dtype=np.float64),
-        "saturation": ((greatest - _least(*planes)) / np.maximum(greatest, 1)).mean(),
-        "sharpness": laplacian.var(dtype=np.float64) if laplacian.size else 0.0,
-        "pen": (~_may_be_tissue(planes) & ~black).mean(),
-        "black": black.mean(),
-    }
-    return {name: round(float(value), 4) for name, value in values.items()}
+    values = (
+        grey.mean(dtype=np.float64),
+        ((greatest - _least(*planes)) / np.maximum(greatest, 1)).mean(),
+        laplacian.var(dtype=np.float64) if laplacian.size else 0.0,
+        (~_may_be_tissue(planes) & ~black).mean(),
+        black.mean(),
+    )
+    return {name: round(float(value), 4) for name, value in zip(QUALITY, values, strict=True)}
 
 
 def _may_be_tissue(planes: Planes) -> NDArray[np.bool_]:

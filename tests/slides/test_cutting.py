@@ -335,11 +335,12 @@ def test_masks_give_the_share_of_each_label_and_tiles_of_their_own(slides: Path)
     masks = {"labels": labels, "int32": labels.astype(np.int32), "floats": labels.astype(np.float32) / 50, "large": labels.astype(np.int32) * 100}
     for name, mask in masks.items():
         tifffile.imwrite(slides / f"{name}.tiff", mask)
-    entries = [SlideEntry(name, "a.tiff", mask=f"{name}.tiff") for name in masks]
+    tifffile.imwrite(slides / "fewer.tiff", np.minimum(labels, 2))
+    entries = [SlideEntry(name, "a.tiff", mask=f"{name}.tiff", more={"label_3": "x"}) for name in masks]
     options: dict[str, Any] = {"tile_size": 100, "mask_tiles": True}
     result = cut(slides, *entries, SlideEntry("none", "a.tiff"), **options)
     rows = rows_of(result)
-    assert [*rows[0]][9:] == ["mask", "label_1", "label_2", "label_12"]
+    assert [*rows[0]][9:] == ["mask", "label_1", "label_2", "label_12", "slide_label_3"]
     assert [(slide.has_large_labels, slide.reason) for slide in result.slides] == [(False, "")] * 3 + [(True, ""), (False, "it has no mask")]
     for row in rows:
         left, top, right, bottom = places(row)
@@ -352,6 +353,8 @@ def test_masks_give_the_share_of_each_label_and_tiles_of_their_own(slides: Path)
         with Image.open(result.dataset.parent / row["mask"]) as image:
             assert (image.mode, image.size) == ("L", (100, 100))
             assert row["slide_id"] not in ("labels", "int32") or (np.asarray(image) == part).all()
+    rows = rows_of(cut(slides, entries[0], SlideEntry("fewer", "a.tiff", mask="fewer.tiff"), **options))
+    assert {row["label_12"] for row in rows if row["slide_id"] == "fewer"} == {"0"}  # known
     tar = cut(slides, entries[0], entries[3], **options, store=TileStore.tar)
     assert [*members(tar, "labels")][:3] == [f"labels/00000x_00000y.{extension}" for extension in ("png", "mask.png", "json")]
     assert json.loads(members(tar, "labels")["labels/00000x_00000y.json"])["label_1"] == 0.5
@@ -454,7 +457,7 @@ def test_the_quality_of_tiles_is_that_of_their_pixels(tile_format: TileFormat, s
     picture[:, 80:100], picture[:20, 120:140] = (40, 160, 60), 0
     write_tiff(slides / "a.tiff", picture, compression="deflate", tile=64)
     grey, noise, pen, black = rows_of(cut(slides, "a.tiff", tile_size=40, quality=True, format=tile_format))
-    assert [*grey][9:] == ["pen", "mean", "black", "sharpness", "saturation"]
+    assert [*grey][9:] == ["mean", "saturation", "sharpness", "pen", "black"]
     found = [[float(row[name]) for name in ("mean", "saturation", "pen", "black")] for row in (grey, noise, pen, black)]
     assert found[0] == [200, 0, 0, 0]
     assert found[1] == [round(float(picture[:, 40:80].mean()), 4), 0, 0, 0]

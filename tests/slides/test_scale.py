@@ -223,7 +223,7 @@ def test_slides_without_a_scale_fail_unless_the_user_gives_one(himl: Himl, proje
     folder.mkdir()
     write_scaled(folder / "dpi.tiff", 0.5, resolution=(72, 72), resolutionunit="INCH")
     write_scaled(folder / "known.tiff", 0.25)
-    (folder / "dataset.csv").write_text("slide_id,image,MPP,Patient,left\na,dpi.tiff,,p1,1\nb,known.tiff,,p2,2\nc,dpi.tiff,0.5,p1,3\n")
+    (folder / "dataset.csv").write_text("slide_id,image,MPP,Patient,left,Region\na,dpi.tiff,,p1,1,\nb,known.tiff,,p2,2,x\nc,dpi.tiff,0.5,p1,3,\n")
     options = ("--mpp", "1", "--occupancy", "0", "--tile_size", "100", "--json")
     done = himl.ok("tiles", "slides", *options)
     found = {slide["slide_id"]: slide for slide in done.json()["slides"]}
@@ -234,7 +234,7 @@ def test_slides_without_a_scale_fail_unless_the_user_gives_one(himl: Himl, proje
     }
     with (project / "outputs" / "dataset.csv").open(encoding="utf-8", newline="") as file:
         rows = [*csv.DictReader(file)]
-    assert [*rows[0]][9:] == ["MPP", "Patient", "slide_left"]
+    assert [*rows[0]][9:] == ["MPP", "Patient", "slide_left", "slide_Region"]
     assert {(row["slide_id"], row["Patient"], row["slide_left"], row["MPP"]) for row in rows} == {("b", "p2", "2", ""), ("c", "p1", "3", "0.5")}
     assert himl("tiles", "slides", *options, "--strict").code == 1
     assumed = himl.ok("tiles", "slides", *options, "--assume_mpp", "0.5").json()["slides"]

@@ -37,10 +37,25 @@ MARKS = {
 }
 
 
-def slide(tissue: tuple[int, int, int] = TISSUE, mark: tuple[int, int, int] | None = None) -> Pixels:
+LIGHTS = {
+    "warm": (240, 228, 205),
+    "yellow": (250, 238, 192),
+    "cool": (212, 224, 245),
+    "grey": (180, 180, 178),
+    "warm grey": (190, 180, 158),
+    "nearly neutral": (240, 230, 219),
+}
+WHITE_LIGHT = (243, 242, 239)
+
+
+def slide(
+    tissue: tuple[int, int, int] = TISSUE,
+    mark: tuple[int, int, int] | None = None,
+    light: tuple[int, int, int] = WHITE_LIGHT,
+) -> Pixels:
     """White noise, 400 x 200 pixels, with tissue in 8 tiles of 50 pixels on the left, and the mark on the right."""
-    pixels: Pixels = np.full((200, 400, 3), (243, 242, 239), np.int16)
-    pixels[50:150, 50:250] = tissue
+    pixels: Pixels = np.full((200, 400, 3), light, np.int16)
+    pixels[50:150, 50:250] = np.array(tissue) * light // WHITE_LIGHT
     if mark is not None:
         pixels[:, 300:] = mark
     return np.clip(pixels + np.random.default_rng(1).integers(-2, 3, pixels.shape), 0, 255).astype(np.uint8)
@@ -59,6 +74,10 @@ PICTURES = {
     "pale and dark": np.where(np.arange(400)[None, :, None] < 150, slide((90, 40, 120)), slide(STAINS["pale"])),
     "black border": np.pad(slide()[1:-1, 1:-1], ((1, 1), (1, 1), (0, 0))),
     "fat": fatty(),
+    **{f"{name} in {light} light": slide(STAINS[name], light=LIGHTS[light]) for light in LIGHTS for name in ("pale", "DAB", "silver", "eosin")},
+    **{f"{name} in warm light": slide(mark=MARKS[name], light=LIGHTS["warm"]) for name in ("black pen", "blue pen", "unscanned")},
+    "white that was not scanned": slide(mark=(260, 260, 260), light=LIGHTS["warm"]),
+    "saturated white": slide(STAINS["pale haematoxylin"], light=(260, 260, 260)),
 }
 
 
@@ -121,7 +140,10 @@ def test_a_threshold_is_a_mean_of_the_channels(himl: Himl, project: Path) -> Non
     mask.save(project / "mask.tif", compression="jpeg")
     for name, values in (("dark8", 255 - slide()[..., 0]), ("dark16", (255 - slide()[..., 0]).astype(np.uint16))):
         write_tiff(project / f"{name}.tiff", values, compression="deflate")
-    told = "'dark16.tiff', 'dark8.tiff': its background is not white, for which the foreground 'saturation' is made."
+    write_tiff(project / "warm.tiff", slide(light=LIGHTS["warm"]), compression="deflate")
+    told = "'warm.tiff': its background has a tint, which counts as white with --foreground saturation."
+    assert told in himl.ok("tiles", ".", "--image_glob", "warm.tiff").stderr.splitlines()
+    told = "'dark16.tiff', 'dark8.tiff': its background is dark, so that --foreground saturation is wrong."
     assert told in himl.ok("tiles", ".", "--image_glob", "dark*.tiff").stderr.splitlines()
     halved = "JPEG masks, below 128 is background (see --mask_threshold): 'a', 'b'.\n"
     for bound, told in (((), halved), (("--mask_threshold", "0"), ""), (("--mask_threshold", "9"), "")):
