@@ -128,7 +128,7 @@ def _white(planes: Planes, lightest: Plane, darkest: Plane) -> tuple[Colour, str
 
 
 def _tint(planes: Planes, lightest: Plane, darkest: Plane) -> tuple[Colour, float]:
-    """The most frequent colour that light may have, and the share of its pixels. 0: it is too uneven for a background."""
+    """The most frequent colour that light may have, and the share of its pixels (0: too uneven for a background)."""
     red, green, blue = (plane.astype(np.int16) for plane in planes)
     is_between = (green >= np.minimum(red, blue) - SLACK) & (green <= np.maximum(red, blue) + SLACK)
     possible = is_between & (lightest >= LEAST_LIGHT) & (lightest - darkest <= MOST_TINT) & (darkest < 255)
