@@ -209,7 +209,7 @@ class CodeStore:
         """The list of *code*, which has the files *names*, with their names in the store, to which unchanged ones are
         added."""
         staged, known = staged_files(code), self._latest(root)
-        parts: dict[str, Path] = {}
+        parts, token = dict[str, Path](), secrets.token_hex(8)
         for name, copy in staged.items():
             path = code / name
             if not copy.changed or is_result(name) or name not in names:
@@ -220,19 +220,18 @@ class CodeStore:
                 continue
             if not copy.is_at(path):
                 continue
-            part = self.folder / f".{secrets.token_hex(8)}{PART_SUFFIX}"
-            copy_file(path, part)
-            stored = _stored_name(part, copy.mode)
-            if stored in parts:
-                part.unlink()
-            if copy.is_at(path):  # else a process that the script left writes to it
-                parts.setdefault(stored, part)
+            part = self.folder / f".{token}-{len(parts)}{PART_SUFFIX}"
+            stored = name_in_store(_copy_hashed(path, part, copy.size), copy.mode)
+            if is_same := copy.is_at(path):  # else a process that the script left writes to it
                 staged[name] = copy._replace(stored=stored, checked=0)
+            if not is_same or parts.setdefault(stored, part) != part:
+                part.unlink()
         if parts:
             flush(self.folder, map(str, parts.values()))
+        for folder in {os.path.dirname(stored) for stored in parts}:
+            (self.folder / folder).mkdir(exist_ok=True)
         for stored, part in parts.items():
             target = self.folder / stored
-            target.parent.mkdir(exist_ok=True)
             os.chmod(part, int(stored.rpartition("-")[2], 8))
             os.replace(part, target)
         if parts:
@@ -368,6 +367,25 @@ def _entries(folder: Path) -> Sequence[Path]:
             return [Path(entry.path) for entry in entries]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _copy_hashed(source: Path, target: Path, size: int) -> str:
+    """Copy the first *size* bytes of a file to the new file *target*, and return their SHA-256. Raises OSError."""
+    digest, left = hashlib.sha256(), size
+    original = os.open(source, os.O_RDONLY)
+    try:
+        copy = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            while left > 0 and (block := os.read(original, min(left, BLOCK))):
+                digest.update(block)
+                left -= len(block)
+                while block:
+                    block = block[os.write(copy, block) :]
+        finally:
+            os.close(copy)
+    finally:
+        os.close(original)
+    return digest.hexdigest()
 
 
 def _stored_name(path: Path, mode: int) -> str:

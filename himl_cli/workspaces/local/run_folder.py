@@ -8,7 +8,7 @@ import shutil
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from himl_cli.core.errors import FULL_DISK, DiskFailed, shortage
@@ -125,35 +125,20 @@ class RunFolder:
     def files_elsewhere(self) -> Iterator[tuple[str, Path]]:
         """Files that the script wrote outside of `outputs/`, `logs/` and Python's caches, with their names relative to
         its folder, except those that `keep_files` has kept. None for an in-place job, whose files stay in place."""
-        if self.read(RECORD).get("in_place", True):
-            return
-        since = (self.path / RECORD).stat().st_mtime_ns  # written after the files are staged
-        folders = [""]
-        while folders:
-            under = folders.pop()
-            with suppress(OSError), os.scandir(os.path.join(self.code, under)) as entries:
-                for entry in entries:
-                    name = under + entry.name
-                    if not entry.is_dir(follow_symlinks=False):
-                        with suppress(OSError):
-                            facts = os.lstat(entry.path)
-                            is_new = stat.S_ISREG(facts.st_mode) and max(facts.st_mtime_ns, facts.st_ctime_ns) > since
-                            if is_new and not any(_is_same(facts, self.code / top / name) for top in COLLECTED):
-                                yield name, Path(entry.path)
-                    elif entry.name != "__pycache__" and name not in COLLECTED:
-                        folders.append(f"{name}/")
+        since = self._staged_at()
+        return ((name, Path(path)) for name, path in self._names_elsewhere() if self._is_written(name, path, since))
 
     def keep_files(self, globs: Sequence[str]) -> None:
         """Add files from other folders to the results: as logs, those in Lightning's default folder and in folders with
         event files or files of TensorBoard's plugins, as outputs, those that match *globs*. Results that the script
         wrote itself stay. Uses hard links if the file system has them. Raises OSError, BadUsage for an invalid glob."""
-        found, wanted = dict(self.files_elsewhere()), Globs(globs)
-        since = (self.path / RECORD).stat().st_mtime_ns
-        folders = {LIGHTNING_LOGS, *(os.path.dirname(name) for name in found if is_board_file(name))} - {""}
+        found, wanted, since = dict(self._names_elsewhere()), Globs(globs), self._staged_at()
+        boards = {name for name in filter(is_board_file, found) if self._is_written(name, found[name], since)}
+        folders = tuple(f"{folder}/" for folder in {LIGHTNING_LOGS, *map(os.path.dirname, boards)} - {""})
         for name, path in found.items():
-            above = {parent.as_posix() for parent in PurePosixPath(name).parents}
-            top = "logs" if above & folders or is_board_file(name) else "outputs"
-            if top == "logs" or wanted.matches(name):
+            top = "logs" if name in boards or name.startswith(folders) else "outputs"
+            # The state of a file is read only if its name is wanted, since code may have many files
+            if (top == "logs" or wanted.matches(name)) and self._is_written(name, path, since):
                 target = self.code / top / name
                 if target.exists() and target.stat().st_mtime_ns > since:
                     continue
@@ -163,6 +148,36 @@ class RunFolder:
                     os.link(path, target)
                 except OSError:  # the file system has no hard links
                     shutil.copy2(path, target)
+
+    def _staged_at(self) -> int:
+        """When the record was written, after the files of the latest attempt were staged. 0 if there is none."""
+        with suppress(FileNotFoundError):
+            return (self.path / RECORD).stat().st_mtime_ns
+        return 0
+
+    def _names_elsewhere(self) -> Iterator[tuple[str, str]]:
+        """The names and paths of the files in the folder of the code, except results and Python's caches. None for an
+        in-place job."""
+        folders = [] if self.read(RECORD).get("in_place", True) else [""]
+        while folders:
+            under = folders.pop()
+            with suppress(OSError), os.scandir(os.path.join(self.code, under)) as entries:
+                for entry in entries:
+                    name = under + entry.name
+                    if not entry.is_dir(follow_symlinks=False):
+                        yield name, entry.path
+                    elif entry.name != "__pycache__" and name not in COLLECTED:
+                        folders.append(f"{name}/")
+
+    def _is_written(self, name: str, path: str, since: int) -> bool:
+        """Whether the script wrote the file, and `keep_files` has not kept it."""
+        try:
+            facts = os.lstat(path)
+        except OSError:
+            return False
+        is_new = facts.st_mtime_ns > since or facts.st_ctime_ns > since
+        is_file = is_new and stat.S_ISREG(facts.st_mode)
+        return is_file and not any(_is_same(facts, self.code / top / name) for top in COLLECTED)
 
     def remove(self) -> None:
         """Delete the folder and its contents. Raises DiskFailed with the first file that cannot be deleted."""
