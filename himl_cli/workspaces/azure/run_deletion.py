@@ -34,7 +34,7 @@ from himl_cli.workspaces.transfer_engine.headers import retry_after
 log = logging.getLogger(__name__)
 
 RUNS_AT_ONCE, BLOBS_AT_ONCE = 4, 16
-STORES_AT_ONCE = 8  # of all runs
+STORES_AT_ONCE = 16  # of all runs
 LONGEST_WAIT = 120.0  # seconds for the service to confirm that a job is deleted
 DATA_ASSET = re.compile(r"/data/([^/]+)/versions/([^/]+)$")
 _PARAMS = {"api-version": ApiVersion.DATA}
