@@ -34,7 +34,7 @@ from himl_cli.workspaces.retry import Pauses
 
 # Seconds between checks of the folder of a local run, and between reads of its record while the folder does not change,
 # on a file system of this machine, and on one that many jobs may share
-OWN_PAUSES, SHARED_PAUSES = (0.2, 2.0), (3.0, 30.0)
+OWN_PAUSES, SHARED_PAUSES = (0.2, 2.0), (5.0, 90.0)
 FRESH_SECONDS = 1.0  # after a change in the folder, in which the record may change
 # himl polls a run this much less often when only its end matters.
 SELDOM = 3

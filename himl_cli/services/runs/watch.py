@@ -10,6 +10,7 @@ from functools import partial
 from himl_cli.core.errors import JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notify
 from himl_cli.core.logged import SYSTEM, RunResults, WatchedRuns, is_pipeline_trial, sweep_of
+from himl_cli.core.mounts import is_local_folder
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import MANY, hyperparameters_of
 from himl_cli.services.runs.follow import OutageTolerance
@@ -24,6 +25,9 @@ QUIET_SECONDS = 8
 """The same while nothing changes, unless the folder of a run does."""
 FOLDERS_PER_SECOND = 20
 """Number of runs whose folders himl checks each second meanwhile."""
+SHARED_SECONDS, SHARED_QUIET = 5.0, 24
+"""For a list of local runs on a network file system: the interval between checks of the folder of the newest run in
+progress, and the number of checks before a poll."""
 SELDOM = 10
 """Rounds between polls of data that changes seldom: the list of runs, and the service's system metrics."""
 MANY_POINTS = 20_000
@@ -46,12 +50,13 @@ def watch_runs(
     one, their values, new bytes of the log. Only the first one, for earlier points, takes more. Failures are tolerated
     as in `follow_log`. Raises what the workspace raises.
     """
-    homes = {run.workspace: run.id for run in watched.runs if not run.status.is_final}
-    intervals = [workspace.home_of(run_id).poll_interval for run_id in homes.values()]
-    first, longest = max(intervals, default=Workspace.poll_interval)
+    of_open = {run.workspace: run.id for run in watched.runs if not run.status.is_final}
+    homes = [workspace.home_of(run_id) for run_id in of_open.values()]
+    first, longest = max((home.poll_interval for home in homes), default=Workspace.poll_interval)
     is_here, outage = (first, longest) == Workspace.poll_interval, OutageTolerance(notify)
     pauses = Pauses(first, longest)
-    looks = _Looks(workspace, watched, newest, is_here=is_here)
+    is_shared = any(isinstance(home, FolderWorkspace) and not is_local_folder(home.folder) for home in homes)
+    looks = _Looks(workspace, watched, newest, is_here=is_here, is_shared=is_shared and newest is not None)
     for number in _rounds(looks):
         version = watched.version
         for look in looks.of_round(number):
@@ -64,9 +69,9 @@ def watch_runs(
                 outage.failed(err)
             if not is_here and not looks.is_over:
                 yield max(SECOND, pauses.next(has_changed=has_changed))
-        for _ in range(QUIET_SECONDS if is_here and not looks.is_over else 0):
-            yield SECOND
-            if watched.version != version or looks.has_folder_changed():
+        for _ in range((SHARED_QUIET if looks.is_shared else QUIET_SECONDS) if is_here and not looks.is_over else 0):
+            yield SHARED_SECONDS if looks.is_shared else SECOND
+            if looks.has_folder_changed() or (watched.version != version and not looks.is_shared):
                 break
     yield 0.0
 
@@ -99,9 +104,10 @@ class _Looks:
         newest: Callable[[], Sequence[Run]] | None,
         *,
         is_here: bool,
+        is_shared: bool,
     ) -> None:
         self._workspace = workspace
-        self._is_here = is_here
+        self._is_here, self.is_shared = is_here, is_shared
         self._watched = watched
         self._newest = newest
         self._values: dict[str, RunResults] = {}  # of trials
@@ -118,7 +124,8 @@ class _Looks:
 
     def has_folder_changed(self) -> bool:
         """Whether the folder of a local run in progress, one of the newest, has changed since the last call."""
-        waiting = [run.id for run in self._watched.runs if not run.status.is_final][:FOLDERS_PER_SECOND]
+        most = 1 if self.is_shared else FOLDERS_PER_SECOND
+        waiting = [run.id for run in self._watched.runs if not run.status.is_final][:most]
         for run_id in waiting:
             if run_id not in self._homes:
                 home = self._workspace.home_of(run_id)

@@ -224,14 +224,15 @@ def read_results(
     database: Database, runs_folder: Path, run_ids: Sequence[str], *, wanted: Wanted, whole: bool
 ) -> dict[str, RunResults]:
     """As `Workspace.results`, with the runs' files in folders of *runs_folder*."""
-    nested = dict(RunStore(database).nested_in(run_ids))
-    everyone = [*run_ids, *nested]
-    last = last_points(database, everyone, wanted)
-    points = _series(database, everyone, wanted) if whole else {}
-    parameters: dict[str, dict[str, str]] = {run_id: {} for run_id in everyone}
-    statement = "SELECT run, name, value FROM parameters WHERE run IN ({}) ORDER BY run, name"
-    for run_id, name, value in database.rows_among(statement, run_ids):
-        parameters[run_id][name] = value
+    with database.reading():
+        nested = dict(RunStore(database).nested_in(run_ids))
+        everyone = [*run_ids, *nested]
+        last = last_points(database, everyone, wanted)
+        points = _series(database, everyone, wanted) if whole else {}
+        parameters: dict[str, dict[str, str]] = {run_id: {} for run_id in everyone}
+        statement = "SELECT run, name, value FROM parameters WHERE run IN ({}) ORDER BY run, name"
+        for run_id, name, value in database.rows_among(statement, run_ids):
+            parameters[run_id][name] = value
     found: dict[str, RunResults] = {}
     for run_id in everyone:
         logged = read_logged_files(RunFolder(runs_folder / run_id).artifacts, wanted)

@@ -100,7 +100,7 @@ class MetricStore:
         """Store all of this in one transaction, without points that the attempt has stored before, since clients repeat
         a request if its reply was lost. Raises ParameterFixed."""
         with self.database.writing() as connection:
-            before = self._last_place(run_id)
+            before = _last_place(connection, run_id)
             _add(connection, run_id, [(storable(point[0]), *point[1:]) for point in points], before)
             for name, given in parameters:  # which the attempt cannot change from now on
                 value = mask_document(given, name)
@@ -118,10 +118,6 @@ class MetricStore:
                     "dataset_digest) VALUES (?,?,?,?,?,?,?,?)",
                     (model, run_id, name, step, time, repr(number), *dataset),
                 )
-
-    def _last_place(self, run_id: str) -> int:
-        """The last place of the earlier attempts of a run, 0 without them."""
-        return max(attempt_ends(self.database, [run_id]).get(run_id, ()), default=0)
 
     def keep(self, run_id: str, kinds: Mapping[str, Mapping[str, object]], *, replace: bool = True) -> None:
         """Store what MLflow's clients recorded of a run, by kind and key. A known key gets the new record, or keeps its
@@ -157,7 +153,7 @@ class MetricStore:
         """Store the numbers of *entries* in one transaction, and call *beside* within it. If *beside* raises, store
         nothing. Numbers rows of lists and tables after those that the attempt has logged."""
         with self.database.writing() as connection:
-            place = self._last_place(run_id)
+            place = _last_place(connection, run_id)
             for entry in entries:
                 names = {column: entry.name_of(column) for column in entry.numeric_columns}
                 is_counted, following = entry.kind in (LoggedKind.list, LoggedKind.table), 0
@@ -331,11 +327,21 @@ def counts(row: int, step: int, cuts: Iterable[Cut]) -> bool:
 
 
 def attempt_ends(database: Database, run_ids: Sequence[str]) -> dict[str, list[int]]:
-    """The last row of each attempt except the latest, by run. It is a list in a tag, which users may overwrite."""
-    places: dict[str, list[int]] = {}
+    """The last row of each attempt except the latest, by run."""
     statement = "SELECT run, value FROM tags WHERE run IN ({}) AND name = ?"
-    for run_id, text in database.rows_among(statement, run_ids, ATTEMPT_ENDS):
-        with suppress(ValueError):
-            found = read_json(text)
-            places[run_id] = [each for each in found if isinstance(each, int)] if isinstance(found, list) else []
-    return places
+    return {run_id: _ends_in(text) for run_id, text in database.rows_among(statement, run_ids, ATTEMPT_ENDS)}
+
+
+def _last_place(connection: sqlite3.Connection, run_id: str) -> int:
+    """The last place of the earlier attempts of a run, 0 without them."""
+    statement = "SELECT value FROM tags WHERE run = ? AND name = ?"
+    found = connection.execute(statement, (run_id, ATTEMPT_ENDS)).fetchone()
+    return 0 if found is None else max(_ends_in(found[0]), default=0)
+
+
+def _ends_in(tag: str) -> list[int]:
+    """The last row of each earlier attempt. Empty for another text, since users may overwrite the tag."""
+    with suppress(ValueError):
+        found = read_json(tag)
+        return [each for each in found if isinstance(each, int)] if isinstance(found, list) else []
+    return []

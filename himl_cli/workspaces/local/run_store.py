@@ -60,7 +60,8 @@ class Database:
     Writes that change a run's status are flushed to disk (`durable=True`). Metrics survive a crash of any process, and
     a power cut can only lose the latest ones. Times are integers, milliseconds since 1970 UTC. A write waits for others
     for *patience* seconds, and then raises DiskFailed. With *is_guarded*, each write first calls `check_alone`.
-    `has_locks` is whether other machines see locks in its folder, None if that is unknown.
+    `is_local` is whether its folder is on a file system of this machine, and `has_locks` whether other machines see
+    locks there, None if that is unknown.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class Database:
     ) -> None:
         self.path = path
         self.is_guarded = is_guarded
-        self._is_local = is_local_folder(path.parent)
-        self.has_locks = self._is_local or shares_locks(path.parent)
+        self.is_local = is_local_folder(path.parent)
+        self.has_locks = self.is_local or shares_locks(path.parent)
         self._create = create
         self._patience = patience
         self._lock = threading.RLock()
         self._left_open: list[sqlite3.Connection] = []
+        self._is_durable: bool | None = None  # the last write of the connection
+        self._is_reading = False
         with translated(path):
             self._connect()
         register_after_fork(self)
@@ -84,7 +87,7 @@ class Database:
         self._lock = threading.RLock()
         self._closer.detach()
         self._left_open.append(self._connection)
-        self._is_open = False
+        self._is_open = self._is_reading = False
 
     def _connect(self) -> None:
         """Connect normally, else without the shared memory, which a full disk prevents, else to a read-only file. A
@@ -97,15 +100,15 @@ class Database:
             # Even a reader of SQLite changes the file if it finds the journal of a writer whose lock it does not see
             is_unseen = self._unseen_run() is not None
             if not is_unseen and (may_write(self.path) or not self.path.is_file()):
-                mode, pragma = "mode=rwc" if self._create else "mode=rw", "" if self._is_local else EXCLUSIVE
-                has_wal = not self._is_local and self._state()[1]  # of another place or of an earlier himl
+                mode, pragma = "mode=rwc" if self._create else "mode=rw", "" if self.is_local else EXCLUSIVE
+                has_wal = not self.is_local and self._state()[1]  # of another place or of an earlier himl
                 try:
                     connection, version = self._open(mode, pragma, SHARE_SECONDS if has_wal else BUSY_SECONDS)
                 except sqlite3.OperationalError as err:
                     if has_wal and "locked" in str(err):
                         raise self._in_use(err) from err
                     raise
-                if not self._is_local:
+                if not self.is_local:
                     connection.execute(f"PRAGMA journal_mode={ROLLBACK}")
                     connection.execute("PRAGMA locking_mode=NORMAL")
                     connection.execute(f"PRAGMA busy_timeout={round(BUSY_SECONDS * 1000)}")
@@ -125,12 +128,12 @@ class Database:
             raise DiskFailed(f"'{self.path}' was written by a newer himl.", hint=update_hint())
         if version == 0:  # later, this would require a VACUUM, which may change the numbers of rows
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-        if version == 0 and self._is_local:  # WAL needs shared memory, which network file systems lack
+        if version == 0 and self.is_local:  # WAL needs shared memory, which network file systems lack
             # (sqlite.org/wal.html). A change of the journal ignores the busy timeout
             _once_unlocked(connection, "PRAGMA journal_mode=WAL", BUSY_SECONDS)
         if version < SCHEMA_VERSION:
             (prepare if version == 0 or self._read is None else read_as_series)(connection)
-        self._connection = connection
+        self._connection, self._is_durable = connection, None
         self._closer = weakref.finalize(self, connection.close)
         self._is_open = True
 
@@ -164,9 +167,27 @@ class Database:
             yield from self.rows(statement.format(marks), (*chunk, *values))
 
     @contextmanager
+    def reading(self) -> Iterator[None]:
+        """One transaction for several questions, since on a network file system each takes many requests. Must not
+        contain writes."""
+        with self._using() as connection:
+            if connection.in_transaction:
+                yield
+                return
+            connection.execute("BEGIN")
+            self._is_reading = True
+            try:
+                yield
+            finally:
+                self._is_reading = False
+                connection.execute("COMMIT")
+
+    @contextmanager
     def _using(self, *, to_write: bool = False) -> Iterator[sqlite3.Connection]:
         with self._lock, translated(self.path):
-            if self._read is None:
+            if self._is_reading:
+                is_stale = False
+            elif self._read is None:
                 is_stale = self.is_guarded and self._unseen_run() is not None
             else:  # it may have been opened while another machine recorded a run
                 may_change = to_write and self.is_guarded and not self.has_locks and may_write(self.path)
@@ -185,7 +206,9 @@ class Database:
         with self._using(to_write=True) as connection:
             if self.is_guarded and self._read is not None and (found := self._unseen_run()) is not None:
                 raise self._refusal(*found)  # it began since the check
-            connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            if durable is not self._is_durable:
+                connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                self._is_durable = durable
             # SQLite polls at growing intervals, so that under load some processes would wait for minutes
             connection.execute("PRAGMA busy_timeout=0")
             try:
@@ -615,8 +638,9 @@ class RunStore:
         """The runs of these ids in their order, without deleted ones."""
         found: dict[str, Run] = {}
         for chunk, marks in chunks(run_ids, PAGE):
-            rows = self.database.rows(f"SELECT * FROM runs WHERE id IN ({marks})", chunk)
-            found |= {run.id: run for run in self._records(rows, set(lost), reasons or {})}
+            with self.database.reading():
+                rows = self.database.rows(f"SELECT * FROM runs WHERE id IN ({marks})", chunk)
+                found |= {run.id: run for run in self._records(rows, set(lost), reasons or {})}
         return [found[run_id] for run_id in run_ids if run_id in found]
 
     def ids_like(self, text: str) -> list[str]:

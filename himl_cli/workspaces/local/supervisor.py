@@ -26,6 +26,7 @@ from himl_cli.core.editables import with_snapshot_first
 from himl_cli.core.errors import HimlError
 from himl_cli.core.installed import RunEnvironment, environment_of, machine_facts
 from himl_cli.core.jobs import Entry, JobSpec, Snapshot
+from himl_cli.core.mounts import is_local_folder
 from himl_cli.core.runs import GPUS, LAST_ATTEMPT, Run, RunStatus, new_run_id
 from himl_cli.core.text import named
 from himl_cli.workspaces.local.engines import engine_named, engine_of
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.1
 POLL_SECONDS_IF_WOKEN = 1.0  # where the kernel reports a request to cancel
+POLL_SECONDS_IF_SHARED = 6.0  # on a network file system, for three calls of stat
 POLL_SECONDS_OF_ENGINE = 2.0  # for two calls of stat, as the workspace is on a file system that many jobs share
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # before the second local attempt, and at most; each is twice the last
 WHOLE_SECONDS = 30.0  # for another process to record the end of the parent run after its last child
@@ -301,6 +303,7 @@ class Supervisor(RunProcess):
         stopping, stop, sent, passed = 0.0, "", 0, 0
         poll = POLL_SECONDS_IF_WOKEN if self._is_woken() else POLL_SECONDS
         poll = POLL_SECONDS_OF_ENGINE if self._request.spec.engine else poll
+        poll = poll if is_local_folder(self.folder.path) else POLL_SECONDS_IF_SHARED
         limit = self._request.spec.max_seconds
         deadline = time.monotonic() + limit if limit else None
         try:

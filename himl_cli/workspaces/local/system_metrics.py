@@ -26,6 +26,7 @@ INTERVAL = "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL"
 SECONDS = 10.0
 AGE_A_POINT = 360  # a point covers at least 1/360 of the attempt's time, so that after an hour there are fewer
 PAUSE_A_WRITE = 100  # the pause after a write in multiples of its time, since many jobs may share one database
+PAUSE_IF_SHARED = 120.0  # between writes on a network file system, where each takes dozens of requests
 PATIENCE_SECONDS = 5.0
 CLOSE_SECONDS = 2.0
 NO_LIMIT = 1 << 60
@@ -59,6 +60,7 @@ def _sample(run_folder: Path, env: Mapping[str, str], parent: Callable[[], int],
         return
     machine, pending = Machine(run_folder, env, parent, started), list[dict[str, float]]()
     with closing(Database(run_folder.parents[1] / "workspace.db", patience=PATIENCE_SECONDS)) as database:
+        least = 0.0 if database.is_local else PAUSE_IF_SHARED
         while True:
             if not (is_over := stop.is_set()):
                 pending.append(machine.sample())
@@ -73,7 +75,7 @@ def _sample(run_folder: Path, env: Mapping[str, str], parent: Callable[[], int],
                     MetricStore(database).log(run_id, [(name, value, step, moment) for name, value in values.items()])
                     written += CPU in values
                     pending = []
-                due = now + max((now - started) / AGE_A_POINT, (time.monotonic() - now) * PAUSE_A_WRITE)
+                due = now + max(least, (now - started) / AGE_A_POINT, (time.monotonic() - now) * PAUSE_A_WRITE)
             if is_over:
                 return
             stop.wait(seconds)
