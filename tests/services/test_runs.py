@@ -322,7 +322,7 @@ def test_watching_shows_the_log_of_one_attempt(project: Path) -> None:
     lock = running_again(project)
     workspace = ReplacedLogs(project / ".himl")
     watched = WatchedRuns([workspace.run("again")])
-    polls, shown = watch_runs(workspace, watched, ignore), set()
+    polls, shown = watch_runs(workspace, watched, ignore), set[str]()
     while not any("which logs more" in each for each in shown):
         next(polls)
         shown.add("\n".join(watched.log))

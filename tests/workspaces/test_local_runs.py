@@ -49,7 +49,7 @@ from himl_cli.services.submission.snapshot import take_snapshot
 from himl_cli.workspaces.local.file_blobs import PAGE as BLOB_PAGE
 from himl_cli.workspaces.local.file_blobs import DatastoreFolder, RunFiles
 from himl_cli.workspaces.local.launch_request import LaunchRequest, job_command, resolve_folders, shown_command
-from himl_cli.workspaces.local.logged_values import last_points, read_texts
+from himl_cli.workspaces.local.logged_values import last_points, read_results, read_texts
 from himl_cli.workspaces.local.metric_store import MetricStore, begin_attempt
 from himl_cli.workspaces.local.run_folder import RECORD, RunFolder
 from himl_cli.workspaces.local.run_store import PAGE, Database, RunStore, as_time
@@ -466,6 +466,20 @@ def test_a_database_is_shared_only_without_other_users(tmp_path: Path) -> None:
             questions.append(sum(not each.startswith("INSERT") for each in statements))
         assert questions[0] == questions[1]
     assert path.with_name("workspace.db-journal").stat().st_size == 0, "transactions create and delete no file"
+
+
+def test_values_are_read_in_one_transaction(tmp_path: Path) -> None:
+    """Each transaction takes a network file system about ten requests."""
+    with closing(Database(tmp_path / "workspace.db", create=True)) as database:
+        RunStore(database).add(Run("r", "e", RunStatus.running))
+        MetricStore(database).log("r", [("loss", 1.0, 0, 1)], [("lr", "0.1")])
+        statements = list[str]()
+        with database.writing() as connection:
+            connection.set_trace_callback(statements.append)
+        statements.clear()
+        read_results(database, tmp_path / "runs", ["r"], wanted=lambda name: True, whole=True)
+    found = [each.split()[0] for each in statements]
+    assert (found[0], found[-1], found.count("BEGIN"), found.count("SELECT") > 3) == ("BEGIN", "COMMIT", 1, True)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS inodes that are told with the names")
