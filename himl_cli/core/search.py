@@ -53,7 +53,7 @@ MODEL_ATTRIBUTES = frozenset(
 DATASET_ATTRIBUTES = frozenset({"name", "digest", "context"})
 # The fields of a run in the short form. Times are in milliseconds since 1970 UTC, durations in seconds
 FIELDS = RUN_ATTRIBUTES | {"experiment", "duration"}
-FIELD_ALIASES = ALIASES | {"id": "run_id", "name": "run_name", "display_name": "run_name"}
+FIELD_ALIASES = ALIASES | {"id": "run_id", "display_name": "run_name"}
 FIELD_ALIASES |= {"started": "start_time", "ended": "end_time"}
 ANY = "any"  # the entity of a key that is not a field, in the short form
 
@@ -149,7 +149,8 @@ def parse_filter(text: str, attributes: frozenset[str] = RUN_ATTRIBUTES, *, is_s
         if match is None or (found and not joined):
             example = "lr < 0.1" if is_short else "metrics.loss < 0.5"
             expected = "AND" if found and not joined else f"a comparison such as {example}"
-            raise BadSearch(f"Invalid clause: expected {expected} at {rest[:40]!r} in {text[:200]!r}.")
+            hint = "Join comparisons by AND only, and write names with spaces in backticks: `my loss` < 1"
+            raise BadSearch(f"Invalid clause: expected {expected} at {rest[:40]!r} in {text[:200]!r}.", hint=hint)
         found.append(_comparison(match, attributes, is_short=is_short))
         rest = rest[match.end() :].lstrip()
     return found
@@ -188,7 +189,8 @@ def _identifier(match: re.Match[str], attributes: frozenset[str], *, is_short: b
         )
     key = (match["key"] or match["alone"]).strip('`"')
     if entity == "attributes":
-        key = ALIASES.get(key, key)
+        key = (FIELD_ALIASES if is_short else ALIASES).get(key, key)
+    attributes = FIELDS if is_short else attributes
     known = {"attributes": attributes, "datasets": DATASET_ATTRIBUTES}.get(entity)
     if known is not None and key not in known:
         raise BadSearch(

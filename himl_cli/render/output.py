@@ -134,14 +134,14 @@ class Output:
         return self.layout == "table" or (self.is_terminal and self.layout == "human")
 
     def cells(self, rows: Iterable[Sequence[str]]) -> None:
-        """Print a header and rows, separated by tabs or as CSV. Control characters in a cell become spaces."""
-        shown = ([one_line(cell) for cell in row] for row in rows)
+        """Print a header and rows, separated by tabs or as CSV. Control characters in a cell become spaces, in CSV all
+        but line ends and tabs."""
         if self.layout != "csv":
-            return self.lines(map("\t".join, shown))
+            return self.lines("\t".join(map(one_line, row)) for row in rows)
         import csv
 
-        text = StringIO()
-        csv.writer(text, lineterminator="\n").writerows([inert(cell) for cell in row] for row in shown)
+        text, control = StringIO(), re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+        csv.writer(text, lineterminator="\n").writerows([control.sub(" ", inert(cell)) for cell in row] for row in rows)
         self.write(encoded(text.getvalue(), sys.stdout), flush=True)
 
     def json(self, data: Any, *, is_form: bool = False) -> None:

@@ -205,17 +205,17 @@ def _given(given: Mapping[str, Mapping[str, str]], name: str, run: Run) -> str:
 
 
 def _metric_column(listed: ListedRuns, name: str, rank: int) -> Column:
-    def value(run: Run, digits: int = 17) -> str:
+    def value(run: Run) -> float | None:
         found = listed.results.get(run.id, RunResults()).last.get(name)
-        return number_text(found, digits) if isinstance(found, (int, float)) else ""
+        return found if isinstance(found, (int, float)) else None
 
     def is_best(run: Run) -> bool:
         return listed.best.get(name) == run.id
 
     return Column(
         name,
-        lambda run: "*" * is_best(run) + value(run, 6),
-        plain=value,
+        lambda run: "*" * is_best(run) + number_text(value(run)),
+        plain=lambda run: "" if value(run) is None else str(json_form(value(run))),
         rank=rank,
         right=True,
         style=lambda run: "bold green" if is_best(run) else "",

@@ -370,6 +370,43 @@ def screen(himl: Himl, *arguments: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", terminal.screen)
 
 
+def test_cells_for_programs_are_exact(himl: Himl, empty: RecordedRuns) -> None:
+    """Numbers that can be read back, in their shortest form, and in CSV the whole text."""
+    empty.add("train_0", tags={"note": 'a,"b"\nc  d\te\x1b[31m'})
+    empty.add("train_1")
+    empty.log("train_0", [("loss", 0.1, 0, 0), ("steps", 3, 0, 0), ("huge", 1e300, 0, 0), ("none", math.nan, 0, 0)], {"lr": "1\n2"})
+    options = ("runs", "list", "--metrics", "loss,steps,huge,none", "--params", "--sort", "loss", "--goal", "minimize", "--format")
+    head, row, other = csv.reader(himl.ok(*options, "csv").stdout.splitlines(keepends=True))
+    found = dict(zip(head, row, strict=True))
+    assert found["lr"] == "1\n2"
+    assert {name: found[name] for name in ("loss", "steps", "huge", "none")} == {"loss": "0.1", "steps": "3.0", "huge": "1e+300", "none": "NaN"}
+    assert found["tags"] == 'note=a,"b"\nc  d\te [31m'
+    assert dict(zip(head, other, strict=True))["loss"] == ""
+    assert himl.ok(*options, "tsv").stdout.splitlines()[1].split("\t")[-1] == 'note=a,"b" c d e [31m'
+
+
+def test_filters_that_are_not_what_they_seem(himl: Himl, empty: RecordedRuns) -> None:
+    empty.add("train_0", display_name="first", tags={"team": "a or b"})
+    empty.add("train_1", experiment="other", status=RunStatus.failed)
+    empty.log("train_0", [("my loss", 0.5, 0, 0)], {"name": "we"})
+    empty.log("train_1", [("my loss", 1.5, 0, 0)], {"name": "you"})
+    for where, expected in {
+        "name = we": "train_0",  # a parameter, and not the display name
+        "display_name = first": "train_0",
+        "`my loss` < 1": "train_0",
+        "metrics.`my loss` < 1 and tags.team = 'a or b'": "train_0",
+        'metrics."my loss" >= 1.5': "train_1",
+        "attributes.experiment = other": "train_1",
+        "attributes.duration > 1 AND attributes.status = 'FAILED'": "train_1",
+        "tags.team ILIKE 'A %'": "train_0",
+        "name NOT IN ('we', 'they')": "train_1",
+    }.items():
+        assert himl.ok("runs", "list", "-q", "--where", where).stdout.split() == [expected], where
+    for where in ("name = we or name = you", "my loss < 1", "(name = we)", "not name = we"):
+        refused = himl("runs", "list", "--where", where)
+        assert (refused.code, "hint: Join comparisons by AND only, and write names with spaces in backticks" in refused.stderr) == (2, True), where
+
+
 def test_lists_have_formats_colours_and_a_pager(himl: Himl, empty: RecordedRuns) -> None:
     """Formats are the same on a terminal and in a pipe. Colour can be required, and $PAGER gets what a terminal cannot show at once."""
     for number in range(30):

@@ -479,6 +479,14 @@ def test_changes_of_all_steps_are_on_record_and_unknown_ones_are_told(himl: Himl
     assert changes("latest") == "Unknown: they have more than 16 MiB\n"
 
 
+def test_a_repository_without_a_commit_is_no_remark(himl: Himl, project: Path, git: Callable[..., str]) -> None:
+    write_files(project, {"train.py": "print(1)\n"})
+    git(project, "init", "-q")
+    assert "changes of the code" not in himl.ok("submit", "train.py").stderr
+    found = latest(himl)["tags"]
+    assert (found["build_source_dirty"], "build_source_id" in found) == ("true", False)
+
+
 REPEATED = """
 import argparse, os
 parser = argparse.ArgumentParser()

@@ -5,6 +5,7 @@ start.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -457,9 +458,12 @@ def test_sweep_is_told_in_lines() -> None:
     assert len(sweep_remarks(sweep("a=1,2", "b=1,2", max_trials=4), ())) == 1
     for arguments, warns in ((("--lr", "0.1"), True), (("--lr=3",), True), (("--lr", "${{search_space.lr}}"), False), (("--lrx", "1"), False)):
         assert any("--lr is already among the script's arguments" in remark for remark in sweep_remarks(sweep("lr=1,2"), arguments)) is warns
-    assert copies_remarks(sweep("x=1,2"), 300_000_000) == []
-    (copies,) = copies_remarks(sweep(different_seeds=300), 300_000_000)
-    assert "300 x 300.0 MB, about 90.3 GB of disk" in copies
+    alone, many = SubmitRequest(cwd=Path(), different_seeds=300), sweep(different_seeds=300)
+    assert copies_remarks(many, 300_000_000, alone) == []  # a copy lasts as long as its trial
+    (copies,) = copies_remarks(replace(many, max_concurrent=4), 300_000_000, alone)
+    assert "up to 4 x 300.0 MB, about 1.5 GB of disk" in copies
+    for at_once in (replace(alone, gpus=1), replace(alone, cluster="slurm:gpu")):
+        assert "up to 300 x 300.0 MB, about 90.3 GB of disk" in copies_remarks(many, 300_000_000, at_once)[0]
     (_, shown) = sweep_remarks(sweep("lr=loguniform(-9,-2)", max_trials=3), ())
     assert shown == "lr: 0.000123 to 0.135, because the arguments of loguniform are exponents of e, as in Azure ML."
     (_, warned) = sweep_remarks(sweep("lr=loguniform(0.0001,0.1)", max_trials=3), ())

@@ -61,7 +61,7 @@ def _ask(folder: Path, *questions: Sequence[str]) -> list[_Answer]:
             answers.append(_Answer(None, f"git did not answer within {GIT_SECONDS:g} seconds"))
         else:
             reason, *_ = [*errors.decode(errors="replace").splitlines(), f"git returned {process.returncode}"]
-            answers.append(_Answer(output) if process.returncode == 0 else _Answer(None, redact(reason)))
+            answers.append(_Answer(output) if process.returncode == 0 else _Answer(None, redact(reason).rstrip(".")))
     return answers
 
 
@@ -128,7 +128,7 @@ def changes_of(tags: Mapping[str, str], reports: Sequence[SnapshotReport]) -> Co
     """The diff of the snapshots of *reports*, of a job with *tags*, as `git apply` takes it in their common folder. New
     text files are in it, and files that the snapshots leave out are not. The first lines name deleted files, and new
     ones that are not in the diff. Never fails."""
-    if tags.get(DIRTY) != "true" or not reports:
+    if tags.get(DIRTY) != "true" or "build_source_id" not in tags or not reports:  # without a commit, all files are new
         return CodeChanges()
     top = Path(os.path.commonpath([report.snapshot.root for report in reports]))
     notes, found = b"", b""

@@ -148,7 +148,7 @@ def prepare_pipeline(
         remarks += sweep_remarks(sweep)
         remarks += [f"{name} is an argument of {', '.join(keys)}." for name, keys in maker.takers().items()]
         if not request.on_azure:
-            remarks += copies_remarks(sweep, sum(step.job.snapshot.size for step in steps))
+            remarks += copies_remarks(sweep, sum(step.job.snapshot.size for step in steps), request)
     remarks += [
         f"{key} names no input, so it reads the output of {output.step}, the step before it."
         for key, output in implied.items()

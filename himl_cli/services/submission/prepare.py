@@ -110,7 +110,7 @@ def prepare_job(request: SubmitRequest) -> PreparedJob:
         )
     remarks += ignored_remarks([report])
     if sweep and not request.on_azure:
-        remarks += copies_remarks(sweep, report.snapshot.size)
+        remarks += copies_remarks(sweep, report.snapshot.size, request)
     spec = replace(spec, snapshot=report.snapshot, tags=with_untracked(spec.tags, request.tags, [report]))
     changes = changes_of(spec.tags, [report])
     return PreparedJob(spec, report, [*remarks, *changes.remarks], request.checkpoint, changes.text)

@@ -700,11 +700,13 @@ def sweep_remarks(spec: SweepSpec, arguments: Sequence[str] = ()) -> list[str]:
     return remarks
 
 
-def copies_remarks(spec: SweepSpec, size: int) -> list[str]:
-    """A warning if the local copies of a snapshot of *size* bytes, one for each trial, exceed 1 GB."""
-    total = size * (spec.max_trials + 1)  # one more copy is the source for later trials
+def copies_remarks(spec: SweepSpec, size: int, request: SubmitRequest) -> list[str]:
+    """A warning if the local copies of a snapshot of *size* bytes, one for each trial while it runs, exceed 1 GB."""
+    is_one = request.queue is None and not request.gpus
+    at_once = min(spec.max_trials, spec.max_concurrent or (1 if is_one else spec.max_trials))
+    total = size * (at_once + 1)  # one more copy is the source for later trials
     text = (
-        f"warning: each trial has its own copy of the snapshot: {spec.max_trials} x {size / 1e6:,.1f} MB, about "
-        f"{total / 1e9:,.1f} GB of disk. Exclude files that the script does not need in an .amlignore file."
+        f"warning: each trial has its own copy of the snapshot while it runs: up to {at_once} x {size / 1e6:,.1f} MB, "
+        f"about {total / 1e9:,.1f} GB of disk. Exclude files that the script does not need in an .amlignore file."
     )
     return [text] if total > 1e9 else []
