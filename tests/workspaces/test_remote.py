@@ -16,10 +16,11 @@ import pytest
 
 from tests.support.azure import write_program
 from tests.support.folders import contents
-from tests.support.running import Himl, write_files
+from tests.support.running import Himl, until, write_files
 from tests.support.runs import RecordedRuns
 from tests.support.spreading import STARTS_SSH
 from tests.support.ssh import SshServer
+from tests.support.ssh_cuts import CutSsh, drawn_cuts
 
 pytestmark = pytest.mark.large(STARTS_SSH)
 
@@ -351,20 +352,107 @@ def test_a_run_is_resumed_on_the_other_machine(box: SshServer, himl: Himl, proje
     assert repeated.code == 1, repeated.stderr  # in a folder of its own
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_a_job_is_recorded_once_or_not_at_all(seed: int, box: SshServer, himl: Himl, project: Path) -> None:
-    """ssh is killed at random moments. A submission that succeeds has one run, and one that fails none."""
+@pytest.fixture
+def cut(box: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CutSsh:
+    made = CutSsh(box, tmp_path / "cut")
+    monkeypatch.setenv("PATH", str(made.programs), prepend=os.pathsep)
+    return made
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_job_is_recorded_once_or_not_at_all(seed: int, box: SshServer, cut: CutSsh, himl: Himl, project: Path) -> None:
+    """ssh dies within any message. A submission that succeeds has one run, and one that fails none, or one that it names."""
     chance = random.Random(seed)
-    write_files(project, {"train.py": "print('ran')", "large.bin": chance.randbytes(8_000_000)})
+    write_files(project, {"train.py": "print('ran')", "large.bin": chance.randbytes(3_000_000)})
     told = ""
-    for _ in range(4):
-        with killed_ssh(chance):
-            submitted = himl("submit", "train.py", "--cluster", "ssh:box", "-q")
+    for number in range(2):
+        cut.plan(drawn_cuts(chance, 1 + number))
+        submitted = himl("submit", "train.py", "--cluster", "ssh:box", "-q")
+        cut.forget()
         listed = himl("runs", "list", "-q", *THERE)
         assert submitted.code in (0, 5), submitted.stderr
         assert listed.code in (0, 3), listed.stderr
         known = listed.stdout.split()
-        assert (submitted.stdout.strip() in known) is (submitted.code == 0)
+        assert submitted.code != 0 or submitted.stdout.strip() in known
         told += submitted.stdout + submitted.stderr
         assert [run for run in known if run not in told] == []
         assert len(known) == len({*known})
+        assert himl("runs", "list", "-q").stdout.split() == known  # with the pointers
+    assert himl("submit", "train.py", "--cluster", "ssh:box", "-q").code == 0
+
+
+def test_a_half_sent_snapshot_is_finished(box: SshServer, cut: CutSsh, himl: Himl, project: Path) -> None:
+    """Each attempt sends only the files that no earlier one sent."""
+    size, count = 300_000, 10
+    write_files(project, {"train.py": "print('ran')", **{f"{number}.bin": random.Random(number).randbytes(size) for number in range(count)}})
+    cut.plan([(">", 4 * size), (">", 4 * size)])
+    assert himl("submit", "train.py", "--cluster", "ssh:box", "--follow").stdout == "ran\n"
+    assert cut.cuts == 2
+    assert count * size < sum(cut.sent()) < (count + 3) * size
+
+
+def test_following_goes_on_after_lost_connections(box: SshServer, cut: CutSsh, himl: Himl, project: Path) -> None:
+    """Each line of the log is printed once."""
+    lines = [f"line {number} {'x' * 200}" for number in range(300)]
+    write_files(project, {"train.py": "import time\nfor number in range(300):\n    print('line', number, 'x' * 200, flush=True)\n    time.sleep(0.01)\n"})
+    run = himl("submit", "train.py", "--cluster", "ssh:box", "-q").stdout.strip()
+    cut.plan([("<", 2_000), ("<", 20_000), (">", 300)])
+    followed = himl("runs", "logs", "--follow", run)
+    assert (followed.code, followed.stdout.splitlines()) == (0, lines), followed.stderr
+    assert cut.cuts > 1
+
+
+WAITS = """
+import os, time
+from pathlib import Path
+assert os.environ["TOKEN"].startswith("marked")
+import himl_cli
+himl_cli.RUN_CONTEXT.log("loss", 1.0)
+print("began", flush=True)
+while not Path("go").exists():
+    time.sleep(0.05)
+"""
+MARKS = ("marked-secret-of-the-job", "marked-secret-of-mlflow", "marked-secret-of-a-proxy")
+
+
+def test_secrets_are_in_no_command_line_file_or_log(box: SshServer, himl: Himl, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a job's variables, of MLflow's token here and of the token of the job's server, at both ends and at any moment."""
+    write_files(project, {"train.py": WAITS})
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", MARKS[1])
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:{MARKS[2]}@127.0.0.1:1")
+    job = ("submit", "train.py", "--cluster", "ssh:box", "--env_var", f"TOKEN={MARKS[0]}")
+    seen, done = set[str](), threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            for process in psutil.process_iter():
+                with suppress(psutil.Error):
+                    seen.add(" ".join(process.cmdline()))
+            done.wait(0.2)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        submitted = himl(*job, "-v", "--json")
+        run = submitted.json()["id"]
+        until(lambda: "began" in himl("runs", "logs", run).stdout, lambda: himl("runs", "logs", run).stderr)
+        tokens = {process.environ().get("MLFLOW_TRACKING_TOKEN", "") for process in psutil.process_iter() if is_job_of(process, box)}
+        (box.home / ".himl" / "runs" / run / "code" / "go").touch()
+        assert himl("runs", "logs", "--follow", run).code == 0
+        assert himl("runs", "show", run, "--json").json()["status"] == "Completed"
+    finally:
+        done.set()
+        watcher.join()
+    assert len(tokens) == 1, tokens
+    assert any("himl_cli.remote" in words for words in seen)
+    marks = [*MARKS, *tokens]
+    assert [words for words in seen for mark in marks if mark in words] == []
+    for folder in (box.home, box.folder, project, tmp_path):
+        assert [name for name, body in contents(folder).items() for mark in marks if mark.encode() in body] == []
+    assert [mark for mark in marks if mark in submitted.stdout + submitted.stderr] == []
+
+
+def is_job_of(process: psutil.Process, box: SshServer) -> bool:
+    with suppress(psutil.Error):
+        return process.cmdline()[-1:] == ["train.py"] and bool(process.cwd().startswith(str(box.home)))
+    return False

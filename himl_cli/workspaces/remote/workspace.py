@@ -179,7 +179,7 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
         self._note(Run(spec.run_id, spec.experiment, display_name=spec.display_name, workspace=self.label), notify)
         try:
             run = self._start(spec, files, notify)
-        except ChannelClosed:  # the job may have started
+        except ServiceFailed:  # the job may have started
             raise
         except HimlError:
             self.forget(spec.run_id)
