@@ -106,5 +106,6 @@ def download(
 def _other_meanings(word: str, words: Sequence[str]) -> str:
     """A hint for a *word* among the *words* of the command that is no run: files of that name, or a destination."""
     others = [each for each in words if each != word] or ["latest"]
+    word = word.removeprefix("latest/") or word
     files, folder = (shlex.join(["himl", "download", *others, each, word]) for each in ("--prefix", "--output_dir"))
     return f"For files of that name: {files} - for a destination: {folder}"

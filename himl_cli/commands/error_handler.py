@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from himl_cli.commands.groups import HimlCommand, HimlGroup, before_double_dash, usage_message
+from himl_cli.commands.groups import HimlCommand, HimlGroup, before_double_dash, help_for, usage_message
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, Interrupted, ServiceFailed, shortage
 from himl_cli.core.text import NEAR_OPTION, did_you_mean
 from himl_cli.render.output import ReaderGone, print_error, wanted_colour
@@ -168,7 +168,8 @@ def as_himl_error(failure: Exception, *, verbose: bool = False) -> HimlError:
         return failure
     if isinstance(failure, typer.TyperException):
         context, option = getattr(failure, "ctx", None), getattr(failure, "option_name", None)
-        message, hint = usage_message(failure), f"See '{context.command_path} --help'." if context is not None else ""
+        message = usage_message(failure)
+        hint = help_for(failure) or (f"See '{context.command_path} --help'." if context is not None else "")
         if option is not None and hasattr(failure, "possibilities"):
             near = did_you_mean(option, failure.possibilities or (), cutoff=NEAR_OPTION)
             message = f"No such option '{option}'. {near}".strip()

@@ -20,7 +20,16 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from himl_cli.commands.options import SHARED, bundled
-from himl_cli.commands.other_tools import NO_COMMANDS, NO_OPTIONS, NOUNS, OTHER_COMMANDS, OTHER_OPTIONS, fill, spelled
+from himl_cli.commands.other_tools import (
+    NO_COMMANDS,
+    NO_OPTIONS,
+    NOUNS,
+    OTHER_COMMANDS,
+    OTHER_OPTIONS,
+    fill,
+    spelled,
+    split_option,
+)
 from himl_cli.commands.parameters import convert_without_pydantic, help_record, usage_of
 from himl_cli.core.errors import BadUsage, HimlError
 from himl_cli.core.redaction import mask_line
@@ -46,9 +55,15 @@ HIML_OLD_NAMES = {
 }
 """hi-ml's names of options, which himl accepts everywhere and shows nowhere."""
 
+NEAR_COMMAND = 0.72  # 'stage' is no 'montage'
 # The beginning of the parser's message about an extra argument.
 UNEXPECTED = "Got unexpected extra argument"
 NAME_COLUMN = 26
+ODD_DASHES = re.compile(r"(?:--?|[\u2010-\u2015\u2212]{1,2}|/)(?=\w)")
+"""What stands before an option: one dash as in PowerShell, a slash, or a dash that a text editor made of `--`."""
+DIRECTIONS = {"asc": "", "ascending": "", "desc": "-", "descending": "-"}
+OMIT = {"init": "For Azure ML, use --subscription_id, --resource_group and --workspace_name. For a local workspace"}
+"""Hints for an argument of commands that take none."""
 # The position of headings in help. All others come between these.
 PANEL_ORDER = {"Arguments": 0, "Options": 2, "Workspace": 3, "Output": 4}
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -157,7 +172,22 @@ def usage_message(failure: Any) -> str:
     return str(message)
 
 
+def help_for(failure: Any) -> str:
+    """The help of the option whose value is missing or invalid. An empty text for another *failure*."""
+    context, name = getattr(failure, "ctx", None), getattr(failure, "option_name", None) or ""
+    parameter = getattr(failure, "param", None)
+    if parameter is None and context is not None and not hasattr(failure, "possibilities"):
+        parameter = next((each for each in context.command.params if name and name in each.opts), None)
+    if parameter is None or parameter.param_type_name != "option" or hasattr(failure, "param_type"):
+        return ""
+    record = help_record(parameter)
+    return f"{record[0]}: {' '.join(record[1].split())}" if record else ""
+
+
 class HimlCommand(_Base, TyperCommand):
+    may_omit_words = True
+    """Whether a hint may omit a word that the parser does not expect."""
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             has_values = any("=" in word for word in args)
@@ -208,6 +238,8 @@ class HimlCommand(_Base, TyperCommand):
         if count := re.fullmatch(r"-(\d+)", option):
             name = "--tail" if "--tail" in known else "--num_runs" if self._lists_runs(ctx) else ""
             return f"{name} {count[1]}" if name else ""
+        if (own := f"--{normalized(ODD_DASHES.sub('', option).lower())}") in known and ODD_DASHES.match(option):
+            return own
         for words in OTHER_OPTIONS.get(spelled(option), ()) if option not in known else ():
             if words.split()[0] in known and (not words.startswith("--num_runs") or self._lists_runs(ctx)):
                 return words
@@ -224,19 +256,24 @@ class HimlCommand(_Base, TyperCommand):
 
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
         """The command line with himl's words for options of other tools, such as *option*, or a hint for it."""
-        known, own, line = self.by_name(ctx), deque(before_double_dash(args)), list[str]()
-        while own:
-            token = own.popleft()
-            words = self.words_for(ctx, token.partition("=")[0])
-            line += fill(words, token.partition("=")[2], own, metavar_of(known, words)) if words else [token]
-        if line != before_double_dash(args) and self.accepts(ctx, line):
-            return mask_line(
-                f"In himl: {ctx.command_path} {shlex.join([*line, *args[len(before_double_dash(args)) :]])}"
-            )
+        known = self.by_name(ctx)
+        if line := self.in_himls_words(ctx, args):
+            return mask_line(f"In himl: {ctx.command_path} {shlex.join(line)}")
         if option in ("-a", "--all") and "--num_runs" in known:
             return f"For all runs of an experiment: {ctx.command_path} --experiment NAME --num_runs all"
         text = NO_OPTIONS.get(spelled(option), "")
         return text if "himl " in text or {*re.findall(r"--\w+", text)} <= {*known} else ""
+
+    def in_himls_words(self, ctx: Any, args: Sequence[str]) -> list[str]:
+        """*args* with himl's words for options of other tools. Empty if there are none, or the parser rejects them."""
+        known, own, line = self.by_name(ctx), deque(before_double_dash(args)), list[str]()
+        while own:
+            own.extendleft(reversed(split_option(own.popleft(), known)))
+            token = own.popleft()
+            words = self.words_for(ctx, token.partition("=")[0])
+            line += fill(words, token.partition("=")[2], own, metavar_of(known, words)) if words else [token]
+        is_other = line != before_double_dash(args) and self.accepts(ctx, line)
+        return [*line, *args[len(before_double_dash(args)) :]] if is_other else []
 
     def _lists_runs(self, ctx: Any) -> bool:
         is_filtered = any("--num_runs" in each.opts for each in self.get_params(ctx))
@@ -247,23 +284,35 @@ class HimlCommand(_Base, TyperCommand):
         found = re.match(rf"{UNEXPECTED}\S* \((\S+?)\)?(\s|$)", failure.format_message())
         if found is None or found[1] not in args:
             return ""
+        if line := self.in_himls_words(ctx, args):
+            return mask_line(f"In himl: {ctx.command_path} {shlex.join(line)}")
         index = args.index(found[1])
+        if "--" in args[:index] and self.accepts(ctx, line := [word for word in args if word != "--"]):
+            return mask_line(f"Omit --: {ctx.command_path} {shlex.join(line)}")
         more = list(takewhile(lambda word: not word.startswith("-"), args[index:]))
         before, rest = ["", "", *args[:index]][-2:], args[index + len(more) :]
         option = (before[1] if before[1].startswith("--") else before[0] or before[1]).partition("=")[0]
         listed = self.by_name(ctx).get(f"--{normalized(option[2:])}")
         metavar = str(getattr(listed, "metavar", "") or "").lstrip("[")
         has_key, is_pair = "=" in before[1].removeprefix(f"{option}="), "=" in metavar
-        if (switch := self.by_name(ctx).get(f"--{normalized(found[1])}")) is not None and switch.is_flag:
-            line = shlex.join([*args[:index], f"--{found[1]}", *args[index + 1 :]])
-            return mask_line(f"It is an option: {ctx.command_path} {line}")
+        switches = {name: each for name, each in self.by_name(ctx).items() if each.param_type_name == "option"}
+        flags = [name for name, each in switches.items() if each.is_flag]
+        if near := get_close_matches(f"--{normalized(found[1])}", flags, n=1, cutoff=0.9):
+            line = [*args[:index], near[0], *args[index + 1 :]]
+            return mask_line(f"It is an option: {ctx.command_path} {shlex.join(line)}")
+        if found[1].isdecimal() and "--port" in switches:
+            line = [*args[:index], "--port", *args[index:]]
+            return mask_line(f"For a port: {ctx.command_path} {shlex.join(line)}")
+        if option == "--sort" and more[0].lower() in DIRECTIONS:
+            line = [*args[: index - 1], DIRECTIONS[more[0].lower()] + before[1], *rest]
+            return mask_line(f"In himl: {ctx.command_path} {shlex.join(line)}")
         if before[1] == "-v" and ":" in more[0] and "--input" in self.by_name(ctx):
             return NO_OPTIONS["--volume"]
         if is_pair and not has_key:
-            what, words = (
-                "Join the words with '='",
-                [*args[: index - 1], f"{before[1]}={args[index]}", *args[index + 1 :]],
-            )
+            separator = "," if metavar.endswith("=SPEC") else " "
+            value = separator.join(word.strip(",") for word in more if word != "=").removeprefix("=")
+            what = "Join the words with '='"
+            words = [*args[: index - 1], f"{before[1].rstrip(':=')}={value}", *rest]
         elif metavar in ("TEXT", "LINE") or (is_pair and "=" not in more[0]):
             is_list = metavar.endswith("=SPEC")
             values = [word.strip(",") for word in (before[1], *more)] if is_list else [before[1], *more]
@@ -279,8 +328,8 @@ class HimlCommand(_Base, TyperCommand):
         elif self._lists_runs(ctx):
             what = "For the newest runs, or those of an experiment"
             words = [*args[:index], "--num_runs" if args[index].isdecimal() else "--experiment", *args[index:]]
-        elif not any(each.param_type_name == "argument" for each in self.get_params(ctx)):
-            what, words = "Omit it", [*args[:index], *rest]
+        elif self.may_omit_words and self.accepts(ctx, [*args[:index], *rest]):
+            what, words = OMIT.get(ctx.info_name, "Omit it"), [*args[:index], *rest]
         else:
             return ""
         return mask_line(f"{what}: {ctx.command_path} {shlex.join(words)}".strip())
@@ -345,24 +394,27 @@ class HimlGroup(_Base, TyperGroup):
             meant = meant or command
         if meant:
             return f"Did you mean '{meant}'?", f"See '{meant} --help'."
-        near = get_close_matches(name, self.list_commands(ctx), n=2)
+        names = self.list_commands(ctx)
+        near = get_close_matches(name, names, n=2, cutoff=NEAR_COMMAND) or [
+            each for each in names if len(name) > 3 and each.startswith(name)
+        ]
         _, line = _parsed(root, [*below, *near, *rest]) if len(near) == 1 else ("", None)
-        hint = mask_line(f"Try: {line}") if line and rest else f"See '{ctx.command_path} --help'."
-        return did_you_mean(name, self.list_commands(ctx)), hint
+        hint = mask_line(f"Try: {line}") if line else f"See '{ctx.command_path} --help'."
+        return did_you_mean(name, near), hint
 
     def _equivalents(self, ctx: Any, below: Sequence[str], name: str, rest: list[str]) -> Iterator[list[str]]:
         """The commands of himl that *name* with *rest*, in the group *below*, may mean, the likeliest first."""
         root, other = ctx.find_root(), OTHER_COMMANDS.get(name, name).split()
         if below:
             yield [*OTHER_COMMANDS.get(" ".join([*below, name]), "").split(), *rest]
-        elif rest[:1] and rest[0] in NOUNS:
+        elif rest[:1] and rest[0] in NOUNS and name not in NOUNS:
             verb = [("show" if rest[1:] else "list")] if name == "get" else other
             yield ["runs", *verb, *rest[1:]]
         elif name == root.command_path:
             yield rest
         elif name in NOUNS:
             verb = OTHER_COMMANDS.get(rest[0], rest[0]).split() if rest else ["list"]
-            yield ["runs", *verb, *rest[1:]]
+            yield from ([*group, *verb, *rest[1:]] for group in (["runs"], []))
         others = [
             each
             for each in root.command.list_commands(root)
@@ -396,8 +448,12 @@ def _parsed(root: Any, words: list[str]) -> tuple[str, str | None]:
     if not isinstance(command, HimlCommand):
         return "", None
     name = f"{root.command_path} {shlex.join(words[: len(words) - len(rest)])}"
-    is_accepted = command.accepts(SimpleNamespace(info_name=words[-len(rest) - 1], parent=root), rest)
-    return name, f"{root.command_path} {shlex.join(words)}" if is_accepted else None
+    info_name = words[-len(rest) - 1]
+    if not command.accepts(SimpleNamespace(info_name=info_name, parent=root), rest):
+        ctx = command.make_context(info_name, [], parent=root, resilient_parsing=True)
+        rest = command.in_himls_words(ctx, rest)
+        return name, f"{name} {shlex.join(rest)}" if rest else None
+    return name, f"{root.command_path} {shlex.join(words)}"
 
 
 def _command_of(group: HimlGroup, ctx: Any, name: str) -> Any:

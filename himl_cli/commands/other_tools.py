@@ -10,6 +10,7 @@ import re
 import shlex
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 OTHER_COMMANDS = {
@@ -36,7 +37,14 @@ OTHER_COMMANDS = {
     "hi-ml-runner": "submit",
     "himl-tb": "tb",
     "himl-download": "download",
-    "exec": "submit",
+    "stream": "logs --follow",
+    "create": "submit",
+    "apply": "submit",
+    "squeue": "list",
+    "sacct": "list",
+    "scancel": "cancel",
+    "server": "ui",
+    "system": "gc",
     "tensorboard": "tb",
     "mlflow": "ui",
     "get": "download",
@@ -61,13 +69,26 @@ OTHER_COMMANDS = {
     "workspace ls": "workspace show",
 }
 """himl's words for commands of other tools, including hi-ml's: for a word in any group, or after a group."""
-NOUNS = ("run", "runs", "job", "jobs", "experiment", "experiments")
+NOUNS = (
+    *("run", "runs", "job", "jobs", "experiment", "experiments", "exp", "trial", "trials", "task", "tasks"),
+    *("pod", "pods", "container", "containers", "artifact", "artifacts", "metrics", "params"),
+)
 """Words for runs, as in `himl job list` and `himl get runs`."""
 NO_COMMANDS = {
     "login": "Local runs need no login. For Azure ML: az login, then himl doctor",
     "config": "To show settings: himl submit --show_settings. To set them, edit himl.toml.",
     "settings": "To show settings: himl submit --show_settings. To set them, edit himl.toml.",
+    "set": "To show settings: himl submit --show_settings. To set them, edit himl.toml.",
     "plot": "For curves: himl runs aggregate --plot FILE.png, himl tb or himl ui",
+    "plots": "For curves: himl runs aggregate --plot FILE.png, himl tb or himl ui",
+    "exec": "For a command line as a job: himl submit --command LINE. To enter a job: himl runs attach --ssh",
+    "port-forward": "For the addresses of a job's services: himl runs attach",
+    "checkout": "For the code of a run: himl runs code RUN --output_dir DIR",
+    "compute": "To use a cluster: himl submit SCRIPT.py --cluster NAME. To list them: az ml compute list",
+    "sinfo": "To use a partition: himl submit SCRIPT.py --cluster slurm:PARTITION. To list them: himl doctor",
+    "environment": "To use one: himl submit SCRIPT.py --environment NAME. To list them: az ml environment list",
+    "models": "For registered models: himl ui",
+    "sync": "There is nothing to sync: himl reads runs where they are.",
     "uninstall": "To remove himl: pip uninstall himl-cli",
     "rename": "Name a run at its start, with --display_name. For a note: himl runs tag RUN KEY=VALUE",
     "update": "Install the new version over the old one, as at first. himl doctor shows the version.",
@@ -79,8 +100,14 @@ NO_COMMANDS = {
 """Hints for commands of other tools that are no command of himl."""
 
 OTHER_OPTIONS: Mapping[str, Sequence[str]] = {
-    "-f": ("--follow",),
-    "-n": ("--tail", "--num_runs"),
+    "-f": ("--follow", "--yes"),
+    "-n": ("--tail", "--num_runs", "--run"),
+    "-c": ("--command",),
+    "--epoch": ("--select epoch={}",),
+    "--best": ("--select best",),
+    "--last": ("--select last",),
+    "--bind_all": ("--host 0.0.0.0",),
+    "--file": ("--prefix",),
     "--head": ("--num_runs", "--tail"),
     "--tail": ("--num_runs",),
     "--max_results": ("--num_runs",),
@@ -125,7 +152,7 @@ OTHER_OPTIONS: Mapping[str, Sequence[str]] = {
     "--local_dir": ("--output_dir",),
     "--out": ("--output_dir",),
     "--path": ("--prefix",),
-    "-p": ("--prefix", "--cluster slurm:{}"),
+    "-p": ("--prefix", "--port", "--cluster slurm:{}"),
     "--dry_run": ("--list",),
     "--sort_by": ("--sort",),
     "--order_by": ("--sort",),
@@ -148,7 +175,7 @@ OTHER_OPTIONS: Mapping[str, Sequence[str]] = {
     "--detach": ("--no_wait",),
     "--background": ("--no_wait",),
     "--watch": ("--follow",),
-    "--name": ("--display_name",),
+    "--name": ("--display_name", "--run"),
     "--job_name": ("--display_name",),
     "--run_name": ("--display_name",),
     "-J": ("--display_name",),
@@ -185,6 +212,10 @@ OF_RUNNER = {
 OF_TORCHRUN = {"--nproc_per_node": "--processes_per_node", "--nnodes": "--num_nodes"}
 _OF_SBATCH = "For a job on Slurm: --cluster slurm:PARTITION --sbatch {}=VALUE"
 _DURATION = "For a limit: --max_run_duration TIME, such as 30m or 2h"
+OF_TARGETS = ("--file", "--script", "--entry_script")
+"""Options of other tools for the script."""
+OF_ARGUMENTS = ("--args", "--arguments", "--script_args", "--script_arguments")
+"""Options of other tools for the arguments of the script, in one text."""
 NO_OPTIONS = {
     "--dsa_key": "Set the environment variable DSA_API_KEY. Others can read a command line.",
     "--login_only": "To test the sign-in: himl dsa list",
@@ -201,6 +232,30 @@ NO_OPTIONS = {
     "--cpus": _OF_SBATCH.format("cpus-per-task"),
     "--seed": "For runs with several seeds: --different_seeds N. Write a seed for the script after --.",
     "--device": "For GPUs: --gpus N. Write a device for the script after --.",
+    "--rm": "Omit it. himl keeps the results of a job, and himl gc deletes what no run needs.",
+    "--restart": "To restart a failed job: --retries N",
+    "--network": "For Docker on a cluster: --docker_args ARGS",
+    "--entrypoint": "For a command line: --command LINE",
+    "--publish": "For services of a job on Azure ML: --jupyter or --vscode",
+    "-p": "For services of a job on Azure ML: --jupyter or --vscode",
+    "-n": "For processes: --processes_per_node N. For a name: --display_name TEXT",
+    "--entity": "Omit it. himl has no accounts: a run's user is the one of the machine.",
+    "--group": "For runs with something in common: --experiment NAME or --tag KEY=VALUE",
+    "--array": "For many runs: --sweep NAME=SPEC",
+    "--dependency": "To start after another job on Slurm: --after RUN",
+    "--mail_type": "For a message at the end: --notify URL",
+    "--mail_user": "For a message at the end: --notify URL",
+    "--backend_store_uri": "For other runs: --workspace SPEC",
+    "-r": "Omit it. himl takes folders with all files below.",
+    "--recursive": "Omit it. himl takes folders with all files below.",
+    "--fix": "Omit it. himl doctor prints a fix for each problem, and changes nothing.",
+    "--add": "Write the tag alone: himl runs tag RUN KEY=VALUE",
+    "--remove": "To remove a tag: himl runs tag RUN KEY=",
+    "--dry_run": "Without --yes, himl deletes nothing before you agree.",
+    "--resource_group": "Name the workspace once: himl init --subscription_id ID --resource_group RG "
+    "--workspace_name WS",
+    "--workspace_name": "Name the workspace once: himl init --subscription_id ID --resource_group RG "
+    "--workspace_name WS",
     "--account": _OF_SBATCH.format("account"),
     "--qos": _OF_SBATCH.format("qos"),
     "--time": _DURATION,
@@ -225,6 +280,8 @@ WRAPPERS: Mapping[str, Sequence[str]] = {
     "sbatch": ("--cluster", "slurm:PARTITION"),
 }
 """Programs in front of another one, and himl's options with their effect. himl prints the duration of each job."""
+OF_PARTITION = ("-p", "--partition")
+"""Options of sbatch for a partition."""
 SHELL_OPERATOR = re.compile(r"[&|;<>]")
 PLAIN_FLAG = re.compile(r"-[A-Zabd-lo-z]+")  # without -c, -m and -n
 PARSER_BY_SIGNATURE = re.compile(
@@ -282,8 +339,10 @@ def read_launch(words: deque[str]) -> tuple[list[str], list[str]]:
         word = words.popleft()
         options += WRAPPERS.get(word, ("--env_var", word))
         if word in WRAPPERS and words and words[0].startswith("-"):  # its own options
-            while words and not starts_script(words[0]):
-                words.popleft()
+            own = [words.popleft() for _ in takewhile(lambda each: not starts_script(each), [*words])]
+            for option, value in pairwise([part for each in own for part in each.split("=")] + [""]):
+                if option in OF_PARTITION and value:
+                    options = [each.replace("PARTITION", value) for each in options]
     ends = [place for place, word in enumerate(words) if _is_entry(word, words[place - 1] if place else "")]
     if not words or (not ends and LAUNCHER.fullmatch(words[0])):
         words.clear()
@@ -379,6 +438,12 @@ def fill(words: str, value: str, rest: deque[str], metavar: str) -> list[str]:
         value.split(",") if words == "--tag {}" and re.fullmatch(r"([^,=]+=[^,]*,)*[^,=]+=[^,]*", value) else [value]
     )
     return [word.format(each) for each in values for word in words.split()]
+
+
+def split_option(token: str, known: Iterable[str]) -> list[str]:
+    """The words of an option with its value in one text, as in `'--cluster gpu'`. *known* are the options."""
+    name = token.split(maxsplit=1)[0] if token.startswith("-") else ""
+    return shlex.split(token) if name != token and spelled(name) in known and "'" not in token else [token]
 
 
 def following(words: deque[str]) -> str:

@@ -32,7 +32,9 @@ from himl_cli.commands.other_tools import (
     LAUNCHER,
     LIGHTNING_CLI,
     NO_OPTIONS,
+    OF_ARGUMENTS,
     OF_RUNNER,
+    OF_TARGETS,
     SHELL_OPERATOR,
     TARGET_SUFFIXES,
     fill,
@@ -44,6 +46,7 @@ from himl_cli.commands.other_tools import (
     read_launch,
     script_has,
     spelled,
+    split_option,
     starts_script,
 )
 from himl_cli.commands.parameters import converted, kind_of, split_variable_with
@@ -75,6 +78,8 @@ def script_arguments(ctx: typer.Context) -> tuple[str, ...]:
 class ScriptCommand(HimlCommand):
     """Removes the script's arguments before parsing, and reads settings: the command line wins over variables, and
     variables win over files."""
+
+    may_omit_words = False
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         settings: dict[str, tuple[Any, str]] = {}
@@ -174,11 +179,15 @@ class ScriptCommand(HimlCommand):
             arguments = lightning_cli_arguments(arguments)
         words += ["--", *arguments] if arguments else []
         has_scripts = bool(arguments) and all(map(starts_script, arguments))
-        return Suggestion(mask_line(shlex.join(words)), target, bool(typed.switches), has_scripts)
+        other = next(iter(typed.others), "")
+        return Suggestion(mask_line(shlex.join(words)), target, bool(typed.switches), has_scripts, other)
 
     def words_for(self, ctx: Any, option: str) -> str:
         words = super().words_for(ctx, option)
         return "" if words == "--format" else words  # -o is the script's folder for results
+
+    def in_himls_words(self, ctx: Any, args: Sequence[str]) -> list[str]:
+        return []  # `_misplaced` sorts all words
 
     def _hint_for_other(self, ctx: Any, args: Sequence[str], option: str) -> str:
         return ""  # `_misplaced` sorts all words
@@ -186,9 +195,11 @@ class ScriptCommand(HimlCommand):
     def _misplaced(self, ctx: Any, unknown: str | None, args: Sequence[str], err: Any) -> BadUsage:
         """Convert the parser's error about an unknown option or an extra word, with the likely command."""
         suggested = self.suggest(ctx, args)
+        if (other := suggested.other) and other != spelled(unknown or ""):
+            return BadUsage(f"No such option '{other}'.", hint=NO_OPTIONS[other])
         if unknown is None:
             return BadUsage(usage_message(err), hint=suggested.hint or suggested.for_argument())
-        hint = suggested.hint or suggested.for_argument(unknown, err.possibilities or ())
+        hint = NO_OPTIONS.get(other) or suggested.hint or suggested.for_argument(unknown, err.possibilities or ())
         return BadUsage(f"No such option '{unknown}'.", hint=hint)
 
     def _check_form(self, ctx: Any, args: Sequence[str]) -> None:
@@ -226,6 +237,10 @@ def print_misplaced(ctx: typer.Context, output_opts: OutputOptions) -> None:
     path, arguments = Path(ctx.params.get("target") or ""), script_arguments(ctx)
     if not arguments or path.suffix != ".py" or not path.is_file():
         return
+    if arguments[0] == "--":
+        line = command.suggest(ctx, [*ctx.meta[OWN_TOKENS], *arguments]).line
+        output_opts.output().notice(f"The script gets the second --, too. To omit it: {line}")
+        return
     text, known = path.read_text("utf-8", "replace").replace("-", "_"), command.takes_value(ctx)
     names = map(_name_of, arguments)
     ours = [name for name in names if name.startswith("--") and name in known and name[2:] not in text]
@@ -259,23 +274,25 @@ def print_outside(output_opts: OutputOptions) -> None:
 
 class Typed(NamedTuple):
     """The words of an invalid command line: himl's target and options with values, `inputs`, other words for the
-    script, and `switches` of other tools that himl translates."""
+    script, `switches` of other tools that himl translates, and `others` that it does not."""
 
     target: list[str]
     options: list[str]
     inputs: list[str]
     script: list[str]
     switches: list[str]
+    others: list[str]
 
 
 class Suggestion(NamedTuple):
     """A command line, with secrets masked. `is_translated` says that it replaces words of other tools, `has_scripts`
-    that all arguments of the script are scripts, too."""
+    that all arguments of the script are scripts, too. `other` is an option of another tool that has no equivalent."""
 
     line: str
     target: Sequence[str]
     is_translated: bool
     has_scripts: bool
+    other: str = ""
 
     @property
     def hint(self) -> str:
@@ -286,7 +303,7 @@ class Suggestion(NamedTuple):
 
     @property
     def to_run(self) -> str:
-        return self.hint or f"To run a script: {self.line}"
+        return NO_OPTIONS.get(self.other) or self.hint or f"To run a script: {self.line}"
 
     def for_argument(self, option: str = "", known: Sequence[str] = ()) -> str:
         """The hint for an unknown *option*, or for another argument of the script."""
@@ -295,18 +312,23 @@ class Suggestion(NamedTuple):
             return f"One job runs one script. If the others are its arguments: {self.line}"
         if not option or script_has(Path(script), option):
             return f"Write arguments of the script after --: {self.line}"
-        other = NO_OPTIONS.get(spelled(option)) or did_you_mean(option, known, cutoff=TYPO)
+        other = did_you_mean(option, known, cutoff=TYPO)
         near = did_you_mean(option, known, cutoff=NEAR_OPTION)
         return other or f"{near} If it is an option of the script, write it after --: {self.line}".strip()
 
 
 def sort_words(command: ScriptCommand, ctx: Any, args: Sequence[str]) -> Typed:
     """Sort the words of an invalid command line."""
-    typed, known, own = Typed([], [], [], [], []), command.takes_value(ctx), before_double_dash(args)
+    typed, known, own = Typed([], [], [], [], [], []), command.takes_value(ctx), before_double_dash(args)
     before, after = deque(own), deque(args[len(own) + 1 :])
     script = next((Path(word) for word in args if word.endswith(".py")), Path())
+    launched = False
     while before or (after and not typed.target and any(map(starts_script, [*after][:3]))):
         words = before or after
+        of_script = [each for each in words[0].split(maxsplit=1)[:1] if script_has(script, each)]
+        if len(parts := split_option(words[0], {*of_script, *command.by_name(ctx)})) > 1:
+            typed.switches.append(words.popleft())
+            words.extendleft(reversed(parts))
         token = words[0]
         name, value = _name_of(token), token.partition("=")[2]
         if not typed.target and not typed.script and is_launch(token, [*words][1:]):
@@ -314,6 +336,7 @@ def sort_words(command: ScriptCommand, ctx: Any, args: Sequence[str]) -> Typed:
             typed.target.extend(target)
             typed.options.extend(options)
             typed.switches.append(token)
+            launched = True
             continue
         words.popleft()
         if re.match(r"-[A-Za-z]\w", token) and name not in known and script_has(script, f"-{name}"):
@@ -324,6 +347,12 @@ def sort_words(command: ScriptCommand, ctx: Any, args: Sequence[str]) -> Typed:
         if name in ("--azureml", *HIML_INPUTS, *HIML_MOUNTS):
             typed.switches.append(name)
             typed.inputs.extend((value or following(words)).split(",") if name in HIML_INPUTS else ())
+        elif spelled(token.partition("=")[0]) in OF_TARGETS and not typed.target and not script_has(script, name):
+            typed.switches.append(name)
+            typed.target.append(value or following(words))
+        elif spelled(token.partition("=")[0]) in OF_ARGUMENTS and not script_has(script, name):
+            typed.switches.append(name)
+            typed.script.extend(shlex.split(value or following(words)))
         elif name == "--input":
             typed.inputs.append(value or following(words))
         elif name == "--command":
@@ -334,9 +363,13 @@ def sort_words(command: ScriptCommand, ctx: Any, args: Sequence[str]) -> Typed:
             typed.target[:] = [module] if is_file else ["-m", module.removesuffix(".py").replace("/", ".")]
         elif name in known:
             typed.options.extend([token, *([following(words)] if known[name] and "=" not in token else [])])
-        elif other:
+        elif other and not (other.startswith("--cluster slurm") and ":" in (value or "".join([*words][:1]))):
             typed.switches.append(name)
             typed.options.extend(fill(other, value, words, metavar_of(command.by_name(ctx), other)))
+        elif spelled(name) in NO_OPTIONS and not launched and not script_has(script, name):
+            typed.others.append(spelled(name))
+            if "=" not in token and words and not words[0].startswith("-"):
+                following(words)
         elif not typed.target and is_command_line(token):
             if SHELL_OPERATOR.search(token):
                 typed.target[:] = ["--command", token]
@@ -344,7 +377,7 @@ def sort_words(command: ScriptCommand, ctx: Any, args: Sequence[str]) -> Typed:
                 words.extendleft(reversed(shlex.split(token)))
         elif not token.startswith("-") and not typed.target and (not typed.script or token.endswith(TARGET_SUFFIXES)):
             typed.target.append(token)
-        elif typed.target or token != "-":
+        elif token != "-":
             typed.script.append(token)
     typed.script.extend(after)
     if typed.target[:1] == ["--command"] and typed.script:

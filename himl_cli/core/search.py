@@ -55,6 +55,7 @@ DATASET_ATTRIBUTES = frozenset({"name", "digest", "context"})
 FIELDS = RUN_ATTRIBUTES | {"experiment", "duration"}
 FIELD_ALIASES = ALIASES | {"id": "run_id", "display_name": "run_name"}
 FIELD_ALIASES |= {"started": "start_time", "ended": "end_time"}
+OTHER_ORDER = re.compile(r"^\+|:(?:asc|desc)(?:ending)?$", re.IGNORECASE)
 ANY = "any"  # the entity of a key that is not a field, in the short form
 
 # No character of a key may follow an unquoted key, since a shorter key could match otherwise
@@ -150,6 +151,7 @@ def parse_filter(text: str, attributes: frozenset[str] = RUN_ATTRIBUTES, *, is_s
             example = "lr < 0.1" if is_short else "metrics.loss < 0.5"
             expected = "AND" if found and not joined else f"a comparison such as {example}"
             hint = "Join comparisons by AND only, and write names with spaces in backticks: `my loss` < 1"
+            hint = "Write = in place of ==." if "==" in rest else hint
             raise BadSearch(f"Invalid clause: expected {expected} at {rest[:40]!r} in {text[:200]!r}.", hint=hint)
         found.append(_comparison(match, attributes, is_short=is_short))
         rest = rest[match.end() :].lstrip()
@@ -204,6 +206,8 @@ def parse_order(clause: str, attributes: frozenset[str] = RUN_ATTRIBUTES, *, is_
     `BadSearch`."""
     if is_short and clause.startswith("-"):
         return *parse_order(clause[1:], attributes, is_short=True)[:2], False
+    if is_short and (key := OTHER_ORDER.sub("", clause)) != clause:
+        raise BadSearch(f"Invalid order '{clause[:200]}'.", hint=f"Write '{key}', or '-{key}' for the greatest first.")
     match = ORDER.fullmatch(clause)
     entity, key = _identifier(match, attributes, is_short=is_short) if match else ("", "")
     if match is None or entity == "datasets":

@@ -105,6 +105,15 @@ OF_LAUNCHERS = {
     "submit train.py --display_name my run": "himl submit train.py --display_name 'my run'",
     "submit train.py --sweep a=1, 2": "himl submit train.py --sweep a=1,2",
     "submit train.py --sweep a=1 2": "himl submit train.py --sweep a=1,2",
+    "submit train.py --sweep a 1 2": "himl submit train.py --sweep a=1,2",
+    "submit train.py --tag a = b": "himl submit train.py --tag a=b",
+    "submit train.py --env_var A: 1": "himl submit train.py --env_var A=1",
+    "submit train.py /Tag a=b": "himl submit train.py --tag a=b",
+    "submit train.py '--tag a=b'": "himl submit train.py --tag a=b",
+    "submit train.py --args '--lr 3'": "himl submit train.py -- --lr 3",
+    "submit train.py - --lr 3": "himl submit train.py -- --lr 3",
+    "submit --script train.py": "himl submit train.py",
+    "submit -c 'python train.py'": "himl submit --command 'python train.py'",
 }
 OF_COMMANDS = {
     "job list -q": "himl runs list -q",
@@ -128,45 +137,122 @@ OF_COMMANDS = {
     "init local": "himl init --local",
     "sumbit train.py": "himl submit train.py",
     "rums list -q": "himl runs list -q",
+    "runs lst": "himl runs list",
+    "skill installl --yes": "himl skill --install --yes",
+    "ps -a -q": "himl runs list --num_runs all -q",
+    "job show -n latest": "himl runs show --run latest",
+    "job list --max-results 5": "himl runs list --num_runs 5",
+    "artifacts download --name latest": "himl download --run latest",
+    "runs list –experiment train": "himl runs list --experiment train",
+    "runs list -Experiment train": "himl runs list --experiment train",
+    "runs list '--experiment train'": "himl runs list --experiment train",
+    "runs list -- --experiment train": "himl runs list --experiment train",
+    "runs list --sort started desc": "himl runs list --sort -started",
+    "download train_1_aa --file outputs": "himl download train_1_aa --prefix outputs",
+    "runs delete -f latest": "himl runs delete --yes latest",
 }
-NO_EQUIVALENTS = {
-    "login": "az login, then himl doctor",
-    "sweep": "himl submit SCRIPT.py --sweep lr=0.1,0.01",
-    "submit train.py --gpus-per-node 1": "In himl: himl submit train.py --gpus 1",
-    "submit train.py -v data:/data": "For data: --input NAME,local=FOLDER",
-    "submit train.py --partition gpu": "In himl: himl submit train.py --cluster slurm:gpu",
-    "submit sbatch -p gpu train.sh": "In himl: himl submit train.sh --cluster slurm:PARTITION",
-    "submit train.py --crossval 2 --sweep a=1,2": "--sweep a=1,2 --sweep crossval_index=0,1",
-    "submit TRAIN.PY": "Did you mean 'train.py'?",
-    "submit 'lab\\train.py'": "Did you mean 'lab/train.py'?",
-    "submit https://example.com/train.py": "Download it, or clone its repository, first.",
-    "submit deep.py": "Did you mean 'lab/deep.py'?",
-    "submit lab.train": "Did you mean -m lab.train?",
-    "submit train.py lab/train.py": "One job runs one script. If the others are its arguments: himl submit train.py -- lab/train.py",
-    "submit train.py --cluster gpu:4": "Write --cluster gpu (its nodes decide the number of GPUs), or --cluster slurm:PARTITION",
-    "submit train.py --sweep a=1:5": "or write --sweep 'a=uniform(1,5)' --max_trials 10. For the text '1:5': --sweep 'a=\"1:5\"'",
-    "runs show @latest": "Did you mean latest?",
-    "runs show 'train_*'": "For runs of an experiment, which the script names: --experiment NAME --num_runs all",
-    "submit train.py --gpu": "In himl: himl submit train.py --gpus N",
-    "submit train.py --tags a=b,c=d": "In himl: himl submit train.py --tag a=b --tag c=d",
-    "submit train.py -o results": "If it is an option of the script, write it after --: himl submit train.py -- -o results",
-    "submit train.py --folds 3": "In himl: himl submit train.py --crossval 3",
-    "submit train.py --sweep 'a=uniform 1 2'": "Write --sweep 'a=uniform(low,high)'",
-    "upload lab": "See 'himl datastore upload --help'.",
-    "runs plot": "For curves: himl runs aggregate --plot FILE.png, himl tb or himl ui",
-    "runs list --status done": "Did you mean Completed? Statuses: Queued, Running, Completed, Failed, Canceled.",
-    "submit '*.py'": "One job runs one script. For values of its arguments, use --sweep.",
-    "submit train.py --env_var FOO": "For example --env_var OMP_NUM_THREADS=1",
-    "submit train.py --no_such 3": "If it is an option of the script, write it after --: himl submit train.py -- --no_such 3",
-    "submit train.py --num_node 2": "Did you mean '--num_nodes'?",
-    "runs list --time 3": "See 'himl runs list --help'.",
-    "runs cancel --all": "For all runs of an experiment: himl runs cancel --experiment NAME --num_runs all",
-    "runs logs -n": "See 'himl runs logs --help'.",
-    "ui latest": "Omit it: himl ui",
-    "checkpoint list": "In himl: himl download --list --prefix outputs/checkpoints",
-    "workspace use x": "For all commands in this folder: himl init",
+BY_HAND: dict[str, tuple[str, ...]] = {
+    "login": ("az login, then himl doctor", "himl doctor"),
+    "sweep": ("himl submit SCRIPT.py --sweep lr=0.1,0.01", "himl submit train.py --sweep lr=0.1,0.01"),
+    "submit train.py --gpus-per-node 1": ("In himl: himl submit train.py --gpus 1", "himl submit train.py --gpus 1 --dry_run"),
+    "submit train.py -v data:/data": ("For data: --input NAME,local=FOLDER", "himl submit train.py --input data,local=lab"),
+    "submit train.py --partition gpu": ("In himl: himl submit train.py --cluster slurm:gpu", "himl submit train.py --cluster slurm:gpu --dry_run"),
+    "submit train.py -p gpu": ("In himl: himl submit train.py --cluster slurm:gpu", "himl submit train.py --cluster slurm:gpu --dry_run"),
+    "submit sbatch -p gpu train.sh": ("In himl: himl submit train.sh --cluster slurm:gpu", "himl submit train.sh --cluster slurm:gpu --dry_run"),
+    "submit train.py --crossval 2 --sweep a=1,2": (
+        "--sweep a=1,2 --sweep crossval_index=0,1",
+        "himl submit train.py --sweep a=1,2 --sweep crossval_index=0,1",
+    ),
+    "submit TRAIN.PY": ("Did you mean 'train.py'?", "himl submit train.py"),
+    "submit 'lab\\train.py'": ("Did you mean 'lab/train.py'?", "himl submit lab/train.py"),
+    "submit https://example.com/train.py": ("Download it, or clone its repository, first.", "himl submit train.py"),
+    "submit deep.py": ("Did you mean 'lab/deep.py'?", "himl submit lab/deep.py"),
+    "submit lab.train": ("Did you mean -m lab.train?", "himl submit -m lab.train"),
+    "submit train.py lab/train.py": (
+        "One job runs one script. If the others are its arguments: himl submit train.py -- lab/train.py",
+        "himl submit train.py -- lab/train.py",
+    ),
+    "submit train.py --cluster gpu:4": (
+        "Write --cluster gpu (its nodes decide the number of GPUs), or --cluster slurm:PARTITION",
+        "himl submit train.py --cluster slurm:gpu --dry_run",
+    ),
+    "submit train.py --sweep a=1:5": (
+        "or write --sweep 'a=uniform(1,5)' --max_trials 10. For the text '1:5': --sweep 'a=\"1:5\"'",
+        "himl submit train.py --sweep 'a=uniform(1,5)' --max_trials 10 --dry_run",
+        "himl submit train.py --sweep 'a=\"1:5\"'",
+    ),
+    "submit train.py --sweep 'a=1; 2.5 3'": (
+        "Write --sweep a=1,2.5,3, or for a single value --sweep 'a=\"1; 2.5 3\"'",
+        "himl submit train.py --sweep a=1,2.5,3",
+        "himl submit train.py --sweep 'a=\"1; 2.5 3\"'",
+    ),
+    "submit train.py --sweep 'a=linspace(0,1,5)'": (
+        "List the values, or write --sweep 'a=uniform(0,1)' --max_trials 10",
+        "himl submit train.py --sweep 'a=uniform(0,1)' --max_trials 10 --dry_run",
+    ),
+    "submit train.py --sweep 'a=uniform 1 2'": (
+        "Write --sweep 'a=uniform(1,2)'",
+        "himl submit train.py --sweep 'a=uniform(1,2)' --max_trials 2 --dry_run",
+    ),
+    "submit train.py --sweep 'a=uniform'": ("Write --sweep 'a=uniform(low,high)'",),
+    "runs show @latest": ("Did you mean latest?", "himl runs show latest"),
+    "runs show 'train_*'": (
+        "For runs of an experiment, which the script names: --experiment NAME --num_runs all",
+        "himl runs show --experiment train --num_runs all",
+    ),
+    "download --include train.py other.py": (
+        "It is a file here. Quote patterns, so that the shell does not replace them. For runs of a script: --experiment other",
+        "himl download train_1_aa --include 'outputs/*.txt'",
+    ),
+    "runs show all": ("For all runs of an experiment: --experiment NAME --num_runs all", "himl runs show --experiment train --num_runs all"),
+    "runs show latest~1": ("For earlier runs, use their ids: himl runs list", "himl runs list"),
+    "download latest:outputs/model.txt": (
+        "For a file of a run: himl download latest --prefix outputs/model.txt",
+        "himl download train_1_aa --prefix outputs/model.txt",
+    ),
+    "runs list --sort duration:desc": (
+        "Write 'duration', or '-duration' for the greatest first.",
+        "himl runs list --sort duration",
+        "himl runs list --sort=-duration",
+    ),
+    "runs list --where 'status == Failed'": ("Write = in place of ==.", "himl runs list --where 'status = Failed'"),
+    "submit train.py --gpu": ("In himl: himl submit train.py --gpus N", "himl submit train.py --gpus 1 --dry_run"),
+    "submit train.py --gpus all": ("--gpus N: GPUs per node for a local or Slurm job, which waits until they are free.",),
+    "submit train.py --tags a=b,c=d": ("In himl: himl submit train.py --tag a=b --tag c=d", "himl submit train.py --tag a=b --tag c=d"),
+    "submit train.py -o results": (
+        "If it is an option of the script, write it after --: himl submit train.py -- -o results",
+        "himl submit train.py -- -o results",
+    ),
+    "submit train.py --folds 3": ("In himl: himl submit train.py --crossval 3", "himl submit train.py --crossval 3"),
+    "submit train.py --rm": ("Omit it. himl keeps the results of a job, and himl gc deletes what no run needs.", "himl submit train.py", "himl gc"),
+    "submit train.py -it --rm": ("Omit it. himl keeps the results of a job, and himl gc deletes what no run needs.",),
+    "submit train.py -p 80:80": ("For services of a job on Azure ML: --jupyter or --vscode",),
+    "submit train.py --project lab --entity me": ("Omit it. himl has no accounts: a run's user is the one of the machine.",),
+    "init azure": (
+        "For Azure ML, use --subscription_id, --resource_group and --workspace_name. For a local workspace: himl init",
+        "himl init",
+    ),
+    "upload lab": ("See 'himl datastore upload --help'.", "himl datastore upload --help"),
+    "runs plot": ("For curves: himl runs aggregate --plot FILE.png, himl tb or himl ui", "himl runs aggregate train_1_aa --plot a.png"),
+    "runs list --status done": ("Did you mean Completed? Statuses: Queued, Running, Completed, Failed, Canceled.", "himl runs list --status Completed"),
+    "submit '*.py'": ("One job runs one script. For values of its arguments, use --sweep.", "himl submit train.py --sweep a=1,2"),
+    "submit train.py --env_var FOO": ("For example --env_var OMP_NUM_THREADS=1", "himl submit train.py --env_var OMP_NUM_THREADS=1"),
+    "submit train.py --no_such 3": (
+        "If it is an option of the script, write it after --: himl submit train.py -- --no_such 3",
+        "himl submit train.py -- --no_such 3",
+    ),
+    "submit train.py --num_node 2": ("Did you mean '--num_nodes'?", "himl submit train.py --num_nodes 2 --cluster slurm:gpu --dry_run"),
+    "runs list --time 3": ("See 'himl runs list --help'.", "himl runs list --help"),
+    "runs cancel --all": (
+        "For all runs of an experiment: himl runs cancel --experiment NAME --num_runs all",
+        "himl runs cancel --experiment train --num_runs all",
+    ),
+    "runs logs -n": ("See 'himl runs logs --help'.", "himl runs logs --help"),
+    "ui latest": ("Omit it: himl ui",),
+    "checkpoint list": ("In himl: himl download --list --prefix outputs/checkpoints", "himl download train_1_aa --list --prefix outputs/checkpoints"),
+    "workspace use x": ("For all commands in this folder: himl init", "himl init", "himl runs list --workspace .himl"),
 }
-"""Hints without a command to paste, or with one for another machine."""
+"""Hints that are no whole command, with commands that follow them. A hint with several parts has a command for each."""
 IN_HIMLS_WORDS = {
     "submit train.py --crossval five": "--crossval needs a number, not 'five'.",
     "runs list --format yaml": "--format must be human, table, csv, tsv, json or quiet, not 'yaml'.",
@@ -316,9 +402,12 @@ def test_user_without_home_runs_jobs_but_installs_no_completion(himl: Himl, requ
 
 @pytest.fixture
 def code(project: Path) -> RecordedRuns:
-    write_files(project, {"train.py": SCRIPT, "lab/train.py": SCRIPT, "lab/__init__.py": "", "lab/deep.py": "", "train.sh": "echo args $*\n", "other.py": ""})
+    write_files(
+        project, {"train.py": SCRIPT, "lab/train.py": SCRIPT, "lab/__init__.py": "", "lab/deep.py": SCRIPT, "train.sh": "echo args $*\n", "other.py": ""}
+    )
     runs = RecordedRuns(project)
-    runs.add("train_1_aa", tags={"a": "b", "c": "d"}, files={"outputs/model.txt": "weights", "user_logs/std_log.txt": "hello\n"})
+    files = {"outputs/model.txt": "weights", "outputs/checkpoints/last.ckpt": "weights", "user_logs/std_log.txt": "hello\n"}
+    runs.log(runs.add("train_1_aa", tags={"a": "b", "c": "d"}, files=files), [("loss", 1.0, 0, 0), ("loss", 0.5, 1, 1)])
     write_files(project, {f".himl/datastores/local/{name}/1.txt": "smile" for name in ("faces", "hands")})
     return runs
 
@@ -384,7 +473,7 @@ def test_words_of_other_tools_become_those_of_himl(himl: Himl, project: Path, mo
         outcome = himl(*shlex.split(mistake))
         assert (outcome.code, outcome.stdout) == (2, ""), mistake
         assert hint_of(outcome).endswith(f": {meant}"), mistake
-    for mistake, said in NO_EQUIVALENTS.items():
+    for mistake, (said, *_) in BY_HAND.items():
         assert hint_of(himl(*shlex.split(mistake))).endswith(said), mistake
     for mistake, said in IN_HIMLS_WORDS.items():
         assert himl(*shlex.split(mistake)).stderr.splitlines()[0] == f"error: {said}"
@@ -394,6 +483,18 @@ def test_words_of_other_tools_become_those_of_himl(himl: Himl, project: Path, mo
         outcome = typed(himl, meant)
         assert outcome.stdout != "", meant
         assert "args --lr 3" in outcome.stdout or "--lr" not in meant
+
+
+@pytest.mark.large("runs a command for each of 60 hints")
+@pytest.mark.usefixtures("code")
+def test_who_follows_a_hint_by_hand_gets_what_was_meant(himl: Himl) -> None:
+    for command in dict.fromkeys(command for _, *commands in BY_HAND.values() for command in commands):
+        assert typed(himl, command).stdout != "", command
+    server = himl.start("ui", "--port", "0")
+    assert server.stdout is not None
+    assert b"http://" in server.stdout.readline()
+    server.terminate()
+    server.wait(60)
 
 
 @pytest.mark.parametrize(

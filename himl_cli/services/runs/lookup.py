@@ -238,8 +238,7 @@ def _named(workspace: Workspace, text: str, selection: RunSelection, notify: Not
         if named and f" {named.label} ".casefold() not in f" {workspace.label} ".casefold():
             raise _in_another(named, workspace.label) from err
         similar = [LATEST_RUN] if reference.run_id.lower().lstrip("@") in (LATEST_RUN, *LIKE_LATEST) else []
-        if {"*", "?"} & {*reference.run_id} or reference.run_id.endswith((".py", ".sh")):
-            hint = "For runs of an experiment, which the script names: --experiment NAME --num_runs all"
+        if hint := _other_meaning(reference):
             raise NotFound(f"No run '{reference.run_id}' in {workspace.label}.", hint=hint) from err
         if reference.experiment is not None:
             known = [run.id for run in workspace.runs(RunQuery(reference.experiment, limit=LOOKED_THROUGH))]
@@ -249,6 +248,23 @@ def _named(workspace: Workspace, text: str, selection: RunSelection, notify: Not
     if named and not (home and named.is_same(home)):
         raise _in_another(named, run.workspace)
     return run
+
+
+def _other_meaning(reference: RunReference) -> str:
+    """A hint for what is no id of a run but a file, a pattern, or a word of another tool. Otherwise an empty text."""
+    text, of_experiment = reference.run_id, "--experiment NAME --num_runs all"
+    if reference.experiment == LATEST_RUN:
+        return f"For a file of a run: himl download {LATEST_RUN} --prefix {shlex.quote(text)}"
+    if Path(text).exists():
+        named = f" For runs of a script: --experiment {Path(text).stem}" if text.endswith((".py", ".sh")) else ""
+        return f"It is a file here. Quote patterns, so that the shell does not replace them.{named}"
+    if {"*", "?"} & {*text} or text.endswith((".py", ".sh")):
+        return f"For runs of an experiment, which the script names: {of_experiment}"
+    if text.lower() == "all":
+        return f"For all runs of an experiment: {of_experiment}"
+    if re.fullmatch(r"(?:latest|head|@)[~^@{}-]+\d*}?", text, re.IGNORECASE):
+        return "For earlier runs, use their ids: himl runs list"
+    return ""
 
 
 def _in_another(named: WorkspaceIds, opened: str) -> NotFound:

@@ -74,6 +74,11 @@ MOST_TRIALS_ON_AZURE, MOST_AT_ONCE_ON_AZURE, MOST_STEPS_ON_AZURE = 1000, 100, 10
 _NUMBER = r"-?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
 RANGE = re.compile(rf"(?P<low>{_NUMBER})(?:\.\.+|:|-|\s+to\s+)(?P<high>{_NUMBER})(?::{_NUMBER})?")
 """A range as in Python, bash and Slurm: `1:5`, `1..5`, `1-5`."""
+SEPARATOR = r"\s*[;|]\s*|\s+"
+OTHER_LIST = re.compile(rf"{_NUMBER}(?:(?:{SEPARATOR}){_NUMBER})+")
+"""Numbers with other separators than commas."""
+SPANS = ("range", "arange", "linspace", "logspace", "int", "float", "between", "discrete")
+"""Names of ranges in other tools that himl does not have."""
 DECIMAL = re.compile(r"[+-]?(?:(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|\d+[eE][+-]?\d+)")
 
 
@@ -357,7 +362,9 @@ def search_range(name: str, spec: str) -> SearchRange:
         usual = f"Write --sweep {name}=0.1,0.01 or --sweep '{name}=uniform(0,1)'"
         call_of = re.fullmatch(rf"(\w+)(?:\s+{_NUMBER})*", text)
         first = call_of[1] if call_of else ""
-        form = f"Write --sweep '{name}={_form(Draw(first))}'" if first in ARGUMENTS else ""
+        numbers = ",".join(text.split()[1:])
+        form = f"Write --sweep '{name}={first}({numbers})'" if numbers else ""
+        form = form or f"Write --sweep '{name}={_form(Draw(first))}'" if first in ARGUMENTS else ""
         span = RANGE.fullmatch(text)
         refuse(
             f"{where}: ",
@@ -370,6 +377,12 @@ def search_range(name: str, spec: str) -> SearchRange:
                 f"For the text '{text}': --sweep '{name}=\"{text}\"'"
                 if span
                 else "",
+            ),
+            (
+                OTHER_LIST.fullmatch(text) is not None,
+                "commas separate values.",
+                f"Write --sweep {name}={','.join(re.split(SEPARATOR, text))}, "
+                f"or for a single value --sweep '{name}=\"{text}\"'",
             ),
             (
                 bracketed == parts and len(parts) == 1,
@@ -385,6 +398,9 @@ def search_range(name: str, spec: str) -> SearchRange:
         draw = Draw(word)
     except ValueError:
         hint = _near(word, [*(draw.value for draw in Draw), SWITCH, WORDS])
+        if word in SPANS:
+            low, high = (["0", *values] if len(values) == 1 else [*values, "low", "high"])[:2]
+            hint = f"List the values, or write --sweep '{name}=uniform({low},{high})' --max_trials 10"
         raise BadUsage(f"{where}: there is no distribution '{word}'.", hint=hint) from None
     names = ARGUMENTS.get(draw, ())
     given = {**dict(zip(names, map(_number, values), strict=False)), **_scalars(named, names, where)}
