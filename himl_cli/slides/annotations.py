@@ -377,8 +377,7 @@ def _geometry_elements(geometry: Mapping[str, Any], style: Document) -> Iterator
     elif kind == "LineString":
         yield {**style, "type": "polyline", "points": _points(coordinates, 2), "closed": False}
     elif kind == "Polygon":
-        # The last point of a ring repeats the first
-        outer, *holes = (_points(ring, 4)[:-1] for ring in coordinates or ())
+        outer, *holes = map(_ring, coordinates or ())
         yield {**style, "type": "polyline", "points": outer, "closed": True} | ({"holes": holes} if holes else {})
     else:
         raise KeyError(kind)
@@ -389,6 +388,12 @@ def _points(positions: Any, least: int) -> list[list[float]]:
     if len(points) < least:
         raise ValueError(positions)
     return points
+
+
+def _ring(positions: Any) -> list[list[float]]:
+    """The points of a ring, without a last one that repeats the first, which some programs omit."""
+    points = _points(positions, 3)
+    return _points(points[:-1], 3) if points[0] == points[-1] else points
 
 
 def _coordinate(position: Any) -> list[float]:

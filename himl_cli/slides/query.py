@@ -361,6 +361,12 @@ def _table_slides(slides: SlideFolder, name: str, notify: Notify) -> list[SlideE
     for _, (image, slide_id, label, mask), more in rows:
         image_name, mask_name = (_located(slides, dirname(name), each) for each in (image, mask))
         entries.append(SlideEntry(slide_id or image, image_name, label or None, mask_name or None, more))
+    alike: dict[tuple[str, bytes], dict[str, None]] = {}
+    for image in dict.fromkeys(entry.image for entry in entries if entry.image.lower().endswith(DICOM_EXTENSION)):
+        if uid := series_of(slides.head(image)):
+            alike.setdefault((dirname(image), uid), {})[image] = None
+    if repeated := [_quoted(each) for files in alike.values() for each in [*files][1:]]:
+        notify(Notice(f"'{name}': these files show the slides of earlier lines (DICOM series): {listed(repeated)}."))
     return entries
 
 
@@ -599,11 +605,13 @@ def parse_ids(text: str) -> Iterator[str]:
     A CSV has a header with one of ID_COLUMNS, or one whose first name is in HEADERS. Row numbers, which pandas writes
     below an empty name, may precede it.
     """
-    lines = io.StringIO(text, newline=None).read().split("\n")
+    declared = DECLARED.match(text)
+    lines = io.StringIO(text[declared.end() :] if declared else text, newline=None).read().split("\n")
     start = next((number for number, line in enumerate(lines) if line.strip()), len(lines))
     if start == len(lines):
         return
-    separators = SEPARATORS if len(lines[start]) <= csv.field_size_limit() else ""
+    separators = declared[1] if declared else SEPARATORS
+    separators = separators if len(lines[start]) <= csv.field_size_limit() else ""
     for separator in separators:
         header = next(csv.reader([lines[start]], delimiter=separator, skipinitialspace=True), [])
         names = [name.strip().casefold() for name in header]

@@ -57,6 +57,15 @@ def documents(himl: Himl, *arguments: str) -> dict[str, Any]:
     return found
 
 
+def test_rings_without_their_first_point_at_the_end_keep_all_points(himl: Himl, project: Path) -> None:
+    """The format repeats it, and some programs do not."""
+    corners = [[0, 0], [9, 0], [9, 9], [0, 9]]
+    for ring in (corners, [*corners, corners[0]]):
+        write_files(project, {"s.geojson": json.dumps({"type": "Polygon", "coordinates": [ring]})})
+        (element,) = documents(himl, "s.geojson")["s"]["elements"]
+        assert element["points"] == [[x, y, 0] for x, y in corners]
+
+
 def test_rectangles_have_the_colours_of_their_values(himl: Himl, files: Path) -> None:
     found = documents(himl, "tiles.csv")
     assert [*found] == ["slide_1", "slide_2"]
@@ -255,6 +264,7 @@ def test_list_goes_down_from_collections_to_annotations(himl: Himl, files: Path,
         ("[1]", "is not GeoJSON"),
         ('{"type": "FeatureCollection", "features": []}', "has no shapes"),
         ('{"type": "Polygon", "coordinates": [[["x", 1]]]}', "shape 1 cannot be an annotation"),
+        ('{"type": "Polygon", "coordinates": [[[0, 0], [1, 1], [0, 0]]]}', "shape 1 cannot be an annotation"),
         ('{"type": "Circle", "coordinates": [1, 2]}', "shape 1 cannot be an annotation"),
         (shape('"lineWidth": "3"'), "does not accept element 1 of 'wrong' (lineWidth '3': Expected `float`, got `str`)"),
         (shape('"lineWidth": -1'), "(lineWidth '-1': Expected `float` >= 0.0)"),

@@ -307,7 +307,14 @@ def test_included_are_shown_in_the_order_of_the_folder(folder: Folder, lists: Fo
     assert included("1.tiff") == ["a/1.tiff", "b/1.tiff"]
     assert folder.said == []
     folder.write("dataset.csv", "image,slide_id\na/1.tiff,one\na/2.tiff,two\nb/3.tiff,two\n")
-    for content in ("one", "case_id,slide_id\n7,one\n", ",Slide_ID\n0,one\n", ";image\n0;one\n", "image\tslide_id\na/1.tiff\tone\n"):
+    for content in (
+        "one",
+        "case_id,slide_id\n7,one\n",
+        ",Slide_ID\n0,one\n",
+        ";image\n0;one\n",
+        "image\tslide_id\na/1.tiff\tone\n",
+        "sep=;\ncase_id;slide_id\n7;one\n",
+    ):
         assert folder.ids(exclude=lists.write("list.txt", content)) == ["two", "two"]
     path = lists.write("list.txt", "one\na/2.tiff\n")
     assert str(refused(folder, exclude=path)) == f"--exclude_by_slide_id: '{path}': no slide has the id 'a/2.tiff'."
@@ -483,3 +490,7 @@ def test_parts_of_slides_are_no_slides(folder: Folder) -> None:
     assert folder.ids(glob="b*") == ["b1", "broken.dcm"]
     assert folder.ids(glob="s*.jpg") == ["s 2.jpg", "s(1,0).jpg", "s.jpg", "s_macro.jpg"], "without the .vms they are pictures"
     assert folder.ids(glob="a1.dcm") == ["a1.dcm"]
+    folder.said.clear()
+    csv = folder.write("list.csv", "slide_id,image\na,a0.dcm\nb,old/0.dcm\nc,a1.dcm\nd,a0.dcm\n")
+    assert folder.ids(csv=csv.name) == ["a", "b", "c", "d"]
+    assert folder.said == ["'list.csv': these files show the slides of earlier lines (DICOM series): 'a1.dcm'."]
