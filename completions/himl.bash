@@ -753,6 +753,8 @@ _himl_table() {
             --workspace_name=
             --local
             --slurm
+            --ssh=
+            --python=files
             --format=choice:human,json,quiet
             --json
             --quiet|-q
@@ -787,6 +789,7 @@ _himl_table() {
             --environment=
             --keep
             --slurm=
+            --ssh=
             --yes
             --workspace|-w=choice:local+machines+folders+files:.json
             --config_file=files:.json

@@ -711,6 +711,8 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--workspace_name=' 'Name of the workspace' \
                 '--local' 'Create a local workspace (.himl) in this folder' \
                 '--slurm' 'Write the Slurm partitions to himl.toml' \
+                '--ssh=' 'Install himl on a machine that you reach by SSH' \
+                '--python=files' 'Python there, for --ssh (default: one that himl finds)' \
                 '--format=choice:human,json,quiet' 'Output format: human, json or quiet (default: human)' \
                 '--json' 'Print one JSON document on stdout' \
                 '--quiet|-q' 'Print only ids or paths on stdout' \
@@ -738,6 +740,7 @@ function __himl_rows --description 'The options of the command $argv[1], with th
                 '--environment=' 'Registered environment of the jobs' \
                 '--keep' 'Keep the jobs, for further checks' \
                 '--slurm=' 'Also submit a short test job to --cluster slurm:NAME' \
+                '--ssh=' 'Check a machine that you reach by SSH instead' \
                 '--yes' 'Do it without asking' \
                 '--workspace|-w=choice:local+machines+folders+files:.json' 'local, a .himl folder, ssh:HOST or a config.json (default: the nearest)' \
                 '--config_file=files:.json' 'Azure ML config.json' \

@@ -51,6 +51,7 @@ class LiveOptions(Bundle):
 def doctor(
     *,
     slurm: str | None = option("Also submit a short test job to --cluster slurm:NAME.", "NAME"),
+    ssh: str | None = option("Check a machine that you reach by SSH instead.", "HOST", parse=non_blank),
     live_opts: LiveOptions,
     workspace_opts: WorkspaceOptions,
     output_opts: AskingOptions,
@@ -60,6 +61,8 @@ def doctor(
     himl checks Python, packages, settings, workspaces and the clock. On Azure, it checks the sign-in, the workspace and
     its default datastore. The exit code is 1 if a check fails. -q prints the names of failed checks.
 
+    --ssh checks the connection to a machine, and himl there. It shows how long a first and a second call take.
+
     --live checks himl's assumptions about Azure ML instead. It runs short jobs, and asks before. It writes a report
     without names and secrets for the project. The same command continues an interrupted one.
 
@@ -68,6 +71,10 @@ def doctor(
       himl doctor --config_file other/config.json --json
       himl doctor --live --cluster cpu --check connection --yes
     """
+    if ssh is not None:
+        if slurm is not None or live_opts.live or workspace_opts.names != (None, None):
+            raise BadUsage("--ssh cannot be combined with other options.", hint=f"Run 'himl doctor --ssh {ssh}' alone.")
+        return _check_there(ssh, output_opts)
     if live_opts.live:
         if slurm is not None:
             raise BadUsage("--slurm and --live cannot be combined.", hint="Use only one of them.")
@@ -81,6 +88,19 @@ def doctor(
     of_engines = partial(_engine_checks, names, slurm)
     checks = print_checks(output_opts.output(), chain(checkup(find, remarks, partial(_settings, here)), of_engines()))
     problem = verdict(checks)
+    if problem is not None:
+        raise problem
+
+
+def _check_there(host: str, output_opts: OutputOptions) -> None:
+    from himl_cli.render.setup_views import print_checks
+    from himl_cli.services.doctor import verdict
+    from himl_cli.workspaces.remote.address import PREFIX, remote_address
+    from himl_cli.workspaces.remote.checks import remote_checks
+
+    address = remote_address(f"{PREFIX}{host.removeprefix(PREFIX)}", Path.cwd())
+    assert address is not None
+    problem = verdict(print_checks(output_opts.output(), remote_checks(address)))
     if problem is not None:
         raise problem
 

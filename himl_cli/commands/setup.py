@@ -3,6 +3,7 @@ share little code, as each calls one service."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from himl_cli.commands.options import (
 )
 from himl_cli.commands.session import output_session
 from himl_cli.core.errors import BadUsage, WorkspaceNotFound
+from himl_cli.core.events import Notice
+from himl_cli.core.text import non_blank
 from himl_cli.render.output import Format
 
 init_app = group()
@@ -34,6 +37,8 @@ def init(
     workspace_name: str | None = option("Name of the workspace.", "NAME"),
     local: bool = option("Create a local workspace (.himl) in this folder.", default=False, panel="Options"),
     slurm: bool = option("Write the Slurm partitions to himl.toml.", default=False),
+    ssh: str | None = option("Install himl on a machine that you reach by SSH.", "HOST", parse=non_blank),
+    python: str | None = option("Python there, for --ssh (default: one that himl finds).", "PATH", parse=non_blank),
     output_opts: OutputOptions,
 ) -> None:
     """Set up this folder for an Azure ML workspace or a local one.
@@ -41,7 +46,10 @@ def init(
     himl writes config.json for the workspace in the options below. HIML_SUBSCRIPTION_ID, HIML_RESOURCE_GROUP and
     HIML_WORKSPACE_NAME set defaults. Without them, himl creates a local workspace. --from imports the portal's
     config.json or DeepSeismic's .env. It also imports InnerEye's settings.yml, with its private file. Settings go to
-    himl.toml, and credentials to himl.private.toml. himl changes no existing file, but --slurm adds to himl.toml.
+    himl.toml, and credentials to himl.private.toml. --slurm and --ssh add to himl.toml. Other existing files stay.
+
+    --ssh makes a virtual environment below ~/.cache/himl there. It installs the himl of this machine in it. Without
+    internet there, pip downloads the packages here. The same command updates himl there.
 
     \b
       himl init
@@ -56,9 +64,15 @@ def init(
     named = {"subscription_id": subscription_id, "resource_group": resource_group, "workspace_name": workspace_name}
     ids, folder = {key: value for key, value in named.items() if value is not None}, Path.cwd()
     if slurm:
-        if local or source is not None or ids:
+        if local or source is not None or ids or ssh is not None or python is not None:
             raise BadUsage("--slurm cannot be combined with other options.", hint="Run 'himl init --slurm' alone.")
         return _write_partitions(output_opts)
+    if ssh is not None:
+        if local or source is not None or ids:
+            raise BadUsage("--ssh cannot be combined with other options.", hint=f"Run 'himl init --ssh {ssh}' alone.")
+        return _install_there(ssh, python, output_opts)
+    if python is not None:
+        raise BadUsage("--python has no effect without --ssh.", hint="Add --ssh HOST, or omit it.")
     done = set_up(
         folder,
         source,
@@ -89,6 +103,38 @@ def _write_partitions(output_opts: OutputOptions) -> None:
     write_atomic(path, f"{before.rstrip()}\n\n{settings_text(found)}".lstrip())
     keys = [f"{SECTION}.{name}" for name, _, _ in found]
     print_set_up(output_opts.output(), SetUp([PreparedFile(path, is_new=True, keys=keys)]), Path.cwd())
+
+
+def _install_there(host: str, python: str | None, output_opts: OutputOptions) -> None:
+    from himl_cli.core.files import write_atomic
+    from himl_cli.core.settings import PYPROJECT, SETTINGS_FILE, find_settings, section_settings
+    from himl_cli.core.workspaces import PreparedFile, SetUp
+    from himl_cli.render.setup_views import print_set_up
+    from himl_cli.workspaces.remote.address import PREFIX, SECTION, remote_address, settings_text
+    from himl_cli.workspaces.remote.connection import RemoteChannel
+    from himl_cli.workspaces.remote.install import install
+
+    here = Path.cwd()
+    path, name = here / SETTINGS_FILE, host.removeprefix(PREFIX)
+    address = remote_address(f"{PREFIX}{name}", here)
+    assert address is not None
+    name = address.table
+    setting = section_settings(here, SECTION).get(name)
+    project = next((each.path for each in find_settings(here) if each.path.name == PYPROJECT), None)
+    if setting is None and project is not None and not path.exists():
+        hint = f"Add to that file: [tool.himl.{SECTION}.{name}]"
+        raise BadUsage(f"'{project}' has settings, and a new '{SETTINGS_FILE}' would override it.", hint=hint)
+    with output_session(output_opts) as (output, notify):
+        done = install(address, python, notify)
+        with closing(RemoteChannel(address)):
+            pass
+        state = "Installed himl" if done.is_new else "himl is up to date"
+        notify(Notice(f"{state} at '{address.host}', with Python {done.version}."))
+        if setting is None:
+            before = path.read_text(encoding="utf-8") if path.exists() else ""
+            write_atomic(path, f"{before.rstrip()}\n\n{settings_text(name)}".lstrip())
+        file = path if setting is None else setting.file
+        print_set_up(output, SetUp([PreparedFile(file, is_new=setting is None, keys=[f"{SECTION}.{name}"])]), here)
 
 
 @workspace_app.callback()

@@ -95,6 +95,39 @@ def requirement_elsewhere(extra: str, version: str) -> str:
     return _requirement(source, extra) + ("" if source.address else f"=={version}")
 
 
+def packed_wheel(folder: Path) -> Path:
+    """A wheel in *folder* of the himl that runs here, for a machine that pip's source of it may not reach. The same
+    files give the same bytes. Raises BadUsage if himl is not installed."""
+    import base64
+    import hashlib
+    from importlib.metadata import PackageNotFoundError, distribution
+    from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+    try:
+        own = distribution(PACKAGE)
+    except PackageNotFoundError as err:
+        raise BadUsage("himl is not installed here, and runs from its sources.", hint=install_command()) from err
+    name, root = f"{PACKAGE.replace('-', '_')}-{own.version}", Path(__file__).parents[1]
+    found = sorted(path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    content = {path.relative_to(root.parent).as_posix(): path.read_bytes() for path in found}
+    content[f"{name}.dist-info/WHEEL"] = (
+        b"Wheel-Version: 1.0\nGenerator: himl\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    )
+    for file in ("METADATA", "entry_points.txt"):
+        content[f"{name}.dist-info/{file}"] = (own.read_text(file) or "").encode()
+    record = f"{name}.dist-info/RECORD"
+    sums = {each: base64.urlsafe_b64encode(hashlib.sha256(data).digest()) for each, data in content.items()}
+    lines = [f"{each},sha256={sums[each].rstrip(b'=').decode()},{len(data)}" for each, data in content.items()]
+    content[record] = "".join(f"{line}\n" for line in [*lines, f"{record},,"]).encode()
+    wheel = folder / f"{name}-py3-none-any.whl"
+    with ZipFile(wheel, "w") as archive:
+        for each, data in content.items():
+            entry = ZipInfo(each)  # with the oldest date
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, data, ZIP_DEFLATED, 6)
+    return wheel
+
+
 def find_source() -> InstallationSource:
     """The source of himl in the installer's record, or an index if the record is missing or invalid."""
     record = _read_record()

@@ -146,7 +146,7 @@ def test_each_decision_has_a_number_of_its_own_and_a_date() -> None:
 def test_readme_is_short_and_names_every_command_and_extra() -> None:
     text = text_of("README.md")
     lines = text.splitlines()
-    assert len(lines) <= 135
+    assert len(lines) <= 146
     assert all(len(line) <= 80 for line in lines if not line.startswith(("|", "  <")))
     first = lines[: lines.index("## Install")]
     assert len(first) <= 44  # one screen

@@ -12,11 +12,12 @@ from pathlib import Path
 
 ADA, BOB, EVE = 61001, 61002, 61003
 LAB = 61100  # a group
-# Show the interpreter "$0", but nothing else of its closed folder "$1", to the user "$2"
-IN_NAMESPACE = """
+# Show the interpreter "$1", but nothing else of its closed folder "$2", to other users, by a mount at "$3"
+OPENED = 'mount --bind "$1" "$3" && mount -t tmpfs -o mode=755 tmpfs "$2" && mkdir -p "$1" && mount --bind "$3" "$1"'
+IN_NAMESPACE = f"""
 set -e
-mount --bind "$0" "$3" && mount -t tmpfs -o mode=755 tmpfs "$1" && mkdir -p "$0" && mount --bind "$3" "$0"
-user=$2; groups=$4; shift 4
+{OPENED}
+user=$4; groups=$5; shift 5
 exec setpriv --reuid="$user" --regid="$user" "$groups" "$@"
 """
 
@@ -35,6 +36,13 @@ def shared_folder() -> Iterator[Path | None]:
         shutil.rmtree(folder)
 
 
+def closed_interpreter() -> tuple[str, str]:
+    """The folder of the interpreter, and the topmost one above it that other users cannot enter, '' if there is none."""
+    interpreter = Path(sys.base_prefix).resolve()
+    closed = (str(each) for each in reversed(interpreter.parents) if not each.stat().st_mode & 0o001)
+    return str(interpreter), next(closed, "")
+
+
 def as_user(user: int, folder: Path, group: int | None = None) -> Sequence[str]:
     """The words before a command that run it as *user*, without rights of root, with a home in *folder*. A member of a
     *group* shares new files with it."""
@@ -42,13 +50,12 @@ def as_user(user: int, folder: Path, group: int | None = None) -> Sequence[str]:
     for each in (home, mount):
         each.mkdir(exist_ok=True)
     os.chown(home, user, user)
-    interpreter = Path(sys.base_prefix).resolve()
-    closed = [each for each in reversed(interpreter.parents) if not each.stat().st_mode & 0o001]
+    interpreter, closed = closed_interpreter()
     groups = "--clear-groups" if group is None else f"--groups={group}"
     to_other = ["setpriv", f"--reuid={user}", f"--regid={user}", groups]
     if closed:
         space = ["unshare", "-m", "--propagation", "private", "sh", "-c", IN_NAMESPACE]
-        to_other = [*space, str(interpreter), str(closed[0]), str(user), str(mount), groups]
+        to_other = [*space, "sh", interpreter, closed, str(mount), str(user), groups]
     if group is not None:
         to_other += ["sh", "-c", 'umask 002 && exec "$0" "$@"']
     return [*to_other, "env", f"HOME={home}", *(f"--unset={name}" for name in os.environ if name.startswith("XDG_"))]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from importlib.metadata import requires, version
 from pathlib import Path
+from zipfile import ZipFile
 
+import msgspec
 import pytest
+from packaging.requirements import Requirement
 
+import himl_cli
 from tests.support.running import Himl, until, write_files
 from tests.support.slurm import Slurm
 from tests.support.spreading import STARTS_SSH
@@ -80,3 +86,106 @@ def test_slurm_behind_a_login_node(box: SshServer, himl: Himl, project: Path, cl
     finally:
         box.environment = {}
         box.restart()
+
+
+def add_packages(folder: Path) -> None:
+    """Wheels with the names of the packages that himl needs, which make those of the tests importable."""
+    here = Path(msgspec.__file__).parents[1]
+    for line in requires("himl-cli") or ():
+        need = Requirement(line)
+        if need.marker is None or need.marker.evaluate({"extra": ""}):
+            name = f"{need.name.replace('-', '_')}-{version(need.name)}"
+            with ZipFile(folder / f"{name}-py3-none-any.whl", "w") as wheel:
+                for file, text in {
+                    "METADATA": f"Metadata-Version: 2.1\nName: {need.name}\nVersion: {version(need.name)}\n",
+                    "WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+                    "RECORD": "",
+                }.items():
+                    wheel.writestr(f"{name}.dist-info/{file}", text)
+                if need.name == "msgspec":
+                    wheel.writestr("packages_of_tests.pth", f"{here}\n")
+
+
+def test_init_installs_the_himl_that_runs_here(box: SshServer, himl: Himl, project: Path, tmp_path: Path) -> None:
+    """First without internet at the other end. The second call changes nothing, and a call of another himl updates."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    add_packages(packages)
+    (project / "himl.toml").write_text('[submit]\nexperiment = "digits"\n')
+    box.environment = {"PIP_NO_INDEX": "1"}
+    box.restart()
+    try:
+        missing = himl("runs", "list", "-w", "ssh:box")
+        assert (missing.code, "Install himl there: himl init --ssh box" in missing.stderr) == (2, True), missing.stderr
+        made = himl("init", "--ssh", "box", env={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(packages)})
+        assert (made.code, "himl brings the packages from here" in made.stderr) == (0, True), made.stderr
+        settings = (project / "himl.toml").read_text()
+        assert settings.startswith('[submit]\nexperiment = "digits"\n\n[remote.box]')
+        write_files(project, {"show.py": SHOW})
+        sent = himl("submit", "show.py", "--cluster", "ssh:box", "--follow")
+        assert (sent.code, "None None None" in sent.stdout) == (0, True), sent.stderr
+        again = himl("init", "--ssh", "box", "--json")
+        assert (again.code, again.json()["files"][0]["is_new"], "is up to date" in again.stderr) == (0, False, True)
+        assert (project / "himl.toml").read_text() == settings
+        (box.home / ".cache/himl/ssh/himl.digest").write_text("of another himl")
+        box.environment["PIP_FIND_LINKS"] = str(packages)
+        box.restart()
+        updated = himl("init", "--ssh", "box")
+        assert (updated.code, "brings" in updated.stderr) == (0, False), updated.stderr
+        assert himl("runs", "list", "-q", "-w", "ssh:box").stdout.startswith("digits_")
+    finally:
+        box.environment = {}
+        box.restart()
+
+
+OTHER_VERSION = '''#!{python}
+"""Another version of himl, whose workspace has no datastores."""
+import struct, sys
+import msgspec
+out, source, pack = sys.stdout.buffer, sys.stdin.buffer, msgspec.msgpack.encode
+def send(kind, value):
+    body = pack(value)
+    out.write(kind + struct.pack(">I", len(body)) + body); out.flush()
+def receive():
+    kind, length = struct.unpack(">cI", source.read(5)); return source.read(length)
+out.write(b"\\0himl remote\\n")
+send(b"R", {{"newest": {newest}, "oldest": {oldest}, "version": "9.9"}})
+receive()
+while True:
+    method = msgspec.msgpack.decode(receive())["method"]
+    if method == "list": send(b"P", [])
+    send(b"R", {{"datastore": {{"label": "files", "origin": "files"}}, "datastores": []}}.get(method))
+'''
+
+
+@pytest.mark.parametrize(("oldest", "newest", "works"), [(1, 1, True), (1, 2, True), (2, 3, False), (0, 0, False)])
+def test_both_ends_speak_a_protocol_that_both_know(oldest: int, newest: int, works: bool, box: SshServer, himl: Himl, project: Path, tmp_path: Path) -> None:
+    program = tmp_path / "other"
+    program.write_text(OTHER_VERSION.format(python=sys.executable, oldest=oldest, newest=newest))
+    program.chmod(0o755)
+    box.set(project, himl_python=str(program))
+    listed = himl("datastore", "list", "-w", "ssh:box")
+    remedy = f"ssh box {program} -m pip install himl-cli=={himl_cli.__version__}"
+    expected = "himl 9.9 runs at 'box'" if works else "himl 9.9 at 'box' and himl"
+    assert (listed.code, expected in listed.stderr, remedy in listed.stderr) == (0 if works else 2, True, True), listed
+
+
+def test_doctor_checks_another_machine(box: SshServer, himl: Himl, project: Path) -> None:
+    def checked(code: int, **settings: str) -> dict[str, tuple[str, str]]:
+        box.set(project, **settings)
+        done = himl("doctor", "--ssh", "box", "--json")
+        assert done.code == code, done.stderr
+        return {check["name"]: (check["state"], check["message"] + check["remedy"]) for check in done.json()}
+
+    found = checked(0)
+    names = ("ssh", "remote himl", "remote python", "remote disk")
+    assert {name: state for name, (state, _) in found.items()} == dict.fromkeys(names, "ok")
+    assert re.search(r"took [\d.]+ s, a second one [\d.]+ s", found["ssh"][1])
+    state, text = checked(1, python="no-python")["remote python"]
+    assert (state, "There is no 'no-python' there" in text, "python in [remote.box]" in text) == ("failed", True, True)
+    (project / "himl.toml").write_text("")
+    without = himl("doctor", "--ssh", "box", "--json")
+    assert without.code == 1
+    assert without.json()[-1]["remedy"] == "Install himl there: himl init --ssh box"
+    away = himl("doctor", "--ssh", "nowhere.invalid")
+    assert (away.code, "ssh nowhere.invalid true" in away.stdout) == (1, True), away.stdout

@@ -31,6 +31,11 @@ class RemoteAddress:
     folder: str = "."
 
     @property
+    def table(self) -> str:
+        """The name of its table in the settings, which is its name without a folder."""
+        return self.name.partition(":")[0]
+
+    @property
     def label(self) -> str:
         return f"workspace {PREFIX}{self.name}"
 
@@ -84,3 +89,15 @@ def remote_facts(start: Path) -> Sequence[tuple[str, str, str]]:
             text = value if isinstance(value, str) else "\n".join(value)
             found.append((f"{SECTION}.{name}.{key}", text, setting.place))
     return found
+
+
+def settings_text(name: str) -> str:
+    """The table for himl.toml of a machine where `himl init --ssh` installed himl."""
+    table = name if re.fullmatch(r"[\w-]+", name, re.ASCII) else f'"{name}"'
+    return (
+        f"[{SECTION}.{table}]  # himl submit train.py --cluster {PREFIX}{name}\n"
+        f'himl_python = "{INSTALLED}"\n'
+        '# python = "miniforge3/envs/NAME/bin/python"  # of jobs\n'
+        '# setup = ["module load cuda"]\n'
+        '# run_with = "apptainer exec --nv image.sif"\n'
+    )

@@ -31,7 +31,7 @@ from himl_cli.workspaces.base import BlobStore, ManagedWorkspace
 Unpacked = TypeVar("Unpacked")
 
 GREETING = b"\0himl remote\n"  # what the other end sends first, after anything that its shell prints
-PROTOCOL = 1
+PROTOCOL = OLDEST = 1  # the newest protocol of this himl, and the oldest. Both ends speak the newest that both know
 LARGEST_FRAME = 256 << 20
 BYTES_PER_FRAME = 1 << 20  # bytes of a file in one frame
 
@@ -97,7 +97,7 @@ class Greeting:
     workspace and its *label* in messages."""
 
     newest: int = PROTOCOL
-    oldest: int = PROTOCOL
+    oldest: int = OLDEST
     version: str = ""
     folder: str = ""
     label: str = ""

@@ -25,13 +25,15 @@ from himl_cli import __version__
 from himl_cli.core.documents import to_document
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotAllowed, ServiceFailed
 from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignore
-from himl_cli.core.files import cache_of
+from himl_cli.core.files import cache_of, warned
+from himl_cli.core.installation import PACKAGE
 from himl_cli.core.jobs import JobSpec
 from himl_cli.core.runs import Run
-from himl_cli.workspaces.remote.address import RemoteAddress
+from himl_cli.workspaces.remote.address import INSTALLED, PREFIX, RemoteAddress
 from himl_cli.workspaces.remote.channel import (
     BYTES_PER_FRAME,
     GREETING,
+    OLDEST,
     ONCE,
     PROTOCOL,
     SUBMIT,
@@ -62,15 +64,12 @@ class RemoteChannel(Channel):
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the channel
         self._address, self.is_used, self.is_late = address, False, False
         asks = [] if seconds is None else ["-oBatchMode=yes"]
-        command = [*ssh_command(address.host, *asks), f"exec {shlex.quote(address.himl_python)} -I -m himl_cli.remote"]
-        log.debug("Running %s", shlex.join(command))
+        command = f"exec {shlex.quote(address.himl_python)} -I -m himl_cli.remote"
         try:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=BYTES_PER_FRAME
-            )
-        except FileNotFoundError as err:
+            self._process = started_ssh(address.host, command, self._errors, *asks)
+        except BadUsage:
             self._errors.close()
-            raise BadUsage("There is no ssh here.", hint="Install the client of OpenSSH.") from err
+            raise
         super().__init__(cast("IO[bytes]", self._process.stdout), cast("IO[bytes]", self._process.stdin))
         try:
             with self.limited(seconds):
@@ -106,35 +105,35 @@ class RemoteChannel(Channel):
                 raise self._not_started(before)
         asked = Greeting(version=__version__, folder=self._address.folder, label=self._address.label)
         try:
-            there = unpacked(Greeting, self.receive()[1])
+            there = self.there = unpacked(Greeting, self.receive()[1])
             self.send(FrameKind.result, packed(asked))
         except (OSError, ChannelClosed) as err:
             raise self.lost(err) from err
-        if not there.oldest <= PROTOCOL <= there.newest:
-            text = f"himl {there.version} at '{self._address.host}' and himl {__version__} here cannot work together."
-            raise BadUsage(text, hint="Install the same version at both ends.")
+        host, versions, remedy = self._address.host, (there.version, __version__), how_to_update(self._address)
+        if there.newest < OLDEST or there.oldest > PROTOCOL:
+            text = f"himl {versions[0]} at '{host}' and himl {versions[1]} here cannot work together."
+            raise BadUsage(text, hint=f"Install the version of this machine there: {remedy}")
+        if versions[0] != versions[1] and (key := Path(f"{PREFIX}{host}")) not in warned:
+            warned.add(key)
+            text = "himl %s runs at '%s', and himl %s here. To install this version there: %s"
+            log.warning(text, versions[0], host, versions[1], remedy)
 
     def _not_started(self, printed: bytes) -> HimlError:
         """The error for an ssh that ended, or printed something else, before himl's greeting."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
-        code, said = self._process.poll(), self._last_line() or printed.decode("utf-8", "replace").strip()[-200:]
-        host, python = self._address.host, self._address.himl_python
-        if re.search(r"denied|verification failed|Too many auth", said) and code == 255:
-            return NotAllowed(f"ssh cannot connect to '{host}': {said}", hint=f"Try: ssh {host} true")
-        if code in (None, 255) or code < 0:  # of ssh itself
-            return ChannelClosed(f"ssh cannot connect to '{host}': {said or 'it ended'}", hint=f"Try: ssh {host} true")
-        hint = (
-            f'Name a Python there that has himl: [remote.{self._address.name.partition(":")[0]}] himl_python = "PATH"'
-        )
+        said = self._last_line() or printed.decode("utf-8", "replace").strip()[-200:]
+        host, python, code = self._address.host, self._address.himl_python, self._process.poll()
+        if (error := error_of_ssh(host, code, said)) is not None:
+            return error
+        name = self._address.table
+        hint = f'Name a Python there that has himl: [remote.{name}] himl_python = "PATH"'
+        if python == INSTALLED:
+            hint = f"Install himl there: himl init --ssh {name}"
         return BadUsage(f"himl does not start at '{host}' with '{python}': {said or f'exit code {code}'}", hint=hint)
 
     def _last_line(self) -> str:
-        if self.is_late:
-            return "it did not answer in time"
-        self._errors.seek(0)
-        lines = self._errors.read().decode("utf-8", "replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return "it did not answer in time" if self.is_late else last_line(self._errors)
 
     def lost(self, error: Exception) -> ChannelClosed:
         """The error for a channel that ended within a call."""
@@ -299,6 +298,42 @@ def answer(channel: Channel, *kinds: FrameKind, notify: Notify = ignore) -> tupl
             raise ServiceFailed(f"The other end sent an unexpected message of kind '{kind.name}'.")
 
 
+def how_to_update(address: RemoteAddress) -> str:
+    """The command that installs this version of himl at *address*."""
+    if address.himl_python == INSTALLED:
+        return f"himl init --ssh {address.table}"
+    return f"ssh {address.host} {shlex.quote(address.himl_python)} -m pip install {PACKAGE}=={__version__}"
+
+
+def started_ssh(host: str, command: str, errors: IO[bytes], *more: str) -> subprocess.Popen[bytes]:
+    """A process of ssh that runs the line *command* at *host*, with its standard error in *errors* and *more* options.
+    Raises BadUsage if there is no ssh."""
+    words = [*ssh_command(host, *more), command]
+    log.debug("Running %s", shlex.join(words))
+    try:
+        return subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=BYTES_PER_FRAME
+        )
+    except FileNotFoundError as err:
+        raise BadUsage("There is no ssh here.", hint="Install the client of OpenSSH.") from err
+
+
+def error_of_ssh(host: str, code: int | None, said: str) -> HimlError | None:
+    """The error of ssh itself, which ended with the exit code *code* after it *said* this, None if it connected."""
+    if code == 255 and re.search(r"denied|verification failed|Too many auth", said):
+        return NotAllowed(f"ssh cannot connect to '{host}': {said}", hint=f"Try: ssh {host} true")
+    if code in (None, 255) or code < 0:
+        return ChannelClosed(f"ssh cannot connect to '{host}': {said or 'it ended'}", hint=f"Try: ssh {host} true")
+    return None
+
+
+def last_line(errors: IO[bytes]) -> str:
+    """The last line of text in the file *errors*."""
+    errors.seek(0)
+    lines = errors.read().decode("utf-8", "replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
 def ssh_command(host: str, *more: str) -> list[str]:
     """The words of ssh before a command for *host*, with *more* options. Host keys are checked as the user's settings
     say."""
@@ -308,13 +343,13 @@ def ssh_command(host: str, *more: str) -> list[str]:
         "ServerAliveCountMax": ALIVE_COUNT,
         "LogLevel": "ERROR",
     }
-    folder = _socket_folder()
+    folder = socket_folder()
     if folder is not None:
         options |= {"ControlMaster": "auto", "ControlPath": f"{folder}/%C", "ControlPersist": KEEP_SECONDS}
     return ["ssh", "-T", *(f"-o{name}={value}" for name, value in options.items()), *more, "--", host]
 
 
-def _socket_folder() -> Path | None:
+def socket_folder() -> Path | None:
     """The folder of sockets, which only this user can enter. None where sockets have too short names, and on Windows,
     whose ssh has none."""
     if sys.platform == "win32":
