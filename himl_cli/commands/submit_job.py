@@ -10,7 +10,6 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from himl_cli.commands.mirror_process import start_mirror
@@ -20,7 +19,7 @@ from himl_cli.commands.session import For, Session, lazy_workspace, open_session
 from himl_cli.commands.submit_options import SubmitOptions
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, NotFound, WorkspaceNotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.files import WORKSPACE_FOLDER, is_same_place
+from himl_cli.core.files import WORKSPACE_FOLDER, is_same_place, temporary_folder
 from himl_cli.core.jobs import HERE, JobSpec, is_job_file
 from himl_cli.core.redaction import is_address, shown
 from himl_cli.core.runs import Run, RunSelection, queued_in
@@ -368,7 +367,7 @@ def _repeat(call: Submission, reference: str) -> Run | None:
     from himl_cli.services.submission.repeat_pipeline import repeat_pipeline, stored_pipeline
 
     options, pipeline = call.options, None
-    with TemporaryDirectory(prefix="himl-", ignore_cleanup_errors=True) as folder:
+    with temporary_folder() as folder:
         place = Path(os.path.realpath(folder))
         with open_session(call.workspace_opts, call.output_opts, For.runs) as session:
             workspace, notify = session.workspace, session.notify

@@ -312,6 +312,20 @@ def remove_tree(path: Path) -> None:
             shutil.rmtree(path)
 
 
+@contextmanager
+def temporary_folder(parent: Path | None = None, prefix: str = "himl-") -> Iterator[Path]:
+    """A new folder below *parent* (None: that for temporary files), until the context ends. As
+    tempfile.TemporaryDirectory, which needs a stack as deep as its folders. Raises OSError."""
+    import tempfile  # imports twenty modules
+
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # on Windows, a program may have a file open
+            remove_tree(folder)
+
+
 def _remove_below(top: str) -> None:
     """Delete the files and folders below *top*, however deep. The order of files is that of their inodes, as in `rm`,
     since a disk may take many times as long in the folder's order. Raises OSError for the first file that cannot be

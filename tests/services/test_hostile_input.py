@@ -21,7 +21,8 @@ from himl_cli.api import submit_if_needed
 from himl_cli.commands.options import ALL_RUNS, parse_count
 from himl_cli.core import redaction
 from himl_cli.core.errors import BadUsage, DiskFailed, IntegrityFailed, NotFound, ServiceFailed
-from himl_cli.core.files import as_found, expand_home
+from himl_cli.core.events import ignore
+from himl_cli.core.files import as_found, expand_home, make_folder, temporary_folder
 from himl_cli.core.mounts import mount_of
 from himl_cli.core.runs import Run, RunQuery, RunStatus
 from himl_cli.core.search import BadSearch, parse_filter
@@ -349,6 +350,29 @@ def test_patterns_and_names_of_stored_files_on_both_systems() -> None:
         assert safe_parts("outputs/../a", windows=windows) is safe_parts("a\0", windows=windows) is None
     table = "/dev/sdc / ext4 rw 0 0\nC:\\134 /mnt/c 9p rw,aname=drvfs;path=C:\\134 0 0\n"
     assert (mount_of(Path("/mnt/c/lab/.himl"), table)[0], mount_of(Path("/home/ada/.himl"), table)[0]) == ("9p", "ext4")
+
+
+@pytest.mark.large("makes and deletes thousands of folders")
+@pytest.mark.skipif(sys.platform != "linux", reason="NEEDS paths of four thousand bytes")
+def test_archive_has_files_in_a_thousand_folders(tmp_path: Path) -> None:
+    name = f"outputs/{'d/' * 1100}f"
+    with temporary_folder() as place:  # which pytest could not delete
+        near, far = RecordedRuns(place / "near"), RecordedRuns(place / "far").workspace
+        near.add("train_1_aa", files={"outputs/a.txt": "good"})
+        path = near.workspace.folder / "runs" / "train_1_aa" / "code" / name
+        make_folder(path.parent)
+        path.write_text("deep")
+        export_runs(near.workspace, [near.workspace.run("train_1_aa")], tmp_path / "runs.zip", ignore)
+        import_runs(far, tmp_path / "runs.zip")
+        assert b"".join(far.run_files("train_1_aa").read(name)) == b"deep"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="NEEDS names with control characters")
+def test_file_that_an_archive_cannot_have_is_an_error(tmp_path: Path) -> None:
+    recorded = RecordedRuns(tmp_path)
+    recorded.add("train_1_aa", files={"outputs/a\tb": "text"})
+    with pytest.raises(IntegrityFailed, match="control characters"):
+        export_runs(recorded.workspace, [recorded.workspace.run("train_1_aa")], tmp_path / "runs.zip", ignore)
 
 
 def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +20,7 @@ from himl_cli import __version__
 from himl_cli.core.documents import from_document, to_document
 from himl_cli.core.errors import BadUsage, DiskFailed, IntegrityFailed, NotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.files import is_bookkeeping, walk_files
+from himl_cli.core.files import is_bookkeeping, make_folder, temporary_folder, walk_files
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import EntryKind, StoredJob
 from himl_cli.core.json_text import read_json
@@ -57,8 +56,8 @@ def export_runs(workspace: Workspace, runs: Sequence[Run], target: Path, notify:
             raise BadUsage(f"Run '{run.id}' is still in progress.", hint=f"Wait for its end: himl runs show {run.id}")
     try:
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=target.absolute().parent, prefix=".himl-", ignore_cleanup_errors=True) as made:
-            folder = Path(made, "archive")
+        with temporary_folder(target.absolute().parent, ".himl-") as made:
+            folder = made / "archive"
             records = [_write_run(workspace, run, folder / run.id, notify) for run in every]
             files = {name: _facts(folder / name) for name in sorted(each.name for each in walk_files(str(folder)))}
             manifest = {"format": FORMAT, "himl": __version__, "runs": records, "files": files}
@@ -67,7 +66,7 @@ def export_runs(workspace: Workspace, runs: Sequence[Run], target: Path, notify:
             if target.suffix.lower() != ".zip":
                 os.rename(folder, target)
             else:
-                part = Path(made, "part.zip")
+                part = made / "part.zip"
                 with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:
                     for name in sorted(each.name for each in walk_files(str(folder))):
                         archive.write(folder / name, name)
@@ -117,8 +116,11 @@ def _without_secrets(job: StoredJob) -> StoredJob:
 
 def _fetch(store: BlobStore, folder: Path, names: set[str] | None, notify: Notify) -> None:
     blobs = [blob for page in store.list() for blob in page if names is None or blob.name in names]
-    if failed := download(store, DownloadRequest(folder), notify, blobs=blobs).failed:
+    result = download(store, DownloadRequest(folder), notify, blobs=blobs)
+    if failed := result.failed:
         raise IntegrityFailed(f"Cannot read '{failed[0].name}': {failed[0].message}", hint=failed[0].hint)
+    if refused := result.refused:
+        raise IntegrityFailed(f"Cannot write '{refused[0].name}' to the archive: {refused[0].reason}.")
 
 
 def _facts(path: Path) -> dict[str, Any]:
@@ -130,7 +132,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     path.write_text(json.dumps(content, indent=1, default=str), encoding="utf-8")
 
 
@@ -225,8 +227,7 @@ def _opened(source: Path) -> Iterator[Path]:
         return
     if not source.is_file():
         raise NotFound(f"There is no file or folder '{source}'.")
-    with TemporaryDirectory(prefix="himl-", ignore_cleanup_errors=True) as made:
-        folder = Path(made)
+    with temporary_folder() as folder:
         try:
             with zipfile.ZipFile(source) as archive:
                 infos = {info.filename: info for info in archive.infolist()}
@@ -236,7 +237,7 @@ def _opened(source: Path) -> Iterator[Path]:
                 (folder / MANIFEST).write_bytes(archive.read(manifest))
                 for name, facts in _listed(folder, source).items():
                     if (info := infos.get(name)) is not None and info.file_size == facts["size"]:
-                        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                        make_folder((folder / name).parent)
                         with archive.open(info) as stream, (folder / name).open("xb") as copy:
                             shutil.copyfileobj(stream, copy)
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, UnicodeError) as err:

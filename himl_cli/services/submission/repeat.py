@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from himl_cli.core.editables import with_editables
 from himl_cli.core.errors import BadUsage, ServiceFailed
 from himl_cli.core.events import Notice, Notify
+from himl_cli.core.files import make_folder
 from himl_cli.core.installed import NOT_LISTED, RunEnvironment, environment_of
 from himl_cli.core.jobs import HERE, EntryKind, JobOptions, JobSpec, Snapshot, StoredJob
 from himl_cli.core.records import dataclass
@@ -134,14 +135,14 @@ def copy_code(store: BlobStore, names: Container[str] | None, folder: Path, run:
     snapshot = Snapshot(folder, [blob.name for blob in blobs], sum(blob.size for blob in blobs))
     if isinstance(store, LocalStore):
         for name in snapshot.files:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            make_folder((folder / name).parent)
             try:
                 copy = shutil.copy2(store.path_of(name) or "", folder / name)
             except FileNotFoundError:  # the run has just ended, and its code moves to the store
                 copy = shutil.copy2(store.path_of(name) or "", folder / name)
             os.chmod(copy, os.stat(copy).st_mode | 0o200)  # stored files are read-only
-    elif failed := download(store, DownloadRequest(folder), notify, blobs=blobs).failed:
-        raise ServiceFailed(f"Cannot read the code of run '{run.id}': {failed[0].message}", hint=failed[0].hint)
+    elif problem := download(store, DownloadRequest(folder), notify, blobs=blobs).problem():
+        raise ServiceFailed(f"Cannot read the code of run '{run.id}': {problem}", hint=problem.hint)
     return snapshot
 
 

@@ -18,7 +18,7 @@ from typing import TypeAlias, cast
 
 from himl_cli.core.blobs import MOST_CHECKED, BlobInfo, FetchRequest
 from himl_cli.core.errors import BlobChanged, DiskFailed, HimlError, NotFound
-from himl_cli.core.files import PART_SUFFIX, is_board_file, is_event_file, walk_files
+from himl_cli.core.files import PART_SUFFIX, is_board_file, is_event_file, make_folder, walk_files
 from himl_cli.core.records import dataclass
 from himl_cli.core.runs import Run, RunStatus, later_starts
 from himl_cli.services.transfer.local_files import OPEN_FLAGS, UnsafeName, disk_error, folded, safe_relative, write_all
@@ -410,7 +410,7 @@ class GrowingCopy:
             return 0
         try:
             if self._descriptor is None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(self.path.parent)
                 self._descriptor = os.open(self._written, OPEN_FLAGS, 0o666)
             os.lseek(self._descriptor, offset + known, os.SEEK_SET)
             write_all(self._descriptor, new)
@@ -515,7 +515,7 @@ class ShownFolder:
         plain = self.root.joinpath(run, *name.split("/"))
         names = (plain, *(plain.with_name(f"{plain.name}.himl{number}") for number in range(2, 1000)))
         link = next((each for each in names if not os.path.lexists(each)), plain)
-        link.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(link.parent)
         for make in (os.link,) if is_of_projector(name) else (os.symlink, os.link):
             with suppress(OSError, NotImplementedError):
                 make(path, link)

@@ -21,7 +21,7 @@ OPEN_FLAGS = (
     os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 )
 LONGEST = 255  # bytes of a part of a name
-DEEPEST_FOLDER = 500  # nested folders. Azure allows 254, Python creates about 900.
+DEEPEST_FOLDER = 2000  # nested folders. Azure allows 254, and Linux 2,047 in a path.
 # Names that need further checks on Windows only.
 PLAIN = re.compile(r"(?:[\w-][\w.=+-]{0,254}/)*[\w-][\w.=+-]{0,254}", re.ASCII)
 DRIVE = re.compile(r"[A-Za-z]:")

@@ -17,7 +17,7 @@ from typing import Any
 from himl_cli.core.blobs import BlobInfo, FileFailure, Refused, TransferResult
 from himl_cli.core.errors import BadUsage, HimlError, NotAllowed, NotFound
 from himl_cli.core.events import Notify, Planned
-from himl_cli.core.files import STATE_NAME, Globs
+from himl_cli.core.files import STATE_NAME, Globs, make_folder
 from himl_cli.core.records import dataclass
 from himl_cli.services.transfer.digests import md5_of
 from himl_cli.services.transfer.local_files import UnsafeName, disk_error, folded, safe_relative
@@ -275,7 +275,7 @@ class TargetFolder:
         """Create the parent folder of *path*, which comes from `find()`. Raises OSError."""
         folder = os.path.dirname(path)
         if not self._there.get(folder):
-            os.makedirs(folder, exist_ok=True)
+            make_folder(Path(folder))
             self._there.clear()  # its parents exist now
             self._there[folder] = True
 

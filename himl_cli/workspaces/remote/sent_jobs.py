@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from himl_cli.core.errors import BadUsage, IntegrityFailed
 from himl_cli.core.events import Event, Notice
-from himl_cli.core.files import make_folder
+from himl_cli.core.files import make_folder, temporary_folder
 from himl_cli.core.jobs import JobSpec
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.local.code_store import CodeStore
@@ -44,7 +43,7 @@ def submit_sent(channel: Channel, workspace: LocalWorkspace, spec: JobSpec, file
     workspace.prepare(notify)
     store = CodeStore(workspace.folder)
     try:
-        with tempfile.TemporaryDirectory(prefix="sent-", dir=workspace.folder) as folder:
+        with temporary_folder(workspace.folder, "sent-") as folder:
             code, brought = Path(folder, "code"), Path(folder, "brought")
             code.mkdir()
             places = {file: _place(brought if file.is_brought else code, file.name) for file in files}
