@@ -394,7 +394,7 @@ class PictureSlide:
     backend = "pillow"
 
     def __init__(self, path: Path, *, mask: MaskRule | None = None) -> None:
-        self.mask_rule = mask
+        self.mask_rule, self._path = mask, path
         with library_errors("it is not an image of a known format"):
             self._image = _opened(path)
         width, height = self._image.size
@@ -415,6 +415,9 @@ class PictureSlide:
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         with library_errors("it is damaged"):
+            if self._is_wide_png():
+                yield from self._of_wide_png(background)
+                return
             self._image.load()
             turn = TURNS.get(self._orientation)
             image = self._image if turn is None else self._image.transpose(turn)
@@ -422,11 +425,8 @@ class PictureSlide:
             if self.mask_rule is not None and (image.mode == "F" or self._image.format in JPEGS):
                 is_jpeg = self._image.format in JPEGS
                 self.mask_rule = self.mask_rule.of_file(np.asarray(image), is_jpeg=is_jpeg)
-            elif self.mask_rule is None and self._span is None and _is_wide(image):
-                highest = 1.0 if image.mode == "F" else 65535.0
-                own = own_range(np.asarray(image), highest)
-                self.remarks = [*self.remarks, *([range_remark(*own)] if own is not None else [])]
-                self._span = own or (0.0, highest)
+            elif self.mask_rule is None and _is_wide(image):
+                self._find_span(np.asarray(image), 1.0 if image.mode == "F" else 65535.0)
             rows = max(1, STRIP_PIXELS // width)
             for top in range(0, height, rows):
                 part = image.crop((0, top, width, min(height, top + rows)))
@@ -435,10 +435,43 @@ class PictureSlide:
     def close(self) -> None:
         self._image.close()
 
+    def _find_span(self, values: NDArray[np.generic], highest: float) -> None:
+        """Choose the values of black and white, once."""
+        if self._span is None:
+            own = own_range(values, highest)
+            self.remarks = [*self.remarks, *([range_remark(*own)] if own is not None else [])]
+            self._span = own or (0.0, highest)
+
+    def _is_wide_png(self) -> bool:
+        """Whether it has several samples of 16 bits, of which Pillow reads 8."""
+        with self._path.open("rb") as file:
+            header = file.read(26)
+        return header.startswith(b"\x89PNG") and header[24] == 16 and header[25] in (2, 4, 6) and self._orientation == 1
+
+    def _of_wide_png(self, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
+        from imagecodecs import png_decode
+
+        samples: NDArray[np.uint16] = png_decode(self._path.read_bytes())
+        alpha = -1 if samples.shape[2] in (2, 4) else None
+        colours = samples[..., :3] if samples.shape[2] > 2 else samples[..., :1]
+        if self.mask_rule is None:
+            self._find_span(colours, 65535.0)
+        rows = max(1, STRIP_PIXELS // samples.shape[1])
+        for top in range(0, len(samples), rows):
+            part = samples[top : top + rows]
+            if self.mask_rule is not None:
+                yield self.mask_rule.rgb(part, alpha)
+                continue
+            shown = eight_bits(colours[top : top + rows], *(self._span or (0.0, 65535.0)))
+            rgb = np.ascontiguousarray(np.broadcast_to(shown, (*shown.shape[:2], 3)))
+            yield rgb if alpha is None else laid_over(rgb, eight_bits(part[..., alpha], 0, 65535), background)
+
     def _rgb(self, part: Image.Image, background: Colour | None) -> NDArray[np.uint8]:
         if self.mask_rule is not None and part.mode not in ("CMYK", "YCbCr"):
             samples = np.atleast_3d(np.asarray(part))  # numbers of colours in a palette
             has_alpha = samples.shape[2] in (2, 4)
+            if not has_alpha and part.has_transparency_data:  # one value, or colours of a palette
+                samples, has_alpha = np.dstack([samples, part.convert("RGBA").getchannel("A")]), True
             return self.mask_rule.rgb(samples, -1 if has_alpha else None)
         if self._span is not None:
             return grey_to_rgb(eight_bits(np.asarray(part), *self._span))

@@ -302,6 +302,34 @@ def test_reduced_colours_without_jpeg_are_refused(tmp_path: Path) -> None:
         open_slide(path, Backend.auto)
 
 
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_a_png_of_16_bits_is_shown_like_the_tiff_of_its_samples(tmp_path: Path, channels: int) -> None:
+    """Its values are small, and Pillow reads only the upper 8 bits of each."""
+    samples = slides.with_alpha(slide_picture(0)).astype(np.uint16)[..., 4 - channels :] * 7
+    samples[..., -1] *= 36 if channels != 3 else 1
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(samples))
+    photometric = "minisblack" if channels == 2 else "rgb"
+    more: dict[str, Any] = {} if channels == 3 else {"extrasamples": ["unassalpha"]}
+    write_tiff(tmp_path / "a.tiff", samples, photometric=photometric, planarconfig="contig", compression=None, tile=None, **more)
+    for background in (BLUE, None):
+        assert np.array_equal(read_slide(tmp_path / "a.png", background), read_slide(tmp_path / "a.tiff", background))
+    assert np.array_equal(read_slide(tmp_path / "a.png", as_labels=True), read_slide(tmp_path / "a.tiff", as_labels=True))
+    with closing(open_slide(tmp_path / "a.png", Backend.auto)) as slide:
+        list(slide.strips(0, None))
+        assert [remark.partition(" (")[0] for remark in slide.remarks] == ["its own range of values is shown"]
+
+
+def test_transparent_colours_of_a_mask_are_background(tmp_path: Path) -> None:
+    labels = slides.mask_picture(0)
+    for mode, name in (("P", "palette"), ("L", "grey")):
+        image = Image.fromarray(labels)
+        if mode == "P":
+            image.putpalette([255, 255, 255, 200, 0, 0, 0, 0, 200, 9, 9, 9, 8, 8, 8, 7, 7, 7])
+        image.save(tmp_path / f"{name}.png", transparency=3)
+        expected = np.where(labels == 3, 0, labels)
+        assert (read_slide(tmp_path / f"{name}.png", None, as_labels=True)[..., 0] == expected).all()
+
+
 @pytest.mark.parametrize(("kind", "ending"), [("jpeg-pyramid", ".ndpi"), ("png", ".jpg"), ("svs", ".jpg")])
 def test_the_content_counts_and_closing_frees_the_file(tmp_path: Path, kind: str, ending: str) -> None:
     path = write_kind(kind, tmp_path).rename(tmp_path / (slides.not_utf8_name(ending) if sys.platform == "linux" else f"slide{ending}"))
