@@ -12,10 +12,9 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import field
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.records import dataclass
@@ -87,22 +86,21 @@ NUMERIC_TESTS: Mapping[str, Callable[[float, float], bool]] = {
 Clause = tuple[str, str, bool]  # entity, key, and whether it ascends
 
 
-@dataclass(frozen=True)
-class Searchable:
-    """The fields of a run or a logged model that filters can use."""
+class Searchable(NamedTuple):
+    """The fields of a run or a logged model that filters can use. A tuple, since a list may have ten thousand runs."""
 
-    attributes: Mapping[str, object] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, object] = MappingProxyType({})
+    metrics: Mapping[str, float] = MappingProxyType({})
+    params: Mapping[str, str] = MappingProxyType({})
+    tags: Mapping[str, str] = MappingProxyType({})
     datasets: Sequence[Mapping[str, object]] = ()
 
     def values(self, entity: str, key: str) -> list[object]:
         """The values of the key: none, one, or one per dataset."""
-        holders: Sequence[Mapping[str, object]] = (self.params, self.metrics, self.tags)
-        if entity != ANY:
-            holders = self.datasets if entity == "datasets" else [getattr(self, entity)]
-        found = [value for holder in holders if (value := holder.get(key)) is not None]
+        holders: Sequence[Mapping[str, object]] = self.datasets
+        if entity != "datasets":
+            holders = (self.params, self.metrics, self.tags) if entity == ANY else (getattr(self, entity),)
+        found = [holder[key] for holder in holders if holder.get(key) is not None]
         return found[:1] if entity == ANY else found
 
 
@@ -135,9 +133,10 @@ class Comparison:
 
 def as_number(value: object) -> float | None:
     """*value*, or the number in a text, as the comparison with a number takes it. None for other values."""
-    with suppress(ValueError):
-        return float(value) if isinstance(value, (int, float, str)) else None
-    return None
+    try:  # a list may have ten thousand runs
+        return float(value) if isinstance(value, (float, int, str)) else None
+    except ValueError:
+        return None
 
 
 def parse_filter(text: str, attributes: frozenset[str] = RUN_ATTRIBUTES, *, is_short: bool = False) -> list[Comparison]:

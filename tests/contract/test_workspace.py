@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
+from himl_cli.core.jobs import Entry, EntryKind, JobSpec, Snapshot, StoredJob
 from himl_cli.core.logged import given_of
 from himl_cli.core.runs import RunQuery, RunSelection, RunStatus, job_tag, own_tags
 from himl_cli.services.run_diff import diff_runs, run_before
@@ -25,9 +27,11 @@ from himl_cli.services.runs.find import ListRequest, list_runs
 from himl_cli.services.runs.logs import read_log, since_start
 from himl_cli.services.runs.lookup import find_runs
 from himl_cli.workspaces.base import FolderWorkspace, ManagedWorkspace, Workspace
+from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.resolve import JoinedWorkspace, open_runs
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.azure import opened
+from tests.support.running import Himl, Outcome
 from tests.support.runs import RecordedRuns
 from tests.support.slurm import Slurm
 from tests.support.spreading import STARTS_SLURM, STARTS_SSH
@@ -116,6 +120,20 @@ def workspace(request: pytest.FixtureRequest, project: Path) -> Iterator[Workspa
     seed: Seed = request.param
     with seed(request, project) as opened_workspace:
         yield opened_workspace
+
+
+@pytest.fixture
+def ask(request: pytest.FixtureRequest, workspace: Workspace, himl: Himl, project: Path) -> Callable[..., Outcome]:
+    """Calls a command with the options by which users name the workspace."""
+    seed = request.node.callspec.params["workspace"]
+    if seed in (azure, joined):
+        request.getfixturevalue("azure_environment").write_config(project)
+    options = ["--config_file", "config.json"] if seed is azure else ["-w", "ssh:box"] if seed is remote else []
+
+    def call(*words: str) -> Outcome:
+        return himl(*words, *options, cwd=project / "near" if seed is joined else project)
+
+    return call
 
 
 def ids(workspace: Workspace, query: RunQuery) -> list[str]:
@@ -408,3 +426,68 @@ def test_a_run_that_goes_on_is_not_deleted(project: Path) -> None:
             runs.workspace.delete("busy_1_aa")
         assert runs.workspace.run("busy_1_aa").status is RunStatus.running
     assert runs.workspace.run("busy_1_aa").status is RunStatus.failed
+
+
+def test_commands_list_runs_by_what_they_logged(workspace: Workspace, ask: Callable[..., Outcome]) -> None:
+    first, second, third = "train_1_aa", "train_2_bb", "other_3_cc"
+    options = ("runs", "list", "--metrics", "l*", "--params", "--sort", "loss", "--goal", "minimize", "--size")
+    head, *rows = csv.reader(ask(*options, "--format", "csv").stdout.splitlines())
+    assert [name for name in head if name in ("lr", "loss", "size")] == ["size", "lr", "loss"]
+    found = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+    assert [*found] == [first, third, second]
+    assert [(found[run]["lr"], found[run]["loss"], found[run]["tags"]) for run in (first, second)] == [("0.1", "0.5", "team=blue"), ("", "", "team=red")]
+    assert [row.split("\t") for row in ask(*options, "--format", "tsv").stdout.splitlines()] == [head, *rows]
+    form = {run["id"]: run for run in ask(*options, "--json").json()}
+    assert (form[first]["metrics"], form[first]["parameters"]["lr"], form[second]["metrics"]) == ({"loss": 0.5}, "0.1", {})
+    assert {run: str(form[run]["size"]) for run in found} == {run: found[run]["size"] for run in found}
+    for goal, value in {"minimize": 0.5, "maximize": 1.0}.items():
+        best = ask("runs", "list", "--best", "--metrics", "loss", "--goal", goal, "--json").json()
+        assert {run["id"]: run["metrics"] for run in best}[first] == {"loss": value}
+    for words, expected in (
+        (["--where", "loss < 1 and team = blue"], [first]),
+        (["--where", "attributes.experiment = other or lr = 1"], None),
+        (["--since", workspace.run(third).created.isoformat()], [third]),
+        (["--sort=-started", "-n", "2"], [third, second]),
+    ):
+        outcome = ask("runs", "list", "-q", *words)
+        assert (outcome.code, outcome.stdout.split()) == ((0, expected) if expected else (2, [])), outcome.stderr
+
+
+def test_commands_compare_export_and_repeat_runs(workspace: Workspace, ask: Callable[..., Outcome], himl: Himl, tmp_path: Path) -> None:
+    first, second = "train_1_aa", "train_2_bb"
+    assert ask("runs", "show", "train_2", "-q").stdout == f"{second}\n"
+    found = ask("runs", "diff", first, second, "--json").json()
+    assert (found["parameters"], found["tags"]["team"], found["metrics"]["loss"]) == ({"lr": ["0.1", None]}, ["blue", "red"], [0.5, None])
+    for since, text in (("2026-02-01", "hello"), ("2099-01-01", "")):
+        assert ask("runs", "logs", first, "--since", since).stdout == text
+    assert "does not know when the lines" in ask("runs", "logs", first, "--since", (workspace.run(first).created + timedelta(hours=1)).isoformat()).stderr
+    assert ask("runs", "export", first, "--to", str(tmp_path / "run.zip")).code == 0
+    assert himl.ok("runs", "import", tmp_path / "run.zip", "-w", tmp_path / "other" / ".himl", "-q").stdout.split() == [first, "child_b", "child_a"]
+    for words, code, problem in (
+        (["runs", "code", first], 3, f"Run '{first}' has no copy of its code."),
+        (["submit", "--from", first], 2, f"Run '{first}' cannot be repeated: "),
+    ):
+        refused = ask(*words)
+        assert (refused.code, problem in refused.stderr) == (code, True), refused.stderr
+
+
+def test_code_is_given_back_and_counted(request: pytest.FixtureRequest, workspace: Workspace, ask: Callable[..., Outcome], project: Path) -> None:
+    seed = request.node.callspec.params["workspace"]
+    if seed in (azure, joined):  # tests/commands/test_submit_azure.py has registered code
+        garbage = ask("gc")
+        assert (garbage.code, "There is no local workspace here." in garbage.stderr) == ((3, True) if seed is azure else (0, False))
+        return
+    home = project if seed is not remote else request.getfixturevalue("box").home
+    code, run = project / "own", replace(workspace.run("train_1_aa"), id="kept_4_dd", experiment="kept")
+    code.mkdir()
+    (code / "train.py").write_text("print('kept', 1)\n")
+    spec = JobSpec("kept", Entry(EntryKind.script, "train.py"), Snapshot(code, ["train.py"], 17))
+    with closing(LocalWorkspace(home / ".himl")) as there:
+        there.adopt(run, StoredJob(spec), code, None)
+    assert ask("runs", "code", "kept_4_dd", "-q").stdout == "train.py\n"
+    assert ask("runs", "code", "kept_4_dd", "-o", str(project / "saved")).code == 0
+    assert (project / "saved" / "train.py").read_text() == "print('kept', 1)\n"
+    again = ask("submit", "--from", "kept_4_dd", "--wait", "--follow")
+    assert (again.code, again.stdout) == (0, "kept 1\n"), again.stderr
+    garbage = ask("gc", "--json")
+    assert garbage.code == (2 if seed is remote else 0), garbage.stderr

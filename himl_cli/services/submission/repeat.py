@@ -111,7 +111,7 @@ def read_repeat(
     found = workspace.stored_job(run.id)
     code = None if found is None else workspace.code_files(run.id)
     if found is None or code is None:
-        raise BadUsage(f"Run '{run.id}' cannot be repeated: {_reason(run, found)}.", hint=_other_way(run))
+        raise BadUsage(f"Run '{run.id}' cannot be repeated: {_reason(workspace, run, found)}.", hint=_other_way(run))
     store, names = code
     snapshot = copy_code(store, names, folder, run, notify)
     stored = found.spec
@@ -146,10 +146,12 @@ def copy_code(store: BlobStore, names: Container[str] | None, folder: Path, run:
     return snapshot
 
 
-def _reason(run: Run, found: StoredJob | None) -> str:
+def _reason(workspace: Workspace, run: Run, found: StoredJob | None) -> str:
     if found is not None:
         return "it has no copy of its code"
-    return "himl reads no pipelines of Azure ML" if run.tags.get(MANY) else "himl did not start it as a job"
+    if run.tags.get(MANY):
+        return f"it is a pipeline in {workspace.home_of(run.id).label}, and himl repeats those of this machine only"
+    return "himl did not start it as a job"
 
 
 def _other_way(run: Run) -> str:
