@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from colorsys import hsv_to_rgb
 from contextlib import ExitStack, closing, suppress
+from functools import partial
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
@@ -130,7 +131,7 @@ def _by_cucim(path: Path, is_tiff: bool) -> Slide:
     if is_tiff:
         with closing(TiffSlide(path)) as known:
             if known.is_common:
-                slide = CuSlide(path)
+                slide = CuSlide(path, partial(_check_level, path))
                 if [*slide.levels] == [*known.levels]:
                     slide.remarks = known.remarks
                     return slide
@@ -138,6 +139,11 @@ def _by_cucim(path: Path, is_tiff: bool) -> Slide:
     other = open_slide(path, Backend.auto)
     other.remarks = [*other.remarks, "cuCIM does not read it"]
     return other
+
+
+def _check_level(path: Path, level: int) -> None:
+    with closing(TiffSlide(path)) as slide:
+        slide.check(level)
 
 
 def check_shape(mask: Size, slide: Size) -> None:

@@ -326,16 +326,17 @@ class VendorSlide:
 
 
 class CuSlide:
-    """A Slide that cuCIM reads. Raises SlideUnreadable if cuCIM rejects it."""
+    """A Slide that cuCIM reads. *check* raises SlideUnreadable for damage of a level, which cuCIM does not report.
+    Raises SlideUnreadable if cuCIM rejects it."""
 
     backend = "cucim"
     mask_rule: MaskRule | None = None
     remarks: Sequence[str] = ()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, check: Callable[[int], None]) -> None:
         from cucim import CuImage
 
-        self._path = path
+        self._path, self._check = path, check
         with library_errors("cuCIM cannot open it", path):
             self._image = CuImage(str(path))
             found = self._image.resolutions
@@ -343,7 +344,8 @@ class CuSlide:
             self._downsamples = [float(value) for value in found["level_downsamples"]]
 
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
-        return _strips(self.levels[level], TILE_ROWS, lambda box: self._rgb(level, box, background))
+        self._check(level)
+        yield from _strips(self.levels[level], TILE_ROWS, lambda box: self._rgb(level, box, background))
 
     def close(self) -> None:
         self._image.close()

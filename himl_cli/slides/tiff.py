@@ -132,6 +132,10 @@ class TiffSlide:
             for page in self._pages
         )
 
+    def check(self, level: int) -> None:
+        """Raise SlideUnreadable for damage of a tile of the level that some libraries do not report."""
+        Level(self._pages[level], level).check()
+
     def strips(self, level: int, background: Colour | None) -> Iterator[NDArray[np.uint8]]:
         with library_errors(f"level {level} is damaged"):
             page = self._pages[level]
@@ -464,7 +468,22 @@ class Level:
         return stored.reshape(shape).astype(dtype, copy=False)
 
     def _decoded(self, index: int) -> NDArray[np.generic]:
-        """Decode a segment. Raises SlideUnreadable for holes, JPEG data without an end, and data larger than its
+        """Decode a segment. Raises SlideUnreadable for damage."""
+        page, data = self._page, self._stored(index)
+        with library_errors(f"{self._segment(index)} cannot be decoded ({_name(page.compression)})"):
+            made = page.decode(data, index, **self._tables)[0]
+            assert made is not None
+            return made[0]
+
+    def check(self) -> None:
+        """Raise SlideUnreadable for a segment that `_decoded` would refuse, or that has no header of its format."""
+        for index in range(self.across * self.down * self._planes):
+            data = self._stored(index)
+            if int(self._page.compression) in JPEG | JPEG_2000 and stored_size(data) is None:
+                raise SlideUnreadable(f"{self._segment(index)} is damaged: its image has no header")
+
+    def _stored(self, index: int) -> bytes:
+        """Bytes of a segment. Raises SlideUnreadable for zeros, JPEG data without an end, and data larger than its
         area."""
         page, compression = self._page, int(self._page.compression)
         data = self._read(page.dataoffsets[index], page.databytecounts[index], index)
@@ -479,10 +498,7 @@ class Level:
                 damage = f"it has {size[0]} x {size[1]} pixels in an area of {self._columns} x {self._rows}"
             if damage:
                 raise SlideUnreadable(f"{self._segment(index)} is damaged: {damage}")
-        with library_errors(f"{self._segment(index)} cannot be decoded ({_name(page.compression)})"):
-            made = page.decode(data, index, **self._tables)[0]
-            assert made is not None
-            return made[0]
+        return data
 
 
 def _joined(strips: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:

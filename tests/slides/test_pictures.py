@@ -241,8 +241,15 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from himl_cli.slides.slide_records import Backend
-from tests.support.slides import KINDS, open_slide, read_slide
+from himl_cli.slides.slide_records import SlideUnreadable
+from tests.support.slides import BROKEN, KINDS, open_slide, read_slide
 found = {}
+for kind in BROKEN:
+    try:
+        read_slide(Path(f"{kind}{BROKEN[kind][0]}"), backend=Backend.cucim)
+        found[kind] = ""
+    except SlideUnreadable as err:
+        found[kind] = str(err)
 for kind in KINDS:
     path = Path(f"{kind}{KINDS[kind].suffix}")
     slide = open_slide(path, Backend.cucim)
@@ -263,11 +270,14 @@ def test_cucim_gives_the_pixels_of_the_other_readers(tmp_path: Path) -> None:
     """It reads in another process, which ends if cuCIM gets a file for which it fails."""
     for kind in KINDS:
         write_kind(kind, tmp_path)
+    for kind in slides.BROKEN:
+        write_broken(kind, tmp_path)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parents[2], cucim.fetched())))}
     command = [sys.executable, "-c", CUCIM_PIXELS]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert ran.returncode == 0, ran.stderr[-500:]
-    found = json.loads(ran.stdout)
+    found = json.loads(ran.stdout)  # and nothing else, such as warnings of a decoder
+    assert {kind for kind in slides.BROKEN if not found.pop(kind)} <= {"unreadable"}
     assert {kind for kind in KINDS if found[kind][0] == "cucim"} == {*COMMON}
     for kind, (backend, remarks, differences) in found.items():
         assert max(differences) <= (kind == "aperio-jpeg2000"), kind
