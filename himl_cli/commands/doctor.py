@@ -93,14 +93,19 @@ def doctor(
 
 
 def _check_there(host: str, output_opts: OutputOptions) -> None:
+    from himl_cli.core.engines import SLURM
+    from himl_cli.core.settings import section_settings
     from himl_cli.render.setup_views import print_checks
     from himl_cli.services.doctor import verdict
+    from himl_cli.services.submission.engine_options import login_host
     from himl_cli.workspaces.remote.address import PREFIX, remote_address
     from himl_cli.workspaces.remote.checks import remote_checks
 
-    address = remote_address(f"{PREFIX}{host.removeprefix(PREFIX)}", Path.cwd())
+    here = Path.cwd()
+    address = remote_address(f"{PREFIX}{host.removeprefix(PREFIX)}", here)
     assert address is not None
-    problem = verdict(print_checks(output_opts.output(), remote_checks(address)))
+    needs_slurm = address.table in [login_host(name, here) for name in section_settings(here, SLURM)]
+    problem = verdict(print_checks(output_opts.output(), remote_checks(address, needs_slurm=needs_slurm)))
     if problem is not None:
         raise problem
 
@@ -134,7 +139,7 @@ def _engine_checks(names: tuple[str | None, str | None], slurm: str | None) -> I
     """The checks of all engines, or with the NAME of `--slurm` those of Slurm with a job."""
     from himl_cli.core.engines import engines
     from himl_cli.core.workspaces import Check
-    from himl_cli.services.submission.engine_options import SECTION, slurm_spec
+    from himl_cli.services.submission.engine_options import SECTION, login_host, slurm_spec
     from himl_cli.workspaces.resolve import engine_checks
 
     here = Path.cwd()
@@ -142,12 +147,17 @@ def _engine_checks(names: tuple[str | None, str | None], slurm: str | None) -> I
         for name in engines():
             yield from engine_checks(name, *names, None, start=here)
         return
+    name = slurm.removeprefix(f"{SECTION}:")
     try:
-        spec = slurm_spec(slurm.removeprefix(f"{SECTION}:"), here)
+        spec, host = slurm_spec(name, here), login_host(name, here)
     except HimlError as err:
         yield Check.failed(SECTION, str(err), err.hint)
-    else:
-        yield from engine_checks(SECTION, *names, spec, start=here)
+        return
+    if host:
+        text = f"Jobs for slurm:{name} go through '{host}', which himl cannot check from here with a job."
+        yield Check.note(SECTION, text, f"Check the connection: himl doctor --ssh {host}")
+        return
+    yield from engine_checks(SECTION, *names, spec, start=here)
 
 
 def _settings(here: Path) -> list[str]:

@@ -122,6 +122,7 @@ def with_csh(far: SshServer, himl: Himl, project: Path) -> None:
     with served(far, csh):
         (far.home / ".cshrc").write_text("echo Welcome\nset noclobber\n")
         assert submit(himl)[0] == 0
+        assert himl("doctor", "--ssh", "box").code == 0
         (project / "himl.toml").write_text("")
         unknown = himl("init", "--ssh", "box", "--python", "no-python")
         assert (unknown.code, "There is no Python 'no-python' at 'box'" in unknown.stderr) == (2, True), unknown.stderr

@@ -74,13 +74,16 @@ def test_slurm_behind_a_login_node(box: SshServer, himl: Himl, project: Path, cl
         assert (sent.code, "yes too None" in sent.stdout) == (0, True), sent.stderr
         assert "himl runs show -w ssh:box" in sent.stderr + sent.stdout
         asleep = himl("submit", "sleep.py", "--cluster", "slurm:lab", "-q").stdout.strip()
-        until(lambda: himl("runs", "logs", asleep, *there).stdout == "asleep\n", "it runs")
+        until(lambda: himl("runs", "logs", asleep).stdout == "asleep\n", "it runs")
         assert himl("runs", "list", "-q", "--status", "Running", *there).stdout.split() == [asleep]
         assert cluster("squeue", "-h", "-o", "%j %P") == f"{asleep} short"
-        assert himl("runs", "cancel", asleep, *there).code == 0
+        assert himl("runs", "cancel", asleep).code == 0  # by its pointer
         until(lambda: himl("runs", "show", asleep, "--json", *there).json()["status"] == "Canceled", "it ends")
         dry = himl("submit", "show.py", "--cluster", "slurm:lab", "--dry_run")
         assert (dry.code, "--dry_run cannot be used on another machine" in dry.stderr) == (2, True), dry.stderr
+        checked = himl("doctor", "--slurm", "lab", "--json").json()[-1]
+        assert (checked["name"], checked["remedy"]) == ("slurm", "Check the connection: himl doctor --ssh box")
+        assert himl("doctor", "--ssh", "box").code == 0
         alone = himl("submit", "show.py", "--cluster", "slurm:short")
         assert (alone.code, "[slurm.NAME] host =" in alone.stderr) == (3, True), alone.stderr
     finally:
@@ -183,9 +186,39 @@ def test_doctor_checks_another_machine(box: SshServer, himl: Himl, project: Path
     assert re.search(r"took [\d.]+ s, a second one [\d.]+ s", found["ssh"][1])
     state, text = checked(1, python="no-python")["remote python"]
     assert (state, "There is no 'no-python' there" in text, "python in [remote.box]" in text) == ("failed", True, True)
+    (project / "himl.toml").write_text(f'[remote.box]\nhiml_python = "{sys.executable}"\n[slurm.gpu]\nhost = "box"\n')
+    without_slurm = himl("doctor", "--ssh", "box")
+    assert (without_slurm.code, "There is no 'sbatch' there" in without_slurm.stdout) == (1, True), without_slurm.stdout
     (project / "himl.toml").write_text("")
     without = himl("doctor", "--ssh", "box", "--json")
     assert without.code == 1
     assert without.json()[-1]["remedy"] == "Install himl there: himl init --ssh box"
     away = himl("doctor", "--ssh", "nowhere.invalid")
     assert (away.code, "ssh nowhere.invalid true" in away.stdout) == (1, True), away.stdout
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "[]", "{", '{"is_installed": 3}', '{"said": "x", "facts": {"tags": 1}}', '{"facts": {"tags": [], "markers": {}, "python": ["-x", 1]}}']
+)
+def test_a_hostile_python_is_an_error(answer: str, box: SshServer, himl: Himl, project: Path) -> None:
+    found = f"himl-python\t{box.home}/python\t3.11.0\t"
+    (box.home / "python").write_text(f"#!/bin/sh\necho '{found}'\necho 'himl-setup: {answer}'\n")
+    (box.home / "python").chmod(0o755)
+    (project / "himl.toml").write_text("")
+    made = himl("init", "--ssh", "box", "--python", "~/python")
+    assert (made.code, "sent an invalid answer" in made.stderr) == (5, True), made.stderr
+    assert (project / "himl.toml").read_text() == ""
+
+
+def test_a_python_that_cannot_run_himl_is_named(box: SshServer, himl: Himl, project: Path) -> None:
+    (project / "himl.toml").write_text("")
+    (box.home / "old").write_text(f"#!/bin/sh\nprintf 'himl-python\\t%s\\t3.8.1\\tis older than 3.10\\n' '{box.home}/old'; exit 1\n")
+    without_venv = "import sys; sys.modules['ensurepip'] = None; code = sys.argv[3]; del sys.argv[1:4]; exec(code, {})"
+    (box.home / "bare").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{without_venv}" "$@"\n')
+    for name, reason, remedy in (
+        ("old", "(3.8.1) is older than 3.10", "Install one there, or name it"),
+        ("bare", "has no venv", "sudo apt install python3-venv"),
+    ):
+        (box.home / name).chmod(0o755)
+        made = himl("init", "--ssh", "box", "--python", f"~/{name}")
+        assert (made.code, reason in made.stderr, remedy in made.stderr) == (2, True, True), made.stderr

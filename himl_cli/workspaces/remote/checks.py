@@ -18,8 +18,8 @@ SSH, HIML, PYTHON, DISK = "ssh", "remote himl", "remote python", "remote disk"
 LEAST_FREE = 1 << 30  # bytes that a run and its files may soon need
 
 
-def remote_checks(address: RemoteAddress) -> Iterator[Check]:
-    """Check a new connection, and the machine at *address*."""
+def remote_checks(address: RemoteAddress, *, needs_slurm: bool) -> Iterator[Check]:
+    """Check a new connection, and the machine at *address*, which must have sbatch if it *needs_slurm*."""
     if socket_folder() is not None:
         with suppress(OSError):  # other commands keep their connection, and the next one is new
             program, *words = ssh_command(address.host)
@@ -49,24 +49,24 @@ def remote_checks(address: RemoteAddress) -> Iterator[Check]:
     else:
         text = f"himl {there} runs there, and himl {__version__} here."
         yield Check.note(HIML, text, f"Install this version there: {how_to_update(address)}")
-    programs = [
-        *([address.python] if address.python and not address.run_with else []),
-        *(["bash"] * bool(address.setup)),
-    ]
+    has_own = bool(address.python) and not address.run_with
+    wanted = {address.python: has_own, "bash": bool(address.setup), "sbatch": needs_slurm}
+    programs = [name for name, is_needed in wanted.items() if is_needed]
     try:
         facts = set_up(address, address.himl_python, "", [], programs)
     except HimlError as err:
         yield Check.failed(PYTHON, str(err), err.hint)
         return
     table = f"[remote.{address.table}]"
-    for name in facts["lacking"]:
-        remedy = "Install bash there, or omit 'setup'." if name == "bash" else f"Name another one: python in {table}"
+    for name in facts.lacking:
+        remedies = {"bash": "Install bash there, or omit 'setup'.", "sbatch": "Name a login node as 'host' of Slurm."}
+        remedy = remedies.get(name, f"Name another one: python in {table}")
         yield Check.failed(PYTHON, f"There is no '{name}' there.", remedy)
-    if not facts["lacking"]:
+    if not facts.lacking:
         jobs = f"'{address.python}'" if address.python else "the same"
-        yield Check.passed(PYTHON, f"himl runs with Python {facts['python']}, and jobs with {jobs}.")
-    free = f"The home folder there has {facts['free'] / 1e9:,.1f} GB free."
-    if facts["free"] < LEAST_FREE:
+        yield Check.passed(PYTHON, f"himl runs with Python {facts.python}, and jobs with {jobs}.")
+    free = f"The home folder there has {facts.free / 1e9:,.1f} GB free."
+    if facts.free < LEAST_FREE:
         yield Check.note(DISK, free, f"Free some space, or name another folder: folder in {table}")
     else:
         yield Check.passed(DISK, free)

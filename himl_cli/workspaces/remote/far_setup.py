@@ -7,6 +7,7 @@ Without files, the program changes nothing, and looks for the `programs`.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -46,6 +47,8 @@ def set_up(asked: dict[str, Any], place: Path) -> dict[str, Any]:
         lacking = [name for name in asked["programs"] if shutil.which(name) is None]
         return {"is_installed": is_installed, "free": free, "python": version, "lacking": lacking}
     place.parent.mkdir(parents=True, exist_ok=True)
+    lock = place.with_suffix(".lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # until the end of this process, since an earlier one may still run pip
     with tempfile.TemporaryDirectory(dir=place.parent, prefix="wheels-") as folder:
         wheels = [Path(folder, os.path.basename(name)) for name, _ in asked["files"]]
         for path, (_, size) in zip(wheels, asked["files"], strict=True):
@@ -53,6 +56,8 @@ def set_up(asked: dict[str, Any], place: Path) -> dict[str, Any]:
                 while size and (piece := sys.stdin.buffer.read(min(size, 1 << 20))):
                     target.write(piece)
                     size -= len(piece)
+            if size:
+                raise OSError("the connection ended before all files had arrived")
         if not _runs(python, "import pip, venv"):
             import venv
 

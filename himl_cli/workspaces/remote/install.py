@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import requires
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import IO, Any, cast
+from typing import IO, cast
 
+import msgspec
 from packaging.requirements import Requirement
 
 from himl_cli.core.errors import BadUsage, DiskFailed, ServiceFailed
@@ -40,7 +41,7 @@ try:
 except ImportError:
     lacks = "has no venv"
 lacks = lacks if sys.version_info >= (3, 10) else "is older than 3.10"
-print(f"himl-python {name} {version} {lacks}")
+print("himl-python", name, version, lacks, sep="\t")
 sys.exit(bool(lacks))
 ' "$found" 2>/dev/null && exit 0
 done
@@ -51,6 +52,9 @@ USUAL = """python3 python3.14 python3.13 python3.12 python3.11 python3.10 python
 "$HOME"/.local/bin/python3 "$HOME"/.local/share/uv/python/*/bin/python3 /usr/local/bin/python3"""
 
 
+FULL = "No space|quota"  # in the messages of pip
+
+
 @dataclass(frozen=True)
 class Installed:
     """himl on another machine: whether this call installed it, and the version and path of the Python that it uses."""
@@ -58,6 +62,30 @@ class Installed:
     is_new: bool
     version: str
     python: str
+
+
+@dataclass(frozen=True)
+class FarFacts:
+    """What `pip download` needs for another machine: the tags of its platform, the variables of its markers, and the
+    version of its Python."""
+
+    tags: Sequence[str]
+    markers: Mapping[str, str]
+    python: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer of `far_setup`: whether himl is installed, or what pip *said* and the *facts* of the machine, or an
+    *error*. Without files, also the free bytes of the home folder, the version of Python, and the lacking programs."""
+
+    is_installed: bool = False
+    said: str = ""
+    facts: FarFacts | None = None
+    error: str = ""
+    free: int = 0
+    python: str = ""
+    lacking: Sequence[str] = ()
 
 
 def install(address: RemoteAddress, python: str | None, notify: Notify) -> Installed:
@@ -73,17 +101,17 @@ def install(address: RemoteAddress, python: str | None, notify: Notify) -> Insta
     with TemporaryDirectory(prefix="himl-") as folder:
         wheel = packed_wheel(Path(folder))
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if set_up(address, path, digest, [])["is_installed"]:
+        if set_up(address, path, digest, []).is_installed:
             return Installed(False, version, path)
         notify(Notice(f"Installing himl at '{address.host}' with Python {version} ({path})."))
         answer = set_up(address, path, digest, [wheel])
-        if "said" in answer and not re.search(r"No space|quota", answer["said"]):
-            notify(Notice(f"pip at '{address.host}' says: {answer['said']} himl brings the packages from here."))
-            wheels = _downloaded(wheel, answer["facts"], Path(folder, "wheels"), address.host)
+        if answer.facts is not None and not re.search(FULL, answer.said):
+            notify(Notice(f"pip at '{address.host}' says: {answer.said} himl brings the packages from here."))
+            wheels = _downloaded(answer.facts, Path(folder, "wheels"), address.host)
             answer = set_up(address, path, digest, [wheel, *wheels])
-        if "said" in answer:
-            kind = DiskFailed if re.search(r"No space|quota", answer["said"]) else ServiceFailed
-            raise kind(f"pip cannot install himl at '{address.host}': {answer['said']}", hint="Run the command again.")
+        if not answer.is_installed:
+            kind = DiskFailed if re.search(FULL, answer.said) else ServiceFailed
+            raise kind(f"pip cannot install himl at '{address.host}': {answer.said}", hint="Run the command again.")
     return Installed(True, version, path)
 
 
@@ -93,7 +121,7 @@ def find_python_there(address: RemoteAddress, python: str | None) -> tuple[str, 
     script = FIND.replace("PYTHONS", " ".join(USUAL.split()) if python is None else _word(python))
     with _process(address, "exec /bin/sh -s") as process:
         said = process.communicate(script.encode())[0].decode(errors="replace")
-    found = re.findall(r"^himl-python (\S.*) (\S+) (.*)$", said, re.MULTILINE)
+    found = re.findall(r"^himl-python\t(.+)\t(\S+)\t(.*)$", said, re.MULTILINE)
     if found and not found[-1][2]:
         return found[-1][0], found[-1][1]
     host, again = address.host, f"himl init --ssh {shlex.quote(address.name)} --python PATH"
@@ -113,7 +141,7 @@ def _word(path: str) -> str:
 
 def set_up(
     address: RemoteAddress, python: str, digest: str, files: Sequence[Path], programs: Sequence[str] = ()
-) -> Mapping[str, Any]:
+) -> Answer:
     """The answer of `far_setup` there. Raises DiskFailed, ServiceFailed and the errors of ssh."""
     program = Path(far_setup.__file__).read_bytes()
     code = "import sys; exec(sys.stdin.buffer.read(int(sys.argv[1])).decode())"
@@ -131,10 +159,13 @@ def set_up(
     if not lines:
         text = f"'{python}' at '{address.host}' ended with exit code {process.returncode}"
         raise ServiceFailed(f"{text} while it installed himl.", hint="Run the command again.")
-    answer: Mapping[str, Any] = json.loads(lines[-1].removeprefix(far_setup.MARK))
-    if "error" in answer:
+    try:
+        answer = msgspec.json.decode(lines[-1].removeprefix(far_setup.MARK), type=Answer)
+    except msgspec.MsgspecError as err:
+        raise ServiceFailed(f"'{python}' at '{address.host}' sent an invalid answer: {err}.") from err
+    if answer.error:
         hint = f"Make the home folder there writable, with about 400 MB: ssh {address.host}"
-        raise DiskFailed(f"Cannot install himl at '{address.host}': {answer['error']}.", hint=hint)
+        raise DiskFailed(f"Cannot install himl at '{address.host}': {answer.error}.", hint=hint)
     return answer
 
 
@@ -150,18 +181,18 @@ def _process(address: RemoteAddress, command: str) -> Iterator[subprocess.Popen[
             raise error
 
 
-def _downloaded(wheel: Path, facts: Mapping[str, Any], folder: Path, host: str) -> Sequence[Path]:
-    """The wheels of the packages that *wheel* needs on a machine with these `far_setup.FACTS`. Raises ServiceFailed."""
-    major, minor = facts["python"]
+def _downloaded(facts: FarFacts, folder: Path, host: str) -> Sequence[Path]:
+    """The wheels of the packages that himl needs on a machine with these *facts*. Raises ServiceFailed."""
+    major, minor = facts.python
     # pip reads the markers of this machine, so that some packages would be missing
     needed = [Requirement(line) for line in requires(PACKAGE) or ()]
-    wanted = [each for each in needed if each.marker is None or each.marker.evaluate({"extra": "", **facts["markers"]})]
+    wanted = [each for each in needed if each.marker is None or each.marker.evaluate({"extra": "", **facts.markers})]
     for each in wanted:
         each.marker = None
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--quiet"]
     command += ["--only-binary=:all:", f"--python-version={major}.{minor}", f"--dest={folder}", "--implementation=cp"]
     command += [f"--abi={abi}" for abi in (f"cp{major}{minor}", "abi3", "none")]
-    command += [f"--platform={tag}" for tag in [*facts["tags"], "any"]]
+    command += [f"--platform={tag}" for tag in [*facts.tags, "any"]]
     done = subprocess.run([*command, *map(str, wanted)], capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
