@@ -380,6 +380,9 @@ def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Pat
     near, good = RecordedRuns(tmp_path / "near"), tmp_path / "good"
     near.add("train_1_aa", files={"outputs/a.txt": "good"})
     export_runs(near.workspace, [near.workspace.run("train_1_aa")], good, lambda _: None)
+    for name in ("runs.tar.gz", "runs.TGZ", "runs.7z"):
+        with pytest.raises(BadUsage, match="himl writes a "):
+            export_runs(near.workspace, [near.workspace.run("train_1_aa")], tmp_path / name, lambda _: None)
     manifest = json.loads((good / "himl-runs.json").read_text())
     file = "train_1_aa/files/outputs/a.txt"
     facts, (record,) = manifest["files"][file], manifest["runs"]
@@ -406,6 +409,16 @@ def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Pat
         with pytest.raises((BadUsage, IntegrityFailed)):
             import_runs(far, archive)
         assert [*far.runs(RunQuery())] == [], name
+    # Both records are sound, but two names of parameters are the same one in a database
+    second = {**record, "run": {**record["run"], "id": "train_2_bb"}, "parameters": {"\udc80": "1", "\\udc80": "2"}}
+    with ZipFile(tmp_path / "second.zip", "w") as made:
+        made.writestr("himl-runs.json", json.dumps({**manifest, "runs": [record, second]}))
+        made.writestr(file, "good")
+    far = RecordedRuns(tmp_path / "second").workspace
+    with pytest.raises(BadUsage, match="udc80"):
+        import_runs(far, tmp_path / "second.zip")
+    assert [*far.runs(RunQuery())] == [], "no run of an archive that cannot be imported as a whole"
+    assert [run.id for run in import_runs(far, good)] == ["train_1_aa"]
     (good / file).unlink()
     (good / file).symlink_to(tmp_path / "near" / ".himl" / "runs" / "train_1_aa" / "code" / "outputs" / "a.txt")
     (tmp_path / "text.zip").write_text("text")

@@ -6,10 +6,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,7 @@ from urllib.parse import quote
 
 from himl_cli import __version__
 from himl_cli.core.documents import from_document, to_document
-from himl_cli.core.errors import BadUsage, DiskFailed, IntegrityFailed, NotFound
+from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, IntegrityFailed, NotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.files import is_bookkeeping, make_folder, temporary_folder, walk_files
 from himl_cli.core.installed import RunEnvironment
@@ -37,6 +38,7 @@ from himl_cli.workspaces.base import BlobStore, FolderWorkspace, Workspace
 MANIFEST, CRATE, FORMAT = "himl-runs.json", "ro-crate-metadata.json", 1
 IMPORTED = "himl.imported_from"  # the tag of an imported run with the workspace that it comes from
 LARGEST_MANIFEST = 1 << 28  # bytes
+OTHER_ARCHIVES = (".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _STATES = {RunStatus.completed: "Completed", RunStatus.failed: "Failed", RunStatus.canceled: "Failed"}
 
 
@@ -48,6 +50,9 @@ def export_runs(workspace: Workspace, runs: Sequence[Run], target: Path, notify:
     """
     if os.path.lexists(target):
         raise BadUsage(f"'{target}' exists already.", hint="Name a new file or folder with --to.")
+    if target.suffix.lower() in OTHER_ARCHIVES:
+        hint = f"For example: --to {shlex.quote(str(target.with_name(target.name.partition('.')[0] + '.zip')))}"
+        raise BadUsage(f"himl writes a .zip or a folder, and not '{target}'.", hint=hint)
     every = [each for run in runs for each in _with_descendants(workspace, run)]
     every = [*{run.id: run for run in every}.values()]
     for run in every:
@@ -193,17 +198,25 @@ def import_runs(workspace: FolderWorkspace, source: Path) -> list[Run]:
             raise BadUsage(f"Run '{there[0]}' exists already in {workspace.label}.", hint=hint)
         if not all(_is_safe(run.id) and "/" not in run.id and run.status.is_final for run in runs):
             raise _invalid(source, "a run has an invalid id or no end")
-        for run, job, environment, entries, given in zip(runs, jobs, environments, logged, parameters, strict=True):
-            places = [folder / each / "code" for each in (run.id, run.parent or run.id)]
-            code = next(filter(Path.is_dir, places), None)
-            origin = {IMPORTED: run.workspace} if run.workspace else {}
-            workspace.adopt(replace(run, tags={**run.tags, **origin}, url="", folder=""), job, code, environment)
-            workspace.log_parameters(run.id, given)
-            for entry in entries:
-                workspace.log(run.id, [entry])
-            below = folder / run.id / "files"
-            names = [each.name for each in walk_files(str(below))] if below.is_dir() else []
-            store_files(workspace.run_files(run.id), {name: below / name for name in names})
+        imported: list[Run] = []
+        try:
+            for run, job, environment, entries, given in zip(runs, jobs, environments, logged, parameters, strict=True):
+                places = [folder / each / "code" for each in (run.id, run.parent or run.id)]
+                code = next(filter(Path.is_dir, places), None)
+                origin = {IMPORTED: run.workspace} if run.workspace else {}
+                own = replace(run, tags={**run.tags, **origin}, url="", folder="")
+                imported.append(workspace.adopt(own, job, code, environment))
+                workspace.log_parameters(run.id, given)
+                for entry in entries:
+                    workspace.log(run.id, [entry])
+                below = folder / run.id / "files"
+                names = [each.name for each in walk_files(str(below))] if below.is_dir() else []
+                store_files(workspace.run_files(run.id), {name: below / name for name in names})
+        except BaseException:  # a run without all its files would look complete
+            for run in reversed(imported):
+                with suppress(HimlError):
+                    workspace.delete(run.id)
+            raise
     return runs
 
 
