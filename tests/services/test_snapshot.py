@@ -294,7 +294,10 @@ def test_innereye_settings_are_known_by_content(project: Path) -> None:
     secrets = {"InnerEye/settings.yml": innereye, "other.yaml": innereye.replace("\n", "\r\n"), **{f"q{number}.yml": text for number, text in enumerate(keys)}}
     harmless = {f"plain{number}.yml": text.replace("variables", "values") for number, text in enumerate(keys)}
     harmless |= {"config.yml": "tenant_id: x", "harmless.yml": "variables:\n  cluster: gpu\n  primary_key: id\n  cache_key: a\n"}
-    harmless["azure-pipelines.yml"] = "trigger: main\nvariables:\n  resource_group: x\n"
+    references = "$(PASSWORD)", "${{ secrets.PASSWORD }}", "'${PASSWORD}'", "", '""', "# none"
+    harmless["azure-pipelines.yml"] = "trigger: main\nvariables:\n  resource_group: x\n" + "".join(
+        f"  {number}_password: {value}\n  tenant_id: {value}\n" for number, value in enumerate(references)
+    )
     write_files(project, {**secrets, **harmless})
     assert sent(project) == {*harmless}
 

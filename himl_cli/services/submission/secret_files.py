@@ -205,7 +205,8 @@ _PACKAGES = re.compile(
     r"(?:requirements|constraints).*\.(?:txt|in)|(?:environment|conda).*\.ya?ml|pyproject\.toml|pipfile"
     r"|(?:uv|poetry|pipfile)\.lock"
 )
-_KEY = r"(?mi)(?:^[ \t]+|[{,][ \t]*)[\"']?(%s)[\"']?[ \t]*:"
+# With a value that is not empty, a comment, or a reference such as $(PASSWORD)
+_KEY = r"(?mi)(?:^[ \t]+|[{,][ \t]*)[\"']?(%s)[\"']?[ \t]*:(?![ \t]*[\"']{0,2}[ \t]*(?:\$[({]|[#,}]|\r?$))"
 _INNEREYE = r"(?m)^[\"']?variables[\"']?[ \t]*:"
 _INNEREYE_SECRET = _KEY % r"\w*(?:application|principal|account|storage|access|client|api)_key|\w*(?:password|secret)"
 _INNEREYE_PLACE = _KEY % "tenant_id|subscription_id|application_id|resource_group|workspace_name"
