@@ -12,7 +12,7 @@ from tests.support.ssh import SshServer
 MOST = 6.6  # the power of ten of the largest number of bytes
 CUTTING = '''#!{python}
 """Passes on the bytes of ssh. Takes the next line of the plan: after so many bytes to (>) or from (<) the other end, ssh is killed."""
-import os, subprocess, sys, threading
+import os, signal, subprocess, sys, threading
 ssh, folder = {ssh!r}, {folder!r}
 way, left = "", 0
 if any("himl_cli.remote" in word for word in sys.argv):
@@ -28,6 +28,7 @@ if any("himl_cli.remote" in word for word in sys.argv):
 if not way and not os.path.exists(folder + "/count"):
     os.execv(ssh, [ssh, *sys.argv[1:]])
 child = subprocess.Popen([ssh, *sys.argv[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+signal.signal(signal.SIGTERM, lambda *_: child.terminate())
 def copy(source, target, is_way):
     global left
     passed = 0
@@ -45,14 +46,13 @@ def copy(source, target, is_way):
             child.kill()
             break
     os.close(target)
-    return passed
-def send():
-    passed = copy(0, child.stdin.fileno(), way == ">")
-    with open(folder + "/sent", "a") as log:
+    with open(folder + ("/received" if target == 1 else "/sent"), "a") as log:
         log.write(str(passed) + chr(10))
-threading.Thread(target=send, daemon=True).start()
+sender = threading.Thread(target=copy, args=(0, child.stdin.fileno(), way == ">"), daemon=True)
+sender.start()
 copy(child.stdout.fileno(), 1, way == "<")
 code = child.wait()
+sender.join(2)
 os._exit(code if code >= 0 else 255)
 '''
 
@@ -88,6 +88,10 @@ class CutSsh:
     def sent(self) -> list[int]:
         """The bytes that went to the other end, for each connection that has ended."""
         return [int(line) for line in (self._folder / "sent").read_text().split()]
+
+    def received(self) -> list[int]:
+        """The bytes that came from the other end, likewise."""
+        return [int(line) for line in (self._folder / "received").read_text().split()]
 
 
 def drawn_cuts(dice: random.Random, number: int) -> list[tuple[str, int]]:

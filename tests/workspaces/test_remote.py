@@ -402,6 +402,21 @@ def test_following_goes_on_after_lost_connections(box: SshServer, cut: CutSsh, h
     assert cut.cuts > 1
 
 
+def test_tensorboard_gets_new_bytes_only(box: SshServer, cut: CutSsh, himl: Himl, project: Path) -> None:
+    name = "outputs/logs/events.out.tfevents.1.host.1.0"
+    files: dict[str, str | bytes] = {name: random.Random(1).randbytes(2_000_000)}
+    RecordedRuns(box.home).add("train_1_aa", files=files)
+    folder = Path(himl.ok("tb", "train_1_aa", "--sync_only", "-q", *THERE).stdout.strip())
+    first = sum(cut.received())
+    (stored,) = (box.home / ".himl" / "runs" / "train_1_aa").rglob("events.*")
+    with stored.open("ab") as events:
+        events.write(b"x" * 5000)
+    himl.ok("tb", "train_1_aa", "--sync_only", "-q", *THERE)
+    assert (first > 2_000_000, sum(cut.received()) - first < 200_000) == (True, True)
+    (copy,) = folder.rglob("events.*")
+    assert copy.read_bytes() == stored.read_bytes()
+
+
 WAITS = """
 import os, time
 from pathlib import Path
