@@ -133,8 +133,8 @@ def _install_there(host: str, python: str | None, output_opts: OutputOptions) ->
         if setting is None:
             before = path.read_text(encoding="utf-8") if path.exists() else ""
             write_atomic(path, f"{before.rstrip()}\n\n{settings_text(name)}".lstrip())
-        file = path if setting is None else setting.file
-        print_set_up(output, SetUp([PreparedFile(file, is_new=setting is None, keys=[f"{SECTION}.{name}"])]), here)
+        file = PreparedFile(path if setting is None else setting.file, setting is None, [f"{SECTION}.{name}"])
+        print_set_up(output, SetUp([file]), here, f"himl doctor --ssh {name}")
 
 
 @workspace_app.callback()

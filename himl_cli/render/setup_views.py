@@ -56,8 +56,8 @@ def check_lines(check: Check) -> Iterator[str]:
     yield from (head.rstrip(), *(" " * indent + line for line in lines))
 
 
-def print_set_up(output: Output, done: SetUp, folder: Path) -> None:
-    """Print the files of the setup, or only paths when quiet. The next step goes to stderr."""
+def print_set_up(output: Output, done: SetUp, folder: Path, following: str = "himl doctor") -> None:
+    """Print the files of the setup, or only paths when quiet. The *following* command goes to stderr."""
     output.result(
         done,
         human=lambda: "\n".join(_set_up_lines(done, folder)),
@@ -67,7 +67,7 @@ def print_set_up(output: Output, done: SetUp, folder: Path) -> None:
         output.notice(
             "himl.private.toml contains credentials. Keep it out of version control. himl excludes it from jobs."
         )
-    output.notice("Next: himl doctor")
+    output.notice(f"Next: {following}")
 
 
 def _set_up_lines(done: SetUp, folder: Path) -> Iterator[str]:

@@ -222,3 +222,11 @@ def test_a_python_that_cannot_run_himl_is_named(box: SshServer, himl: Himl, proj
         (box.home / name).chmod(0o755)
         made = himl("init", "--ssh", "box", "--python", f"~/{name}")
         assert (made.code, reason in made.stderr, remedy in made.stderr) == (2, True, True), made.stderr
+
+
+def test_a_job_for_a_machine_that_is_not_there_is_not_noted(himl: Himl, project: Path, box: SshServer) -> None:
+    """No try follows the first one, since nothing was sent."""
+    write_files(project, {"show.py": SHOW})
+    sent = himl("submit", "show.py", "--cluster", "ssh:nowhere.invalid")
+    assert (sent.code, "ssh cannot connect" in sent.stderr, "may have started" in sent.stderr) == (5, True, False)
+    assert [*(project / ".himl").rglob("pointers/*")] == []

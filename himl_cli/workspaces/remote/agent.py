@@ -122,7 +122,10 @@ class _Agent:
         elif not call.store and call.method in OF_WORKSPACE:
             self._ask_workspace(call.method, _arguments(call, of_store=False))
         else:
-            raise BadUsage(f"himl {__version__} has no call '{call.method}'.", hint="Install the same version here.")
+            raise BadUsage(
+                f"himl {__version__} has no call '{call.method}'.",
+                hint="Install the same version at both ends: himl init --ssh HOST",
+            )
 
     def _ask_workspace(self, method: str, arguments: dict[str, Any]) -> None:
         if method == "results":

@@ -56,6 +56,10 @@ LONGEST_BANNER = 1 << 20  # bytes that a shell may print before himl starts
 LONGEST_SOCKET = 40  # bytes of a folder's path, below which ssh makes a socket with a longer temporary name
 
 
+class NotConnected(ChannelClosed):
+    """ssh could not connect, so that nothing was sent."""
+
+
 class RemoteChannel(Channel):
     """A channel to one process of himl on another machine, and the ssh process that carries it."""
 
@@ -323,7 +327,7 @@ def error_of_ssh(host: str, code: int | None, said: str) -> HimlError | None:
     if code == 255 and re.search(r"denied|verification failed|Too many auth", said):
         return NotAllowed(f"ssh cannot connect to '{host}': {said}", hint=f"Try: ssh {host} true")
     if code in (None, 255) or code < 0:
-        return ChannelClosed(f"ssh cannot connect to '{host}': {said or 'it ended'}", hint=f"Try: ssh {host} true")
+        return NotConnected(f"ssh cannot connect to '{host}': {said or 'it ended'}", hint=f"Try: ssh {host} true")
     return None
 
 

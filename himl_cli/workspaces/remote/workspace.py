@@ -37,7 +37,7 @@ from himl_cli.workspaces.remote.channel import (
     types_of_call,
     unpacked,
 )
-from himl_cli.workspaces.remote.connection import RemoteChannel, SshConnection, answer, sent_files
+from himl_cli.workspaces.remote.connection import NotConnected, RemoteChannel, SshConnection, answer, sent_files
 from himl_cli.workspaces.remote.pointers import Pointers
 
 OF_FETCH = (FrameKind.data, FrameKind.end, FrameKind.failed, FrameKind.result)
@@ -211,6 +211,9 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
             try:
                 return self.connection.submit(spec, files, notify)
             except ChannelClosed as err:
+                if isinstance(err, NotConnected) and not is_again:  # nothing was sent
+                    self.forget(spec.run_id)
+                    raise
                 pause = next(pauses, None)
                 if pause is None:
                     err.hint = f"{err.hint} The job may have started: himl runs show {spec.run_id}".strip()
