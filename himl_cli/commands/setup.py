@@ -88,16 +88,26 @@ def init(
     print_set_up(output_opts.output(), done, folder)
 
 
+def _settings_to_extend(here: Path, section: str) -> tuple[Path, str]:
+    """The project's himl.toml, or a new one in *here*, and its text. Raises BadUsage if the project has its settings in
+    pyproject.toml, which a new file would override."""
+    from himl_cli.core.settings import PYPROJECT, SETTINGS_FILE, find_settings
+
+    found = next((each for each in find_settings(here) if each.path.name in (SETTINGS_FILE, PYPROJECT)), None)
+    if found is not None and found.path.name == PYPROJECT:
+        hint = f"Add to that file: [tool.himl.{section}]"
+        raise BadUsage(f"'{found.path}' has settings, and a new '{SETTINGS_FILE}' would override it.", hint=hint)
+    return (found.path, found.text) if found is not None else (here / SETTINGS_FILE, "")
+
+
 def _write_partitions(output_opts: OutputOptions) -> None:
     from himl_cli.core.files import write_atomic
-    from himl_cli.core.settings import SETTINGS_FILE
     from himl_cli.core.workspaces import PreparedFile, SetUp
     from himl_cli.render.setup_views import print_set_up
     from himl_cli.services.submission.engine_options import SECTION, settings_text
     from himl_cli.workspaces.resolve import engine_places
 
-    path, found = Path.cwd() / SETTINGS_FILE, engine_places(SECTION)
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    (path, before), found = _settings_to_extend(Path.cwd(), f"{SECTION}.NAME"), engine_places(SECTION)
     if f"[{SECTION}." in before:
         raise BadUsage(f"'{path}' already has Slurm settings.", hint="Edit the file. To list partitions, run sinfo.")
     write_atomic(path, f"{before.rstrip()}\n\n{settings_text(found)}".lstrip())
@@ -107,7 +117,7 @@ def _write_partitions(output_opts: OutputOptions) -> None:
 
 def _install_there(host: str, python: str | None, output_opts: OutputOptions) -> None:
     from himl_cli.core.files import write_atomic
-    from himl_cli.core.settings import PYPROJECT, SETTINGS_FILE, find_settings, section_settings
+    from himl_cli.core.settings import section_settings
     from himl_cli.core.workspaces import PreparedFile, SetUp
     from himl_cli.render.setup_views import print_set_up
     from himl_cli.workspaces.remote.address import PREFIX, SECTION, remote_address, settings_text
@@ -115,15 +125,11 @@ def _install_there(host: str, python: str | None, output_opts: OutputOptions) ->
     from himl_cli.workspaces.remote.install import install
 
     here = Path.cwd()
-    path, name = here / SETTINGS_FILE, host.removeprefix(PREFIX)
-    address = remote_address(f"{PREFIX}{name}", here)
+    address = remote_address(f"{PREFIX}{host.removeprefix(PREFIX)}", here)
     assert address is not None
     name = address.table
     setting = section_settings(here, SECTION).get(name)
-    project = next((each.path for each in find_settings(here) if each.path.name == PYPROJECT), None)
-    if setting is None and project is not None and not path.exists():
-        hint = f"Add to that file: [tool.himl.{SECTION}.{name}]"
-        raise BadUsage(f"'{project}' has settings, and a new '{SETTINGS_FILE}' would override it.", hint=hint)
+    path, before = (setting.file, "") if setting is not None else _settings_to_extend(here, f"{SECTION}.{name}")
     with output_session(output_opts) as (output, notify):
         done = install(address, python, notify)
         with closing(RemoteChannel(address)):
@@ -131,9 +137,8 @@ def _install_there(host: str, python: str | None, output_opts: OutputOptions) ->
         state = "Installed himl" if done.is_new else "himl is up to date"
         notify(Notice(f"{state} at '{address.host}', with Python {done.version}."))
         if setting is None:
-            before = path.read_text(encoding="utf-8") if path.exists() else ""
             write_atomic(path, f"{before.rstrip()}\n\n{settings_text(name)}".lstrip())
-        file = PreparedFile(path if setting is None else setting.file, setting is None, [f"{SECTION}.{name}"])
+        file = PreparedFile(path, setting is None, [f"{SECTION}.{name}"])
         print_set_up(output, SetUp([file]), here, f"himl doctor --ssh {name}")
 
 

@@ -761,8 +761,9 @@ def test_doctor_and_init_know_slurm(himl: Himl, project: Path, slurm: Slurm, sen
     assert re.search(r"slurm-wlm \d+\.\d+", done.stdout), done.stdout
     assert f"can access '{project / '.himl'}' and this Python" in done.stdout, done.stdout
     assert "Slurm refused the job" in himl("doctor", "--slurm", "none").stdout
-    assert himl("init", "--slurm").code == 0
-    assert "[slurm.gpu]" in (project / "himl.toml").read_text()
+    write_files(project, {"himl.toml": '[submit]\nexperiment = "digits"\n', "below/empty": ""})
+    assert himl("init", "--slurm", cwd=project / "below").code == 0  # adds to the project's settings
+    assert (project / "himl.toml").read_text().startswith('[submit]\nexperiment = "digits"\n\n[slurm.gpu]')
     assert himl("submit", "hello.py", "--cluster", "slurm:short", "--wait", "-q").code == 0
 
 

@@ -120,7 +120,9 @@ def test_init_installs_the_himl_that_runs_here(box: SshServer, himl: Himl, proje
     try:
         missing = himl("runs", "list", "-w", "ssh:box")
         assert (missing.code, "Install himl there: himl init --ssh box" in missing.stderr) == (2, True), missing.stderr
-        made = himl("init", "--ssh", "box", env={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(packages)})
+        (project / "below").mkdir()
+        words, env = ("init", "--ssh", "box"), {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(packages)}
+        made = himl(*words, env=env, cwd=project / "below")  # the settings are the project's
         assert (made.code, "himl brings the packages from here" in made.stderr) == (0, True), made.stderr
         settings = (project / "himl.toml").read_text()
         assert settings.startswith('[submit]\nexperiment = "digits"\n\n[remote.box]')
@@ -195,6 +197,14 @@ def test_doctor_checks_another_machine(box: SshServer, himl: Himl, project: Path
     assert without.json()[-1]["remedy"] == "Install himl there: himl init --ssh box"
     away = himl("doctor", "--ssh", "nowhere.invalid")
     assert (away.code, "ssh nowhere.invalid true" in away.stdout) == (1, True), away.stdout
+
+
+def test_init_does_not_hide_the_settings_of_the_project(box: SshServer, himl: Himl, project: Path) -> None:
+    (project / "himl.toml").unlink()
+    (project / "pyproject.toml").write_text('[tool.himl.submit]\nexperiment = "digits"\n')
+    made = himl("init", "--ssh", "box")
+    assert (made.code, "Add to that file: [tool.himl.remote.box]" in made.stderr) == (2, True), made.stderr
+    assert not (project / "himl.toml").exists()
 
 
 @pytest.mark.parametrize(
