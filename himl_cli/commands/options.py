@@ -398,6 +398,8 @@ class ListOptions(Bundle):
     def validate(self) -> None:
         if self.best and not (self.metrics or self.sort or self.where):
             raise BadUsage("--best needs metrics.", hint="Add --metrics GLOB or --sort METRIC.")
+        if self.goal and not (self.metrics or self.sort or self.where):
+            raise BadUsage("--goal needs metrics.", hint="Add --metrics GLOB or --sort METRIC.")
 
     def request(self) -> ListRequest:
         from himl_cli.services.runs.find import ListRequest

@@ -271,7 +271,7 @@ def code(
         (run,) = _find(session, RunSelection(runs=runs or ()))
         store = code_of(session.workspace, run)
         if output_dir is None:
-            files = list_files(store, Filters())
+            files = list_files(store, Filters(), run=run.id)
             return session.output.table(files, FILE_COLUMNS, quiet=lambda file: str(file["name"]), empty="No files.")
         saved = save_code(store, output_dir)
     text = f"Saved {saved} file{'s' * (saved != 1)} of the code of run '{run.id}' in '{output_dir}'."

@@ -334,7 +334,7 @@ def _resume(call: Submission, reference: str) -> Run:
     for name, source in call.sources.items():
         if source == TYPED and REQUEST_FIELDS.get(name, name) not in taken:
             raise BadUsage(
-                f"--{name} cannot be used with --resume, which keeps the options of the run.",
+                f"--{'from' if name == 'from_run' else name} cannot be used with --resume, which keeps the options of the run.",
                 hint="Omit it. Only --max_concurrent, --max_failures and --env_var can change.",
             )
     if request.max_concurrent is not None and request.max_concurrent < 1:

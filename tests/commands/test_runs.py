@@ -385,6 +385,14 @@ def test_cells_for_programs_are_exact(himl: Himl, empty: RecordedRuns) -> None:
     assert himl.ok(*options, "tsv").stdout.splitlines()[1].split("\t")[-1] == 'note=a,"b" c d e [31m'
 
 
+def test_options_that_would_have_no_effect_are_errors(himl: Himl, recorded: RecordedRuns) -> None:
+    for name in ("--goal minimize", "--best"):
+        refused = himl("runs", "list", *name.split())
+        assert (refused.code, f"error: {name.split()[0]} needs metrics." in refused.stderr) == (2, True)
+    refused = himl("submit", "--resume", "latest", "--from", "latest")
+    assert refused.stderr.startswith("error: --from cannot be used with --resume")
+
+
 def test_filters_that_are_not_what_they_seem(himl: Himl, empty: RecordedRuns) -> None:
     empty.add("train_0", display_name="first", tags={"team": "a or b"})
     empty.add("train_1", experiment="other", status=RunStatus.failed)
