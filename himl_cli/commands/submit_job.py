@@ -333,8 +333,9 @@ def _resume(call: Submission, reference: str) -> Run:
     )
     for name, source in call.sources.items():
         if source == TYPED and REQUEST_FIELDS.get(name, name) not in taken:
+            shown = "from" if name == "from_run" else name
             raise BadUsage(
-                f"--{'from' if name == 'from_run' else name} cannot be used with --resume, which keeps the options of the run.",
+                f"--{shown} cannot be used with --resume, which keeps the options of the run.",
                 hint="Omit it. Only --max_concurrent, --max_failures and --env_var can change.",
             )
     if request.max_concurrent is not None and request.max_concurrent < 1:
