@@ -27,6 +27,7 @@ from himl_cli.slides.readers import (
     GENERIC_TIFF,
     HALF,
     HAMAMATSU,
+    MIRAX,
     CuSlide,
     MaskRule,
     PictureSlide,
@@ -53,7 +54,7 @@ from himl_cli.slides.slide_records import (
 )
 from himl_cli.slides.threads import Pool, read_ahead
 from himl_cli.slides.tiff import TiffSlide
-from himl_cli.slides.whole import check_dicom, check_tiff
+from himl_cli.slides.whole import check_dicom, check_mirax, check_tiff
 
 # Module of a backend, and the packages that contain it.
 PACKAGES = {Backend.cucim: ("cucim", "cucim-cu12"), Backend.openslide: ("openslide", "openslide-bin openslide-python")}
@@ -108,6 +109,8 @@ def open_slide(path: Path, backend: Backend, *, mask: MaskRule | None = None) ->
         check_tiff(path, is_ndpi=vendor == HAMAMATSU or (vendor is None and path.suffix.lower() == NDPI))
     elif vendor == DICOM:
         check_dicom(path)
+    elif vendor == MIRAX:
+        check_mirax(path)
     if mask is not None:
         backend = Backend.auto
     if backend is Backend.cucim:

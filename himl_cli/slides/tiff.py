@@ -82,12 +82,13 @@ class TiffSlide:
             self._file = TiffFile(path, mode="r", _multifile=False, is_ndpi=False)
         try:
             with library_errors("its structure is damaged"):
-                self._pages = level_pages(self._file)
+                pages = _every_page(self._file)
+                self._pages = _levels_of(pages)
                 self.levels: Sequence[Size] = [(page.imagewidth, page.imagelength) for page in self._pages]
                 Level(self._pages[0], 0, mask=mask)
                 check_sides(self.levels[0])
                 self._read_range()
-                self.remarks: Sequence[str] = self._remarks() if mask is None else []
+                self.remarks: Sequence[str] = self._remarks(pages) if mask is None else []
         except BaseException:
             self._file.close()
             raise
@@ -102,10 +103,17 @@ class TiffSlide:
             found = [[part.max(initial=0), *part[part % 1 != 0][:1]] for part in parts]
             self.mask_rule = self.mask_rule.of_file(np.array([0.0, *chain(*found)]), is_jpeg=is_jpeg)
 
-    def _remarks(self) -> list[str]:
-        """What himl chose for the image, after choosing its range of values by a sample of the coarsest level."""
+    def _remarks(self, pages: Sequence[TiffPage]) -> list[str]:
+        """What himl chose for the image, one of all *pages*, after choosing its range of values by a sample of the
+        coarsest level."""
         page = self._pages[0]
         remarks = profile_remarks(page.tags.valueof(ICC_PROFILE))
+        size, kinds = (page.imagewidth, page.imagelength), [int(kind) for kind in page.extrasamples]
+        others = SAMPLES_OF.get(int(page.photometric), 0) + sum(kind in (PREMULTIPLIED, STRAIGHT) for kind in kinds)
+        alike = [each for each in pages if (each.imagewidth, each.imagelength) == size]
+        planes = [each for each in alike if not int(each.subfiletype) & (REDUCED | MASK)]
+        if len(planes) > 1 or page.samplesperpixel > max(others, 1):
+            remarks.append("only its first channels, focus and time point are shown")
         if page.index != 0:
             remarks.append("an earlier, smaller picture of the file is not shown")
         number = len(self._pages) - 1
@@ -163,6 +171,10 @@ def level_pages(file: TiffFile) -> list[TiffPage]:
     no reduction is tiled. Beside tiles, they are labels and thumbnails. A page with another shape than level 0, or that
     is described as a label or macro image, is no level. Raises SlideUnreadable if there is no page.
     """
+    return _levels_of(_every_page(file))
+
+
+def _every_page(file: TiffFile) -> list[TiffPage]:
     pages: list[TiffPage] = []
     seen: set[int] = set()
     for page in file.pages:
@@ -173,6 +185,10 @@ def level_pages(file: TiffFile) -> list[TiffPage]:
             pages.append(page)
     if not pages:
         raise SlideUnreadable("it contains no image")
+    return pages
+
+
+def _levels_of(pages: Sequence[TiffPage]) -> list[TiffPage]:
     first = max(pages, key=lambda page: page.imagewidth * page.imagelength)
     is_aperio = first.is_tiled and first.description.startswith("Aperio")
     coarser = _reductions([page for page in pages if page is not first], first, any_type=is_aperio)

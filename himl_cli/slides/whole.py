@@ -12,6 +12,8 @@ import re
 import stat
 import struct
 from collections.abc import Iterator
+from configparser import ConfigParser
+from configparser import Error as ConfigError
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +35,7 @@ OFFSETS, COUNTS, SUB_IFDS = (273, 324), (279, 325), 330
 LISTS = (*OFFSETS, *COUNTS, SUB_IFDS)
 ICC_PROFILE, PRIVATE = 34675, 32768
 TAIL = 1 << 16
+MIRAX_VERSION = "01.02"  # of an index
 # Explicit VR: the transfer syntax, the pixels with their length, and the end of compressed frames
 EXPLICIT = re.compile(rb"\x02\0\x10\0UI..1\.2\.840\.10008\.1\.2\.(1|4\.\d+)\0?[^\d.]", re.DOTALL)
 PIXELS, UNDEFINED, DELIMITER = (
@@ -143,3 +146,47 @@ def _size_if_cut(path: Path) -> int | None:
                 return len(data) if data.rfind(DELIMITER, max(0, len(data) - TAIL)) < 0 else None
             end = pixels.end() + length
         return len(data) if end == 0 or end > len(data) else None
+
+
+def check_mirax(path: Path) -> None:
+    """Raise SlideUnreadable if a file in the folder of the MIRAX slide *path* is missing, or ends before the last tile
+    of it that the index lists."""
+    folder = path.with_suffix("")
+    settings = ConfigParser(interpolation=None, strict=False)
+    with suppress(OSError, ConfigError, struct.error, ValueError, LookupError):  # damage that OpenSlide reports
+        settings.read_string((folder / "Slidedat.ini").read_text("utf-8-sig"))
+        levels, data = settings["HIERARCHICAL"], settings["DATAFILE"]
+        number = next(key for key, value in levels.items() if value == "Slide zoom level").split("_")[1]
+        index = (folder / levels["INDEXFILE"]).read_bytes()
+        root = len(MIRAX_VERSION) + len(settings["GENERAL"]["SLIDE_ID"])
+        ends: dict[int, int] = {}
+        for level in range(int(levels[f"HIER_{number}_COUNT"])):
+            for file, end in _ends_in_files(index, root, level):
+                ends[file] = max(end, ends.get(file, 0))
+        for file, end in sorted(ends.items()):
+            name = data[f"FILE_{file}"]
+            size = (folder / name).stat().st_size if (folder / name).exists() else None
+            if size is None:
+                raise SlideUnreadable(f"its file '{name}' is missing")
+            if size < end:
+                where = f"a tile ends at {end:,}"
+                raise SlideUnreadable(f"its file '{name}' is truncated: it ends at byte {size:,}, but {where}")
+
+
+def _ends_in_files(index: bytes, root: int, level: int) -> Iterator[tuple[int, int]]:
+    """Numbers of the files with tiles of a *level*, and where the last tile of a page of the *index* ends in each."""
+
+    def numbers(place: int, count: int) -> NDArray[np.int32]:
+        return np.frombuffer(index, "<i4", count, place)
+
+    (table,) = numbers(root, 1)
+    (record,) = numbers(table + 4 * level, 1)
+    (page,) = numbers(record + 4, 1)
+    seen = {0}
+    while page not in seen:
+        seen.add(int(page))
+        count, following = numbers(page, 2)
+        tiles = numbers(page + 8, 4 * count).reshape(-1, 4).astype(np.int64)  # place, offset, bytes, file
+        for file in np.unique(tiles[:, 3]).tolist():
+            yield file, int(tiles[tiles[:, 3] == file, 1:3].sum(axis=1).max())
+        page = following

@@ -312,6 +312,18 @@ def test_reduced_colours_without_jpeg_are_refused(tmp_path: Path) -> None:
         open_slide(path, Backend.auto)
 
 
+def test_planes_that_are_not_shown_are_named(tmp_path: Path) -> None:
+    picture, path = slide_picture(0, (64, 48)), tmp_path / "slide.ome.tif"
+    told = "only its first channels, focus and time point are shown"
+    for axes, planes in (("CYX", np.moveaxis(picture, 2, 0)), ("ZYXS", np.stack([picture, picture])), ("YXS", picture)):
+        tifffile.imwrite(path, planes, ome=True, metadata={"axes": axes}, photometric="rgb" if "S" in axes else "minisblack")
+        with closing(open_slide(path, Backend.auto)) as slide:
+            assert slide.remarks == ([] if axes == "YXS" else [told])
+    write_tiff(path, np.dstack([picture, picture[..., 0]]), extrasamples=["unspecified"], compression="deflate")
+    with closing(open_slide(path, Backend.auto)) as slide:
+        assert slide.remarks == [told]
+
+
 @pytest.mark.parametrize("channels", [2, 3, 4])
 def test_a_png_of_16_bits_is_shown_like_the_tiff_of_its_samples(tmp_path: Path, channels: int) -> None:
     """Its values are small, and Pillow reads only the upper 8 bits of each."""
@@ -629,6 +641,31 @@ def test_a_part_of_a_dicom_file_is_truncated_and_so_is_its_slide(tmp_path: Path)
                     open_slide(shown, Backend.auto)
         path.write_bytes(content)
         open_slide(path.with_name("0.dcm"), Backend.auto).close()
+
+
+def test_a_part_of_a_mirax_slide_is_truncated(tmp_path: Path) -> None:
+    """OpenSlide tells it when it reads the missing tile, which may be on a level that nobody sees now."""
+    path, picture = tmp_path / "a.mrxs", slide_picture(0, (256, 192))
+    slides.write_mirax(path, picture)
+    assert mean_difference(read_slide(path), picture) < 2
+    for name in ("Data0000.dat", "Data0001.dat"):
+        data = tmp_path / "a" / name
+        content = data.read_bytes()
+        data.write_bytes(content[:-1])
+        reason = f"its file '{name}' is truncated: it ends at byte {len(content) - 1:,}, but a tile ends at {len(content):,}"
+        with pytest.raises(SlideUnreadable, match=f"^{reason}$"):
+            open_slide(path, Backend.auto)
+        data.unlink()
+        with pytest.raises(SlideUnreadable, match=f"^its file '{name}' is missing$"):
+            open_slide(path, Backend.openslide)
+        data.write_bytes(content)
+    open_slide(path, Backend.auto).close()
+    for name in ("Index.dat", "Slidedat.ini"):
+        content = (tmp_path / "a" / name).read_bytes()
+        (tmp_path / "a" / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(SlideUnreadable):
+            read_slide(path)
+        (tmp_path / "a" / name).write_bytes(content)
 
 
 def in_a_process(path: Path) -> tuple[str, str]:

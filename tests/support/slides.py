@@ -168,6 +168,47 @@ def write_ndpi(path: Path) -> None:
     path.write_bytes(data)
 
 
+def write_mirax(path: Path, pixels: Pixels, *, levels: int = 2, tile: int = 64) -> None:
+    """Write a MIRAX slide, with the tiles of each level in a file of their own. The sides of *pixels* are whole tiles
+    of every level."""
+    folder, across, down = path.with_suffix(""), pixels.shape[1] // tile, pixels.shape[0] // tile
+    folder.mkdir()
+    slide = "0" * 32
+    index = bytearray(b"01.02" + slide.encode())
+    root = len(index)
+    table = root + 8
+    index += struct.pack("<ii", table, 0) + bytes(4 * levels)
+    zoom = [f"HIER_0_VAL_{level}_SECTION=L{level}" for level in range(levels)]
+    files = [f"FILE_{level}=Data{level:04}.dat" for level in range(levels)]
+    general = [f"SLIDE_ID={slide}", f"IMAGENUMBER_X={across}", f"IMAGENUMBER_Y={down}", "OBJECTIVE_MAGNIFICATION=20"]
+    sections = {
+        "GENERAL": [*general, "CameraImageDivisionsPerSide=1"],
+        "HIERARCHICAL": ["HIER_COUNT=1", "NONHIER_COUNT=0", "INDEXFILE=Index.dat", "HIER_0_NAME=Slide zoom level", f"HIER_0_COUNT={levels}", *zoom],
+        "DATAFILE": [f"FILE_COUNT={levels}", *files],
+    }
+    for level, picture in enumerate(pyramid(pixels, levels)):
+        data, tiles = b"", []
+        for top in range(0, picture.shape[0], tile):
+            for left in range(0, picture.shape[1], tile):
+                stored = imagecodecs.jpeg8_encode(np.ascontiguousarray(picture[top : top + tile, left : left + tile]), level=90)
+                place = (top // tile << level) * across + (left // tile << level)
+                tiles.append(struct.pack("<iiii", place, len(data), len(stored), level))
+                data += stored
+        (folder / f"Data{level:04}.dat").write_bytes(data)
+        struct.pack_into("<i", index, table + 4 * level, len(index))
+        pages = len(index) + 8  # an empty one, and that with the tiles
+        index += struct.pack("<iiiiii", 0, pages, 0, pages + 8, len(tiles), 0) + b"".join(tiles)
+        sections[f"L{level}"] = [
+            *("OVERLAP_X=0", "OVERLAP_Y=0", f"MICROMETER_PER_PIXEL_X={0.5 * 2**level}", f"MICROMETER_PER_PIXEL_Y={0.5 * 2**level}"),
+            *("IMAGE_FORMAT=JPEG", "IMAGE_FILL_COLOR_BGR=16777215", f"DIGITIZER_WIDTH={tile}", f"DIGITIZER_HEIGHT={tile}"),
+            f"IMAGE_CONCAT_FACTOR={int(level > 0)}",
+        ]
+    (folder / "Index.dat").write_bytes(index)
+    lines = [line for name, values in sections.items() for line in (f"[{name}]", *values)]
+    (folder / "Slidedat.ini").write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
+    path.write_bytes(b"\xff\xd8")
+
+
 def ends_of_pages(path: Path) -> list[int]:
     """Where the tiles or strips of each page and sub-image of a TIFF end."""
     with tifffile.TiffFile(path, is_ndpi=b"Ham\0" in path.read_bytes()) as file:
