@@ -260,6 +260,9 @@ def test_steps_on_a_cluster_read_the_default_or_named_store(himl: Himl, lab: Sta
         assert read(run.json()["id"]) == [f"azureml://datastores/{store}/paths/{path}/" for path in ("raw", "later")]
         write_files(folder, {".env": "BLOB_ACCOUNT_NAME=labstore\nBLOB_CONTAINER_NAME=other\nBLOB_ACCOUNT_KEY=aGVsbG8=\n"})
     assert "Using datastore 'seismic' from the file instead of the container in BLOB_CONTAINER_NAME." in run.stderr
+    again = himl("submit", "--from", run.json()["id"])
+    assert (again.code, "it is a pipeline in workspace" in again.stderr) == (2, True), again.stderr
+    assert "To submit the present code: himl submit pipeline.json" in again.stderr
 
 
 def test_dry_run_is_yaml_that_runs_again_here(himl: Himl, folder: Path) -> None:
