@@ -15,6 +15,7 @@ lacking_packages() {
     for name in curl fish jq zsh; do
         command -v "$name" >/dev/null || printf '%s\n' "$name"
     done
+    command -v csh >/dev/null || echo tcsh
     command -v ssh >/dev/null || echo openssh-client
     # A file system in user space plays the disk of several machines.
     [ ! -e /dev/fuse ] || pkg-config --exists fuse3 2>/dev/null || printf '%s\n' libfuse3-dev pkg-config

@@ -246,7 +246,7 @@ def test_page_of_doctor_has_every_check_and_quotes_it() -> None:
     headings = re.findall(r"^## (.*)$", page("doctor.md"), flags=re.MULTILINE)
     assert len(headings) > 8
     named = re.findall(r"Check\.\w+\(\s*(?:\"(.+?)\"|([A-Z_]+)),", inspect.getsource(doctor))
-    assert set(headings) == {text or getattr(doctor, constant) for text, constant in named} | {*DOCTOR_CHECKS, CHECK_NAME, "slurm"}
+    assert set(headings) == {text or getattr(doctor, constant) for text, constant in named} | {*DOCTOR_CHECKS, CHECK_NAME, "slurm", "ssh"}
     rows = re.findall(r"^\| (`.*?) \| ", page("doctor.md").partition("\n## ")[2], flags=re.MULTILINE)
     quoted = re.findall(r"`([^`]+)`", "\n".join(rows))
     quoted += re.findall(r"^\| `([^`]+)` \| [^`|]", page("service-principals.md").partition("## Check the sign-in")[2], flags=re.MULTILINE)

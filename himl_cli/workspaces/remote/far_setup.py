@@ -25,6 +25,8 @@ from pip._vendor.packaging import markers, tags
 of_markers = markers.default_environment()
 print(json.dumps({"tags": [*tags.platform_tags()], "markers": of_markers, "python": [*sys.version_info[:2]]}))
 """
+# pip 23 on Python 3.10 cannot read the markers of himl's extras
+NEW_PIP = "import pip, sys; sys.exit(sys.version_info < (3, 11) and int(pip.__version__.partition('.')[0]) < 24)"
 
 
 def main() -> None:
@@ -66,14 +68,18 @@ def set_up(asked: dict[str, Any], place: Path) -> dict[str, Any]:
         pip = [str(python), "-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"]
         # Wheels that came with that of himl are those of its dependencies, for a machine without internet
         source = ["--no-index", f"--find-links={folder}"] if len(wheels) > 1 else ["--retries=1", "--timeout=15"]
-        replaces = [["--no-deps", "--force-reinstall"]] if [*place.glob("lib/python*/site-packages/himl_cli")] else []
-        for more in (*replaces, []):
-            done = subprocess.run([*pip, *source, *more, str(wheels[0])], capture_output=True, text=True)
+        steps = [[str(wheels[0])]]
+        if [*place.glob("lib/python*/site-packages/himl_cli")]:
+            steps = [["--no-deps", "--force-reinstall", str(wheels[0])], *steps]
+        if not _runs(python, NEW_PIP):
+            steps = [["--upgrade", "pip"], *steps]
+        for step in steps:
+            done = subprocess.run([*pip, *source, *step], capture_output=True, text=True)
             if done.returncode:
-                lines = [line.strip() for line in done.stderr.splitlines() if line.startswith("ERROR")]
+                lines = [line.strip() for line in done.stderr.splitlines()] or ["no message"]
+                errors = [line[7:] for line in lines if line.startswith("ERROR: ") and line != "ERROR: Exception:"]
                 facts = subprocess.run([str(python), "-I", "-c", FACTS], capture_output=True, text=True, check=True)
-                said = (lines or done.stderr.strip().splitlines() or ["no message"])[0]
-                return {"said": said.replace("ERROR: ", ""), "facts": json.loads(facts.stdout)}
+                return {"said": (errors or lines[-1:])[0], "facts": json.loads(facts.stdout)}
     mark.write_text(asked["digest"])
     return {"is_installed": True}
 

@@ -106,7 +106,9 @@ def install(address: RemoteAddress, python: str | None, notify: Notify) -> Insta
         notify(Notice(f"Installing himl at '{address.host}' with Python {version} ({path})."))
         answer = set_up(address, path, digest, [wheel])
         if answer.facts is not None and not re.search(FULL, answer.said):
-            notify(Notice(f"pip at '{address.host}' says: {answer.said} himl brings the packages from here."))
+            notify(
+                Notice(f"pip at '{address.host}' says: {answer.said.rstrip('.')}. himl brings the packages from here.")
+            )
             wheels = _downloaded(answer.facts, Path(folder, "wheels"), address.host)
             answer = set_up(address, path, digest, [wheel, *wheels])
         if not answer.is_installed:
@@ -193,6 +195,8 @@ def _downloaded(facts: FarFacts, folder: Path, host: str) -> Sequence[Path]:
     command += ["--only-binary=:all:", f"--python-version={major}.{minor}", f"--dest={folder}", "--implementation=cp"]
     command += [f"--abi={abi}" for abi in (f"cp{major}{minor}", "abi3", "none")]
     command += [f"--platform={tag}" for tag in [*facts.tags, "any"]]
+    if (major, minor) < (3, 11):
+        wanted.append(Requirement("pip"))  # `far_setup` may have to update it
     done = subprocess.run([*command, *map(str, wanted)], capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
