@@ -38,6 +38,7 @@ OTHER_COMMANDS = {
     "himl-tb": "tb",
     "himl-download": "download",
     "stream": "logs --follow",
+    "search": "list",
     "create": "submit",
     "apply": "submit",
     "squeue": "list",
@@ -88,6 +89,10 @@ NO_COMMANDS = {
     "sinfo": "To use a partition: himl submit SCRIPT.py --cluster slurm:PARTITION. To list them: himl doctor",
     "environment": "To use one: himl submit SCRIPT.py --environment NAME. To list them: az ml environment list",
     "models": "For registered models: himl ui",
+    "cp": "From a run: himl download RUN --prefix NAME. To a datastore: himl datastore upload LOCAL REMOTE_PREFIX",
+    "resume": "To resume a run: himl submit --resume RUN",
+    "rerun": "To submit a run's job again: himl submit --from RUN",
+    "retry": "To submit a run's job again: himl submit --from RUN",
     "sync": "There is nothing to sync: himl reads runs where they are.",
     "uninstall": "To remove himl: pip uninstall himl-cli",
     "rename": "Name a run at its start, with --display_name. For a note: himl runs tag RUN KEY=VALUE",
@@ -105,7 +110,19 @@ OTHER_OPTIONS: Mapping[str, Sequence[str]] = {
     "-c": ("--command",),
     "--epoch": ("--select epoch={}",),
     "--best": ("--select best",),
-    "--last": ("--select last",),
+    "--last": ("--select last", "--num_runs"),
+    "--id": ("--run",),
+    "--target": ("--output_dir",),
+    "--output_format": ("--format",),
+    "--from": ("--since",),
+    "--after": ("--since",),
+    "--stream": ("--follow",),
+    "--environment_variables": ("--env_var",),
+    "--instance_count": ("--num_nodes",),
+    "--method": ("--sampling",),
+    "--count": ("--max_trials",),
+    "--grid": ("--sweep",),
+    "--multirun": ("--sweep",),
     "--bind_all": ("--host 0.0.0.0",),
     "--file": ("--prefix",),
     "--head": ("--num_runs", "--tail"),
@@ -233,6 +250,19 @@ NO_OPTIONS = {
     "--seed": "For runs with several seeds: --different_seeds N. Write a seed for the script after --.",
     "--device": "For GPUs: --gpus N. Write a device for the script after --.",
     "--rm": "Omit it. himl keeps the results of a job, and himl gc deletes what no run needs.",
+    "--reverse": "For the oldest first: --sort started",
+    "--page": "For more runs: --num_runs N",
+    "--before": "For runs since a date: --since TIME",
+    "--skip_existing": "Omit it. himl skips complete files, and resumes partial ones.",
+    "--resume": "Omit it. himl skips complete files, and resumes partial ones.",
+    "--metrics": "For a table of metrics: himl runs aggregate --metrics GLOB",
+    "--sort": "To sort runs by a metric: himl runs list --sort METRIC",
+    "--azure": "For Azure ML: himl init --subscription_id ID --resource_group RG --workspace_name WS",
+    "--workdir": "A job starts in a copy of the project: --snapshot_root DIR",
+    "--chdir": "A job starts in a copy of the project: --snapshot_root DIR",
+    "--user": "Omit it. A job runs as you.",
+    "--privileged": "For Docker on a cluster: --docker_args ARGS",
+    "--ipc": "For Docker on a cluster: --docker_args ARGS",
     "--restart": "To restart a failed job: --retries N",
     "--network": "For Docker on a cluster: --docker_args ARGS",
     "--entrypoint": "For a command line: --command LINE",
@@ -258,6 +288,9 @@ NO_OPTIONS = {
     "--workspace_name WS",
     "--account": _OF_SBATCH.format("account"),
     "--qos": _OF_SBATCH.format("qos"),
+    **{f"--{name}": _OF_SBATCH.format(name) for name in ("nodelist", "constraint", "ntasks", "licenses")},
+    "--mem_per_cpu": _OF_SBATCH.format("mem-per-cpu"),
+    "--requeue": "To restart a failed job: --retries N",
     "--time": _DURATION,
     "--timeout": _DURATION,
     "--volume": "For data: --input NAME,local=FOLDER",
@@ -398,6 +431,16 @@ def script_has(path: Path, option: str) -> bool:
     dashes = "--?" if option.startswith("--") else "-"
     is_declared = re.search(rf"""["'/]{dashes}{name}["'/ =]|DEFINE_\w+\(\s*["']{name}["']""", text)
     return bool(is_declared or (PARSER_BY_SIGNATURE.search(text) and re.search(rf"[(,\n]\s*{name}\s*[:=]", text)))
+
+
+def script_lacks(path: Path, option: str) -> bool:
+    """Whether the parser of the script *path* is one whose options are texts, and none is *option*."""
+    if path.suffix != ".py" or not path.is_file():
+        return False
+    text = path.read_text("utf-8", "replace")
+    name = option.lstrip("-").replace("-", "_")
+    is_declared = "add_argument(" in text or "click.option(" in text
+    return is_declared and not re.search("parse_known|add_class_arguments", text) and name not in text.replace("-", "_")
 
 
 def spelled(option: str) -> str:

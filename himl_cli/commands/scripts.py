@@ -45,6 +45,7 @@ from himl_cli.commands.other_tools import (
     lightning_cli_arguments,
     read_launch,
     script_has,
+    script_lacks,
     spelled,
     split_option,
     starts_script,
@@ -314,6 +315,8 @@ class Suggestion(NamedTuple):
             return f"Write arguments of the script after --: {self.line}"
         other = did_you_mean(option, known, cutoff=TYPO)
         near = did_you_mean(option, known, cutoff=NEAR_OPTION)
+        if not other and script_lacks(Path(script), option):
+            return " ".join([near or f"'{script}' has no such option, either.", "See 'himl submit --help'."])
         return other or f"{near} If it is an option of the script, write it after --: {self.line}".strip()
 
 

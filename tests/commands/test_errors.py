@@ -224,6 +224,19 @@ BY_HAND: dict[str, tuple[str, ...]] = {
         "himl submit train.py -- -o results",
     ),
     "submit train.py --folds 3": ("In himl: himl submit train.py --crossval 3", "himl submit train.py --crossval 3"),
+    "resume latest": ("To resume a run: himl submit --resume RUN",),
+    "rerun latest": ("To submit a run's job again: himl submit --from RUN", "himl submit --from latest"),
+    "cp latest:outputs/model.txt .": (
+        "From a run: himl download RUN --prefix NAME. To a datastore: himl datastore upload LOCAL REMOTE_PREFIX",
+        "himl download train_1_aa --prefix outputs/model.txt",
+        "himl datastore upload other.py scripts",
+    ),
+    "runs list --reverse": ("For the oldest first: --sort started", "himl runs list --sort started"),
+    "runs aggregate --sort loss": ("To sort runs by a metric: himl runs list --sort METRIC", "himl runs list --sort loss"),
+    "submit train.py --job-name x --mem-per-cpu 4G": (
+        "For a job on Slurm: --cluster slurm:PARTITION --sbatch mem-per-cpu=VALUE",
+        "himl submit train.py --cluster slurm:gpu --sbatch mem-per-cpu=4G --dry_run",
+    ),
     "submit train.py --rm": ("Omit it. himl keeps the results of a job, and himl gc deletes what no run needs.", "himl submit train.py", "himl gc"),
     "submit train.py -it --rm": ("Omit it. himl keeps the results of a job, and himl gc deletes what no run needs.",),
     "submit train.py -p 80:80": ("For services of a job on Azure ML: --jupyter or --vscode",),
@@ -510,6 +523,14 @@ def test_options_of_other_tools_are_those_of_the_script_if_its_parser_has_them(h
     write_files(project, {"train.py": f"{declared}\nif __name__ == '__main__': ..."})
     assert hint_of(himl("submit", "train.py", "--env", "A=1")) == "Write arguments of the script after --: himl submit train.py -- --env A=1"
     assert hint_of(himl("submit", "train.py", "--name", "A")) == "In himl: himl submit train.py --display_name A"
+
+
+def test_an_option_that_the_parser_of_the_script_lacks_is_not_called_its_own(himl: Himl, project: Path) -> None:
+    text = "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--lr')\nparser.parse_args()\n"
+    write_files(project, {"train.py": text, "lenient.py": text.replace("parse_args", "parse_known_args")})
+    assert hint_of(himl("submit", "train.py", "--no_such", "3")) == "'train.py' has no such option, either. See 'himl submit --help'."
+    assert hint_of(himl("submit", "train.py", "--lr", "3")).endswith(": himl submit train.py -- --lr 3")
+    assert hint_of(himl("submit", "lenient.py", "--no_such", "3")).endswith(": himl submit lenient.py -- --no_such 3")
 
 
 def test_flags_of_the_runner_become_those_of_lightning_cli(himl: Himl, project: Path) -> None:

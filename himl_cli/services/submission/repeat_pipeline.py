@@ -90,13 +90,13 @@ def _check_options(run: Run, sweep: SweepSpec | None, request: SubmitRequest, *,
         raise BadUsage(what, hint=_with_file(run))
     if request.on_azure:
         what = f"Pipeline '{run.id}' did not run on Azure ML, so its steps have no environment there."
-        raise BadUsage(what, hint=_with_file(run, f"cluster {request.on_azure}"))
+        raise BadUsage(what, hint=_with_file(run, "--cluster", request.on_azure))
 
 
-def _with_file(run: Run, option: str = "") -> str:
+def _with_file(run: Run, *options: str) -> str:
     """The hint to submit the file of the pipeline."""
     file = next(filter(is_job_file, _words(run)), "FILE")
-    return f"Submit its file: himl submit {shlex.quote(file)}{f' --{option}' if option else ''}"
+    return f"Submit its file: {shlex.join(['himl', 'submit', file, *options])}"
 
 
 def _words(run: Run) -> Sequence[str]:
