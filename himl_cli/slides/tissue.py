@@ -31,7 +31,7 @@ LEAST_SHARE = 0.001  # share of coloured pixels below which a slide counts as gr
 BRIGHT, NEUTRAL, LEAST_WHITE = 200, 20, 0.01  # the white of a slide: channels, their difference, the share of pixels
 # Light is warm or cool, so that green is between red and blue, up to SLACK. Stains absorb most of green, except DAB. A
 # background has one colour: of the pixels within FAR of its colour, the share LEAST_EVEN is within NEAR.
-LEAST_LIGHT, MOST_TINT, SLACK, NEAR, FAR, LEAST_EVEN = 150, 80, 6, 8, 24, 0.7
+LEAST_LIGHT, MOST_TINT, SLACK, NEAR, FAR, LEAST_EVEN = 150, 110, 6, 8, 24, 0.7
 # Least share of pixels of a tinted background, and how many times the share of whiter pixels it has at least
 LEAST_TINTED, TIMES_WHITE = 0.05, 10
 # On a slide with the greatest values in all channels, which may be pixels that were not scanned, this share is needed
