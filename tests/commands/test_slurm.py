@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,10 @@ def test_submit_returns_at_once_and_the_run_is_as_any(himl: Himl, project: Path,
     run = ended(himl, run_id)
     assert (run["status"], run["exit_code"], run["reason"]) == ("Completed", 0, "")
     assert himl("runs", "logs", run_id).stdout == "hello world very-secret-1\n"
+    notes = [line.split() for line in (project / ".himl" / "runs" / run_id / "log_times").read_text().splitlines()]
+    assert [(attempt, log, size) for attempt, log, _, size in notes] == [("1", "std_log.txt", "0"), ("1", "std_log.txt", "26")]
+    after = datetime.fromtimestamp(int(notes[-1][2]) / 1000 + 1, timezone.utc).isoformat()
+    assert [himl("runs", "logs", run_id, "--since", since).stdout for since in ("1h", after)] == ["hello world very-secret-1\n", ""]
     assert himl("download", run_id).code == 0
     assert list((project / "outputs").rglob("made.txt"))
     job = slurm("scontrol", "show", "job", job_of(run))

@@ -41,7 +41,7 @@ from himl_cli.workspaces.local.launch_request import (
     rank_environments,
     request_from_json,
 )
-from himl_cli.workspaces.local.log_times import LONGEST_GAP, LogTimes
+from himl_cli.workspaces.local.log_times import LEAST_GAP, LONGEST_GAP, LogTimes
 from himl_cli.workspaces.local.ranks import Ends, Rank, RankEnd
 from himl_cli.workspaces.local.run_folder import ENVIRONMENT, WAITING, RunFolder
 from himl_cli.workspaces.local.run_process import (
@@ -139,9 +139,10 @@ class Supervisor(RunProcess):
             report("started")
             self._reading = threading.Thread(target=_record_environment, args=(self.folder, spec, env), daemon=True)
             self._reading.start()
-            times = LogTimes(self.folder, self._files.logs, attempt)
+            logs, gap = self._files.logs, LEAST_GAP
             if spec.engine:  # many jobs may share the file system
-                times = LogTimes(self.folder, self._files.logs[:1], attempt, LONGEST_GAP)
+                logs, gap = logs[:1], LONGEST_GAP
+            times = LogTimes(self.folder, logs, attempt, gap)
             tracking.serve()
             is_sampled = not spec.no_system_metrics and ENABLED not in env
             first = self._ranks[0]
