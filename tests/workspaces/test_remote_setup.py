@@ -115,7 +115,7 @@ def test_init_installs_the_himl_that_runs_here(box: SshServer, himl: Himl, proje
     packages.mkdir()
     add_packages(packages)
     (project / "himl.toml").write_text('[submit]\nexperiment = "digits"\n')
-    box.environment = {"PIP_NO_INDEX": "1"}
+    box.environment = {"PIP_NO_INDEX": "1", "PIP_NO_COMPILE": "1"}
     box.restart()
     try:
         missing = himl("runs", "list", "-w", "ssh:box")
@@ -218,6 +218,20 @@ def test_a_hostile_python_is_an_error(answer: str, box: SshServer, himl: Himl, p
     made = himl("init", "--ssh", "box", "--python", "~/python")
     assert (made.code, "sent an invalid answer" in made.stderr) == (5, True), made.stderr
     assert (project / "himl.toml").read_text() == ""
+
+
+def test_a_lost_connection_of_init_names_the_remedy(box: SshServer, himl: Himl, project: Path) -> None:
+    found = f"himl-python\t{box.home}/python\t3.11.0\t"
+    ends = f"case $* in *himl-python*) echo '{found}';; *) kill -9 $PPID;; esac"
+    (box.home / "python").write_text(f"#!/bin/sh\n{ends}\n")
+    (box.home / "python").chmod(0o755)
+    (project / "himl.toml").write_text("")
+    made = himl("init", "--ssh", "box", "--python", "~/python")
+    assert made.code == 5
+    assert made.stderr.splitlines() == [
+        "error: The connection to 'box' was lost.",
+        "hint: Run the command again. What is installed stays.",
+    ]
 
 
 def test_a_python_that_cannot_run_himl_is_named(box: SshServer, himl: Himl, project: Path) -> None:

@@ -25,7 +25,8 @@ from himl_cli.core.installation import PACKAGE, packed_wheel
 from himl_cli.core.records import dataclass
 from himl_cli.workspaces.remote import far_setup
 from himl_cli.workspaces.remote.address import INSTALLED, RemoteAddress
-from himl_cli.workspaces.remote.connection import error_of_ssh, last_line, started_ssh
+from himl_cli.workspaces.remote.channel import ChannelClosed
+from himl_cli.workspaces.remote.connection import NotConnected, error_of_ssh, last_line, started_ssh
 
 # Prints the first Python from 3.10 on that can make environments, else the reasons against each. Programs that a login
 # shell would find, such as those of conda, are often not on the PATH of a command
@@ -149,14 +150,18 @@ def set_up(
     code = "import sys; exec(sys.stdin.buffer.read(int(sys.argv[1])).decode())"
     sizes = [[path.name, path.stat().st_size] for path in files]
     form = {"digest": digest, "files": sizes, "programs": programs}
-    with _process(address, f"exec {shlex.quote(python)} -I -c {shlex.quote(code)} {len(program)}") as process:
-        stdin = cast("IO[bytes]", process.stdin)
-        with suppress(BrokenPipeError):  # the end of the process explains it
-            stdin.write(program + json.dumps(form).encode() + b"\n")
-            for path in files:
-                with path.open("rb") as source:
-                    shutil.copyfileobj(source, stdin, 1 << 20)
-        said = process.communicate()[0].decode(errors="replace")
+    try:
+        with _process(address, f"exec {shlex.quote(python)} -I -c {shlex.quote(code)} {len(program)}") as process:
+            stdin = cast("IO[bytes]", process.stdin)
+            with suppress(BrokenPipeError):  # the end of the process explains it
+                stdin.write(program + json.dumps(form).encode() + b"\n")
+                for path in files:
+                    with path.open("rb") as source:
+                        shutil.copyfileobj(source, stdin, 1 << 20)
+            said = process.communicate()[0].decode(errors="replace")
+    except NotConnected as err:  # ssh connected for an earlier step
+        hint = "Run the command again. What is installed stays."
+        raise ChannelClosed(f"The connection to '{address.host}' was lost.", hint=hint) from err
     lines = [line for line in said.splitlines() if line.startswith(far_setup.MARK)]
     if not lines:
         text = f"'{python}' at '{address.host}' ended with exit code {process.returncode}"

@@ -431,7 +431,7 @@ def unavailable() -> NotFound | None:
         return None
     return NotFound(
         "There is no sbatch on PATH, so this machine cannot submit jobs to Slurm.",
-        hint='Log in to a machine that can, or name it in the settings: [slurm.NAME] host = "LOGIN"',
+        hint='Log in to a machine that can, or for scripts, name it in the settings: [slurm.NAME] host = "LOGIN"',
     )
 
 
