@@ -230,7 +230,7 @@ def test_a_lost_connection_of_init_names_the_remedy(box: SshServer, himl: Himl, 
     assert made.code == 5
     assert made.stderr.splitlines() == [
         "error: The connection to 'box' was lost.",
-        "hint: Run the command again. What is installed stays.",
+        "hint: Run the command again. Installed packages stay.",
     ]
 
 

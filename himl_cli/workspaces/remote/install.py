@@ -160,7 +160,7 @@ def set_up(
                         shutil.copyfileobj(source, stdin, 1 << 20)
             said = process.communicate()[0].decode(errors="replace")
     except NotConnected as err:  # ssh connected for an earlier step
-        hint = "Run the command again. What is installed stays."
+        hint = "Run the command again. Installed packages stay."
         raise ChannelClosed(f"The connection to '{address.host}' was lost.", hint=hint) from err
     lines = [line for line in said.splitlines() if line.startswith(far_setup.MARK)]
     if not lines:
