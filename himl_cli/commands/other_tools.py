@@ -258,8 +258,8 @@ NO_OPTIONS = {
     "--metrics": "For a table of metrics: himl runs aggregate --metrics GLOB",
     "--sort": "To sort runs by a metric: himl runs list --sort METRIC",
     "--azure": "For Azure ML: himl init --subscription_id ID --resource_group RG --workspace_name WS",
-    "--workdir": "A job starts in a copy of the project: --snapshot_root DIR",
-    "--chdir": "A job starts in a copy of the project: --snapshot_root DIR",
+    "--workdir": "A job runs in a copy of the project: --snapshot_root DIR",
+    "--chdir": "A job runs in a copy of the project: --snapshot_root DIR",
     "--user": "Omit it. A job runs as you.",
     "--privileged": "For Docker on a cluster: --docker_args ARGS",
     "--ipc": "For Docker on a cluster: --docker_args ARGS",
@@ -284,6 +284,8 @@ NO_OPTIONS = {
     "--dry_run": "Without --yes, himl deletes nothing before you agree.",
     "--resource_group": "Name the workspace once: himl init --subscription_id ID --resource_group RG "
     "--workspace_name WS",
+    "--subscription": "Name the workspace once: himl init --subscription_id ID --resource_group RG --workspace_name WS",
+    "--code": "A job runs in a copy of the project: --snapshot_root DIR",
     "--workspace_name": "Name the workspace once: himl init --subscription_id ID --resource_group RG "
     "--workspace_name WS",
     "--account": _OF_SBATCH.format("account"),
@@ -438,9 +440,10 @@ def script_lacks(path: Path, option: str) -> bool:
     if path.suffix != ".py" or not path.is_file():
         return False
     text = path.read_text("utf-8", "replace")
-    name = option.lstrip("-").replace("-", "_")
+    name = re.escape(option.lstrip("-").replace("-", "_"))
     is_declared = "add_argument(" in text or "click.option(" in text
-    return is_declared and not re.search("parse_known|add_class_arguments", text) and name not in text.replace("-", "_")
+    is_read = re.search("parse_known|add_class_arguments", text) or re.search(rf"\b{name}\b", text.replace("-", "_"))
+    return is_declared and not is_read
 
 
 def spelled(option: str) -> str:
