@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from himl_cli.core.errors import BadUsage, HimlError, Interrupted
+from himl_cli.core.errors import HimlError, Interrupted
 
 if TYPE_CHECKING:
     from himl_cli.commands.options import OutputOptions, WorkspaceOptions
     from himl_cli.core.events import Notify
     from himl_cli.render.output import Output
-    from himl_cli.workspaces.base import JobRunner, JobTaker, Workspace
+    from himl_cli.workspaces.base import JobTaker, Workspace
 
 Opened = TypeVar("Opened", bound="Workspace | None")
 
@@ -43,16 +43,6 @@ class Session(NamedTuple):
 
         if not isinstance(self.workspace, JobTaker):
             raise HimlError(f"{self.workspace.label} cannot run jobs.")
-        return self.workspace
-
-    @property
-    def jobs(self) -> JobRunner:
-        """The workspace, if it can run jobs and pipelines. Raises BadUsage otherwise."""
-        from himl_cli.workspaces.base import JobRunner
-
-        if not isinstance(self.workspace, JobRunner):
-            hint = "Submit a script, a module or a --command there, or use the machine itself."
-            raise BadUsage(f"{self.workspace.label} runs no pipelines and no jobs of files.", hint=hint)
         return self.workspace
 
 

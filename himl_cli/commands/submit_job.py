@@ -214,7 +214,7 @@ def submit_file(call: Submission) -> Run | None:
     if call.makes_cluster():
         raise BadUsage("--create_cluster is for pipeline files (.json), whose .env describes the cluster.")
     prepared = prepare_document(call.request)
-    is_sent = prepared.goes_to_azure or prepared.is_queued
+    is_sent = prepared.goes_to_azure or prepared.is_queued or call.is_by_ssh
     waits = call.waits(is_sent=is_sent)
     if call.options.dry_run:
         output = call.output_opts.output()
@@ -240,13 +240,13 @@ def submit_file(call: Submission) -> Run | None:
         if prepared.pipeline is None:
             assert prepared.job is not None
             job = _with_data(call, session, PreparedJob(prepared.job, None))
-            begin: Callable[..., Run] = partial(session.jobs.submit, job.spec)
+            begin: Callable[..., Run] = partial(session.taker.submit, job.spec)
         else:
             pipeline = prepared.pipeline
             if isinstance(workspace, FolderWorkspace):
                 with _data_sources(session) as (azure, notify):
                     pipeline = bring_to_steps(pipeline, workspace, azure, notify, open_address)
-            begin = partial(session.jobs.submit_pipeline, pipeline)
+            begin = partial(session.taker.submit_pipeline, pipeline)
         start = partial(submit_with_changes, workspace, begin, prepared.changes)
         if is_sent:
             return _run_sent(call, session, start, waits)
@@ -275,7 +275,8 @@ def _run_pipeline(call: Submission, prepared: PreparedPipeline) -> Run | None:
             hint="Omit it, or name the cluster: --cluster NAME, or AML_COMPUTE_CLUSTER_NAME in .env",
         )
     is_queued = request.queue is not None
-    waits = call.waits(is_sent=bool(spec.cluster) or is_queued)
+    is_sent = bool(spec.cluster) or is_queued or call.is_by_ssh
+    waits = call.waits(is_sent=is_sent)
     if call.options.dry_run:
         cloud_setting(request.cwd)
         output, spec = call.output_opts.output(), with_named_datastores(prepared)
@@ -298,15 +299,17 @@ def _run_pipeline(call: Submission, prepared: PreparedPipeline) -> Run | None:
             if isinstance(workspace, FolderWorkspace):
                 with _data_sources(session) as (azure, notify):
                     spec = resolve_locally(prepared, workspace, azure, notify)
-            submit = partial(session.jobs.submit_pipeline, spec)
+            else:
+                spec = with_named_datastores(prepared)
+            submit = partial(session.taker.submit_pipeline, spec)
             begin = partial(submit_with_changes, workspace, submit, prepared.changes)
-            return _run_sent(call, session, begin, waits) if is_queued else _run_here(session, begin, waits)
+            return _run_sent(call, session, begin, waits) if is_sent else _run_here(session, begin, waits)
 
         def start(notify: Notify) -> Run:
             with naming_pipeline_file(prepared):
                 check_cluster(prepared, workspace)
                 there = replace(resolve_on_azure(prepared, workspace, notify), new_cluster=prepared.cluster)
-                submit = partial(session.jobs.submit_pipeline, there)
+                submit = partial(session.taker.submit_pipeline, there)
                 return submit_with_changes(workspace, submit, prepared.changes, notify=notify)
 
         return _run_sent(call, session, start, waits)

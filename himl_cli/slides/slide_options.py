@@ -262,7 +262,7 @@ def run_on_azure(workspace_opts: WorkspaceOptions, output_opts: OutputOptions, r
         with open_session(workspace_opts, output_opts, For.clusters) as session, naming_once_made() as made:
             check_data(request, session.workspace.datastore)
             with Watcher(session.output) as notify:  # ends the progress bar before other output
-                start = partial(session.jobs.submit, job.spec)
+                start = partial(session.taker.submit, job.spec)
                 made.append(start_and_note(start, request.job.cwd, notify))
             with watching(made[0].id):
                 print_prepared(session.output, job.remarks, job.report)

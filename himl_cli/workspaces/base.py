@@ -316,20 +316,20 @@ class RunRecorder(Workspace, Protocol):
 
 @runtime_checkable
 class JobTaker(Workspace, Protocol):
-    """A workspace that runs jobs."""
+    """A workspace that runs jobs and pipelines."""
 
     def submit(self, spec: JobSpec, *, notify: Notify) -> Run:
         """Start the job, and return once it is recorded and its files are staged. Raises HimlError, and then nothing
         runs."""
 
-
-@runtime_checkable
-class JobRunner(JobTaker, Protocol):
-    """A workspace that runs jobs and pipelines."""
-
     def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
         """Start the pipeline, and return its run once that is recorded. Its steps are child runs. Raises HimlError, and
         then nothing runs."""
+
+
+@runtime_checkable
+class JobRunner(JobTaker, Protocol):
+    """A workspace that runs jobs and pipelines, and tells of its state."""
 
     def checks(self) -> Iterator[Check]:
         """Check the requirements of this workspace one after another, and continue after a failure if that is useful.

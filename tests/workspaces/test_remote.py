@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -400,6 +401,32 @@ def test_following_goes_on_after_lost_connections(box: SshServer, cut: CutSsh, h
     followed = himl("runs", "logs", "--follow", run)
     assert (followed.code, followed.stdout.splitlines()) == (0, lines), followed.stderr
     assert cut.cuts > 1
+
+
+MAKES = """
+import argparse, pathlib
+parser = argparse.ArgumentParser()
+parser.add_argument("--output", type=pathlib.Path)
+parser.add_argument("--input_data", type=pathlib.Path)
+args = parser.parse_args()
+text = (args.input_data / "made.txt").read_text() if args.input_data else "made"
+if args.output:
+    (args.output / "made.txt").write_text(text)
+print("has", text, flush=True)
+"""
+
+
+def test_a_pipeline_and_a_job_file_run_on_the_other_machine(box: SshServer, himl: Himl, project: Path) -> None:
+    """Steps that share a folder send its files once."""
+    shared = {"type": "PythonScriptStep", "script": "makes.py", "source_directory": ".", "arguments": []}
+    steps = {"step1": {**shared, "name": "first", "output": "made"}, "step2": {**shared, "name": "second", "input_dataset_name": "made"}}
+    write_files(project, {"makes.py": MAKES, "pipe.json": json.dumps(steps), "job.yml": "command: python makes.py\ncode: .\n"})
+    run = himl("submit", "pipe.json", "--cluster", "ssh:box", "--wait", "--json").json()
+    assert (run["status"], run["workspace"]) == ("Completed", "ssh:box")
+    assert himl("runs", "logs", f"{run['id']}_step2").stdout == "has made\n"
+    assert himl("runs", "list", "-q").stdout.split() == [run["id"]]
+    followed = himl("submit", "job.yml", "--cluster", "ssh:box", "--follow")
+    assert (followed.code, "has made\n" in followed.stdout) == (0, True), followed.stderr
 
 
 def test_tensorboard_gets_new_bytes_only(box: SshServer, cut: CutSsh, himl: Himl, project: Path) -> None:

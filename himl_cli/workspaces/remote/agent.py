@@ -19,7 +19,7 @@ from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.documents import from_document
 from himl_cli.core.errors import BadUsage, HimlError, WorkspaceNotFound
 from himl_cli.core.files import named_folder
-from himl_cli.core.jobs import JobSpec
+from himl_cli.core.jobs import JobSpec, PipelineSpec
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.remote.channel import (
@@ -101,7 +101,8 @@ class _Agent:
         """Answer one call with its result or its error."""
         try:
             if call.method == SUBMIT:
-                spec = from_document(JobSpec, call.arguments["spec"])
+                kind: type[JobSpec | PipelineSpec] = PipelineSpec if call.arguments["is_pipeline"] else JobSpec
+                spec = from_document(kind, call.arguments["spec"])
                 files = converted(Sequence[SentFile], call.arguments["files"])
                 self._result(submit_sent(self._channel, self._workspace, spec, files))
                 return

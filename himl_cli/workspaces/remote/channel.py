@@ -116,13 +116,14 @@ class Call:
 @dataclass(frozen=True)
 class SentFile:
     """A file of a job: *name* in the snapshot, or the key in `JobSpec.brought` if it *is_brought*, its size in bytes,
-    permissions and SHA-256."""
+    permissions and SHA-256. *root* is the number of its snapshot among those of `roots_of`."""
 
     name: str
     size: int
     mode: int
     digest: str
     is_brought: bool = False
+    root: int = 0
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,16 @@ def types_of_call(method: str, *, of_store: bool) -> Mapping[str, Any]:
     found["return"] = pages.get(method, found["return"])
     requests = {"fetch": Sequence[FetchRequest], "store": Sequence[StoreRequest]}
     return found | ({"requests": requests[method]} if method in requests else {})
+
+
+def jobs_of(spec: JobSpec | PipelineSpec) -> Sequence[JobSpec]:
+    """The job itself, or the jobs of the steps."""
+    return [spec] if isinstance(spec, JobSpec) else [step.job for step in spec.steps]
+
+
+def roots_of(spec: JobSpec | PipelineSpec) -> Sequence[str]:
+    """The folders of the snapshots, which several steps may share."""
+    return [*dict.fromkeys(str(job.snapshot.root) for job in jobs_of(spec))]
 
 
 def packed(value: Any) -> bytes:

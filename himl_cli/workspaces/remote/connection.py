@@ -27,7 +27,7 @@ from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, NotAllowed, Se
 from himl_cli.core.events import Finished, Moved, Notice, Notify, Planned, ignore
 from himl_cli.core.files import cache_of, warned
 from himl_cli.core.installation import PACKAGE
-from himl_cli.core.jobs import JobSpec
+from himl_cli.core.jobs import JobSpec, PipelineSpec
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.remote.address import INSTALLED, PREFIX, RemoteAddress
 from himl_cli.workspaces.remote.channel import (
@@ -44,7 +44,9 @@ from himl_cli.workspaces.remote.channel import (
     FrameKind,
     Greeting,
     SentFile,
+    jobs_of,
     packed,
+    roots_of,
     unpacked,
 )
 
@@ -232,12 +234,13 @@ class SshConnection:
             while (found := answer(channel, FrameKind.page, FrameKind.data, FrameKind.result))[0] != FrameKind.result:
                 yield found[1] if found[0] == FrameKind.data else unpacked(kind, found[1])
 
-    def submit(self, spec: JobSpec, files: Sequence[tuple[Path, SentFile]], notify: Notify) -> Run:
+    def submit(self, spec: JobSpec | PipelineSpec, files: Sequence[tuple[Path, SentFile]], notify: Notify) -> Run:
         """Start the job there, and send those of its *files* that are not there. Raises ChannelClosed, after which the
         job may have started."""
         with self.channel() as channel:
             sent = [file for _, file in files]
-            channel.send(FrameKind.call, packed(Call(SUBMIT, {"spec": to_document(spec), "files": sent})))
+            what = {"spec": to_document(spec), "files": sent, "is_pipeline": isinstance(spec, PipelineSpec)}
+            channel.send(FrameKind.call, packed(Call(SUBMIT, what)))
             lacking = unpacked(list[int], answer(channel, FrameKind.page, notify=notify)[1])
             chosen = [files[number] for number in lacking if 0 <= number < len(files)]
             notify(Planned(len(chosen), sum(file.size for _, file in chosen)))
@@ -253,17 +256,21 @@ class SshConnection:
             return run
 
 
-def sent_files(spec: JobSpec) -> Sequence[tuple[Path, SentFile]]:
-    """The files of the job with their paths here. Raises DiskFailed."""
-    places = [(Path(spec.snapshot.root, name), name, False) for name in spec.snapshot.files]
-    places += [(Path(path), name, True) for name, path in spec.brought.items()]
+def sent_files(spec: JobSpec | PipelineSpec) -> Sequence[tuple[Path, SentFile]]:
+    """The files of the job, or of the steps, each once, with their paths here. Raises DiskFailed."""
+    roots, places = roots_of(spec), dict[tuple[int, bool, str], Path]()
+    for job in jobs_of(spec):
+        number = roots.index(str(job.snapshot.root))
+        places |= {(number, False, name): Path(job.snapshot.root, name) for name in job.snapshot.files}
+        places |= {(number, True, name): Path(path) for name, path in job.brought.items()}
     found = list[tuple[Path, SentFile]]()
-    for path, name, is_brought in places:
+    for (number, is_brought, name), path in places.items():
         digest, size = hashlib.sha256(), 0
         for piece in bytes_of(path):
             digest.update(piece)
             size += len(piece)
-        found.append((path, SentFile(name, size, path.stat().st_mode & 0o777, digest.hexdigest(), is_brought)))
+        mode = path.stat().st_mode & 0o777
+        found.append((path, SentFile(name, size, mode, digest.hexdigest(), is_brought, number)))
     return found
 
 

@@ -15,13 +15,20 @@ from pathlib import Path
 from himl_cli.core.errors import BadUsage, IntegrityFailed
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.files import make_folder, temporary_folder
-from himl_cli.core.jobs import JobSpec
+from himl_cli.core.jobs import JobSpec, PipelineSpec
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.local.code_store import CodeStore
 from himl_cli.workspaces.local.file_blobs import safe_parts
 from himl_cli.workspaces.local.run_folder import explain_disk_error
 from himl_cli.workspaces.local.workspace import LocalWorkspace
-from himl_cli.workspaces.remote.channel import Channel, FrameKind, SentFile, packed
+from himl_cli.workspaces.remote.channel import (
+    Channel,
+    FrameKind,
+    SentFile,
+    jobs_of,
+    packed,
+    roots_of,
+)
 
 
 def send_notice(channel: Channel, event: Event) -> None:
@@ -30,23 +37,28 @@ def send_notice(channel: Channel, event: Event) -> None:
         channel.send(FrameKind.notice, packed(event.text))
 
 
-def submit_sent(channel: Channel, workspace: LocalWorkspace, spec: JobSpec, files: Sequence[SentFile]) -> Run:
-    """Request the *files* of the job that no earlier job left here, and start it. What has arrived before an error
-    stays for the next call.
+def submit_sent(
+    channel: Channel, workspace: LocalWorkspace, spec: JobSpec | PipelineSpec, files: Sequence[SentFile]
+) -> Run:
+    """Request the *files* of the job or of the steps that no earlier job left here, and start it. What has arrived
+    before an error stays for the next call.
 
-    Raises the errors of `JobRunner.submit`, IntegrityFailed for a file with other bytes, and BadUsage for a Python that
-    is not here.
+    Raises the errors of `JobTaker`, IntegrityFailed for a file with other bytes, and BadUsage for a Python that is not
+    here.
     """
-
     notify = partial(send_notice, channel)
-    python = _python_of(spec)
+    pythons = [_python_of(job) for job in jobs_of(spec)]
     workspace.prepare(notify)
     store = CodeStore(workspace.folder)
     try:
         with temporary_folder(workspace.folder, "sent-") as folder:
-            code, brought = Path(folder, "code"), Path(folder, "brought")
-            code.mkdir()
-            places = {file: _place(brought if file.is_brought else code, file.name) for file in files}
+            codes = [Path(folder, "code", str(number)) for number in range(len(roots_of(spec)))]
+            for code in codes:
+                code.mkdir(parents=True)
+            places = {
+                file: _place(Path(folder, "brought" if file.is_brought else "code", str(file.root)), file.name)
+                for file in files
+            }
             lacking = [number for number, file in enumerate(files) if not _is_here(store, file, places[file])]
             channel.send(FrameKind.page, packed(lacking))
             arrived = dict[Path, int]()
@@ -58,10 +70,19 @@ def submit_sent(channel: Channel, workspace: LocalWorkspace, spec: JobSpec, file
                 store.add(arrived)
             for file, path in places.items():
                 path.chmod(file.mode)
-            snapshot = replace(spec.snapshot, root=code, files=[file.name for file in files if not file.is_brought])
-            paths = {file.name: str(path) for file, path in places.items() if file.is_brought}
-            job = replace(spec, snapshot=snapshot, brought=paths, python=python)
-            return workspace.submit(job, notify=notify)
+
+            def staged(job: JobSpec, python: str) -> JobSpec:
+                root = roots_of(spec).index(str(job.snapshot.root))
+                paths = {file.name: str(path) for file, path in places.items() if file.is_brought and file.root == root}
+                brought = {name: paths[name] for name in job.brought}
+                snapshot = replace(job.snapshot, root=codes[root])
+                return replace(job, snapshot=snapshot, brought=brought, python=python)
+
+            if isinstance(spec, JobSpec):
+                return workspace.submit(staged(spec, pythons[0]), notify=notify)
+            pairs = zip(spec.steps, pythons, strict=True)
+            steps = [replace(step, job=staged(step.job, python)) for step, python in pairs]
+            return workspace.submit_pipeline(replace(spec, steps=steps), notify=notify)
     except OSError as err:
         raise explain_disk_error(err, "Cannot store the files of the job", workspace.folder) from err
 

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, RunNotFound, ServiceFailed, WorkspaceNotFound
 from himl_cli.core.events import Notice, Notify
-from himl_cli.core.jobs import JobSpec, NewCode
+from himl_cli.core.jobs import JobSpec, NewCode, PipelineSpec
 from himl_cli.core.logged import RunResults
 from himl_cli.core.runs import Run, RunQuery, new_run_id
 from himl_cli.core.webhook import Webhook
@@ -169,12 +169,27 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
         """As `JobTaker.submit`. Notes the run here before it exists, so that it is found after any interruption, and
         sends the files that the other end lacks. After a lost connection, asks whether the run exists, and sends the
         rest if it does not. Inputs must be there. Raises BadUsage for options that need this machine."""
-        refused = {"--in_place": spec.in_place, "--tty": spec.tty}
-        for name in (name for name, is_given in refused.items() if is_given):
+        return self._submit(self._of_there(spec), notify)
+
+    def submit_pipeline(self, spec: PipelineSpec, *, notify: Notify) -> Run:
+        """As `submit`."""
+        for step in spec.steps:
+            for item in step.job.inputs:
+                if item.local and item.key not in step.takes:
+                    hint = f"Upload the data: himl datastore upload DIR NAME -w {self.place}"
+                    raise BadUsage(f"{step.key}: a pipeline on another machine has no local inputs.", hint=hint)
+        steps = [replace(step, job=self._of_there(step.job)) for step in spec.steps]
+        return self._submit(replace(spec, steps=steps), notify)
+
+    def _of_there(self, job: JobSpec) -> JobSpec:
+        """The *job* with the settings of the machine. Raises BadUsage."""
+        for name in (name for name, is_given in {"--in_place": job.in_place, "--tty": job.tty}.items() if is_given):
             raise BadUsage(f"{name} cannot be used on another machine.", hint="Omit it.")
-        spec = replace(spec, run_id=spec.run_id or new_run_id(spec.experiment), python=self.address.python)
-        if spec.engine is None:
-            spec = replace(spec, setup=self.address.setup, run_with=self.address.run_with)
+        job = replace(job, python=self.address.python)
+        return job if job.engine else replace(job, setup=self.address.setup, run_with=self.address.run_with)
+
+    def _submit(self, spec: JobSpec | PipelineSpec, notify: Notify) -> Run:
+        spec = replace(spec, run_id=spec.run_id or new_run_id(spec.experiment))
         files = sent_files(spec)
         self._note(Run(spec.run_id, spec.experiment, display_name=spec.display_name, workspace=self.label), notify)
         try:
@@ -205,7 +220,7 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
             return self._pointers is not None and self._pointers.remove(run_id)
         return False
 
-    def _start(self, spec: JobSpec, files: Sequence[tuple[Path, SentFile]], notify: Notify) -> Run:
+    def _start(self, spec: JobSpec | PipelineSpec, files: Sequence[tuple[Path, SentFile]], notify: Notify) -> Run:
         pauses, is_again = iter(PAUSES), False
         while True:
             try:
