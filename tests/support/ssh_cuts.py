@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 from tests.support.ssh import SshServer
@@ -61,7 +62,7 @@ class CutSsh:
     """The program, in the folder `programs`, which belongs in PATH before the client's own ssh of *box*."""
 
     def __init__(self, box: SshServer, folder: Path) -> None:
-        self._folder, self.programs = folder, folder / "programs"
+        self._folder, self.programs, self._numbers = folder, folder / "programs", count()
         for each in ("plan", "done", "programs"):
             (folder / each).mkdir(parents=True)
         program = self.programs / "ssh"
@@ -72,8 +73,8 @@ class CutSsh:
     def plan(self, cuts: Sequence[tuple[str, int]]) -> None:
         """Have the next connections die, each after its bytes to (`>`) or from (`<`) the other end. Later ones stay."""
         self.forget()
-        for number, (way, size) in enumerate(cuts):
-            (self._folder / "plan" / f"{number:03d}").write_text(f"{way} {size}")
+        for way, size in cuts:
+            (self._folder / "plan" / f"{next(self._numbers):06d}").write_text(f"{way} {size}")
 
     def forget(self) -> None:
         """Cut no further connection."""
@@ -82,7 +83,7 @@ class CutSsh:
 
     @property
     def cuts(self) -> int:
-        """How many connections were to die in the last plan."""
+        """How many connections were to die so far."""
         return len([*(self._folder / "done").iterdir()])
 
     def sent(self) -> list[int]:
