@@ -135,7 +135,11 @@ class RemoteWorkspace(ManagedWorkspace, JobTaker):
         found: Mapping[str, tuple[Run, RunResults]]
         found = self.connection.call(kind, "refresh", {"runs": runs}, seconds=seconds)
         asked = {run.id for run in runs}
-        return {run_id: each for run_id, each in found.items() if run_id == each[0].id and run_id in asked}
+        return {  # by its own words it could be a run of another workspace
+            run_id: (replace(run, workspace=self.label), results)
+            for run_id, (run, results) in found.items()
+            if run_id == run.id and run_id in asked
+        }
 
     def delete(self, run_id: str, *, force: bool = False) -> None:
         self.connection.call(None, "delete", {"run_id": run_id, "force": force})
