@@ -548,8 +548,9 @@ def _joined(folder: str, path: str) -> str:
 def _selected(slides: Sequence[SlideEntry], ids: Sequence[str], source: str, *, of_folder: bool) -> list[SlideEntry]:
     """*slides* that remain, in order, after the *ids* of *source* (an option and its file).
 
-    Slides of a folder also match by file name or path, and all match names as a montage's record escapes them for
-    UTF-8. Raises BadUsage if none remain, and for ids of no slide, since a list of other names would exclude nothing.
+    Slides of a folder also match by file name or path, with or without the extension. All match names as a montage's
+    record escapes them for UTF-8. Raises BadUsage if none remain, and for ids of no slide, since a list of other names
+    would exclude nothing.
     """
     excludes = source.startswith(EXCLUDE)
     if not ids and not excludes:
@@ -558,7 +559,10 @@ def _selected(slides: Sequence[SlideEntry], ids: Sequence[str], source: str, *, 
     known: dict[str, None] = {}
     left = []
     for slide in slides:
-        names = (slide.slide_id, slide.image, basename(slide.image)) if of_folder else (slide.slide_id,)
+        names = [slide.slide_id]
+        if of_folder:
+            names += [slide.image, basename(slide.image)]
+            names += [splitext(name)[0] for name in names if may_be_slide(name)]
         keys = {each.strip(): None for name in names for each in (name, plain(name))}
         known |= keys
         if wanted.isdisjoint(keys) == excludes:

@@ -302,6 +302,7 @@ def test_included_are_shown_in_the_order_of_the_folder(folder: Folder, lists: Fo
     assert folder.ids(exclude=lists.write("list.txt", "2.tiff")) == ["H&E.tiff", "1.tiff", "3.tiff"]
     assert included("H&E.tiff") == included("H%26E.tiff") == ["H&E.tiff"]
     assert included("a/1.tiff") == ["1.tiff"]
+    assert included("1\n2\n") == included("a/1\na/2\n") == ["1.tiff", "2.tiff"], "as --labels"
     folder.lay("b/1.tiff")
     assert included("a/1.tiff") == ["a/1.tiff"]
     assert included("1.tiff") == ["a/1.tiff", "b/1.tiff"]
