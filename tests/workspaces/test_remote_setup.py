@@ -47,6 +47,11 @@ def test_setup_and_run_with_precede_jobs_on_the_other_machine(box: SshServer, hi
     code, text = logged(lines, "show.py", "--sweep", "x=1,2")
     assert code == 0, text
     assert himl("runs", "logs", f"{himl('runs', 'list', '-q', '-w', 'ssh:box').stdout.split()[0]}_1", "-w", "ssh:box").stdout.endswith("yes None modules\n")
+    again = "import os\nprint(os.environ['FROM_SETUP'], os.environ['PYTHON_OF'])\nraise SystemExit(os.environ['HIML_TRY'] == '1')\n"
+    write_files(project, {"again.py": again})
+    assert logged(lines, "again.py")[0] == 1
+    resumed = himl("submit", "--resume", "latest", "--follow")
+    assert (resumed.code, "yes modules" in resumed.stdout) == (0, True), resumed.stderr
     code, text = logged(lines + 'python = "image/python-of-image"\n')  # a named one wins
     assert (code, "yes None image" in text) == (0, True), text
     inside = 'run_with = "env FROM_RUN_WITH=too PATH=/no"\n'
