@@ -120,7 +120,7 @@ def _install_there(host: str, python: str | None, output_opts: OutputOptions) ->
     from himl_cli.core.settings import section_settings
     from himl_cli.core.workspaces import PreparedFile, SetUp
     from himl_cli.render.setup_views import print_set_up
-    from himl_cli.workspaces.remote.address import PREFIX, SECTION, remote_address, settings_text
+    from himl_cli.workspaces.remote.address import PREFIX, REMOTE, remote_address, settings_text
     from himl_cli.workspaces.remote.connection import RemoteChannel
     from himl_cli.workspaces.remote.install import install
 
@@ -128,8 +128,8 @@ def _install_there(host: str, python: str | None, output_opts: OutputOptions) ->
     address = remote_address(f"{PREFIX}{host.removeprefix(PREFIX)}", here)
     assert address is not None
     name = address.table
-    setting = section_settings(here, SECTION).get(name)
-    path, before = (setting.file, "") if setting is not None else _settings_to_extend(here, f"{SECTION}.{name}")
+    setting = section_settings(here, REMOTE).get(name)
+    path, before = (setting.file, "") if setting is not None else _settings_to_extend(here, f"{REMOTE}.{name}")
     with output_session(output_opts) as (output, notify):
         done = install(address, python, notify)
         with closing(RemoteChannel(address)):
@@ -138,7 +138,7 @@ def _install_there(host: str, python: str | None, output_opts: OutputOptions) ->
         notify(Notice(f"{state} at '{address.host}', with Python {done.version}."))
         if setting is None:
             write_atomic(path, f"{before.rstrip()}\n\n{settings_text(name)}".lstrip())
-        file = PreparedFile(path, setting is None, [f"{SECTION}.{name}"])
+        file = PreparedFile(path, setting is None, [f"{REMOTE}.{name}"])
         print_set_up(output, SetUp([file]), here, f"himl doctor --ssh {name}")
 
 

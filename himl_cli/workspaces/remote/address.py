@@ -10,7 +10,7 @@ from himl_cli.core.errors import BadUsage
 from himl_cli.core.records import dataclass
 from himl_cli.core.text import did_you_mean
 
-PREFIX, SECTION = "ssh:", "remote"
+PREFIX, REMOTE = "ssh:", "remote"
 KEYS = ("host", "himl_python", "python", "setup", "run_with", "folder")
 # Relative to the home folder there, in which ssh starts each command
 INSTALLED = ".cache/himl/ssh/bin/python"
@@ -53,10 +53,10 @@ def remote_address(spec: str | None, start: Path) -> RemoteAddress | None:
     if not spec or not is_remote(spec):
         return None
     host, _, folder = spec.removeprefix(PREFIX).partition(":")
-    setting = section_settings(start, SECTION).get(host)
+    setting = section_settings(start, REMOTE).get(host)
     table = {} if setting is None else setting.value
     if setting is not None and not isinstance(table, Mapping):
-        raise setting.wrong("must be a table.", hint=f"Write [{SECTION}.{host}].")
+        raise setting.wrong("must be a table.", hint=f"Write [{REMOTE}.{host}].")
     for key, value in table.items():
         assert setting is not None
         if key not in KEYS:
@@ -83,11 +83,11 @@ def remote_facts(start: Path) -> Sequence[tuple[str, str, str]]:
     from himl_cli.core.settings import section_settings
 
     found = list[tuple[str, str, str]]()
-    for name, setting in section_settings(start, SECTION).items():
+    for name, setting in section_settings(start, REMOTE).items():
         remote_address(f"{PREFIX}{name}", start)  # raises
         for key, value in setting.value.items():
             text = value if isinstance(value, str) else "\n".join(value)
-            found.append((f"{SECTION}.{name}.{key}", text, setting.place))
+            found.append((f"{REMOTE}.{name}.{key}", text, setting.place))
     return found
 
 
@@ -95,7 +95,7 @@ def settings_text(name: str) -> str:
     """The table for himl.toml of a machine where `himl init --ssh` installed himl."""
     table = name if re.fullmatch(r"[\w-]+", name, re.ASCII) else f'"{name}"'
     return (
-        f"[{SECTION}.{table}]  # himl submit train.py --cluster {PREFIX}{name}\n"
+        f"[{REMOTE}.{table}]  # himl submit train.py --cluster {PREFIX}{name}\n"
         f'himl_python = "{INSTALLED}"\n'
         '# python = "miniforge3/envs/NAME/bin/python"  # of jobs\n'
         '# setup = ["module load cuda"]\n'

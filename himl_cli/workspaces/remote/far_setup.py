@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-MARK = "himl-setup: "  # before the answer, which has an `error`, or whether himl of the digest `is_installed`
+ANSWER_MARK = "himl-setup: "  # before the answer, which has an `error`, or whether himl of the digest `is_installed`
 # Prints what `pip download` needs for this machine
 FACTS = """
 import json, sys
@@ -36,7 +36,7 @@ def main() -> None:
     except (OSError, subprocess.SubprocessError, ImportError) as err:
         said = getattr(err, "strerror", None) or str(err)
         answer = {"error": f"{said}: '{name}'" if (name := getattr(err, "filename", None)) else said}
-    print(MARK + json.dumps(answer), flush=True)  # noqa: T201  # the answer of a program
+    print(ANSWER_MARK + json.dumps(answer), flush=True)  # noqa: T201  # the answer of a program
 
 
 def set_up(asked: dict[str, Any], place: Path) -> dict[str, Any]:

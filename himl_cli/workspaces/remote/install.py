@@ -76,7 +76,7 @@ class FarFacts:
 
 
 @dataclass(frozen=True)
-class Answer:
+class FarAnswer:
     """The answer of `far_setup`: whether himl is installed, or what pip *said* and the *facts* of the machine, or an
     *error*. Without files, also the free bytes of the home folder, the version of Python, and the lacking programs."""
 
@@ -144,7 +144,7 @@ def _word(path: str) -> str:
 
 def set_up(
     address: RemoteAddress, python: str, digest: str, files: Sequence[Path], programs: Sequence[str] = ()
-) -> Answer:
+) -> FarAnswer:
     """The answer of `far_setup` there. Raises DiskFailed, ServiceFailed and the errors of ssh."""
     program = Path(far_setup.__file__).read_bytes()
     code = "import sys; exec(sys.stdin.buffer.read(int(sys.argv[1])).decode())"
@@ -162,12 +162,12 @@ def set_up(
     except NotConnected as err:  # ssh connected for an earlier step
         hint = "Run the command again. Installed packages stay."
         raise ChannelClosed(f"The connection to '{address.host}' was lost.", hint=hint) from err
-    lines = [line for line in said.splitlines() if line.startswith(far_setup.MARK)]
+    lines = [line for line in said.splitlines() if line.startswith(far_setup.ANSWER_MARK)]
     if not lines:
         text = f"'{python}' at '{address.host}' ended with exit code {process.returncode}"
         raise ServiceFailed(f"{text} while it installed himl.", hint="Run the command again.")
     try:
-        answer = msgspec.json.decode(lines[-1].removeprefix(far_setup.MARK), type=Answer)
+        answer = msgspec.json.decode(lines[-1].removeprefix(far_setup.ANSWER_MARK), type=FarAnswer)
     except msgspec.MsgspecError as err:
         raise ServiceFailed(f"'{python}' at '{address.host}' sent an invalid answer: {err}.") from err
     if answer.error:
