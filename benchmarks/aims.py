@@ -82,11 +82,32 @@ def _grown(subject: str, candidate: str, few: int, many: int, limit: float, figu
 
 
 COST_SIZES = {"show": (100, 200), "tag": (100, 200), "delete": (10, 20), "list": (2_500, 5_000), "show --children": (1_000, 2_000)}
+LOCAL_SIZES = {
+    "files of a submission": (2_500, 5_000),
+    "rules for 20,000 names": (250, 500),
+    "points of a run": (250_000, 500_000),
+    "runs and a wrong id": (25_000, 50_000),
+    "values with an active model": (1_000, 2_000),
+    "levels of folders": (550, 1_100),
+}
 WAITING, FOLLOW, WATCH = "while the run continues", "himl runs logs --follow", "himl runs list --watch, 19,000 points"
 
 
 def cost_scenario(command: str, size: int) -> str:
     return f"{size:,} runs at 200 ms: {command}"
+
+
+def local_scenario(subject: str, size: int) -> str:
+    return f"{size:,} {subject}"
+
+
+def _local(subject: str, limit: float, figure: str, unit: str, *, cause: str = "") -> Iterator[Aim]:
+    """Limit a figure for the larger size, and require at most 2.2 times that for half of it, or 1.1 times if it is a figure of one file, point or call."""
+    few, many = (_of(local_scenario(subject, size), "himl") for size in LOCAL_SIZES[subject])
+    yield Aim("cost", f"{many.scenarios[0]}: at most {limit:g} {unit}", many, limit, figure, cause=cause or BUSY)
+    growth = 1.1 if unit.endswith((" a file", " a point", " a call")) else 2.2
+    noun = {"cpu": "processor time", "wall": "time of a call"}.get(figure, unit)
+    yield Aim("cost", f"{many.scenarios[0]}: at most {growth:g} times the {noun} of half as many", many, growth, figure, few, cause=BUSY)
 
 
 def _seconds(command: str, seconds: float) -> Aim:
@@ -118,6 +139,10 @@ HELPS = [f"himl{name} --help" for name in ("", " submit", " runs", " download", 
 BUSY = (
     "Tests of other changes ran on the two cores of the machine at the same time, with a load of 8 to 50. "
     "Counts of requests and calls do not depend on that. The times need another run, alone on the machine."
+)
+STORED = (
+    "Until the command returns, himl makes nine calls for a file: one in the project, seven to copy it, and one to find files that the script wrote. "
+    "Afterwards, it deletes the copy if the store has the same content, which takes four. The rest does not depend on the number of files."
 )
 ENGINE, COMMAND, RCLONE, AZCOPY, SDK = "himl engine", "himl command", "rclone", "azcopy", "azure-storage-blob"
 DOWN, UP, LARGE_DOWN, LARGE_UP = "small down", "small up", "large down", "large up"
@@ -268,6 +293,13 @@ AIMS = (
     *(_seconds(command, seconds) for command, seconds in (("show", 16.0), ("tag", 6.0), ("delete", 8.0), ("list", 13.0))),
     *map(_slope, COST_SIZES),
     Aim("cost", "`runs show SWEEP --children` of 2,000 trials: at most 200 requests", _of(cost_scenario("show --children", 2_000), "himl"), 200, "requests"),
+    *_local("files of a submission", 10, "operations", "calls a file", cause=STORED),
+    *_local("rules for 20,000 names", 0.4, "cpu", "s of processor time"),
+    *_local("points of a run", 0.4, "cpu", "s of processor time"),
+    *_local("points of a run", 45, "bytes", "bytes a point"),
+    *_local("runs and a wrong id", 0.2, "cpu", "s of processor time"),
+    *_local("values with an active model", 0.003, "wall", "s a call"),
+    *_local("levels of folders", 1.0, "cpu", "s of processor time"),
     *(_per_hour(command, seconds) for command, seconds in (("himl submit", 5.0), (FOLLOW, 5.0), ("its supervisor", 2.0), (WATCH, 10.0))),
     *(Aim("cost", f"{name}, waiting: at most 30 calls per second", _of(WAITING, name), 30, "operations") for name in ("himl submit", FOLLOW, WATCH)),
 )

@@ -1,6 +1,7 @@
 """Measure the cost of commands where seconds on a quiet machine do not show it: requests of commands for many runs, and what waiting commands use.
 
 `runs`: commands for several runs on the double, which delays each request by 200 ms, and twice as many of them.
+`local`: what grows with the number of files, rules, points, runs or levels of folders on this machine, each for some and for twice as many.
 `waiting`: processor time per hour of commands that wait for local runs, and calls of the file system per second, which `strace` counts if it is there.
 """
 
@@ -11,20 +12,27 @@ import pty
 import re
 import select
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from benchmarks.aims import COST_SIZES, FOLLOW, WAITING, WATCH, cost_scenario
+from benchmarks.aggregate import SWEEP, record_sweep
+from benchmarks.aims import COST_SIZES, FOLLOW, LOCAL_SIZES, WAITING, WATCH, cost_scenario, local_scenario
 from benchmarks.measure import HIML, HimlWorkspace, clean_environment, himl_workspace, new_parser, recording, spend
 from benchmarks.raw import Raw
+from benchmarks.runs_list import record_runs
+from benchmarks.tracking import time_log_metric
+from himl_cli.core.files import make_folder, remove_tree, temporary_folder
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.runs import RunStatus
 from tests.azureml_double.faults import Latency
 from tests.azureml_double.seeding import add_sweep
+from tests.support.running import write_files
 from tests.support.runs import RecordedRuns
 
 LATENCY = 0.2
@@ -34,6 +42,15 @@ HOUR = 3600.0
 RUNS, POINTS = 10, 1_900
 SCRIPT = "import time\ntime.sleep(120)\n"
 FILE_CALLS = "trace=%file,%desc"
+NAMES = 20_000
+SNAPSHOT = """
+import json, pathlib, sys, time
+from himl_cli.services.submission.snapshot import take_snapshot
+wall, cpu = time.perf_counter(), time.process_time()
+take_snapshot(pathlib.Path(sys.argv[1]))
+print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}))
+"""
+Work = Callable[[], dict[str, float]]
 
 
 def measure_runs(himl: HimlWorkspace, folder: Path, rounds: int, record: Raw) -> None:
@@ -63,6 +80,78 @@ def prepared(himl: HimlWorkspace, command: str, size: int, name: str) -> Sequenc
         return "list", "--num_runs", str(size), "-q"
     more = {"show": ["-q"], "tag": ["stage=final"], "delete": ["--yes"]}[command]
     return command, *(run.run_id for run in runs), *more
+
+
+def measure_local(folder: Path, rounds: int, record: Raw) -> None:
+    for subject, (few, many) in LOCAL_SIZES.items():
+        for size in (few, many):
+            place = folder / f"{subject.replace(' ', '_')}_{size}"
+            place.mkdir()
+            work = LOCAL[subject](place, size)
+            for number in range(1, rounds + 1):
+                record.add(local_scenario(subject, size), "himl", number, **work())
+            remove_tree(place)
+
+
+def submit_files(folder: Path, size: int) -> Work:
+    """Submit a job with *size* files. Counts the calls of the file system per file, until its supervisor has stored the code."""
+    write_files(folder, {f"package_{number // 100}/module_{number}.py": f"x = {number}\n" for number in range(size)} | {"train.py": ""})
+    command = [HIML, "submit", "train.py", "-q"]
+
+    def work() -> dict[str, float]:
+        found = spend(command, clean_environment(), folder)
+        if shutil.which("strace"):  # it ends with the supervisor
+            counting = ["strace", "-f", "-c", "-o", str(folder.parent / "calls"), "-e", FILE_CALLS, *command]
+            spend(counting, clean_environment(), folder)
+            (total,) = re.findall(r"(\d+)(?: +\d+)? total$", (folder.parent / "calls").read_text(), re.MULTILINE)
+            found["operations"] = int(total) / size
+        return found
+
+    return work
+
+
+def match_rules(folder: Path, size: int) -> Work:
+    """List a project with *size* rules for 20,000 names that none of them matches."""
+    write_files(folder, {f"part_{number // 500}/name_{number}.py": "" for number in range(NAMES)})
+    kinds = ("*.ending{}", "cache_{}_*", "folder_{}/", "*[0-9]_{}_[!a]*", "/top_{}/*.tmp")
+    write_files(folder, {".gitignore": "".join(kinds[number % len(kinds)].format(number) + "\n" for number in range(size))})
+    return partial(spend, [sys.executable, "-c", SNAPSHOT, str(folder)], clean_environment())
+
+
+def delete_levels(folder: Path, size: int) -> Work:
+    """Submit a job of a project with folders in *size* levels, and delete the run."""
+    make_folder(folder.joinpath(*("a" for _ in range(size))))
+    folder.joinpath("train.py").touch()
+    submit_and_delete = '"$0" submit train.py -q && "$0" runs delete "$("$0" runs list -q)" --yes -q'
+    return partial(spend, ["sh", "-c", submit_and_delete, HIML], clean_environment(), folder)
+
+
+def show_points(folder: Path, size: int) -> Work:
+    """Show a run of *size* points. Counts the bytes of the database per point."""
+    record_sweep(folder, 1, 10, size // 10)
+    stored = (folder / ".himl" / "workspace.db").stat().st_size / size
+    return lambda: {**spend([HIML, "runs", "show", f"{SWEEP}_0"], clean_environment(), folder), "bytes": stored}
+
+
+def miss_run(folder: Path, size: int) -> Work:
+    """Look for a run by a wrong id among *size*."""
+    record_runs(folder, size, "digits")
+    return partial(spend, ["sh", "-c", '"$0" runs show digits_1750000000_x; test $? -eq 3', HIML], clean_environment(), folder)
+
+
+def log_with_model(folder: Path, size: int) -> Work:
+    """Log *size* values with an active model. The time is that of one of the last hundred calls."""
+    return lambda: {"wall": statistics.median(time_log_metric(size, "model")[-100:])}
+
+
+LOCAL: Mapping[str, Callable[[Path, int], Work]] = {
+    "files of a submission": submit_files,
+    "rules for 20,000 names": match_rules,
+    "points of a run": show_points,
+    "runs and a wrong id": miss_run,
+    "values with an active model": log_with_model,
+    "levels of folders": delete_levels,
+}
 
 
 def measure_waiting(folder: Path, rounds: int, record: Raw) -> None:
@@ -153,11 +242,16 @@ def seconds_of(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    args = new_parser(__doc__, 1).parse_args()
-    with tempfile.TemporaryDirectory(prefix="himl-cost-") as place, recording("cost", args.raw) as record:
-        with himl_workspace(Path(place, "azure")) as himl:
-            measure_runs(himl, Path(place), args.rounds, record)
-        if sys.platform == "linux":
-            local = Path(place, "local")
-            local.mkdir()
-            measure_waiting(local, args.rounds, record)
+    parser = new_parser(__doc__, 1)
+    parser.add_argument("--only", nargs="+", choices=("runs", "local", "waiting"), default=("runs", "local", "waiting"))
+    args = parser.parse_args()
+    with temporary_folder() as place, recording("cost", args.raw) as record:
+        here, there = Path(place, "here"), Path(place, "there")
+        here.mkdir()
+        if "runs" in args.only:
+            with himl_workspace(there) as himl:
+                measure_runs(himl, Path(place), args.rounds, record)
+        if "local" in args.only:
+            measure_local(here, args.rounds, record)
+        if "waiting" in args.only and sys.platform == "linux":
+            measure_waiting(here, args.rounds, record)

@@ -27,7 +27,7 @@ TITLES = {
     "memory": ["peak memory"],
     "requests": ["requests"],
     "bytes": ["bytes"],
-    "operations": ["calls of the file system per second"],
+    "operations": ["calls of the file system"],
 }
 
 

@@ -30,6 +30,8 @@ JOB = "benchmark_1700000000_00000000"
 SCRIPT = """
 import json, sys, time
 import mlflow
+if sys.argv[2:]:
+    mlflow.set_active_model(name=sys.argv[2])
 with mlflow.start_run():
     mlflow.log_metric("warm", 1.0)
     seconds = []
@@ -53,14 +55,14 @@ class Echo(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-def time_log_metric(calls: int) -> list[float]:
-    """Return the seconds of each call of a script that logs to the server of a job."""
+def time_log_metric(calls: int, *model: str) -> list[float]:
+    """Return the seconds of each call of a script that logs to the server of a job, with the name of an active *model*, if there is one."""
     with tempfile.TemporaryDirectory() as name, closing(Database(Path(name, "workspace.db"), create=True)) as database:
         RunStore(database).add(Run(JOB, "benchmark", RunStatus.running, started=as_time(now_ms())))
         with closing(TrackingServer(database, JOB, artifacts_of=lambda run_id: Path(name, run_id), new_child_id=lambda: "unused")) as server:
             server.serve()
             env = server.environment(os.environ)
-            done = subprocess.run([sys.executable, "-c", SCRIPT, str(calls)], env=env, cwd=name, stdout=subprocess.PIPE, check=True)
+            done = subprocess.run([sys.executable, "-c", SCRIPT, str(calls), *model], env=env, cwd=name, stdout=subprocess.PIPE, check=True)
         kept = len(MetricStore(database).metrics([JOB], name="loss")[0].points)
         if kept != calls:
             sys.exit(f"The script logged {calls} values, but {kept} were stored.")
