@@ -395,9 +395,11 @@ class HimlGroup(_Base, TyperGroup):
         if meant:
             return f"Did you mean '{meant}'?", f"See '{meant} --help'."
         names = self.list_commands(ctx)
-        near = get_close_matches(name, names, n=2, cutoff=NEAR_COMMAND) or [
-            each for each in names if len(name) > 3 and each.startswith(name)
-        ]
+        near = (
+            get_close_matches(name, names, n=2, cutoff=NEAR_COMMAND)
+            or get_close_matches(name, [each for each in names if len(each) == len(name)], n=2)
+            or [each for each in names if len(name) > 3 and each.startswith(name)]
+        )
         _, line = _parsed(root, [*below, *near, *rest]) if len(near) == 1 else ("", None)
         hint = mask_line(f"Try: {line}") if line else f"See '{ctx.command_path} --help'."
         return did_you_mean(name, near), hint

@@ -115,6 +115,7 @@ def puts(azure: StagedWorkspace) -> int:
     return len(azure.stage.log.find(r"PUT .*/jobs/"))
 
 
+@pytest.mark.large("makes all live checks")
 def test_all_checks_hold_and_each_differs_once(himl: Himl, live_project: StagedWorkspace, project: Path) -> None:
     azure, secrets = live_project, set[str]()
     add_many(azure, 101)

@@ -86,7 +86,6 @@ def seeded(azure_environment: StagedWorkspace, project: Path) -> StagedWorkspace
     return azure
 
 
-@serves
 @posix
 def test_new_trials_appear_and_expired_sign_in_is_retried(himl: Himl, seeded: StagedWorkspace, tmp_path: Path) -> None:
     run = seeded.state.runs["train_2_bb"]

@@ -47,7 +47,7 @@ GETS, ONE_WORD = "the script gets", "as one word"
     ("once=on,off", "switch", "himl passes --once or nothing."),
     ("sizes=64 32,128", "words", "sizes: --sizes of 'train.py' takes several words, so himl splits '64 32'."),
     ("sizes=64,128", "", ""),
-    ("pair=1 2", "words", "himl splits '1 2'."),
+    ('pair="1 2"', "words", "himl splits '1 2'."),
     ("text=a b,c", "", ""),
     ("flag=true,false", "", ""),
     ("off=true,false", "", f"off: {GETS} --off true. For a switch: --sweep 'off=switch()'"),

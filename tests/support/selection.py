@@ -19,13 +19,12 @@ FIXTURES: Mapping[str, str] = {
     "shared_disk": "needs a C compiler and FUSE",
 }
 """Tests that use one of these fixtures are large."""
-_PICTURES = ("compose", "encoding", "montage_azure", "montage_page", "pictures", "scale")
+_PICTURES = ("encoding", "montage_azure", "montage_page", "pictures")
 PLACES: Mapping[str, str] = {
     "tests/api/test_lightning.py": "installs PyTorch",
     "tests/api/test_mlflow.py": "starts MLflow's clients",
     "tests/azure/": "starts the vendor's clients",
     "tests/azureml_double/tests/": "tests the double itself",
-    "tests/commands/test_live_checks.py": "makes all live checks",
     "tests/commands/test_slurm.py": STARTS_SLURM,
     "tests/commands/test_ui.py": "starts MLflow's server and Chromium",
     "tests/completions/": "starts shells",
