@@ -477,6 +477,7 @@ def test_what_was_meant_is_done_by_the_command_of_the_hint(himl: Himl, project: 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="launchers of POSIX")
 @pytest.mark.usefixtures("code")
+@pytest.mark.large("runs 80 commands")
 def test_words_of_other_tools_become_those_of_himl(himl: Himl, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in PROGRAMS:
         write_files(project, {f"bin/{name}": '#!/bin/sh\nwhile [ "${1%.py}" = "$1" ]; do shift; done\nexec python3 "$@"\n'})

@@ -264,6 +264,7 @@ def check_in_a_pipe(views: Sequence[View], folders: Sequence[Path]) -> None:
 
 
 @posix
+@pytest.mark.large("runs most commands")
 def test_output_of_services_fits_narrow_terminal_and_pipe(azure_environment: StagedWorkspace, archive: Archive, project: Path) -> None:
     azure_environment.write_config(project)
     run = azure_environment.add_run(RUN, "train", display_name="A rather long display name of a first try", tags={"team": "blue"})
@@ -297,12 +298,14 @@ def labs(himl: Himl, world: Path, tmp_path: Path, views: Sequence[View]) -> list
 
 @posix
 @pytest.mark.parametrize(("columns", "wish"), SEATS)
+@pytest.mark.large("runs most commands")
 def test_what_commands_show_fits_the_terminal(himl: Himl, world: Path, tmp_path: Path, columns: int, wish: str) -> None:
     views = [VIEWS[name] for name in SEATS[columns, wish]]
     check(views, labs(himl, world, tmp_path, views), columns, wish)
 
 
 @posix
+@pytest.mark.large("runs most commands")
 def test_what_commands_print_into_a_pipe_is_plain(himl: Himl, world: Path, tmp_path: Path) -> None:
     views = list(VIEWS.values())
     check_in_a_pipe(views, labs(himl, world, tmp_path, views))

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
+import pytest
+
 import himl_cli
 from tests.support.documents import shapes
 from tests.support.parsing import FILLED, complaint, wrong_with
@@ -42,6 +44,7 @@ def texts_of(path: Path) -> Iterator[tuple[str, str, bool]]:
                 yield f"{path.name}:{node.lineno}", text + FILLED * text.endswith(" "), id(node) in hints
 
 
+@pytest.mark.large("checks the texts of all modules")
 def test_commands_and_options_in_texts_exist() -> None:
     assert wrong_with("To stop it: himl runs stop 1", is_hint=True) == ["himl runs stop 1: No such command 'stop'."]
     assert wrong_with("See 'himl runs list --bogus'.") != []

@@ -18,6 +18,7 @@ STEPS = [name for name in COMMANDS if name != "download"]
 MOMENTS = 40
 
 
+@pytest.mark.large("mounts images of a disk")
 def test_power_cut_leaves_no_file_without_its_content(tmp_path: Path, require_program: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
     require_program("mkfs.ext4")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # on another disk, whose flushes say nothing of this one

@@ -113,6 +113,7 @@ def texts_of(node: ast.AST) -> Iterator[str]:
             yield from texts_of(child)
 
 
+@pytest.mark.large("checks the texts of all modules")
 def test_texts_of_himl_are_not_masked() -> None:
     for path in sorted(Path(himl_cli.__file__).parent.rglob("*.py")):
         for text in texts_of(ast.parse(path.read_text(encoding="utf-8"))):
