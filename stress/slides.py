@@ -23,6 +23,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from himl_cli.slides.output_folder import OVERVIEW_PAGE
 from stress.killed import ALL, GROUP, HIML, Killed
 from stress.records import Case, Outcome, Result
 from stress.world import Ended, Measured, Verdict, World, differences, drawn_until_met, judge, judge_again, measured
@@ -68,7 +69,8 @@ class Tiles(Killed):
         slides = {path.name for path in outputs.glob("[!.]*") if path.is_dir()}
         self._complete = len(slides) if self._complete is None else self._complete
         wanted = {name: content for name, content in self._wanted.items() if is_done or name.partition("/")[0] in slides}
-        early = [] if is_done or slides >= {name.partition("/")[0] for name in self._wanted if "/" in name} else [name for name in found if "/" not in name]
+        listed = {name.partition("/")[0] for name in self._wanted if "/" in name} - {OVERVIEW_PAGE}  # made after the lists
+        early = [] if is_done or slides >= listed else [name for name in found if "/" not in name]
         lists = {name: self._wanted[name] for name in found if "/" not in name and name in self._wanted}
         return differences({**wanted, **lists}, found, is_done=True) + [f"{name!r} lists slides that lack" for name in early]
 
