@@ -39,6 +39,7 @@ from stress.records import Case, Outcome, Record, Result
 from stress.secrets.cases import secret_cases
 from stress.slides import slide_cases
 from stress.slurm import slurm_cases
+from stress.ssh import ssh_cases
 from stress.ui import ui_cases
 from stress.world import SPAWN, World, leave_only_ours, running_world
 
@@ -79,6 +80,7 @@ PARTS = (
     Part("fuzz", "Garbage in place of what comes from outside", fuzz_cases),
     Part("endpoint", "The server of a local job", endpoint_cases, at_once=2),
     Part("slurm", "Jobs of a Slurm", lambda: [*slurm_cases(), *accounting_cases()], at_once=2),
+    Part("ssh", "Connections to a machine by SSH that die", ssh_cases, at_once=2),
     Part("queue", "Runs that wait for GPUs", queue_cases, at_once=1, large=LARGE_QUEUES),
     Part("ui", "The server of himl ui", ui_cases, at_once=2),
     Part("load", "Many blobs, runs, writers and looks", load_cases, share=1.0, at_once=1, large=LARGE),
