@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from himl_cli.core.errors import DiskFailed
+from himl_cli.core.jobs import Snapshot
 from himl_cli.core.locks import ProcessLock
 from himl_cli.core.mounts import shares_locks
 from himl_cli.workspaces.local.code_store import CodeStore, stage_file, staged_files, write_list
+from himl_cli.workspaces.local.run_folder import RunFolder
+from himl_cli.workspaces.local.staging import changed_files
 from tests.conftest import lacking
 from tests.support.folders import contents
 from tests.support.running import write_files
@@ -180,3 +183,18 @@ def test_copies_that_the_parent_run_has_go_and_come_back(workspace: Workspace) -
     assert (contents(parent), contents(trial)) == (FILES, {**FILES, "data/empty": b"full"})
     workspace.store.drop_shared(trial, parent)
     assert set(contents(trial)) == {"data/empty", "data/same.bin"}
+
+
+def test_changes_are_seen_while_the_copies_move_to_the_store(workspace: Workspace) -> None:
+    code = staged(workspace.runs / "run" / "code", workspace.project)
+    write_files(workspace.project, {"train.py": "changed"})
+
+    class Files(list[str]):
+        """Names that are read while the run's code is stored."""
+
+        def __iter__(self) -> Iterator[str]:
+            workspace.keep(code)
+            return super().__iter__()
+
+    changed = changed_files(RunFolder(code.parent), Snapshot(workspace.project, Files(FILES), 0), code)
+    assert changed == ["train.py"]

@@ -265,15 +265,20 @@ def code_of_place(code: Path, folder: RunFolder) -> dict[str, Path]:
 def changed_files(folder: RunFolder, snapshot: Snapshot, code: Path) -> list[str]:
     """The files of the snapshot in the folder *code* that have changed in the project since they were copied. Raises
     OSError. Reads only files that are newer than their copy."""
-    changed, staged, store = list[str](), staged_files(code), CodeStore(folder.workspace).folder
-    for name in (each for each in snapshot.files if not is_result(each)):
-        copy, now, listed = code / name, Path(snapshot.source, name), staged.get(name)
-        is_stored = listed is not None and listed.stored and not os.path.lexists(copy)
-        copy = store / listed.stored if listed is not None and is_stored else copy
-        with suppress(FileNotFoundError):  # the script deleted the copy
-            copied, found = copy.stat().st_mtime_ns, now.stat() if now.exists() else None
-            copied = listed.modified if listed is not None and is_stored else copied
-            is_newer = found is not None and max(found.st_mtime_ns, found.st_ctime_ns) > copied
-            if found is None or (is_newer and not filecmp.cmp(copy, now, shallow=False)):
-                changed.append(name)
-    return changed
+    while True:
+        changed, lacks_copy, staged = list[str](), False, staged_files(code)
+        store = CodeStore(folder.workspace).folder
+        for name in (each for each in snapshot.files if not is_result(each)):
+            copy, now, listed = code / name, Path(snapshot.source, name), staged.get(name)
+            is_stored = listed is not None and listed.stored and not os.path.lexists(copy)
+            copy = store / listed.stored if listed is not None and is_stored else copy
+            try:
+                copied, found = copy.stat().st_mtime_ns, now.stat() if now.exists() else None
+                copied = listed.modified if listed is not None and is_stored else copied
+                is_newer = found is not None and max(found.st_mtime_ns, found.st_ctime_ns) > copied
+                if found is None or (is_newer and not filecmp.cmp(copy, now, shallow=False)):
+                    changed.append(name)
+            except FileNotFoundError:  # the script deleted the copy, or it has just moved to the store
+                lacks_copy = True
+        if not lacks_copy or staged_files(code) == staged:
+            return changed
