@@ -270,15 +270,19 @@ class CodeStore:
     def paths(self, code: Path, parent: Path | None, run_id: str) -> dict[str, Path]:
         """The files of *code*, by name: copies that are still there, and others where they are in the store or in
         *parent*, the code of the parent run. Raises OSError, and DiskFailed for a file that is damaged."""
-        found, originals = {}, staged_files(parent) if parent is not None else {}
-        for name, copy in staged_files(code).items():
-            if os.path.lexists(code / name):
-                found[name] = code / name
-            elif copy.stored:
-                found[name] = self._sound(copy, name, run_id)
-            elif parent is not None and copy.changed:
-                found[name] = self._original(name, copy, parent, originals.get(name), run_id)
-        return found
+        originals = staged_files(parent) if parent is not None else {}
+        while True:
+            found, staged = {}, staged_files(code)
+            for name, copy in staged.items():
+                if os.path.lexists(code / name):
+                    found[name] = code / name
+                elif copy.stored:
+                    found[name] = self._sound(copy, name, run_id)
+                elif parent is not None and copy.changed:
+                    found[name] = self._original(name, copy, parent, originals.get(name), run_id)
+            # The script deleted the others, or they have just moved to the store
+            if len(found) == len(staged) or staged_files(code) == staged:
+                return found
 
     def _sound(self, copy: Staged, name: str, run_id: str) -> Path:
         """The stored file of *copy*. Raises DiskFailed if it has other content, which himl reads if its time has
@@ -295,6 +299,8 @@ class CodeStore:
                 facts = path.stat()
                 if (facts.st_size, facts.st_mtime_ns) == (copy.size, copy.source):
                     return path
+        if listed is None or not listed.stored:
+            listed = staged_files(parent).get(name)  # it may have moved meanwhile
         if listed is None or not listed.stored or (listed.size, listed.modified) != (copy.size, copy.source):
             raise damaged(name, f"'{parent}' has no such file", run_id)
         return self._sound(listed, name, run_id)
