@@ -492,7 +492,6 @@ def logs(
 
     \b
       himl runs logs --follow --tail 20
-      himl runs logs latest --since 10m
       himl runs logs latest --file std_log_process_1.txt
     """
     from himl_cli.services.runs.follow import follow_log, watching
