@@ -504,11 +504,10 @@ def test_words_of_other_tools_become_those_of_himl(himl: Himl, project: Path, mo
 def test_who_follows_a_hint_by_hand_gets_what_was_meant(himl: Himl) -> None:
     for command in dict.fromkeys(command for _, *commands in BY_HAND.values() for command in commands):
         assert typed(himl, command).stdout != "", command
-    server = himl.start("ui", "--port", "0")
-    assert server.stdout is not None
-    assert b"http://" in server.stdout.readline()
-    server.terminate()
-    server.wait(60)
+    with himl.start("ui", "--port", "0") as server:
+        assert server.stdout is not None
+        assert b"http://" in server.stdout.readline()
+        server.terminate()
 
 
 @pytest.mark.parametrize(
