@@ -1,7 +1,7 @@
 """Words that users know from other tools, and himl's words for them: commands, options, programs in front of a script.
 
 The tables have a row for each word that somebody typed to himl. An option gets himl's words only if the command takes
-them, and is never called the script's unless the script has it.
+them, and is never called the script's unless the script has it. The functions share the tables, but little code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tell slides that are incomplete, as after a partial download, before anything is read from them.
 
 Libraries omit pages and files that they cannot read, so that a slide would have fewer levels, and they miss the end of
-a page that is not read, such as that of a label.
+a page that is not read, such as that of a label. Each format has a function of its own.
 """
 
 from __future__ import annotations
