@@ -1,5 +1,5 @@
-"""The data of a job: the values of `--input` and `--output`, and the download of datasets for local jobs. Both share the
-specifications of data, but little code."""
+"""The data of a job: the values of `--input` and `--output`, and the download of datasets for local jobs. Both share
+the specifications of data, but little code."""
 
 from __future__ import annotations
 
