@@ -25,7 +25,7 @@ import typer
 
 from himl_cli.core.errors import BadUsage
 from himl_cli.core.sweeps import GOALS
-from himl_cli.core.text import non_blank, parse_duration, shorten
+from himl_cli.core.text import iso_time, non_blank, parse_duration, shorten
 from himl_cli.render.output import Format, Output, TableFormat
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def parse_goal(option: str, text: str) -> Goal:
 def parse_since(option: str, text: str) -> datetime:
     """The time of a date, or before a duration. Raises BadUsage."""
     with suppress(ValueError, OverflowError):
-        return datetime.fromisoformat(text.strip()).astimezone()
+        return iso_time(text).astimezone()
     try:
         return datetime.now(timezone.utc) - timedelta(seconds=parse_duration(text, option))
     except BadUsage as err:

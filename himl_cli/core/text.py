@@ -55,6 +55,13 @@ def utc_text(time: datetime) -> str:
     return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
 
 
+def iso_time(text: str) -> datetime:
+    """The time or the date of a text in ISO 8601. Python 3.10 reads neither `Z` nor other fractions of seconds than
+    those of three or six digits. Raises ValueError."""
+    six_digits = re.sub(r"\.(\d+)", lambda found: f".{found[1][:6]:0<6}", text.strip().replace("Z", "+00:00"), count=1)
+    return datetime.fromisoformat(six_digits)
+
+
 def shorten(text: str, most: int = LONGEST_SHOWN) -> str:
     """*text*, without its middle if it is longer than *most* characters."""
     if len(text) <= most:

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from himl_cli.core.runs import RunEnd, RunQuery, RunStatus
+from himl_cli.core.text import iso_time
 from himl_cli.services.live_checks.jobs import RANK_LOG, submit_failing
 from himl_cli.services.live_checks.session import LIVE_EXPERIMENT, LiveCheck, LiveSession
 from himl_cli.services.runs.writing import scalar, table
@@ -52,7 +53,7 @@ def secrets(live: LiveSession) -> Iterator[None]:
         fields = {key: values[0] for key, values in parse_qs(token.lstrip("?")).items()}
         came = " ".join([token[0], *(f"{key}={fields[key]}" for key in ("srt", "ss", "sr", "sp") if key in fields)])
         live.holds("This SAS is one for the account, with a leading ?.", came.startswith("? srt=co ss=bf"), came)
-        ends = datetime.fromisoformat(fields["se"].replace("Z", "+00:00"))
+        ends = iso_time(fields["se"])
         hours = (ends - datetime.now(timezone.utc)).total_seconds() / 3600
         live.holds("This SAS is valid for the requested 8 hours.", 7.5 < hours < 8.5, f"{hours:.1f} hours")
     store = live.workspace.datastore()

@@ -3,7 +3,6 @@ an unexpected form."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from himl_cli.core.errors import ServiceFailed
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import redact
+from himl_cli.core.text import iso_time
 from himl_cli.workspaces.transfer_engine.headers import http_time, in_utc
 
 LONGEST_MESSAGE = 200  # characters of the service's message that are shown
@@ -189,15 +189,11 @@ def pages(
 
 def as_time(text: str | None) -> datetime | None:
     """A time of the service in UTC, which is its default time zone. None for a missing or invalid time, and for one
-    outside of 1970 to 9998.
-
-    It has up to seven digits after the point, which Python 3.10 does not read.
-    """
+    outside of 1970 to 9998."""
     if not text:
         return None
-    six_digits = re.sub(r"\.(\d+)", lambda found: f".{found[1][:6]:0<6}", text.replace("Z", "+00:00"), count=1)
     try:
-        return in_utc(datetime.fromisoformat(six_digits))
+        return in_utc(iso_time(text))
     except (OverflowError, ValueError):
         return None
 
