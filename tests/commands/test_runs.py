@@ -141,6 +141,7 @@ def test_the_supervisor_notes_when_a_log_was_written(himl: Himl, project: Path) 
     run = himl.ok("submit", "train.py", "--no_wait", "-q", "--", str(go)).stdout.strip()
     notes = project / ".himl" / "runs" / run / "log_times"
     until(lambda: notes.exists() and notes.read_text().endswith(" 6\n"))
+    time.sleep(0.01)  # notes have whole milliseconds, rounded up
     moment = datetime.now(timezone.utc).isoformat()
     go.touch()
     assert himl.ok("runs", "logs", run, "--since", moment, "--follow").stdout == "second\n"
