@@ -114,6 +114,15 @@ def lacking(what: str) -> None:
 
 
 @pytest.fixture
+def known_disk(tmp_path: Path) -> None:
+    """Skip this test where the file system of the temporary folder is unknown: himl takes it for one of a network."""
+    from himl_cli.core.mounts import shares_locks
+
+    if not shares_locks(tmp_path):
+        lacking("a table of mounts with the file system of the temporary folder, which a chroot lacks")
+
+
+@pytest.fixture
 def require_program() -> Callable[[str], str]:
     """Call it with a program's name to get its path, or to skip the test with a reason if it is not installed."""
 

@@ -223,6 +223,7 @@ def test_a_resumed_run_says_which_code_it_runs_and_takes_new_code(himl: Himl, pr
     assert (refused.code, "--new_code has no effect without --resume RUN" in refused.stderr) == (2, True)
 
 
+@pytest.mark.usefixtures("known_disk")
 def test_missing_trials_run_the_new_code(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import sys, lib\nprint(lib.VALUE)\nsys.exit(lib.VALUE == 'old' and sys.argv[-1] != '1')", "lib.py": "VALUE = 'old'"})
     run = himl("submit", "train.py", "--sweep", "x=1,2,3", "--max_failures", "1", "-q").stdout.strip()

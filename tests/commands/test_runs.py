@@ -832,6 +832,7 @@ def test_job_outlives_what_its_supervisor_cannot_see(himl: Himl, project: Path, 
     until(lambda: not Path(f"/proc/{begun.read_text()}").exists())
 
 
+@pytest.mark.usefixtures("known_disk")
 def test_code_is_stored_once_listed_saved_and_freed(himl: Himl, project: Path, tmp_path: Path) -> None:
     script = "from pathlib import Path\nPath('outputs/model').write_text('weights')\nprint('trained')\n"
     write_files(project, {"train.py": script, "lib/part.py": "VALUE = 7\n", "pyproject.toml": ""})

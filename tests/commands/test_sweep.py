@@ -200,6 +200,7 @@ def test_log_tells_the_course_and_best_trial_is_noted(himl: Himl, project: Path)
     assert [[*line.split(" ")[1:3], line.endswith(", logged: val/loss (1 of 2 ended)")] for line in complaints] == [["trial", "0,", True]]
 
 
+@pytest.mark.usefixtures("known_disk")
 def test_trials_keep_only_files_that_differ_from_those_of_the_sweep(himl: Himl, project: Path, tmp_path: Path) -> None:
     """The unchanged copies go when a trial ends, and come back when it runs again, except where a result is a link to one."""
     script = f"""

@@ -13,11 +13,9 @@ import pytest
 from himl_cli.core.errors import DiskFailed
 from himl_cli.core.jobs import Snapshot
 from himl_cli.core.locks import ProcessLock
-from himl_cli.core.mounts import shares_locks
 from himl_cli.workspaces.local.code_store import CodeStore, stage_file, staged_files, write_list
 from himl_cli.workspaces.local.run_folder import RunFolder
 from himl_cli.workspaces.local.staging import changed_files
-from tests.conftest import lacking
 from tests.support.folders import contents
 from tests.support.running import write_files
 
@@ -61,9 +59,7 @@ class Workspace:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, project: Path) -> Workspace:
-    if not shares_locks(tmp_path):
-        lacking("a table of mounts with the file system of the temporary folder, which a chroot lacks")
+def workspace(tmp_path: Path, project: Path, known_disk: None) -> Workspace:
     return Workspace(tmp_path, project)
 
 

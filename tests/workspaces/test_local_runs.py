@@ -85,6 +85,7 @@ def test_a_damaged_or_newer_database_is_named_and_left_alone(tmp_path: Path) -> 
     assert caught.value.hint.startswith("Update himl")
 
 
+@pytest.mark.usefixtures("known_disk")
 def test_a_database_of_an_earlier_version_gets_the_missing_tables(tmp_path: Path, database: Database) -> None:
     RunStore(database).add(Run("r", "e"))
     database.rows("PRAGMA journal_mode=DELETE")
@@ -111,6 +112,7 @@ def of_earlier(folder: Path, version: int) -> Path:
     return folder / "workspace.db"
 
 
+@pytest.mark.usefixtures("known_disk")
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_database_of_an_earlier_himl_keeps_its_values_and_positions(tmp_path: Path, version: int) -> None:
     """Also while a process of that himl uses it. A mirror continues after the point that it sent last."""

@@ -56,6 +56,7 @@ def run_until(himl: Himl, project: Path, enough: Callable[[Points], bool], *argu
     return system_metrics(project)
 
 
+@pytest.mark.usefixtures("known_disk")
 def test_a_tree_of_processes_is_sampled_and_a_resumed_run_goes_on(himl: Himl, project: Path) -> None:
     def is_enough(found: Points) -> bool:
         return max((value for _, value in found.get("system_memory_usage_megabytes", ())), default=0) > 100
