@@ -15,6 +15,7 @@ from typing import NamedTuple
 from himl_cli.core.errors import NotFound
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.runs import Run
+from himl_cli.core.text import iso_time
 from himl_cli.workspaces.base import BlobStore, LocalStore, ManagedWorkspace, Workspace
 
 SWEEP_LOG = "azureml-logs/hyperdrive.txt"
@@ -271,7 +272,7 @@ def _timed_line(files: BlobStore, name: str, since: datetime, notify: Notify) ->
             if (parts := TIMED.match(line)) is not None:
                 day, clock, fraction, zone = (part.decode() if part else "" for part in parts.groups())
                 with suppress(ValueError):  # of another meaning
-                    is_timed, moment = True, datetime.fromisoformat(f"{day}T{clock}.{fraction[:6]:0<6}")
+                    is_timed, moment = True, iso_time(f"{day}T{clock}.{fraction or 0}")
                     if not zone and not has_told:
                         notify(Notice(f"The times in '{name}' have no zone. himl takes them as UTC."))
                         has_told = True
