@@ -26,6 +26,7 @@ from himl_cli.services.submission.request import SubmitRequest
 from himl_cli.services.submission.snapshot import list_upload
 from himl_cli.workspaces.azure.config import PUBLIC, WorkspaceAddress
 from himl_cli.workspaces.azure.jobs.command_line import command_line
+from himl_cli.workspaces.azure.jobs.sdk import load_sdk
 from himl_cli.workspaces.azure.run_records import as_run
 from himl_cli.workspaces.azure.workspace import AzureWorkspace
 from tests.azureml_double.faults import Reset, Status
@@ -391,6 +392,7 @@ def test_no_folder_that_a_file_names_is_sent_with_secrets(workspace: AzureWorksp
 
 
 def test_a_registered_build_context_has_no_secrets(workspace: AzureWorkspace, azure: StagedWorkspace, folder: Path) -> None:
+    load_sdk()
     from azure.ai.ml.entities import BuildContext, Environment
 
     write_files(folder, {**{f"secret/{name}": text for name, text in files_of(SECRET_FILES).items()}, "Dockerfile": "FROM x", "plain/a.py": ""})
