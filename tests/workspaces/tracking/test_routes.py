@@ -23,6 +23,7 @@ from himl_cli.workspaces.local.run_store import now_ms
 from himl_cli.workspaces.local.tracking.models import json_metrics_of
 from himl_cli.workspaces.local.tracking.protocol import RequestError
 from tests.support.folders import SmallDisk, files_below
+from tests.support.hostile_texts import SECONDS, within
 from tests.support.running import until
 from tests.workspaces.tracking.tracked_job import API, INVALID, JOB, MISSING, PARENT, TrackedJob, tracked_job
 
@@ -641,10 +642,10 @@ def test_filters() -> None:
     assert str(RequestError("Run 'a\0\x1b[2J\u202eé' does not exist.")) == r"Run 'a\x00\x1b[2J\u202eé' does not exist."
 
 
-@pytest.mark.timeout(20)
 def test_a_pattern_of_many_wildcards_takes_no_time() -> None:
     item = Searchable(tags={"t": "a" * 2000})
-    assert not parse_filter(f"tags.t LIKE '{'%a' * 200}b'")[0].holds(item)
+    with within(SECONDS):
+        assert not parse_filter(f"tags.t LIKE '{'%a' * 200}b'")[0].holds(item)
 
 
 def test_orders_put_what_has_no_value_last() -> None:
