@@ -404,13 +404,13 @@ def test_folders_have_names_that_every_file_system_takes() -> None:
     assert all(len(name.encode()) < 200 and not set(name) & set('/\\:*?"<>|') and name[0] != "." for name in names)
 
 
-@pytest.mark.large("cuts 5,000 slides")
-def test_five_thousand_slides_are_cut_in_their_order(slides: Path) -> None:
+@pytest.mark.large("cuts 1,000 slides")
+def test_a_thousand_slides_are_cut_in_their_order(slides: Path) -> None:
     write_tiff(slides / "a.tiff", slide_picture(1, (32, 32)), compression="deflate", tile=32)
     write_broken("empty", slides)
-    entries = [SlideEntry(f"s{number}", "empty.tiff" if number % 1000 == 7 else "a.tiff") for number in range(5000)]
+    entries = [SlideEntry(f"s{number}", "empty.tiff" if number % 200 == 7 else "a.tiff") for number in range(1000)]
     result = cut(slides, *entries, tile_size=32)
-    assert [slide.slide_id for slide in result.failed] == ["s7", "s1007", "s2007", "s3007", "s4007"]
+    assert [slide.slide_id for slide in result.failed] == ["s7", "s207", "s407", "s607", "s807"]
     assert [row["slide_id"] for row in rows_of(result)] == [slide.slide_id for slide in result.slides if slide.is_ok]
 
 
