@@ -194,8 +194,11 @@ def test_shell_that_loads_the_folder_needs_no_line(himl: Himl, home: Path, requi
     (home / ".bashrc").write_text("BASH_COMPLETION_VERSINFO=(2 11)\n", encoding="utf-8")
     written = himl.ok("completion", "bash", "--install", "--json", env={"BASH_COMPLETION_USER_DIR": str(home / "own")}).json()
     assert written == {"shell": "bash", "files": [str(home / "own" / "completions" / "himl")], "line": ""}
-    require_program("zsh")
+    zsh = require_program("zsh")
     (home / ".zshrc").write_text("fpath=(~/.zfunc $fpath)\nautoload -Uz compinit && compinit -u\n", encoding="utf-8")
+    # The first start takes long on a slow machine, since zsh notes all functions.
+    subprocess.run([zsh, "-i", "-c", "exit"], stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
+    assert (home / ".zcompdump").exists()
     written = himl.ok("completion", "zsh", "--install", "--json").json()
     assert written == {"shell": "zsh", "files": [str(home / ".zfunc" / "_himl")], "line": ""}
 
