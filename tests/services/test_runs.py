@@ -239,6 +239,7 @@ class CountedReads(LocalWorkspace):
         return super().folder_changed(run_id)
 
 
+@pytest.mark.usefixtures("known_disk")
 def test_following_reads_the_record_of_a_run_seldom_and_each_change_at_once(project: Path) -> None:
     """Between changes, a check of the folder and of the log takes two calls of the file system."""
     runs = RecordedRuns(project)
