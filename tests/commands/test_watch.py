@@ -57,6 +57,7 @@ def watching(himl: Himl, columns: int, *arguments: str) -> Terminal:
 
 
 @posix
+@pytest.mark.usefixtures("known_disk")  # elsewhere a list reads metrics every two minutes
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_terminal_shows_a_run_until_it_ends(himl: Himl, go: Path, columns: int) -> None:
     run_id = submitted(himl, go)
