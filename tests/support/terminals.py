@@ -43,6 +43,10 @@ class Terminal:
         self._reader.start()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def screen(self) -> str:
         return b"".join(self._chunks).decode("utf-8", "replace").replace("\r\n", "\n")
 
