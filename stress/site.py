@@ -9,17 +9,16 @@ prints the PATH of its programs.
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from himl_cli.core.ports import free_port
 from tests.support.running import until
 from tests.support.slurm import CACHE, LIBRARIES, PACKAGES, PROGRAMS, Programs, fetch
 
@@ -272,19 +271,10 @@ def running_site() -> Iterator[Site]:
         shutil.rmtree(folder)
 
 
-def _free_port() -> socket.socket:
-    """A socket on a port that the system does not give to connections of clients, so that it is free until a daemon takes it."""
-    while True:
-        with suppress(OSError):
-            return socket.create_server(("127.0.0.1", 10000 + secrets.randbelow(20000)))
-
-
 def _configured(folder: Path, root: Path) -> Site:
     token = folder.name[-4:].lower().replace("_", "x")
     nodes = {cluster: [f"{name}{token}" for name in names] for cluster, names in NODES.items()}  # cgroups of the machine have the names of nodes
-    with ExitStack() as stack:
-        listening = ["dbd", *nodes, *(name for its in nodes.values() for name in its)]
-        ports = {name: stack.enter_context(_free_port()).getsockname()[1] for name in listening}
+    ports = {name: free_port("127.0.0.1") for name in ["dbd", *nodes, *(name for its in nodes.values() for name in its)]}
     facts = {"folder": folder, "root": root, "ports": ports, "libraries": LIBRARIES, "limits": LIMITED if can_limit_memory() else UNLIMITED}
     for cluster, its in nodes.items():
         lines = "\n".join(NODE.format(name=name, port=ports[name]) for name in its)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 
+from himl_cli.core.ports import free_port
 from stress.attacks import ATTACKS, Attack, Met, Server, attacked
 from stress.kills import GONE, JOB_GONE, SIGNALS, Started, judge_first
 from stress.records import Case, Result
@@ -74,8 +74,7 @@ class Shown:
         self.world, self.env = world, world.environment()
         if not (world.project / ".himl").exists():
             RecordedRuns(world.project).add(RUN, tags={"seen": SHOWN}, files={"outputs/note.txt": SHOWN})
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port("127.0.0.1")
         self.started = Started(("ui", "-w", "local", "-q", "--port", str(self.port)), world.project, self.env, world.folder)
 
     def is_up(self) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlencode
 
+from himl_cli.core import ports
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError
 from himl_cli.core.events import Notice, Notify, ignore
 from himl_cli.core.processes import detached, end_detached
@@ -180,9 +181,7 @@ def free_port(host: str, first: int) -> int:
     if all ports are in use.
     """
     if first == 0:
-        with socket.socket() as anywhere:
-            anywhere.bind(("", 0))
-            return int(anywhere.getsockname()[1])
+        return ports.free_port()
     last = min(first + PORTS_TRIED - 1, LAST_PORT)
     port = next((port for port in range(first, last + 1) if _is_free(host, port)), None)
     if port is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from himl_cli import is_local_rank_zero, set_environment_variables_for_multi_node, torch_barrier
+from himl_cli.core.ports import free_port
 from himl_cli.core.ranks import RANKS
 from tests.api.ranks import SAY, local_ranks, run_ranks
 from tests.support.folders import meetings
@@ -202,9 +202,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> str:
     if torch is None or torch.origin is None:
         pytest.skip("NEEDS PyTorch (pip install torch) for its distributed barrier")
     monkeypatch.setenv("PYTHONPATH", str(Path(torch.origin).parents[1]))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+    return str(free_port("127.0.0.1"))
 
 
 def test_ranks_of_torch_meet_at_the_barrier(local_runs: RecordedRuns, tmp_path: Path, port: str) -> None:

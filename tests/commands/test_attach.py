@@ -8,7 +8,6 @@ import getpass
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from himl_cli.core.ports import free_port
 from tests.azureml_double.faults import Status
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.azureml_double.state import Right, Run
@@ -151,9 +151,7 @@ def ssh_server(folder: Path, public_key: Path) -> Iterator[int]:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "host")], check=True)
     shutil.copy(public_key, folder / "authorized")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port("127.0.0.1")
     settings = f"""
 Port {port}
 ListenAddress 127.0.0.1

@@ -262,7 +262,7 @@ def test_an_interrupted_push_leaves_no_run_that_goes_on(
 
 
 def got(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         content: bytes = answer.read()
         return content
 

@@ -108,6 +108,7 @@ def test_ranks_get_their_variables_and_logs(himl: Himl, started_himl: Himl, proj
     logs = project / ".himl" / "runs" / latest(himl)["id"] / "user_logs"
     lines = [(logs / f"std_log_process_{rank}.txt").read_text().split() for rank in range(3)]
     port = lines[0][4]
+    assert 10_000 <= int(port) < 30_000, "no client gets it before a rank listens there"
     assert lines == [[str(rank), str(rank), "3", "127.0.0.1", port, "0" if rank or os.name == "nt" else "3"] for rank in range(3)]
     assert outcome.stdout.split() == lines[0]
     env = seen(himl, "submit", "show.py", "--processes_per_node", "1", "--distribution", "mpi")["env"]

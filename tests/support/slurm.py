@@ -8,7 +8,6 @@ from __future__ import annotations
 import getpass
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from himl_cli.core.ports import free_port
 from tests.support.running import until
 
 CACHE = Path(__file__).parents[2] / ".cache" / "slurm"
@@ -174,11 +174,7 @@ def running_cluster(folder: Path) -> Iterator[Slurm]:
     made = Slurm(folder, root)
     for name in ("state", "spool-n1", "spool-n2", "bin"):
         (folder / name).mkdir()
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    facts = {"folder": folder, "root": root, "ports": ports, "user": getpass.getuser(), "libraries": LIBRARIES}
+    facts = {"folder": folder, "root": root, "ports": [free_port("127.0.0.1") for _ in range(3)], "user": getpass.getuser(), "libraries": LIBRARIES}
     (folder / "slurm.conf").write_text(CONFIGURATION.format(**facts))
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # which does not look for them before it needs one
     for name in (*PROGRAMS, "slurmctld-wlm", "slurmd-wlm"):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from himl_cli.core.ports import free_port
 from tests.support.processes import MARK, processes_below
 from tests.support.running import until
 from tests.support.users import OPENED, closed_interpreter
@@ -176,9 +177,7 @@ def running_ssh(folder: Path, kind: type[SshServer] = SshServer) -> Iterator[Ssh
     home = folder / "far home"
     for name in ("host_key", "user_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.1")
     server = kind(folder, home, port)
     server.make_home()
     known = (folder / "host_key.pub").read_text()

@@ -12,7 +12,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
@@ -30,6 +29,7 @@ from himl_cli.core.jobs import (
     check_placeholders,
     input_targets,
 )
+from himl_cli.core.ports import free_port
 from himl_cli.core.processes import JOB_FOLDER
 from himl_cli.core.ranks import RANK_NAMES
 from himl_cli.core.records import dataclass
@@ -415,9 +415,7 @@ def rank_environments(request: LaunchRequest) -> list[dict[str, str]]:
 
 
 def rank_variables(request: LaunchRequest, address: str, node: str, rank: str = RANK, local: str = RANK) -> Document:
-    with socket.socket() as probe:  # finds a free port
-        probe.bind((address if address[0].isdigit() else "", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port(address if address[0].isdigit() else "")
     size, of_node = str(request.rank_count), str(request.spec.processes)
     found = {"WORLD_SIZE": size, "MASTER_ADDR": address, "MASTER_PORT": str(port), "RANK": rank, "LOCAL_RANK": local}
     if request.spec.distribution == "mpi":
