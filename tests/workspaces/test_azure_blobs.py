@@ -243,12 +243,13 @@ def test_what_arrived_before_a_break_is_not_asked_for_again(stage: Stage, staged
     stage.faults.add(fault, BIG)
     sink = fetched(staged, store=hasty_store(staged, stall=2.0 if isinstance(fault, Stall) else PATIENT))
     assert (sink.bodies, sink.md5s) == ({("big", 0): BODY}, {("big", 0): hashlib.md5(BODY).digest()})
-    first, second = stage.log.find(BIG)
+    first, *later = stage.log.find(BIG)
     assert "range" not in first.headers
-    start, end = second.headers["range"].removeprefix("bytes=").split("-")
-    assert 600_000 < int(start) <= 700_000
-    assert int(end) == len(BODY) - 1
-    until(lambda: second.received == len(BODY) - int(start))
+    ranges = [[*map(int, seen.headers["range"].removeprefix("bytes=").split("-"))] for seen in later]  # more than one on a slow machine
+    assert 600_000 < ranges[0][0] <= 700_000
+    assert ranges == sorted(ranges)
+    assert {end for _, end in ranges} == {len(BODY) - 1}
+    until(lambda: later[-1].received == len(BODY) - ranges[-1][0])
 
 
 def test_other_bytes_than_were_asked_for_are_not_passed_on() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from email.utils import formatdate
@@ -43,6 +44,7 @@ from tests.azureml_double.stage import Stage
 from tests.azureml_double.state import Right
 from tests.support.azure import HASTY, connected, opened, set_all
 from tests.support.hostile_texts import NASTY, naming
+from tests.support.running import until
 
 RUN = r"/runs/run_1"
 
@@ -83,8 +85,14 @@ def test_a_failure_that_stays_ends_after_five_tries(connection: Connection, stag
     assert missing.value.exit_code == 3
 
 
+def answers(connection: Connection) -> bool:
+    with suppress(ServiceFailed):
+        return get_run(connection) == "run_1"
+    return False
+
+
 def test_a_host_that_hangs_is_soon_given_up(azure_environment: StagedWorkspace, project: Path) -> None:
-    stage, policy = azure_environment.stage, replace(HASTY, read_timeout=0.5, total=2.0)
+    stage, policy = azure_environment.stage, replace(HASTY, read_timeout=0.5)
     azure_environment.add_run("run_1", "exp")
     with opened(azure_environment, project, policy) as workspace:
         for _ in range(2):
@@ -97,7 +105,7 @@ def test_a_host_that_hangs_is_soon_given_up(azure_environment: StagedWorkspace, 
                 requests.append(len(stage.log.find(RUN)))
             assert requests[0] > 1 == requests[1]
             stage.faults.clear()
-            assert get_run(workspace.connection) == "run_1"
+            until(lambda: answers(workspace.connection))  # on a slow machine not at once
 
 
 def test_retry_after_is_waited_for_and_said(connection: Connection, stage: Stage, caplog: pytest.LogCaptureFixture) -> None:

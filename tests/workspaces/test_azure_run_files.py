@@ -304,7 +304,7 @@ def open_url(url: str, method: str = "GET", body: bytes | None = None) -> tuple[
     """Return the status and the body that a client with only the link gets."""
     request = urllib.request.Request(url, body, {"x-ms-blob-type": "BlockBlob"} if body else {}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read()
     except HTTPError as err:
         with err:

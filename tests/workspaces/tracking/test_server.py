@@ -281,13 +281,14 @@ def is_answered(job: TrackedJob, client: socket.socket) -> bool:
 def test_a_stranger_who_falls_silent_is_left(hasty: TrackedJob, capfd: pytest.CaptureFixture[str]) -> None:
     with idle(hasty, 3) as strangers:
         for client, said in zip(strangers, (b"", b"GET / HT", b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\nabc"), strict=True):
-            client.sendall(said)
-        assert [client.recv(1) for client in strangers] == [b""] * 3
+            with suppress(ConnectionError):  # left before it spoke, on a slow machine
+                client.sendall(said)
+                assert client.recv(1) == b""
     assert capfd.readouterr() == ("", "")
 
 
 def test_of_strangers_little_is_read_and_nothing_awaited(tmp_path: Path) -> None:
-    sent, threads = 0, threading.active_count()
+    sent, before = 0, {*threading.enumerate()}
     # The server serves only a few of the strangers at a time.
     with tracked_job(tmp_path / "runs", replace(HASTY, silence=600)) as job, idle(job, 60):
         with closing(connect(job)) as client, suppress(ConnectionError):
@@ -297,7 +298,7 @@ def test_of_strangers_little_is_read_and_nothing_awaited(tmp_path: Path) -> None
         assert sent < 100 << 20
         assert job.send("GET", GET_RUN).status == 200
         # Threads of dropped strangers may still have to end.
-        until(lambda: threading.active_count() - threads <= HASTY.most + 2)
+        until(lambda: len({*threading.enumerate()} - before) <= HASTY.most + 2)
     with tracked_job(tmp_path / "j", Limits(most=4, grace=600, silence=600)) as job, idle(job, 20):
         # If it waited for strangers, the test would take too long.
         job.server.close()
@@ -309,10 +310,10 @@ def test_where_handles_run_out_strangers_go_first(job: TrackedJob) -> None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with closing(socket.socket()) as last, closing(socket.socket()) as mine:
-        mine.settimeout(20)
-        threads = threading.active_count()
+        mine.settimeout(60)
+        before = {*threading.enumerate()}
         with idle(job, 5):
-            until(lambda: threading.active_count() == threads + 5)  # all are accepted
+            until(lambda: len({*threading.enumerate()} - before) >= 5)  # all are accepted
             free = os.dup(0)
             os.close(free)
             resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
