@@ -150,7 +150,12 @@ def parse_filter(text: str, attributes: frozenset[str] = RUN_ATTRIBUTES, *, is_s
             example = "lr < 0.1" if is_short else "metrics.loss < 0.5"
             expected = "AND" if found and not joined else f"a comparison such as {example}"
             hint = "Join comparisons by AND only, and write names with spaces in backticks: `my loss` < 1"
-            hint = "Write = in place of ==." if "==" in rest else hint
+            if "==" in rest:
+                hint = "Write = in place of ==."
+            elif is_short and re.search(r"\b(started|start_time|created|date)\s*[<>]", text):
+                hint = "For runs since a time: --since TIME, such as 7d or 2026-03-01"
+            elif re.match(IDENTIFIER + r"\s*[<>]", rest):
+                hint = "<, <=, > and >= take a number. For text: =, != or LIKE '%TEXT%'"
             raise BadSearch(f"Invalid clause: expected {expected} at {rest[:40]!r} in {text[:200]!r}.", hint=hint)
         found.append(_comparison(match, attributes, is_short=is_short))
         rest = rest[match.end() :].lstrip()

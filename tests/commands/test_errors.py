@@ -242,7 +242,7 @@ BY_HAND: dict[str, tuple[str, ...]] = {
     "submit train.py -p 80:80": ("For services of a job on Azure ML: --jupyter or --vscode",),
     "submit train.py --project lab --entity me": ("Omit it. himl has no accounts: a run's user is the one of the machine.",),
     "init azure": (
-        "For Azure ML, use --subscription_id, --resource_group and --workspace_name. For a local workspace: himl init",
+        "For Azure ML, use --subscription_id, --resource_group and --workspace_name. For a host, --ssh HOST. For a local workspace: himl init",
         "himl init",
     ),
     "upload lab": ("See 'himl datastore upload --help'.", "himl datastore upload --help"),
@@ -262,6 +262,10 @@ BY_HAND: dict[str, tuple[str, ...]] = {
     ),
     "runs logs -n": ("See 'himl runs logs --help'.", "himl runs logs --help"),
     "ui latest": ("Omit it: himl ui",),
+    "checkpoint download train_1_aa": ("In himl: himl checkpoint fetch train_1_aa", "himl checkpoint fetch --help"),
+    "runs untag latest team": ("To remove a tag: himl runs tag RUN KEY=", "himl runs tag train_1_aa team="),
+    "runs list --where 'status > Failed'": ("<, <=, > and >= take a number. For text: =, != or LIKE '%TEXT%'", "himl runs list --where 'status != Failed'"),
+    "runs list --where 'started > 2026-01-01'": ("For runs since a time: --since TIME, such as 7d or 2026-03-01", "himl runs list --since 2026-01-01"),
     "checkpoint list": ("In himl: himl download --list --prefix outputs/checkpoints", "himl download train_1_aa --list --prefix outputs/checkpoints"),
     "workspace use x": ("For all commands in this folder: himl init", "himl init", "himl runs list --workspace .himl"),
 }
