@@ -63,8 +63,8 @@ ODD_DASHES = re.compile(r"(?:--?|[\u2010-\u2015\u2212]{1,2}|/)(?=\w)")
 """What stands before an option: one dash as in PowerShell, a slash, or a dash that a text editor made of `--`."""
 DIRECTIONS = {"asc": "", "ascending": "", "desc": "-", "descending": "-"}
 OMIT = {
-    "init": "For Azure ML, use --subscription_id, --resource_group and --workspace_name. For a host, --ssh HOST. For a local "
-    "workspace"
+    "init": "For Azure ML, use --subscription_id, --resource_group and --workspace_name. For a host, --ssh HOST. "
+    "For a local workspace"
 }
 """Hints for an argument of commands that take none."""
 # The position of headings in help. All others come between these.
