@@ -4,7 +4,7 @@
 `import himl_cli` is fast.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "AzureRunInfo": "api.submit_if_needed",

@@ -29,6 +29,17 @@ find_python() {
     done
 }
 
+# Prints a Python of version $1, on PATH or among those of pyenv, or nothing if there is none.
+python_of_version() {
+    local name
+    for name in "python$1" "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/$1".*/bin/python python3 python; do
+        if [ "$("$name" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true)" = "$1" ]; then
+            echo "$name"
+            return
+        fi
+    done
+}
+
 venv_python() {
     if [ -e "$1/Scripts/python.exe" ]; then
         echo "$1/Scripts/python.exe"
