@@ -67,7 +67,6 @@ def main(program: str) -> None:
 
         def himl(words: str) -> str:
             done = subprocess.run([program, *words.split()], cwd=project, env=env, stdout=subprocess.PIPE, text=True, check=False)
-            print(done.returncode, words)
             return done.stdout
 
         runs = {}
