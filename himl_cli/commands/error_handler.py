@@ -54,11 +54,17 @@ def giving_up() -> Iterator[None]:
     before = sys.unraisablehook
 
     def repeat(ignored: sys.UnraisableHookArgs) -> None:
-        if issubclass(ignored.exc_type, KeyboardInterrupt):
-            # Python would ignore it in this function, too.
-            threading.Timer(0.01, _interrupt, [threading.get_ident()]).start()
-        else:
+        if not issubclass(ignored.exc_type, KeyboardInterrupt):
             before(ignored)
+            return
+        # Python would ignore it in this function, too, where it may arrive on a slow machine.
+        pause = 0.01
+        while True:
+            try:
+                threading.Timer(pause, _interrupt, [threading.get_ident()]).start()
+                return
+            except KeyboardInterrupt:
+                pause *= 2
 
     sys.unraisablehook = repeat
     try:

@@ -194,10 +194,22 @@ def tool() -> None:
 
 cli.main(app)
 """
+SLOW = """
+import threading
+import time
+start = threading.Thread.start
+def slow(thread: threading.Thread) -> None:
+    start(thread)
+    time.sleep(0.1)
+threading.Thread.start = slow
+"""
+"""A machine that takes long to start a thread."""
 
 
 def test_an_interruption_in_a_destructor_is_not_ignored(project: Path) -> None:
     done = run_script(written(project, IN_A_DESTRUCTOR.format(body="signal.raise_signal(signal.SIGINT)", seconds=600)))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: Interrupted.\n")
+    done = run_script(written(project, SLOW + IN_A_DESTRUCTOR.format(body="signal.raise_signal(signal.SIGINT)", seconds=20)))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: Interrupted.\n")
     done = run_script(written(project, IN_A_DESTRUCTOR.format(body="raise ValueError", seconds=0)))
     assert (done.returncode, done.stdout) == (0, "goes on\n")
