@@ -153,8 +153,8 @@ def test_runs_of_azure_are_watched_to_their_end(himl: Himl, azure_environment: S
     run.ended, run.status = run.started, "Failed"
     for watcher in watchers:
         out, _ = watcher.communicate(timeout=100)
-        assert out.decode().split()[-1] == "0.125"
-        assert "\tstatus\tFailed\n" in out.decode()
+        last = {row[2]: row[3] for row in (line.split("\t") for line in out.decode().splitlines()) if len(row) == 4}
+        assert (last["status"], last["val/loss"]) == ("Failed", "0.125")
         assert watcher.returncode == 1
 
 
