@@ -8,9 +8,11 @@ import ast
 import io
 import os
 import re
+import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from importlib import import_module
@@ -27,7 +29,10 @@ from himl_cli import __version__
 from scripts.archives import IN_SOURCES, LEFT_OUT, METADATA, source_problems, wheel_problems
 from scripts.generate import RUNS, stale, texts, write
 from scripts.release_tag import CHANGELOG, newest_entry
-from tests.support.running import write_files
+from tests.support import fork_server
+from tests.support.processes import processes_below
+from tests.support.running import until, write_files
+from tests.support.runs import posix
 from tests.support.selection import PLACES
 from tests.support.spreading import group_of, spread
 
@@ -112,6 +117,26 @@ def test_smoke_selection_exists_and_patient_tests_come_first(request: pytest.Fix
     assert group_of(request.node) == str(request.node.path)
     assert {marker.args for marker in request.node.iter_markers("large")} == {("may install a client",), (PLACES["tests/project/"],)}
     assert [place for place in PLACES if not (PROJECT / place).exists()] == []
+
+
+@posix
+def test_a_script_in_a_fork_ends_with_the_test_that_is_interrupted(tmp_path: Path) -> None:
+    """What it left would fail a later test."""
+    begun = tmp_path / "begun"
+    write_files(tmp_path, {"waits.py": f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(600)\n", "prints.py": "print(5)"})
+
+    def interrupt() -> None:
+        until(begun.exists)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    def run(script: str) -> bytes:
+        return fork_server.run([sys.executable], ["json"], [str(tmp_path / script)], tmp_path, os.environ).stdout
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        run("waits.py")
+    until(lambda: not processes_below(tmp_path), "the script has ended")
+    assert run("prints.py") == b"5\n"
 
 
 def test_public_names_have_one_meaning() -> None:

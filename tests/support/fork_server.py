@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import threading
@@ -36,16 +37,21 @@ def run(python: list[str], modules: list[str], command: list[str], cwd: Path, en
     key = (*python, *modules)
     if (server := servers.pop(key, None)) is None:
         at_import = {name: value for name, value in env.items() if name.startswith(READ_AT_IMPORT)}
-        server = subprocess.Popen([*python, __file__, *modules], env=BEFORE | at_import, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        server = subprocess.Popen([*python, __file__, *modules], env=BEFORE | at_import, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
     assert server.stdin is not None
     assert server.stdout is not None
     with TemporaryDirectory() as folder:
         streams = [Path(folder, "stdout"), Path(folder, "stderr")]
         call = {"command": command, "cwd": str(cwd), "environment": dict(env), "streams": list(map(str, streams))}
-        server.stdin.write(json.dumps(call).encode() + b"\n")
-        server.stdin.flush()
-        code = int(server.stdout.readline())
-        servers[key] = server  # not if the test was interrupted, since its reply is still pending
+        try:
+            server.stdin.write(json.dumps(call).encode() + b"\n")
+            server.stdin.flush()
+            code = int(server.stdout.readline())
+        except BaseException:  # such as the end of the test's time
+            os.killpg(server.pid, signal.SIGKILL)  # also the script
+            server.communicate()
+            raise
+        servers[key] = server
         return subprocess.CompletedProcess(command, code, *[stream.read_bytes() for stream in streams])
 
 
