@@ -259,8 +259,9 @@ def _submit_pipeline(call: Submission) -> Run | None:
     return _run_pipeline(call, prepare_pipeline(call.request, creates_cluster=call.options.create_cluster))
 
 
-def _run_pipeline(call: Submission, prepared: PreparedPipeline) -> Run | None:
+def _run_pipeline(call: Submission, prepared: PreparedPipeline, *, is_repeated: bool = False) -> Run | None:
     from himl_cli.services.submission.pipelines import (
+        bring_to_steps,
         check_cluster,
         naming_pipeline_file,
         resolve_locally,
@@ -299,6 +300,8 @@ def _run_pipeline(call: Submission, prepared: PreparedPipeline) -> Run | None:
             if isinstance(workspace, FolderWorkspace):
                 with _data_sources(session) as (azure, notify):
                     spec = resolve_locally(prepared, workspace, azure, notify)
+                    if is_repeated:  # its data may be addresses of Azure ML
+                        spec = bring_to_steps(spec, workspace, azure, notify, open_address)
             else:
                 spec = with_named_datastores(prepared)
             submit = partial(session.taker.submit_pipeline, spec)
@@ -368,7 +371,7 @@ def _resume(call: Submission, reference: str) -> Run:
 def _repeat(call: Submission, reference: str) -> Run | None:
     """Submit the job of the run *reference* again, as `read_repeat`. Returns and raises like `submit_script`."""
     from himl_cli.services.submission.repeat import check_same_environment, read_repeat, repeated_run
-    from himl_cli.services.submission.repeat_pipeline import repeat_pipeline, stored_pipeline
+    from himl_cli.services.submission.repeat_pipeline import repeat_pipeline
 
     options, pipeline = call.options, None
     with temporary_folder() as folder:
@@ -376,9 +379,18 @@ def _repeat(call: Submission, reference: str) -> Run | None:
         with open_session(call.workspace_opts, call.output_opts, For.runs) as session:
             workspace, notify = session.workspace, session.notify
             run = repeated_run(workspace, reference, call.request, notify)
-            if (stored := stored_pipeline(workspace, run)) is not None:
+            stored = workspace.stored_pipeline(run.id) if MANY in run.tags else None
+            if stored is not None:
+                given = _given_again(call.request) if call.request.target else {}
                 request, pipeline = repeat_pipeline(
-                    workspace, run, stored, call.request, place, notify, only_args=options.only_args
+                    workspace,
+                    run,
+                    stored,
+                    call.request.without("target"),
+                    given,
+                    place,
+                    notify,
+                    only_args=options.only_args,
                 )
                 call, jobs = call._replace(request=request), [step.job for step in pipeline.spec.steps]
             else:
@@ -387,7 +399,7 @@ def _repeat(call: Submission, reference: str) -> Run | None:
                 jobs = [call.prepared().spec] if options.same_environment else []
             for spec in jobs[:1] if options.same_environment else ():
                 check_same_environment(workspace, run, spec)
-        return submit_script(call) if pipeline is None else _run_pipeline(call, pipeline)
+        return submit_script(call) if pipeline is None else _run_pipeline(call, pipeline, is_repeated=True)
 
 
 def _given_again(request: SubmitRequest) -> Mapping[str, tuple[str, Sequence[str]]]:

@@ -255,6 +255,15 @@ def is_masked(shown: str, value: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, shown.split(MASK))), value, re.DOTALL) is not None
 
 
+def with_given(command: str, arguments: Sequence[str], given: tuple[str, Sequence[str]]) -> tuple[str, list[str]]:
+    """The stored command line and arguments of a job, with those *given* in place of the ones in which secrets are
+    masked. Arguments that himl added at the end stay."""
+    line, words = given
+    if len(words) <= len(arguments) and all(map(is_masked, arguments, words)):
+        arguments = [*words, *arguments[len(words) :]]
+    return line if line and is_masked(command, line) else command, [*arguments]
+
+
 def mask_document(value: Any, name: str = "") -> Any:
     """*value*, made of mappings, lists and texts, with credentials masked in any text and by name. *name* is the name
     of the value. Named texts and lists of texts may be command lines."""

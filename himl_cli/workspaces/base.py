@@ -235,6 +235,11 @@ class Workspace(Protocol):
         """The job of the run, of a trial or of a step, for another submission. None for a run without one of its own: a
         pipeline, and a run that a program recorded. Raises RunNotFound."""
 
+    def stored_pipeline(self, run_id: str) -> StoredPipeline | None:
+        """The pipeline of the run, or of a trial, for another submission. None for other runs, and for pipelines of
+        another machine. Raises RunNotFound, DiskFailed, and BadUsage for a step that himl cannot submit."""
+        return None
+
     def output_files(self, run_id: str, key: str) -> BlobStore:
         """The files of the run's output called *key*, in any storage. Raises RunNotFound, and NotFound naming the
         existing keys."""
@@ -411,10 +416,6 @@ class FolderWorkspace(ManagedWorkspace, JobRunner, Protocol):
 
     def batch_script(self, spec: JobSpec, notify: Notify) -> str:
         """The script for the engine of the job, with secrets masked. Creates nothing. Raises the errors of `submit`."""
-
-    def stored_pipeline(self, run_id: str) -> StoredPipeline | None:
-        """The pipeline of the run, or of a trial, for another submission. None for other runs. Raises RunNotFound,
-        DiskFailed."""
 
     def code_of(self, run_id: str) -> Sequence[tuple[Snapshot, Sequence[str]]]:
         """The snapshots of the run's jobs, each with those of its files that have changed in the project since. Empty

@@ -645,6 +645,7 @@ class JoinedWorkspace(Workspace):
     code_files = _in_home(Workspace.code_files)
     environment = _in_home(Workspace.environment)
     stored_job = _in_home(Workspace.stored_job)
+    stored_pipeline = _in_home(Workspace.stored_pipeline)
     output_files = _in_home(Workspace.output_files)
 
     def delete_rest(self, run_id: str) -> bool:

@@ -260,9 +260,40 @@ def test_steps_on_a_cluster_read_the_default_or_named_store(himl: Himl, lab: Sta
         assert read(run.json()["id"]) == [f"azureml://datastores/{store}/paths/{path}/" for path in ("raw", "later")]
         write_files(folder, {".env": "BLOB_ACCOUNT_NAME=labstore\nBLOB_CONTAINER_NAME=other\nBLOB_ACCOUNT_KEY=aGVsbG8=\n"})
     assert "Using datastore 'seismic' from the file instead of the container in BLOB_CONTAINER_NAME." in run.stderr
-    again = himl("submit", "--from", run.json()["id"])
-    assert (again.code, "it is a pipeline in workspace" in again.stderr) == (2, True), again.stderr
-    assert "To submit the present code: himl submit pipeline.json" in again.stderr
+    assert read(himl.ok("submit", "--from", run.json()["id"], "-q").stdout.strip()) == read(run.json()["id"])
+
+
+def test_a_pipeline_is_repeated_on_azure_ml_and_here(himl: Himl, lab: StagedWorkspace, folder: Path) -> None:
+    """The same code, arguments, order, data and environments, although all files have changed. Also one step alone."""
+    write_files(folder, {"reqs.txt": "numpy==2.1.0\n"})
+    change_step(folder, "step2", requirements="reqs.txt")
+    himl.ok("submit", "pipeline.json", "--tag", "team=blue")
+    here = show(himl, "latest")["id"]
+    write_files(folder, {"src/read.py": "raise SystemExit(1)", "src/prepare.py": "raise SystemExit(1)", "reqs.txt": "scipy\n", "pipeline.json": "{}"})
+    with lab.run_jobs():
+        sent = himl.ok("submit", "--from", here, "--cluster", "cpu-cluster", "--wait", "--json")
+        there = sent.json()["id"]
+        assert kept(himl, folder, children(himl, there)["read it"]["id"]) == "7"
+        again = himl.ok("submit", "--from", there, "--cluster", "gpu-cluster", "--wait", "-q").stdout.strip()
+        assert show(himl, again)["tags"]["himl.repeats"] == there
+        step = children(himl, there)["read it"]["id"]
+        alone = himl.ok("submit", "--from", step, "--wait", "-q").stdout.strip()
+    assert "step1: No file lists its packages" in sent.stderr
+    specs = [spec["componentSpec"] for spec in lab.state.assets["components"]["azureml_anonymous"].values()]
+    assert len(specs) == 2, "both pipelines have the same components"
+    conda = [json.dumps(spec) for spec in lab.state.assets["environments"]["CliV2AnonymousEnvironment"].values()]
+    assert ["numpy==2.1.0" in text for text in conda] == [True, False]
+    jobs = [(lab.state.runs[run_id].job or {})["jobs"] for run_id in (there, again)]
+    assert [{**node, "computeId": ""} for node in jobs[0].values()] == [{**node, "computeId": ""} for node in jobs[1].values()]
+    assert (lab.state.runs[there].tags["team"], lab.state.runs[alone].tags["himl.repeats"]) == ("blue", step)
+    assert kept(himl, folder, alone) == "7"
+    assert himl.ok("runs", "code", step, "-q").stdout.split() == ["fail.py", "prepare.py", "read.py"]
+    himl.ok("submit", "--from", again, "--cluster", "local")
+    back = show(himl, "latest")
+    assert (back["status"], back["tags"]["himl.repeats"], back["workspace"]) == ("Completed", again, "local workspace '.himl'")
+    assert kept(himl, folder, f"{back['id']}_step1", "read_1.txt") == "7"
+    himl.ok("submit", "--from", step, "--cluster", "local")
+    assert kept(himl, folder, show(himl, "latest")["id"], "read_1.txt") == "7"
 
 
 def test_dry_run_is_yaml_that_runs_again_here(himl: Himl, folder: Path) -> None:
@@ -298,6 +329,91 @@ def write_yaml(sources: Path, name: str, content: dict[str, Any]) -> None:
 def cluster(azure_environment: StagedWorkspace, sources: Path) -> StagedWorkspace:
     azure_environment.write_config(sources)
     return azure_environment
+
+
+PARTS: dict[str, Any] = {
+    "type": "pipeline",
+    "inputs": {"raw": {"type": "uri_folder", "path": "azureml://datastores/workspaceblobstore/paths/raw/"}, "more": 5},
+    "outputs": {"final": {"type": "uri_folder", "path": "azureml://datastores/workspaceblobstore/paths/sums/"}},
+    "jobs": {
+        "sum": {
+            "type": "command",
+            "component": "add.yml",
+            "inputs": {"data": "${{parent.inputs.raw}}", "n": "${{parent.inputs.more}}"},
+            "outputs": {"sum": "${{parent.outputs.final}}"},
+            "environment_variables": {"COLOUR": "red"},
+            "limits": {"timeout": 600},
+        },
+        "show": {
+            "type": "command",
+            "code": ".",
+            "command": "python train.py --data ${{inputs.of_sum}}",
+            "environment": {"image": "docker.io/python:3.11", "conda_file": {"dependencies": ["python=3.11"]}},
+            "inputs": {"of_sum": "${{parent.jobs.sum.outputs.sum}}"},
+        },
+    },
+}
+ADD = {
+    "type": "command",
+    "inputs": {"data": {"type": "uri_folder"}, "n": {"type": "integer"}, "x": {"type": "integer", "optional": True}, "y": {"type": "integer", "default": 3}},
+    "outputs": {"sum": {"type": "uri_folder"}},
+    "command": "echo ${{inputs.y}}; python train.py --n ${{inputs.n}} --data ${{inputs.data}} --out ${{outputs.sum}} $[[--x ${{inputs.x}}]]",
+    "code": ".",
+    "environment": "azureml:lab:1",
+}
+
+
+def test_a_pipeline_of_a_yaml_file_is_repeated(himl: Himl, cluster: StagedWorkspace, sources: Path) -> None:
+    """As azure-ai-ml sends it: with components, inputs and outputs of the pipeline, values and environments of steps."""
+    cluster.put_blobs("workspaceblobstore", {"raw/n.txt": b"20"})
+    cluster.add_environment("lab", "1")
+    write_yaml(sources, "flow.yml", PARTS)
+    write_yaml(sources, "add.yml", ADD)
+    first = himl.ok("submit", "flow.yml", "--cluster", "cpu-cluster", "-q").stdout.strip()
+    write_files(sources, {"train.py": "raise SystemExit(1)"})
+    again = himl.ok("submit", "--from", first, "-q").stdout.strip()
+    jobs = (cluster.state.runs[again].job or {})["jobs"]
+    assert jobs["sum"]["inputs"] == {
+        "data": {"job_input_type": "uri_folder", "uri": "azureml://datastores/workspaceblobstore/paths/raw/", "mode": "ReadOnlyMount"}
+    }
+    assert jobs["sum"]["outputs"]["sum"]["uri"] == "azureml://datastores/workspaceblobstore/paths/sums/"
+    assert (jobs["sum"]["environment_variables"], jobs["sum"]["limits"]["timeout"]) == ({"COLOUR": "red"}, "PT10M")
+    components = cluster.state.assets["components"]["azureml_anonymous"]
+    specs = {node: components[given["componentId"].rpartition("/")[2]]["componentSpec"] for node, given in jobs.items()}
+    assert specs["sum"]["command"] == "echo 3; python train.py --n 5 --data ${{inputs.data}} --out ${{outputs.sum}} "
+    assert specs["sum"]["environment"].endswith("/environments/lab/versions/1")
+    assert jobs["show"]["inputs"]["of_sum"]["value"] == "${{parent.jobs.sum.outputs.sum}}"
+    himl.ok("submit", "--from", first, "--cluster", "local", "--env_var", "COLOUR=blue")
+    assert {himl.ok("runs", "logs", f"{show(himl, 'latest')['id']}_{key}").stdout for key in ("sum", "show")} == {
+        "3\ntrained 25 blue None\n",
+        "trained 26 blue None\n",
+    }
+    steps = (cluster.state.runs[first].job or {})["jobs"]
+    steps["sum"]["type"] = "parallel"
+    refused = himl("submit", "--from", first)
+    assert (refused.code, "The step 'sum' is of type 'parallel', and himl repeats commands only." in refused.stderr) == (2, True)
+
+
+def test_a_pipeline_of_a_yaml_file_here_is_repeated_on_azure_ml(himl: Himl, cluster: StagedWorkspace, sources: Path) -> None:
+    """In the environments that its file states. Others are asked for."""
+    cluster.add_environment("lab", "1")
+    parts = {key: {**part, "type": "command"} for key, part in {"one": ADD, "two": PARTS["jobs"]["show"]}.items()}
+    one = {**parts["one"], "command": "python train.py --out ${{outputs.sum}}", "inputs": {}}
+    two = {**parts["two"], "inputs": {"of_sum": "${{parent.jobs.one.outputs.sum}}"}}
+    write_yaml(sources, "flow.yml", {"type": "pipeline", "jobs": {"one": one, "two": two}})
+    himl.ok("submit", "flow.yml")
+    sent = himl.ok("submit", "--from", "latest", "--cluster", "cpu-cluster", "-q").stdout.strip()
+    nodes = (cluster.state.runs[sent].job or {})["jobs"]
+    components = cluster.state.assets["components"]["azureml_anonymous"]
+    named = {node: components[given["componentId"].rpartition("/")[2]]["componentSpec"]["environment"] for node, given in nodes.items()}
+    assert named["one"].endswith("/environments/lab/versions/1")
+    (made,) = cluster.state.assets["environments"]["CliV2AnonymousEnvironment"].values()
+    assert (made["image"], "python=3.11" in made["condaFile"]) == ("docker.io/python:3.11", True)
+    write_yaml(sources, "flow.yml", {"type": "pipeline", "jobs": {"one": {**one, "environment": {"build": {"path": "."}}}}})
+    himl.ok("submit", "flow.yml")
+    refused = himl("submit", "--from", "latest", "--cluster", "cpu-cluster")
+    assert (refused.code, "--environment" in refused.stderr) == (2, True), refused.stderr
+    himl.ok("submit", "--from", "latest", "--cluster", "cpu-cluster", "--environment", "lab:1")
 
 
 def test_sweep_in_yaml_runs_here(himl: Himl, sources: Path) -> None:

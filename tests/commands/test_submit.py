@@ -609,16 +609,20 @@ def test_what_a_repeated_pipeline_does_not_take(himl: Himl, project: Path) -> No
     himl.ok("submit", "pipe.json")
     run = latest(himl)["id"]
     for words, problem, hint in [
-        ([], f"himl does not store values of run '{run}' that look like secrets: --api_key of step1.", "himl submit pipe.json"),
+        ([], f"himl does not store values of run '{run}' that look like secrets: --api_key of step1.", f"himl submit pipe.json --from {run}"),
         (["--", "--lr", "1"], f"Run '{run}' is a pipeline, whose steps have arguments.", f"himl submit --from {run}_STEP -- --NAME VALUE"),
         (["--only_args"], f"Run '{run}' is a pipeline, whose steps have arguments.", f"himl submit --from {run}_STEP -- --NAME VALUE"),
         (["--sweep", "lr=1,2"], f"--sweep cannot be used with --from and the pipeline '{run}'.", "himl submit pipe.json"),
         (["--max_concurrent", "2"], "--max_concurrent cannot be used", "himl submit pipe.json"),
         (["--input", "digits"], "--input cannot be used", "himl submit pipe.json"),
-        (["--cluster", "gpu"], f"Pipeline '{run}' did not run on Azure ML", "himl submit pipe.json --cluster gpu"),
     ]:
         refused = himl("submit", "--from", run, *words)
         assert (refused.code, problem in refused.stderr, hint in refused.stderr) == (2, True, True), refused.stderr
+    write_files(project, {"train.py": "raise SystemExit(1)\n"})
+    himl.ok("submit", "pipe.json", "--from", run)
+    again = latest(himl)
+    assert (again["tags"]["himl.repeats"], again["tags"]["command_line"]) == (run, "pipe.json")
+    assert files_with(project / ".himl" / "runs" / again["id"], "marked-key") == []
     shutil.rmtree(project / ".himl" / "runs" / run / "steps")
     plan = project / ".himl" / "runs" / run / "plan.json"
     plan.write_text(plan.read_text().replace("***", "x"))

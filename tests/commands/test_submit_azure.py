@@ -100,7 +100,7 @@ def test_a_run_is_repeated_here_and_there(himl: Himl, azure_project: StagedWorks
     show = "import os, sys; print(*sys.argv[1:], os.environ['TOKEN'])\n"
     write_files(project, {"train.py": show, "more/x.txt": "x"})
     there = himl.ok(
-        *SUBMIT, "-q", "--env_var", "TOKEN=t", "--tag", "team=blue", "--max_run_duration", "90m", "--", "--lr", "0.1", "--key", "a b"
+        *SUBMIT, "-q", "--env_var", "TOKEN=t", "--tag", "team=blue", "--max_run_duration", "90m", "--output", "m=nets", "--", "--lr", "0.1", "--key", "a b"
     ).stdout.strip()
     write_files(project, {"train.py": "raise SystemExit('new code')\n", "environment.yml": "dependencies: [other]\n"})
     here = himl.ok("submit", "--from", there, "--cluster", "local", "--", "--lr", "0.2")
@@ -112,6 +112,7 @@ def test_a_run_is_repeated_here_and_there(himl: Himl, azure_project: StagedWorks
     assert [job["command"] for job in jobs.values()] == [f"python train.py --lr {lr} --key 'a b'" for lr in ("0.1", "0.2", "0.3")]
     assert len({job["codeId"] for job in jobs.values()}) == 1
     assert [job["environmentVariables"]["TOKEN"] for job in jobs.values()] == ["t", "u", "t"]
+    assert jobs[again]["outputs"] == jobs[there]["outputs"]
     assert (jobs[again]["environmentId"], jobs[again]["limits"]) == (jobs[there]["environmentId"], jobs[there]["limits"])
     tags = azure_project.state.runs[again].tags
     assert (tags["team"], tags["himl.repeats"], tags["command_line"]) == ("blue", there, "train.py --lr 0.3 --key 'a b'")

@@ -450,6 +450,23 @@ def with_conda_files(content: Any, root: Path, remarks: list[str]) -> Any:
     return {**found, "conda_file": {**dict(given or {}), "dependencies": [*others, *texts]}}
 
 
+def stated_environment(given: Any, folder: Path) -> EnvironmentSpec | None:
+    """The environment of a job's YAML in *folder*: a registered one, or an image with a conda file. None for another
+    form, such as a Dockerfile, and for an invalid one, which a job on this machine does not need."""
+    from himl_cli.services.yaml_files import dump_mapping
+
+    with suppress(BadUsage):
+        if isinstance(given, str):
+            return _registered(given)
+        if isinstance(given, Mapping) and isinstance(given.get("image"), str):
+            conda = with_conda_files({"conda_file": given.get("conda_file")}, folder, [])["conda_file"]
+            text = dump_mapping(conda) if isinstance(conda, Mapping) else ""
+            if isinstance(conda, str):
+                text = read_text(folder / conda.removeprefix("file:"), "conda_file")
+            return EnvironmentSpec(image=given["image"], conda=text)
+    return None
+
+
 def conda_text(file: CondaFile) -> str:
     """*file* as the text of a conda file, independent of its name and order, so that equal environments have equal
     texts."""

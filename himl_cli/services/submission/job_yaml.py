@@ -341,8 +341,14 @@ class _JobReader:
             processes = ranks.count("process_count_per_instance", most=MOST_PROCESSES) or 1
         self._note_idle(part)
         self._note_idle(outputs_of)
+        environment = None
+        if given := part.content.get("environment"):
+            from himl_cli.services.submission.environment import stated_environment
+
+            environment = stated_environment(given, part.folder)
         return replace(
             common,
+            environment=environment,
             entry=Entry(EntryKind.command, text),
             snapshot=self._snapshot(part),
             processes=processes,

@@ -280,7 +280,7 @@ class _StepMaker:
             display_name=step.name,
             inputs=[data] if data else [],
             outputs=outputs,
-            environment=self._environment(step, folder, script, requirements) if on_azure else None,
+            environment=self._environment(step, folder, script, requirements),
         )
         try:
             check_placeholders(job)
@@ -315,8 +315,12 @@ class _StepMaker:
             return None
         return DataSpec(INPUT, found.name.strip("/") or "/" if found.is_folder else found.name)
 
-    def _environment(self, step: Step, folder: Path, script: str, requirements: Path | None) -> EnvironmentSpec:
-        """The environment of the step, else of the options, else of a conda file beside the script."""
+    def _environment(self, step: Step, folder: Path, script: str, requirements: Path | None) -> EnvironmentSpec | None:
+        """The environment of the step, else of the options, else of a conda file beside the script. On this machine, it
+        is stored for another submission if the file states it, and None otherwise."""
+        is_here = not self.request.on_azure
+        if is_here and not (step.requirements or step.base_image):
+            return None
         from himl_cli.services.submission.environment import choose_environment, folders_up_to
         from himl_cli.services.submission.environment_checks import environment_remarks
 
@@ -332,9 +336,13 @@ class _StepMaker:
             place = (folder / script).parent
             spec, remarks = choose_environment(own, place, folder, may_be_bare=True)
         except BadUsage as err:
+            if is_here:
+                return None
             text = str(err).replace("--requirements", "'requirements'").replace("--docker_image", "'base_image'")
             raise self.file.wrong(step.key, "", text, hint=err.hint) from err
-        for remark in [*remarks, *environment_remarks(spec, folder / script, folders_up_to(place, folder))]:
+        for remark in (
+            () if is_here else [*remarks, *environment_remarks(spec, folder / script, folders_up_to(place, folder))]
+        ):
             self.shared_remarks.setdefault(remark, []).append(step.key)
         return spec
 

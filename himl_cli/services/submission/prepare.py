@@ -269,7 +269,9 @@ def _for_cluster(spec: JobSpec, request: SubmitRequest, start: Path, file: Path 
     from himl_cli.services.submission.environment_checks import MODULE, environment_remarks
 
     root, folder = spec.snapshot.root, start.parent if request.target else start
-    environment, found_remarks = choose_environment(request, folder, root)
+    environment, found_remarks = request.ready_environment, list[str]()
+    if environment is None:
+        environment, found_remarks = choose_environment(request, folder, root)
     asked = [option for option in ("vscode", "jupyter", "ssh_key") if request.is_typed(option) and not spec.sweep]
     remarks += [*found_remarks, *environment_remarks(environment, file, folders_up_to(folder, root), asked)]
     if spec.entry.kind is EntryKind.module and file is None and spec.entry.target != MODULE:

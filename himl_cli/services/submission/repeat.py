@@ -17,11 +17,11 @@ from himl_cli.core.errors import BadUsage, ServiceFailed
 from himl_cli.core.events import Notice, Notify
 from himl_cli.core.files import make_folder
 from himl_cli.core.installed import NOT_LISTED, RunEnvironment, environment_of
-from himl_cli.core.jobs import HERE, EntryKind, JobOptions, JobSpec, Snapshot, StoredJob
+from himl_cli.core.jobs import HERE, EntryKind, JobOptions, JobSpec, Snapshot, StoredJob, is_job_file
 from himl_cli.core.records import dataclass
 from himl_cli.core.redaction import MASK, mask_arguments, masked_names
 from himl_cli.core.runs import BROUGHT, FROM_RUN, REPEATS, SUBMITTED_TAGS, Run, RunSelection, own_tags
-from himl_cli.core.sweeps import GOAL, MANY, NEGATABLE, PRIMARY_METRIC, SWITCHES
+from himl_cli.core.sweeps import GOAL, MANY, NEGATABLE, PRIMARY_METRIC, SWITCHES, TRIALS
 from himl_cli.services.runs.lookup import code_changes, find_runs
 from himl_cli.services.submission.request import (
     AZURE,
@@ -93,7 +93,7 @@ def repeated_run(workspace: Workspace, reference: str, request: SubmitRequest, n
     (run,) = find_runs(workspace, RunSelection(runs=(reference,)), cwd=request.cwd, notify=notify)
     for name in filter(request.is_typed, OF_SNAPSHOT[2:]):
         raise BadUsage(f"--{name} cannot be used with --from, which takes the code of the run.", hint="Omit it.")
-    if request.target or request.module:
+    if request.module or (request.target and not (MANY in run.tags and is_job_file(request.target))):
         hint = f"For other arguments: himl submit --from {run.id} -- --NAME VALUE"
         raise BadUsage("--from takes the script of the run, and no other one.", hint=hint)
     return run
@@ -150,13 +150,17 @@ def _reason(workspace: Workspace, run: Run, found: StoredJob | None) -> str:
     if found is not None:
         return "it has no copy of its code"
     if run.tags.get(MANY):
-        return f"it is a pipeline in {workspace.home_of(run.id).label}, and himl repeats those of this machine only"
+        label = workspace.home_of(run.id).label
+        if TRIALS in run.tags:
+            return f"it is a sweep of pipelines in {label}, which stores them with their values filled in"
+        return f"it is a pipeline in {label}, which does not return its steps"
     return "himl did not start it as a job"
 
 
 def _other_way(run: Run) -> str:
     words = shlex.split(run.tags.get("command_line", "")) or ["SCRIPT"]
-    step = "To repeat one step, name its run. " if run.tags.get(MANY) else ""
+    one = "pipeline" if TRIALS in run.tags else "step"
+    step = f"To repeat one {one}, name its run. " if run.tags.get(MANY) else ""
     return f"{step}To submit the present code: himl submit {shlex.join(words[: 1 + (words[0] in OPTIONS_BEFORE)])}"
 
 
@@ -209,10 +213,17 @@ def merged_options(request: SubmitRequest, run: Run, stored: JobSpec, snapshot: 
 
 
 def _with_environment(request: SubmitRequest, stored: JobSpec) -> SubmitRequest:
-    """*request* with the interpreter or the environment of *stored*, unless options choose another one."""
+    """*request* with the interpreter or the environment of *stored*, unless options choose another one. Raises BadUsage
+    for an environment with a masked secret."""
     sources = [name for group in ENVIRONMENT_SOURCES for name in group]
-    if request.on_azure and stored.environment and not any(map(request.is_typed, sources)):
-        return replace(request.without(*sources), environment=stored.environment.name)
+    if request.on_azure and (found := stored.environment) and not any(map(request.is_typed, sources)):
+        if MASK in f"{found.conda}{found.image}":
+            what = "himl does not store secrets in addresses of the environment."
+            raise BadUsage(what, hint="Name its file again: --requirements FILE, or --conda_env FILE")
+        request = request.without(*sources)
+        if not found.name:
+            return replace(request, ready_environment=found)
+        return replace(request, environment=f"{found.name}:{found.version}" if found.version else found.name)
     if not request.on_azure and not request.is_typed("python") and os.path.isfile(stored.python):
         return replace(request, python=stored.python)
     return request

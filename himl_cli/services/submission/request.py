@@ -30,6 +30,7 @@ from himl_cli.core.jobs import (
     DataSpec,
     Entry,
     EntryKind,
+    EnvironmentSpec,
     JobOptions,
     JobSpec,
     Snapshot,
@@ -87,13 +88,13 @@ def option(default: Any = None, *, engines: str = "", files: str = "", choices: 
 class SubmitRequest(JobOptions):
     """The options of `himl submit`, as typed.
 
-    `cwd` is the user's current folder, and `build` the `--build_*` options by tag name. `typed` names the options from
-    the command line. An option that does not apply to a job is ignored if it comes from a settings file, and an error
-    if it was typed. With None, every option that differs from its default counts as typed. At most one of `sweep`,
-    `crossval` and `different_seeds` is set. Without them, the job is a single run. `ready_sweep` and
-    `ready_snapshot` are a sweep and a snapshot that do not come from options. `python_executable` (the words before
-    the script on a cluster), `resource_properties` and `tensorboard_logs` are arguments of `submit_to_azure_if_needed`
-    only.
+    `cwd` is the user's current folder, and `build` the `--build_*` options by tag name. `typed` names the options
+    from the command line. An option that does not apply to a job is ignored if it comes from a settings file, and
+    an error if it was typed. With None, every option that differs from its default counts as typed. At most one of
+    `sweep`, `crossval` and `different_seeds` is set. Without them, the job is a single run. `ready_sweep` and
+    `ready_snapshot` are a sweep and a snapshot that do not come from options, and so is `ready_environment`.
+    `python_executable` (the words before the script on a cluster), `resource_properties` and `tensorboard_logs` are
+    arguments of `submit_to_azure_if_needed` only.
     """
 
     cwd: Path
@@ -104,6 +105,7 @@ class SubmitRequest(JobOptions):
     tensorboard_logs: str | None = None
     ready_sweep: SweepSpec | None = None
     ready_snapshot: Snapshot | None = None
+    ready_environment: EnvironmentSpec | None = None
     typed: frozenset[str] | None = None
 
     command: str | None = option()

@@ -33,7 +33,7 @@ class ApiVersion:
     """Versions of the routes that himl requests: of resource manager unless a comment says otherwise, and stable ones
     as in Azure/azure-rest-api-specs."""
 
-    JOBS = WORKSPACES = ENVIRONMENTS = COMPUTES = DATASTORES = "2024-10-01"
+    JOBS = COMPONENTS = WORKSPACES = ENVIRONMENTS = COMPUTES = DATASTORES = "2024-10-01"
     CODES = DATA = "2023-04-01"  # as in azure-ai-ml
     DATASTORE_SECRETS = "2025-12-01"  # as in the vendor's SDK, where a secret can expire
     RESOURCE_METRICS = "2024-02-01"  # of Azure Monitor

@@ -50,7 +50,7 @@ from himl_cli.workspaces.azure.run_history import RunHistory, RunLists, can_be_i
 from himl_cli.workspaces.azure.run_outputs import DEFAULT_OUTPUT, find_output
 from himl_cli.workspaces.azure.run_records import LOCAL_TARGET, RunFacts, RunWriting, say_limits
 from himl_cli.workspaces.azure.service_errors import ServiceNotFound
-from himl_cli.workspaces.base import Answer, BlobStore, Dataset, Exchange, Item, ObservedWorkspace
+from himl_cli.workspaces.base import Answer, BlobStore, Dataset, Exchange, Item, ObservedWorkspace, StoredPipeline
 
 if TYPE_CHECKING:
     from himl_cli.workspaces.azure.run_deletion import RunDeletion
@@ -232,7 +232,7 @@ class AzureWorkspace(ObservedWorkspace):
         from himl_cli.workspaces.azure.jobs.submitted import job_properties
 
         self._facts(run_id)
-        return job_properties(self.connection, run_id, lambda child: self._history.get(child).get("parentRunId"))
+        return job_properties(self.connection, run_id, self._history.get)
 
     def code_files(self, run_id: str) -> tuple[BlobStore, Container[str] | None] | None:
         from himl_cli.workspaces.azure.jobs.submitted import code_uri
@@ -246,9 +246,30 @@ class AzureWorkspace(ObservedWorkspace):
         return environment_of(self.connection, self._job(run_id))
 
     def stored_job(self, run_id: str) -> StoredJob | None:
-        from himl_cli.workspaces.azure.jobs.submitted import job_again
+        from himl_cli.workspaces.azure.jobs.submitted import TITLES, bound_to, job_again
 
-        return job_again(self._job(run_id), self.run(run_id))
+        job, run = self._job(run_id), self.run(run_id)
+        inputs = {**(job.get("inputs") or {})}
+        read = {key: source for key, item in inputs.items() if (source := bound_to(item))}
+        if read:  # outputs of other steps of the pipeline
+            steps = {each.display_name: each.id for each in self.runs(RunQuery(parent=run.parent, archived=None))}
+            for key, (node, output) in read.items():
+                data = self._found(steps.get(job[TITLES][node], node), self._history.data)
+                uri, _ = find_output(self.connection, self._history, data, output)
+                inputs[key] = {"uri": uri, "mode": inputs[key].get("mode")}
+        return job_again({**job, "inputs": inputs}, run)
+
+    def stored_pipeline(self, run_id: str) -> StoredPipeline | None:
+        from himl_cli.workspaces.azure.jobs.submitted import code_uri, pipeline_again
+
+        found = pipeline_again(self.connection, self._job(run_id), self.run(run_id))
+        if found is None:
+            return None
+        spec, ids = found
+        uris = {root: code_uri(self.connection, {"codeId": each}) for root, each in ids.items()}
+        label = f"code of run '{run_id}'"
+        code = {root: self._datastores.at_uri(uri, label, is_code=True) for root, uri in uris.items() if uri}
+        return StoredPipeline(spec, (), code)
 
     def output_files(self, run_id: str, key: str) -> BlobStore:
         label = f"output '{key}' of run '{run_id}'"

@@ -33,7 +33,7 @@ from himl_cli.core.ports import free_port
 from himl_cli.core.processes import JOB_FOLDER
 from himl_cli.core.ranks import RANK_NAMES
 from himl_cli.core.records import dataclass
-from himl_cli.core.redaction import is_masked, mask_arguments, mask_line, redact
+from himl_cli.core.redaction import mask_arguments, mask_document, mask_line, redact, with_given
 from himl_cli.core.runs import Run
 from himl_cli.core.sweeps import (
     MANY,
@@ -269,19 +269,16 @@ def stored_form(spec: JobSpec, files: Sequence[str]) -> Document:
     has_secrets = shown != list(spec.arguments) or target != spec.entry.target
     snapshot, entry = replace(spec.snapshot, files=files), replace(spec.entry, target=target)
     masked = replace(spec, arguments=shown, entry=entry, env={}, snapshot=snapshot, webhook=None, docker_args=())
-    return {**to_document(masked), "environment": None, "env_names": sorted(spec.env), "has_secrets": has_secrets}
+    stated = mask_document(to_document(spec.environment)) if spec.environment is not None else None
+    return {**to_document(masked), "environment": stated, "env_names": sorted(spec.env), "has_secrets": has_secrets}
 
 
 def with_secrets(form: Document, given: tuple[str, Sequence[str]] | None) -> Document:
     """The stored form of a job, with the command line and the arguments *given* in place of those in which secrets are
-    masked. Arguments that himl added at the end stay."""
-    command, arguments = given or ("", ())
-    stored, entry = form["arguments"], form["entry"]
-    if len(arguments) <= len(stored) and all(map(is_masked, stored, arguments)):
-        form = {**form, "arguments": [*arguments, *stored[len(arguments) :]]}
-    if command and is_masked(entry["target"], command):
-        form = {**form, "entry": {**entry, "target": command}}
-    return form
+    masked."""
+    entry = form["entry"]
+    command, arguments = with_given(entry["target"], form["arguments"], given or ("", ()))
+    return {**form, "arguments": arguments, "entry": {**entry, "target": command}}
 
 
 def job_from_stored_form(form: Document, env: Mapping[str, str]) -> JobSpec:

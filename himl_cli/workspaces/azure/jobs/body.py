@@ -21,6 +21,7 @@ from himl_cli.core.jobs import (
     SERVERLESS,
     STEP,
     STEP_AFTER,
+    USUAL_DATASTORE,
     JobSpec,
     PipelineSpec,
     StepSpec,
@@ -71,7 +72,7 @@ POLICIES = {"bandit": "Bandit", "median": "MedianStopping", "truncation": "Trunc
 ANONYMOUS_COMPONENT = "azureml_anonymous"
 # The prefix of an input that only makes a step wait for another one, before that step's name, and the output that it
 # is bound to if the other step has none.
-_AFTER, _DONE = "himl_after_", "himl_done"
+AFTER, DONE = "himl_after_", "himl_done"
 
 
 def check_names(sweep: SweepSpec) -> None:
@@ -165,14 +166,16 @@ def _pipeline_node(
         is_usual = not datastore or datastore == spec.default_datastore
         # Otherwise a new folder per run (`${{name}}` is the step's), below the service's default.
         folder = f"azureml://datastores/{datastore}/paths/azureml/${{{{name}}}}/{item.key}/"
-        outputs[item.key] = None if is_usual else folder
+        if item.name:
+            folder = f"azureml://datastores/{datastore or USUAL_DATASTORE}/paths/{item.name.strip('/')}/"
+        outputs[item.key] = None if is_usual and not item.name else folder
     steps = {other.key: other for other in spec.steps}
     for key in awaited(step):
         # The first output exists once the step is completed, with any contents.
         others = steps[key].job.outputs
-        inputs[f"{_AFTER}{nodes[key]}"] = output_of(key, others[0].key if others else _DONE, "direct")
+        inputs[f"{AFTER}{nodes[key]}"] = output_of(key, others[0].key if others else DONE, "direct")
     if not outputs and any(step.key in awaited(other) for other in spec.steps):
-        outputs[_DONE] = None
+        outputs[DONE] = None
     name = step.name or step.key
     if any(other.key != step.key and (other.name or other.key) == name for other in spec.steps):
         name = f"{name} ({step.key})"
@@ -351,7 +354,12 @@ def pipeline_request(
 
 def _node(address: WorkspaceAddress, step: PipelineNode, component: str) -> dict[str, Any]:
     job, spec = step.spec.job, step.spec
-    resources = {"instance_count": job.nodes, "shm_size": job.shm_size, "docker_args": " ".join(job.docker_args)}
+    resources = {
+        "instance_count": job.nodes,
+        "instance_type": job.instance_type,
+        "shm_size": job.shm_size,
+        "docker_args": " ".join(job.docker_args),
+    }
     fields: dict[str, Any] = {
         "_source": "REMOTE.WORKSPACE.COMPONENT",
         "type": "command",

@@ -120,7 +120,7 @@ def _text(document: Mapping[str, Any], jobs: Sequence[JobSpec], remarks: Sequenc
     import yaml
 
     text: str = yaml.safe_dump(mask_document(document), sort_keys=False, allow_unicode=True, width=1000)
-    names = {name for spec in jobs if spec.environment is not None for name in spec.environment.beside}
+    names = {name for spec in jobs if spec.cluster and spec.environment for name in spec.environment.beside}
     remarks = [*remarks, *(f"'himl submit' builds '{name}' into the image" for name in sorted(names))]
     if MASK in text:
         remarks.append(f"values that are credentials are shown as {MASK}")
@@ -151,7 +151,7 @@ def _job(spec: JobSpec, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -
             "properties": job_properties(spec),
             "code": str(spec.snapshot.root.absolute()),
             "command": command_line(replace(spec, arguments=mask_arguments(spec.arguments), entry=entry)),
-            "environment": _environment(spec.environment),
+            "environment": _environment(spec.environment if spec.cluster else None),
             "environment_variables": dict(spec.env),
             "inputs": inputs,
             "outputs": outputs,
