@@ -53,17 +53,17 @@ class Staged(NamedTuple):
     stored: str = ""
     checked: int = 0
 
-    def is_at(self, path: Path) -> bool:
+    def is_at(self, path: str | Path) -> bool:
         """Whether the file at *path* is this copy, unchanged."""
         with suppress(FileNotFoundError, NotADirectoryError):
-            facts = path.lstat()
+            facts = os.lstat(path)
             return (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns) == self[:3]
         return False
 
-    def is_of(self, path: Path) -> bool:
+    def is_of(self, path: str) -> bool:
         """Whether the file at *path* is the source, unchanged."""
         with suppress(OSError):
-            found = path.stat()
+            found = os.stat(path)
             facts = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
             return facts == (self.size, self.source, self.source_changed, self.inode)
         return False
@@ -118,13 +118,14 @@ def damaged(name: str, how: str, run_id: str) -> DiskFailed:
 
 def _delete(code: Path, staged: Mapping[str, Staged], names: Iterable[str]) -> None:
     """Delete the unchanged copies *names* in *code*, then Python's caches beside them, and empty folders."""
-    folders = set[Path]()
+    folders = set[str]()
     for name in names:
-        path = code / name
+        path = os.path.join(code, name)  # for many files, a Path takes longer than the deletion
         if not is_result(name) and staged[name].is_at(path):
-            path.unlink()
-            folders.update(each for each in path.parents if each.is_relative_to(code) and each != code)
-    for folder in sorted(folders, reverse=True):
+            os.unlink(path)
+            while (name := os.path.dirname(name)) and name not in folders:
+                folders.add(name)
+    for folder in (code / each for each in sorted(folders, reverse=True)):
         with suppress(OSError):  # it has files of the script
             remove_tree(folder / "__pycache__")
             folder.rmdir()
@@ -211,13 +212,13 @@ class CodeStore:
         staged, known = staged_files(code), self._latest(root)
         parts, token = dict[str, Path](), secrets.token_hex(8)
         for name, copy in staged.items():
-            path = code / name
             if not copy.changed or is_result(name) or name not in names:
                 continue
             before = known.get(name)
-            if before is not None and self._is_known(before, copy, Path(root, name)):
+            if before is not None and self._is_known(before, copy, os.path.join(root, name)):
                 staged[name] = copy._replace(stored=before.stored, checked=before.checked)
                 continue
+            path = os.path.join(code, name)
             if not copy.is_at(path):
                 continue
             part = self.folder / f".{token}-{len(parts)}{PART_SUFFIX}"
@@ -238,10 +239,10 @@ class CodeStore:
             flush(self.folder, ())
         for name, copy in staged.items():
             if copy.stored and not copy.checked:
-                staged[name] = copy._replace(checked=(self.folder / copy.stored).stat().st_ctime_ns)
+                staged[name] = copy._replace(checked=os.stat(os.path.join(self.folder, copy.stored)).st_ctime_ns)
         return staged
 
-    def _is_known(self, before: Staged, copy: Staged, source: Path) -> bool:
+    def _is_known(self, before: Staged, copy: Staged, source: str) -> bool:
         """Whether the store has the content of *copy*, since its *source* is as it was for the copy *before*."""
         is_same = before.mode == copy.mode and before[4:7] == copy[4:7] and before.size == copy.size
         is_old = before.changed - before.source_changed > LEAST_AGE
@@ -250,7 +251,7 @@ class CodeStore:
     def _is_checked(self, copy: Staged) -> bool:
         """Whether the stored file is as it was when himl read it."""
         with suppress(OSError):
-            facts = (self.folder / copy.stored).stat()
+            facts = os.stat(os.path.join(self.folder, copy.stored))
             return (facts.st_size, facts.st_ctime_ns) == (copy.size, copy.checked)
         return False
 
@@ -375,7 +376,7 @@ def _entries(folder: Path) -> Sequence[Path]:
         return []
 
 
-def _copy_hashed(source: Path, target: Path, size: int) -> str:
+def _copy_hashed(source: str, target: Path, size: int) -> str:
     """Copy the first *size* bytes of a file to the new file *target*, and return their SHA-256. Raises OSError."""
     digest, left = hashlib.sha256(), size
     original = os.open(source, os.O_RDONLY)
