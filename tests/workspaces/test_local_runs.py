@@ -503,6 +503,28 @@ def test_values_are_read_in_one_transaction(tmp_path: Path) -> None:
     assert (found[0], found[-1], found.count("BEGIN"), found.count("SELECT") > 3) == ("BEGIN", "COMMIT", 1, True)
 
 
+def test_a_look_at_watched_runs_takes_three_transactions(tmp_path: Path) -> None:
+    """One for the jobs in progress, one for those in queues among the jobs without a process, one for the runs and their values."""
+    runs, connections, statements = RecordedRuns(tmp_path), list[sqlite3.Connection](), list[str]()
+    for name in ("first", "second"):
+        runs.add(name, status=RunStatus.running)
+        runs.log(name, [("loss", 1.0, 0, 0)])
+    is_heard = True  # hooks cannot be removed
+    sys.addaudithook(lambda event, found: connections.append(found[0]) if is_heard and event == "sqlite3.connect/handle" else None)
+    workspace = LocalWorkspace(tmp_path / ".himl")
+    watched = workspace.many(["first", "second"])
+    is_heard = False
+    for connection in connections:
+        connection.set_trace_callback(statements.append)
+    found = workspace.refresh(watched)
+    assert [dict(found[run.id][1].last) for run in watched] == [{"loss": 1.0}] * 2
+    is_open, transactions = False, 0
+    for each in statements:
+        transactions += each == "BEGIN" or (each.startswith("SELECT") and not is_open)
+        is_open = each != "COMMIT" and (is_open or each == "BEGIN")
+    assert transactions == 3, statements
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="NEEDS inodes that are told with the names")
 def test_run_files_are_removed_in_inode_order(tmp_path: Path) -> None:
     write_files(tmp_path, {f"run/{number % 2}/file_{number * 7919 % 100}": "" for number in range(100)} | {"outside/kept": ""})

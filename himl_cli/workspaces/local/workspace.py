@@ -235,8 +235,10 @@ class LocalWorkspace(FolderWorkspace):
         return read_results(self._runs.database, self.folder / "runs", ids, wanted=wanted, whole=whole)
 
     def refresh(self, runs: Sequence[Run]) -> Mapping[str, tuple[Run, RunResults]]:
-        now = self.many([run.id for run in runs])
-        results = self.results(now, wanted=lambda name: True, whole=False)
+        known = self._unsupervised(self._runs.open_jobs())
+        with self._runs.database.reading():
+            now = self._runs.many([run.id for run in runs], *known)
+            results = self.results(now, wanted=lambda name: True, whole=False)
         return {run.id: (run, results[run.id]) for run in now}
 
     def run_files(self, run_id: str) -> BlobStore:
