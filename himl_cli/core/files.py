@@ -411,7 +411,7 @@ def atomic_replacement(path: Path, *, is_private: bool = False) -> Iterator[str]
         if not is_private:
             mask = os.umask(0)  # reading the mask requires setting it
             os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
+            os.chmod(temporary, 0o664 & ~mask)  # himl uses no settings that all users can write to
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):  # the file is missing if Ctrl-C came after the last line

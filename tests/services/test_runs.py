@@ -331,6 +331,26 @@ def test_watching_shows_the_log_of_one_attempt(project: Path) -> None:
     end_again(project, lock)
 
 
+def test_list_that_is_watched_keeps_few_points_however_many_a_run_logs(runs: RecordedRuns) -> None:
+    """Also of those that it logs meanwhile. The last one is there."""
+    runs.add("long", status=RunStatus.running)
+    lock = ProcessLock(RunFolder(runs.folder / ".himl" / "runs" / "long").lock)
+    assert lock.take()
+    runs.log("long", [(name, float(step), step, step) for name in ("loss", "system/cpu") for step in range(20_500)])
+    workspace = runs.workspace
+    watched = WatchedRuns([workspace.run("long")])
+    polls = watch_runs(workspace, watched, ignore, newest=lambda: [workspace.run("long")])
+    kept, last = 0, 0.0
+    for step in range(20_500, 21_100):
+        runs.log("long", [("loss", float(step), step, step)])
+        next(polls)
+        points = watched.points["long"]
+        kept, last = max(kept, sum(map(len, points.values()))), points["loss"][-1][1]
+    assert (list(watched.points["long"]), last) == (["loss"], 21_099.0)
+    assert 500 <= kept <= 1_001
+    lock.release()
+
+
 def test_error_while_following_names_run_and_cancel_command() -> None:
     for failure in (ServiceFailed("Away.", hint="Try again."), BadUsage("No such file."), OSError("odd"), PermissionError(13, "Denied", "x")):
         with pytest.raises(type(failure)) as caught, watching("train_1_aa"):

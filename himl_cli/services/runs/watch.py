@@ -9,7 +9,7 @@ from functools import partial
 
 from himl_cli.core.errors import JobFailed, NotFound, ServiceFailed
 from himl_cli.core.events import Notify
-from himl_cli.core.logged import SYSTEM, RunResults, WatchedRuns, is_pipeline_trial, sweep_of
+from himl_cli.core.logged import SYSTEM, RunResults, Series, WatchedRuns, is_pipeline_trial, sweep_of
 from himl_cli.core.mounts import is_local_folder
 from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import MANY, hyperparameters_of
@@ -35,6 +35,8 @@ MANY_POINTS = 20_000
 last."""
 POINTS_PER_POLL = 500
 """Points that himl reads again in each poll, on average. So it reads 20,000 points in every 40th poll."""
+MOST_KEPT = 500
+"""Up to twice this number of points of a metric are kept to draw it, however long its run goes on."""
 SILENT = 5
 """Polls of a log without new bytes before himl searches for it again, because another attempt may have begun."""
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\))")
@@ -110,6 +112,7 @@ class _Looks:
         self._is_here, self.is_shared = is_here, is_shared
         self._watched = watched
         self._newest = newest
+        self._counts: dict[str, int] = {}  # of the points that were read
         self._values: dict[str, RunResults] = {}  # of trials
         # Trials that had already ended when their values were read.
         self._settled: set[str] = set()
@@ -141,7 +144,7 @@ class _Looks:
         if number and number % SELDOM == 0 and self._newest is not None:
             yield partial(self._list, self._newest)
         yield self._refresh
-        count = sum(len(points) for found in watched.points.values() for points in found.values())
+        count = sum(self._counts.values())
         is_due = number % (1 + count // POINTS_PER_POLL) == 0
         again = {each.id for each in watched.runs if each.id in open_before and (is_due or each.status.is_final)}
         if number == 0 or (self._is_here and again and count <= MANY_POINTS):
@@ -178,15 +181,22 @@ class _Looks:
         runs = [run for run in self._watched.runs if self._newest is None or run.id in open_before]
         found = self._workspace.results(runs, wanted=self._is_wanted, whole=True) if runs else {}
         points = {
-            run_id: {name: list(zip(each.steps, each.values, strict=True)) for name, each in results.series.items()}
+            run_id: {name: self._to_keep(name, each) for name, each in results.series.items()}
             for run_id, results in found.items()
         }
+        self._counts |= {run: sum(len(each.steps) for each in its.series.values()) for run, its in found.items()}
         has_changed = any(self._watched.points.get(run_id) != its for run_id, its in points.items())
         self._watched.points |= points
         return has_changed
 
     def _is_wanted(self, name: str) -> bool:
-        return not name.startswith(BEST_SO_FAR)
+        return not name.startswith(BEST_SO_FAR) and (self._newest is None or not name.startswith(SYSTEM))
+
+    def _to_keep(self, name: str, series: Series) -> list[tuple[int, float]]:
+        """The points of a system metric, whose peak is shown, or some of those of another metric, with the last one."""
+        points = list(zip(series.steps, series.values, strict=True))
+        every = 1 if name.startswith(SYSTEM) else 1 + len(points) // MOST_KEPT
+        return [*points[:-1:every], points[-1]]
 
     def _refresh(self) -> bool:
         waiting = [run for run in self._watched.runs if not run.status.is_final]
@@ -211,6 +221,9 @@ class _Looks:
             if not known or step > known[-1][0] or is_other:
                 known.append((step, float(value)))
                 has_grown = True
+                self._counts[run_id] = self._counts.get(run_id, 0) + 1
+                if len(known) > 2 * MOST_KEPT and not name.startswith(SYSTEM):
+                    known[:-1] = known[:-1:2]
         return has_grown
 
     def _look_at_children(self, run: Run) -> bool:

@@ -303,22 +303,24 @@ def read_series(
     of_runs = f"SELECT id, run, name FROM series WHERE run IN ({{}}){clause} ORDER BY run, name"
     found = {id: (run, name) for id, run, name in database.rows_among(of_runs, run_ids, *names)}
     statement = "SELECT series, step, time, value, place FROM points WHERE series IN ({}) ORDER BY series, step, place"
-    for some, _ in chunks([*found], SERIES_AT_ONCE):
-        of_series: dict[int, Series] = {}
+    for some, marks in chunks([*found], SERIES_AT_ONCE):
+        of_series: dict[int, tuple[array[int], array[float], array[float]]] = {}
         with taken_apart(database.path):
-            for id, rows in groupby(database.rows_among(statement, some, size=SERIES_AT_ONCE), itemgetter(0)):
-                points: Iterable[Sequence[Any]] = rows
-                if found[id] in cuts:
-                    points = (row for row in rows if counts(row[4], row[1], cuts[found[id]]))
-                columns = [*zip(*points, strict=True)]
-                if not columns:
-                    continue
-                _, steps, times, values, _ = columns
-                numbers = map(nan_if_null, values) if None in values else values
-                of_series[id] = Series(
-                    array("q", steps), array("d", numbers), array("d", [time / 1000 for time in times])
-                )
-        yield from ((*found[id], of_series[id]) for id in some if id in of_series)
+            for batch in database.batches(statement.format(marks), some):
+                for id, rows in groupby(batch, itemgetter(0)):
+                    points: Iterable[Sequence[Any]] = rows
+                    if found[id] in cuts:
+                        points = (row for row in rows if counts(row[4], row[1], cuts[found[id]]))
+                    columns = [*zip(*points, strict=True)]
+                    if not columns:
+                        continue
+                    _, steps, times, values, _ = columns
+                    numbers = map(nan_if_null, values) if None in values else values
+                    series = of_series.setdefault(id, (array("q"), array("d"), array("d")))
+                    series[0].extend(steps)
+                    series[1].extend(numbers)
+                    series[2].extend([time / 1000 for time in times])
+        yield from ((*found[id], Series(*of_series[id])) for id in some if id in of_series)
 
 
 def counts(row: int, step: int, cuts: Iterable[Cut]) -> bool:

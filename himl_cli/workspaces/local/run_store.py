@@ -158,6 +158,13 @@ class Database:
         with self._using() as connection:
             return connection.execute(statement, values).fetchall()
 
+    def batches(self, statement: str, values: tuple[object, ...], size: int = 20_000) -> Iterator[list[sqlite3.Row]]:
+        """The rows, *size* at a time, so that no more are in memory. Must be used up before other calls."""
+        with self._using() as connection:
+            cursor = connection.execute(statement, values)
+            while rows := cursor.fetchmany(size):
+                yield rows
+
     def rows_among(
         self, statement: str, items: Sequence[object], *values: object, size: int = 500
     ) -> Iterator[sqlite3.Row]:
