@@ -22,8 +22,18 @@ RUN_CONTEXT.log("loss", 0.5)
 Path("outputs").mkdir(exist_ok=True)
 Path("outputs/model.txt").write_text("model")
 """
-SETTINGS = "variables:\n  subscription_id: 0a0a0a0a-0a0a-0a0a-0a0a-0a0a0a0a0a0a\n  resource_group: group\n  workspace_name: work\n  tenant_id: 0b0b0b0b-0b0b-0b0b-0b0b-0b0b0b0b0b0b\n"
-SECRETS = "variables:\n  application_id: 0c0c0c0c-0c0c-0c0c-0c0c-0c0c0c0c0c0c\n  application_key: 'k3y-of-the-application'\n"
+SETTINGS = """
+variables:
+  subscription_id: 0a0a0a0a-0a0a-0a0a-0a0a-0a0a0a0a0a0a
+  resource_group: group
+  workspace_name: work
+  tenant_id: 0b0b0b0b-0b0b-0b0b-0b0b-0b0b0b0b0b0b
+"""
+SECRETS = """
+variables:
+  application_id: 0c0c0c0c-0c0c-0c0c-0c0c-0c0c0c0c0c0c
+  application_key: k3y-of-the-application
+"""
 FOR_ALL = {"claims": 0o1777}
 """Folders that all users share, with their modes. Their files can be read by all."""
 

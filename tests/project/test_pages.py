@@ -21,6 +21,7 @@ from himl_cli.workspaces.azure.jobs.sdk import load_sdk, silenced
 from himl_cli.workspaces.azure.workspace import DOCTOR_CHECKS
 from himl_cli.workspaces.local.workspace import CHECK_NAME
 from scripts import generate, prose
+from stress.plan import PARTS
 from tests.support.documents import DOCS, blocks, himl_commands, page, shapes, torn_rows, wrong_with
 from tests.support.running import Himl
 from tests.support.runs import RecordedRuns
@@ -253,3 +254,16 @@ def test_page_of_doctor_has_every_check_and_quotes_it() -> None:
     assert len(quoted) > 40
     pieces = [piece.strip() for words in quoted for piece in words.split("…") if piece.strip()]
     assert [piece for piece in pieces if not any(piece in text for text in texts())] == []
+
+
+def test_attacks_name_tests_that_exist_and_all_that_listens() -> None:
+    text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    for path, name in re.findall(r"`([\w/]+\.py)::(\w+)`", text):
+        assert f"\ndef {name}(" in (ROOT / "tests" / path).read_text(encoding="utf-8"), f"{path}::{name}"
+    named = {name for cell in re.findall(r"stress (`.*?) \|", text) for name in re.findall(r"`(\w+/\w+)`", cell)}
+    assert len(named) > 10
+    assert named <= {"/".join(case.id.split("/")[:2]) for part in PARTS for case in part.cases()}
+    listens = re.compile(r"create_server\(|uvicorn\.run|WerkzeugServer\(|HTTPServer\(|start_server\(")
+    sources = {path.relative_to(HIML).as_posix(): path.read_text(encoding="utf-8") for path in HIML.rglob("*.py")}
+    found = {name for name, source in sources.items() if listens.search(source)}
+    assert found | {"workspaces/remote/agent.py"} == set(re.findall(r"\| `([\w/]+\.py)` \|", text))
