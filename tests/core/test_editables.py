@@ -135,6 +135,15 @@ def test_nothing_is_said_of_a_package_beside_the_script(tmp_path: Path) -> None:
 
 
 @posix
+def test_a_module_that_is_neither_in_the_snapshot_nor_the_project_is_said(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    write_files(root, {"scripts/train.py": "", "pkg/__init__.py": ""})
+    files = {"a.pth": "import __editable___pkg_finder", "__editable___pkg_finder.py": hook("pkg", pkg=f"{root}/pkg", gone=f"{root}/gone")}
+    (remark,) = with_editables(spec_of(root, environment(tmp_path / "ve", files)), {})[1]
+    assert remark.startswith(f"The job imports 'pkg' from '{root}', not from its snapshot, since the snapshot lacks 'gone'")
+
+
+@posix
 def test_an_unknown_form_is_said(tmp_path: Path) -> None:
     root = tmp_path / "root"
     write_files(root, {"scripts/train.py": "", "pkg/__init__.py": ""})
