@@ -340,8 +340,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """For `-n auto`: two more than the number of cores, since tests wait for processes and answers half of the time."""
-    return (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1) + 2
+    """For `-n auto`: four more than the number of cores, since tests wait for processes and answers most of the time."""
+    return (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1) + 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

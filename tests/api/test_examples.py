@@ -73,6 +73,7 @@ def test_primes_on_azure_ml(lab: StagedWorkspace, examples: Path, number: int) -
     assert number != 4 or lab.get_blob("himldatasets", "himl_sample4_output/primes.txt").decode() == LINES
 
 
+@pytest.mark.large("trains with scikit-learn")
 def test_input_files_in_the_snapshot(lab: StagedWorkspace, examples: Path) -> None:
     example = examples / "example_5"
     run(example, "inputs.py")
@@ -82,6 +83,7 @@ def test_input_files_in_the_snapshot(lab: StagedWorkspace, examples: Path) -> No
     assert "outputs/model.joblib" in lab.artifacts(submitted)
 
 
+@pytest.mark.large("trains with scikit-learn")
 def test_a_dataset_that_another_script_writes(lab: StagedWorkspace, examples: Path) -> None:
     example = examples / "example_6"
     run(example, "inputs.py", "--azureml")
@@ -91,6 +93,7 @@ def test_a_dataset_that_another_script_writes(lab: StagedWorkspace, examples: Pa
     assert joblib.load(example / "outputs" / "model.joblib").kernel == "linear"
 
 
+@pytest.mark.large("trains with scikit-learn")
 def test_search_on_azure_ml_reads_uploaded_dataset(lab: StagedWorkspace, examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(examples / "example_7", "inputs_via_upload.py")
     assert lab.blob_names("himldatasets", "himl_sample7_input") == ["himl_sample7_input/X.csv", "himl_sample7_input/Y.csv"]

@@ -330,6 +330,7 @@ def test_job_here_logs_to_its_run_even_once_it_said_it_failed(project: Path, him
     assert "lost" not in himl.ok("runs", "logs", "--run", run_id).stdout
 
 
+@pytest.mark.large("imports MLflow in a job")
 def test_ranks_and_mlflow_write_to_the_same_run(project: Path, himl: Himl) -> None:
     program = """
 import os

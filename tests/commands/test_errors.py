@@ -19,16 +19,14 @@ from pathlib import Path
 
 import platformdirs
 import pytest
-import typer.main
 
-from himl_cli.app import app
-from himl_cli.commands.completion import app_shape
 from himl_cli.commands.error_handler import as_himl_error
 from himl_cli.services.transfer.local_files import disk_error
 from himl_cli.workspaces.local.run_folder import explain_disk_error
 from tests.azureml_double.faults import Action, ExpireSas, Reset, Status
 from tests.azureml_double.seeding import StagedWorkspace
 from tests.conftest import lacking
+from tests.support.documents import shapes
 from tests.support.folders import files_below, mounted_small_disk
 from tests.support.running import Himl, Outcome, write_files
 from tests.support.runs import RecordedRuns
@@ -348,14 +346,9 @@ def test_no_workspace_or_current_folder_is_said(himl: Himl, tmp_path: Path, proj
 
 
 def commands_with(*options: str) -> list[list[str]]:
-    """Yield the commands that have all of *options*. `runs tag` gets the tag that it requires."""
-    found: list[list[str]] = []
-    below = [app_shape(typer.main.get_command(app))]
-    for each in below:
-        below += each.children
-        if {*options} <= {name for option in each.options for name in option.names}:
-            found.append([*each.path[1:], *(["a=b"] if each.path[-1] == "tag" else [])])
-    return found
+    """The commands that have all of *options*. `runs tag` gets the tag that it requires."""
+    found = [each.path for each in shapes().values() if {*options} <= {name for option in each.options for name in option.names}]
+    return [[*path[1:], *(["a=b"] if path[-1] == "tag" else [])] for path in found]
 
 
 WITHOUT_A_WORKSPACE = [

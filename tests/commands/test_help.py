@@ -16,25 +16,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import typer
-import typer.main
 from rich.cells import cell_len
 from rich.text import Text
 
 import himl_cli
 from docs.tools.terminal import settled
-from himl_cli.app import app
-from himl_cli.commands.completion import app_shape
 from himl_cli.commands.table import COMMANDS
 from tests.azureml_double.seeding import StagedWorkspace
+from tests.support.documents import shapes
 from tests.support.dsa import Archive
 from tests.support.running import PROGRAM, Himl
 from tests.support.runs import RecordedRuns, posix
 from tests.support.terminals import RUN, VIEWS, Terminal, View, make_world
 
 HEAVY = ["rich", "pydantic", "msgspec", "azure", "mlflow", "tensorboard", "importlib.metadata", "sqlite3", "asyncio", "numpy", "PIL", "tifffile", "openslide"]
-SHAPE = app_shape(typer.main.get_command(app))
-ALL = {each.words: each for each in SHAPE.walk()}
+ALL = shapes()
 ASK = """
 import sys
 from himl_cli.app import main
@@ -114,7 +110,8 @@ def test_help_has_all_of_the_shape_and_fits_terminal(project: Path) -> None:
         assert done.stderr.strip() == "LOADED []"
         assert done.stdout.startswith("Usage: himl")
     himl = Himl(PROGRAM, project, modules=("himl_cli.app",))
-    assert [(child.path[-1], child.panel, child.summary) for child in SHAPE.children] == [(name, each.panel, each.help) for name, each in COMMANDS.items()]
+    shown = [(child.path[-1], child.panel, child.summary) for child in ALL["himl"].children]
+    assert shown == [(name, each.panel, each.help) for name, each in COMMANDS.items()]
     for words, shape in ALL.items():
         assert shape.text
         assert shape.children or shape.examples
@@ -312,6 +309,6 @@ def test_what_commands_print_into_a_pipe_is_plain(himl: Himl, world: Path, tmp_p
 
 
 def test_every_command_has_a_view() -> None:
-    leaves = [each.path[1:] for each in app_shape(typer.main.get_command(app)).walk() if not each.children]
+    leaves = [each.path[1:] for each in ALL.values() if not each.children]
     views = [*VIEWS.values(), *AZURE_VIEWS.values()]
     assert [path for path in leaves if not any(tuple(view.arguments[: len(path)]) == path for view in views)] == []

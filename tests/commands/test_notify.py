@@ -152,7 +152,7 @@ def test_a_canceled_run_is_told_and_one_whose_supervisor_was_killed_is_not(himl:
     ("answers", "moved_to", "requests", "said"),
     [
         ([500, 429], "", 3, ""),
-        ([None], "", 2, ""),
+        pytest.param([None], "", 2, "", marks=pytest.mark.large("waits ten seconds for an answer")),
         ([500, 502, 503], "", 3, "localhost answered 503 Service Unavailable (3 attempts)"),
         ([404], "", 1, "localhost answered 404 Not Found"),
         ([307], f"http://elsewhere.invalid/{KEY}", 1, "localhost redirects to elsewhere.invalid, which himl does not follow"),

@@ -92,6 +92,7 @@ def test_each_trial_is_a_pipeline_with_values_in_its_steps(himl: Himl, project: 
     assert values == [99, 98]
 
 
+@pytest.mark.large("runs many pipelines")
 def test_a_sweep_of_pipelines_and_one_of_its_trials_are_repeated(himl: Himl, project: Path) -> None:
     write_pipeline(project, STEPS)
     himl.ok("submit", "pipe.json", "--sweep", "rate=0.1,0.01", "--sweep", "n=2")
@@ -110,6 +111,7 @@ def test_a_sweep_of_pipelines_and_one_of_its_trials_are_repeated(himl: Himl, pro
     assert show(himl, again["id"])["primary_metric"]["best"] == f"{again['id']}_1"
 
 
+@pytest.mark.large("runs many pipelines")
 @posix
 def test_a_stopped_sweep_goes_on_with_the_steps_that_are_missing(himl: Himl, project: Path, tmp_path: Path) -> None:
     write_pipeline(project, {"step1": step("noting.py", name="a"), "step2": step("noting.py", "--x", "0", name="b")})

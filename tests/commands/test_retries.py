@@ -157,6 +157,7 @@ def test_a_canceled_run_is_not_tried_again_and_a_killed_one_ends(himl: Himl, pro
     assert "ended without recording an outcome" in show(himl, killed)["reason"]
 
 
+@pytest.mark.large("runs many trials and steps")
 def test_trials_and_steps_are_tried_again_by_themselves(himl: Himl, project: Path) -> None:
     fields = {"type": "PythonScriptStep", "script": "flaky.py", "source_directory": "."}
     document = {"step1": {**fields, "arguments": [2]}, "step2": {**fields, "arguments": [1]}}

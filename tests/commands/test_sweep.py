@@ -87,6 +87,7 @@ def seen(project: Path, run: str) -> tuple[list[str], dict[str, str], str]:
     return arguments, environment, data
 
 
+@pytest.mark.large("imports MLflow in jobs")
 def test_poor_trials_are_stopped_early_and_not_run_again(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": POOR_ONES_WAIT + "import os\nsys.exit('BROKEN' in os.environ and loss == 0.05)\n"})
     parent = sweep(himl, "--sweep", "loss=0.1,50,0.05", "--early_stop", "bandit(slack_factor=0.5)", code=1, BROKEN="1")
@@ -132,6 +133,7 @@ def test_grid_runs_every_combination_with_its_values(himl: Himl, project: Path) 
     assert [path.name for path in files_with(project / ".himl", "very-secret-1")] == ["seen.json"] * 4, "which the script wrote"
 
 
+@pytest.mark.large("runs many trials")
 def test_values_reach_a_script_as_it_takes_them_and_numbers_keep_their_spelling(himl: Himl, project: Path) -> None:
     script = """
 import argparse, json, sys
@@ -236,6 +238,7 @@ sys.exit(x == "2" and not Path({str(tmp_path / "again")!r}).exists())
     assert (files(f"{run}_1"), show(himl, run)["status"]) == (own, "Completed")
 
 
+@pytest.mark.large("runs many trials")
 def test_sweep_whose_first_trials_fail_can_be_finished(himl: Himl, project: Path) -> None:
     write_files(project, {"train.py": "import sys\nsys.exit(float(sys.argv[2]) > 2)\n", "himl.toml": "[submit]\nmax_failures = 1\n"})
     given_up = himl("submit", "train.py", "--sweep", "size=4,3,1")
@@ -260,6 +263,7 @@ def test_sweep_whose_first_trials_fail_can_be_finished(himl: Himl, project: Path
         assert statuses(himl, latest(himl)) == ["Failed"] * failed
 
 
+@pytest.mark.large("runs many trials")
 def test_folds_and_seeds_pass_their_number_and_none_is_best(himl: Himl, project: Path) -> None:
     script = "import sys\nfrom himl_cli import RUN_CONTEXT\nRUN_CONTEXT.log('val/loss', 1 + 2 * int(sys.argv[-1]))\nprint(*sys.argv[1:])\n"
     write_files(project, {"train.py": script, "himl.toml": "[submit]\nearly_stop = 'median'\n"})
@@ -312,7 +316,7 @@ def test_what_makes_no_sense_is_refused_and_nothing_is_made(himl: Himl, lab: Sta
     himl.ok("submit", "train.py", "--sweep", "token_count=1,2", "--dry_run")
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [pytest.param(False, marks=pytest.mark.large("runs trials on the double")), True])
 def test_wait_exits_1_for_failed_trial_of_completed_sweep(lab: StagedWorkspace, himl: Himl, project: Path, *, fails: bool) -> None:
     write_files(project, {"train.py": SCORES})
     with lab.run_jobs(fails_with_a_trial=fails):
@@ -348,6 +352,7 @@ def test_sweep_in_settings_takes_lists_and_options_override_it(himl: Himl, proje
     assert "Add --record_in local" in outcome.stderr
 
 
+@pytest.mark.large("runs many trials")
 def test_random_sweep_repeats_values_only_with_seed(himl: Himl, project: Path) -> None:
     write_files(project, {"lab/train.py": "import sys; print(sys.argv[1:])", "pyproject.toml": ""})
     for line in ("python lab/train.py --lr ${{search_space.lr}}", "cd lab && python train.py"):
@@ -518,6 +523,7 @@ def test_resume_refuses_runs_at_work_done_or_below_a_parent(himl: Himl, project:
     check(f"{latest(himl)}_1", f"himl submit --resume {latest(himl)}")
 
 
+@pytest.mark.large("runs many trials")
 def test_masked_arguments_given_again_resume_a_run(himl: Himl, project: Path) -> None:
     write_files(project, {"t.py": "import os, sys\nprint(sys.argv[1:])\nsys.exit(not os.environ.get('PASSES'))\n"})
     again, secret = ("submit", "--resume", "latest", "--env_var", "PASSES=1"), ("--api_key", "sesame-open-1", "--label_key", "y")
@@ -560,7 +566,7 @@ def test_failed_restart_on_resume_does_not_repeat_old_error(himl: Himl, project:
 
 
 @POSIX
-@pytest.mark.parametrize("who", ["keeper", "all"])
+@pytest.mark.parametrize("who", [pytest.param("keeper", marks=pytest.mark.large("runs many trials")), "all"])
 def test_resume_after_killed_sweep_loses_no_result(himl: Himl, project: Path, tmp_path: Path, who: str) -> None:
     """Trials whose supervisor is still alive end normally and run once. A recorded end of a trial stays."""
     waits = NOTING.replace('(notes / "hold").exists()', '(notes / "hold").exists() and int(sys.argv[2]) > 2')
@@ -586,7 +592,9 @@ def test_resume_after_killed_sweep_loses_no_result(himl: Himl, project: Path, tm
     assert values == [f"--n {number}" for number in range(6)]
 
 
-@pytest.mark.parametrize(("begin", "end", "earlier", "best"), [(2, 6, [100.0, 100.0], 0), (0, 2, [], 1)])
+@pytest.mark.parametrize(
+    ("begin", "end", "earlier", "best"), [(2, 6, [100.0, 100.0], 0), pytest.param(0, 2, [], 1, marks=pytest.mark.large("runs many trials"))]
+)
 def test_later_try_replaces_metrics_from_its_first_step_on(himl: Himl, project: Path, begin: int, end: int, earlier: list[float], best: int) -> None:
     """If the script starts from the beginning, no metrics of the first attempt remain.
 

@@ -20,17 +20,20 @@ from tests.support.terminals import Terminal
 
 SCRIPT = r"""
 import os, sys, time
-import mlflow
+from himl_cli import RUN_CONTEXT
 print("\x1b[31mred\x1b[0m bell\a \x1b]0;title\a end" + "!" * 300)
 print("10%\r20%\r100%", flush=True)
 for step in range(5):
-    mlflow.log_metrics({"val/loss": 1 / (1 + step), "odd\x1b[5mname\n": float("nan") if step == 4 else step}, step=step)
+    RUN_CONTEXT.log("val/loss", 1 / (1 + step), step=step)
+    RUN_CONTEXT.log("odd\x1b[5mname\n", float("nan") if step == 4 else step, step=step)
+RUN_CONTEXT.flush()
 while not os.path.exists(sys.argv[1]):
     time.sleep(0.02)
-mlflow.log_metric("val/loss", 0.125, step=5)
+RUN_CONTEXT.log("val/loss", 0.125, step=5)
 print("done")
 sys.exit(int(sys.argv[2]))
 """
+OTHER_WIDTH = pytest.mark.large("watches jobs of several seconds at another width")
 FINAL = "\x1b[?1049l"
 """The sequence after which a terminal shows its own lines again."""
 
@@ -58,7 +61,7 @@ def watching(himl: Himl, columns: int, *arguments: str) -> Terminal:
 
 @posix
 @pytest.mark.usefixtures("known_disk")  # elsewhere a list reads metrics every two minutes
-@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("columns", [pytest.param(60, marks=OTHER_WIDTH), pytest.param(80, marks=OTHER_WIDTH), 200])
 def test_terminal_shows_a_run_until_it_ends(himl: Himl, go: Path, columns: int) -> None:
     run_id = submitted(himl, go)
     terminals = [watching(himl, columns, "runs", "show", run_id), watching(himl, columns, "runs", "list")]
@@ -100,7 +103,7 @@ def test_pipe_gets_a_line_for_each_change_and_the_exit_code_of_the_run(himl: Him
 
 
 @posix
-@pytest.mark.parametrize("columns", [0, 60, 200])
+@pytest.mark.parametrize("columns", [0, 60, pytest.param(200, marks=OTHER_WIDTH)])
 def test_sweep_shows_progress_and_ctrl_c_stops_watching_only(himl: Himl, go: Path, columns: int) -> None:
     run_id = submitted(himl, go, options=["--sweep", "lr=0.1,0.2,0.3", "--max_concurrent", "3"])
     for words in (("list",), ("show", run_id)):

@@ -90,9 +90,15 @@ def without_blocks(text: str) -> str:
 
 
 @cache
+def program() -> Any:
+    """himl's commands, which are built once for all tests."""
+    return typer.main.get_command(app)
+
+
+@cache
 def shapes() -> Mapping[str, CommandShape]:
     """All commands and groups of the program by name."""
-    return {shape.words: shape for shape in app_shape(typer.main.get_command(app)).walk()}
+    return {shape.words: shape for shape in app_shape(program()).walk()}
 
 
 def accepts(words: str, option: str) -> bool:

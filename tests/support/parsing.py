@@ -10,13 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
-import typer.main
 
-from himl_cli.app import app
 from himl_cli.commands.groups import HimlGroup
 from himl_cli.commands.table import COMMANDS
 from himl_cli.core.errors import BadUsage
-from tests.support.documents import shapes
+from tests.support.documents import program, shapes
 
 FILLED = "1"
 """Stands for what is filled in: a run, a number, a file."""
@@ -48,7 +46,7 @@ def complaint(line: str) -> str:
         return inner[0]
     name, *words = shlex.split(re.sub(r"\$\([^)]*\)", "1", line), comments=True)
     words = words[: next((place for place, word in enumerate(words) if word in (">", "|", "&&")), len(words))]
-    command: Any = typer.main.get_command(app)
+    command: Any = program()
     ctx: Any = None
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
