@@ -190,10 +190,12 @@ def left_in(tmp_path: Path) -> list[str]:
     return [path.name for path in (tmp_path / "tmp").iterdir()]
 
 
-@serves
 @posix
 @pytest.mark.usefixtures("recorded", "mark")
-@pytest.mark.parametrize(("number", "form"), [(signal.SIGKILL, "human"), (signal.SIGHUP, "quiet"), (signal.SIGTERM, "json")])
+@pytest.mark.parametrize(
+    ("number", "form"),
+    [pytest.param(signal.SIGKILL, "human", marks=serves), pytest.param(signal.SIGHUP, "quiet", marks=serves), (signal.SIGTERM, "json")],
+)
 def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: signal.Signals, form: str) -> None:
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > "{tmp_path / "opened"}"\n')
@@ -212,7 +214,6 @@ def test_however_himl_ends_nothing_is_left(himl: Himl, tmp_path: Path, number: s
         until(lambda: is_closed(board.port), "TensorBoard has ended")
 
 
-@serves
 @posix
 @pytest.mark.usefixtures("recorded")
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes by /proc")

@@ -25,7 +25,6 @@ from himl_cli.core.runs import Run, RunStatus
 from himl_cli.core.sweeps import Scalar
 from himl_cli.render.aggregation import save_plots
 from himl_cli.render.plot_data import Curve, Scheme, curve_of, families_of, limits_of, names_of, scheme_of, spread_of, thinned
-from himl_cli.render.plots import figure_of
 
 Points = Sequence[tuple[int, float]]
 
@@ -55,6 +54,8 @@ def sweep(count: int, **more: Any) -> Aggregation:
 
 
 def figures(aggregation: Aggregation, primary: str | None = None, goal: str = "minimize") -> dict[str, Any]:
+    from himl_cli.render.plots import figure_of  # late, since it imports Matplotlib
+
     found = families_of(aggregation)
     scheme = scheme_of(aggregation.children, found, primary, goal)
     return {family.title: figure_of(family, aggregation.children, scheme, names_of(aggregation.children)) for family in found}

@@ -88,7 +88,7 @@ def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
     return int(np.abs(one.astype(int) - other.astype(int)).max())
 
 
-@pytest.mark.parametrize(("source", "target"), [*SIZES, *LARGE], ids=str)
+@pytest.mark.parametrize(("source", "target"), [*SIZES, *(pytest.param(*each, marks=pytest.mark.large("draws large pictures")) for each in LARGE)], ids=str)
 def test_streamed_pictures_equal_pillows(source: Size, target: Size) -> None:
     """Large pictures differ by at most one grey level. The quick method rounds differently."""
     pixels = picture(source)
@@ -278,6 +278,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.large("starts a process for each case")
 def test_equal_pixels_have_equal_files_in_each_process() -> None:
     """ISA-L's output may depend on addresses, which the system draws for each process."""
     started = [subprocess.Popen([sys.executable, "-c", DIGEST_OF_PNGS], stdout=subprocess.PIPE, text=True) for _ in range(3)]

@@ -150,6 +150,7 @@ def test_what_cannot_work_is_refused_before_any_change(workspace: AzureWorkspace
         assert azure.requests("^PUT|startPendingUpload" if "inputs" in fields else CHANGES) == []
 
 
+@pytest.mark.large("imports azure-ai-ml")
 def test_azure_ai_ml_shows_the_job_that_was_sent(workspace: AzureWorkspace, azure: StagedWorkspace, project: Path) -> None:
     run = workspace.submit(cluster_spec(project, display_name="seen"), notify=ignore)
     job, client = workspace.sdk_objects(run.id, "v2")

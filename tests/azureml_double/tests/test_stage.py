@@ -224,6 +224,24 @@ def test_searches_and_metrics_have_reported_and_documented_limits(azure: StagedW
         assert (answer.status, len(answer.json["errors"]) if errors is not None else None) == (status, errors)
 
 
+def test_searches_that_need_no_mlflow_find_what_its_library_finds(azure: StagedWorkspace) -> None:
+    """MLflow's library evaluates the second spelling of each pair."""
+    for number, experiment in enumerate(("demo", "demo", "other", "demo", "last")):
+        azure.add_run(f"run_{number}", experiment)
+
+    everywhere = {"experiment_ids": [each.experiment_id for each in azure.state.experiments.values()]}
+
+    def found(what: str, text: str) -> Any:
+        return data_plane(azure, "POST", "mlflow/v2.0", f"/api/2.0/mlflow/{what}/search", {"filter": text, **everywhere}).json[what]
+
+    for what, count, own, theirs in (
+        ("runs", 2, "attributes.run_id IN ('run_3','run_2')", "attributes.run_id IN ('run_3',  'run_2')"),
+        ("runs", 1, "attributes.run_id IN ('run_0')", "attributes.run_id = 'run_0'"),
+        ("experiments", 3, "", "name LIKE '%'"),
+    ):
+        assert (len(found(what, own)), found(what, own)) == (count, found(what, theirs))
+
+
 def test_resource_manager_counts_requests_of_each_principal(azure: StagedWorkspace) -> None:
     reads = [call(azure, "GET", f"/computes{VERSION}") for _ in range(2)]
     left = [int(answer.headers["x-ms-ratelimit-remaining-subscription-reads"]) for answer in reads]
