@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,18 @@ def say(**values):
 
 TOLERATED = "datetime.datetime.utcnow"
 """Deprecated from Python 3.12 on. azure-ai-ml calls it in every use."""
-MODULES = ["himl_cli.api.submit_if_needed", "himl_cli.workspaces.azure.jobs.job_submission", "azure.storage.blob", "sklearn.svm", "sklearn.model_selection"]
+MODULES = ["himl_cli.api.submit_if_needed", "himl_cli.workspaces.azure.jobs.job_submission", "azure.storage.blob"]
 
 
-def run_script(script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run `python SCRIPT arguments`, in the script's folder by default.
+def run_script(
+    script: Path, *arguments: str, cwd: Path | None = None, env: Mapping[str, str] | None = None, modules: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run `python SCRIPT arguments`, in the script's folder by default, in a fork of a process with *modules*.
 
     Python's warnings are errors, except for `TOLERATED`.
     """
     python = [sys.executable, "-W", "error", "-W", f"ignore:{TOLERATED}:DeprecationWarning"]
-    done = fork_server.run(python, MODULES, [str(script), *arguments], cwd or script.parent, os.environ | dict(env or {}))
+    done = fork_server.run(python, [*MODULES, *modules], [str(script), *arguments], cwd or script.parent, os.environ | dict(env or {}))
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 

@@ -172,6 +172,8 @@ def test_waiting_for_a_run_and_stopping_it(himl: Himl, project: Path, monkeypatc
     monkeypatch.chdir(project)
     (project / "train.py").write_text("import time\nprint('begun', flush=True)\ntime.sleep(600)\n")
     run = fetch_run(None, himl.ok("submit", "train.py", "--no_wait", "-q").stdout.strip())
+    # Before it begins, a script may miss the interrupt of the cancelation, and end by SIGTERM ten seconds later.
+    until(lambda: any(log.read_bytes() for log in (project / ".himl" / "runs").glob("*/user_logs/std_log.txt")))
     until(lambda: run.get_status() == "Running")
     with pytest.raises(BadUsage, match=r"is a job\. himl records its end when its script ends"):
         run.complete()
