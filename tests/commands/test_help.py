@@ -110,8 +110,8 @@ def test_help_has_all_of_the_shape_and_fits_terminal(project: Path) -> None:
         assert done.stderr.strip() == "LOADED []"
         assert done.stdout.startswith("Usage: himl")
     himl = Himl(PROGRAM, project, modules=("himl_cli.app",))
-    shown = [(child.path[-1], child.panel, child.summary) for child in ALL["himl"].children]
-    assert shown == [(name, each.panel, each.help) for name, each in COMMANDS.items()]
+    listed = [(child.path[-1], child.panel, child.summary) for child in ALL["himl"].children]
+    assert listed == [(name, each.panel, each.help) for name, each in COMMANDS.items()]
     for words, shape in ALL.items():
         assert shape.text
         assert shape.children or shape.examples
