@@ -95,7 +95,7 @@ DOCKERFILE = "Dockerfile"  # the default name of an image's recipe
 LIMITS_FILE = "constraints.txt"
 # Interactive services of a running job on a cluster
 SERVICES = ("vscode", "jupyterlab", "tensorboard", "ssh")
-LARGE_SNAPSHOT_BYTES = 300 * 1024 * 1024
+LARGE_SNAPSHOT_BYTES = 300_000_000
 PLACEHOLDERS = {
     "inputs": ("input", "Add --input {}=NAME"),
     "outputs": ("output", "Add --output {}=NAME"),
