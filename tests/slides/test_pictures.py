@@ -184,6 +184,7 @@ def test_thumbnail_label_and_macro_of_an_svs_are_no_levels(tmp_path: Path) -> No
     assert mean_difference(read_slide(path), slide_picture(1)) < 6
 
 
+@pytest.mark.large("reads large pictures")
 def test_openslide_reads_in_strips_and_fractional_downsamples_exactly(tmp_path: Path) -> None:
     path = tmp_path / "slide.tiff"
     made = write_tiff(path, slide_picture(1, (2001, 1501)), levels=2, factor=4, compression="deflate")
@@ -225,6 +226,7 @@ COMMON = ["jpeg-pyramid", "deflate-pyramid", "lzw-predictor", "uncompressed-pyra
 COMMON += ["aperio-jpeg2000", "svs"]
 
 
+@pytest.mark.large("reads each kind of picture once more")
 def test_cucim_reads_common_tiffs_only(tmp_path: Path) -> None:
     """It gives wrong colours, fewer levels or a segmentation fault for others."""
     for kind in (kind for kind in KINDS if KINDS[kind].suffix == ".tiff"):
@@ -679,6 +681,7 @@ def in_a_process(path: Path) -> tuple[str, str]:
     return ran.stdout.strip(), ran.stderr
 
 
+@pytest.mark.large("starts a process for each case")
 def test_pages_that_form_a_ring_end_and_libraries_say_nothing(tmp_path: Path) -> None:
     """The slides are read in another process, because pytest captures log messages."""
     reason, errors = in_a_process(write_broken("truncated-tags", tmp_path))

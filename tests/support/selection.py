@@ -19,7 +19,7 @@ FIXTURES: Mapping[str, str] = {
     "shared_disk": "needs a C compiler and FUSE",
 }
 """Tests that use one of these fixtures are large."""
-_PICTURES = ("montage_azure", "montage_page", "pictures")
+_PICTURES = ("montage_azure", "montage_page")
 PLACES: Mapping[str, str] = {
     "tests/api/test_lightning.py": "installs PyTorch",
     "tests/api/test_mlflow.py": "starts MLflow's clients",
