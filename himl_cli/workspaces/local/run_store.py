@@ -158,7 +158,7 @@ class Database:
         with self._using() as connection:
             return connection.execute(statement, values).fetchall()
 
-    def batches(self, statement: str, values: tuple[object, ...], size: int = 20_000) -> Iterator[list[sqlite3.Row]]:
+    def batches(self, statement: str, values: tuple[object, ...], size: int = 2_000) -> Iterator[list[sqlite3.Row]]:
         """The rows, *size* at a time, so that no more are in memory. Must be used up before other calls."""
         with self._using() as connection:
             cursor = connection.execute(statement, values)
