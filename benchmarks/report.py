@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -110,6 +111,36 @@ def growth(raw: Raw) -> str:
             rows.append([candidate, *(NOTHING if wall is None else f"{shown('wall', wall)}, {shown('memory', memory)}" for wall, memory in figures)])
     longest = max(map(len, rows))
     return table(["", *(f"size {number}" for number in range(1, longest))], [[*row, *[""] * (longest - len(row))] for row in rows])
+
+
+def slope(rounds: Sequence[Mapping[str, float]], figure: str) -> tuple[float, float]:
+    """Return the growth of *figure* per hour by least squares over the times of the rounds, and twice its standard error."""
+    times, values = ([one[name] for one in rounds] for name in ("wall", figure))
+    per_second, start = statistics.linear_regression(times, values)
+    middle = statistics.fmean(times)
+    rest = sum((value - start - per_second * at) ** 2 for at, value in zip(times, values, strict=True))
+    error = (rest / max(1, len(times) - 2) / sum((at - middle) ** 2 for at in times)) ** 0.5
+    return per_second * 3600, 2 * error * 3600
+
+
+def soaked(raw: Raw) -> str:
+    """Render a row per program: its resident memory, the growth of that (without files, if it was measured), and its open handles and their growth."""
+    (name,) = {one["scenario"] for one in raw.rounds}
+    lines = []
+    for candidate in raw.candidates(name):
+        rounds = raw.rounds_of(name, candidate)
+        own = "bytes" if "bytes" in rounds[0] else "memory"
+        (memory, spread), (handles, apart) = slope(rounds, own), slope(rounds, "operations")
+        held = statistics.median(one["operations"] for one in rounds)
+        grown = f"{memory / 1e6:+.2f} ± {spread / 1e6:.2f} MB"
+        lines.append([candidate, shown("memory", raw.median(name, candidate, "memory")), grown, f"{held:.0f}", f"{handles:+.1f} ± {apart:.1f}"])
+    return table([name, "peak memory", "growth per hour", "open handles", "growth per hour"], lines)
+
+
+def lasted(raw: Raw) -> str:
+    """Render the time that the rounds cover."""
+    walls = [one["wall"] for one in raw.rounds]
+    return f"{(max(walls) - min(walls)) / 60:.0f} minutes"
 
 
 def machines(results: Results) -> str:
@@ -227,6 +258,8 @@ PLACEHOLDERS: Mapping[str, Callable[..., str]] = {
     "matrix": _of_bench(matrix),
     "rows": rows,
     "growth": _of_bench(growth),
+    "soaked": lambda results, bench: soaked(results[bench]) if bench in results else "",
+    "lasted": lambda results, bench: lasted(results[bench]) if bench in results else NOT_MEASURED,
     "aims": _aims,
     "count": _count_aims,
     "missed": _missed,

@@ -27,6 +27,7 @@ import psutil
 from benchmarks.blob_services import free_port
 from benchmarks.measure import HIML, clean_environment, new_parser, recording
 from benchmarks.raw import Raw
+from benchmarks.report import soaked
 from tests.support.running import until, write_files
 from tests.support.ssh import running_ssh
 from tests.support.tensorboard import DIRECT, WRITER
@@ -154,35 +155,27 @@ def only(folder: Path, word: str, without: str = " ") -> psutil.Process:
 
 
 def measure(watched: Watched, minutes: float, record: Raw) -> None:
-    """Record, for each process and minute after the warm-up, the medians of its memory and of its number of open handles."""
+    """Record, for each process and minute after the warm-up, the medians of its resident memory, of that without files and shared
+    memory, which the kernel drops when memory is short, and of its number of open handles."""
     begin, number = time.monotonic(), 0
     warm = begin + min(WARM_UP, minutes / 4) * 60
     end = warm + minutes * 60
     while (now := time.monotonic()) < end:
-        samples = defaultdict[str, list[tuple[int, int]]](list)
+        samples = defaultdict[str, list[tuple[int, int, int]]](list)
         while time.monotonic() < now + WINDOW:
             watched.ask()
             for name, process in watched.processes.items():
-                samples[name].append((process.memory_info().rss, process.num_fds()))
+                used = process.memory_info()
+                samples[name].append((used.rss, used.rss - used.shared, process.num_fds()))
             time.sleep(SAMPLE)
         if now < warm:
             continue
         number += 1
         for name, taken in samples.items():
-            memory, handles = (statistics.median(column) for column in zip(*taken, strict=True))
-            record.add(SCENARIO, name, number, wall=time.monotonic() - begin, memory=memory, operations=handles)
+            memory, own, handles = (statistics.median(column) for column in zip(*taken, strict=True))
+            record.add(SCENARIO, name, number, wall=time.monotonic() - begin, memory=memory, bytes=own, operations=handles)
         if number % 10 == 1:
             print(number, {name: round(taken[-1][0] / 1e6, 1) for name, taken in samples.items()}, file=sys.stderr, flush=True)
-
-
-def slope(raw: Raw, candidate: str, figure: str) -> tuple[float, float]:
-    """The growth of *figure* per hour, by least squares, and twice its standard error."""
-    times, values = ([one[name] for one in raw.rounds_of(SCENARIO, candidate)] for name in ("wall", figure))
-    per_second, start = statistics.linear_regression(times, values)
-    middle = statistics.fmean(times)
-    rest = sum((value - start - per_second * at) ** 2 for at, value in zip(times, values, strict=True))
-    error = (rest / max(1, len(times) - 2) / sum((at - middle) ** 2 for at in times)) ** 0.5
-    return per_second * 3600, 2 * error * 3600
 
 
 if __name__ == "__main__":
@@ -192,6 +185,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory(prefix="himl-soak-", ignore_cleanup_errors=True) as place, recording("soak", args.raw) as record:
         with running(Path(place)) as watched:
             measure(watched, args.minutes, record)
-        for name in watched.processes:
-            (memory, spread), (handles, apart) = slope(record, name, "memory"), slope(record, name, "operations")
-            print(f"{name}: {memory / 1e6:+.2f} ± {spread / 1e6:.2f} MB/h, {handles:+.1f} ± {apart:.1f} handles/h")
+        print(soaked(record), end="\n\n")
