@@ -766,8 +766,7 @@ def import_archive(
         workspace = session.workspace
         if not isinstance(workspace, FolderWorkspace):
             raise BadUsage("Runs can be imported to local workspaces only.", hint="Add --workspace local")
-        workspace.prepare(session.notify)
-        found = import_runs(workspace, Path(archive))
+        found = import_runs(workspace, Path(archive), session.notify)
     lines = [f"Imported run '{run.id}'." for run in found]
     session.output.result(found, human="\n".join(lines), quiet=[run.id for run in found])
 

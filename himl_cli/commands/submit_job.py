@@ -20,9 +20,9 @@ from himl_cli.commands.submit_options import SubmitOptions
 from himl_cli.core.errors import BadUsage, HimlError, Interrupted, JobFailed, NotFound, WorkspaceNotFound
 from himl_cli.core.events import Notify
 from himl_cli.core.files import WORKSPACE_FOLDER, is_same_place, temporary_folder
-from himl_cli.core.jobs import HERE, JobSpec, is_job_file
+from himl_cli.core.jobs import HERE, STEP, JobSpec, is_job_file
 from himl_cli.core.redaction import is_address, shown
-from himl_cli.core.runs import Run, RunSelection, queued_in
+from himl_cli.core.runs import Run, RunQuery, RunSelection, queued_in
 from himl_cli.core.signals import interruptions, unbuffered_terminal
 from himl_cli.core.sweeps import MANY, REPEATED
 from himl_cli.core.text import non_blank
@@ -82,7 +82,8 @@ if TYPE_CHECKING:
 
 
 class Submission(NamedTuple):
-    """A call of `himl submit`: the request, the source of each value, and the options outside the request."""
+    """A call of `himl submit`: the request, the source of each value, and the options outside the request. `code` are
+    temporary folders with code of runs, and the ids of these runs."""
 
     workspace_opts: WorkspaceOptions
     output_opts: OutputOptions
@@ -90,6 +91,15 @@ class Submission(NamedTuple):
     sources: Mapping[str, str]
     options: SubmitOptions
     repeat: Repeat | None = None
+    code: Mapping[str, str] = {}
+
+    def with_places(self, text: str) -> str:
+        """The job file *text* with folders that `himl runs code` can fill in place of temporary ones."""
+        for root, run_id in self.code.items():
+            folder = f"code_of_{run_id}"
+            how = f"# To save the code there: himl runs code {run_id} --output_dir {folder}\n"
+            text = (how if root in text else "") + text.replace(root, str(self.request.cwd / folder))
+        return text
 
     def prepared(self) -> PreparedJob:
         """The job of the request. Raises BadUsage, NotFound."""
@@ -285,7 +295,7 @@ def _run_pipeline(call: Submission, prepared: PreparedPipeline, *, is_repeated: 
         beside = {name for step in spec.steps if step.job.environment for name in step.job.environment.beside}
         from himl_cli.workspaces.azure.jobs.yaml_form import job_yaml
 
-        print_job_file(output, job_yaml(spec), sorted(beside), *prepared.reports)
+        print_job_file(output, call.with_places(job_yaml(spec)), sorted(beside), *prepared.reports)
         return None
     if spec.cluster:
         call.check_notification(waits)
@@ -393,9 +403,13 @@ def _repeat(call: Submission, reference: str) -> Run | None:
                     only_args=options.only_args,
                 )
                 call, jobs = call._replace(request=request), [step.job for step in pipeline.spec.steps]
+                if options.dry_run:
+                    runs = {each.tags.get(STEP): each.id for each in workspace.runs(RunQuery(parent=run.id))}
+                    steps = [step for step in pipeline.spec.steps if step.key in runs]
+                    call = call._replace(code={str(step.job.snapshot.root): runs[step.key] for step in steps})
             else:
                 found = read_repeat(workspace, run, call.request, place, notify, only_args=options.only_args)
-                call = call._replace(request=found.request, repeat=found)
+                call = call._replace(request=found.request, repeat=found, code={str(place): run.id})
                 jobs = [call.prepared().spec] if options.same_environment else []
             for spec in jobs[:1] if options.same_environment else ():
                 check_same_environment(workspace, run, spec)
@@ -453,7 +467,7 @@ def _print_script(call: Submission) -> None:
     beside = job.spec.environment.beside if job.spec.environment else ()
     from himl_cli.workspaces.azure.jobs.yaml_form import job_yaml
 
-    print_job_file(output, job_yaml(job.spec), beside, job.report)
+    print_job_file(output, call.with_places(job_yaml(job.spec)), beside, job.report)
 
 
 def _print_batch_script(call: Submission, spec: JobSpec) -> None:

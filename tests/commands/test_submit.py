@@ -522,6 +522,9 @@ def test_a_run_is_submitted_again_with_changed_arguments(himl: Himl, project: Pa
     assert second["tags"] == {**tags, "command_line": "train.py --lr=0.2 '--api_key=***' --epochs 3 --random_seed 7"}
     assert (second["display_name"], himl.ok("runs", "diff", "--json").json()["code"]) == ("base", [])
     assert f"\nRepeats       {first['id']}\n" in himl.ok("runs", "show").stdout
+    shown = himl.ok("submit", "--from", "latest", *given, "--dry_run", "--only_args").stdout.splitlines()
+    assert shown[0] == f"# To save the code there: himl runs code {second['id']} --output_dir code_of_{second['id']}"
+    assert f"code: {project}/code_of_{second['id']}" in shown
     only = himl.ok("submit", "--from", "latest", *given, "--primary_metric", "loss", "--only_args", "--", "--epochs", "1")
     assert only.stdout.startswith("epochs=1 marked-other ")
     assert {name: value for name, value in latest(himl)["tags"].items() if name in ("himl.primary_metric", "himl.goal")} == {"himl.primary_metric": "loss"}
@@ -596,6 +599,11 @@ def test_a_whole_pipeline_is_repeated(himl: Himl, project: Path) -> None:
     stored = json.loads((project / ".himl" / "runs" / again["id"] / "plan.json").read_text())["many"]
     assert [job["spec"]["max_seconds"] for job in stored["jobs"]] == [300, 300]
     assert himl.ok("runs", "diff", first, again["id"], "--json").json()["code"] == []
+    dry = himl.ok("submit", "--from", first, "--env_var", "TOKEN=other", "--dry_run").stdout
+    for key in steps:
+        folder = f"code_of_{first}_{key}"
+        assert f"himl runs code {first}_{key} --output_dir {folder}\n" in dry
+        assert f"code: {project / folder}\n" in dry
     write_files(project, {"flow.yml": PIPELINE_OF_TWO.replace("python train.py", "python fill.py --lr 7")})
     write_files(project, {"one/fill.py": FILL, "two/fill.py": FILL})
     himl.ok("submit", "flow.yml", "--env_var", "TOKEN=t")

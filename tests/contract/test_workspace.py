@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 
 from himl_cli.core.errors import BadUsage, NotFound, RunNotFound
+from himl_cli.core.events import ignore
 from himl_cli.core.jobs import Entry, EntryKind, JobSpec, Snapshot, StoredJob
 from himl_cli.core.logged import given_of
 from himl_cli.core.runs import RunQuery, RunSelection, RunStatus, job_tag, own_tags
@@ -286,7 +287,7 @@ def test_runs_are_exported_and_imported(workspace: Workspace, tmp_path: Path) ->
         assert [each.id for each in export_runs(workspace, [run, run], archive, lambda _: None)] == ["train_1_aa", "child_b", "child_a"]
         far = RecordedRuns(tmp_path / f"far {name}").workspace
         assert isinstance(far, FolderWorkspace)
-        import_runs(far, archive)
+        import_runs(far, archive, ignore)
         found = far.run("train_1_aa")
         assert (found.status, found.duration, found.parent) == (run.status, run.duration, None)
         assert (own_tags(found), found.tags["himl.imported_from"]) == ({"team": "blue"}, run.workspace)
@@ -304,7 +305,7 @@ def test_runs_are_exported_and_imported(workspace: Workspace, tmp_path: Path) ->
         ]
         assert far.environment("train_1_aa") == workspace.environment("train_1_aa")
         with pytest.raises(BadUsage, match="Run 'train_1_aa' exists already"):
-            import_runs(far, archive)
+            import_runs(far, archive, ignore)
     crate = json.loads((tmp_path / "folder" / "ro-crate-metadata.json").read_text())
     entities = {each["@id"]: each for each in crate["@graph"]}
     assert entities["ro-crate-metadata.json"]["conformsTo"] == {"@id": "https://w3id.org/ro/crate/1.1"}

@@ -363,7 +363,7 @@ def test_archive_has_files_in_a_thousand_folders(tmp_path: Path) -> None:
         make_folder(path.parent)
         path.write_text("deep")
         export_runs(near.workspace, [near.workspace.run("train_1_aa")], tmp_path / "runs.zip", ignore)
-        import_runs(far, tmp_path / "runs.zip")
+        import_runs(far, tmp_path / "runs.zip", ignore)
         assert b"".join(far.run_files("train_1_aa").read(name)) == b"deep"
 
 
@@ -407,7 +407,7 @@ def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Pat
                 made.writestr(each or "empty", "good")
         far = RecordedRuns(tmp_path / f"far{number}").workspace
         with pytest.raises((BadUsage, IntegrityFailed)):
-            import_runs(far, archive)
+            import_runs(far, archive, ignore)
         assert [*far.runs(RunQuery())] == [], name
     # Both records are sound, but two names of parameters are the same one in a database
     second = {**record, "run": {**record["run"], "id": "train_2_bb"}, "parameters": {"\udc80": "1", "\\udc80": "2"}}
@@ -416,13 +416,17 @@ def test_archive_of_runs_writes_nothing_outside_and_no_damaged_run(tmp_path: Pat
         made.writestr(file, "good")
     far = RecordedRuns(tmp_path / "second").workspace
     with pytest.raises(BadUsage, match="udc80"):
-        import_runs(far, tmp_path / "second.zip")
+        import_runs(far, tmp_path / "second.zip", ignore)
     assert [*far.runs(RunQuery())] == [], "no run of an archive that cannot be imported as a whole"
-    assert [run.id for run in import_runs(far, good)] == ["train_1_aa"]
+    for archive in (tmp_path / "second.zip", tmp_path / "0.zip"):  # before and after the first run
+        with closing(LocalWorkspace(tmp_path / "new" / ".himl")) as new, pytest.raises(BadUsage):
+            import_runs(new, archive, ignore)
+        assert not (tmp_path / "new" / ".himl").exists(), "no new workspace"
+    assert [run.id for run in import_runs(far, good, ignore)] == ["train_1_aa"]
     (good / file).unlink()
     (good / file).symlink_to(tmp_path / "near" / ".himl" / "runs" / "train_1_aa" / "code" / "outputs" / "a.txt")
     (tmp_path / "text.zip").write_text("text")
     for archive in (good, tmp_path / "text.zip", tmp_path / "nothing"):
         with pytest.raises((BadUsage, IntegrityFailed, NotFound)):
-            import_runs(far, archive)
+            import_runs(far, archive, ignore)
     assert not [*tmp_path.rglob("*evil*")]

@@ -21,7 +21,7 @@ from himl_cli import __version__
 from himl_cli.core.documents import from_document, to_document
 from himl_cli.core.errors import BadUsage, DiskFailed, HimlError, IntegrityFailed, NotFound
 from himl_cli.core.events import Notify
-from himl_cli.core.files import is_bookkeeping, make_folder, temporary_folder, walk_files
+from himl_cli.core.files import is_bookkeeping, make_folder, remove_tree, temporary_folder, walk_files
 from himl_cli.core.installed import RunEnvironment
 from himl_cli.core.jobs import EntryKind, StoredJob
 from himl_cli.core.json_text import read_json
@@ -174,11 +174,12 @@ def _references(ids: Sequence[str]) -> Any:
     return found[0] if len(found) == 1 else found
 
 
-def import_runs(workspace: FolderWorkspace, source: Path) -> list[Run]:
-    """Record the runs of the archive *source* in *workspace*, and return them.
+def import_runs(workspace: FolderWorkspace, source: Path, notify: Notify) -> list[Run]:
+    """Record the runs of the archive *source* in *workspace*, which is created if it does not exist, and return them.
 
     Raises NotFound for a missing archive, BadUsage for one that himl did not write or with a name that leads out of it,
-    and for runs that exist already, IntegrityFailed for a file that differs from its checksum. It records no run then.
+    and for runs that exist already, IntegrityFailed for a file that differs from its checksum. It records no run then,
+    and leaves no new workspace.
     """
     with _opened(source) as folder:
         records = _checked(folder, source)
@@ -192,14 +193,16 @@ def import_runs(workspace: FolderWorkspace, source: Path) -> list[Run]:
             parameters = [dict(record["parameters"]) for record in records]
         except (AttributeError, KeyError, TypeError, ValueError) as err:
             raise _invalid(source, f"{type(err).__name__}: {err}") from err
-        known = {*workspace.known_ids()}
+        is_new = not workspace.folder.is_dir()
+        known = set() if is_new else {*workspace.known_ids()}
         if there := [run.id for run in runs if run.id in known]:
             hint = f"See it: himl runs show {there[0]}"
             raise BadUsage(f"Run '{there[0]}' exists already in {workspace.label}.", hint=hint)
         if not all(_is_safe(run.id) and "/" not in run.id and run.status.is_final for run in runs):
             raise _invalid(source, "a run has an invalid id or no end")
-        imported: list[Run] = []
+        imported = list[Run]()
         try:
+            workspace.prepare(notify)
             for run, job, environment, entries, given in zip(runs, jobs, environments, logged, parameters, strict=True):
                 places = [folder / each / "code" for each in (run.id, run.parent or run.id)]
                 code = next(filter(Path.is_dir, places), None)
@@ -216,6 +219,9 @@ def import_runs(workspace: FolderWorkspace, source: Path) -> list[Run]:
             for run in reversed(imported):
                 with suppress(HimlError):
                     workspace.delete(run.id)
+            if is_new and not workspace.known_ids():
+                with suppress(OSError):
+                    remove_tree(workspace.folder)
             raise
     return runs
 

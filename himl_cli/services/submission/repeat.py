@@ -84,7 +84,8 @@ class Repeat:
             spec = replace(spec, editables=with_editables(here, os.environ)[0].editables)
             if not self.request.checkpoint:
                 spec = replace(spec, brought=stored.brought)
-        return replace(job, spec=spec, report=None, changes=self.changes, temporary=self.folder)
+        remarks = [text.replace(f"{self.folder}{os.sep}", "") for text in job.remarks]
+        return replace(job, spec=spec, report=None, remarks=remarks, changes=self.changes, temporary=self.folder)
 
 
 def repeated_run(workspace: Workspace, reference: str, request: SubmitRequest, notify: Notify) -> Run:
