@@ -28,9 +28,9 @@ def main() -> None:
     given = {part for word in words for part in word.split(",")} - {prefix}
     found: list[str] = []
     try:
-        folder = workspace_of(words)
+        folder, place = workspace_of(words)
         if folder is not None and kind in ("runs", "experiments"):
-            found += completion_names(folder, "runs" if kind == "runs" else "experiments", prefix)
+            found += completion_names(folder, "runs" if kind == "runs" else "experiments", prefix, place)
         if kind == "runs" and "latest".startswith(prefix):
             found.append("latest")
         found += [name for name in _names_in_settings(kind) if name.startswith(prefix)]
@@ -48,14 +48,15 @@ def _names_in_settings(kind: str) -> Iterator[str]:
             yield f"{'ssh' if section == 'remote' else section}:{name}"
 
 
-def workspace_of(words: Sequence[str]) -> Path | None:
-    """The folder of the local workspace for *words*. None for an Azure ML workspace, or without a workspace."""
+def workspace_of(words: Sequence[str]) -> tuple[Path | None, str]:
+    """The folder of the local workspace for *words*, None for an Azure ML workspace or without a workspace, and the
+    machine that they name, to which that workspace has pointers."""
     spec, pending = None, False
     for word in takewhile(lambda word: word != "--", words):
         name, equals, value = word.partition("=")
         option = name[2:].replace("-", "_") if name.startswith("--") else ""
         if option in AZURE_OPTIONS:
-            return None
+            return None, ""
         if pending:
             spec, pending = word, False
         elif option == "workspace":
@@ -63,5 +64,9 @@ def workspace_of(words: Sequence[str]) -> Path | None:
         elif word.startswith("-w"):
             spec, pending = (word[2:], False) if word[2:] else (spec, True)
     if spec is None or spec in ("", "local"):
-        return nearest_local(Path.cwd())
-    return None if spec.endswith(".json") else named_folder(spec)
+        return nearest_local(Path.cwd()), ""
+    from himl_cli.workspaces.remote.address import is_remote
+
+    if is_remote(spec):
+        return nearest_local(Path.cwd()), spec
+    return None if spec.endswith(".json") else named_folder(spec), ""

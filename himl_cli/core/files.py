@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -106,7 +107,25 @@ warned: set[Path] = set()
 
 def is_inside(path: str | Path, folder: str) -> bool:
     """Whether *path* is *folder*, a real path, or in it, after all links are followed."""
-    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(folder, ""))
+    place, start = os.fspath(path), os.path.join(folder, "")
+    if sys.platform == "win32" or not place.startswith(start) or _has_link(start, place[len(start) :]):
+        place = os.path.realpath(place)
+    return os.path.join(place, "").startswith(start)
+
+
+def _has_link(start: str, below: str) -> bool:
+    """Whether a name in *below* may lead elsewhere than below *start*."""
+    for name in below.split("/"):
+        start = f"{start}{name}"
+        try:
+            if name == ".." or stat.S_ISLNK(os.lstat(start).st_mode):
+                return True
+        except FileNotFoundError:
+            return ".." in below
+        except OSError:
+            return True
+        start += "/"
+    return False
 
 
 def real_path(descriptor: int, path: Path) -> str:

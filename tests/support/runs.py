@@ -33,7 +33,7 @@ class RecordedRuns:
     def __init__(self, folder: Path, tags: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self._tags = tags or {}
-        (folder / ".himl" / "datastores" / "local").mkdir(parents=True)
+        (folder / ".himl" / "datastores" / "local").mkdir(parents=True, exist_ok=True)
         self.workspace = LocalWorkspace(folder / ".himl")
         self._database = Database(folder / ".himl" / "workspace.db", create=True)
         self._store = RunStore(self._database)

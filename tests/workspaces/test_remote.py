@@ -6,10 +6,15 @@ import json
 import os
 import random
 import re
+import shutil
+import signal
+import sqlite3
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -17,6 +22,7 @@ import pytest
 
 from tests.support.azure import write_program
 from tests.support.folders import contents
+from tests.support.processes import processes_below
 from tests.support.running import Himl, until, write_files
 from tests.support.runs import RecordedRuns
 from tests.support.spreading import STARTS_SSH
@@ -127,7 +133,12 @@ def test_errors_name_the_cause_and_the_remedy(box: SshServer, himl: Himl, projec
     box.forget()
     try:
         box.settings.write_text(settings.replace("user_key", "host_key"))  # a key that the server does not know
-        says(4, "Permission denied", "ssh box true")
+        says(4, "Permission denied", "ssh box true", "ssh-add KEY")
+        locked = tmp_path / "locked"
+        shutil.copy(box.folder / "user_key", locked)
+        subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "passphrase", "-f", locked], check=True)
+        box.settings.write_text(settings.replace(str(box.folder / "user_key"), str(locked)) + "  BatchMode yes\n")  # as without a terminal
+        says(4, "Permission denied", "ssh box true", "ssh-add KEY")
         other = box.folder / "other_hosts"
         other.write_text((box.folder / "known_hosts").read_text().replace("AAAAC3", "AAAAC3", 1)[:-30] + "A" * 20 + "\n")
         box.settings.write_text(settings.replace("known_hosts", "other_hosts"))
@@ -498,3 +509,77 @@ def is_job_of(process: psutil.Process, box: SshServer) -> bool:
     with suppress(psutil.Error):
         return process.cmdline()[-1:] == ["train.py"] and bool(process.cwd().startswith(str(box.home)))
     return False
+
+
+# himl, stopped once it has read so many bytes
+STOPS = """#!{python}
+import io, os, runpy, signal
+class Stops(io.FileIO):
+    left = {left}
+    def readinto(self, buffer):
+        count = super().readinto(buffer)
+        self.left -= count
+        if self.left < 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return count
+io.FileIO = Stops
+runpy.run_module("himl_cli.remote", run_name="__main__")
+"""
+# himl, whose pauses take a hundredth of their time
+HASTY = """#!{python}
+import runpy, threading
+wait = threading.Event.wait
+threading.Event.wait = lambda self, seconds=None: wait(self, None if seconds is None else seconds / 100)
+runpy.run_module("himl_cli.remote", run_name="__main__")
+"""
+
+
+@contextmanager
+def fast_clock() -> Iterator[None]:
+    """Let a second of this process take ten milliseconds."""
+    now = time.monotonic
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "monotonic", lambda: now() * 100)
+        yield
+
+
+def program_there(box: SshServer, project: Path, text: str, **values: object) -> None:
+    """Have the other end run the program *text* as himl."""
+    program = box.home / "program"
+    program.write_text(text.format(python=sys.executable, **values))
+    program.chmod(0o755)
+    box.set(project, himl_python=str(program))
+
+
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [(60, ("runs", "show", "train_1_aa")), (60, ("runs", "tag", "train_1_aa", "a=b")), (2_000_000, ("datastore", "upload", "large", "set"))],
+    ids=lambda value: value[1] if isinstance(value, tuple) else str(value),
+)
+def test_a_call_ends_if_himl_there_hangs(left: int, words: Sequence[str], box: SshServer, himl: Himl, project: Path) -> None:
+    """sshd goes on to answer for the process, which is stopped."""
+    recorded(box)
+    write_files(project, {"large/file.bin": bytes(20_000_000)})
+    program_there(box, project, STOPS, left=left)
+    try:
+        with fast_clock():
+            ended = himl(*words, *THERE)
+    finally:
+        for process in processes_below(box.home):
+            os.kill(process, signal.SIGKILL)
+    assert (ended.code, "himl there has not answered for 45 seconds" in ended.stderr) == (5, True), ended.stderr
+    assert len(ended.stderr.splitlines()) <= 3
+
+
+def test_a_long_call_goes_on(box: SshServer, himl: Himl, project: Path) -> None:
+    """It waits for another process at the other end, for longer than a silent himl may."""
+    recorded(box)
+    program_there(box, project, HASTY)
+    with closing(sqlite3.connect(box.home / ".himl" / "workspace.db", isolation_level=None, check_same_thread=False)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        timer = threading.Timer(1.5, database.rollback)
+        timer.start()
+        with fast_clock():
+            assert himl("runs", "tag", "train_1_aa", "team=red", *THERE).code == 0
+        timer.join()
+    assert himl("runs", "list", "--tags", "team=red", "-q", *THERE).stdout == "train_1_aa\n"

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.folders import contents
 from tests.support.running import PROGRAM, Himl, Outcome, until, write_files
+from tests.support.runs import RecordedRuns
 from tests.support.spreading import STARTS_SSH
 from tests.support.ssh import SshServer
 
@@ -41,8 +42,8 @@ def states(himl: Himl, *words: str) -> dict[str, str]:
     return {run["id"]: run["status"] for run in listed[-1].json()}
 
 
-def completed(project: Path, question: str) -> list[str]:
-    return subprocess.run([PROGRAM, "--complete", question], cwd=project, check=True, capture_output=True, text=True).stdout.split()
+def completed(project: Path, question: str, *words: str) -> list[str]:
+    return subprocess.run([PROGRAM, "--complete", question, *words], cwd=project, check=True, capture_output=True, text=True).stdout.split()
 
 
 def test_runs_elsewhere_are_found_by_every_command(box: SshServer, himl: Himl, project: Path) -> None:
@@ -68,6 +69,9 @@ def test_runs_elsewhere_are_found_by_every_command(box: SshServer, himl: Himl, p
     assert himl("checkpoint", "fetch", run).code == 0
     assert completed(project, "runs=train_") == [run]
     assert {*completed(project, "experiments=")} == {"here", "train"}
+    assert completed(project, "runs=", "-w", "ssh:box") == [run, "latest"]
+    assert completed(project, "experiments=", "--workspace=ssh:box") == ["train"]
+    assert completed(project, "runs=", "-w", "ssh:box:elsewhere") == ["latest"]
     assert himl("runs", "cancel", digits).code == 0
     assert himl("runs", "delete", digits, "--yes").code == 0
     assert (himl("runs", "show", run).code, [*states(himl)]) == (3, [here])
@@ -82,6 +86,19 @@ def test_trials_elsewhere_are_found(box: SshServer, himl: Himl, project: Path) -
     for child in children:
         assert himl("runs", "show", child, "--json").json()["parent"] == sweep
     assert himl("runs", "logs", children[0]).stdout == "from there\n"
+
+
+def test_a_run_with_an_id_of_mlflow_is_found(box: SshServer, himl: Himl, project: Path) -> None:
+    """It has no pointer. A machine with a pointer has it."""
+    write_files(project, {"train.py": "print('from there')"})
+    himl(*TO_BOX, "--wait")
+    own, other = "0123456789abcdef" * 2, "f" * 32
+    RecordedRuns(box.home).add(own, files={"user_logs/std_log.txt": "by MLflow"})
+    assert himl("runs", "show", own, "--json").json()["workspace"] == "ssh:box"
+    assert himl("runs", "logs", own).stdout == "by MLflow"
+    assert himl("runs", "tag", own, "a=b").code == 0
+    unknown = himl("runs", "show", other)
+    assert (unknown.code, f"'{other}'" in unknown.stderr) == (3, True), unknown.stderr
 
 
 def test_runs_of_a_machine_that_cannot_be_reached(box: SshServer, himl: Himl, project: Path) -> None:

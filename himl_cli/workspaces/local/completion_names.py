@@ -39,9 +39,9 @@ SELECT name FROM found WHERE name IS NOT NULL
 """
 
 
-def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
+def completion_names(folder: Path, kind: Kind, prefix: str, place: str = "") -> Sequence[str]:
     """The names that start with *prefix* in the local workspace *folder*, at most MOST: ids of runs, newest first, or
-    experiments by name.
+    experiments by name. With a *place* (`ssh:HOST`), only those of runs there that were submitted from here.
 
     Child runs (trials, steps) are included once the id of the parent run is complete, or if nothing else matches.
     Writes nothing and never waits. A database that cannot be read, or is being rewritten, may have no names.
@@ -52,6 +52,9 @@ def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
     found: list[str] = []
     # Path.as_uri of Python 3.14 imports the HTTP client
     uri = f"file:///{quote(os.fsencode(path.absolute().as_posix()).lstrip(b'/'))}?{mode}"
+    pointed = {name for name in _pointed(folder / POINTERS, kind, prefix, place) if PLAIN.fullmatch(name)}
+    if place:
+        return sorted(pointed)[:MOST]
     with (
         suppress(sqlite3.Error, UnicodeDecodeError),
         closing(sqlite3.connect(uri, uri=True, timeout=0.05)) as connection,
@@ -63,19 +66,24 @@ def completion_names(folder: Path, kind: Kind, prefix: str) -> Sequence[str]:
             found.append(name)
             if len(found) == MOST:
                 break
-    pointed = sorted({name for name in _pointed(folder / POINTERS, kind, prefix) if PLAIN.fullmatch(name)} - {*found})
-    return [*pointed[:MOST], *found][:MOST]
+    return [*sorted(pointed - {*found})[:MOST], *found][:MOST]
 
 
-def _pointed(folder: Path, kind: Kind, prefix: str) -> Iterator[str]:
-    """Names of runs on other machines."""
-    with suppress(LookupError, OSError, TypeError, ValueError):
-        for file in os.listdir(folder):
-            if kind == "runs":
-                names = [file.removesuffix(".json")] if file.endswith(".json") else []
-            else:
-                names = [json.loads((folder / file).read_bytes())["run"]["experiment"]]
-            yield from (name for name in names if name.startswith(prefix))
+def _pointed(folder: Path, kind: Kind, prefix: str, place: str) -> Iterator[str]:
+    """Names of runs on other machines, or only of those at *place*."""
+    files: list[str] = []
+    with suppress(OSError):
+        files = [name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith(".")]
+    for file in files:
+        run_id = file.removesuffix(".json")
+        if kind == "runs" and not place and run_id.startswith(prefix):
+            yield run_id
+        elif kind == "experiments" or (place and run_id.startswith(prefix)):
+            with suppress(LookupError, OSError, TypeError, ValueError):  # another process may delete or write it
+                pointer = json.loads((folder / file).read_bytes())
+                name = run_id if kind == "runs" else pointer["run"]["experiment"]
+                if place in ("", pointer["place"]) and name.startswith(prefix):
+                    yield name
 
 
 def _runs(connection: sqlite3.Connection, prefix: str) -> Iterator[str]:

@@ -76,16 +76,17 @@ class FileStore:
         """All files with names that start with *prefix*, sorted by name. Adds links that lead out to *omitted*."""
         return self._walk(self.folder, prefix, omitted)
 
-    def _path(self, parts: Sequence[str]) -> Path:
-        """The path of the file whose name has the valid *parts*. It need not exist."""
-        return self.folder.joinpath(*parts)
+    def _path(self, parts: Sequence[str]) -> Path | None:
+        """The path of the file whose name has the valid *parts*, which need not exist. None for one that leads out of
+        the store."""
+        path = self.folder.joinpath(*parts)
+        return path if self._has(path) else None
 
     def path_of(self, name: str) -> Path | None:
         """The path of the file *name*, which need not exist. None for an invalid name, and for one that leads out of
         the store."""
         parts = safe_parts(name)
-        path = self._path(parts) if parts is not None else None
-        return path if path is not None and self._has(path) else None
+        return self._path(parts) if parts is not None else None
 
     def _has(self, path: str | Path) -> bool:
         """Whether *path* leads to a place in the store."""
@@ -379,7 +380,7 @@ class RunFiles(FileStore):
             for found in self._walk(folder, prefix[len(start) :], omitted, start):
                 yield FoundFile(start + found.name, found.path, found.stat)
 
-    def _path(self, parts: Sequence[str]) -> Path:
+    def _path(self, parts: Sequence[str]) -> Path | None:
         root = self._roots.get(f"{parts[0]}/")
         own = root.joinpath(*parts[1:]) if root is not None and len(parts) > 1 else None
         return own if own is not None and os.path.isfile(own) and self._has(own) else super()._path(parts)

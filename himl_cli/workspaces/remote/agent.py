@@ -8,11 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
+from io import BufferedReader, BufferedWriter, FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from himl_cli import __version__
 from himl_cli.core.blobs import BlobInfo, FetchRequest, StoreRequest
@@ -23,7 +26,8 @@ from himl_cli.core.jobs import JobSpec, PipelineSpec
 from himl_cli.workspaces.base import BlobStore
 from himl_cli.workspaces.local.workspace import LocalWorkspace
 from himl_cli.workspaces.remote.channel import (
-    BYTES_PER_FRAME,
+    ALIVE_EVERY,
+    BYTES_AT_ONCE,
     GREETING,
     OF_STORE,
     OF_WORKSPACE,
@@ -48,6 +52,7 @@ from himl_cli.workspaces.remote.channel import (
 from himl_cli.workspaces.remote.sent_jobs import send_notice, submit_sent
 
 RUNS_PER_PAGE = 500
+LONGEST_WORK = 3600.0  # seconds without a message
 
 
 def serve() -> None:
@@ -64,17 +69,35 @@ def serve() -> None:
             while True:
                 kind, body = channel.receive()
                 if kind == FrameKind.call:
-                    agent.answer(unpacked(Call, body))
+                    with _signs_of_life(channel):
+                        agent.answer(unpacked(Call, body))
 
 
-def _own_streams() -> tuple[BinaryIO, BinaryIO]:
+@contextmanager
+def _signs_of_life(channel: Channel) -> Iterator[None]:
+    """Send the client a sign of life every few seconds, until the call ends or nothing has moved for an hour."""
+    is_done = threading.Event()
+
+    def send() -> None:
+        with suppress(OSError, ValueError):  # the connection is lost
+            while not is_done.wait(ALIVE_EVERY) and time.monotonic() - channel.moved < LONGEST_WORK:
+                channel.send_alive()
+
+    threading.Thread(target=send, daemon=True).start()
+    try:
+        yield
+    finally:
+        is_done.set()
+
+
+def _own_streams() -> tuple[BufferedReader, BufferedWriter]:
     """The streams of this process, which prints of other code and its children do not use any more."""
-    streams = os.fdopen(os.dup(0), "rb", BYTES_PER_FRAME), os.fdopen(os.dup(1), "wb", BYTES_PER_FRAME)
+    source, target = FileIO(os.dup(0), "rb"), FileIO(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nowhere, 0)
     os.dup2(2, 1)
     os.close(nowhere)
-    return streams
+    return BufferedReader(source, BYTES_AT_ONCE), BufferedWriter(target, BYTES_AT_ONCE)
 
 
 class _Warnings(logging.Handler):
@@ -104,8 +127,7 @@ class _Agent:
                 kind: type[JobSpec | PipelineSpec] = PipelineSpec if call.arguments["is_pipeline"] else JobSpec
                 spec = from_document(kind, call.arguments["spec"])
                 files = converted(Sequence[SentFile], call.arguments["files"])
-                self._result(submit_sent(self._channel, self._workspace, spec, files))
-                return
+                return submit_sent(self._channel, self._workspace, spec, files)
             if call.method != PREPARE and not self._workspace.folder.is_dir():
                 raise WorkspaceNotFound(f"There is no folder '{self._workspace.folder}' in {self._workspace.label}.")
             self._answer(call)

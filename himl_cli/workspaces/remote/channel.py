@@ -3,17 +3,21 @@
 A frame is its kind (one byte), the length of its body (four bytes, big-endian) and the body, in MessagePack except for
 the bytes of files. A channel carries one call at a time: a call, then pages, data and warnings, then the result or
 an error. Several calls at once use several channels, which OpenSSH carries over one connection. The pipes stop a sender
-whose receiver is slow. The other end is not trusted: its results must have the types of the protocols in
-`workspaces/base.py`. Frames and calls share little code, and stay together because both ends must agree on both.
+whose receiver is slow. While the other end works on a call, it says every few seconds that it is alive. The other end
+is not trusted: its results must have the types of the protocols in `workspaces/base.py`. Frames and calls share little
+code, and stay together because both ends must agree on both.
 """
 
 from __future__ import annotations
 
 import struct
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, TypeVar, get_args, get_type_hints
 
@@ -34,6 +38,8 @@ GREETING = b"\0himl remote\n"  # what the other end sends first, after anything 
 PROTOCOL = OLDEST = 1  # the newest protocol of this himl, and the oldest. Both ends speak the newest that both know
 LARGEST_FRAME = 256 << 20
 BYTES_PER_FRAME = 1 << 20  # bytes of a file in one frame
+BYTES_AT_ONCE = 1 << 16  # that a pipe takes
+ALIVE_EVERY = 10.0  # seconds
 
 POSITION = struct.Struct(">IQ")  # before the bytes of a file: the number of its request, and the offset
 _HEADER = struct.Struct(">cI")
@@ -46,35 +52,55 @@ class ChannelClosed(ServiceFailed):
 
 
 class Channel:
-    """Frames over a pair of streams."""
+    """Frames over a pair of streams. `moved` is the time of the last byte of a frame."""
 
-    def __init__(self, reader: IO[bytes], writer: IO[bytes]) -> None:
+    def __init__(self, reader: BufferedReader, writer: IO[bytes]) -> None:
         self._reader, self._writer = reader, writer
+        self._turn = threading.Lock()  # to write
+        self._buffer = memoryview(bytearray(BYTES_AT_ONCE))
+        self.moved = time.monotonic()
 
     def send(self, kind: FrameKind, *parts: bytes, flush: bool = True) -> None:
         """Send a frame with a body of *parts*. Raises OSError."""
-        self._writer.write(_HEADER.pack(kind.value, sum(map(len, parts))))
-        for part in parts:
-            self._writer.write(part)
-        if flush:
+        with self._turn:
+            self._writer.write(_HEADER.pack(kind.value, sum(map(len, parts))))
+            for part in parts:
+                for begin in range(0, len(part), BYTES_AT_ONCE):
+                    self._writer.write(memoryview(part)[begin : begin + BYTES_AT_ONCE])
+                    self.moved = time.monotonic()
+            if flush:
+                self._writer.flush()
+
+    def send_alive(self) -> None:
+        """Send a sign of life, while this end works on a call. Raises OSError."""
+        with self._turn:
+            self._writer.write(_HEADER.pack(FrameKind.alive.value, 0))
             self._writer.flush()
 
     def receive(self) -> tuple[FrameKind, bytes]:
         """The kind and the body of the next frame. Raises ChannelClosed, and ServiceFailed for something else than a
         frame."""
-        kind, length = _HEADER.unpack(self._exactly(_HEADER.size))
-        if length > LARGEST_FRAME:
-            raise ServiceFailed(f"The other end sent a message of {length:,} bytes, which is too large.")
-        try:
-            return FrameKind(kind), self._exactly(length)
-        except ValueError as err:
-            raise ServiceFailed(f"The other end sent a message of the unknown kind {kind!r}.") from err
+        while True:
+            kind, length = _HEADER.unpack(self._exactly(_HEADER.size))
+            if length > LARGEST_FRAME:
+                raise ServiceFailed(f"The other end sent a message of {length:,} bytes, which is too large.")
+            try:
+                found, body = FrameKind(kind), self._exactly(length)
+            except ValueError as err:
+                raise ServiceFailed(f"The other end sent a message of the unknown kind {kind!r}.") from err
+            if found != FrameKind.alive:
+                return found, body
 
     def _exactly(self, length: int) -> bytes:
-        found = self._reader.read(length)
-        if len(found) != length:
-            raise ChannelClosed("The connection ended before the end of a message.")
-        return found
+        end = 0
+        if length > len(self._buffer):  # which costs more than the bytes, if it is new each time
+            self._buffer = memoryview(bytearray(length))
+        while end < length:
+            if not (count := self._reader.readinto1(self._buffer[end:length])):
+                raise ChannelClosed("The connection ended before the end of a message.")
+            end += count
+            self.moved = time.monotonic()
+        return bytes(self._buffer[:length])
 
 
 class FrameKind(bytes, Enum):
@@ -89,6 +115,7 @@ class FrameKind(bytes, Enum):
     data = b"D"
     end = b"X"
     failed = b"F"
+    alive = b"A"
 
 
 @dataclass(frozen=True)

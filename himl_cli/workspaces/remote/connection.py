@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -31,6 +32,7 @@ from himl_cli.core.jobs import JobSpec, PipelineSpec
 from himl_cli.core.runs import Run
 from himl_cli.workspaces.remote.address import INSTALLED, PREFIX, RemoteAddress
 from himl_cli.workspaces.remote.channel import (
+    BYTES_AT_ONCE,
     BYTES_PER_FRAME,
     GREETING,
     OLDEST,
@@ -52,8 +54,10 @@ from himl_cli.workspaces.remote.channel import (
 
 log = logging.getLogger(__name__)
 KEEP_SECONDS = 600
-# A lost connection is noticed after this time without an answer
+# A lost connection, or a himl there that hangs, is noticed after this time without an answer
 ALIVE_SECONDS, ALIVE_COUNT, CONNECT_SECONDS = 15, 3, 30
+SILENT_SECONDS = float(ALIVE_SECONDS * ALIVE_COUNT)
+LOGIN_SECONDS = 300.0  # for a login, in which the user may have to type, and the start of himl there
 LONGEST_BANNER = 1 << 20  # bytes that a shell may print before himl starts
 LONGEST_SOCKET = 40  # bytes of a folder's path, below which ssh makes a socket with a longer temporary name
 
@@ -63,12 +67,13 @@ class NotConnected(ChannelClosed):
 
 
 class RemoteChannel(Channel):
-    """A channel to one process of himl on another machine, and the ssh process that carries it."""
+    """A channel to one process of himl on another machine, and the ssh process that carries it. ssh is ended if the
+    other end is silent for too long."""
 
     def __init__(self, address: RemoteAddress, seconds: float | None = None) -> None:
         """Connect, and with *seconds* only without a question to the user."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the channel
-        self._address, self.is_used, self.is_late = address, False, False
+        self._address, self.is_used, self._why_ended = address, False, ""
         asks = [] if seconds is None else ["-oBatchMode=yes"]
         command = f"exec {shlex.quote(address.himl_python)} -I -m himl_cli.remote"
         try:
@@ -76,9 +81,13 @@ class RemoteChannel(Channel):
         except BadUsage:
             self._errors.close()
             raise
-        super().__init__(cast("IO[bytes]", self._process.stdout), cast("IO[bytes]", self._process.stdin))
+        super().__init__(cast("BufferedReader", self._process.stdout), cast("IO[bytes]", self._process.stdin))
+        self._end = float("inf")  # of the time for a call
+        self._waits: FrameKind | None = None  # `call` while a message is sent, `result` while one is awaited
+        self._is_closed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
         try:
-            with self.limited(seconds):
+            with self.limited(LOGIN_SECONDS if seconds is None else seconds):
                 self._greet()
         except BaseException:
             self.close()
@@ -87,20 +96,45 @@ class RemoteChannel(Channel):
     @contextmanager
     def limited(self, seconds: float | None) -> Iterator[None]:
         """End ssh if the block takes longer than *seconds*."""
-        if seconds is None:
-            yield
-            return
-
-        def end() -> None:
-            self.is_late = True
-            self._process.kill()
-
-        timer = threading.Timer(max(0.0, seconds), end)
-        timer.start()
+        self._end = float("inf") if seconds is None else time.monotonic() + seconds
         try:
             yield
         finally:
-            timer.cancel()
+            self._end = float("inf")
+
+    def send(self, kind: FrameKind, *parts: bytes, flush: bool = True) -> None:
+        with self._waiting(FrameKind.call):
+            super().send(kind, *parts, flush=flush)
+
+    def receive(self) -> tuple[FrameKind, bytes]:
+        with self._waiting(FrameKind.result):
+            return super().receive()
+
+    @contextmanager
+    def _waiting(self, what: FrameKind) -> Iterator[None]:
+        self.moved, self._waits = time.monotonic(), what
+        try:
+            yield
+        finally:
+            self._waits = None
+
+    def _watch(self) -> None:
+        """End ssh after the time for a call, or without a byte for too long. While a message is sent, also a sign of
+        life counts that has arrived and is not read yet."""
+        unread = 0
+        while not self._is_closed.wait(0.2):
+            now, waits = time.monotonic(), self._waits
+            if now > self._end:
+                self._why_ended = "it did not answer in time"
+            elif waits is None or self._end < float("inf") or now - self.moved < SILENT_SECONDS:
+                continue
+            elif waits is FrameKind.call and (found := _unread_in(self._process)) != unread:
+                unread, self.moved = found, now
+                continue
+            else:
+                self._why_ended = f"himl there has not answered for {SILENT_SECONDS:.0f} seconds"
+            self._process.kill()
+            return
 
     def _greet(self) -> None:
         before = b""
@@ -139,7 +173,7 @@ class RemoteChannel(Channel):
         return BadUsage(f"himl does not start at '{host}' with '{python}': {said or f'exit code {code}'}", hint=hint)
 
     def _last_line(self) -> str:
-        return "it did not answer in time" if self.is_late else last_line(self._errors)
+        return self._why_ended or last_line(self._errors)
 
     def lost(self, error: Exception) -> ChannelClosed:
         """The error for a channel that ended within a call."""
@@ -148,12 +182,28 @@ class RemoteChannel(Channel):
         return ChannelClosed(f"The connection to '{self._address.host}' was lost{why}")
 
     def close(self) -> None:
+        self._is_closed.set()
         for stream in (self._process.stdin, self._process.stdout):
             with suppress(OSError):
                 cast("IO[bytes]", stream).close()
         self._process.terminate()
-        self._process.wait()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:  # it is stopped
+            self._process.kill()
+            self._process.wait()
         self._errors.close()
+
+
+def _unread_in(process: subprocess.Popen[bytes]) -> int:
+    """The number of bytes in the output of *process* that wait to be read. On Windows, each call has another one."""
+    if sys.platform == "win32":
+        return time.monotonic_ns()
+    import fcntl
+    import termios
+
+    found = fcntl.ioctl(cast("IO[bytes]", process.stdout), termios.FIONREAD, bytes(4))
+    return int.from_bytes(found, sys.byteorder)
 
 
 class SshConnection:
@@ -323,7 +373,12 @@ def started_ssh(host: str, command: str, errors: IO[bytes], *more: str) -> subpr
     log.debug("Running %s", shlex.join(words))
     try:
         return subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, bufsize=BYTES_PER_FRAME
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            bufsize=BYTES_AT_ONCE,
+            pipesize=BYTES_PER_FRAME,
         )
     except FileNotFoundError as err:
         raise BadUsage("There is no ssh here.", hint="Install the client of OpenSSH.") from err
@@ -332,7 +387,10 @@ def started_ssh(host: str, command: str, errors: IO[bytes], *more: str) -> subpr
 def error_of_ssh(host: str, code: int | None, said: str) -> HimlError | None:
     """The error of ssh itself, which ended with the exit code *code* after it *said* this, None if it connected."""
     if code == 255 and re.search(r"denied|verification failed|Too many auth", said):
-        return NotAllowed(f"ssh cannot connect to '{host}': {said}", hint=f"Try: ssh {host} true")
+        hint = f"Try: ssh {host} true"
+        if "verification" not in said:
+            hint += ". If that asks for the passphrase of a key, enter it once for all commands: ssh-add KEY"
+        return NotAllowed(f"ssh cannot connect to '{host}': {said}", hint=hint)
     if code in (None, 255) or code < 0:
         return NotConnected(f"ssh cannot connect to '{host}': {said or 'it ended'}", hint=f"Try: ssh {host} true")
     return None

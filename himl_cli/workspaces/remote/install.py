@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import requires
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
+from threading import Timer
 from typing import IO, cast
 
 import msgspec
@@ -26,7 +27,7 @@ from himl_cli.core.records import dataclass
 from himl_cli.workspaces.remote import far_setup
 from himl_cli.workspaces.remote.address import INSTALLED, RemoteAddress
 from himl_cli.workspaces.remote.channel import ChannelClosed
-from himl_cli.workspaces.remote.connection import NotConnected, error_of_ssh, last_line, started_ssh
+from himl_cli.workspaces.remote.connection import LOGIN_SECONDS, NotConnected, error_of_ssh, last_line, started_ssh
 
 # Prints the first Python from 3.10 on that can make environments, else the reasons against each. Programs that a login
 # shell would find, such as those of conda, are often not on the PATH of a command
@@ -53,6 +54,7 @@ USUAL = """python3 python3.14 python3.13 python3.12 python3.11 python3.10 python
 "$HOME"/.local/bin/python3 "$HOME"/.local/share/uv/python/*/bin/python3 /usr/local/bin/python3"""
 
 
+INSTALL_SECONDS = 3600.0
 FULL = "No space|quota"  # in the messages of pip
 
 
@@ -150,8 +152,9 @@ def set_up(
     code = "import sys; exec(sys.stdin.buffer.read(int(sys.argv[1])).decode())"
     sizes = [[path.name, path.stat().st_size] for path in files]
     form = {"digest": digest, "files": sizes, "programs": programs}
+    command = f"exec {shlex.quote(python)} -I -c {shlex.quote(code)} {len(program)}"
     try:
-        with _process(address, f"exec {shlex.quote(python)} -I -c {shlex.quote(code)} {len(program)}") as process:
+        with _process(address, command, INSTALL_SECONDS if files else LOGIN_SECONDS) as process:
             stdin = cast("IO[bytes]", process.stdin)
             with suppress(BrokenPipeError):  # the end of the process explains it
                 stdin.write(program + json.dumps(form).encode() + b"\n")
@@ -177,13 +180,21 @@ def set_up(
 
 
 @contextmanager
-def _process(address: RemoteAddress, command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A command at *address*, whose errors of ssh are raised at the end."""
+def _process(address: RemoteAddress, command: str, seconds: float = LOGIN_SECONDS) -> Iterator[subprocess.Popen[bytes]]:
+    """A command at *address*, which ends after *seconds*, and whose errors of ssh are raised at the end."""
     with TemporaryFile() as errors:
         with started_ssh(address.host, command, errors) as process:
-            yield process
-            process.communicate()
-        error = error_of_ssh(address.host, process.returncode, last_line(errors))
+            timer = Timer(seconds, process.kill)
+            timer.daemon = True
+            timer.start()
+            try:
+                yield process
+                process.communicate()
+            finally:
+                is_late = timer.finished.is_set()
+                timer.cancel()
+        said = f"it did not answer within {seconds:.0f} seconds" if is_late else last_line(errors)
+        error = error_of_ssh(address.host, process.returncode, said)
         if error is not None:
             raise error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from himl_cli.core.errors import HimlError, RunNotFound
+from himl_cli.core.errors import HimlError, RunNotFound, WorkspaceNotFound
 from himl_cli.core.logged import RunResults
 from himl_cli.core.runs import Run, RunQuery, run_not_found
 from himl_cli.core.sweeps import MANY
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0  # in which a machine must answer when runs of several machines are listed
 AGAIN_SECONDS = 30.0  # after which a machine that did not is asked again
+
+MLFLOW_ID = re.compile(r"[0-9a-f]{32}")  # of runs that a script starts with plain MLflow
 
 Found = Mapping[str, tuple[Run, RunResults]]
 
@@ -52,8 +55,10 @@ class PointedRuns:
             return self._homes[place]
 
     def home_of(self, run_id: str) -> RemoteWorkspace | None:
-        """The workspace of a run with a pointer, of one of its trials or steps, or of a child run that `runs` found.
-        None for other runs."""
+        """The workspace of a run with a pointer, of one of its trials or steps, of a child run that `runs` found, or of
+        a run with an id of MLflow, for which it asks each machine with pointers. None for other runs."""
+        if MLFLOW_ID.fullmatch(run_id) and run_id not in self._children:
+            self._find(run_id)
         if run_id in self._children:
             return self._home(self._children[run_id])
         parts = run_id.split("_")
@@ -61,6 +66,26 @@ class PointedRuns:
             if (found := self.pointers.get("_".join(parts[:size]))) is not None:
                 return self._home(found.place)
         return None
+
+    def _find(self, run_id: str) -> None:
+        """Note the place of a run without a pointer, if a machine with pointers has it and answers in time."""
+        places = {each.place for each in self.pointers.all()}
+
+        def ask(place: str) -> bool:
+            home = self._home(place)
+            try:
+                home.connection.call(Run, "run", {"run_id": run_id}, seconds=ANSWER_SECONDS)
+            except (RunNotFound, WorkspaceNotFound):
+                return False
+            except HimlError as err:
+                log.warning("himl did not look for run '%s' in %s. %s", run_id, home.label, err)
+                return False
+            return True
+
+        with ThreadPoolExecutor(len(places) or 1) as pool:
+            for place, has_it in zip(places, pool.map(ask, places), strict=True):
+                if has_it:
+                    self._children[run_id] = place
 
     def home_labelled(self, label: str) -> RemoteWorkspace | None:
         """The opened workspace with that label."""

@@ -16,7 +16,6 @@ from himl_cli.core.errors import BadUsage, IntegrityFailed
 from himl_cli.core.events import Event, Notice
 from himl_cli.core.files import make_folder, temporary_folder
 from himl_cli.core.jobs import JobSpec, PipelineSpec
-from himl_cli.core.runs import Run
 from himl_cli.workspaces.local.code_store import CodeStore
 from himl_cli.workspaces.local.file_blobs import safe_parts
 from himl_cli.workspaces.local.run_folder import explain_disk_error
@@ -39,9 +38,9 @@ def send_notice(channel: Channel, event: Event) -> None:
 
 def submit_sent(
     channel: Channel, workspace: LocalWorkspace, spec: JobSpec | PipelineSpec, files: Sequence[SentFile]
-) -> Run:
-    """Request the *files* of the job or of the steps that no earlier job left here, and start it. What has arrived
-    before an error stays for the next call.
+) -> None:
+    """Request the *files* of the job or of the steps that no earlier job left here, start it, and send its run as the
+    result. What has arrived before an error stays for the next call.
 
     Raises the errors of `JobTaker`, IntegrityFailed for a file with other bytes, and BadUsage for a Python that is not
     here.
@@ -79,10 +78,12 @@ def submit_sent(
                 return replace(job, snapshot=snapshot, brought=brought, python=python)
 
             if isinstance(spec, JobSpec):
-                return workspace.submit(staged(spec, pythons[0]), notify=notify)
-            pairs = zip(spec.steps, pythons, strict=True)
-            steps = [replace(step, job=staged(step.job, python)) for step, python in pairs]
-            return workspace.submit_pipeline(replace(spec, steps=steps), notify=notify)
+                run = workspace.submit(staged(spec, pythons[0]), notify=notify)
+            else:
+                pairs = zip(spec.steps, pythons, strict=True)
+                steps = [replace(step, job=staged(step.job, python)) for step, python in pairs]
+                run = workspace.submit_pipeline(replace(spec, steps=steps), notify=notify)
+            channel.send(FrameKind.result, packed(run))  # the client need not wait until the folder is removed
     except OSError as err:
         raise explain_disk_error(err, "Cannot store the files of the job", workspace.folder) from err
 

@@ -44,7 +44,8 @@ OF_FETCH = (FrameKind.data, FrameKind.end, FrameKind.failed, FrameKind.result)
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 FILES_PER_CALL = 200  # requests for files in one call
-FIRST_RUNS = 1000  # which arrive before the caller gets the first one, so that its own calls do not wait for the rest
+# What arrives before the caller gets the first of it, so that the caller's own calls can use the same connection
+FIRST_RUNS, FIRST_PAGES = 1000, 20
 # A transfer that a lost connection interrupted goes on after each of these pauses in seconds, if it had moved bytes
 PAUSES = (0.0, 1.0, 5.0, 15.0)
 
@@ -294,7 +295,9 @@ class RemoteStore:
         self.label, self.origin = facts.label, f"ssh:{connection.address.host}:{facts.origin}"
 
     def list(self, prefix: str = "") -> Iterator[Sequence[BlobInfo]]:
-        return self._connection.pages(Sequence[BlobInfo], "list", {"prefix": prefix}, self._opened)
+        pages = self._connection.pages(Sequence[BlobInfo], "list", {"prefix": prefix}, self._opened)
+        yield from [*islice(pages, FIRST_PAGES)]
+        yield from pages
 
     def stat(self, name: str) -> BlobInfo | None:
         found: BlobInfo | None = self._connection.call(BlobInfo | None, "stat", {"name": name}, self._opened)
