@@ -525,22 +525,43 @@ class Stops(io.FileIO):
 io.FileIO = Stops
 runpy.run_module("himl_cli.remote", run_name="__main__")
 """
-# himl, whose pauses take a hundredth of their time
+# himl, whose pauses take a hundredth of their time, and which notes each of them
 HASTY = """#!{python}
-import runpy, threading
+import os, runpy, threading
 wait = threading.Event.wait
-threading.Event.wait = lambda self, seconds=None: wait(self, None if seconds is None else seconds / 100)
+def hasty(self, seconds=None):
+    found = wait(self, None if seconds is None else seconds / 100)
+    with open("pauses", "a") as pauses:
+        pauses.write(".")
+    return found
+threading.Event.wait = hasty
 runpy.run_module("himl_cli.remote", run_name="__main__")
 """
 
 
 @contextmanager
-def fast_clock() -> Iterator[None]:
-    """Let a second of this process take ten milliseconds."""
-    now = time.monotonic
+def clock_after(count: Callable[[], int], seconds: float) -> Iterator[None]:
+    """Put the clock of this process forward by *seconds* for each thing that *count* counts, half a second after it."""
+    now, done = time.monotonic, threading.Event()
+    passed = 0.0
+
+    def watch() -> None:
+        nonlocal passed
+        seen = count()
+        while not done.wait(0.05):
+            if (found := count()) > seen:
+                done.wait(0.5)
+                seen, passed = found, passed + seconds
+
+    watcher = threading.Thread(target=watch)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(time, "monotonic", lambda: now() * 100)
-        yield
+        patch.setattr(time, "monotonic", lambda: now() + passed)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
 
 
 def program_there(box: SshServer, project: Path, text: str, **values: object) -> None:
@@ -561,8 +582,12 @@ def test_a_call_ends_if_himl_there_hangs(left: int, words: Sequence[str], box: S
     recorded(box)
     write_files(project, {"large/file.bin": bytes(20_000_000)})
     program_there(box, project, STOPS, left=left)
+
+    def stopped() -> int:
+        return len([each for each in processes_below(box.home) if psutil.Process(each).status() == psutil.STATUS_STOPPED])
+
     try:
-        with fast_clock():
+        with clock_after(stopped, 60):
             ended = himl(*words, *THERE)
     finally:
         for process in processes_below(box.home):
@@ -571,15 +596,27 @@ def test_a_call_ends_if_himl_there_hangs(left: int, words: Sequence[str], box: S
     assert len(ended.stderr.splitlines()) <= 3
 
 
+def steps(pauses: Path) -> int:
+    """How often five pauses have passed."""
+    return pauses.stat().st_size // 5 if pauses.exists() else 0
+
+
 def test_a_long_call_goes_on(box: SshServer, himl: Himl, project: Path) -> None:
     """It waits for another process at the other end, for longer than a silent himl may."""
     recorded(box)
     program_there(box, project, HASTY)
+    pauses = box.home / "pauses"
     with closing(sqlite3.connect(box.home / ".himl" / "workspace.db", isolation_level=None, check_same_thread=False)) as database:
         database.execute("BEGIN EXCLUSIVE")
-        timer = threading.Timer(1.5, database.rollback)
-        timer.start()
-        with fast_clock():
+
+        def release() -> None:
+            while steps(pauses) < 10:  # more than two calls would wait for
+                time.sleep(0.05)
+            time.sleep(1)
+            database.rollback()
+
+        other = threading.Thread(target=release, daemon=True)
+        other.start()
+        with clock_after(lambda: steps(pauses), 20):
             assert himl("runs", "tag", "train_1_aa", "team=red", *THERE).code == 0
-        timer.join()
-    assert himl("runs", "list", "--tags", "team=red", "-q", *THERE).stdout == "train_1_aa\n"
+        other.join()
