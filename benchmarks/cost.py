@@ -1,7 +1,8 @@
 """Measure the cost of commands where seconds on a quiet machine do not show it: requests of commands for many runs, and what waiting commands use.
 
 `runs`: commands for several runs on the double, which delays each request by 200 ms, and twice as many of them.
-`local`: what grows with the number of files, rules, points, runs or levels of folders on this machine, each for some and for twice as many.
+`local`: what grows with the number of files, rules, points, runs or levels of folders on this machine, each for some and for more of them.
+`start`: processor time of short commands, in turns, next to the import of Typer, and without the modules that Python has compiled.
 `waiting`: processor time per hour of commands that wait for local runs, and calls of the file system per second, which `strace` counts if it is there.
 """
 
@@ -22,8 +23,23 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.aggregate import SWEEP, record_sweep
-from benchmarks.aims import COST_SIZES, FOLLOW, LOCAL_SIZES, WAITING, WATCH, cost_scenario, local_scenario
-from benchmarks.measure import HIML, HimlWorkspace, clean_environment, himl_workspace, new_parser, recording, spend
+from benchmarks.aims import (
+    CALLED_BARE,
+    COPY,
+    COST_SIZES,
+    FOLLOW,
+    LOCAL_SIZES,
+    NAMES,
+    SHORT,
+    STORED_CODE,
+    TYPER,
+    WAITING,
+    WATCH,
+    WITHOUT_PYC,
+    cost_scenario,
+    local_scenario,
+)
+from benchmarks.measure import HIML, HimlWorkspace, clean_environment, himl_workspace, new_parser, recording, spend, turns
 from benchmarks.raw import Raw
 from benchmarks.runs_list import record_runs
 from benchmarks.tracking import time_log_metric
@@ -39,10 +55,13 @@ LATENCY = 0.2
 SETTLED, MEASURED = 16.0, 20.0
 """Seconds until a waiting command is measured, after the first sample of its job's resources, and while it is."""
 HOUR = 3600.0
+MOVED = 300.0  # seconds in which code goes to the store, at most
 RUNS, POINTS = 10, 1_900
 SCRIPT = "import time\ntime.sleep(120)\n"
 FILE_CALLS = "trace=%file,%desc"
-NAMES = 20_000
+# Prints the number of calls until the first process has ended, and that of all
+COUNT = "|awk '!first {first = $1} / resumed>/ {next} /exited with/ {if ($1 == first) until = n; next} {n++} END {print until, n}' > calls"
+SHORT_COMMANDS = 11  # rounds of each
 SNAPSHOT = """
 import json, pathlib, sys, time
 from himl_cli.services.submission.snapshot import take_snapshot
@@ -50,7 +69,9 @@ wall, cpu = time.perf_counter(), time.process_time()
 take_snapshot(pathlib.Path(sys.argv[1]))
 print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}))
 """
-Work = Callable[[], dict[str, float]]
+PARTS = ("runs", "start", "local", "waiting")
+Work = Callable[[], dict[str, dict[str, float]]]
+"""Returns figures by candidate."""
 
 
 def measure_runs(himl: HimlWorkspace, folder: Path, rounds: int, record: Raw) -> None:
@@ -83,39 +104,73 @@ def prepared(himl: HimlWorkspace, command: str, size: int, name: str) -> Sequenc
 
 
 def measure_local(folder: Path, rounds: int, record: Raw) -> None:
-    for subject, (few, many) in LOCAL_SIZES.items():
-        for size in (few, many):
+    for subject, sizes in LOCAL_SIZES.items():
+        for size in sizes:
             place = folder / f"{subject.replace(' ', '_')}_{size}"
             place.mkdir()
             work = LOCAL[subject](place, size)
             for number in range(1, rounds + 1):
-                record.add(local_scenario(subject, size), "himl", number, **work())
-            remove_tree(place)
+                for candidate, found in work().items():
+                    record.add(local_scenario(subject, size), candidate, number, **found)
+            clear(place)
+
+
+def clear(place: Path) -> None:
+    """Delete the folder, for which supervisors of its runs may have to end first."""
+    for _ in range(60):
+        try:
+            return remove_tree(place)
+        except OSError:
+            time.sleep(1)
 
 
 def submit_files(folder: Path, size: int) -> Work:
-    """Submit a job with *size* files. Counts the calls of the file system per file, until its supervisor has stored the code."""
+    """Submit a job with *size* files, next to a copy of its project. Counts the calls of the file system per file: until the command has returned, and until
+    the job's supervisor has moved the code to the store, in which an earlier submission has put it."""
     write_files(folder, {f"package_{number // 100}/module_{number}.py": f"x = {number}\n" for number in range(size)} | {"train.py": ""})
-    command = [HIML, "submit", "train.py", "-q"]
+    projects = [path.name for path in folder.iterdir()]
+    submit, copy = [HIML, "submit", "train.py", "-q"], folder.parent / "copy"
 
-    def work() -> dict[str, float]:
-        found = spend(command, clean_environment(), folder)
-        if shutil.which("strace"):  # it ends with the supervisor
-            counting = ["strace", "-f", "-c", "-o", str(folder.parent / "calls"), "-e", FILE_CALLS, *command]
-            spend(counting, clean_environment(), folder)
-            (total,) = re.findall(r"(\d+)(?: +\d+)? total$", (folder.parent / "calls").read_text(), re.MULTILINE)
-            found["operations"] = int(total) / size
+    def until_stored() -> None:
+        end = time.monotonic() + MOVED
+        while any(path.is_file() for path in folder.glob(".himl/runs/*/code/train.py")):  # the last one that goes
+            if time.monotonic() > end:
+                sys.exit(f"The code of {folder} did not go to the store within {MOVED:.0f} s.")
+            time.sleep(0.1)
+
+    def calls_of(command: Sequence[str]) -> tuple[float, ...]:
+        tracing = ["strace", "-f", "--seccomp-bpf", "-s", "0", "-e", FILE_CALLS, "-o", COUNT, *command]
+        spend(tracing, clean_environment(), folder)
+        until_stored()
+        return tuple(int(count) / size for count in (folder / "calls").read_text().split())
+
+    def work() -> dict[str, dict[str, float]]:
+        copying = ["cp", "-r", *projects, str(copy)]
+        copy.mkdir()
+        found = {"himl": spend(submit, clean_environment(), folder), COPY: spend(copying, clean_environment(), folder)}
+        clear(copy)
+        until_stored()
+        if shutil.which("strace"):
+            copy.mkdir()
+            found["himl"]["operations"], stored = calls_of(submit)
+            found |= {STORED_CODE: {"operations": stored}}
+            found[COPY]["operations"], _ = calls_of(copying)
+            clear(copy)
         return found
 
     return work
 
 
+def of_himl(measure: Callable[[], dict[str, float]]) -> Work:
+    return lambda: {"himl": measure()}
+
+
 def match_rules(folder: Path, size: int) -> Work:
-    """List a project with *size* rules for 20,000 names that none of them matches."""
+    """List a project with *size* rules for names that none of them matches."""
     write_files(folder, {f"part_{number // 500}/name_{number}.py": "" for number in range(NAMES)})
     kinds = ("*.ending{}", "cache_{}_*", "folder_{}/", "*[0-9]_{}_[!a]*", "/top_{}/*.tmp")
     write_files(folder, {".gitignore": "".join(kinds[number % len(kinds)].format(number) + "\n" for number in range(size))})
-    return partial(spend, [sys.executable, "-c", SNAPSHOT, str(folder)], clean_environment())
+    return of_himl(partial(spend, [sys.executable, "-c", SNAPSHOT, str(folder)], clean_environment()))
 
 
 def delete_levels(folder: Path, size: int) -> Work:
@@ -123,35 +178,47 @@ def delete_levels(folder: Path, size: int) -> Work:
     make_folder(folder.joinpath(*("a" for _ in range(size))))
     folder.joinpath("train.py").touch()
     submit_and_delete = '"$0" submit train.py -q && "$0" runs delete "$("$0" runs list -q)" --yes -q'
-    return partial(spend, ["sh", "-c", submit_and_delete, HIML], clean_environment(), folder)
+    return of_himl(partial(spend, ["sh", "-c", submit_and_delete, HIML], clean_environment(), folder))
 
 
 def show_points(folder: Path, size: int) -> Work:
     """Show a run of *size* points. Counts the bytes of the database per point."""
     record_sweep(folder, 1, 10, size // 10)
     stored = (folder / ".himl" / "workspace.db").stat().st_size / size
-    return lambda: {**spend([HIML, "runs", "show", f"{SWEEP}_0"], clean_environment(), folder), "bytes": stored}
+    return of_himl(lambda: {**spend([HIML, "runs", "show", f"{SWEEP}_0"], clean_environment(), folder), "bytes": stored})
 
 
 def miss_run(folder: Path, size: int) -> Work:
     """Look for a run by a wrong id among *size*."""
     record_runs(folder, size, "digits")
-    return partial(spend, ["sh", "-c", '"$0" runs show digits_1750000000_x; test $? -eq 3', HIML], clean_environment(), folder)
+    return of_himl(partial(spend, ["sh", "-c", '"$0" runs show digits_1750000000_x; test $? -eq 3', HIML], clean_environment(), folder))
 
 
 def log_with_model(folder: Path, size: int) -> Work:
-    """Log *size* values with an active model. The time is that of one of the last hundred calls."""
-    return lambda: {"wall": statistics.median(time_log_metric(size, "model")[-100:])}
+    """Log *size* values with an active model, and without one. The time is that of one of the last hundred calls."""
+    calls = {"himl": partial(time_log_metric, size, "model"), CALLED_BARE: partial(time_log_metric, size)}
+    return lambda: {name: {"wall": statistics.median(time_calls()[-100:])} for name, time_calls in calls.items()}
 
 
 LOCAL: Mapping[str, Callable[[Path, int], Work]] = {
     "files of a submission": submit_files,
-    "rules for 20,000 names": match_rules,
+    f"rules for {NAMES:,} names": match_rules,
     "points of a run": show_points,
     "runs and a wrong id": miss_run,
     "values with an active model": log_with_model,
     "levels of folders": delete_levels,
 }
+
+
+def measure_start(folder: Path, record: Raw) -> None:
+    (folder / "train.py").touch()
+    environment, uncompiled = clean_environment(), {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": str(folder / "none")}
+    ours = {"himl --help": [], "himl submit --help": ["submit"], "himl runs list --help": ["runs", "list"]}
+    commands = {TYPER: [sys.executable, "-c", "import typer"], **{name: [HIML, *words, "--help"] for name, words in ours.items()}}
+    environments = {WITHOUT_PYC: {**environment, **uncompiled}}
+    commands[WITHOUT_PYC] = commands["himl --help"]
+    for number, name in turns(commands, SHORT_COMMANDS):
+        record.add(SHORT, name, number, **spend(commands[name], environments.get(name, environment), folder))
 
 
 def measure_waiting(folder: Path, rounds: int, record: Raw) -> None:
@@ -243,7 +310,7 @@ def seconds_of(pid: int) -> float:
 
 if __name__ == "__main__":
     parser = new_parser(__doc__, 1)
-    parser.add_argument("--only", nargs="+", choices=("runs", "local", "waiting"), default=("runs", "local", "waiting"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     args = parser.parse_args()
     with temporary_folder() as place, recording("cost", args.raw) as record:
         here, there = Path(place, "here"), Path(place, "there")
@@ -251,6 +318,8 @@ if __name__ == "__main__":
         if "runs" in args.only:
             with himl_workspace(there) as himl:
                 measure_runs(himl, Path(place), args.rounds, record)
+        if "start" in args.only:
+            measure_start(here, record)
         if "local" in args.only:
             measure_local(here, args.rounds, record)
         if "waiting" in args.only and sys.platform == "linux":
