@@ -226,6 +226,18 @@ DRAWING = (
     "With all answers from memory, the page still takes 1.9 to 2.0 s, and with himl's 2.15 s (both at real-time priority). With MLflow's own store, the "
     "page takes {{ratio wall | ui | 50 runs compared: all curves | mlflow server, SQLite | himl ui}} times as long."
 )
+SSH_LIST, SSH_SUBMIT, SSH_SMALL, SSH_LARGE = "a list of 100 runs", "an unchanged project of 100 files", "2,000 files of 16 KiB", "1 GiB"
+SSH_RUNS, SSH_JOB, SSH_DOWN = "himl runs list -w ssh:HOST", "himl submit --cluster ssh:HOST", "himl download"
+STARTS = (
+    "rsync moves all files in {{cpu ssh | 2,000 files of 16 KiB, down | rsync -a}} of processor time. Of the {{cpu ssh | 2,000 files of 16 KiB, down | himl "
+    "download}} of himl, {{cpu ssh | a list of 100 runs | himl runs list -w ssh:HOST}} are those of a list of runs: two starts of Python with the modules of "
+    "himl. The rest is for each file its MD5 at both ends, its checks, its partial file and its record, all in Python."
+)
+TWO_MD5S = (
+    "himl computes the MD5 at both ends, which takes {{cpu ssh | 1 GiB, down | MD5 alone}} of processor time at each, and scp none. Here, both ends and both "
+    "processes of ssh share two cores: scp needs {{cpu ssh | 1 GiB, down | scp -r}}, himl {{cpu ssh | 1 GiB, down | himl download}}. Each end alone computes "
+    "faster than a network of 1 Gbit/s moves bytes."
+)
 ON_SLURM, OPEN = tuple(f"{what}, until the command returns" for what in ("a job", "100 trials")), "500 open runs"
 WIDE, WIDER, HI_ML_TB, BEST = "20,000 wide", "60,000 wide", "himl-tb --help of hi-ml", "large up: at most 1.1 times the fastest of"
 AIMS = (
@@ -268,6 +280,12 @@ AIMS = (
     Aim("ui", "the curves of 50 runs within 2 s", _of(CURVES, UI), 2.0, cause=DRAWING),
     _times("ui", "the first page: no slower than MLflow with SQLite", FIRST_PAGE, UI, 1.0, MLFLOW_SERVER),
     _times("ui", "the curves: no slower than MLflow with SQLite", CURVES, UI, 1.0, MLFLOW_SERVER),
+    Aim("ssh", "`himl runs list -w ssh:HOST`: at most 0.5 s", _of(SSH_LIST, SSH_RUNS), 0.5, cause=BUSY),
+    Aim("ssh", "`himl runs list -w ssh:HOST` with a new connection: at most 1.5 s", _of(SSH_LIST, f"{SSH_RUNS}, cold"), 1.5, cause=BUSY),
+    Aim("ssh", "`himl submit --cluster ssh:HOST`: at most 0.7 s", _of(SSH_SUBMIT, SSH_JOB), 0.7, cause=BUSY),
+    _times("ssh", "small down: at least 3 times as fast as scp -r", f"{SSH_SMALL}, down", "scp -r", 3, SSH_DOWN, least=True, cause=STARTS),
+    _times("ssh", "small down: no slower than rsync -a", f"{SSH_SMALL}, down", SSH_DOWN, 1.0, "rsync -a", cause=STARTS),
+    _times("ssh", "large down: no slower than scp", f"{SSH_LARGE}, down", SSH_DOWN, 1.0, "scp -r", cause=TWO_MD5S),
     Aim("slurm", "`himl submit` returns within 0.4 s of sbatch", Of(ON_SLURM, (SUBMIT,)), 0.4, minus=Of(ON_SLURM, ("sbatch",))),
     Aim("slurm", "`himl runs list` of 500 open runs: at most 0.5 s", _of(OPEN, "himl runs list"), 0.5),
     Aim("slurm", "`himl runs list` of 500 open runs: one request", _of(OPEN, "himl runs list"), 1, "requests"),

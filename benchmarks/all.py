@@ -26,6 +26,7 @@ BENCHES = (
         "tb",
         "ui",
         "slurm",
+        "ssh",
         "transfer",
         "montage",
         "tiles",
@@ -37,6 +38,7 @@ BENCHES = (
 QUICK = {
     **dict.fromkeys(BENCHES, ("--rounds", "1")),
     "slurm": ("--rounds", "1", "--open", "20"),
+    "ssh": ("--rounds", "1", "--large", "64"),
     "montage": ("--rounds", "1", "--width", "20000"),
     "scale": ("--rounds", "1", "--largest", "10"),
 }

@@ -1,98 +1,159 @@
-"""Move files from and to a machine by SSH, next to scp and rsync, and run a job there, next to ssh. Needs sshd of OpenSSH.
+"""Time commands that use a machine by SSH, and files from and to it next to scp and rsync. sshd of OpenSSH runs on the loopback.
 
-The machine is this one, by the loopback interface. All candidates share a connection that is open before, as himl keeps one. `small` are 1,000 files of 16 KiB,
-`large` is one of 256 MiB. `job`: from the command until the output of a script of one line.
+All candidates share an open connection, except for `cold` ones. Processor time is that of the command, of the shared connection and of the other end.
 """
 
 from __future__ import annotations
 
 import os
+import random
+import re
 import shutil
 import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
+from benchmarks.aims import SSH_LARGE, SSH_LIST, SSH_SMALL, SSH_SUBMIT
 from benchmarks.measure import HIML, clean_environment, new_parser, recording, spend, turns
 from benchmarks.raw import Raw
-from himl_cli.core.files import remove_tree
-from himl_cli.workspaces.remote.connection import ssh_command
-from tests.support.running import write_files
+from benchmarks.runs_list import record_runs
+from benchmarks.submit_local import commit, make_project
 from tests.support.ssh import SshServer, running_ssh
 
-SMALL, SMALL_BYTES, LARGE_BYTES = 1_000, 16 << 10, 256 << 20
-PLACES = {"small": f"{SMALL:,} files of {SMALL_BYTES >> 10} KiB", "large": f"a file of {LARGE_BYTES >> 20} MiB"}
-JOB = "a script of one line"
-SAID = "trained"
+MEMORY = Path("/dev/shm")
+RUN = "digits_1750000000_00000000"
+SFTP = next((path for path in ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/libexec/sftp-server") if Path(path).exists()), "")
+THERE = ("-w", "ssh:box")
 
 
-class Server(SshServer):
-    """With the program that scp needs there."""
+class ServerWithSftp(SshServer):
+    """A server that scp can use."""
 
     def options(self) -> str:
-        return f"{super().options()}\nSubsystem sftp /usr/lib/openssh/sftp-server\n"
+        return f"{super().options()}Subsystem sftp {SFTP}\n"
 
 
+@dataclass(frozen=True)
 class Lab:
-    """A machine with a run whose `outputs/small` and `outputs/large` have the files, and the folders with which the candidates begin."""
+    """A server, the folder of a project here, and the environment of its commands. `program` is an ssh that uses the shared connection."""
 
-    def __init__(self, folder: Path, box: SshServer, sockets: str) -> None:
-        self.folder, self.box, self.project = folder, box, folder / "project"
-        write_files(self.project, {"train.py": f"print({SAID!r})\n"})
-        box.set(self.project)
-        path = f"{box.programs}{os.pathsep}{os.environ['PATH']}"
-        self.env: Mapping[str, str] = clean_environment() | {"HOME": str(folder), "XDG_RUNTIME_DIR": sockets, "PATH": path}
-        self.run = self._himl("submit", "train.py", "--cluster", "ssh:box", "--wait", "-q")
-        self.there = box.home / ".himl" / "runs" / self.run / "code" / "outputs"
-        write_files(self.there / "small", {f"{number // 100}/{number}.bin": os.urandom(SMALL_BYTES) for number in range(SMALL)})
-        write_files(self.there / "large", {"large.bin": os.urandom(LARGE_BYTES)})
+    box: SshServer
+    project: Path
+    environment: Mapping[str, str]
+    program: Path
 
-    def shared_ssh(self) -> Sequence[str]:
-        """The words of an ssh that uses the connection which himl keeps."""
-        os.environ["XDG_RUNTIME_DIR"] = self.env["XDG_RUNTIME_DIR"]
-        program, *words = ssh_command("box")
-        return [str(self.box.programs / program), *words[: words.index("--")]]
+    def ssh(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([self.program, *words, "box"], capture_output=True, text=True)
 
-    def downloads(self, size: str, target: Path) -> dict[str, Sequence[str]]:
-        options = [word for word in self.shared_ssh()[1:] if word.startswith("-o")]
-        source = f"box:{self.there / size}"
-        every = {
-            "himl download": [HIML, "download", self.run, "--prefix", f"outputs/{size}", "-o", str(target), "-q"],
-            "scp": ["scp", "-S", str(self.box.programs / "ssh"), "-q", "-r", *options, source, str(target)],
-            "rsync": ["rsync", "-a", "-e", " ".join(self.shared_ssh()), source, str(target)],
+    def forget(self, name: str) -> None:
+        """End the shared connection before a cold candidate."""
+        if "cold" in name:
+            self.ssh("-O", "exit")
+
+    def others(self) -> float:
+        """The processor time so far, in seconds, of the server with its processes, and of the shared connection."""
+        assert self.box.process is not None
+        server = psutil.Process(self.box.process.pid)
+        while True:
+            with suppress(psutil.NoSuchProcess):  # one that has just ended counts as time of its parent
+                found = [server, *server.children(recursive=True)]
+                found += [psutil.Process(int(pid)) for pid in re.findall(r"pid=(\d+)", self.ssh("-O", "check").stderr)]
+                return sum(sum(each.cpu_times()[:4]) for each in found)
+
+    def spend(self, command: Sequence[str]) -> dict[str, float]:
+        before = self.others()
+        spent = spend(command, self.environment, self.project)
+        return {"wall": spent["wall"], "cpu": spent["cpu"] + max(0.0, self.others() - before)}
+
+    def compare(self, record: Raw, scenario: str, candidates: Mapping[str, Sequence[str]], rounds: int, prepare: Callable[[str], None]) -> None:
+        """Run every candidate once unmeasured, then *rounds* times in turns, each after *prepare*."""
+        for number, name in turns(candidates, rounds + 1):
+            prepare(name)
+            spent = self.spend(candidates[name])
+            if number > 1:
+                record.add(scenario, name, number - 1, **spent)
+
+
+def make_files(folder: Path, large: int) -> None:
+    """Make 2,000 files of 16 KiB in `small`, and one of *large* MiB in `large`."""
+    dice = random.Random(1)
+    for number in range(2000):
+        path = folder / "small" / f"{number % 20:02d}" / f"{number}.bin"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dice.randbytes(16 << 10))
+    (folder / "large").mkdir()
+    with (folder / "large" / "model.bin").open("wb") as target:
+        for _ in range(large):
+            target.write(dice.randbytes(1 << 20))
+
+
+def move(record: Raw, lab: Lab, folder: Path, rounds: int, large: int) -> None:
+    """Download and upload small files and a large one."""
+    there, here, up = lab.box.home / ".himl" / "runs" / RUN / "code" / "outputs", folder / "here", folder / "up"
+    stored = lab.box.home / ".himl" / "datastores" / "local" / "set"
+    make_files(there, large)
+    make_files(up, large)
+    scp, rsync = ["scp", "-q", "-r", "-S", str(lab.program)], ["rsync", "-a", "-s", "-e", str(lab.program)]
+
+    def empty(_: str) -> None:
+        for each in (here, stored):
+            shutil.rmtree(each, ignore_errors=True)
+            each.mkdir(parents=True)
+
+    for part, scenario in (("small", SSH_SMALL), ("large", SSH_LARGE)):
+        down = {
+            "himl download": [HIML, "download", RUN, "--include", f"outputs/{part}/**", "--output_dir", str(here), *THERE, "-q"],
+            "scp -r": [*scp, f"box:{there}/{part}", str(here)],
+            "rsync -a": [*rsync, f"box:{there}/{part}", str(here)],
+            "MD5 alone": ["sh", "-c", f"find '{there / part}' -type f -exec md5sum {{}} + > /dev/null"],
         }
-        return {name: words for name, words in every.items() if shutil.which(words[0])}
-
-    def jobs(self) -> dict[str, Sequence[str]]:
-        write_files(self.box.home, {"train.py": f"print({SAID!r})\n"})
-        plain = [*self.shared_ssh(), "--", "box", f"{sys.executable} train.py"]
-        return {"himl submit": [HIML, "submit", "train.py", "--cluster", "ssh:box", "--follow", "-q"], "ssh": plain}
-
-    def _himl(self, *words: str) -> str:
-        return subprocess.run([HIML, *words], cwd=self.project, env=self.env, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        above = {
+            "himl datastore upload": [HIML, "datastore", "upload", str(up / part), "set", *THERE, "-q"],
+            "scp -r": [*scp, str(up / part), f"box:{stored}"],
+            "rsync -a": [*rsync, str(up / part), f"box:{stored}"],
+        }
+        lab.compare(record, f"{scenario}, down", down, rounds, empty)
+        lab.compare(record, f"{scenario}, up", above, rounds, empty)
 
 
-def measure(lab: Lab, rounds: int, record: Raw) -> None:
-    target = lab.folder / "target"
-    for size, scenario in PLACES.items():
-        for number, name in turns(lab.downloads(size, target), rounds):
-            target.mkdir()
-            found = spend(lab.downloads(size, target)[name], dict(lab.env), lab.project)
-            files = list(target.rglob("*.bin"))
-            assert sum(path.stat().st_size for path in files) == (SMALL * SMALL_BYTES if size == "small" else LARGE_BYTES), f"{name}: {len(files)} files"
-            record.add(scenario, name, number, **found)
-            remove_tree(target)
-    for number, name in turns(lab.jobs(), rounds):
-        record.add(JOB, name, number, **spend(lab.jobs()[name], dict(lab.env), lab.project))
+def run(record: Raw, folder: Path, sockets: str, only: Sequence[str], rounds: int, large: int) -> None:
+    (folder / "server").mkdir()
+    project, program = folder / "project", folder / "ssh"
+    make_project(project, 100)
+    commit(project)
+    with running_ssh(folder / "server", ServerWithSftp) as box:
+        shared = f"-oControlPath={sockets}/himl/%C -oControlMaster=auto -oControlPersist=600"
+        program.write_text(f'#!/bin/sh\nexec {box.programs}/ssh {shared} "$@"\n')
+        program.chmod(0o755)
+        box.set(project)
+        environment = {**clean_environment(), "XDG_RUNTIME_DIR": sockets, "PATH": f"{box.programs}:{os.environ['PATH']}"}
+        lab = Lab(box, project, environment, program)
+        rsync = subprocess.run(["rsync", "--version"], capture_output=True, text=True, check=True).stdout.split()[2]
+        record.name_peers(OpenSSH=lab.ssh("-V").stderr.split()[0].rstrip(",").removeprefix("OpenSSH_"), rsync=rsync)
+        record_runs(box.home, 100, "digits")
+        lists = {"himl runs list -w ssh:HOST": [HIML, "runs", "list", *THERE], "ssh HOST true": [str(program), "box", "true"]}
+        submits = {"himl submit --cluster ssh:HOST": [HIML, "submit", "train.py", "--cluster", "ssh:box", "-q"]}
+        for scenario, candidates in ((SSH_LIST, lists), (SSH_SUBMIT, submits)):
+            if scenario in only:
+                lab.compare(record, scenario, {**candidates, **{f"{name}, cold": words for name, words in candidates.items()}}, 2 * rounds, lab.forget)
+        if "files" in only:
+            move(record, lab, folder, rounds, large)
 
 
 if __name__ == "__main__":
-    args = new_parser(__doc__, 5).parse_args()
-    with ExitStack() as stack:
-        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="himl-ssh-")))
-        (place / "server").mkdir()
-        record = stack.enter_context(recording("ssh", args.raw))
-        lab = Lab(place, stack.enter_context(running_ssh(place / "server", Server)), stack.enter_context(tempfile.TemporaryDirectory(prefix="t")))
-        measure(lab, args.rounds, record)
+    parser = new_parser(__doc__, 3)
+    parser.add_argument("--large", type=int, default=1024, help="size of the large file in MiB")
+    parser.add_argument("--only", nargs="+", choices=(SSH_LIST, SSH_SUBMIT, "files"), default=(SSH_LIST, SSH_SUBMIT, "files"))
+    args = parser.parse_args()
+    memory = MEMORY if MEMORY.is_dir() else None
+    with (
+        tempfile.TemporaryDirectory(prefix="himl-", dir=memory) as name,
+        tempfile.TemporaryDirectory(prefix="t") as sockets,
+        recording("ssh", args.raw) as record,
+    ):
+        run(record, Path(name), sockets, args.only, args.rounds, args.large)
