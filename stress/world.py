@@ -42,7 +42,8 @@ from contextlib import suppress
 from pathlib import Path
 
 def log_metric(key, value, step):
-    facts = {"run_id": os.environ["AZUREML_RUN_ID"], "key": key, "value": value, "timestamp": int(time.time() * 1000), "step": step}
+    facts = {"run_id": os.environ["AZUREML_RUN_ID"], "key": key, "value": value,
+        "timestamp": int(time.time() * 1000), "step": step}
     url, token = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric", os.environ["MLFLOW_TRACKING_TOKEN"]
     request = urllib.request.Request(url, json.dumps(facts).encode(), {"Authorization": "Bearer " + token})
     urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60).read()

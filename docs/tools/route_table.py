@@ -69,7 +69,8 @@ Path("outputs/model.txt").write_text("weights")
 """,
     "piped/.env": "AML_COMPUTE_CLUSTER_NAME=new-cluster\nAML_COMPUTE_CLUSTER_SKU=Standard_NC6\n",
     "piped/pipeline.json": """
-{"step1": {"type": "PythonScriptStep", "name": "one", "script": "one.py", "source_directory": "steps", "requirements": "requirements.txt"}}
+{"step1": {"type": "PythonScriptStep", "name": "one", "script": "one.py", "source_directory": "steps",
+    "requirements": "requirements.txt"}}
 """,
     "piped/requirements.txt": "numpy\n",
     "piped/steps/one.py": "print(1)\n",

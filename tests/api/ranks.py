@@ -20,7 +20,8 @@ def said(call):
         call()
     except himl_cli.HimlError as err:
         return [type(err).__name__, isinstance(err, FileNotFoundError), str(err)]
-    return sorted(name for folder, _, names in os.walk(sys.argv[1]) for name in names if ".himl" not in os.path.join(folder, name))
+    return sorted(name for folder, _, names in os.walk(sys.argv[1]) for name in names
+        if ".himl" not in os.path.join(folder, name))
 """
 
 

@@ -256,9 +256,11 @@ import himl_cli
 tenant, client, secret, subscription, group, name = json.loads(sys.stdin.read())
 with ClientSecretCredential(tenant, client, secret) as credential:
     theirs = MLClient(credential, subscription, group, name)
-    ours, run, job = himl_cli.get_workspace(theirs), himl_cli.fetch_run(theirs, "train:train_1_aa"), theirs.jobs.get("train_1_aa")
+    ours, run, job = himl_cli.get_workspace(theirs), himl_cli.fetch_run(theirs, "train:train_1_aa"),
+        theirs.jobs.get("train_1_aa")
     assert ours == himl_cli.Workspace(subscription, group, name)
-    answers = [[ours.name, theirs.workspace_name], [ours.resource_group, theirs.resource_group_name], [ours.subscription_id, theirs.subscription_id]]
+    answers = [[ours.name, theirs.workspace_name], [ours.resource_group, theirs.resource_group_name],
+        [ours.subscription_id, theirs.subscription_id]]
     answers += [[run.status, job.status], [run.experiment.name, job.experiment_name]]
     answers += [[url.split("&")[0].lower() for url in (run.get_portal_url(), job.studio_url)]]
     answers += [[ours.get_default_datastore().name, theirs.datastores.get_default().name]]
@@ -301,14 +303,17 @@ from azureml.core import Run, Workspace
 from azureml.core.authentication import ServicePrincipalAuthentication
 import himl_cli
 tenant, client, secret, subscription, group, name = json.loads(sys.stdin.read())
-theirs = Workspace.get(name, auth=ServicePrincipalAuthentication(tenant, client, secret), subscription_id=subscription, resource_group=group)
+theirs = Workspace.get(name, auth=ServicePrincipalAuthentication(tenant, client, secret),
+    subscription_id=subscription, resource_group=group)
 their_run = Run.get(theirs, "train_1_aa")
 ours = himl_cli.get_workspace(theirs)
 run = himl_cli.fetch_run(theirs, himl_cli.create_run_recovery_id(their_run))
-answers = [[ours.name, theirs.name], [ours.subscription_id, theirs.subscription_id], [ours.resource_group, theirs.resource_group]]
+answers = [[ours.name, theirs.name], [ours.subscription_id, theirs.subscription_id],
+    [ours.resource_group, theirs.resource_group]]
 answers += [[run.id, their_run.id], [run.experiment.name, their_run.experiment.name], [run.status, their_run.get_status()], [run.tags, their_run.tags]]
 answers += [[run.get_metrics(recursive=True), their_run.get_metrics(recursive=True)]]
-answers += [[himl_cli.is_running_in_azure_ml(their_run), True], [himl_cli.is_running_in_azure_ml(Run.get_context()), False]]
+answers += [[himl_cli.is_running_in_azure_ml(their_run), True],
+    [himl_cli.is_running_in_azure_ml(Run.get_context()), False]]
 print(json.dumps(answers))
 """
 

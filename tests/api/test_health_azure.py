@@ -26,10 +26,14 @@ SAY = "import json, sys\nsay = lambda **values: print(json.dumps(values, default
 STEPS = f"""{SAY}
 from himl_cli import *
 workspace = get_workspace()
-where = create_run_configuration(workspace, "cpu-cluster", conda_environment_file="environment.yml", environment_variables={{"A": 1}},
-    docker_base_image="mcr.microsoft.com/azureml/other:1", num_nodes=2, max_run_duration="1.5h", input_datasets=["faces"], output_datasets=["small"])
-assert (where.target, where.node_count, where.mpi.node_count, where.max_run_duration_seconds) == ("cpu-cluster", 2, 2, 5400)
-assert ([*where.data], [*where.output_data], where.environment_variables["MKL_SERVICE_FORCE_INTEL"]) == (["INPUT_0"], ["OUTPUT_0"], "1")
+where = create_run_configuration(workspace, "cpu-cluster", conda_environment_file="environment.yml",
+    environment_variables={{"A": 1}},
+    docker_base_image="mcr.microsoft.com/azureml/other:1", num_nodes=2, max_run_duration="1.5h",
+        input_datasets=["faces"], output_datasets=["small"])
+assert (where.target, where.node_count, where.mpi.node_count, where.max_run_duration_seconds) == (
+    "cpu-cluster", 2, 2, 5400)
+assert ([*where.data], [*where.output_data],
+    where.environment_variables["MKL_SERVICE_FORCE_INTEL"]) == (["INPUT_0"], ["OUTPUT_0"], "1")
 where.environment_variables["B"] = "two"
 script = create_script_run(["--epochs", 2], entry_script="lab/train.py")
 assert (script.command, script.script, script.arguments) == (["python", "lab/train.py", "--epochs", "2"], None, None)
@@ -39,7 +43,8 @@ config._run_config = script
 for what in (script, config):
     run = submit_run(workspace, "my experiment", what, tags={{"team": "blue"}}, display_name="mine")
     say(id=run.id, status=run.status, tags=run.get_tags(), experiment=run.experiment.name, name=run.display_name)
-plain = create_run_configuration(workspace, "cpu-cluster", None, "docker", use_mpi_run_for_single_node_jobs=True, docker_shm_size="2g")
+plain = create_run_configuration(workspace, "cpu-cluster", None, "docker", use_mpi_run_for_single_node_jobs=True,
+    docker_shm_size="2g")
 for program in (dict(entry_command="nvidia-smi -L"), dict(entry_script="-m lab.train", python_executable="uv run")):
     script = create_script_run(["a b"], **program)
     script.run_config = plain
@@ -91,13 +96,17 @@ def test_a_script_run_is_submitted_in_steps(lab: StagedWorkspace, project: Path)
 
 SUBMITS = f"""{SAY}
 import himl_cli
-here = himl_cli.submit("lab/train.py", ["--epochs", 2], workspace="local", experiment="mine", tag={{"team": "blue"}}, wait=True)
-say(id=here.id, status=here.status, team=here.get_tags()["team"], log=b"".join(here.files().read("user_logs/std_log.txt")).decode())
+here = himl_cli.submit("lab/train.py", ["--epochs", 2], workspace="local",
+    experiment="mine", tag={{"team": "blue"}}, wait=True)
+say(id=here.id, status=here.status, team=here.get_tags()["team"],
+    log=b"".join(here.files().read("user_logs/std_log.txt")).decode())
 many = himl_cli.submit("lab/train.py", sweep={{"lr": [0.1, 0.01], "net": ["3.10,b"]}}, workspace="local", wait=True)
 say(children=len(list(many.get_children())))
 pipeline = himl_cli.submit("pipe.json", workspace="local", cluster="local", experiment="steps", wait=True)
-say(status=pipeline.status, experiment=pipeline.experiment.name, steps=[step.status for step in pipeline.get_children()])
-there = himl_cli.submit(command="echo hi", cluster="cpu-cluster", env_var=["A=1", "B=2"], num_nodes=2, display_name="mine")
+say(status=pipeline.status, experiment=pipeline.experiment.name,
+    steps=[step.status for step in pipeline.get_children()])
+there = himl_cli.submit(command="echo hi", cluster="cpu-cluster", env_var=["A=1", "B=2"],
+    num_nodes=2, display_name="mine")
 say(id=there.id, status=there.status)
 for options in ({{"clutser": "x"}}, {{"dry_run": True}}, {{"num_nodes": "many"}}):
     try:
@@ -135,7 +144,8 @@ from azure.ai.ml.entities import Environment
 from himl_cli import *
 workspace, faces = get_workspace(), DatasetConfig("faces", use_mounting=True, target_folder="/tmp/faces")
 found, written = faces.to_input_dataset(0, workspace), DatasetConfig("small").to_output_dataset(workspace, 0)
-say(type=type(found).__name__, path=found.path, mode=found.mode, out=type(written).__name__, out_path=written.path, out_mode=written.mode)
+say(type=type(found).__name__, path=found.path, mode=found.mode, out=type(written).__name__,
+    out_path=written.path, out_mode=written.mode)
 folder, mounted = faces.to_input_dataset_local(workspace)
 say(file=(folder / "1.png").read_text(), mounted=mounted)
 environment = Environment(name="lab-env", image="mcr.microsoft.com/azureml/other:1")

@@ -34,7 +34,8 @@ from tests.azureml_double.seeding import StagedWorkspace
 from tests.support.clients import HIML_V1
 
 HI_ML = """compute_cluster_name="cpu-cluster", hyperparam_args={
-    PARAM_SAMPLING_ARG: {"learning_rate": Choice([0.1, 0.5, 0.9])}, MAX_TOTAL_TRIALS_ARG: 3, SAMPLING_ALGORITHM_ARG: "grid",
+    PARAM_SAMPLING_ARG: {"learning_rate": Choice([0.1, 0.5, 0.9])}, MAX_TOTAL_TRIALS_ARG: 3,
+        SAMPLING_ALGORITHM_ARG: "grid",
     PRIMARY_METRIC_ARG: "val/loss", GOAL_ARG: "Minimize"}"""
 NAMES = "PARAM_SAMPLING_ARG, MAX_TOTAL_TRIALS_ARG, SAMPLING_ALGORITHM_ARG, PRIMARY_METRIC_ARG, GOAL_ARG"
 SPACE: Mapping[str, Any] = {"lr": [0.1, 0.5, 0.9]}
@@ -59,7 +60,8 @@ def test_hi_mls_example_is_sent_as_a_sweep(lab: StagedWorkspace, project: Path) 
 def test_sweep_runs_with_prefix_and_is_waited_for(lab: StagedWorkspace, project: Path) -> None:
     call = f"""{CLUSTER}, wait_for_completion=True, hyperdrive_argument_prefix="+",
         hyperparam_args={{"parameter_sampling": {{"name": ["a b", "$HOME"]}}, "primary_metric": "score"}},
-        after_submission=lambda job, client: print("AFTER", job.type, client.jobs.get(job.name).objective.primary_metric)"""
+        after_submission=lambda job, client: print("AFTER", job.type,
+            client.jobs.get(job.name).objective.primary_metric)"""
     after = "info.run.log('score', 1.0); (info.output_folder / 'said.json').write_text(json.dumps(sys.argv[1:]))"
     with lab.run_jobs():
         done = send(write_script(project, "train.py", call, after))
@@ -157,7 +159,8 @@ config = HyperDriveConfig(
     run_config=ScriptRunConfig(source_directory=""),
     hyperparameter_sampling=RandomParameterSampling({"--kernel": choice("linear", "rbf"), "--penalty": choice(0.5, 1, 1.5), "c": uniform(0, 1)}),
     policy=BanditPolicy(slack_factor=0.2, evaluation_interval=2, delay_evaluation=1),
-    primary_metric_name="Accuracy", primary_metric_goal=PrimaryMetricGoal.MAXIMIZE, max_total_runs=12, max_concurrent_runs=4, max_duration_minutes=90)
+    primary_metric_name="Accuracy", primary_metric_goal=PrimaryMetricGoal.MAXIMIZE, max_total_runs=12,
+        max_concurrent_runs=4, max_duration_minutes=90)
 """
 SAY = "(info.output_folder / 'said.json').write_text(json.dumps(sys.argv[1:])); info.run.log('val/loss', 1.0)"
 

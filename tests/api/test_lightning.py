@@ -70,7 +70,8 @@ logger = AzureMLLogger(enable_logging_outside_azure_ml=args.own_run, experiment_
 saved = ModelCheckpoint(dirpath="outputs/checkpoints", filename="recovery_{epoch}", every_n_epochs=1)
 callbacks = [AzureMLProgressBar(refresh_rate=2), BatchTimeCallback(max_batch_load_time_seconds=0.01), saved]
 trainer = Trainer(
-    max_epochs=2, logger=logger, callbacks=callbacks, accelerator="cpu", devices=args.devices, log_every_n_steps=1, enable_model_summary=False
+    max_epochs=2, logger=logger, callbacks=callbacks, accelerator="cpu", devices=args.devices,
+        log_every_n_steps=1, enable_model_summary=False
 )
 loader = torch.utils.data.DataLoader(Slow(), batch_size=2)
 trainer.fit(Model(), loader, loader, ckpt_path=str(checkpoint) if checkpoint else None)
@@ -138,7 +139,8 @@ def test_outside_of_a_job_a_run_of_its_own_is_made_where_that_is_wanted(himl_wit
 r = himl_cli.create_aml_run_object("own")
 a = A(True, "other", r, "name")
 a.log_metrics({"loss": 1.0, "epoch": 0}, 7); a.log_hyperparams({"net": {"width": 3}}); a.finalize("success")
-print(a.run is a.experiment is r, a.name, r.get_status(), r.get_metrics("hyperparams"), r.get_metrics("loss"), r.tags == r.get_tags())
+print(a.run is a.experiment is r, a.name, r.get_status(), r.get_metrics("hyperparams"), r.get_metrics("loss"),
+    r.tags == r.get_tags())
 r.complete(); himl_cli.get_workspace().opened.delete(r.id)"""
     silent = "from himl_cli.lightning import AzureMLLogger as A; a = A(); a.log_metrics({'loss': 1.0}); a.log_hyperparams({}); a.save(); print(a.experiment)"
     for command, said in (

@@ -38,7 +38,8 @@ def download(prefix):
     say(said(lambda: himl_cli.download_files_from_run_id("train_1_aa", sys.argv[1], prefix)))
 download("outputs/checkpoints/")
 if "LOCAL_RANK" not in os.environ:
-    ranks = [subprocess.Popen([sys.executable, "-c", os.environ["PROGRAM"], sys.argv[1]], env={**os.environ, "LOCAL_RANK": str(rank)}) for rank in (1, 2)]
+    ranks = [subprocess.Popen([sys.executable, "-c", os.environ["PROGRAM"], sys.argv[1]],
+        env={**os.environ, "LOCAL_RANK": str(rank)}) for rank in (1, 2)]
     assert [rank.wait() for rank in ranks] == [0, 0]
 """
 

@@ -298,8 +298,10 @@ RUN_CONTEXT.upload_file("outputs/weights.bin", "weights.bin")
 run.set_tags({"by": "script"})
 RUN_CONTEXT.display_name = "named by script"
 RUN_CONTEXT.flush()
-loaded = [name for name in ("azure.ai", "azure.identity", "msal", "azureml", "mlflow", "torch", "typer", "rich") if name in sys.modules]
-print(json.dumps([RUN_CONTEXT.id, RUN_CONTEXT.experiment.name, run.get_status(), run.get_metrics(), himl_cli.is_running_in_azure_ml(RUN_CONTEXT), loaded]))
+loaded = [name for name in ("azure.ai", "azure.identity", "msal", "azureml", "mlflow", "torch", "typer", "rich")
+    if name in sys.modules]
+print(json.dumps([RUN_CONTEXT.id, RUN_CONTEXT.experiment.name, run.get_status(), run.get_metrics(),
+    himl_cli.is_running_in_azure_ml(RUN_CONTEXT), loaded]))
 RUN_CONTEXT.log("last", 3.0)
 RUN_CONTEXT.complete()
 """

@@ -47,7 +47,8 @@ def test_flag_sends_script_once_and_ends_each_rank(lab: StagedWorkspace, project
 
 
 def test_an_argument_may_decide_in_place_of_the_flag(lab: StagedWorkspace, project: Path) -> None:
-    call = f"""{CLUSTER}, submit_to_azureml='--cloud' in sys.argv, experiment_name="mine", python_executable="uv run", vscode=False,
+    call = f"""{CLUSTER}, submit_to_azureml='--cloud' in sys.argv, experiment_name="mine", python_executable="uv run",
+        vscode=False,
         use_mpi_run_for_single_node_jobs=True"""
     write_files(project, {".netrc": "secret", "lib/server.pem": "-----BEGIN PRIVATE KEY-----"})
     script = write_script(project, "train.py", call, HERE)
@@ -64,11 +65,15 @@ def test_an_argument_may_decide_in_place_of_the_flag(lab: StagedWorkspace, proje
 def test_all_arguments_reach_the_job(lab: StagedWorkspace, project: Path) -> None:
     lab.put_blob("workspaceblobstore", "faces/1.png", b"1")
     call = f"""{CLUSTER}, script_params=["--epochs", 2], experiment_name="my experiment", environment_variables={{"A": "1"}}, docker_shm_size="2g",
-        docker_base_image="mcr.microsoft.com/azureml/other:1", pip_extra_index_url="https://index.example/simple/", num_nodes=2, max_run_duration="1.5h",
-        tags={{"team": "blue", "number": 3}}, display_name="my run", identity_based_auth=True, pytorch_processes_per_node_v2=4,
-        input_datasets=["faces", DatasetConfig("faces", datastore="workspaceblobstore", use_mounting=True, target_folder="/tmp/faces")],
+        docker_base_image="mcr.microsoft.com/azureml/other:1", pip_extra_index_url="https://index.example/simple/",
+            num_nodes=2, max_run_duration="1.5h",
+        tags={{"team": "blue", "number": 3}}, display_name="my run", identity_based_auth=True,
+            pytorch_processes_per_node_v2=4,
+        input_datasets=["faces", DatasetConfig("faces", datastore="workspaceblobstore", use_mounting=True,
+            target_folder="/tmp/faces")],
         output_datasets=["small", DatasetConfig("tiny", use_mounting=False)], default_datastore="workspaceblobstore",
-        instance_type="gpu-large", resources_properties={{"priority": "high"}}, jupyter=True, ssh_key="id.pub", tensorboard_logs=Path("logs")"""
+        instance_type="gpu-large", resources_properties={{"priority": "high"}}, jupyter=True, ssh_key="id.pub",
+            tensorboard_logs=Path("logs")"""
     (project / "id.pub").write_text("ssh-ed25519 AAAAC3Nz ada@lab\n")
     send(write_script(project, "train.py", call, HERE))
     job = job_of(lab)
@@ -93,8 +98,10 @@ def test_all_arguments_reach_the_job(lab: StagedWorkspace, project: Path) -> Non
 def test_waited_job_has_current_folder_and_its_datasets(lab: StagedWorkspace, project: Path) -> None:
     lab.put_blob("workspaceblobstore", "faces/1.png", b"1")
     write_files(project, {"lib/a.py": "", "big/x.bin": "x", "also/y.bin": "y", "data/raw/z.bin": "z", "outputs/old.txt": "", ".env": "SECRET=1"})
-    call = rf"""{CLUSTER}, input_datasets=[DatasetConfig("faces", data_name="images"), DatasetConfig("faces", target_folder="data/faces")],
-        output_datasets=[DatasetConfig("made", data_name="masks")], ignored_folders=["big", Path("also").absolute(), r"data\raw"],
+    call = rf"""{CLUSTER}, input_datasets=[DatasetConfig("faces", data_name="images"),
+        DatasetConfig("faces", target_folder="data/faces")],
+        output_datasets=[DatasetConfig("made", data_name="masks")], ignored_folders=["big", Path("also").absolute(),
+            r"data\raw"],
         wait_for_completion=True, wait_for_completion_show_output=True"""
     read = "(info.input_datasets[0] / '1.png').read_text(), info.input_datasets[1] == Path('data/faces').absolute(), Path('data/faces/1.png').read_text()"
     with lab.run_jobs():
@@ -111,7 +118,8 @@ def test_command_takes_the_place_of_script_in_known_environment(lab: StagedWorks
     known = lab.add_environment("torch", "7")
     (project / "environment.yml").write_text("not: [valid")
     known_alone = 'aml_environment_name="torch:7", pip_extra_index_url="https://index.example"'
-    call = f"""{CLUSTER}, {known_alone}, entry_script="gone.py", entry_command="cd lab && torchrun --nproc_per_node 2 train.py" """
+    call = f"""{CLUSTER}, {known_alone}, entry_script="gone.py",
+        entry_command="cd lab && torchrun --nproc_per_node 2 train.py" """
     send(write_script(project, "send.py", call, HERE), "--lr", "a b")
     job = job_of(lab)
     assert job["environmentId"] == known
@@ -302,10 +310,12 @@ plain.python.conda_dependencies = CondaDependencies.create(python_version="3.11"
 plain.environment_variables = {}
 known.version = "7"
 docker = DockerConfiguration(True, shm_size="4g")
-config = ScriptRunConfig("lab", "train.py", ["--lr", 0.1], compute_target="cpu-cluster", environment=plain, docker_runtime_config=docker)
+config = ScriptRunConfig("lab", "train.py", ["--lr", 0.1], compute_target="cpu-cluster", environment=plain,
+    docker_runtime_config=docker)
 config.run_config.environment_variables = {"A": "b"}
 torch = PyTorchConfiguration(process_count=4, node_count=2)
-several = ScriptRunConfig("lab", "train.py", compute_target="cpu-cluster", environment=known, distributed_job_config=torch)
+several = ScriptRunConfig("lab", "train.py", compute_target="cpu-cluster", environment=known,
+    distributed_job_config=torch)
 command = ScriptRunConfig("lab", command=["python", "-c", "print(1)"], compute_target="cpu-cluster", environment=known)
 for each in (config, several, command):
     print("FOUND", submit_run(get_workspace(), "sdk", each).id)
@@ -358,7 +368,8 @@ heavy = sorted({"azure", "azureml", "yaml", "pycurl", "requests"} & set(sys.modu
 
 
 OUTSIDE = """
-say(inputs=info.input_datasets, outputs=info.output_datasets, run=info.run, azure=info.is_running_in_azure_ml, out=info.output_folder, logs=info.logs_folder)
+say(inputs=info.input_datasets, outputs=info.output_datasets, run=info.run, azure=info.is_running_in_azure_ml,
+    out=info.output_folder, logs=info.logs_folder)
 """
 
 
@@ -455,8 +466,10 @@ HEAVY = ("azure", "azureml", "yaml", "pycurl", "requests", "msgspec", "rich", "t
 CALL = 'compute_cluster_name="gpu", input_datasets=["a", DatasetConfig("b", local_folder="here")], output_datasets=["c"], submit_to_azureml=True'
 ALL = """
 say(
-    inputs=info.input_datasets, outputs=info.output_datasets, azure=info.is_running_in_azure_ml, out=info.output_folder, logs=info.logs_folder,
-    has_run=info.run is not None, heavy=sorted({name.split(".")[0] for name in sys.modules} & set(HEAVY)), cwd=Path.cwd(), made=Path("outputs").is_dir(),
+    inputs=info.input_datasets, outputs=info.output_datasets, azure=info.is_running_in_azure_ml,
+        out=info.output_folder, logs=info.logs_folder,
+    has_run=info.run is not None, heavy=sorted({name.split(".")[0] for name in sys.modules} & set(HEAVY)),
+        cwd=Path.cwd(), made=Path("outputs").is_dir(),
 )
 """.replace("HEAVY", repr(HEAVY))
 

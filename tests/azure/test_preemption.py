@@ -23,7 +23,8 @@ LOOKS = """
 from pathlib import Path
 from himl_cli.job import recovery_checkpoint
 found = recovery_checkpoint()
-print(sorted(path.name for path in Path("outputs/checkpoints").glob("*")), found and found.name, found and found.read_text())
+print(sorted(path.name for path in Path("outputs/checkpoints").glob("*")),
+    found and found.name, found and found.read_text())
 """
 SUBMIT = ("submit", "train.py", "--cluster", "cpu-cluster", "-q")
 
@@ -125,7 +126,8 @@ def test_a_folder_that_others_can_write_to_is_not_loaded_from(himl: Himl, azure:
     shared = """
 import hashlib, os, tempfile
 from pathlib import Path
-place = Path(tempfile.gettempdir(), "himl_recovery_" + hashlib.sha256(os.environ["AZUREML_RUN_ID"].encode()).hexdigest()[:16])
+place = Path(tempfile.gettempdir(),
+    "himl_recovery_" + hashlib.sha256(os.environ["AZUREML_RUN_ID"].encode()).hexdigest()[:16])
 place.mkdir()
 place.chmod(0o777)
 from himl_cli.job import recovery_checkpoint

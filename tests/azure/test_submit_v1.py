@@ -30,7 +30,8 @@ TRAIN = """
 import json, os, sys
 from pathlib import Path
 Path("outputs").mkdir(exist_ok=True)
-found = {"arguments": sys.argv[1:], "files": sorted(str(p.as_posix()) for p in Path(".").rglob("*") if p.is_file()), "colour": os.environ.get("COLOUR")}
+found = {"arguments": sys.argv[1:],
+    "files": sorted(str(p.as_posix()) for p in Path(".").rglob("*") if p.is_file()), "colour": os.environ.get("COLOUR")}
 Path("outputs/found.json").write_text(json.dumps(found))
 print("trained", *sys.argv[1:])
 """

@@ -30,8 +30,10 @@ SMALLEST = 200  # minimum size in bytes of a compressed answer
 PUBLISHED = re.findall(
     r"\S+",
     """2021-03-01-preview 2022-02-01-preview 2022-05-01 2022-06-01-preview 2022-10-01 2022-10-01-preview 2022-12-01-preview 2023-02-01-preview 2023-04-01
-    2023-04-01-preview 2023-06-01-preview 2023-08-01-preview 2023-10-01 2024-01-01-preview 2024-04-01 2024-04-01-preview 2024-07-01-preview 2024-10-01
-    2024-10-01-preview 2025-01-01-preview 2025-04-01 2025-04-01-preview 2025-06-01 2025-07-01-preview 2025-09-01 2025-10-01-preview 2025-12-01""",
+    2023-04-01-preview 2023-06-01-preview 2023-08-01-preview 2023-10-01 2024-01-01-preview 2024-04-01 2024-04-01-preview
+    2024-07-01-preview 2024-10-01
+    2024-10-01-preview 2025-01-01-preview 2025-04-01 2025-04-01-preview 2025-06-01
+    2025-07-01-preview 2025-09-01 2025-10-01-preview 2025-12-01""",
 )
 """API versions of all resources below a workspace, from the provider's specification and the pages generated from it.
 """
@@ -39,7 +41,8 @@ PUBLISHED = re.findall(
 MONITOR = ["2018-01-01", "2019-07-01", "2021-05-01", "2023-10-01", "2024-02-01"]
 OLDER = re.findall(
     r"\S+",
-    """2018-03-01-preview 2018-11-19 2019-05-01 2019-06-01 2019-11-01 2020-01-01 2020-02-18-preview 2020-03-01 2020-04-01 2020-05-01-preview
+    """2018-03-01-preview 2018-11-19 2019-05-01 2019-06-01 2019-11-01 2020-01-01 2020-02-18-preview
+    2020-03-01 2020-04-01 2020-05-01-preview
     2020-05-15-preview 2020-06-01 2020-08-01 2020-09-01-preview 2021-01-01 2021-04-01 2021-07-01 2022-01-01-preview""",
 )
 """API versions of workspaces and computes only."""

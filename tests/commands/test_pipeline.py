@@ -37,7 +37,8 @@ parser = argparse.ArgumentParser()
 parser.add_argument("--input_data", type=pathlib.Path, required=True)
 args = parser.parse_args()
 pathlib.Path("outputs").mkdir(exist_ok=True)
-pathlib.Path("outputs", f"read_{os.environ['OMPI_COMM_WORLD_RANK']}.txt").write_text((args.input_data / "n.txt").read_text())
+pathlib.Path("outputs", f"read_{os.environ['OMPI_COMM_WORLD_RANK']}.txt").write_text(
+    (args.input_data / "n.txt").read_text())
 """
 STEPS: dict[str, dict[str, Any]] = {
     "step1": {"type": "MpiStep", "name": "read it", "script": "read.py", "source_directory": "src", "input_dataset_name": "clean", "processes_per_node": 2},

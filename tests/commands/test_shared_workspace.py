@@ -44,7 +44,8 @@ def status(path):
 
 print(status(""), status("ajax-api/2.0/mlflow/experiments/search?max_results=9"))
 token = sys.stdin.read().encode()
-for path in [Path("/proc", pid, name) for pid in os.listdir("/proc") if pid.isdigit() for name in ("cmdline", "environ")]:
+for path in [Path("/proc", pid, name) for pid in os.listdir("/proc") if pid.isdigit()
+    for name in ("cmdline", "environ")]:
     try:
         content = path.read_bytes()
     except OSError:

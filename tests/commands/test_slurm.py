@@ -33,7 +33,8 @@ LOG_METRIC = """
 import json, os, time, urllib.request
 
 def log(name, value):
-    body = json.dumps({"run_id": os.environ["AZUREML_RUN_ID"], "key": name, "value": value, "timestamp": int(time.time() * 1000), "step": 0}).encode()
+    body = json.dumps({"run_id": os.environ["AZUREML_RUN_ID"], "key": name, "value": value,
+        "timestamp": int(time.time() * 1000), "step": 0}).encode()
     headers = {"Authorization": "Bearer " + os.environ["MLFLOW_TRACKING_TOKEN"], "Content-Type": "application/json"}
     urllib.request.urlopen(urllib.request.Request(os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric", body, headers)).read()
 """

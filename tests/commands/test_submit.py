@@ -493,7 +493,8 @@ import argparse, os
 parser = argparse.ArgumentParser()
 for name in ("--lr", "--epochs", "--api_key", "--random_seed"):
     parser.add_argument(name)
-print(*(f"{name}={value}" for name, value in vars(parser.parse_args()).items() if value), os.environ.get("TOKEN", "-"), os.environ["AZUREML_RUN_ID"])
+print(*(f"{name}={value}" for name, value in vars(parser.parse_args()).items() if value),
+    os.environ.get("TOKEN", "-"), os.environ["AZUREML_RUN_ID"])
 """
 
 

@@ -119,33 +119,56 @@ passphrase: {w9}
 """
 # Names whose values are secrets, by the kind of value
 CHOSEN = """
---password --db_password --passwd --pwd --passphrase --smtp_pass MYSQL_PWD DB_PASS --api_key --api-key --apikey --wandb_key --wandb-key WANDB_API_KEY
---hub_token --hf_token --use_auth_token --access_token --auth_token --token --github_token MLFLOW_TRACKING_TOKEN --client_secret --secret --secret_key
-AWS_SECRET_ACCESS_KEY AZURE_STORAGE_KEY --comet_api_key --neptune.api_token +logger.wandb.api_key ++trainer.logger.api_key --openaiApiKey --OPENAI_API_KEY_PROD
---account_key --sas_token --model.hub.token --azureml_pat APP_SECRET SECRET_KEY_BASE --registry_token --connection_string
+--password --db_password --passwd --pwd --passphrase --smtp_pass MYSQL_PWD DB_PASS --api_key --api-key --apikey
+--wandb_key --wandb-key WANDB_API_KEY
+--hub_token --hf_token --use_auth_token --access_token --auth_token --token --github_token MLFLOW_TRACKING_TOKEN
+--client_secret --secret --secret_key
+AWS_SECRET_ACCESS_KEY AZURE_STORAGE_KEY --comet_api_key --neptune.api_token +logger.wandb.api_key
+++trainer.logger.api_key --openaiApiKey --OPENAI_API_KEY_PROD
+--account_key --sas_token --model.hub.token --azureml_pat APP_SECRET SECRET_KEY_BASE --registry_token
+--connection_string
 """
 GENERATED = "--key --some_key MY_LICENCE_KEY --upload_token --tokens --auth --credential --signature --project_token --key_prod encoder.key"
 # Arguments of open libraries that are no secrets: OpenCLIP, MONAI, transformers, diffusers, Keras, hydra, and others
 ORDINARY = """
---csv-img-key filepath | --csv-caption-key title | --image_key image | --label_key label | --pred_key pred | --keys image,label
---meta_key_postfix meta_dict | --mask_token <mask> | --mask_token [MASK] | --pad_token <pad> | --eos_token </s> | --bos_token <s> | --unk_token [UNK]
---cls_token [CLS] | --sep_token [SEP] | --eos_token <|endoftext|> | --pad_token_id 0 | --eos_token_id 50256 | --tokenizer_name bert-base-uncased
---tokenizer facebook/bart-large | --use_auth_token True | --use_auth_token false | --hub_token None | --token None | --use_fast_tokenizer yes
---key_dim 64 | --num_keys 8 | --key_padding_mask full | --max_tokens 4096 | --max_new_tokens 128 | --num_tokens 77 | --token_type bearer
---token_type_ids 0 | --tokens_per_sample 512 | --token_dropout 0.1 | --token_count 5 | --max_token 9 | --secret_santa yes
---placeholder_token <cat-toy> | --initializer_token toy | --modifier_token <new1> | --special_tokens_file tokens.json | --forced_bos_token en_XX
---text_column_key text | --target_key mask | --sort_key length | --primary_key id | --group_key patient_id | --metric_key val_loss
---state_dict_key model | --checkpoint_key teacher | --model_key state_dict | --model-key model_ema | --image_key t1c_flair_0001
---label_key Segmentation_2023-05-01 | --cache_key resnet50_imagenet_224_v2 | --key image | --keyframe 3 | --keypoints 17 | --keyword dog | --monkey 1
---turkey 2 | --hotkey ctrl+k | --public_key abc | --key_file keys/id.pem | --api_key_env WANDB_API_KEY | --api_key $WANDB_API_KEY
---api_key ${WANDB_API_KEY} | --api_key ${oc.env:KEY} | --password_file /run/secrets/pw | --private_key ~/.ssh/id_ed25519 | --password_length 12
---author ada | --authors ada,bob | --pass 2 | --passes 3 | --two_pass true | --bypass true | --low_pass 0.5 | --pat 5 | --patience 7 | --pathway slow
---compass north | --auth none | --auth basic | --sas on | --signature v4 | --credentials default | --distill_token true | --num_register_tokens 4
---class_token mean | --image_token_index 32000 | --query_key_value qkv | --qk_norm true | --key_bias false | --value_key v | --dataset_keys a,b
---session_key session | --user_key user_id | --item_key item_id | --label_key ${{parent.inputs.label_key}} | --image_key ${{inputs.key}}
---token ${{search_space.token}} | --stop_token "\\n" | --lang_token en | --task_token asr | image_key=image | label_key=y | data.label_key=seg
-+data.image_key=image | model.key_dim=64 | tokenizer.pad_token=<pad> | ~model.mask_token | sampler.key=length | --output_key model
---commit 3f786850e387550fdab836ed7e6dc881de23001b | --checksum sha256:3f786850e387550fdab836ed7e6dc881de23001b | --secrets_dir /run/secrets
+--csv-img-key filepath | --csv-caption-key title | --image_key image | --label_key label | --pred_key pred
+--keys image,label
+--meta_key_postfix meta_dict | --mask_token <mask> | --mask_token [MASK] | --pad_token <pad> | --eos_token </s>
+--bos_token <s> | --unk_token [UNK]
+--cls_token [CLS] | --sep_token [SEP] | --eos_token <|endoftext|> | --pad_token_id 0 | --eos_token_id 50256
+--tokenizer_name bert-base-uncased
+--tokenizer facebook/bart-large | --use_auth_token True | --use_auth_token false | --hub_token None | --token None
+--use_fast_tokenizer yes
+--key_dim 64 | --num_keys 8 | --key_padding_mask full | --max_tokens 4096 | --max_new_tokens 128 | --num_tokens 77
+--token_type bearer
+--token_type_ids 0 | --tokens_per_sample 512 | --token_dropout 0.1 | --token_count 5 | --max_token 9
+--secret_santa yes
+--placeholder_token <cat-toy> | --initializer_token toy | --modifier_token <new1> | --special_tokens_file tokens.json
+--forced_bos_token en_XX
+--text_column_key text | --target_key mask | --sort_key length | --primary_key id | --group_key patient_id
+--metric_key val_loss
+--state_dict_key model | --checkpoint_key teacher | --model_key state_dict | --model-key model_ema
+--image_key t1c_flair_0001
+--label_key Segmentation_2023-05-01 | --cache_key resnet50_imagenet_224_v2 | --key image | --keyframe 3
+--keypoints 17 | --keyword dog | --monkey 1
+--turkey 2 | --hotkey ctrl+k | --public_key abc | --key_file keys/id.pem | --api_key_env WANDB_API_KEY
+--api_key $WANDB_API_KEY
+--api_key ${WANDB_API_KEY} | --api_key ${oc.env:KEY} | --password_file /run/secrets/pw
+--private_key ~/.ssh/id_ed25519 | --password_length 12
+--author ada | --authors ada,bob | --pass 2 | --passes 3 | --two_pass true | --bypass true | --low_pass 0.5 | --pat 5
+--patience 7 | --pathway slow
+--compass north | --auth none | --auth basic | --sas on | --signature v4 | --credentials default
+--distill_token true | --num_register_tokens 4
+--class_token mean | --image_token_index 32000 | --query_key_value qkv | --qk_norm true | --key_bias false
+--value_key v | --dataset_keys a,b
+--session_key session | --user_key user_id | --item_key item_id | --label_key ${{parent.inputs.label_key}}
+--image_key ${{inputs.key}}
+--token ${{search_space.token}} | --stop_token "\\n" | --lang_token en | --task_token asr | image_key=image
+label_key=y | data.label_key=seg
++data.image_key=image | model.key_dim=64 | tokenizer.pad_token=<pad> | ~model.mask_token | sampler.key=length
+--output_key model
+--commit 3f786850e387550fdab836ed7e6dc881de23001b | --checksum sha256:3f786850e387550fdab836ed7e6dc881de23001b
+--secrets_dir /run/secrets
 """.replace("\n", " | ")
 TEXTS = """
 Train a basic neural network
@@ -201,21 +224,27 @@ xai-explainability-of-all-the-models sk-image-segmentation-of-everything
 
 # Lines of the form `names: content`. Each file has that content, and `~` in it is a line break
 SECRET_FILES = r"""
-himl.private.toml .env .env.local prod.env .env.bak sub/.envrc InnerEyePrivateSettings.yml .env.production.old: KEY={a20}
+himl.private.toml .env .env.local prod.env .env.bak sub/.envrc InnerEyePrivateSettings.yml: KEY={a20}
+.env.production.old: KEY={a20}
 .ssh/id_rsa .ssh/config keys/id_ed25519 id_ed25519.bak id_rsa.old ID_RSA~ id_ecdsa.1: x
 '#id_rsa#' .id_rsa.swp 'id_rsa (1)' id_rsa-copy id_rsa_backup id_dsa.gz sub/Id_Ed25519.SAVE: x
-.aws/credentials .azure/msal_token_cache.json .config/gcloud/a/b.db .kube/config .kube/config.bak .docker/config.json .gnupg/a.gpg .vnc/passwd: x
-.netrc _netrc.bak .git-credentials .pypirc .pypirc.bak .pgpass .my.cnf .htpasswd .vault-token kaggle.json kaggle.json.orig .authinfo: x
+.aws/credentials .azure/msal_token_cache.json .config/gcloud/a/b.db .kube/config .kube/config.bak .docker/config.json: x
+.gnupg/a.gpg .vnc/passwd: x
+.netrc _netrc.bak .git-credentials .pypirc .pypirc.bak .pgpass .my.cnf .htpasswd .vault-token kaggle.json: x
+kaggle.json.orig .authinfo: x
 credentials.json 'credentials copy.json' credentials.backup.json secrets.toml secrets.yml.2024-01-31: {}
 client_secret_1-x.apps.example.json .streamlit/secrets.toml: {}
-.cache/huggingface/token .huggingface/token .config/gh/hosts.yml .config/hub .cargo/credentials.toml .m2/settings.xml .subversion/auth/x: x
-terraform.tfstate terraform.tfstate.backup terraform.tfstate.1700000000.backup prod.tfvars prod.auto.tfvars.json infra/.terraform/x/y: {}
+.cache/huggingface/token .huggingface/token .config/gh/hosts.yml .config/hub .cargo/credentials.toml .m2/settings.xml: x
+.subversion/auth/x: x
+terraform.tfstate terraform.tfstate.backup terraform.tfstate.1700000000.backup prod.tfvars prod.auto.tfvars.json: {}
+infra/.terraform/x/y: {}
 .bash_history .python_history .psql_history .lesshst a.pfx a.P12 b.ppk c.jks .keystore d.kdbx e.kdbx.bak vpn.ovpn: x
 cookies.sqlite cookies.sqlite.bak profile/Cookies 'profile/Login Data' cookies.txt key4.db logins.json: x
 .jupyter/jupyter_cookie_secret share/jpserver-4711.json nbserver-12-open.json: {}
 .jupyter/jupyter_server_config.json: {"IdentityProvider": {"token": "{x48}"}}
 jupyter_notebook_config.py: c.NotebookApp.token = '{x48}'
-server.pem a/server.key deploy_key notes.txt key-of-the-server.txt keys/backup: -----BEGIN OPENSSH PRIVATE KEY-----~{b64}~-----END OPENSSH PRIVATE KEY-----
+server.pem a/server.key deploy_key: -----BEGIN OPENSSH PRIVATE KEY-----~{b64}~-----END OPENSSH PRIVATE KEY-----
+notes.txt key-of-the-server.txt keys/backup: -----BEGIN OPENSSH PRIVATE KEY-----~{b64}~-----END OPENSSH PRIVATE KEY-----
 both.crt: -----BEGIN CERTIFICATE-----~{b64}~-----END CERTIFICATE-----~-----BEGIN PRIVATE KEY-----~{b64}
 app.yml: key: |~  -----BEGIN RSA PRIVATE KEY-----~  {b64}
 app.json: {"key": "-----BEGIN PRIVATE KEY-----\n{b64}\n"}
@@ -259,23 +288,29 @@ session.json: {"access_token": "{a20}1{a20}"}
 """
 # Files with similar names and texts that jobs may need
 HARMLESS_FILES = r"""
-.ssh/id_rsa.pub known.pub tests/data/id_rsa.pub id_rsa.pub.bak config config.json token credentials.py credentials.ts secrets.py secrets.test.js: x
-id_rsa.py tokenizer.json lib/.docker/Dockerfile .config/lint.toml secret_files.py history.txt gcloud/train.py azure.py cookies.py cookies.md: x
-.env.example prod.env.sample .env.template example.env .env.example.bak environment.yaml env.py .env/readme settings.yml backup.py train.py.bak data.csv.gz: x
-terraform.tf main.tf variables.tf.bak kubeconfig.py key.h5 keys.npy keyboard.json password_reset.html passwords.md auth.py oauth2.md jupyter.py: x
-kernel.json notebook.json logins.py netrc.py pypirc.md 1.txt 2.json model.1 checkpoint.bak weights.old run.sh.orig copy.txt 'figure (1).txt': x
+.ssh/id_rsa.pub known.pub tests/data/id_rsa.pub id_rsa.pub.bak config config.json token credentials.py credentials.ts: x
+secrets.py secrets.test.js: x
+id_rsa.py tokenizer.json lib/.docker/Dockerfile .config/lint.toml secret_files.py history.txt gcloud/train.py: x
+azure.py cookies.py cookies.md: x
+.env.example prod.env.sample .env.template example.env .env.example.bak environment.yaml env.py .env/readme: x
+settings.yml backup.py train.py.bak data.csv.gz: x
+terraform.tf main.tf variables.tf.bak kubeconfig.py key.h5 keys.npy keyboard.json password_reset.html passwords.md: x
+auth.py oauth2.md jupyter.py: x
+kernel.json notebook.json logins.py netrc.py pypirc.md 1.txt 2.json model.1 checkpoint.bak weights.old run.sh.orig: x
+copy.txt 'figure (1).txt': x
 uv.lock: {w20000} url = "https://pypi.example.org/simple"
 key.pem chain.crt tests/data/server.pem: -----BEGIN CERTIFICATE-----~{b64}~-----END CERTIFICATE-----
 pub.key: -----BEGIN PUBLIC KEY-----~{b64}~-----END PUBLIC KEY-----
 README.md docs/index.rst: Use https://user:password@host/simple or -----BEGIN PRIVATE KEY-----
 tests/keys.py analysis.ipynb lib/keys.go: KEY = "-----BEGIN PRIVATE KEY-----\n{b64}\n"; TOKEN = "hf_{a34}"
 how-to.txt: Write -----BEGIN PRIVATE KEY----- first, then client_secret, then https://user:password@host/
-proxy.cfg: # http_proxy = http://user:password@proxy.example.org:8080~url = http://${USER}:${PASSWORD}@proxy.example.org:8080
-deploy.yml: url: https://{{ user }}:{{ password }}@example.org~token: ${{ secrets.TOKEN }}~client_secret: ${CLIENT_SECRET}
+proxy.cfg: # http_proxy = http://user:password@p.example.org:8080~url = http://${USER}:${PASSWORD}@p.example.org:8080
+deploy.yml: url: https://{{ user }}:{{ password }}@example.org~token: ${{ secrets.TOKEN }}
+stage.yml: client_secret: ${CLIENT_SECRET}
 docker-compose.yml: DATABASE_URL: postgres://postgres:postgres@db:5432/app~CACHE: redis://:secret@localhost:6379
-conda.yml: dependencies:~- pip:~  - --index-url https://pypi.example.org/simple~  - torch @ git+https://git@example.org/torch
+conda.yml: dependencies:~- pip:~  - --index-url https://pypi.example.org/simple~  - torch @ git+https://git@example.org/t
 openapi.json: {"client_secret": {"type": "string"}, "token": "string", "methods": ["client_secret_post"]}
-schema.yml: client_secret: "<client-secret>"~token_endpoint_auth_method: client_secret_post~client_secret_file: /run/secrets/x
+schema.yml: client_secret: "<client-secret>"~token_endpoint_auth_method: client_secret_post~client_secret_file: /run/s/x
 app.toml: client_secret = "your-client-secret"~api_key_env = "KEY"~pad_token = "<pad>"~eos_token = "</s>"
 special_tokens_map.json: {"pad_token": "<pad>", "additional_special_tokens": ["<|im_start|>"], "token": "<mask>"}
 vocab.json: {"secret": 1, "password": 2, "token": 3, "PRIVATE": 4, "KEY": 5, "Authorization": 6}

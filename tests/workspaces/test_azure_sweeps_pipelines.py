@@ -346,7 +346,8 @@ settings: {default_compute: azureml:cpu-cluster}
 inputs: {shared: {type: uri_folder, path: ../shared}}
 jobs:
   component: {type: command, component: ../parts/part.yml, inputs: {data: {type: uri_folder, path: ../data}}}
-  inline: {command: ls, code: ../inline, environment: {build: {path: ../image}}, inputs: {all: "${{parent.inputs.shared}}"}}
+  inline: {command: ls, code: ../inline, environment: {build: {path: ../image}},
+      inputs: {all: "${{parent.inputs.shared}}"}}
 """
 PART = """
 type: command

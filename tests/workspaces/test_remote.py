@@ -204,8 +204,10 @@ def value(deep=0):
     if one < 5: return None
     if one < 6 or deep > 4: return bytes(chance.randrange(30))
     if one < 7: return [value(deep + 1) for _ in range(chance.randrange(4))]
-    return {{chance.choice(["id", "name", "size", "kind", "message", "status", *evil]): value(deep + 1) for _ in range(4)}}
-def run(): return {{"id": chance.choice(["train_1_aa", *evil]), "experiment": chance.choice(evil), "status": "Completed"}}
+    return {{chance.choice(["id", "name", "size", "kind", "message", "status", *evil]):
+        value(deep + 1) for _ in range(4)}}
+def run(): return {{"id": chance.choice(["train_1_aa", *evil]), "experiment": chance.choice(evil),
+    "status": "Completed"}}
 def blob(): return {{"name": chance.choice(evil), "size": chance.choice([0, 3, 2**60]), "etag": "e"}}
 pack = msgspec.msgpack.encode
 out.write(b"\\0himl remote\\n")
@@ -220,17 +222,21 @@ while True:
                 send(b"D", struct.pack(">IQ", number, 0) + b"abc"); send(b"X", pack([number, None]))
         pages = {{"runs": [far], "list": [{{"name": "../evil", "size": 3}}, {{"name": "ok", "size": 3}}]}}
         if call["method"] in pages: send(b"P", pack(pages[call["method"]]))
-        send(b"R", pack({{"run": far, "run_files": {{"label": "l", "origin": "o"}}, "datastore": {{"label": "l", "origin": "o"}}}}.get(call["method"])))
+        send(b"R", pack({{"run": far, "run_files": {{"label": "l", "origin": "o"}},
+            "datastore": {{"label": "l", "origin": "o"}}}}.get(call["method"])))
         continue
     for _ in range(chance.randrange(6)):
-        body = chance.choice([lambda: pack(value()), lambda: pack([blob()] * 3), lambda: pack([run()]), lambda: os.urandom(20),
-                              lambda: struct.pack(">IQ", 0, 0) + b"abc", lambda: pack([0, None]), lambda: pack("warn\\x1b[2J")])()
+        body = chance.choice([
+            lambda: pack(value()), lambda: pack([blob()] * 3), lambda: pack([run()]), lambda: os.urandom(20),
+            lambda: struct.pack(">IQ", 0, 0) + b"abc", lambda: pack([0, None]), lambda: pack("warn\\x1b[2J"),
+        ])()
         send(bytes([chance.choice(b"PPPDDXFWN?")]), body)
     if chance.random() < 0.1:
         out.write(b"R" + struct.pack(">I", 2**31)); out.flush()
     method = call["method"]
     if chance.random() < 0.2:
-        send(b"E", pack({{"kind": chance.choice(["RunNotFound", "os", "Exception", "HimlError"]), "message": chance.choice(evil)}}))
+        send(b"E", pack({{"kind": chance.choice(["RunNotFound", "os", "Exception", "HimlError"]),
+            "message": chance.choice(evil)}}))
     elif method in ("run_files", "datastore"):
         send(b"R", pack({{"label": chance.choice(evil), "origin": chance.choice(evil)}}))
     elif method == "run":

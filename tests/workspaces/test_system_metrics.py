@@ -100,7 +100,8 @@ def test_nothing_is_sampled_where_that_was_asked_for(himl: Himl, project: Path, 
 def test_what_the_script_logs_itself_is_not_logged_twice(himl: Himl, project: Path) -> None:
     log = """
 import json, os, time, urllib.request
-body = {"run_id": os.environ["AZUREML_RUN_ID"], "key": "system/cpu_utilization_percentage", "value": 777, "timestamp": time.time_ns() // 10**6, "step": 0}
+body = {"run_id": os.environ["AZUREML_RUN_ID"], "key": "system/cpu_utilization_percentage",
+    "value": 777, "timestamp": time.time_ns() // 10**6, "step": 0}
 headers = {"Authorization": "Bearer " + os.environ["MLFLOW_TRACKING_TOKEN"], "Content-Type": "application/json"}
 url = os.environ["MLFLOW_TRACKING_URI"] + "/api/2.0/mlflow/runs/log-metric"
 urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)).read()

@@ -315,7 +315,8 @@ orders, pause, command = json.loads(sys.argv[1]), float(sys.argv[2]), sys.argv[3
 for number, order in enumerate(orders):
     running = {}
     for rank in order:
-        environment = {**os.environ, "LOCAL_RANK": str(rank), "RANK": str(rank), "LOCAL_WORLD_SIZE": "8", "LAUNCH": str(number)}
+        environment = {**os.environ,
+            "LOCAL_RANK": str(rank), "RANK": str(rank), "LOCAL_WORLD_SIZE": "8", "LAUNCH": str(number)}
         running[rank] = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         time.sleep(pause)
     said = {rank: [json.loads(line) for line in process.stdout.read().splitlines()] for rank, process in running.items()}

@@ -42,8 +42,10 @@ if args.lr > 1 and "IS_FIXED" not in os.environ:
 """,
     "himl.toml": '[submit]\ntag = ["team=blue"]\n',
     "pipeline.json": """
-{"step1": {"type": "PythonScriptStep", "name": "first", "script": "train.py", "source_directory": ".", "output": "model"},
- "step2": {"type": "PythonScriptStep", "name": "second", "script": "train.py", "source_directory": ".", "arguments": "--lr 0.3", "output": "more"}}
+{"step1": {"type": "PythonScriptStep", "name": "first", "script": "train.py",
+    "source_directory": ".", "output": "model"},
+ "step2": {"type": "PythonScriptStep", "name": "second", "script": "train.py",
+     "source_directory": ".", "arguments": "--lr 0.3", "output": "more"}}
 """,
 }
 COMMANDS = {

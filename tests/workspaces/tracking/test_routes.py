@@ -610,17 +610,25 @@ RUN = Searchable(
     datasets=[{"name": "iris", "digest": "d1", "context": "train"}, {"name": "mnist", "digest": "d2", "context": None}],
 )
 HOLDS = """
-    metrics.loss=.5; metric.loss>0.4 AND metrics.loss<= 5e-1; metrics.loss >= 0.5; metrics.nan != 1; metrics.`val/loss` < -1e-3; metrics.val/loss < -0.001
-    metrics."odd name" = 1; parameters.lr = "0.1"; param.opt ILIKE 'a_AM'; params.opt LIKE '%d%m'; created > 1699; dataset.name = 'mnist'
-    tags.mlflow.parentRunId = 'p' and tags.`mlflow.parentRunId` = 'p'; tags.absent IS NULL and params.lr is not null; run_id IN ('r0', 'r1')
+    metrics.loss=.5; metric.loss>0.4 AND metrics.loss<= 5e-1; metrics.loss >= 0.5; metrics.nan != 1;
+    metrics.`val/loss` < -1e-3; metrics.val/loss < -0.001
+    metrics."odd name" = 1; parameters.lr = "0.1"; param.opt ILIKE 'a_AM'; params.opt LIKE '%d%m';
+    created > 1699; dataset.name = 'mnist'
+    tags.mlflow.parentRunId = 'p' and tags.`mlflow.parentRunId` = 'p'
+    tags.absent IS NULL and params.lr is not null; run_id IN ('r0', 'r1')
     attr.status = 'FINISHED' and run.`Run name` ILIKE 'first%';   """
 HOLDS_NOT = """
-    metrics.loss > 0.5; metrics.loss != 0.5; metrics.nan = 1; metrics.absent != 1; param.opt LIKE 'a%'; params.opt LIKE '%dm'; params.opt LIKE 'Ad'
-    tags.kind LIKE '100!% sure'; tags.kind IS NULL; tags.absent != 'x'; attributes.run_id NOT IN ('r0','r1'); start_time < 1700; datasets.digest IN ('d9')"""
+    metrics.loss > 0.5; metrics.loss != 0.5; metrics.nan = 1; metrics.absent != 1; param.opt LIKE 'a%';
+    params.opt LIKE '%dm'; params.opt LIKE 'Ad'
+    tags.kind LIKE '100!% sure'; tags.kind IS NULL; tags.absent != 'x';
+    attributes.run_id NOT IN ('r0','r1'); start_time < 1700; datasets.digest IN ('d9')"""
 BAD = """
-    metrics.loss; metrics.loss >; metrics.loss > '0.5'; metrics.loss > 0.5 or metrics.loss < 0.1; metrics.loss > 0.5 and; metrics.loss LIKE '1'
-    metrics.loss > 0.5 metrics.loss < 1; metrics.loss IS NULL; metrics.loss > 12abc; params.lr = 0.1; params.lr > '0.1'; tags.kind IN ('a'); tags.kind = 'open
-    nonsense.key = 'x'; attributes.colour = 'x'; dataset.colour = 'x'; run_id IN (); run_id IN ('a'; start_time = 'yesterday'; drop table runs"""
+    metrics.loss; metrics.loss >; metrics.loss > '0.5'; metrics.loss > 0.5 or metrics.loss < 0.1
+    metrics.loss > 0.5 and; metrics.loss LIKE '1'
+    metrics.loss > 0.5 metrics.loss < 1; metrics.loss IS NULL; metrics.loss > 12abc; params.lr = 0.1; params.lr > '0.1';
+    tags.kind IN ('a'); tags.kind = 'open
+    nonsense.key = 'x'; attributes.colour = 'x'; dataset.colour = 'x'; run_id IN (); run_id IN ('a';
+    start_time = 'yesterday'; drop table runs"""
 
 BAD_ORDERS = ("", "metrics.m upwards", "metrics.m ASC DESC", "colour", "dataset.name", "metrics.")
 
@@ -675,8 +683,10 @@ def test_orders_put_what_has_no_value_last() -> None:
 
 
 ROUTES = {
-    "POST": """runs/log-batch runs/log-inputs logged-models/search logged-models/MODEL/params traces registered-models/create registered-models/rename
-        registered-models/set-tag registered-models/get-latest-versions registered-models/alias model-versions/create model-versions/transition-stage""",
+    "POST": """runs/log-batch runs/log-inputs logged-models/search logged-models/MODEL/params traces
+        registered-models/create registered-models/rename
+        registered-models/set-tag registered-models/get-latest-versions registered-models/alias
+        model-versions/create model-versions/transition-stage""",
     "GET": "registered-models/search registered-models/alias model-versions/get model-versions/get-download-uri model-versions/search traces/tr-1/info",
     "PATCH": "logged-models/MODEL logged-models/MODEL/tags registered-models/update model-versions/update traces/tr-1 traces/tr-1/tags",
     "DELETE": "logged-models/MODEL/tags/x registered-models/delete-tag registered-models/alias model-versions/delete traces/tr-1/tags",
