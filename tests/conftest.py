@@ -21,7 +21,7 @@ from hypothesis import settings
 
 from himl_cli.core.ranks import RANK_NAMES
 from tests.support import fork_server
-from tests.support.folders import SharedDisk, SmallDisk, built_shared_disk, made_read_only, mounted_small_disk
+from tests.support.folders import SharedDisk, SmallDisk, built_shared_disk, made_read_only, mounted_small_disk, unmount_leftovers
 from tests.support.processes import MARK, processes_marked, stop
 from tests.support.running import PROGRAM, Himl
 from tests.support.selection import SMALL, is_left_out, mark
@@ -331,6 +331,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not (is_named or config.option.everything or config.option.markexpr):
         config.option.markexpr = SMALL
     if not hasattr(config, "workerinput"):
+        unmount_leftovers()
         compileall.compile_dir(config.rootpath / "himl_cli", quiet=2)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

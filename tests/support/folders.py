@@ -142,6 +142,20 @@ def copy_image(image: Path, target: Path) -> None:
             return copies[1].unlink()
 
 
+def unmount_leftovers() -> None:
+    """Unmount what killed processes of pytest left mounted, since pytest fails if it cannot delete their folders."""
+    if sys.platform != "linux":
+        return
+    for line in Path("/proc/mounts").read_text().splitlines():
+        mount = Path(line.split(" ")[1])
+        for base in mount.parents:
+            if base.parent.name.startswith("pytest-of-"):
+                with suppress(OSError, ValueError):  # it had no process, or its folder is about to be deleted
+                    os.kill(int((base / ".lock").read_text()), 0)
+                    break
+                _works(["umount", "--lazy", str(mount)])
+
+
 def _unmount(folder: Path) -> None:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from difflib import get_close_matches
 from itertools import chain
 from typing import NamedTuple
@@ -18,6 +18,7 @@ from himl_cli.core.runs import Run
 from himl_cli.core.text import iso_time
 from himl_cli.workspaces.base import BlobStore, LocalStore, ManagedWorkspace, Workspace
 
+ROUNDED_DOWN = timedelta(seconds=2)  # at most, the time of a file by FAT, 1 s by HTTP, 10 ms by Linux
 SWEEP_LOG = "azureml-logs/hyperdrive.txt"
 PIPELINE_LOG = "logs/azureml/executionlogs.txt"
 USER_LOGS = "user_logs/"
@@ -237,7 +238,7 @@ def since_start(
     blob = files.stat(found.name) if found else None
     if found is None or blob is None or workspace.run(run_id).created >= since:
         return 0
-    if blob.modified is not None and blob.modified < since:
+    if blob.modified is not None and blob.modified + ROUNDED_DOWN < since:
         return blob.size
     if (position := workspace.log_position(run_id, found.name, since)) is not None:
         return _line_start(files, found.name, position)

@@ -72,7 +72,7 @@ POLICIES = {"bandit": "Bandit", "median": "MedianStopping", "truncation": "Trunc
 ANONYMOUS_COMPONENT = "azureml_anonymous"
 # The prefix of an input that only makes a step wait for another one, before that step's name, and the output that it
 # is bound to if the other step has none.
-AFTER, DONE = "himl_after_", "himl_done"
+AFTER, DONE_OUTPUT = "himl_after_", "himl_done"
 
 
 def check_names(sweep: SweepSpec) -> None:
@@ -173,9 +173,9 @@ def _pipeline_node(
     for key in awaited(step):
         # The first output exists once the step is completed, with any contents.
         others = steps[key].job.outputs
-        inputs[f"{AFTER}{nodes[key]}"] = output_of(key, others[0].key if others else DONE, "direct")
+        inputs[f"{AFTER}{nodes[key]}"] = output_of(key, others[0].key if others else DONE_OUTPUT, "direct")
     if not outputs and any(step.key in awaited(other) for other in spec.steps):
-        outputs[DONE] = None
+        outputs[DONE_OUTPUT] = None
     name = step.name or step.key
     if any(other.key != step.key and (other.name or other.key) == name for other in spec.steps):
         name = f"{name} ({step.key})"

@@ -42,7 +42,7 @@ from himl_cli.core.sweeps import (
 from himl_cli.workspaces.azure.config import ApiVersion
 from himl_cli.workspaces.azure.connection import Connection
 from himl_cli.workspaces.azure.http import ask_all
-from himl_cli.workspaces.azure.jobs.body import AFTER, DONE, IDENTITIES, POLICIES
+from himl_cli.workspaces.azure.jobs.body import AFTER, DONE_OUTPUT, IDENTITIES, POLICIES
 from himl_cli.workspaces.azure.jobs.command_line import INPUT_VARIABLE, STARTS, command_line, link_commands
 from himl_cli.workspaces.azure.jobs.data_assets import EACH_TRIAL
 from himl_cli.workspaces.azure.responses import understood
@@ -216,7 +216,7 @@ def job_again(properties: Properties, run: Run) -> StoredJob | None:
     command = str(properties.get("command") or "")
     inputs = {key: item for key, item in (properties.get("inputs") or {}).items() if not key.startswith(AFTER)}
     outputs = {
-        key: item for key, item in (properties.get("outputs") or {}).items() if key not in (DEFAULT_OUTPUT, DONE)
+        key: item for key, item in (properties.get("outputs") or {}).items() if key not in (DEFAULT_OUTPUT, DONE_OUTPUT)
     }
     if not command:
         return None
